@@ -1,0 +1,56 @@
+"""How a weight becomes a factorization: the interface of every method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.norms import IDENTITY, Norm
+
+
+@dataclass(frozen=True)
+class Decomposer(ABC):
+    """A method of compression with its hyperparameters; it knows matrices, never models.
+
+    Laws: the weight is not changed; the factorization has the weight's shape, dtype and device; the
+    same weight and hyperparameters give the same factorization.
+    """
+
+    def decompose(self, weight: Tensor, norm: Norm = IDENTITY) -> Factorization:
+        """Approximate a weight of shape (out, in) in `norm`.
+
+        Raises:
+            ValueError: the weight is no finite floating-point matrix, or a hyperparameter does not
+                fit its shape.
+        """
+        check_weight(weight)
+        # Half precision has no kernels for SVD and loses digits elsewhere; float64 stays float64.
+        working = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+        return self._decompose(working, norm).to(device=weight.device, dtype=weight.dtype)
+
+    @abstractmethod
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        """Approximate a finite float32 or float64 matrix; must not change it."""
+
+    def kernel_view(self) -> KernelView:
+        """As which matrix this method sees a convolution's kernel (see `Convolve`)."""
+        return "channel"
+
+
+def check_weight(weight: Tensor) -> None:
+    """Raise ValueError unless `weight` is a finite, non-empty floating-point matrix."""
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"a weight must be floating point, not {weight.dtype}")
+    if not bool(torch.isfinite(weight).all()):
+        bad = int((~torch.isfinite(weight)).sum())
+        raise ValueError(
+            f"{bad} of {weight.numel()} values of a weight of shape {tuple(weight.shape)} are NaN "
+            "or infinite; only finite weights can be compressed. Check the checkpoint."
+        )

@@ -1,0 +1,9 @@
+"""What a weight becomes: leaves (dense, sparse, quantized) and their products and sums."""
+
+from lowrank.factorizations.combinations import Product as Product
+from lowrank.factorizations.combinations import Scaled as Scaled
+from lowrank.factorizations.combinations import Sum as Sum
+from lowrank.factorizations.factorization import Dense as Dense
+from lowrank.factorizations.factorization import Factorization as Factorization
+from lowrank.factorizations.factorization import Leaf as Leaf
+from lowrank.factorizations.factorization import rebuild as rebuild

@@ -1,0 +1,167 @@
+"""Products, sums and scalings of factorizations: what makes the algebra closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.operations import Operation
+
+
+class Product(Factorization):
+    """W = factors[0] @ factors[1] @ …, applied factor by factor and never multiplied out.
+
+    Two dense factors (out, r) and (r, in) are a low-rank matrix: r·(out + in) parameters instead of
+    out·in, so smaller only for r < out·in / (out + in).
+
+    Raises:
+        ValueError: fewer than two factors, or inner dimensions that do not agree.
+    """
+
+    def __init__(self, *factors: Factorization, note: str = "") -> None:
+        if len(factors) < 2:
+            raise ValueError(f"a product needs at least 2 factors, got {len(factors)}")
+        for left, right in zip(factors, factors[1:], strict=False):
+            if left.shape[1] != right.shape[0]:
+                shapes = " @ ".join(str(f.shape) for f in factors)
+                raise ValueError(f"inner dimensions do not agree in the product {shapes}")
+        super().__init__((factors[0].shape[0], factors[-1].shape[1]), note)
+        self.factors = nn.ModuleList(factors)
+
+    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
+        for factor, step in operation.order(list(self.factors)):
+            x = factor(x, step)
+        return x
+
+    def to_dense(self) -> Tensor:
+        first, *rest = (factor.to_dense() for factor in _parts(self.factors))
+        for matrix in rest:
+            first = first @ matrix
+        return first
+
+    @property
+    def params(self) -> int:
+        return sum(factor.params for factor in _parts(self.factors))
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return Product(*(f.map_dense(function) for f in _parts(self.factors)), note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {"type": "Product", "factors": [f.config() for f in _parts(self.factors)]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(*(rebuild(factor) for factor in config["factors"]))
+
+    def describe(self) -> str:
+        factors = _parts(self.factors)
+        if all(isinstance(factor, Dense) for factor in factors):
+            sizes = [self.shape[1], *(factor.shape[0] for factor in reversed(factors))]
+            return "LowRank " + "→".join(map(str, sizes))
+        return f"Product({', '.join(factor.describe() for factor in factors)})"
+
+
+class Sum(Factorization):
+    """W = terms[0] + terms[1] + …, each applied in its own form.
+
+    Raises:
+        ValueError: fewer than two terms, or shapes that differ.
+    """
+
+    def __init__(self, *terms: Factorization, note: str = "") -> None:
+        if len(terms) < 2:
+            raise ValueError(f"a sum needs at least 2 terms, got {len(terms)}")
+        if len({term.shape for term in terms}) > 1:
+            raise ValueError(f"the terms of a sum differ in shape: {[t.shape for t in terms]}")
+        super().__init__(terms[0].shape, note)
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
+        first, *rest = (term(x, operation) for term in self.terms)
+        for y in rest:
+            first = first + y
+        return first
+
+    def to_dense(self) -> Tensor:
+        first, *rest = (term.to_dense() for term in _parts(self.terms))
+        for matrix in rest:
+            first = first + matrix
+        return first
+
+    @property
+    def params(self) -> int:
+        return sum(term.params for term in _parts(self.terms))
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return Sum(*(term.map_dense(function) for term in _parts(self.terms)), note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {"type": "Sum", "terms": [term.config() for term in _parts(self.terms)]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(*(rebuild(term) for term in config["terms"]))
+
+    def describe(self) -> str:
+        return f"Sum({', '.join(term.describe() for term in _parts(self.terms))})"
+
+
+class Scaled(Factorization):
+    """W = scale · term, with dropout on the input while training: the branch that LoRA adds.
+
+    The scale is a constant of the form (LoRA's alpha/rank), not a learned value, and so is kept in
+    `config`. At evaluation dropout does nothing.
+
+    Raises:
+        ValueError: dropout outside [0, 1).
+    """
+
+    def __init__(
+        self, term: Factorization, scale: float, dropout: float = 0.0, note: str = ""
+    ) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+        super().__init__(term.shape, note)
+        self.term = term
+        self.scale = float(scale)
+        self.dropout = float(dropout)
+
+    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
+        # The indices that an embedding looks up cannot be dropped.
+        if x.is_floating_point():
+            x = F.dropout(x, self.dropout, self.training)
+        return self.term(x, operation) * self.scale
+
+    def to_dense(self) -> Tensor:
+        return self.term.to_dense() * self.scale
+
+    @property
+    def params(self) -> int:
+        return self.term.params
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return Scaled(self.term.map_dense(function), self.scale, self.dropout, note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "Scaled",
+            "scale": self.scale,
+            "dropout": self.dropout,
+            "term": self.term.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(rebuild(config["term"]), config["scale"], config["dropout"])
+
+    def describe(self) -> str:
+        return f"{self.scale:g}·{self.term.describe()}"
+
+
+def _parts(modules: nn.ModuleList) -> list[Factorization]:
+    """The members of a list, for the type checker as what they are."""
+    return list(modules)  # type: ignore[arg-type]

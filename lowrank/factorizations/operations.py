@@ -1,0 +1,151 @@
+"""How a matrix acts on data: as a linear layer, a convolution or an embedding table.
+
+A factorization is one matrix, however a layer uses it. An `Operation` says how one dense matrix is
+applied, and in which order, and each with which operation, the factors of a product act. That is
+all it takes to run any factorization in any kind of layer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+KernelView = Literal["channel", "spatial"]
+KERNEL_VIEWS: tuple[KernelView, ...] = ("channel", "spatial")
+
+T = TypeVar("T")
+
+
+class Operation(ABC):
+    """A way to apply a matrix of shape (out, in) to data."""
+
+    @abstractmethod
+    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """Apply one dense matrix."""
+
+    @abstractmethod
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        """The factors of a product `factors[0] @ factors[1] @ …`, first to act first.
+
+        Law: applying them one after the other equals applying the product at once.
+        """
+
+
+@dataclass(frozen=True)
+class Multiply(Operation):
+    """y = x Wᵀ for x of shape (…, in): what `nn.Linear` does."""
+
+    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return F.linear(x, matrix)
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        return [(factor, self) for factor in reversed(factors)]
+
+
+@dataclass(frozen=True)
+class MultiplyTransposed(Operation):
+    """y = x W for x of shape (…, out)."""
+
+    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return x @ matrix
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        return [(factor, self) for factor in factors]
+
+
+@dataclass(frozen=True)
+class Lookup(Operation):
+    """y = W[x] for integer x: what `nn.Embedding` does; W has shape (num_embeddings, dim)."""
+
+    padding_idx: int | None = None
+
+    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return F.embedding(x, matrix, padding_idx=self.padding_idx)
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        first, *rest = factors
+        return [(first, self), *((factor, MultiplyTransposed()) for factor in rest)]
+
+
+@dataclass(frozen=True)
+class Convolve(Operation):
+    """A 2-d convolution whose kernel (out, in/groups, kh, kw) is seen as a matrix.
+
+    The view says which kernel axes are rows and which are columns:
+
+    - ``channel``: rows are output channels, columns (in, kh, kw). A rank-r product runs as a
+      kh × kw convolution to r channels and a 1 × 1 convolution to `out`.
+    - ``spatial``: rows are (out, kw), columns (in, kh). A rank-r product runs as a kh × 1
+      convolution to r channels and a 1 × kw convolution to `out` (Jaderberg et al. 2014).
+
+    With groups the rows of all groups are stacked in one matrix, as PyTorch stores them, so the
+    right factor of a product is shared by the groups.
+
+    Args:
+        shared: how many consecutive groups of channels the whole matrix is applied to, each by
+            itself; 1 for a layer, more for the right factor of a grouped convolution.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    view: KernelView = "channel"
+    shared: int = 1
+
+    def matrix(self, kernel: Tensor) -> Tensor:
+        """The matrix of a kernel (out, in/groups, kh, kw), contiguous."""
+        if self.view == "spatial":
+            kernel = kernel.permute(0, 3, 1, 2)
+            return kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
+        return kernel.reshape(kernel.shape[0], -1)
+
+    def kernel(self, matrix: Tensor) -> Tensor:
+        """The kernel of a matrix: the inverse of `matrix`."""
+        height, width = self.kernel_size
+        rows, columns = matrix.shape
+        if self.view == "spatial":
+            split = matrix.reshape(rows // width, width, columns // height, height)
+            return split.permute(0, 2, 3, 1)
+        return matrix.reshape(rows, columns // (height * width), height, width)
+
+    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        kernel = self.kernel(matrix)
+        if self.shared == 1:
+            return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+        # Each group of channels becomes an example of its own, and channels again afterwards.
+        folded = x.reshape(x.shape[0] * self.shared, -1, *x.shape[2:])
+        y = F.conv2d(folded, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+        return y.reshape(x.shape[0], -1, *y.shape[2:])
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        first, *middle, last = factors
+        shared = self.shared * self.groups
+        pointwise = Convolve((1, 1), view=self.view, shared=shared)
+        if self.view == "spatial":
+            right = replace(self, groups=1, shared=shared).along(0)
+            left = self.along(1)
+        else:
+            right = replace(self, groups=1, shared=shared)
+            left = Convolve((1, 1), groups=self.groups, view=self.view, shared=self.shared)
+        return [(last, right), *((factor, pointwise) for factor in reversed(middle)), (first, left)]
+
+    def along(self, axis: int) -> Convolve:
+        """The part of this convolution along one spatial axis, 0 (height) or 1 (width)."""
+
+        def keep(values: tuple[int, int], neutral: int) -> tuple[int, int]:
+            return (values[0], neutral) if axis == 0 else (neutral, values[1])
+
+        return replace(
+            self,
+            kernel_size=keep(self.kernel_size, 1),
+            stride=keep(self.stride, 1),
+            padding=keep(self.padding, 0),
+            dilation=keep(self.dilation, 1),
+        )

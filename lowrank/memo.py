@@ -1,0 +1,87 @@
+"""Expensive kernels paid once: results kept by the content of the matrix they were computed from.
+
+A sweep over 32 ranks calls `svd(weight)` 32 times with the same numbers; only the first call works.
+Keyed by content and not by object, because each point of a sweep sees its own copy of a weight.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+
+@dataclass
+class Memo:
+    """A store of kernel results that forgets the least recently used beyond `limit_bytes`."""
+
+    limit_bytes: int = 4 << 30
+    hits: int = 0
+    misses: int = 0
+    _store: OrderedDict[tuple[Any, ...], tuple[int, Any]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def get(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """The kept result of `key`, or that of `compute()`, now kept."""
+        if key in self._store:
+            self.hits += 1
+            self._store.move_to_end(key)
+            return self._store[key][1]
+        self.misses += 1
+        result = compute()
+        size = _nbytes(result)
+        self._store[key] = (size, result)
+        self._bytes += size
+        while self._bytes > self.limit_bytes and self._store:
+            _, (dropped, _) = self._store.popitem(last=False)
+            self._bytes -= dropped
+        return result
+
+    def clear(self) -> None:
+        """Forget every result and count."""
+        self._store.clear()
+        self._bytes = self.hits = self.misses = 0
+
+
+MEMO = Memo()
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """A 128-bit hash of a tensor's numbers, shape, dtype and device."""
+    data = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data
+    return f"{tensor.dtype}{tuple(tensor.shape)}{tensor.device}{xxhash.xxh3_128_hexdigest(data)}"
+
+
+def memoised(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the results of `kernel(*tensors, **options)` by the content of its tensors.
+
+    Callers share the results and must not change them.
+    """
+
+    @functools.wraps(kernel)
+    def wrapper(*tensors: Tensor, **options: Any) -> Any:
+        name = f"{kernel.__module__}.{kernel.__qualname__}"
+        key = (name, *map(fingerprint, tensors), *sorted(options.items()))
+        return MEMO.get(key, lambda: kernel(*tensors, **options))
+
+    return wrapper
+
+
+@memoised
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u (out, k), s (k,), vh (k, in) with k = min(out, in), s descending."""
+    return torch.linalg.svd(matrix, full_matrices=False)
+
+
+def _nbytes(result: Any) -> int:
+    if isinstance(result, Tensor):
+        return result.nbytes
+    if isinstance(result, tuple | list):
+        return sum(map(_nbytes, result))
+    return 64
