@@ -1,0 +1,6 @@
+"""How much each layer may spend: a decomposer for each weight of a model."""
+
+from lowrank.allocation.allocation import Allocation as Allocation
+from lowrank.allocation.allocation import ByName as ByName
+from lowrank.allocation.allocation import Uniform as Uniform
+from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy

@@ -1,0 +1,58 @@
+"""How much each layer may spend: the interface, and the same for every layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lowrank.decomposers import Decomposer
+from lowrank.layers import Site
+from lowrank.norms import IDENTITY, Norm
+from lowrank.select import matches
+
+
+@dataclass(frozen=True)
+class Allocation(ABC):
+    """A choice of one decomposer for each weight."""
+
+    @abstractmethod
+    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        """The decomposer of each weight by name; a weight without one stays as it is."""
+
+
+@dataclass(frozen=True)
+class Uniform(Allocation):
+    """The same decomposer, with the same hyperparameters, for every weight."""
+
+    decomposer: Decomposer
+
+    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        return {site.name: self.decomposer for site in sites}
+
+
+@dataclass(frozen=True)
+class ByName(Allocation):
+    """Decomposers by glob pattern of the weight's name; the first pattern that matches counts.
+
+    Raises:
+        ValueError: a pattern that decides no weight.
+    """
+
+    decomposers: Mapping[str, Decomposer]
+
+    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        plan: dict[str, Decomposer] = {}
+        used = set()
+        for site in sites:
+            pattern = next((p for p in self.decomposers if matches(site.name, p)), None)
+            if pattern is not None:
+                used.add(pattern)
+                plan[site.name] = self.decomposers[pattern]
+        idle = [pattern for pattern in self.decomposers if pattern not in used]
+        if idle:
+            raise ValueError(
+                f"the patterns {idle} decide no layer; the selected layers are "
+                f"{[site.name for site in sites]}, and an earlier pattern that matches wins"
+            )
+        return plan

@@ -1,0 +1,80 @@
+"""Ranks for all layers from one share of kept energy, chosen to meet a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank import memo
+from lowrank.allocation.allocation import Allocation
+from lowrank.decomposers import Decomposer, TruncatedSVD
+from lowrank.factorizations.operations import KernelView
+from lowrank.layers import Site
+from lowrank.norms import IDENTITY, Norm
+
+
+@dataclass(frozen=True)
+class KeptEnergy(Allocation):
+    """Truncated SVDs that keep the same share of Σ s² in every layer.
+
+    The share is the largest with which the selected layers together have at most 1 /
+    `compression_ratio` of their dense parameters. Every layer keeps at least rank 1; a layer for
+    which the share asks for break-even or more stays dense.
+
+    Args:
+        compression_ratio: dense over compressed parameters of the selected layers together, > 1.
+        view: as which matrix a convolution's kernel is factored (see `Convolve`).
+    """
+
+    compression_ratio: float
+    view: KernelView = "spatial"
+
+    def __post_init__(self) -> None:
+        if not self.compression_ratio > 1:
+            raise ValueError(f"compression_ratio={self.compression_ratio} must be above 1")
+
+    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        matrices = {site.name: site.matrix(self.view) for site in sites}
+        energies = {name: _energy_shares(matrix) for name, matrix in matrices.items()}
+        budget = sum(matrix.numel() for matrix in matrices.values()) / self.compression_ratio
+
+        def ranks(share: float) -> dict[str, int]:
+            return {
+                name: min(int(torch.searchsorted(energy, share)) + 1, len(energy))
+                for name, energy in energies.items()
+            }
+
+        def params(share: float) -> int:
+            return sum(
+                min(rank * sum(matrices[name].shape), matrices[name].numel())
+                for name, rank in ranks(share).items()
+            )
+
+        # The shares at which a rank changes are known, so the search ends at an exact one.
+        shares = torch.cat(list(energies.values())).unique()
+        low, high = 0, len(shares)
+        while low < high:
+            middle = (low + high) // 2
+            if params(float(shares[middle])) <= budget:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0:
+            smallest = sum(map(sum, (m.shape for m in matrices.values())))
+            reach = budget * self.compression_ratio / smallest
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach: rank 1 in every "
+                f"layer gives {reach:.3g}. Lower it, or select larger layers with `where`."
+            )
+        chosen = ranks(float(shares[low - 1]))
+        return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in chosen.items()}
+
+
+def _energy_shares(matrix: Tensor) -> Tensor:
+    """The share of Σ s² that the first 1, 2, … singular values hold, in float64."""
+    working = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    energy = memo.svd(working)[1].double().square().cumsum(0)
+    return energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)

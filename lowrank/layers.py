@@ -1,0 +1,347 @@
+"""Which modules hold a weight matrix, and how a factorization takes its place.
+
+A `Rule` knows one kind of module: where its weight is, as which matrix it is seen, and what module
+runs a factorization instead. A new kind of layer is a new rule in `RULES`.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowrank.factorizations import Factorization, Leaf
+from lowrank.factorizations.operations import Convolve, KernelView, Lookup
+
+
+class FactorizedLayer(nn.Module):
+    """A layer whose weight is a factorization.
+
+    Attributes:
+        factorization: the weight as a matrix.
+        view: as which matrix a kernel is seen; of no effect but in convolutions.
+    """
+
+    factorization: Factorization
+    view: KernelView = "channel"
+
+    def extra_repr(self) -> str:
+        return f"view={self.view}" if self.view != "channel" else ""
+
+
+class FactorizedLinear(FactorizedLayer):
+    """y = x Wᵀ + bias, W a factorization of shape (out, in)."""
+
+    def __init__(self, factorization: Factorization, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = factorization.shape
+        self.factorization = factorization
+        self.bias = bias
+        if not isinstance(factorization, Leaf):
+            # `nn.TransformerEncoderLayer` reads the weights of layers without hooks, which would
+            # multiply the factors out at every call.
+            self.register_forward_pre_hook(_do_nothing)
+
+    @property
+    def weight(self) -> Tensor:
+        """W, for code that reads the weight of a layer instead of calling it."""
+        return _materialize(self.factorization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.factorization(x)
+        return y if self.bias is None else y + self.bias
+
+
+class FactorizedConv2d(FactorizedLayer):
+    """A convolution, its kernel a factorization of the matrix that `view` names."""
+
+    def __init__(self, layer: nn.Conv2d, factorization: Factorization, view: KernelView) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.padding, self.dilation, self.groups = layer.padding, layer.dilation, layer.groups
+        self.padding_mode = layer.padding_mode
+        # Padding that the convolution cannot do itself is done before it.
+        self._pad = list(layer._reversed_padding_repeated_twice)
+        self._pads_first = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+        self._operation = convolution(layer, view)
+        self.view = view
+        self.factorization = factorization
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel (out, in/groups, kh, kw), for code that reads it instead of calling."""
+        return self._operation.kernel(_materialize(self.factorization))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            return self.forward(x[None])[0]
+        if self._pads_first:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, self._pad, mode)
+        y = self.factorization(x, self._operation)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
+class FactorizedEmbedding(FactorizedLayer):
+    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim)."""
+
+    def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = factorization.shape
+        self.padding_idx = padding_idx
+        self._operation = Lookup(padding_idx)
+        self.factorization = factorization
+
+    @property
+    def weight(self) -> Tensor:
+        """The table, for code that reads it instead of calling."""
+        return _materialize(self.factorization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factorization(x, self._operation)
+
+
+class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
+    """Attention whose packed q, k, v projection is a factorization.
+
+    PyTorch's attention reads its weights and never calls its projections, so they are multiplied
+    out: it saves bytes and no MACs.
+    """
+
+    def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
+        nn.Module.__init__(self)
+        state = {**layer.__dict__, "_modules": dict(layer._modules)}
+        state["_parameters"] = {k: p for k, p in layer._parameters.items() if k != "in_proj_weight"}
+        self.__dict__.update(state)
+        self.factorization = factorization
+
+    @property
+    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
+        """The packed projection (3·embed, embed)."""
+        return _materialize(self.factorization)
+
+
+class Rule(ABC):
+    """How to read and replace the weight of one kind of module."""
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether this rule knows the module: exactly its class, or one that runs the same code."""
+        known = self.module_type()
+        return (
+            known is not None
+            and isinstance(module, known)
+            and type(module).forward is known.forward
+            and isinstance(module._parameters.get(self.parameter), nn.Parameter)
+        )
+
+    parameter = "weight"
+
+    @abstractmethod
+    def module_type(self) -> type[nn.Module] | None:
+        """The class of modules; None where the library that defines it is not loaded."""
+
+    def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
+        """The weight as a matrix (out, in)."""
+        del view
+        return self.weight(module)
+
+    @abstractmethod
+    def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
+        """The module that stands in for `module`; takes over its bias and settings."""
+
+    def weight(self, module: nn.Module) -> nn.Parameter:
+        """The parameter in the module's own layout."""
+        parameter = module._parameters[self.parameter]
+        assert parameter is not None
+        return parameter
+
+
+class LinearRule(Rule):
+    def module_type(self) -> type[nn.Module]:
+        return nn.Linear
+
+    def build(
+        self, module: nn.Linear, factorization: Factorization, view: KernelView
+    ) -> FactorizedLayer:
+        return FactorizedLinear(factorization, module.bias)
+
+
+class Conv2dRule(Rule):
+    def module_type(self) -> type[nn.Module]:
+        return nn.Conv2d
+
+    def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
+        assert isinstance(module, nn.Conv2d)
+        return convolution(module, view).matrix(module.weight)
+
+    def build(
+        self, module: nn.Conv2d, factorization: Factorization, view: KernelView
+    ) -> FactorizedLayer:
+        return FactorizedConv2d(module, factorization, view)
+
+
+class EmbeddingRule(Rule):
+    def fits(self, module: nn.Module) -> bool:
+        # Renormalised rows would have to be written back into the factors.
+        return super().fits(module) and getattr(module, "max_norm", None) is None
+
+    def module_type(self) -> type[nn.Module]:
+        return nn.Embedding
+
+    def build(
+        self, module: nn.Embedding, factorization: Factorization, view: KernelView
+    ) -> FactorizedLayer:
+        return FactorizedEmbedding(factorization, module.padding_idx)
+
+
+class TransformersConv1DRule(Rule):
+    """GPT-2's linear layer, whose weight is stored as (in, out)."""
+
+    def module_type(self) -> type[nn.Module] | None:
+        # A model that uses it has loaded its library; importing it here would cost seconds.
+        library = sys.modules.get("transformers.pytorch_utils")
+        return None if library is None else library.Conv1D
+
+    def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
+        return self.weight(module).T
+
+    def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
+        return FactorizedLinear(factorization, module.bias)
+
+
+class MultiheadAttentionRule(Rule):
+    """The packed q, k, v projection; the output projection is a linear layer of its own."""
+
+    parameter = "in_proj_weight"
+
+    def module_type(self) -> type[nn.Module]:
+        return nn.MultiheadAttention
+
+    def build(
+        self, module: nn.MultiheadAttention, factorization: Factorization, view: KernelView
+    ) -> FactorizedLayer:
+        return FactorizedMultiheadAttention(module, factorization)
+
+
+RULES: tuple[Rule, ...] = (
+    LinearRule(),
+    Conv2dRule(),
+    EmbeddingRule(),
+    TransformersConv1DRule(),
+    MultiheadAttentionRule(),
+)
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The rule that knows this module, if there is one."""
+    return next((rule for rule in RULES if rule.fits(module)), None)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One module that uses a weight, by its path in the model."""
+
+    name: str
+    rule: Rule
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight of a model and the modules that use it: one, or several that are tied.
+
+    Args:
+        uses: in the order of the model; the first gives the site its name.
+    """
+
+    uses: tuple[Use, ...]
+
+    @property
+    def name(self) -> str:
+        """The path of the first module that uses the weight."""
+        return self.uses[0].name
+
+    @property
+    def kind(self) -> str:
+        """The class name of that module: Linear, Conv2d, …"""
+        known = self.uses[0].rule.module_type()
+        assert known is not None
+        return known.__name__
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter in the module's own layout."""
+        return self.uses[0].rule.weight(self.uses[0].module)
+
+    def matrix(self, view: KernelView = "channel") -> Tensor:
+        """The weight as a matrix (out, in), detached."""
+        return self.uses[0].rule.matrix(self.uses[0].module, view).detach()
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """The weights of a model that a rule knows, in the order of its modules; tied ones once.
+
+    Raises:
+        ValueError: modules that share a weight read it as matrices of different shape.
+    """
+    uses: dict[int, list[Use]] = {}
+    for name, module in model.named_modules():
+        rule = rule_for(module)
+        if rule is not None:
+            uses.setdefault(id(rule.weight(module)), []).append(Use(name, rule, module))
+    sites = [Site(tuple(group)) for group in uses.values()]
+    for site in sites:
+        shapes = {
+            use.name: tuple(use.rule.matrix(use.module, "channel").shape) for use in site.uses
+        }
+        if len(set(shapes.values())) > 1:
+            raise ValueError(
+                f"modules that share one weight read it as different matrices: {shapes}; untie "
+                "them before compressing"
+            )
+    return sites
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put `new` wherever `old` stands in `model`, in place; returns the root."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # A child may stand under two names.
+            if child is old:
+                setattr(parent, name, new)
+    return model
+
+
+def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:
+    """The operation that `layer` performs, without the padding that has to be done before."""
+    pads_first = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    return Convolve(
+        kernel_size=_pair(layer.kernel_size),
+        stride=_pair(layer.stride),
+        padding=(0, 0) if pads_first else _pair(layer.padding),
+        dilation=_pair(layer.dilation),
+        groups=layer.groups,
+        view=view,
+    )
+
+
+def _do_nothing(module: nn.Module, inputs: Any) -> None:
+    """A hook whose presence is its purpose."""
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
+
+
+def _materialize(factorization: Factorization) -> Tensor:
+    if isinstance(factorization, Leaf):
+        return factorization.materialize()
+    return factorization.to_dense()

@@ -1,0 +1,93 @@
+"""What a compression did to each weight of a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowrank.decomposers import Decomposer
+from lowrank.factorizations import Factorization, Leaf
+from lowrank.layers import Site
+from lowrank.measure.macs import layer_macs
+from lowrank.measure.size import nbytes
+from lowrank.norms import IDENTITY
+
+
+@dataclass
+class LayerReport:
+    """What became of one weight. Sizes in bytes, MACs of one example (None without an example)."""
+
+    name: str
+    kind: str
+    shape: tuple[int, int]
+    decomposer: str
+    factorization: str
+    relative_error: float
+    dense_bytes: int
+    bytes: int
+    dense_params: int
+    params: int
+    bits_per_weight: float
+    kernel: str
+    dense_macs: int | None = None
+    macs: int | None = None
+    tied_to: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass
+class Compressed:
+    """A compressed model and what was done to each of its weights.
+
+    Attributes:
+        model: the compressed model.
+        layers: one report for each selected weight, in the order of the model.
+        skipped: (name, reason) of every weight matrix that was left as it is.
+    """
+
+    model: nn.Module
+    layers: list[LayerReport]
+    skipped: list[tuple[str, str]]
+
+    def to_frame(self) -> Any:
+        """The layer reports as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(layer) for layer in self.layers])
+
+    def count_macs(self, dense: nn.Module, example: tuple[Tensor, ...]) -> None:
+        """Fill the MACs of each layer from one forward pass of each model.
+
+        Args:
+            dense: the model before compression.
+            example: the inputs of ONE example.
+        """
+        before, after = layer_macs(dense, example), layer_macs(self.model, example)
+        for layer in self.layers:
+            names = [layer.name, *layer.tied_to]
+            layer.dense_macs = sum(before[name] for name in names)
+            layer.macs = sum(after[name] for name in names)
+
+
+def report(site: Site, decomposer: Decomposer, factorization: Factorization) -> LayerReport:
+    """The report of one weight and what stands in for it."""
+    weight = site.matrix(decomposer.kernel_view())
+    size = nbytes(factorization)
+    return LayerReport(
+        name=site.name,
+        kind=site.kind,
+        shape=factorization.shape,
+        decomposer=repr(decomposer),
+        factorization=factorization.describe(),
+        relative_error=IDENTITY.relative_error(weight, factorization.to_dense()),
+        dense_bytes=weight.nbytes,
+        bytes=size,
+        dense_params=weight.numel(),
+        params=factorization.params,
+        bits_per_weight=8 * size / weight.numel(),
+        kernel="dense" if isinstance(factorization, Leaf) else "factored",
+        tied_to=[use.name for use in site.uses[1:]],
+        note=factorization.note,
+    )

@@ -1,0 +1,89 @@
+"""Which weights of a model are compressed, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lowrank.layers import Site, find_sites
+
+
+@dataclass(frozen=True)
+class Select:
+    """A choice of weights by name, kind and size.
+
+    Args:
+        include: glob patterns of module names, one of which must match (``layer1.*``).
+        exclude: glob patterns, none of which may match.
+        kinds: class names (``Linear``, ``Conv2d``); empty for all.
+        min_params: the fewest values a weight must have.
+        first: whether the first weight, in the order of the modules, may be chosen.
+        last: whether the last one, normally the classifier, may be chosen.
+    """
+
+    include: str | Sequence[str] = "*"
+    exclude: str | Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    min_params: int = 0
+    first: bool = True
+    last: bool = True
+
+    def split(self, model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
+        """The chosen weights of `model`, and (name, reason) of every matrix that is not.
+
+        Raises:
+            ValueError: nothing is chosen, or `kinds` names a kind that the model does not have.
+        """
+        sites = find_sites(model)
+        kinds = sorted({site.kind for site in sites})
+        unknown = sorted(set(self.kinds) - set(kinds))
+        if unknown and sites:
+            raise ValueError(f"kinds={unknown} are not in the model; it has {kinds}")
+        chosen, left = [], []
+        for index, site in enumerate(sites):
+            reason = self._reason(site, index == 0, index == len(sites) - 1)
+            if reason:
+                left.append((site.name, reason))
+            else:
+                chosen.append(site)
+        if not chosen:
+            names = ", ".join(site.name for site in sites) or "none"
+            raise ValueError(
+                f"{self} matches no layer of the model. Weights that can be compressed: {names}."
+            )
+        return chosen, left + _unsupported(model, sites)
+
+    def _reason(self, site: Site, is_first: bool, is_last: bool) -> str:
+        names = [use.name for use in site.uses]
+        if not any(matches(name, self.include) for name in names):
+            return f"not in include={self.include!r}"
+        if any(matches(name, self.exclude) for name in names):
+            return f"in exclude={self.exclude!r}"
+        if self.kinds and site.kind not in self.kinds:
+            return f"{site.kind} not in kinds={list(self.kinds)}"
+        if site.weight.numel() < self.min_params:
+            return f"{site.weight.numel()} params, fewer than min_params={self.min_params}"
+        if is_first and not self.first:
+            return "the first layer, first=False"
+        if is_last and not self.last:
+            return "the last layer, last=False"
+        return ""
+
+
+def matches(name: str, patterns: str | Sequence[str]) -> bool:
+    """Whether one of the glob patterns matches the whole name."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _unsupported(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
+    """Matrices that no rule knows, so that no report leaves them out silently."""
+    known = {id(site.weight) for site in sites}
+    return [
+        (name, "no rule for this kind of module")
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and id(parameter) not in known
+    ]

@@ -1,0 +1,176 @@
+"""The walk over a model: what is replaced, what stays, and what the report says."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.allocation import ByName, Uniform
+from lowrank.compress import compress
+from lowrank.decomposers import Quantization, TruncatedSVD
+from lowrank.layers import FactorizedConv2d, FactorizedLinear
+from lowrank.select import Select
+
+
+def small_network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(48, 40),
+        nn.ReLU(),
+        nn.Linear(40, 10),
+    ).eval()
+
+
+def full_rank(weight: torch.Tensor) -> TruncatedSVD:
+    return TruncatedSVD(rank=min(weight.shape))
+
+
+def test_the_model_is_not_changed_and_shares_no_tensor_with_the_result():
+    model = small_network()
+    before = copy.deepcopy(model.state_dict())
+    result = compress(model, Quantization(bits=4))
+    for parameter in result.model.parameters():
+        parameter.data.add_(1)
+    for buffer in result.model.buffers():
+        buffer.add_(1)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("view", ["channel", "spatial"])
+def test_the_compressed_model_computes_with_the_approximated_weights(view):
+    """The same network with Ŵ written into its dense layers gives the same outputs."""
+    model = small_network().double()
+    result = compress(model, TruncatedSVD(rank=2, view=view))
+    expected = copy.deepcopy(model)
+    for name, layer in result.model.named_modules():
+        if isinstance(layer, FactorizedLinear | FactorizedConv2d):
+            expected.get_submodule(name).weight.data.copy_(layer.weight)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(result.model(x), expected(x), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(result.model(x), model(x))
+
+
+def test_the_report_counts_by_hand():
+    example = (torch.randn(1, 3, 8, 8),)
+    result = compress(small_network(), TruncatedSVD(rank=2), where="6", example=example)
+    [layer] = result.layers
+    assert (layer.name, layer.kind, layer.shape) == ("6", "Linear", (40, 48))
+    assert layer.factorization == "LowRank 48→2→40"
+    assert (layer.dense_params, layer.params) == (40 * 48, 2 * (40 + 48))
+    assert (layer.dense_bytes, layer.bytes) == (4 * 40 * 48, 4 * 2 * (40 + 48))
+    assert (layer.dense_macs, layer.macs) == (40 * 48, 2 * (40 + 48))
+    assert layer.bits_per_weight == pytest.approx(32 * 2 * (40 + 48) / (40 * 48))
+    assert 0 < layer.relative_error < 1
+    assert {name for name, _ in result.skipped} == {"0", "3", "8"}
+
+
+def test_convolution_macs_by_hand():
+    model = nn.Sequential(nn.Conv2d(6, 10, 3, padding=1))
+    example = (torch.randn(1, 6, 7, 5),)
+    channel = compress(model, TruncatedSVD(rank=2, view="channel"), example=example).layers[0]
+    spatial = compress(model, TruncatedSVD(rank=2, view="spatial"), example=example).layers[0]
+    assert channel.dense_macs == spatial.dense_macs == 10 * 6 * 9 * 35
+    assert channel.macs == 2 * (6 * 9 + 10) * 35
+    assert spatial.macs == 2 * (6 * 3 + 10 * 3) * 35
+
+
+def test_the_first_and_the_last_layer_are_out_by_an_explicit_setting():
+    result = compress(small_network(), Quantization(8), where=Select(first=False, last=False))
+    assert [layer.name for layer in result.layers] == ["3", "6"]
+    assert ("0", "the first layer, first=False") in result.skipped
+    assert ("8", "the last layer, last=False") in result.skipped
+
+
+def test_select_by_kind_size_and_name():
+    model = small_network()
+    kinds = compress(model, Quantization(8), where=Select(kinds=["Linear"]))
+    assert [layer.name for layer in kinds.layers] == ["6", "8"]
+    sizes = compress(model, Quantization(8), where=Select(min_params=500))
+    assert [layer.name for layer in sizes.layers] == ["6"]
+    names = compress(model, Quantization(8), where=Select(include=["3", "[68]"], exclude="8"))
+    assert [layer.name for layer in names.layers] == ["3", "6"]
+
+
+def test_different_decomposers_by_name():
+    result = compress(small_network(), {"6": TruncatedSVD(rank=3), "[03]": Quantization(4)})
+    assert [layer.factorization[:9] for layer in result.layers] == [
+        "Quantized",
+        "Quantized",
+        "LowRank 4",
+    ]
+    assert ("8", "the allocation leaves it as it is") in result.skipped
+    with pytest.raises(ValueError, match=r"patterns \['9'\] decide no layer"):
+        compress(small_network(), ByName({"*": Quantization(4), "9": Quantization(8)}))
+
+
+def test_uniform_is_the_decomposer_alone():
+    x = torch.randn(2, 3, 8, 8)
+    one = compress(small_network(), Quantization(4)).model(x)
+    other = compress(small_network(), Uniform(Quantization(4))).model(x)
+    assert torch.equal(one, other)
+
+
+def test_a_layer_kept_dense_says_so():
+    result = compress(small_network(), TruncatedSVD(rank=10), where="8")
+    assert result.layers[0].note.startswith("kept dense: rank 10")
+    assert result.layers[0].factorization == "Dense 40→10"
+
+
+def test_training_mode_is_kept():
+    assert compress(small_network().train(), Quantization(8)).model.training
+    assert not compress(small_network().eval(), Quantization(8)).model.training
+
+
+def test_a_bare_layer_is_a_model():
+    layer = nn.Linear(6, 4)
+    result = compress(layer, Quantization(8))
+    assert isinstance(result.model, FactorizedLinear)
+    torch.testing.assert_close(result.model(torch.eye(6)), layer(torch.eye(6)), rtol=0, atol=0.01)
+
+
+def test_a_module_used_twice_is_replaced_everywhere():
+    shared = nn.Linear(5, 5)
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, nn.ReLU())})
+    result = compress(model, Quantization(8))
+    assert len(result.layers) == 1
+    assert result.model["a"] is result.model["b"][0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_names_its_layer(value):
+    model = small_network()
+    model[6].weight.data[3, 4] = value
+    with pytest.raises(ValueError, match="layer '6': 1 of 1920 values .* are NaN or infinite"):
+        compress(model, Quantization(8))
+
+
+def test_a_hyperparameter_that_does_not_fit_names_the_layer():
+    with pytest.raises(ValueError, match=r"layer '8': rank=11 does not fit .* must lie in 1..10"):
+        compress(small_network(), TruncatedSVD(rank=11), where="8")
+
+
+def test_a_selection_that_matches_nothing_says_what_there_is():
+    with pytest.raises(ValueError, match="matches no layer.*0, 3, 6, 8"):
+        compress(small_network(), Quantization(8), where="layer*")
+    with pytest.raises(ValueError, match=r"kinds=\['Embedding'\] are not in the model"):
+        compress(small_network(), Quantization(8), where=Select(kinds=["Embedding"]))
+
+
+def test_what_no_rule_knows_is_reported():
+    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 4, 1))
+    result = compress(model, Quantization(8))
+    assert ("0.weight", "no rule for this kind of module") in result.skipped
+
+
+def test_to_frame_has_one_row_per_layer():
+    frame = compress(small_network(), Quantization(4)).to_frame()
+    assert list(frame["name"]) == ["0", "3", "6", "8"]
