@@ -1,5 +1,6 @@
 """What a weight becomes: leaves (dense, sparse, quantized) and their products and sums."""
 
+from lowrank.factorizations.codebook import Codebook as Codebook
 from lowrank.factorizations.combinations import Product as Product
 from lowrank.factorizations.combinations import Scaled as Scaled
 from lowrank.factorizations.combinations import Sum as Sum
@@ -7,3 +8,7 @@ from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf
 from lowrank.factorizations.factorization import rebuild as rebuild
+from lowrank.factorizations.packing import Layout as Layout
+from lowrank.factorizations.quantized import Quantized as Quantized
+from lowrank.factorizations.sparse import BlockGrid as BlockGrid
+from lowrank.factorizations.sparse import Sparse as Sparse

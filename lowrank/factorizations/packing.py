@@ -1,0 +1,127 @@
+"""Codes of 1 to 8 bits, packed without gaps, and which of them share a scale or a codebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BITS = range(1, 9)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Write codes one after the other, lowest bit first: ⌈n·bits/8⌉ bytes (uint8).
+
+    Args:
+        codes: shape (n,), any integer dtype, each in 0..2^bits − 1.
+        bits: 1..8.
+    """
+    check_bits(bits)
+    flat = F.pad(codes.to(torch.int64), (0, -codes.numel() % 8))
+    # Eight codes of any width fill a whole number of bytes and fit in one 64-bit word.
+    words = (flat.view(-1, 8) << _steps(8, bits, codes.device)).sum(dim=1)
+    split = (words[:, None] >> _steps(bits, 8, codes.device)) & 255
+    return split.to(torch.uint8).flatten()[: packed_bytes(codes.numel(), bits)].contiguous()
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The first `count` codes of `pack(codes, bits)`, shape (count,), uint8."""
+    check_bits(bits)
+    flat = F.pad(packed.to(torch.int64), (0, -packed.numel() % bits))
+    words = (flat.view(-1, bits) << _steps(bits, 8, packed.device)).sum(dim=1)
+    codes = (words[:, None] >> _steps(8, bits, packed.device)) & (2**bits - 1)
+    return codes.to(torch.uint8).flatten()[:count]
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that `count` codes take."""
+    return -(-count * bits // 8)
+
+
+def check_bits(bits: int) -> None:
+    """Raise ValueError unless codes of that many bits exist."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITS:
+        raise ValueError(f"bits={bits!r} does not exist: give an integer in 1..8")
+
+
+def _steps(count: int, width: int, device: torch.device) -> Tensor:
+    return torch.arange(0, count * width, width, device=device)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the codes of a matrix are laid out, and which weights share one scale or codebook.
+
+    Args:
+        shape: (out, in).
+        bits: of one code, 1..8.
+        group_size: how many consecutive inputs of a row share one; the last group of a row is
+            shorter where the row cannot be divided. ``"channel"``: a whole row; ``"tensor"``: all.
+
+    Raises:
+        ValueError: bits or a group size that does not exist.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    group_size: int | str
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+        check_group_size(self.group_size)
+
+    @property
+    def width(self) -> int:
+        """Weights in the longest group."""
+        length = self._lines[1]
+        return min(self.group_size, length) if isinstance(self.group_size, int) else length
+
+    @property
+    def count(self) -> int:
+        """The number of groups."""
+        lines, length = self._lines
+        return lines * -(-length // self.width) if length else lines
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of all codes."""
+        return packed_bytes(self.shape[0] * self.shape[1], self.bits)
+
+    def split(self, matrix: Tensor) -> Tensor:
+        """A matrix (out, in) as groups (count, width); shorter groups are filled up with zeros."""
+        lines, length = self._lines
+        padded = F.pad(matrix.reshape(lines, length), (0, -length % max(self.width, 1)))
+        return padded.reshape(self.count, self.width)
+
+    def join(self, groups: Tensor) -> Tensor:
+        """The matrix (out, in) of its groups: the inverse of `split`."""
+        lines, length = self._lines
+        return groups.reshape(lines, groups.numel() // lines)[:, :length].reshape(self.shape)
+
+    def filled(self, device: torch.device) -> Tensor:
+        """Which entries of the groups (count, width) are weights and not filling, bool."""
+        return self.split(torch.ones(self.shape, dtype=torch.bool, device=device))
+
+    def describe(self) -> str:
+        """Such as ``784→300, 4 bits, group 64``."""
+        size = self.group_size
+        groups = f"group {size}" if isinstance(size, int) else f"per {size}"
+        return f"{self.shape[1]}→{self.shape[0]}, {self.bits} bits, {groups}"
+
+    @property
+    def _lines(self) -> tuple[int, int]:
+        """How many lines the groups divide, and how long each is."""
+        rows, columns = self.shape
+        return (1, rows * columns) if self.group_size == "tensor" else (rows, columns)
+
+
+def check_group_size(group_size: int | str) -> None:
+    """Raise ValueError unless weights can be grouped so."""
+    is_size = isinstance(group_size, int) and not isinstance(group_size, bool) and group_size >= 1
+    if not is_size and group_size not in ("channel", "tensor"):
+        raise ValueError(
+            f"group_size={group_size!r} does not exist: give a number of consecutive inputs that "
+            "share a scale, at least 1, or 'channel' (a row) or 'tensor'"
+        )

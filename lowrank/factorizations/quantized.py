@@ -1,0 +1,124 @@
+"""A matrix of evenly spaced levels: integer codes of few bits, and a scale for each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.packing import Layout, pack, unpack
+
+
+class Quantized(Leaf):
+    """W = (code − zero) · scale, with one scale, and perhaps one zero point, for each group.
+
+    Codes lie in 0..2^bits − 1 and are packed without gaps; zero points are packed alike. Without
+    zero points the levels are symmetric about 0 but for one more below it, zero = 2^(bits−1); one
+    bit has the two levels ±scale/2 and no level at 0.
+
+    Only codes, scales and zero points are stored: bits + (bits of a scale + bits of a zero point) /
+    group_size bits for each weight. Multiplied as a dense matrix, so it saves bytes, not time; it
+    cannot be trained. `to(dtype)` changes the dtype of W alone, never the stored scales.
+
+    Args:
+        layout: shape, bits and groups.
+        codes: shape (out, in), integers.
+        scale: shape (layout.count,), in the dtype in which it is stored.
+        zero: shape (layout.count,), integers in 0..2^bits − 1; none for symmetric levels.
+        dtype: of W. It is computed in float32, for float64 in float64, and then rounded.
+
+    Raises:
+        ValueError: shapes that do not fit the layout.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    _as_dtype: Tensor
+
+    def __init__(
+        self,
+        layout: Layout,
+        codes: Tensor,
+        scale: Tensor,
+        zero: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        expected = {"codes": layout.shape, "scale": (layout.count,), "zero": (layout.count,)}
+        for name, tensor in (("codes", codes), ("scale", scale), ("zero", zero)):
+            if tensor is not None and tuple(tensor.shape) != expected[name]:
+                raise ValueError(
+                    f"{name} of shape {tuple(tensor.shape)} do not fit {layout}, which needs "
+                    f"{expected[name]}"
+                )
+        super().__init__(layout.shape)
+        self.layout = layout
+        self.register_buffer("codes", pack(codes.flatten(), layout.bits))
+        self.register_buffer("scale", scale.detach().contiguous())
+        self.register_buffer("zero", None if zero is None else pack(zero, layout.bits))
+        # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
+        marker = torch.empty(0, dtype=dtype, device=codes.device)
+        self.register_buffer("_as_dtype", marker, persistent=False)
+
+    def to_dense(self) -> Tensor:
+        dtype = self._as_dtype.dtype
+        working = torch.promote_types(dtype, torch.float32)
+        bits, count = self.layout.bits, self.layout.count
+        codes = unpack(self.codes, bits, self.shape[0] * self.shape[1]).view(self.shape)
+        if self.zero is None:
+            zero = torch.full((count,), symmetric_zero(bits), dtype=working, device=codes.device)
+        else:
+            zero = unpack(self.zero, bits, count).to(working)
+        levels = self.layout.split(codes).to(working) - zero[:, None]
+        return self.layout.join(levels * self.scale.to(working)[:, None]).to(dtype)
+
+    @property
+    def params(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return self
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "Quantized",
+            "shape": list(self.shape),
+            "bits": self.layout.bits,
+            "group_size": self.layout.group_size,
+            "symmetric": self.zero is None,
+            "scale_dtype": dtype_name(self.scale.dtype),
+            "dtype": dtype_name(self._as_dtype.dtype),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        rows, columns = config["shape"]
+        layout = Layout((rows, columns), config["bits"], config["group_size"])
+        return cls(
+            layout,
+            codes=torch.zeros(layout.shape, dtype=torch.uint8),
+            scale=torch.zeros(layout.count, dtype=getattr(torch, config["scale_dtype"])),
+            zero=None if config["symmetric"] else torch.zeros(layout.count, dtype=torch.uint8),
+            dtype=getattr(torch, config["dtype"]),
+        )
+
+    def describe(self) -> str:
+        return f"Quantized {self.layout.describe()}{'' if self.zero is None else ', zero points'}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Seen as bytes, the scales follow to a device and keep their numbers: rounded to another
+        # dtype, they would no longer be those that the codes were made for.
+        dtype = self.scale.dtype
+        self.scale = self.scale.view(torch.uint8)
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self.scale = self.scale.view(dtype)
+
+
+def symmetric_zero(bits: int) -> float:
+    """The zero point that symmetric levels have, stored nowhere: 2^(bits−1), for one bit 1/2."""
+    return 2 ** (bits - 1) if bits > 1 else 0.5

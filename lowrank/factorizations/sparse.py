@@ -1,0 +1,197 @@
+"""A matrix that is zero but for the blocks that a mask keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
+from lowrank.factorizations.packing import pack, packed_bytes, unpack
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """A matrix cut into blocks; those at the right and lower edge may be smaller.
+
+    Args:
+        shape: (out, in) of the matrix.
+        block: (height, width) of a block: (1, 1) for single weights, (1, in) for rows, (out, 1)
+            for columns.
+
+    Raises:
+        ValueError: a block without weights, or larger than the matrix.
+    """
+
+    shape: tuple[int, int]
+    block: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if any(not 1 <= b <= max(s, 1) for s, b in zip(self.shape, self.block, strict=True)):
+            height, width = self.block
+            raise ValueError(
+                f"blocks of {height}x{width} do not fit a matrix of shape {self.shape}: each side "
+                "must be at least 1 and no longer than the matrix"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many blocks the matrix has, down and across."""
+        (rows, columns), (height, width) = self.shape, self.block
+        return -(-rows // height), -(-columns // width)
+
+    @property
+    def count(self) -> int:
+        """The number of blocks."""
+        return self.size[0] * self.size[1]
+
+    def expand(self, kept: Tensor) -> Tensor:
+        """The mask (out, in) of a mask of blocks."""
+        height, width = self.block
+        mask = kept.repeat_interleave(height, 0).repeat_interleave(width, 1)
+        return mask[: self.shape[0], : self.shape[1]].contiguous()
+
+    def sum(self, matrix: Tensor) -> Tensor:
+        """The sum over each block of a matrix (out, in), shape `size`."""
+        (rows, columns), (height, width) = self.shape, self.block
+        padding = (0, -columns % width, 0, -rows % height)
+        padded = torch.nn.functional.pad(matrix, padding)
+        return padded.view(self.size[0], height, self.size[1], width).sum(dim=(1, 3))
+
+    def index_bytes(self, kept: int) -> int:
+        """Bytes of the index of that many kept blocks, in the smaller form."""
+        return min(packed_bytes(self.count, 1), self._csr_bytes(kept))
+
+    def encode(self, kept: Tensor) -> dict[str, Tensor]:
+        """The smaller of a packed bitmask and compressed sparse rows (CSR) of a mask of blocks."""
+        number = int(kept.sum())
+        if packed_bytes(self.count, 1) <= self._csr_bytes(number):
+            return {"bitmask": pack(kept.flatten(), 1)}
+        pointer, column = self._csr_dtypes(number)
+        ends = kept.sum(dim=1).cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        columns = kept.nonzero()[:, 1]
+        return {"row_pointers": starts.to(pointer), "columns": columns.to(column)}
+
+    def decode(self, index: dict[str, Tensor]) -> Tensor:
+        """The mask of blocks, shape `size`, of its encoding."""
+        if "bitmask" in index:
+            return unpack(index["bitmask"], 1, self.count).view(self.size).bool()
+        columns = index["columns"].to(torch.int64)
+        lengths = index["row_pointers"].to(torch.int64).diff()
+        row = torch.arange(self.size[0], device=columns.device).repeat_interleave(lengths)
+        kept = torch.zeros(self.size, dtype=torch.bool, device=columns.device)
+        kept[row, columns] = True
+        return kept
+
+    def _csr_dtypes(self, kept: int) -> tuple[torch.dtype, torch.dtype]:
+        return _smallest_dtype(kept), _smallest_dtype(self.size[1] - 1)
+
+    def _csr_bytes(self, kept: int) -> int:
+        pointer, column = self._csr_dtypes(kept)
+        return (self.size[0] + 1) * pointer.itemsize + kept * column.itemsize
+
+
+class Sparse(Leaf):
+    """Values at the positions of kept blocks, zero elsewhere.
+
+    Stored are the values alone and an index: one bit for each block of the matrix, or the columns
+    of the kept blocks and where each row of blocks begins (CSR), in integers of 1, 2 or 4 bytes,
+    whichever is smaller. Single weights of 32 bits are smaller than a dense matrix from about 3 %
+    zeros (bitmask). Only stored values are trained, so neither weight decay nor momentum can bring
+    a pruned weight back. Multiplied as a dense matrix: zeros save bytes, not time.
+
+    Args:
+        grid: shape and blocks.
+        kept: which blocks are kept, bool, shape `grid.size`.
+        values: the kept weights, row after row. A factorization of shape (rows that keep any, k)
+            where each of them keeps the same number k (N:M patterns, columns, rows), and so can be
+            quantized row by row; of shape (1, nnz) otherwise.
+
+    Source: CSR: Saad, Iterative Methods for Sparse Linear Systems, 2003, section 3.4.
+    """
+
+    mask: Tensor
+
+    def __init__(self, grid: BlockGrid, kept: Tensor, values: Factorization) -> None:
+        super().__init__(grid.shape)
+        self.grid = grid
+        self.values = values
+        index = grid.encode(kept)
+        self._index_names = tuple(index)
+        for name, tensor in index.items():
+            self.register_buffer(name, tensor)
+        # Follows from the index: moved along, but not stored.
+        self.register_buffer("mask", grid.expand(kept), persistent=False)
+        self.register_load_state_dict_post_hook(_derive_mask)
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, kept: Tensor, block: tuple[int, int] = (1, 1)) -> Self:
+        """Keep the blocks `kept` of a weight (out, in)."""
+        grid = BlockGrid((weight.shape[0], weight.shape[1]), block)
+        mask = grid.expand(kept)
+        values = weight.detach()[mask]
+        lengths = mask.sum(dim=1)
+        lengths = lengths[lengths > 0].unique()
+        length = int(lengths[0]) if len(lengths) == 1 else values.numel()
+        return cls(grid, kept, Dense(values.view(values.numel() // max(length, 1) or 1, length)))
+
+    def to_dense(self) -> Tensor:
+        values = self.values.to_dense()
+        zeros = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
+        return zeros.masked_scatter(self.mask, values)
+
+    @property
+    def params(self) -> int:
+        return self.values.params
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        kept = self.grid.decode(self._index())
+        mapped = Sparse(self.grid, kept, self.values.map_dense(function))
+        mapped.note = self.note
+        return mapped
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "Sparse",
+            "shape": list(self.shape),
+            "block": list(self.grid.block),
+            "kept_blocks": int(self.grid.decode(self._index()).sum()),
+            "values": self.values.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        (rows, columns), (height, width) = config["shape"], config["block"]
+        grid = BlockGrid((rows, columns), (height, width))
+        # The first so many blocks stand in: their index has the shapes and dtypes of the true one.
+        kept = (torch.arange(grid.count) < config["kept_blocks"]).view(grid.size)
+        return cls(grid, kept, rebuild(config["values"]))
+
+    def describe(self) -> str:
+        rows, columns = self.shape
+        zeros = 1 - self.values.shape[0] * self.values.shape[1] / (rows * columns)
+        height, width = self.grid.block
+        blocks = "" if self.grid.block == (1, 1) else f" in blocks of {height}x{width}"
+        values = "" if isinstance(self.values, Dense) else f", values {self.values.describe()}"
+        form = "bitmask" if "bitmask" in self._index_names else "CSR"
+        return f"Sparse {columns}→{rows}, {100 * zeros:.1f} % zeros{blocks} ({form}){values}"
+
+    def _index(self) -> dict[str, Tensor]:
+        return {name: self.get_buffer(name) for name in self._index_names}
+
+
+def _derive_mask(sparse: Sparse, _: Any) -> None:
+    """After other indices were loaded, the mask is another one too."""
+    sparse.mask = sparse.grid.expand(sparse.grid.decode(sparse._index()))
+
+
+def _smallest_dtype(largest: int) -> torch.dtype:
+    """The smallest integer dtype that holds 0..largest."""
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return dtype
+    raise ValueError(f"an index of {largest} does not fit in 32 bits")
