@@ -100,7 +100,7 @@ class Leaf(Factorization):
 
     def __init__(self, shape: tuple[int, int], note: str = "") -> None:
         super().__init__(shape, note)
-        self._materialized: tuple[tuple[Any, ...], Tensor] | None = None
+        self._materialized: tuple[tuple[Any, ...], Tensor, list[Tensor]] | None = None
 
     @property
     def density(self) -> float:
@@ -119,7 +119,8 @@ class Leaf(Factorization):
         if self._materialized is None or self._materialized[0] != key:
             # Not an inference tensor: it may be used in training later.
             with torch.inference_mode(False), torch.no_grad():
-                self._materialized = (key, self.to_dense())
+                # The memory behind the key is held, so that no other tensor can get its address.
+                self._materialized = (key, self.to_dense(), [t.detach() for t in tensors])
         return self._materialized[1]
 
     def __getstate__(self) -> dict[str, Any]:
