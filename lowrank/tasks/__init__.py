@@ -1,0 +1,12 @@
+"""Tasks: a model, its data and its quality measure."""
+
+from lowrank.tasks.image_classification import ImageClassification as ImageClassification
+from lowrank.tasks.image_sources import Digits as Digits
+from lowrank.tasks.image_sources import HubImages as HubImages
+from lowrank.tasks.image_sources import Images as Images
+from lowrank.tasks.image_sources import ImageSource as ImageSource
+from lowrank.tasks.task import Split as Split
+from lowrank.tasks.task import Task as Task
+from lowrank.tasks.weights import Published as Published
+from lowrank.tasks.weights import Trained as Trained
+from lowrank.tasks.weights import Weights as Weights

@@ -1,0 +1,82 @@
+"""Re-estimation of BatchNorm statistics: the cheapest recovery, without any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lowrank.recovery.recovery import Progress, Recovery, silent
+from lowrank.tasks import Task
+
+
+@dataclass(frozen=True)
+class BatchNormReestimation(Recovery):
+    """Running means and variances as the compressed model's own activations have them.
+
+    Compression moves the activations, and the statistics that BatchNorm learnt before no longer
+    fit them; this estimates them anew from training data, as plain averages over the batches. Only
+    BatchNorm runs in training mode: dropout stays off. Does not pay for a model without BatchNorm
+    (refused) or with few examples per batch, which makes the estimates noisy.
+
+    Args:
+        batches: how many, ≥ 1; drawn with the task's seed, all full.
+        batch_size: examples in each, ≥ 2.
+
+    Raises:
+        ValueError: an option outside its range; from `recover`, a model without BatchNorm
+            statistics, or more examples asked for than the train split has.
+
+    Source: Ioffe & Szegedy, ICML 2015, algorithm 2; after compression e.g. Li et al., ECCV 2020
+    (EagleEye, "adaptive batch normalization").
+    """
+
+    batches: int
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.batches < 1 or self.batch_size < 2:
+            raise ValueError(
+                f"batches={self.batches} must be at least 1 and batch_size={self.batch_size} at "
+                "least 2"
+            )
+
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        layers = [
+            module
+            for module in model.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        ]
+        if not layers:
+            raise ValueError(
+                "this model has no BatchNorm with running statistics, so there is nothing to "
+                "re-estimate; use another recovery"
+            )
+        train = task.split("train")
+        needed = self.batches * self.batch_size
+        if needed > len(train):
+            raise ValueError(
+                f"batches={self.batches} of batch_size={self.batch_size} need {needed} examples, "
+                f"and the train split has {len(train)}"
+            )
+        before = [(module, module.training) for module in model.modules()]
+        momenta = [layer.momentum for layer in layers]
+        model.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain average over batches instead of a moving one
+            layer.train()
+        batches = zip(range(self.batches), train.batches(self.batch_size, task.seed), strict=False)
+        try:
+            with torch.no_grad():
+                for _, (inputs, _) in batches:
+                    task.forward(model, inputs)
+        finally:
+            for module, training in before:
+                module.training = training
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+        return {"batchnorm_layers": len(layers), "examples": needed}

@@ -1,0 +1,148 @@
+"""The one training loop: fine-tunes what compression left, and trains the dense models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowrank.recovery.recovery import Progress, Recovery, silent
+from lowrank.tasks import Task
+
+# The learning rate as a share of its start, after a share of all steps.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+OPTIMIZERS: dict[str, Callable[[FineTune, list[nn.Parameter]], Optimizer]] = {
+    "adamw": lambda recipe, parameters: torch.optim.AdamW(
+        parameters, recipe.learning_rate, weight_decay=recipe.weight_decay
+    ),
+    "sgd": lambda recipe, parameters: torch.optim.SGD(
+        parameters,
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FineTune(Recovery):
+    """Gradient descent on the task's train split, on every parameter that requires a gradient.
+
+    A pruned weight stays pruned: a sparse factorization holds survivors only. The order of batches
+    and dropout are drawn with the task's seed. Does not pay where little is trainable, such as
+    quantized codes; the biases and norms of such a model still are trained.
+
+    Args:
+        epochs: passes over the train split, ≥ 1.
+        learning_rate: at the start, > 0.
+        batch_size: examples per step, ≥ 1; the last batch of an epoch may be shorter.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
+        momentum: of ``sgd``, in [0, 1).
+        schedule: ``cosine`` (to zero at the end) or ``constant``.
+        weight_decay: decoupled in ``adamw``, an L2 penalty in ``sgd``; ≥ 0.
+        distill: share in [0, 1] of KL(dense ‖ model) in the loss; the rest is the task's own loss.
+
+    Raises:
+        ValueError: an option outside its range, or, from `recover`, nothing that can be trained.
+        FloatingPointError: from `recover`, a loss that is NaN or infinite.
+
+    Source: Loshchilov & Hutter, ICLR 2017 (cosine) and 2019 (AdamW); Hinton, Vinyals & Dean 2015
+    (distillation, here at temperature 1).
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    distill: float = 0.0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "distill": (0 <= self.distill <= 1, "in [0, 1]"),
+        }
+        for name, (good, what) in allowed.items():
+            if not good:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
+
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(
+                "nothing in this model can be trained: no parameter requires a gradient"
+            )
+        dense = task.model() if self.distill else None
+        train = task.split("train")
+        optimizer = OPTIMIZERS[self.optimizer](self, parameters)
+        steps = self.epochs * math.ceil(len(train) / self.batch_size)
+        factor = SCHEDULES[self.schedule]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        orders = torch.Generator().manual_seed(task.seed)
+        device = torch.device(task.device)
+        was_training = model.training
+        losses: list[float] = []
+        model.train()
+        try:
+            # Dropout draws from the global generator: the caller's state is given back.
+            with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+                torch.manual_seed(task.seed)
+                for epoch in range(1, self.epochs + 1):
+                    order = int(torch.randint(2**62, (), generator=orders))
+                    total = torch.zeros((), dtype=torch.float64, device=device)
+                    for inputs, targets in train.batches(self.batch_size, order):
+                        loss = self._loss(model, dense, task, (inputs, targets))
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+                        schedule.step()
+                        # The last batch may be shorter: each example counts the same.
+                        total += loss.detach() * len(targets)
+                    losses.append(_finite(float(total) / len(train), epoch))
+                    progress(epoch, self.epochs, losses[-1])
+        finally:
+            model.train(was_training)
+        trained = sum(p.numel() for p in parameters)
+        return {"losses": losses, "steps": steps, "trained_params": trained}
+
+    def _loss(
+        self, model: nn.Module, dense: nn.Module | None, task: Task, batch: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        inputs, targets = batch
+        outputs = task.forward(model, inputs)
+        loss = task.loss(outputs, targets)
+        if dense is None:
+            return loss
+        with torch.no_grad():
+            wanted = task.forward(dense, inputs).log_softmax(-1)
+        divergence = F.kl_div(
+            outputs.log_softmax(-1), wanted, reduction="batchmean", log_target=True
+        )
+        return (1 - self.distill) * loss + self.distill * divergence
+
+
+def _finite(loss: float, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss became {loss} in epoch {epoch}; lower the learning rate, or check "
+            "the model before recovery"
+        )
+    return loss

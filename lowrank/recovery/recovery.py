@@ -1,0 +1,46 @@
+"""What comes after compression: the interface of fine-tuning and of its cheaper relatives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lowrank.tasks import Task
+
+Progress = Callable[[int, int, float], None]
+
+
+def silent(done: int, total: int, loss: float) -> None:
+    """Report nothing."""
+
+
+class Recovery(ABC):
+    """Brings back quality that compression cost; the dense model may be given the same treatment.
+
+    Laws: the form of every factorization stays; what does not require a gradient is not trained;
+    the model comes back in the mode, training or eval, that it had; the same model, task and
+    configuration give the same result.
+    """
+
+    @abstractmethod
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        """Change `model` in place, using the train split only.
+
+        Args:
+            progress: called with (epochs done, epochs in all, mean loss) after each epoch.
+
+        Returns:
+            What the record of a run should hold, as JSON.
+        """
+
+
+@dataclass(frozen=True)
+class NoRecovery(Recovery):
+    """The model as it is: one-shot compression."""
+
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,77 @@
+"""What is computed once and kept on disk: trained weights and decoded data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CACHE_VARIABLE = "LOWRANK_CACHE"
+
+
+def folder() -> Path:
+    """Where everything is kept: the folder in LOWRANK_CACHE, or ~/.cache/lowrank."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lowrank")
+
+
+def key(config: Mapping[str, Any]) -> str:
+    """A name for what `config` (JSON) determines: 20 hex digits, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def tensors(
+    kind: str, config: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors that `config` determines: read from the cache, or made and kept there.
+
+    Processes that want the same tensors at once wait for the first to make them. A file appears
+    under its name only when it is whole, so a process killed while making leaves nothing behind
+    that could be taken for a result.
+
+    Args:
+        kind: a subfolder, such as ``models``.
+        config: JSON with everything that the content depends on; it is kept in the file.
+
+    Raises:
+        ValueError: the cache folder cannot be written, or a file in it is damaged.
+    """
+    path = folder() / kind / f"{key(config)}.safetensors"
+    if not path.exists():
+        with _locked(path):
+            if not path.exists():
+                _write(path, make(), config)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"the cached file {path} is damaged ({error}); delete it.") from error
+
+
+def _locked(path: Path) -> AcquireReturnProxy:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_suffix(".lock")).acquire()
+    except OSError as error:
+        raise ValueError(
+            f"the cache folder {path.parent} cannot be written ({error}); set {CACHE_VARIABLE} to "
+            "a folder that can."
+        ) from error
+
+
+def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) -> None:
+    # One name for all attempts: the lock lets in one process at a time, and what a killed one left
+    # is overwritten by the next.
+    partial = path.with_suffix(".partial")
+    # Copies, because safetensors does not store tensors that share memory (tied weights).
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.items()}
+    save_file(copies, partial, metadata={"config": json.dumps(config, sort_keys=True)})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

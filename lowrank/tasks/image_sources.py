@@ -1,0 +1,198 @@
+"""Labelled images as uint8 tensors, from scikit-learn or from any dataset of the hub."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowrank.tasks import cache, hub
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Part = Literal["train", "test"]
+
+MODES = {1: "L", 3: "RGB"}
+CONVERTIBLE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images with their labels.
+
+    Attributes:
+        pixels: uint8, (count, channels, height, width).
+        labels: int64, (count,), from 0.
+        white: the pixel value that counts as 1.
+        classes: how many classes there are, or None where the dataset does not say.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    white: int = 255
+    classes: int | None = None
+
+
+class ImageSource(ABC):
+    """Where images come from; a frozen dataclass in each final class."""
+
+    @abstractmethod
+    def read(self, part: Part) -> Images:
+        """The images to learn from, or those to test on; they have none in common.
+
+        Raises:
+            ValueError: the data are not there, or are no labelled images of one size.
+        """
+
+
+@dataclass(frozen=True)
+class Digits(ImageSource):
+    """The 1,797 handwritten digits (8 × 8, grey, 0..16) that scikit-learn carries with it.
+
+    Args:
+        test_size: how many of them are test images; which, is fixed.
+    """
+
+    test_size: int = 360
+
+    def read(self, part: Part) -> Images:
+        from sklearn.datasets import load_digits
+
+        data: Any = load_digits()
+        pixels = torch.from_numpy(data.images.astype(np.uint8))[:, None]
+        labels = torch.from_numpy(data.target.astype(np.int64))
+        if not 1 <= self.test_size < len(labels):
+            raise ValueError(f"test_size={self.test_size} must lie in 1..{len(labels) - 1}")
+        # The writers of the last images are others than those of the first: mix them.
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        rows = order[: self.test_size] if part == "test" else order[self.test_size :]
+        return Images(pixels[rows], labels[rows], white=16, classes=10)
+
+
+@dataclass(frozen=True)
+class HubImages(ImageSource):
+    """Any image-classification dataset of the Hugging Face hub, or of a mirror (see `hub`).
+
+    Decoded once and kept in the cache as uint8 tensors.
+
+    Args:
+        dataset: ``organisation/name``.
+        config: the dataset's configuration, where it has several.
+        revision: a commit or tag of the hub; pin it for data that may change there.
+        train: the split to learn from; slices such as ``train[:80%]`` are allowed.
+        test: the split to test on; must share no image with `train`.
+        image: the column of images; by default the only one of that type.
+        label: the column of labels; by default the only one with class names.
+        size: (height, width) to resize to, bilinearly; needed where images differ in size.
+        channels: 1 (grey) or 3 (RGB) to convert to; needed where images differ in mode.
+    """
+
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    train: str = "train"
+    test: str = "test"
+    image: str | None = None
+    label: str | None = None
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.train == self.test:
+            raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
+        if self.channels is not None and self.channels not in MODES:
+            raise ValueError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size={list(self.size)} must be [height, width], each at least 1")
+
+    def read(self, part: Part) -> Images:
+        config = asdict(self) | {"split": self.train if part == "train" else self.test}
+        del config["train"], config["test"]
+        config["size"] = None if self.size is None else list(self.size)
+        config["fingerprint"] = hub.fingerprint(self.dataset)
+        content = cache.tensors("images", config, lambda: self._decode(config["split"]))
+        classes = int(content["classes"])
+        return Images(content["pixels"], content["labels"], classes=classes or None)
+
+    def _decode(self, split: str) -> dict[str, Tensor]:
+        data = hub.load_split(self.dataset, split, self.config, self.revision)
+        if len(data) == 0:
+            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
+        image, label, classes = self._columns(data)
+        labels = data.select_columns([label])[:][label]
+        if not all(isinstance(number, int) and number >= 0 for number in labels):
+            raise ValueError(
+                f"column {label!r} of dataset {self.dataset!r} must hold class numbers from 0, "
+                f"and holds {sorted(set(labels), key=repr)[:5]}"
+            )
+        return {
+            "pixels": self._pixels(data, image),
+            "labels": torch.tensor(labels),
+            "classes": torch.tensor(classes),
+        }
+
+    def _columns(self, data: Dataset) -> tuple[str, str, int]:
+        """The columns of images and labels, and the number of classes (0: not known)."""
+        from datasets import ClassLabel
+        from datasets import Image as ImageFeature
+
+        image = self._column(data, "image", self.image, ImageFeature)
+        label = self._column(data, "label", self.label, ClassLabel)
+        feature = data.features[label]
+        return image, label, len(feature.names or ()) if isinstance(feature, ClassLabel) else 0
+
+    def _column(self, data: Dataset, role: str, given: str | None, kind: type) -> str:
+        if given is None:
+            found = [name for name, feature in data.features.items() if isinstance(feature, kind)]
+            if len(found) != 1:
+                raise ValueError(
+                    f"dataset {self.dataset!r} has {len(found)} columns of type {kind.__name__}; "
+                    f"give `{role}`, one of {data.column_names}"
+                )
+            return found[0]
+        if given not in data.column_names:
+            raise ValueError(
+                f"dataset {self.dataset!r} has no column {role}={given!r}; it has "
+                f"{data.column_names}"
+            )
+        return given
+
+    def _pixels(self, data: Dataset, column: str) -> Tensor:
+        """All images, uint8 (count, channels, height, width)."""
+        first = self._array(data[0][column], 0)
+        pixels = torch.empty((len(data), *first.shape), dtype=torch.uint8)
+        for start in range(0, len(data), 1000):
+            for row, image in enumerate(data[start : start + 1000][column], start):
+                array = self._array(image, row)
+                if array.shape != first.shape:
+                    raise ValueError(
+                        f"images of dataset {self.dataset!r} differ: (channels, height, width) is "
+                        f"{first.shape} in row 0 and {array.shape} in row {row}. Give `size` and "
+                        "`channels`."
+                    )
+                pixels[row] = torch.from_numpy(array)
+        return pixels
+
+    def _array(self, image: Any, row: int) -> np.ndarray:
+        """One image as uint8 (channels, height, width)."""
+        from PIL.Image import Image, Resampling
+
+        if not isinstance(image, Image) or image.mode not in CONVERTIBLE:
+            raise ValueError(f"row {row} of dataset {self.dataset!r} is no 8-bit image: {image!r}")
+        mode = image.mode if self.channels is None else MODES[self.channels]
+        if mode not in MODES.values():
+            raise ValueError(
+                f"row {row} of dataset {self.dataset!r} is an image of mode {mode!r}; give "
+                "`channels`: 1 (grey) or 3 (RGB)"
+            )
+        image = image.convert(mode)
+        if self.size is not None:
+            height, width = self.size
+            image = image.resize((width, height), Resampling.BILINEAR)
+        array = np.array(image)
+        return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
