@@ -1,0 +1,116 @@
+"""From records to curves: mean and spread over seeds, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What the points of one curve figure or table must have in common.
+COMPARISON = ("task", "model", "recovery")
+# What the repetitions of one measurement have in common.
+POINT = ("method", "family", "level", "point")
+
+
+def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Mean and spread over the seeds of each measured point of one task, model and recovery.
+
+    A mean counts only if every seed has the value: a point measured with fewer is NaN.
+
+    Args:
+        frame: rows of `lowrank.results.load`.
+        columns: the measures to average.
+
+    Returns:
+        A row per point: method, family, level, point, ``seeds`` (how many), each of `columns` as
+        its mean and, with ``_std``, as its sample standard deviation (NaN for one seed). Ordered by
+        family, method and compression ratio.
+
+    Raises:
+        ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, or holds a
+            point twice with the same seed.
+    """
+    one_comparison(frame)
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"the records hold no {', '.join(missing)}; measure it, or leave it out")
+    repeated = frame[frame.duplicated([*POINT, "seed"])]
+    if len(repeated):
+        again = repeated.iloc[0]
+        raise ValueError(
+            f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
+            "than once. The records of several sweeps are mixed: read one folder at a time."
+        )
+    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
+    values = frame.astype(dict.fromkeys(wanted, float))
+    groups = values.groupby(list(POINT), dropna=False)
+    spread = groups[wanted].std(skipna=False).add_suffix("_std")
+    seeds = groups["seed"].nunique().rename("seeds")
+    means = groups[wanted].mean(skipna=False).join(spread).join(seeds).reset_index()
+    return means.sort_values(["family", "method", "compression_ratio"], ignore_index=True)
+
+
+def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Mean and sample standard deviation over seeds of a measure of the dense model.
+
+    Every record of a seed carries its dense model, so each seed counts once. The deviation is NaN
+    for one seed.
+
+    Raises:
+        ValueError: as `summarise`.
+    """
+    one_comparison(frame)
+    if f"dense_{column}" not in frame:
+        raise ValueError(f"the records hold no {column} of the dense model")
+    seeds = frame.astype({f"dense_{column}": float}).groupby("seed")[f"dense_{column}"].mean()
+    return float(seeds.mean()), float(seeds.std())
+
+
+def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
+    """Which points no other one beats: more `x` is better, and more (or less) `y`.
+
+    A point is beaten by one that is as good in both and better in one. NaN is never on the front.
+
+    Args:
+        x: shape (n,).
+        y: shape (n,).
+        higher_is_better: whether more `y` is better, as accuracy, or worse, as a loss.
+
+    Returns:
+        Booleans of shape (n,).
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if not higher_is_better:
+        y = -y
+    as_good = (x[:, None] >= x) & (y[:, None] >= y)
+    better = (x[:, None] > x) | (y[:, None] > y)
+    return ~(as_good & better).any(axis=0) & np.isfinite(x) & np.isfinite(y)
+
+
+def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
+
+    The name carries the recovery unless it is "none".
+    """
+    parts = []
+    for (task, model, recovery), part in frame.groupby(list(COMPARISON), dropna=False):
+        words = [task, model] + ([] if recovery == "none" else [recovery])
+        parts.append(("-".join(map(str, words)), part))
+    return parts
+
+
+def one_comparison(frame: pd.DataFrame) -> None:
+    """Raise ValueError unless `frame` has rows, all of one task, model and recovery."""
+    if frame.empty:
+        raise ValueError("there is no record to show: the selection left none")
+    for name in COMPARISON:
+        found = sorted(map(str, frame[name].unique()))
+        if len(found) > 1:
+            raise ValueError(
+                f"the records mix {len(found)} values of {name!r} ({', '.join(found)}), which "
+                f"cannot be compared; select one, such as frame[frame.{name} == {found[0]!r}]"
+            )
