@@ -1,0 +1,157 @@
+"""Running the factors one after the other equals running their product at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lowrank.factorizations import Dense, Product, Scaled, Sum
+from lowrank.factorizations.operations import (
+    KERNEL_VIEWS,
+    Convolve,
+    Lookup,
+    Multiply,
+    MultiplyTransposed,
+    Operation,
+)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def low_rank(out: int, inner: int, *ranks: int) -> Product:
+    sizes = [out, *ranks, inner]
+    return Product(*(Dense(random(a, b)) for a, b in zip(sizes, sizes[1:], strict=False)))
+
+
+def nested(out: int, inner: int) -> Product:
+    """Products inside a product, on either side and in the middle."""
+    return Product(low_rank(out, 3, 2), low_rank(3, 5, 4), low_rank(5, inner, 3))
+
+
+def runs_like_its_dense_matrix(form: nn.Module, x: Tensor, operation: Operation) -> None:
+    torch.testing.assert_close(form(x, operation), operation.apply(x, form.to_dense()))
+
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
+    groups = draw(st.integers(1, 3))
+    kernel, dilation = draw(pairs), draw(pairs)
+    layer = nn.Conv2d(
+        groups * draw(st.integers(1, 3)),
+        groups * draw(st.integers(1, 3)),
+        kernel,
+        stride=draw(pairs),
+        padding=draw(st.tuples(st.integers(0, 2), st.integers(0, 2))),
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+        dtype=torch.float64,
+    )
+    # The smallest input that the dilated kernel fits, and up to 4 more.
+    size = [(k - 1) * d + 1 + draw(st.integers(0, 4)) for k, d in zip(kernel, dilation, strict=True)]
+    return layer, random(draw(st.integers(1, 2)), layer.in_channels, *size)
+
+
+def operation_of(layer: nn.Conv2d, view: str) -> Convolve:
+    return Convolve(
+        layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, view
+    )
+
+
+@pytest.mark.parametrize("view", KERNEL_VIEWS)
+class TestConvolve:
+    @given(convolutions())
+    @settings(max_examples=60, deadline=None)
+    def test_the_matrix_of_a_kernel_convolves_as_the_layer(self, view, case):
+        layer, x = case
+        operation = operation_of(layer, view)
+        matrix = operation.matrix(layer.weight)
+        assert torch.equal(operation.kernel(matrix), layer.weight)
+        assert torch.equal(operation.apply(x, matrix), layer(x))
+
+    @given(case=convolutions(), ranks=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    @settings(max_examples=60, deadline=None)
+    def test_a_product_of_any_length_equals_its_dense_convolution(self, view, case, ranks):
+        layer, x = case
+        operation = operation_of(layer, view)
+        out, inner = operation.matrix(layer.weight).shape
+        form = low_rank(out, inner, *ranks)
+        kernel = operation.kernel(form.to_dense())
+        wanted = F.conv2d(
+            x, kernel, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+        torch.testing.assert_close(form(x, operation), wanted)
+
+    @given(convolutions())
+    @settings(max_examples=40, deadline=None)
+    def test_products_in_products_and_sums_equal_their_dense_convolution(self, view, case):
+        layer, x = case
+        operation = operation_of(layer, view)
+        out, inner = operation.matrix(layer.weight).shape
+        form = Sum(nested(out, inner), Scaled(low_rank(out, inner, 2), 0.5))
+        runs_like_its_dense_matrix(form, x, operation)
+
+    def test_a_rank_r_product_runs_as_two_small_convolutions(self, view):
+        """r channels in between, and no multiplication of the factors: the MACs tell."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        out, channels, rank, k, size = 8, 6, 3, 3, 10
+        operation = Convolve((k, k), padding=(1, 1), view=view)
+        rows, columns = operation.matrix(random(out, channels, k, k)).shape
+        with FlopCounterMode(display=False) as counter:
+            low_rank(rows, columns, rank)(random(1, channels, size, size), operation)
+        assert counter.get_total_flops() == 2 * rank * (rows + columns) * size * size
+
+
+def test_the_spatial_view_splits_a_kernel_into_a_column_and_a_row():
+    """A separable kernel has rank 1 in the spatial view, full rank in the channel view."""
+    column, row = random(1, 1, 3, 1), random(1, 1, 1, 3)
+    kernel = (column * row).expand(1, 1, 3, 3) * torch.ones(1, 1, 3, 3)
+    assert torch.linalg.matrix_rank(Convolve((3, 3), view="spatial").matrix(kernel)) == 1
+
+
+class TestMultiply:
+    @given(st.lists(st.integers(1, 5), max_size=3), st.lists(st.integers(1, 5), min_size=1))
+    @settings(max_examples=50, deadline=None)
+    def test_any_product_on_any_leading_shape(self, leading, ranks):
+        x = random(*leading, 6)
+        runs_like_its_dense_matrix(low_rank(7, 6, *ranks[:4]), x, Multiply())
+
+    def test_nested_products(self):
+        runs_like_its_dense_matrix(nested(7, 6), random(4, 6), Multiply())
+
+    def test_it_is_what_a_linear_layer_does(self):
+        layer = nn.Linear(6, 7, bias=False, dtype=torch.float64)
+        x = random(4, 6)
+        assert torch.equal(Dense(layer.weight)(x), layer(x))
+
+    def test_transposed(self):
+        runs_like_its_dense_matrix(nested(7, 6), random(4, 7), MultiplyTransposed())
+        matrix, x = random(7, 6), random(4, 7)
+        assert torch.equal(MultiplyTransposed().apply(x, matrix), x @ matrix)
+
+
+class TestLookup:
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 4)])
+    def test_products_and_sums_look_up_rows_of_their_dense_matrix(self, shape):
+        index = torch.randint(9, shape, generator=torch.Generator().manual_seed(0))
+        form = Sum(nested(9, 6), Scaled(low_rank(9, 6, 2), 0.5, dropout=0.3))
+        form.eval()
+        y = form(index, Lookup())
+        assert y.shape == (*shape, 6)
+        torch.testing.assert_close(y, form.to_dense()[index])
+
+    def test_the_padding_row_of_a_dense_table_gets_no_gradient(self):
+        table = Dense(random(5, 3))
+        table(torch.tensor([0, 2]), Lookup(padding_idx=2)).sum().backward()
+        assert table.weight.grad is not None
+        assert table.weight.grad[0].abs().sum() > 0
+        assert table.weight.grad[2].abs().sum() == 0

@@ -1,0 +1,143 @@
+"""Expensive kernels are paid once, by content."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lowrank import memo
+from lowrank.decomposers import TruncatedSVD
+from lowrank.memo import Memo
+
+
+@pytest.fixture(autouse=True)
+def empty_memo(monkeypatch) -> Memo:
+    """A memo of this test's own."""
+    own = Memo()
+    monkeypatch.setattr(memo, "MEMO", own)
+    return own
+
+
+def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@memo.memoised
+def scaled(matrix: Tensor, *others: Tensor, factor: float = 1.0) -> Tensor:
+    return sum(others, start=matrix * factor)
+
+
+def test_the_second_call_is_a_hit_and_the_same_object(empty_memo):
+    first = memo.svd(random(6, 4))
+    second = memo.svd(random(6, 4))
+    assert second is first
+    assert (empty_memo.hits, empty_memo.misses) == (1, 1)
+
+
+def test_the_result_is_that_of_the_kernel():
+    u, s, vh = memo.svd(random(6, 4))
+    torch.testing.assert_close(u * s @ vh, random(6, 4))
+    assert bool((s.diff() <= 0).all())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        random(6, 4, seed=1),
+        random(6, 4).float(),
+        random(6, 4).reshape(4, 6),
+        random(6, 4).where(random(6, 4) != random(6, 4)[2, 1], torch.tensor(0.0).double()),
+    ],
+    ids=["content", "dtype", "shape", "one entry"],
+)
+def test_another_matrix_is_a_miss(empty_memo, other):
+    memo.svd(random(6, 4))
+    memo.svd(other)
+    assert (empty_memo.hits, empty_memo.misses) == (0, 2)
+
+
+def test_the_layout_in_memory_does_not_matter(empty_memo):
+    matrix = random(6, 4)
+    memo.svd(matrix)
+    memo.svd(matrix.T.contiguous().T)
+    assert empty_memo.hits == 1
+
+
+def test_options_kernels_and_further_tensors_are_part_of_the_key(empty_memo):
+    matrix = random(6, 4)
+    results = [
+        scaled(matrix),
+        scaled(matrix, factor=2.0),
+        scaled(matrix, matrix),
+        scaled(matrix, random(6, 4, seed=1)),
+        memo.svd(matrix)[0],
+    ]
+    assert (empty_memo.hits, empty_memo.misses) == (0, 5)
+    torch.testing.assert_close(results[1], matrix * 2)
+    torch.testing.assert_close(results[2], matrix * 2)
+
+
+def test_a_change_in_place_is_noticed(empty_memo):
+    matrix = random(6, 4)
+    before = memo.svd(matrix)[1].clone()
+    with torch.no_grad():
+        matrix[0, 0] += 1
+    after = memo.svd(matrix)[1]
+    assert empty_memo.misses == 2
+    assert not torch.equal(before, after)
+
+
+def test_the_least_recently_used_is_forgotten_first():
+    matrices = [random(8, 8, seed=seed) for seed in range(3)]
+    own = Memo(limit_bytes=2 * matrices[0].nbytes)
+
+    def get(index: int) -> Tensor:
+        return own.get((index,), lambda: matrices[index])
+
+    get(0), get(1), get(0), get(2)  # 1 is the one not used for longest.
+    assert own.misses == 3
+    get(0), get(2)
+    assert own.misses == 3
+    get(1)
+    assert own.misses == 4
+
+
+def test_a_result_above_the_limit_is_given_and_not_kept():
+    own = Memo(limit_bytes=100)
+    for _ in range(2):
+        assert own.get(("big",), lambda: torch.ones(100)).sum() == 100
+    assert own.misses == 2
+    own.get(("small",), lambda: torch.ones(2))
+    own.get(("small",), lambda: torch.ones(2))
+    assert own.hits == 1
+
+
+def test_clear_forgets(empty_memo):
+    memo.svd(random(6, 4))
+    empty_memo.clear()
+    assert (empty_memo.hits, empty_memo.misses) == (0, 0)
+    memo.svd(random(6, 4))
+    assert empty_memo.misses == 1
+
+
+def test_a_sweep_over_ranks_pays_for_one_svd(empty_memo):
+    for rank in range(1, 9):
+        TruncatedSVD(rank=rank).decompose(random(30, 20).clone())
+    assert (empty_memo.hits, empty_memo.misses) == (7, 1)
+
+
+def test_no_decomposer_changes_what_the_memo_keeps(empty_memo):
+    first = TruncatedSVD(rank=3).decompose(random(30, 20))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    second = TruncatedSVD(rank=3).decompose(random(30, 20))
+    assert second.to_dense().abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int8])
+def test_every_dtype_has_a_fingerprint(dtype):
+    matrix = (random(6, 4) * 10).to(dtype)
+    assert memo.fingerprint(matrix) == memo.fingerprint(matrix.clone())
+    changed = matrix.clone()
+    changed[3, 2] += 1
+    assert memo.fingerprint(matrix) != memo.fingerprint(changed)
