@@ -1,4 +1,14 @@
 """How a weight becomes a factorization: one method, one file."""
 
+from lowrank.decomposers.chain import Chain as Chain
+from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
+from lowrank.decomposers.lora import LoRA as LoRA
+from lowrank.decomposers.lora import merge as merge
+from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse
+from lowrank.decomposers.low_rank_times_sparse import LowRankTimesSparse as LowRankTimesSparse
+from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudePruning
+from lowrank.decomposers.quantization import Quantization as Quantization
+from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
+from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD

@@ -56,7 +56,9 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
         dtype=torch.float64,
     )
     # The smallest input that the dilated kernel fits, and up to 4 more.
-    size = [(k - 1) * d + 1 + draw(st.integers(0, 4)) for k, d in zip(kernel, dilation, strict=True)]
+    size = [
+        (k - 1) * d + 1 + draw(st.integers(0, 4)) for k, d in zip(kernel, dilation, strict=True)
+    ]
     return layer, random(draw(st.integers(1, 2)), layer.in_channels, *size)
 
 

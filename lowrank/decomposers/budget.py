@@ -1,0 +1,58 @@
+"""What a form takes in bytes, and how many weights a number of bytes can hold."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.sparse import BlockGrid
+
+
+def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
+    """`form`, or the weight itself, with a note, where `form` would not take fewer bytes."""
+    needed = sum(tensor.nbytes for tensor in form.state_dict().values())
+    if needed < weight.nbytes:
+        return form
+    return Dense(
+        weight.clone(),
+        note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {weight.nbytes}",
+    )
+
+
+def sparse_bytes(grid: BlockGrid, kept: int, itemsize: int) -> int:
+    """Bytes of a sparse leaf of single weights that keeps so many, values and index."""
+    return kept * itemsize + grid.index_bytes(kept)
+
+
+def affordable(grid: BlockGrid, budget: float, itemsize: int) -> int:
+    """The most single weights that a sparse leaf can keep in `budget` bytes; 0 if none."""
+    counts = range(1, grid.count + 1)
+    return bisect_right(counts, budget, key=lambda kept: sparse_bytes(grid, kept, itemsize))
+
+
+def count_of(sparsity: float, total: int) -> int:
+    """How many of `total` weights stay at this share of zeros: at least one."""
+    return total - int(sparsity * total)
+
+
+def largest(matrix: Tensor, count: int) -> Tensor:
+    """The mask of exactly `count` entries of largest magnitude; of equal ones the first."""
+    order = matrix.abs().flatten().sort(descending=True, stable=True).indices
+    mask = torch.zeros(matrix.numel(), dtype=torch.bool, device=matrix.device)
+    mask[order[:count]] = True
+    return mask.view(matrix.shape)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise ValueError unless it is a share of zeros that leaves something."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity={sparsity} must lie in [0, 1)")
+
+
+def check_ratio(compression_ratio: float) -> None:
+    """Raise ValueError for a ratio that would enlarge."""
+    if not compression_ratio >= 1:
+        raise ValueError(f"compression_ratio={compression_ratio} must be at least 1")

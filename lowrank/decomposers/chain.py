@@ -1,0 +1,75 @@
+"""Methods one after the other: prune then quantize, quantize the factors of an SVD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.norms import IDENTITY, Norm
+
+
+@dataclass(frozen=True)
+class Chain(Decomposer):
+    """The first step decomposes the weight, each later one every dense leaf of what came before.
+
+    ``Chain([MagnitudePruning(0.9), Quantization(4)])`` is Deep Compression without its Huffman
+    code: a sparse matrix whose kept values are 4-bit codes. ``Chain([TruncatedSVD(32),
+    Quantization(8)])`` is a low-rank product of two quantized factors. Each step sees only the
+    result of the one before, so the errors add up: a later step never repairs an earlier one.
+    Quantizing the kept values gains less the sparser the matrix is: a bitmask takes 1 bit of every
+    weight whatever its values take, at sparsity 0.9 more than values of 4 bits do (0.4).
+
+    A layer that an earlier step left dense is decomposed by the next as any dense leaf; what the
+    earlier step noted about it is kept.
+
+    Args:
+        steps: the methods, first to act first; at least one. `norm` counts for the first alone,
+            because the rows and columns of its leaves are not those of the weight.
+
+    Raises:
+        ValueError: no step, something that is no decomposer, or the error of a step, with the
+            number and name of that step.
+
+    Source: Han, Mao & Dally, ICLR 2016 (prune, then quantize).
+    """
+
+    steps: Sequence[Decomposer]
+
+    def __post_init__(self) -> None:
+        # Hydra hands over a list; a frozen dataclass is hashable only if its fields are.
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if not self.steps:
+            raise ValueError("Chain needs at least 1 step, got none")
+        for number, step in enumerate(self.steps, start=1):
+            if not isinstance(step, Decomposer):
+                raise ValueError(
+                    f"step {number} of Chain must be a Decomposer, got {step!r}; give an instance "
+                    "such as Quantization(bits=8), in YAML by its `_target_`"
+                )
+
+    def kernel_view(self) -> KernelView:
+        return self.steps[0].kernel_view()
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        result = self._step(0, weight, norm)
+        for index in range(1, len(self.steps)):
+            result = result.map_dense(lambda leaf, index=index: self._replace(index, leaf))
+        return result
+
+    def _replace(self, index: int, leaf: Dense) -> Factorization:
+        result = self._step(index, leaf.weight, IDENTITY)
+        result.note = "; ".join(note for note in (leaf.note, result.note) if note)
+        # What an earlier step froze, such as the base under an adapter, stays frozen.
+        return result if leaf.weight.requires_grad else result.requires_grad_(False)
+
+    def _step(self, index: int, weight: Tensor, norm: Norm) -> Factorization:
+        step = self.steps[index]
+        try:
+            return step.decompose(weight, norm)
+        except ValueError as error:
+            raise ValueError(f"step {index + 1} of Chain, {step}: {error}") from error

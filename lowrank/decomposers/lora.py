@@ -1,0 +1,156 @@
+"""Low-rank adaptation: a frozen base and a small trainable product beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import xxhash
+from torch import Tensor
+
+from lowrank import memo
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
+from lowrank.factorizations.operations import KernelView
+from lowrank.norms import IDENTITY, Norm
+
+Start = tuple[Factorization, Tensor, Tensor]  # the base, left (out, rank), right (rank, in)
+
+
+@dataclass(frozen=True)
+class LoRA(Decomposer):
+    """W ≈ base + alpha/rank · left @ right, where only left and right are trained.
+
+    This is a way to fine-tune, and no compression unless the base shrinks: the rank · (out + in)
+    numbers of the adapter come on top of the base's bytes. With a quantized base it is QLoRA, with
+    a pruned one the idea of LoSparse. `merge` turns the trained sum into one dense matrix.
+
+    The three starts:
+
+    - ``zero``: left is zero and right gaussian with standard deviation 1/rank, so that step 0
+      equals the base bit for bit.
+    - ``pissa``: left @ right is the principal part of W and the base holds what is left of W, so
+      that the directions in which W is strong are the ones trained. With a dense base step 0 equals
+      W up to rounding; a quantized base has less to represent.
+    - ``residual``: left @ right is the best approximation, of this rank, of what the base loses,
+      W − base(W) (LoftQ with one iteration). Never further from W than the base alone.
+
+    Args:
+        rank: inner dimension of the adapter, 1 ≤ rank ≤ min(out, in).
+        alpha: above 0; the adapter counts alpha/rank times, so that learning rates carry over
+            between ranks.
+        dropout: share of the adapter's inputs dropped in training, in [0, 1).
+        init: one of the three starts.
+        base: what the frozen weight becomes; W itself if not given, which ``residual`` excludes.
+        seed: of ``zero``'s gaussian; layers of equal shape but different weights draw differently.
+
+    Source: Hu et al., ICLR 2022 (LoRA); Dettmers et al., NeurIPS 2023 (QLoRA); Meng, Wang & Zhang,
+    NeurIPS 2024, equations 2–4 (PiSSA); Li et al., ICLR 2024, algorithm 1 (LoftQ); Li et al.,
+    ICML 2023 (LoSparse).
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    init: Literal["zero", "pissa", "residual"] = "zero"
+    base: Decomposer | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha} must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        if self.init not in STARTS:
+            raise ValueError(f"init={self.init!r} must be one of {sorted(STARTS)}")
+        if self.init == "residual" and self.base is None:
+            raise ValueError(
+                "init='residual' approximates what the base loses, and a dense base loses nothing: "
+                "give a base such as Quantization(bits=4), or use init='zero'"
+            )
+
+    def kernel_view(self) -> KernelView:
+        return "channel" if self.base is None else self.base.kernel_view()
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        if not 1 <= self.rank <= min(weight.shape):
+            raise ValueError(
+                f"rank={self.rank} does not fit a weight of shape {tuple(weight.shape)}: it must "
+                f"lie in 1..{min(weight.shape)}. Change it, or leave this layer out with `where`."
+            )
+        base, left, right = STARTS[self.init](self, weight, norm)
+        adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
+        return Sum(base.requires_grad_(False), adapter, note=base.note)
+
+    @property
+    def scale(self) -> float:
+        """How many times left @ right counts."""
+        return self.alpha / self.rank
+
+    def frozen(self, weight: Tensor, norm: Norm) -> Factorization:
+        """What the part of W that is not trained becomes."""
+        if self.base is None:
+            return Dense(weight.clone())
+        return self.base.decompose(weight, norm)
+
+
+def merge(factorization: Factorization) -> Dense:
+    """One dense matrix that gives the outputs of `factorization`, such as of a trained LoRA.
+
+    Computed in float32 at least and rounded once to the factorization's dtype; the note says what
+    that rounding changes. The base's compression is given up: quantize or prune again if its size
+    is to be kept. Dropout has no part in it, as at evaluation.
+    """
+    with torch.no_grad():
+        dtype = factorization.to_dense().dtype
+        working = copy.deepcopy(factorization).to(torch.promote_types(dtype, torch.float32))
+        exact = working.to_dense()
+        merged = exact.to(dtype, copy=True)
+    error = IDENTITY.relative_error(exact, merged)
+    return Dense(merged, note=f"merged from {factorization.describe()}, relative error {error:.2g}")
+
+
+def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
+    out, inner = weight.shape
+    # Mixed with the content, or all layers of one shape would start alike. Drawn on the CPU, so
+    # that the start is the same on every device.
+    seed = xxhash.xxh3_64_intdigest(f"{lora.seed} {memo.fingerprint(weight.cpu())}".encode())
+    generator = torch.Generator().manual_seed(seed >> 1)
+    right = torch.randn(lora.rank, inner, generator=generator) / lora.rank
+    return lora.frozen(weight, norm), weight.new_zeros(out, lora.rank), right.to(weight)
+
+
+def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
+    left, right = _principal(weight, lora.rank, lora.scale)
+    return lora.frozen(weight - lora.scale * (left @ right), norm), left, right
+
+
+def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
+    base = lora.frozen(weight, norm)
+    with torch.no_grad():
+        residual = weight - base.to_dense()
+    if not bool(residual.any()):
+        # Both factors would be zero, and zero times zero has no gradient.
+        raise ValueError(
+            f"init='residual' has nothing to start from: {base.describe()} equals the weight"
+            f"{f' ({base.note})' if base.note else ''}. Use init='zero', or a base that loses "
+            "something."
+        )
+    return base, *_principal(residual, lora.rank, lora.scale)
+
+
+def _principal(matrix: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """left, right with scale · left @ right the best approximation of `matrix` of that rank."""
+    u, s, vh = memo.svd(matrix)
+    root = (s[:rank] / scale).sqrt()
+    return u[:, :rank] * root, root[:, None] * vh[:rank]
+
+
+STARTS: dict[str, Callable[[LoRA, Tensor, Norm], Start]] = {
+    "zero": _zero,
+    "pissa": _pissa,
+    "residual": _residual,
+}

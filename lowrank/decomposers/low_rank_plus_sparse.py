@@ -1,0 +1,130 @@
+"""Low rank plus sparse: what many weights share and the few that stand out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank import memo
+from lowrank.decomposers import budget
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.factorizations.sparse import BlockGrid
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class LowRankPlusSparse(Decomposer):
+    """W ≈ left @ right + S with a fixed rank and a fixed number of non-zeros, by alternation.
+
+    Each half step is a best approximation: left @ right that of W − S for its rank, S that of
+    W − left @ right for its number of non-zeros. So the error never grows from one iteration to the
+    next, and stays at or below that of the truncated SVD of the same rank. The result is a local
+    optimum, mostly better at the same bytes than low rank or pruning alone where a weight has both
+    a decaying spectrum and outliers; a weight without such a spectrum is better pruned. It runs as
+    two small matrices beside one that is multiplied as dense, so it saves bytes and no time.
+
+    Given are either `rank` and `sparsity`, or `compression_ratio`. A layer that would not be
+    smaller stays dense, and the note of its factorization says so.
+
+    Args:
+        rank: of left (out, rank) and right (rank, in), 1 ≤ rank ≤ min(out, in).
+        sparsity: share of zeros in S, in [0, 1).
+        compression_ratio: of this matrix alone, in bytes of float32 (float64 if the weight is), the
+            index of S included; at least 1. In a half-precision model the index weighs twice as
+            much against the values, so the ratio comes out lower; the report has the true one.
+        rank_ratio: share of those bytes that goes to left and right, in (0, 1); at least rank 1 and
+            one non-zero are bought, and what the rank leaves over goes to S.
+        iterations: of the alternation, at least 1; each costs one SVD.
+        view: as which matrix a convolution's kernel is seen (see `Convolve`).
+
+    Source: Zhou & Tao, ICML 2011 (GoDec, algorithm 1); Zhang & Papyan, ICLR 2025 (OATS: the share
+    of the budget).
+    """
+
+    rank: int | None = None
+    sparsity: float | None = None
+    compression_ratio: float | None = None
+    rank_ratio: float = 0.25
+    iterations: int = 20
+    view: KernelView = "channel"
+
+    def __post_init__(self) -> None:
+        by_parts = self.rank is not None and self.sparsity is not None
+        by_either = self.rank is not None or self.sparsity is not None
+        if by_parts == (self.compression_ratio is not None) or by_either != by_parts:
+            raise ValueError(
+                "LowRankPlusSparse needs either rank and sparsity, or compression_ratio, got "
+                f"rank={self.rank}, sparsity={self.sparsity}, "
+                f"compression_ratio={self.compression_ratio}"
+            )
+        if self.sparsity is not None:
+            budget.check_sparsity(self.sparsity)
+        if self.compression_ratio is not None:
+            budget.check_ratio(self.compression_ratio)
+        if not 0 < self.rank_ratio < 1:
+            raise ValueError(f"rank_ratio={self.rank_ratio} must lie in (0, 1)")
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations} must be at least 1")
+        if self.view not in KERNEL_VIEWS:
+            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+
+    def kernel_view(self) -> KernelView:
+        return self.view
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        rank, count = self.parts_for(weight)
+        left, right, kept = _alternate(weight, rank=rank, count=count, iterations=self.iterations)
+        # S is what the stored factors miss, so that it makes up for their rounding too.
+        sparse = Sparse.from_dense(weight - left @ right, kept)
+        low_rank = Product(Dense(left.clone()), Dense(right.clone()))
+        return budget.dense_unless_smaller(weight, Sum(low_rank, sparse))
+
+    def parts_for(self, weight: Tensor) -> tuple[int, int]:
+        """The rank and the number of non-zeros that a weight of shape (out, in) is given.
+
+        Raises:
+            ValueError: `rank` does not fit the shape, or rank 1 and one non-zero already miss
+                `compression_ratio`.
+        """
+        out, inner = weight.shape
+        if self.rank is not None and self.sparsity is not None:
+            if not 1 <= self.rank <= min(out, inner):
+                raise ValueError(
+                    f"rank={self.rank} does not fit a weight of shape ({out}, {inner}): it must "
+                    f"lie in 1..{min(out, inner)}. Change it, or leave this layer out with `where`."
+                )
+            return self.rank, budget.count_of(self.sparsity, weight.numel())
+        assert self.compression_ratio is not None
+        total, per_rank = weight.nbytes / self.compression_ratio, (out + inner) * weight.itemsize
+        rank = max(1, int(self.rank_ratio * total / per_rank))
+        count = budget.affordable(BlockGrid((out, inner)), total - rank * per_rank, weight.itemsize)
+        if count < 1:
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
+                f"({out}, {inner}): it leaves {int(total)} bytes, and rank {rank} alone takes "
+                f"{rank * per_rank}. Lower it, or leave this layer out with `where`."
+            )
+        return rank, count
+
+
+@memo.memoised
+def _alternate(
+    weight: Tensor, *, rank: int, count: int, iterations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """left (out, rank), right (rank, in) and the mask of the sparse part."""
+    left, right = _factors(memo.svd(weight), rank)  # S is zero at first.
+    for _ in range(iterations - 1):
+        residual = weight - left @ right
+        sparse = residual * budget.largest(residual, count)
+        left, right = _factors(torch.linalg.svd(weight - sparse, full_matrices=False), rank)
+    return left, right, budget.largest(weight - left @ right, count)
+
+
+def _factors(svd: tuple[Tensor, Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    u, s, vh = svd
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * vh[:rank]

@@ -1,0 +1,130 @@
+"""Low rank times sparse: a thin dense factor and a sparse one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank import memo
+from lowrank.decomposers import budget
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Dense, Factorization, Product, Sparse
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.factorizations.sparse import BlockGrid
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class LowRankTimesSparse(Decomposer):
+    """W ≈ left @ S with left (out, rank) dense and S (rank, in) sparse, by alternation.
+
+    Every column of W is a combination of a few columns of `left`, so at the same bytes the rank can
+    be higher than that of a truncated SVD. The alternation starts there: with orthonormal `left`,
+    S = the largest entries of leftᵀ W is optimal, and with S fixed the best orthonormal `left` is a
+    Procrustes problem that one small SVD solves. So the error never grows, and is never above that
+    of pruning the right factor of the SVD. At the end `left`, no longer orthonormal, is fitted to S
+    by least squares.
+
+    It pays where plain SVD does, and gains most on wide matrices (in much larger than out), where S
+    is the larger factor. It does not pay against pruning where the spectrum is flat: at full rank
+    it contains pruning (left = 1), but then `left` costs out² more. The zeros save bytes and no
+    time. A layer that would not be smaller stays dense, and the note of its factorization says so.
+
+    Exactly one of `rank` and `compression_ratio` is given.
+
+    Args:
+        rank: 1 ≤ rank ≤ min(out, in).
+        compression_ratio: the largest possible rank with which this matrix alone, the index of S
+            included, reaches this ratio in bytes of float32 (float64 if the weight is); at least 1.
+            In a half-precision model the ratio comes out lower; the report has the true one.
+        sparsity: share of zeros in S, in [0, 1).
+        iterations: of the alternation, at least 0; each costs one SVD of an out × rank matrix.
+        view: as which matrix a convolution's kernel is seen (see `Convolve`).
+
+    Source: Bao, Cai & Ji, ICCV 2013 (learning an orthogonal dictionary by hard thresholding and
+    Procrustes); Schönemann, Psychometrika 31(1), 1966 (Procrustes).
+    """
+
+    rank: int | None = None
+    compression_ratio: float | None = None
+    sparsity: float = 0.5
+    iterations: int = 20
+    view: KernelView = "channel"
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) == (self.compression_ratio is None):
+            raise ValueError(
+                "LowRankTimesSparse needs exactly one of rank and compression_ratio, got "
+                f"rank={self.rank}, compression_ratio={self.compression_ratio}"
+            )
+        budget.check_sparsity(self.sparsity)
+        if self.compression_ratio is not None:
+            budget.check_ratio(self.compression_ratio)
+        if self.iterations < 0:
+            raise ValueError(f"iterations={self.iterations} must be at least 0")
+        if self.view not in KERNEL_VIEWS:
+            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+
+    def kernel_view(self) -> KernelView:
+        return self.view
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        rank = self.rank_for(weight)
+        count = budget.count_of(self.sparsity, rank * weight.shape[1])
+        left, right, kept = _alternate(weight, rank=rank, count=count, iterations=self.iterations)
+        form = Product(Dense(left.clone()), Sparse.from_dense(right, kept))
+        return budget.dense_unless_smaller(weight, form)
+
+    def rank_for(self, weight: Tensor) -> int:
+        """The rank that this decomposer gives a weight of shape (out, in).
+
+        Raises:
+            ValueError: `rank` does not fit the shape, or even rank 1 misses `compression_ratio`.
+        """
+        out, inner = weight.shape
+        ranks = range(1, min(out, inner) + 1)
+        if self.rank is not None:
+            if self.rank not in ranks:
+                raise ValueError(
+                    f"rank={self.rank} does not fit a weight of shape ({out}, {inner}): it must "
+                    f"lie in 1..{ranks[-1]}. Change it, or leave this layer out with `where`."
+                )
+            return self.rank
+        assert self.compression_ratio is not None
+
+        def nbytes(rank: int) -> int:
+            grid = BlockGrid((rank, inner))
+            kept = budget.count_of(self.sparsity, grid.count)
+            sparse = budget.sparse_bytes(grid, kept, weight.itemsize)
+            return rank * out * weight.itemsize + sparse
+
+        total = weight.nbytes / self.compression_ratio
+        rank = bisect_right(ranks, total, key=nbytes)
+        if rank < 1:
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
+                f"({out}, {inner}): rank 1 gives {weight.nbytes / nbytes(1):.3g}. Lower it, or "
+                "leave this layer out with `where`."
+            )
+        return rank
+
+
+@memo.memoised
+def _alternate(
+    weight: Tensor, *, rank: int, count: int, iterations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """left (out, rank), right (rank, in) and the mask of right's entries that count."""
+    left = memo.svd(weight)[0][:, :rank]
+    for _ in range(iterations):
+        coefficients = left.T @ weight
+        sparse = coefficients * budget.largest(coefficients, count)
+        u, _, vh = torch.linalg.svd(weight @ sparse.T, full_matrices=False)
+        left = u @ vh
+    coefficients = left.T @ weight
+    kept = budget.largest(coefficients, count)
+    sparse = coefficients * kept
+    # The pseudo-inverse, because a row of S may have lost all of its entries.
+    return weight @ torch.linalg.pinv(sparse), sparse, kept
