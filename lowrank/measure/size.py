@@ -1,0 +1,64 @@
+"""What a model takes: bytes of its saved file, learned values, trained values."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from torch import Tensor, nn
+
+from lowrank.factorizations import Leaf
+
+
+def nbytes(model: nn.Module) -> int:
+    """Bytes of the tensors in the saved file: its size less its header.
+
+    Everything in `state_dict` counts, so also indices, scales, codebooks and the running statistics
+    of BatchNorm; a tensor that has several names, as in tied modules, counts once.
+    """
+    tensors = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in {_identity(t): t for t in tensors}.values())
+
+
+def params(model: nn.Module) -> int:
+    """Stored learned values, each once: non-zeros of a sparse leaf, codes of a quantized one.
+
+    Masks, indices, scales and running statistics are not learned values, though they take bytes.
+    """
+    seen: set[Hashable] = set()
+    total = 0
+    for leaf in leaves(model):
+        tensors = {_identity(tensor) for tensor in [*leaf.parameters(), *leaf.buffers()]}
+        if not tensors <= seen:
+            total += leaf.params
+        seen |= tensors
+    others = {_identity(p): p.numel() for p in model.parameters() if _identity(p) not in seen}
+    return total + sum(others.values())
+
+
+def trainable_params(model: nn.Module) -> int:
+    """Values that an optimizer would change: parameters that require a gradient, each once."""
+    trained = {_identity(p): p.numel() for p in model.parameters() if p.requires_grad}
+    return sum(trained.values())
+
+
+def leaves(model: nn.Module) -> list[Leaf]:
+    """The outermost leaves of all factorizations in a model, each once.
+
+    A leaf may hold another for its values, as a pruned and quantized one does; the outer one counts
+    for both.
+    """
+    found = [module for module in model.modules() if isinstance(module, Leaf)]
+    inner = {id(m) for leaf in found for m in leaf.modules() if m is not leaf}
+    return [leaf for leaf in found if id(leaf) not in inner]
+
+
+def _identity(tensor: Tensor) -> Hashable:
+    """Equal for two tensors that are the same numbers in the same memory."""
+    return (
+        tensor.device,
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+    )

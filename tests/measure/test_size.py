@@ -1,0 +1,133 @@
+import json
+import struct
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.checkpoint import save
+from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Scaled, Sparse, Sum
+from lowrank.layers import FactorizedLinear
+from lowrank.measure import nbytes, params, trainable_params
+
+
+class Holder(nn.Module):
+    """Any modules side by side; forward is the first one's."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts[0](x)
+
+
+def quantized(out: int, columns: int) -> Quantized:
+    """2 bits for each weight, a float32 scale for each row."""
+    layout = Layout((out, columns), bits=2, group_size=columns)
+    return Quantized(layout, torch.ones(out, columns, dtype=torch.uint8), torch.ones(out))
+
+
+def sparse(out: int, columns: int, nonzeros: int) -> Sparse:
+    kept = torch.arange(out * columns).view(out, columns) < nonzeros
+    return Sparse.from_dense(torch.ones(out, columns), kept)
+
+
+def sparse_and_quantized() -> Sparse:
+    return Sparse(BlockGrid((4, 8)), torch.arange(32).view(4, 8) < 9, quantized(1, 9))
+
+
+def tied() -> nn.Module:
+    model = Holder(nn.Embedding(10, 4), nn.Linear(4, 10), nn.BatchNorm1d(10))
+    model.parts[1].weight = model.parts[0].weight
+    return model
+
+
+def low_rank(out: int, rank: int, columns: int) -> Product:
+    return Product(Dense(torch.ones(out, rank)), Dense(torch.ones(rank, columns)))
+
+
+def shared_factor() -> nn.Module:
+    right = Dense(torch.ones(2, 5))
+    first, second = (Product(Dense(torch.ones(out, 2)), right) for out in (6, 7))
+    return Holder(FactorizedLinear(first, None), FactorizedLinear(second, None))
+
+
+MODELS = {
+    "linear": lambda: nn.Linear(5, 3),
+    "half precision": lambda: nn.Linear(5, 3).bfloat16(),
+    "tied": tied,
+    "batch norm": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)),
+    "low rank": lambda: FactorizedLinear(low_rank(6, 2, 5), nn.Parameter(torch.ones(6))),
+    "shared factor": shared_factor,
+    "quantized": lambda: FactorizedLinear(quantized(4, 8), None),
+    "sparse": lambda: FactorizedLinear(sparse(4, 8, 9), None),
+    "sparse and quantized": lambda: FactorizedLinear(sparse_and_quantized(), None),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bytes_are_those_of_the_safetensors_file_less_its_header(name, tmp_path):
+    model = MODELS[name]()
+    save(model, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (header,) = struct.unpack("<Q", content[:8])
+    assert json.loads(content[8 : 8 + header])
+    assert nbytes(model) == len(content) - 8 - header
+
+
+def test_bytes_by_hand():
+    assert nbytes(nn.Linear(5, 3)) == 4 * (15 + 3)
+    # 2 · 1 · 9 + 2 of the convolution, 4 · 2 of BatchNorm, and its int64 count of batches.
+    assert nbytes(MODELS["batch norm"]()) == 4 * (20 + 8) + 8
+    assert nbytes(tied()) == 4 * (40 + 10 + 4 * 10) + 8
+    assert nbytes(quantized(4, 8)) == 8 + 4 * 4
+    # A bit for each position; the mask that follows from it is not stored.
+    assert nbytes(sparse(4, 8, 9)) == 4 + 4 * 9
+
+
+def test_parts_of_one_storage_are_different_tensors():
+    model = Holder()
+    whole = torch.zeros(4, 4)
+    model.upper, model.lower = nn.Parameter(whole[:2]), nn.Parameter(whole[2:])
+    assert nbytes(model) == 64
+    assert params(model) == trainable_params(model) == 16
+
+
+def test_params_of_plain_models_are_their_parameters_once():
+    assert params(nn.Linear(5, 3)) == 18
+    assert params(tied()) == 40 + 10 + 20
+    # Running statistics take bytes but are not learned.
+    assert params(MODELS["batch norm"]()) == 20 + 4
+
+
+def test_rank_100_of_a_1000_by_1000_weight_is_five_times_fewer_params_not_ten():
+    assert params(low_rank(1000, 100, 1000)) == 200_000
+
+
+def test_params_of_factorizations_are_those_of_their_leaves():
+    base, update = Dense(torch.ones(6, 5)), Scaled(low_rank(6, 2, 5), 0.5)
+    assert params(FactorizedLinear(Sum(base, update), nn.Parameter(torch.ones(6)))) == 30 + 22 + 6
+    assert params(FactorizedLinear(quantized(4, 8), None)) == 32
+    assert params(FactorizedLinear(sparse(4, 8, 9), None)) == 9
+    assert params(shared_factor()) == 12 + 10 + 14
+
+
+def test_a_leaf_inside_a_leaf_is_not_counted_again():
+    assert params(Holder(sparse_and_quantized(), nn.Linear(2, 1))) == 9 + 3
+
+
+def test_a_factorization_in_two_places_counts_once():
+    factorization = low_rank(6, 2, 6)
+    model = Holder(FactorizedLinear(factorization, None), FactorizedLinear(factorization, None))
+    assert params(model) == trainable_params(model) == 24
+    assert nbytes(model) == 96
+
+
+def test_only_what_requires_a_gradient_is_trainable():
+    base, update = Dense(torch.ones(6, 5)), low_rank(6, 2, 5)
+    base.requires_grad_(False)
+    model = FactorizedLinear(Sum(base, update), None)
+    assert trainable_params(model) == 22
+    assert params(model) == 52
+    assert trainable_params(tied()) == 70
