@@ -1,0 +1,89 @@
+"""Memory of one forward pass: everything that is alive at its worst moment."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lowrank.measure.forward import check_example, evaluating, unfused_attention
+
+
+def peak_memory(model: nn.Module, example: tuple[Tensor, ...]) -> int:
+    """Bytes of all tensors alive at the peak of one forward pass of `example`.
+
+    Counted are the model's parameters and buffers, the dense copies that sparse and quantized
+    leaves keep once they have run (running memory is not file size), the inputs, and activations
+    while they live; a memory shared by several tensors once. It is the memory of every pass but the
+    first. The same model and example give the same number.
+
+    On the CPU the tensors are followed one by one: scratch space inside a kernel is not seen. On
+    CUDA the growth during the pass is what the allocator reports, scratch space and rounding
+    included, so numbers of the two devices do not compare.
+
+    Args:
+        example: the inputs, for `model(*example)`.
+
+    Raises:
+        ValueError: `example` is no tuple.
+    """
+    check_example(example)
+    device = example[0].device
+    resident = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
+    with evaluating(model), unfused_attention(), torch.no_grad():
+        with _AliveTensors(resident) as alive:
+            model(*example)  # Fills the caches of the leaves; what stays alive is resident.
+            alive.peak = alive.now
+            if device.type != "cuda":
+                model(*example)
+        if device.type != "cuda":
+            return alive.peak
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        model(*example)
+        return alive.now + torch.cuda.max_memory_allocated(device) - before
+
+
+class _AliveTensors(TorchDispatchMode):
+    """Follows the memory of tensors that operations read or make until it is freed.
+
+    Attributes:
+        now: bytes alive.
+        peak: the most bytes alive at once.
+    """
+
+    def __init__(self, tensors: Iterable[Any]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = WeakIdKeyDictionary()
+        self._follow(tensors)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Those that are read may be older than this: what a module keeps as a plain attribute.
+        self._follow(tree_leaves((args, kwargs)))
+        result = func(*args, **kwargs)
+        self._follow(tree_leaves(result))
+        return result
+
+    def _follow(self, values: Iterable[Any]) -> None:
+        for tensor in values:
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage not in self._seen:
+                self._seen[storage] = True
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage.nbytes()).atexit = False
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
