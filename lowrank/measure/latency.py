@@ -1,0 +1,109 @@
+"""Wall time of a forward pass, of a dense and a compressed model side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from lowrank.factorizations.factorization import dtype_name
+from lowrank.measure.forward import check_example, evaluating
+
+LEAST_PAIRS = 5
+BLOCK_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of two models on the same inputs, in seconds for one forward pass of the whole batch.
+
+    Attributes:
+        dense_s, compressed_s: medians over the blocks.
+        dense_iqr_s, compressed_iqr_s: interquartile ranges over the blocks.
+        speedup: dense_s / compressed_s, above 1 where the compressed model is faster.
+        speedup_low, speedup_high: quartiles of the ratios of neighbouring blocks. A load on the
+            machine that slows both models spreads the times but not these; `speedup` is a ratio of
+            medians and need not lie between them.
+        threads: of the CPU.
+        dtype: of the dense model's first weight.
+    """
+
+    batch_size: int
+    dense_s: float
+    dense_iqr_s: float
+    compressed_s: float
+    compressed_iqr_s: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    threads: int
+    device: str
+    dtype: str
+
+
+def compare_latency(
+    dense: nn.Module,
+    compressed: nn.Module,
+    example: tuple[Tensor, ...],
+    seconds: float = 0.2,
+    threads: int | None = None,
+) -> Latency:
+    """Time two models in turns: a block of the one, a block of the other, in changing order.
+
+    What is timed is `model(*example)` in evaluation and inference mode, from Python, with the
+    device synchronised, after a warm-up in which leaves make their dense copies. Interleaved, a
+    machine that slows down or is busy for a while does it to both. Not timed are loading, moving
+    the inputs to the device and the first pass.
+
+    Args:
+        example: inputs of one batch, on the models' device; the first axis is the batch.
+        seconds: how long to go on with pairs of blocks of 2 ms or one pass, many and short so that
+            a disturbed one does not move the median. There are at least 5 pairs, and 2 passes of
+            warm-up before each block, so a slow model takes longer: some 17 passes of each.
+        threads: CPU threads; those that torch uses now if not given.
+
+    Raises:
+        ValueError: `example` is no tuple, or seconds or threads are not positive.
+    """
+    check_example(example)
+    threads = torch.get_num_threads() if threads is None else threads
+    if not seconds > 0 or threads < 1:
+        raise ValueError(f"seconds={seconds} must be above 0 and threads={threads} at least 1")
+    timers = [
+        Timer("model(*example)", globals={"model": m, "example": example}, num_threads=threads)
+        for m in (dense, compressed)
+    ]
+    times: tuple[list[float], list[float]] = ([], [])
+    with evaluating(dense, compressed), torch.inference_mode():
+        warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS).median for timer in timers]
+        passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
+        started = time.perf_counter()
+        while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
+            for turn in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
+                times[turn].append(timers[turn].timeit(passes[turn]).median)
+    dense_low, dense_s, dense_high = _quartiles(times[0])
+    compressed_low, compressed_s, compressed_high = _quartiles(times[1])
+    speedup_low, _, speedup_high = _quartiles([d / c for d, c in zip(*times, strict=True)])
+    dtypes = [p.dtype for p in dense.parameters() if p.is_floating_point()]
+    return Latency(
+        batch_size=len(example[0]),
+        dense_s=dense_s,
+        dense_iqr_s=dense_high - dense_low,
+        compressed_s=compressed_s,
+        compressed_iqr_s=compressed_high - compressed_low,
+        speedup=dense_s / compressed_s,
+        speedup_low=speedup_low,
+        speedup_high=speedup_high,
+        threads=threads,
+        device=str(example[0].device),
+        dtype=dtype_name(dtypes[0] if dtypes else example[0].dtype),
+    )
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(quantiles).tolist()
+    return low, middle, high
