@@ -1,0 +1,142 @@
+"""All measures of one comparison, in the form of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from lowrank.measure.latency import compare_latency
+from lowrank.measure.macs import macs
+from lowrank.measure.memory import peak_memory
+from lowrank.measure.quality import evaluate
+from lowrank.measure.size import nbytes, params, trainable_params
+
+if TYPE_CHECKING:
+    from lowrank.report import LayerReport
+    from lowrank.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How to measure; the same for the dense and the compressed model.
+
+    Args:
+        batch_size: examples per batch when quality is evaluated.
+        latency_batch_sizes: batch sizes at which the models are timed; none to leave it out.
+        latency_seconds: about how long one comparison of latency takes; see `compare_latency`.
+        threads: CPU threads while timing; those that torch uses if not given.
+    """
+
+    batch_size: int = 256
+    latency_batch_sizes: tuple[int, ...] = (1, 256)
+    latency_seconds: float = 0.2
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.batch_size, *self.latency_batch_sizes)
+        if min(sizes) < 1:
+            raise ValueError(f"batch sizes must be at least 1, got {sizes}")
+        if not self.latency_seconds > 0:
+            raise ValueError(f"latency_seconds={self.latency_seconds} must be above 0")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model with its measures.
+
+    Attributes:
+        values: quality on the test split, sizes, MACs and peak memory of one example, by name.
+        outputs: its outputs on the test split, by batch.
+    """
+
+    model: nn.Module = field(repr=False)
+    values: dict[str, float]
+    outputs: list[Tensor] = field(repr=False)
+
+
+def measure(
+    model: nn.Module, task: Task, settings: MeasureSettings, dense: Measured | None = None
+) -> Measured:
+    """Quality, sizes, MACs and peak memory of a model.
+
+    Args:
+        dense: the measured dense model, to measure the agreement with it.
+
+    Raises:
+        ValueError: the model gives outputs that are not finite; see `evaluate`.
+    """
+    reference = None if dense is None else dense.outputs
+    quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
+    sizes = measure_model(model, task.example(1))
+    return Measured(model, quality.metrics | sizes, quality.outputs)
+
+
+def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:
+    """Sizes, MACs and peak memory (bytes) of a model on the inputs of ONE example."""
+    return {
+        "params": params(model),
+        "trainable_params": trainable_params(model),
+        "bytes": nbytes(model),
+        "macs": macs(model, example),
+        "peak_memory_bytes": peak_memory(model, example),
+    }
+
+
+def compare(
+    dense: Measured,
+    compressed: Measured,
+    layers: Sequence[LayerReport],
+    task: Task,
+    settings: MeasureSettings,
+) -> dict[str, Any]:
+    """The parts of a record that set two models side by side, and those they are made of.
+
+    Returns:
+        "dense", "compressed", "ratios" and "latency" (one entry for each batch size).
+    """
+    latencies = [
+        compare_latency(
+            dense.model,
+            compressed.model,
+            task.example(batch_size),
+            settings.latency_seconds,
+            settings.threads,
+        )
+        for batch_size in settings.latency_batch_sizes
+    ]
+    return {
+        "dense": dense.values,
+        "compressed": compressed.values,
+        "ratios": ratios(dense.values, compressed.values, layers),
+        "latency": [asdict(latency) for latency in latencies],
+    }
+
+
+def ratios(
+    dense: Mapping[str, float], compressed: Mapping[str, float], layers: Sequence[LayerReport]
+) -> dict[str, float | None]:
+    """Dense over compressed, above 1 is better: of the whole model, then of the compressed layers.
+
+    "theoretical_speedup" is the ratio of MACs, None for a model that has none to do.
+
+    Raises:
+        ValueError: no layer was compressed.
+    """
+    if not layers:
+        raise ValueError("no layer was compressed, so there is nothing to compare: select some")
+    return {
+        "compression_ratio": dense["bytes"] / compressed["bytes"],
+        "param_ratio": dense["params"] / compressed["params"],
+        "theoretical_speedup": dense["macs"] / compressed["macs"] if compressed["macs"] else None,
+        "layers_compression_ratio": (
+            sum(layer.dense_bytes for layer in layers) / sum(layer.bytes for layer in layers)
+        ),
+        "layers_param_ratio": (
+            sum(layer.dense_params for layer in layers) / sum(layer.params for layer in layers)
+        ),
+    }

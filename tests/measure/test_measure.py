@@ -1,0 +1,116 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lowrank.compress import compress
+from lowrank.decomposers import TruncatedSVD
+from lowrank.measure import MeasureSettings, compare, measure, measure_model, ratios
+from lowrank.tasks.task import Split, SplitName, Task
+
+
+class Ramp(Split):
+    def __len__(self) -> int:
+        return 7
+
+    def batches(self, batch_size: int, shuffle_seed: int | None = None):
+        inputs = torch.linspace(-1, 1, 7 * 16).reshape(7, 16)
+        return zip(inputs.split(batch_size), torch.arange(7).split(batch_size), strict=True)
+
+
+@dataclass(frozen=True)
+class RampTask(Task):
+    name: str = "ramp"
+    architecture: str = "mlp"
+    seed: int = 0
+    device: str = "cpu"
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 7)).eval()
+
+    def split(self, name: SplitName) -> Split:
+        return Ramp()
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return model(inputs)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection({"top1": MulticlassAccuracy(7, average="micro")})
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        return (torch.zeros(batch_size, 16),)
+
+
+SETTINGS = MeasureSettings(batch_size=4, latency_batch_sizes=(1, 3), latency_seconds=0.01)
+
+
+def test_sizes_of_a_model_by_hand():
+    assert measure_model(RampTask().model(), RampTask().example()) == {
+        "params": 16 * 24 + 24 + 24 * 7 + 7,
+        "trainable_params": 16 * 24 + 24 + 24 * 7 + 7,
+        "bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7),
+        "macs": 16 * 24 + 24 * 7,
+        # All weights, the input, and the output of the first layer with that of the activation.
+        "peak_memory_bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7) + 4 * (16 + 24 + 24),
+    }
+
+
+def test_a_comparison_has_the_parts_of_a_record():
+    task = RampTask()
+    dense = measure(task.model(), task, SETTINGS)
+    small = compress(dense.model, TruncatedSVD(rank=4), where="0", example=task.example())
+    compressed = measure(small.model, task, SETTINGS, dense)
+    record = compare(dense, compressed, small.layers, task, SETTINGS)
+    assert set(record) == {"dense", "compressed", "ratios", "latency"}
+    sizes = {"params", "trainable_params", "bytes", "macs", "peak_memory_bytes"}
+    assert set(record["dense"]) == {"top1", "loss"} | sizes
+    assert set(record["compressed"]) == set(record["dense"]) | {"flipped", "kl"}
+    assert [entry["batch_size"] for entry in record["latency"]] == [1, 3]
+
+    layer, rest = 16 * 24, 24 + 24 * 7 + 7
+    assert record["compressed"]["params"] == 4 * (16 + 24) + rest
+    whole = (layer + rest) / (4 * 40 + rest)
+    assert record["ratios"] == pytest.approx(
+        {
+            "compression_ratio": whole,
+            "param_ratio": whole,
+            "theoretical_speedup": (layer + 168) / (4 * 40 + 168),
+            "layers_compression_ratio": layer / 160,
+            "layers_param_ratio": layer / 160,
+        }
+    )
+
+
+def test_a_model_without_macs_has_no_theoretical_speedup():
+    table = nn.Embedding(20, 16)
+    small = compress(table, TruncatedSVD(rank=2))
+    sizes = {"bytes": 1, "params": 1, "macs": 0}
+    assert ratios(sizes, sizes, small.layers)["theoretical_speedup"] is None
+
+
+def test_nothing_compressed_is_nothing_to_compare():
+    sizes = {"bytes": 1, "params": 1, "macs": 1}
+    with pytest.raises(ValueError, match="no layer was compressed"):
+        ratios(sizes, sizes, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch sizes must be at least 1"),
+        ({"latency_batch_sizes": (1, 0)}, "batch sizes must be at least 1"),
+        ({"latency_seconds": 0}, "latency_seconds=0 must be above 0"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        MeasureSettings(**options)
