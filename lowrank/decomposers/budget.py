@@ -12,7 +12,8 @@ from lowrank.factorizations.sparse import BlockGrid
 
 
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
-    """`form`, or the weight itself, with a note, where `form` would not take fewer bytes."""
+    """`form` in the weight's dtype, or the weight itself, with a note, where that is not larger."""
+    form = form.to(weight.dtype)
     needed = sum(tensor.nbytes for tensor in form.state_dict().values())
     if needed < weight.nbytes:
         return form
@@ -34,8 +35,18 @@ def affordable(grid: BlockGrid, budget: float, itemsize: int) -> int:
 
 
 def count_of(sparsity: float, total: int) -> int:
-    """How many of `total` weights stay at this share of zeros: at least one."""
-    return total - int(sparsity * total)
+    """How many of `total` weights stay at this share of zeros.
+
+    Raises:
+        ValueError: none.
+    """
+    count = total - round(sparsity * total)
+    if count < 1:
+        raise ValueError(
+            f"sparsity={sparsity} keeps none of {total} weights. Lower it, or leave this layer out "
+            "with `where`."
+        )
+    return count
 
 
 def largest(matrix: Tensor, count: int) -> Tensor:

@@ -29,17 +29,25 @@ class Decomposer(ABC):
                 fit its shape.
         """
         check_weight(weight)
-        # Half precision has no kernels for SVD and loses digits elsewhere; float64 stays float64.
-        working = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        return self._decompose(working, norm).to(device=weight.device, dtype=weight.dtype)
+        return self._decompose(weight.detach(), norm).to(device=weight.device, dtype=weight.dtype)
 
     @abstractmethod
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        """Approximate a finite float32 or float64 matrix; must not change it."""
+        """Approximate a finite matrix; must not change it.
+
+        Its dtype is that in which the values of the result are stored, and so counts where bytes
+        do. Compute with `working(weight)`; what is returned is converted back.
+        """
 
     def kernel_view(self) -> KernelView:
         """As which matrix this method sees a convolution's kernel (see `Convolve`)."""
         return "channel"
+
+
+def working(matrix: Tensor) -> Tensor:
+    """The matrix in the dtype to compute in: half precision has no kernels for SVD and loses digits
+    elsewhere, so float32 stands in for it; float64 stays float64."""
+    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
 def check_weight(weight: Tensor) -> None:

@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, working
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
@@ -115,23 +115,26 @@ def merge(factorization: Factorization) -> Dense:
 
 def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     out, inner = weight.shape
-    # Mixed with the content, or all layers of one shape would start alike. Drawn on the CPU, so
-    # that the start is the same on every device.
-    seed = xxhash.xxh3_64_intdigest(f"{lora.seed} {memo.fingerprint(weight.cpu())}".encode())
-    generator = torch.Generator().manual_seed(seed >> 1)
-    right = torch.randn(lora.rank, inner, generator=generator) / lora.rank
+    # Mixed with the content, or all layers of one shape would start alike. In float64 and on the
+    # CPU, so that neither dtype nor device changes the draw.
+    content = memo.fingerprint(weight.double().cpu())
+    seed = xxhash.xxh3_64_intdigest(f"{lora.seed} {content}".encode())
+    generator = torch.Generator().manual_seed(seed)
+    right = torch.randn(lora.rank, inner, generator=generator, dtype=torch.float64) / lora.rank
     return lora.frozen(weight, norm), weight.new_zeros(out, lora.rank), right.to(weight)
 
 
 def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     left, right = _principal(weight, lora.rank, lora.scale)
-    return lora.frozen(weight - lora.scale * (left @ right), norm), left, right
+    # The base holds what the factors as they are stored leave, and so their rounding too.
+    rest = working(weight) - lora.scale * (working(left) @ working(right))
+    return lora.frozen(rest.to(weight.dtype), norm), left, right
 
 
 def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     base = lora.frozen(weight, norm)
     with torch.no_grad():
-        residual = weight - base.to_dense()
+        residual = working(weight) - working(base.to_dense())
     if not bool(residual.any()):
         # Both factors would be zero, and zero times zero has no gradient.
         raise ValueError(
@@ -144,9 +147,9 @@ def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
 
 def _principal(matrix: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     """left, right with scale · left @ right the best approximation of `matrix` of that rank."""
-    u, s, vh = memo.svd(matrix)
+    u, s, vh = memo.svd(working(matrix))
     root = (s[:rank] / scale).sqrt()
-    return u[:, :rank] * root, root[:, None] * vh[:rank]
+    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * vh[:rank]).to(matrix.dtype)
 
 
 STARTS: dict[str, Callable[[LoRA, Tensor, Norm], Start]] = {

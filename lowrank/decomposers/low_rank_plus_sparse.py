@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, working
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -33,9 +33,7 @@ class LowRankPlusSparse(Decomposer):
     Args:
         rank: of left (out, rank) and right (rank, in), 1 ≤ rank ≤ min(out, in).
         sparsity: share of zeros in S, in [0, 1).
-        compression_ratio: of this matrix alone, in bytes of float32 (float64 if the weight is), the
-            index of S included; at least 1. In a half-precision model the index weighs twice as
-            much against the values, so the ratio comes out lower; the report has the true one.
+        compression_ratio: of this matrix alone in bytes, the index of S included; at least 1.
         rank_ratio: share of those bytes that goes to left and right, in (0, 1); at least rank 1 and
             one non-zero are bought, and what the rank leaves over goes to S.
         iterations: of the alternation, at least 1; each costs one SVD.
@@ -77,11 +75,14 @@ class LowRankPlusSparse(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank, count = self.parts_for(weight)
-        left, right, kept = _alternate(weight, rank=rank, count=count, iterations=self.iterations)
-        # S is what the stored factors miss, so that it makes up for their rounding too.
-        sparse = Sparse.from_dense(weight - left @ right, kept)
-        low_rank = Product(Dense(left.clone()), Dense(right.clone()))
-        return budget.dense_unless_smaller(weight, Sum(low_rank, sparse))
+        left, right, kept = _alternate(
+            working(weight), rank=rank, count=count, iterations=self.iterations
+        )
+        left, right = left.to(weight.dtype, copy=True), right.to(weight.dtype, copy=True)
+        # S is what the factors as they are stored miss, so it makes up for their rounding too.
+        missed = working(weight) - working(left) @ working(right)
+        form = Sum(Product(Dense(left), Dense(right)), Sparse.from_dense(missed, kept))
+        return budget.dense_unless_smaller(weight, form)
 
     def parts_for(self, weight: Tensor) -> tuple[int, int]:
         """The rank and the number of non-zeros that a weight of shape (out, in) is given.

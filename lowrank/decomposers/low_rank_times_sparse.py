@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, working
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -38,8 +38,7 @@ class LowRankTimesSparse(Decomposer):
     Args:
         rank: 1 ≤ rank ≤ min(out, in).
         compression_ratio: the largest possible rank with which this matrix alone, the index of S
-            included, reaches this ratio in bytes of float32 (float64 if the weight is); at least 1.
-            In a half-precision model the ratio comes out lower; the report has the true one.
+            included, reaches this ratio in bytes; at least 1.
         sparsity: share of zeros in S, in [0, 1).
         iterations: of the alternation, at least 0; each costs one SVD of an out × rank matrix.
         view: as which matrix a convolution's kernel is seen (see `Convolve`).
@@ -74,7 +73,9 @@ class LowRankTimesSparse(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
         count = budget.count_of(self.sparsity, rank * weight.shape[1])
-        left, right, kept = _alternate(weight, rank=rank, count=count, iterations=self.iterations)
+        left, right, kept = _alternate(
+            working(weight), rank=rank, count=count, iterations=self.iterations
+        )
         form = Product(Dense(left.clone()), Sparse.from_dense(right, kept))
         return budget.dense_unless_smaller(weight, form)
 

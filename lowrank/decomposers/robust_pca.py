@@ -79,7 +79,7 @@ class RobustPCA(Decomposer):
         if bool(sparse.any()):
             terms.append(Sparse.from_dense(sparse, sparse != 0))
         form = Sum(*terms) if len(terms) > 1 else terms[0]
-        return budget.dense_unless_smaller(weight, form.to(weight.dtype))
+        return budget.dense_unless_smaller(weight, form)
 
 
 @memo.memoised

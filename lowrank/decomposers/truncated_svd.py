@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, working
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Norm
@@ -70,7 +70,7 @@ class TruncatedSVD(Decomposer):
                 note=f"kept dense: rank {rank} needs {rank * (out + inner)} params, dense has "
                 f"{out * inner}",
             )
-        u, s, vh = memo.svd(weight)
+        u, s, vh = memo.svd(working(weight))
         # √s on each side: equally scaled factors fine-tune with one learning rate.
         root = s[:rank].sqrt()
         return Product(Dense(u[:, :rank] * root), Dense(root[:, None] * vh[:rank]))
@@ -90,7 +90,7 @@ class TruncatedSVD(Decomposer):
                 )
             return self.rank
         if self.energy is not None:
-            energy = memo.svd(weight)[1].double().square().cumsum(0)
+            energy = memo.svd(working(weight))[1].double().square().cumsum(0)
             # The last value itself, not 1: rounding must not ask for more than everything.
             wanted = self.energy * energy[-1]
             return min(int(torch.searchsorted(energy, wanted)) + 1, min(out, inner))

@@ -1,0 +1,156 @@
+"""GoDec: both half steps are best approximations, so the error only falls."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
+from lowrank.factorizations import Dense, Product, Sparse, Sum
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def planted(out: int = 60, inner: int = 50, rank: int = 2, seed: int = 0) -> Tensor:
+    """Low rank plus 3 % large entries."""
+    spikes = 10 * random(out, inner, seed=seed + 1)
+    where = random(out, inner, seed=seed + 2) > 1.88
+    return random(out, rank, seed=seed) @ random(rank, inner, seed=seed) + spikes * where
+
+
+def error(weight: Tensor, form) -> float:
+    return float(torch.linalg.matrix_norm(weight - form.to_dense().detach()))
+
+
+def parts(form) -> tuple[Product, Sparse]:
+    assert isinstance(form, Sum), form.note
+    low_rank, sparse = form.terms
+    assert isinstance(low_rank, Product) and isinstance(sparse, Sparse)
+    return low_rank, sparse
+
+
+def nbytes(form) -> int:
+    return sum(tensor.nbytes for tensor in form.state_dict().values())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5), st.floats(0.8, 0.98), st.integers(0, 100))
+def test_the_error_never_grows_with_iterations(rank, sparsity, seed):
+    weight = random(30, 40, seed=seed)
+    errors = [
+        error(weight, LowRankPlusSparse(rank, sparsity, iterations=n).decompose(weight))
+        for n in (1, 2, 3, 5, 10, 20)
+    ]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:], strict=False))
+    assert errors[0] < error(weight, TruncatedSVD(rank=rank).decompose(weight))
+    assert errors[-1] < errors[0]
+
+
+def test_one_iteration_is_the_svd_and_the_largest_of_what_it_misses():
+    weight = random(30, 40)
+    low_rank, sparse = parts(LowRankPlusSparse(3, 0.9, iterations=1).decompose(weight))
+    u, s, vh = np.linalg.svd(weight.numpy())
+    best = torch.from_numpy(u[:, :3] * s[:3] @ vh[:3])
+    torch.testing.assert_close(low_rank.to_dense().detach(), best)
+    missed = weight - best
+    floor = missed.abs().flatten().sort(descending=True).values[119]
+    wanted = torch.where(missed.abs() >= floor, missed, 0)
+    torch.testing.assert_close(sparse.to_dense().detach(), wanted)
+
+
+def test_each_part_is_the_best_for_the_other():
+    """The stored parts are a fixed point: neither half step finds anything better."""
+    weight = planted()
+    form = LowRankPlusSparse(2, 0.95, iterations=200).decompose(weight)
+    low_rank, sparse = (term.to_dense().detach() for term in form.terms)
+    u, s, vh = np.linalg.svd((weight - sparse).numpy())
+    torch.testing.assert_close(low_rank, torch.from_numpy(u[:, :2] * s[:2] @ vh[:2]))
+    missed = (weight - low_rank).abs()
+    assert missed[sparse == 0].max() <= missed[sparse != 0].min()
+    assert torch.equal(sparse[sparse != 0], (weight - low_rank)[sparse != 0])
+
+
+def test_exact_where_the_weight_is_of_that_form():
+    weight = planted()
+    form = LowRankPlusSparse(2, 0.95, iterations=200).decompose(weight)
+    assert error(weight, form) < 1e-9 * torch.linalg.matrix_norm(weight)
+
+
+def test_rank_and_non_zeros_are_those_asked_for():
+    low_rank, sparse = parts(LowRankPlusSparse(3, 0.9).decompose(random(30, 40)))
+    assert [f.shape for f in low_rank.factors] == [(30, 3), (3, 40)]
+    assert sparse.params == 120
+    assert low_rank.describe() == "LowRank 40→3→30"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(max_examples=30, deadline=None)
+@given(
+    out=st.integers(20, 90),
+    inner=st.integers(20, 300),
+    ratio=st.floats(1.5, 7),
+    rank_ratio=st.floats(0.05, 0.6),
+)
+def test_what_is_stored_reaches_the_ratio_and_no_non_zero_more_would(
+    dtype, out, inner, ratio, rank_ratio
+):
+    weight = random(out, inner).to(dtype)
+    method = LowRankPlusSparse(compression_ratio=ratio, rank_ratio=rank_ratio, iterations=1)
+    form = method.decompose(weight)
+    low_rank, sparse = parts(form)
+    assert weight.nbytes / nbytes(form) >= ratio * (1 - 1e-12)
+    # One value more, or the step of an index to a wider integer, would exceed the budget.
+    spare = weight.nbytes / ratio - nbytes(form)
+    assert spare < weight.itemsize + 2 + 2 * (out + 1) + sparse.params
+    rank = low_rank.factors[0].shape[1]
+    share = rank * (out + inner) * weight.itemsize / (weight.nbytes / ratio)
+    assert rank == 1 or share <= rank_ratio
+
+
+def test_where_it_would_not_be_smaller_the_layer_stays_dense():
+    weight = random(30, 40)
+    form = LowRankPlusSparse(rank=10, sparsity=0.4).decompose(weight)
+    assert isinstance(form, Dense)
+    assert torch.equal(form.weight, weight)
+    text = (
+        "kept dense: Sum(LowRank 40→10→30, Sparse 40→30, 40.0 % zeros (bitmask)) needs 11510 bytes"
+    )
+    assert form.note == f"{text}, dense has 9600"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "either rank and sparsity, or compression_ratio"),
+        ({"rank": 2}, "either rank and sparsity"),
+        ({"sparsity": 0.5}, "either rank and sparsity"),
+        ({"rank": 2, "compression_ratio": 4}, "either rank and sparsity"),
+        ({"rank": 2, "sparsity": 0.5, "compression_ratio": 4}, "either rank and sparsity"),
+        ({"rank": 2, "sparsity": 1.0}, r"sparsity=1.0 must lie in \[0, 1\)"),
+        ({"rank": 2, "sparsity": -0.1}, r"sparsity=-0.1 must lie in \[0, 1\)"),
+        ({"compression_ratio": 0.9}, "compression_ratio=0.9 must be at least 1"),
+        ({"compression_ratio": 4, "rank_ratio": 1.0}, r"rank_ratio=1.0 must lie in \(0, 1\)"),
+        ({"compression_ratio": 4, "iterations": 0}, "iterations=0 must be at least 1"),
+        ({"compression_ratio": 4, "view": "row"}, "view='row' must be one of"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        LowRankPlusSparse(**options)
+
+
+@pytest.mark.parametrize("rank", [0, 31])
+def test_a_rank_that_does_not_fit_is_refused(rank):
+    with pytest.raises(ValueError, match=rf"rank={rank} does not fit .*\(30, 40\).*1\.\.30"):
+        LowRankPlusSparse(rank=rank, sparsity=0.9).decompose(random(30, 40))
+
+
+def test_a_ratio_out_of_reach_is_refused():
+    text = r"=20 is out of reach .*\(30, 40\): it leaves 480 bytes, and rank 1 alone takes 560"
+    with pytest.raises(ValueError, match=text):
+        LowRankPlusSparse(compression_ratio=20).decompose(random(30, 40))

@@ -1,0 +1,175 @@
+"""A thin dense factor times a sparse one: both half steps are optimal, so the error only falls."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lowrank.decomposers import LowRankTimesSparse, TruncatedSVD
+from lowrank.factorizations import Dense, Product, Sparse
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def error(weight: Tensor, dense: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(weight - dense.detach()))
+
+
+def parts(form) -> tuple[Tensor, Tensor]:
+    assert isinstance(form, Product), form.note
+    left, right = form.factors
+    assert isinstance(left, Dense) and isinstance(right, Sparse)
+    return left.to_dense().detach(), right.to_dense().detach()
+
+
+def pruned(matrix: Tensor, count: int) -> Tensor:
+    floor = matrix.abs().flatten().sort(descending=True).values[count - 1]
+    return torch.where(matrix.abs() >= floor, matrix, 0)
+
+
+def nbytes(form) -> int:
+    return sum(tensor.nbytes for tensor in form.state_dict().values())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 8), st.floats(0.2, 0.9), st.integers(0, 100))
+def test_the_error_never_grows_and_is_never_above_that_of_pruning_the_svd(rank, sparsity, seed):
+    weight = random(30, 60, seed=seed)
+    count = rank * 60 - round(sparsity * rank * 60)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    plain = min(
+        error(weight, u @ pruned(s[:, None] * vh, count)),
+        error(weight, u * s.sqrt() @ pruned(s.sqrt()[:, None] * vh, count)),
+        error(weight, u * s @ pruned(vh, count)),
+    )
+
+    def after(iterations: int) -> float:
+        method = LowRankTimesSparse(rank, sparsity=sparsity, iterations=iterations)
+        return error(weight, method.decompose(weight).to_dense())
+
+    assert after(0) <= plain * (1 + 1e-12)
+    # The last step, a fit by least squares, is no part of the alternation; without it the error
+    # falls monotonically, with it the end is still below the start.
+    assert after(20) < after(0)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.7, 0.9])
+def test_the_alternation_is_monotone(sparsity):
+    """Seen through the orthonormal basis of the stored left: its best S for that count."""
+    weight = random(30, 60)
+    errors = []
+    for iterations in range(12):
+        method = LowRankTimesSparse(8, sparsity=sparsity, iterations=iterations)
+        _, right = parts(method.decompose(weight))
+        u, _, vh = torch.linalg.svd(weight @ right.T, full_matrices=False)
+        errors.append(error(weight, u @ vh @ right))  # the best orthonormal left of this S
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:], strict=False))
+
+
+def test_left_is_the_best_partner_of_the_sparse_factor():
+    weight = random(30, 60)
+    left, right = parts(LowRankTimesSparse(8).decompose(weight))
+    best = torch.linalg.lstsq(right.T, weight.T).solution.T
+    torch.testing.assert_close(left, best)
+
+
+def test_without_zeros_it_is_the_truncated_svd():
+    weight = random(30, 60)
+    form = LowRankTimesSparse(6, sparsity=0.0).decompose(weight)
+    svd = TruncatedSVD(rank=6).decompose(weight)
+    torch.testing.assert_close(form.to_dense(), svd.to_dense())
+
+
+def test_a_planted_orthonormal_dictionary_is_found():
+    """W = U S with few non-zeros in each column of S comes back, from the start at the SVD."""
+    left = torch.linalg.qr(random(20, 4)).Q
+    sparse = random(4, 400) * (random(4, 400, seed=1) > 1.0)
+    weight = left @ sparse
+    share = 1 - float((sparse != 0).double().mean())
+    form = LowRankTimesSparse(4, sparsity=share, iterations=300).decompose(weight)
+    assert error(weight, form.to_dense()) < 1e-9 * torch.linalg.matrix_norm(weight)
+
+
+def test_more_zeros_at_the_same_bytes_beat_the_svd_of_a_wide_weight():
+    weight = random(20, 5) @ (random(5, 400) * (random(5, 400, seed=1) > 0.8))
+    weight = weight + 0.3 * random(20, 400)
+    for ratio in (2, 4, 8):
+        form = LowRankTimesSparse(compression_ratio=ratio).decompose(weight)
+        svd = TruncatedSVD(compression_ratio=ratio).decompose(weight)
+        assert error(weight, form.to_dense()) < error(weight, svd.to_dense())
+
+
+def test_rank_and_non_zeros_are_those_asked_for():
+    form = LowRankTimesSparse(5, sparsity=0.75).decompose(random(30, 40))
+    left, right = form.factors
+    assert (left.shape, right.shape) == ((30, 5), (5, 40))
+    assert right.params == 50
+    assert form.describe() == "Product(Dense 5→30, Sparse 40→5, 75.0 % zeros (bitmask))"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(max_examples=40, deadline=None)
+@given(
+    out=st.integers(20, 90),
+    inner=st.integers(20, 300),
+    ratio=st.floats(1.2, 7),
+    sparsity=st.floats(0, 0.95),
+)
+def test_it_is_the_largest_rank_that_reaches_the_ratio(dtype, out, inner, ratio, sparsity):
+    weight = random(out, inner).to(dtype)
+    method = LowRankTimesSparse(compression_ratio=ratio, sparsity=sparsity, iterations=0)
+    form = method.decompose(weight)
+    assert weight.nbytes / nbytes(form) >= ratio * (1 - 1e-12)
+    rank = form.factors[0].shape[1]
+    if rank < min(out, inner):
+        more = LowRankTimesSparse(rank=rank + 1, sparsity=sparsity, iterations=0).decompose(weight)
+        assert isinstance(more, Dense) or weight.nbytes / nbytes(more) < ratio
+
+
+def test_a_sparse_factor_with_an_empty_row_is_no_trouble():
+    weight = torch.zeros(20, 30, dtype=torch.float64)
+    weight[0, :5] = 1
+    form = LowRankTimesSparse(3, sparsity=0.9).decompose(weight)
+    assert bool(torch.isfinite(form.to_dense()).all())
+    assert error(weight, form.to_dense()) < 1e-12
+
+
+def test_where_it_would_not_be_smaller_the_layer_stays_dense():
+    weight = random(30, 40)
+    form = LowRankTimesSparse(30, sparsity=0.1).decompose(weight)
+    assert isinstance(form, Dense)
+    assert torch.equal(form.weight, weight)
+    assert form.note.startswith("kept dense: Product(Dense 30→30, Sparse 40→30, 10.0 % zeros")
+    assert form.note.endswith("dense has 9600")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "exactly one of rank and compression_ratio"),
+        ({"rank": 2, "compression_ratio": 4}, "exactly one of rank and compression_ratio"),
+        ({"rank": 2, "sparsity": 1.0}, r"sparsity=1.0 must lie in \[0, 1\)"),
+        ({"compression_ratio": 0.9}, "compression_ratio=0.9 must be at least 1"),
+        ({"rank": 2, "iterations": -1}, "iterations=-1 must be at least 0"),
+        ({"rank": 2, "view": "row"}, "view='row' must be one of"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        LowRankTimesSparse(**options)
+
+
+@pytest.mark.parametrize("rank", [0, 31])
+def test_a_rank_that_does_not_fit_is_refused(rank):
+    with pytest.raises(ValueError, match=rf"rank={rank} does not fit .*\(30, 40\).*1\.\.30"):
+        LowRankTimesSparse(rank).decompose(random(30, 40))
+
+
+def test_a_ratio_out_of_reach_is_refused():
+    with pytest.raises(ValueError, match=r"=50 is out of reach .*\(30, 40\): rank 1 gives 23.7"):
+        LowRankTimesSparse(compression_ratio=50).decompose(random(30, 40))
