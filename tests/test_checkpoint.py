@@ -90,7 +90,7 @@ def test_the_header_is_json_that_names_the_forms(tmp_path):
 def test_a_file_that_does_not_fit_says_where(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.save(compress(network(), TruncatedSVD(rank=2)).model, path)
-    with pytest.raises(ValueError, match="no module '3'|'3' is a"):
+    with pytest.raises(ValueError, match="no module '4', which the file holds"):
         checkpoint.load(nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 9)), path)
     wider = blank()
     wider[1] = nn.Linear(8, 9, bias=False)

@@ -3,4 +3,6 @@
 from lowrank.allocation.allocation import Allocation as Allocation
 from lowrank.allocation.allocation import ByName as ByName
 from lowrank.allocation.allocation import Uniform as Uniform
+from lowrank.allocation.global_magnitude import GlobalMagnitude as GlobalMagnitude
+from lowrank.allocation.global_rank import GlobalRank as GlobalRank
 from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy

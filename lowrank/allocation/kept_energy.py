@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank import memo
 from lowrank.allocation.allocation import Allocation
+from lowrank.allocation.rank_budget import (
+    check_compression_ratio,
+    parameter_budget,
+    singular_values,
+    stored_params,
+)
 from lowrank.decomposers import Decomposer, TruncatedSVD
 from lowrank.factorizations.operations import KernelView
 from lowrank.layers import Site
@@ -33,13 +38,12 @@ class KeptEnergy(Allocation):
     view: KernelView = "spatial"
 
     def __post_init__(self) -> None:
-        if not self.compression_ratio > 1:
-            raise ValueError(f"compression_ratio={self.compression_ratio} must be above 1")
+        check_compression_ratio(self.compression_ratio)
 
     def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
         matrices = {site.name: site.matrix(self.view) for site in sites}
         energies = {name: _energy_shares(matrix) for name, matrix in matrices.items()}
-        budget = sum(matrix.numel() for matrix in matrices.values()) / self.compression_ratio
+        budget = parameter_budget(matrices, self.compression_ratio)
 
         def ranks(share: float) -> dict[str, int]:
             return {
@@ -47,34 +51,20 @@ class KeptEnergy(Allocation):
                 for name, energy in energies.items()
             }
 
-        def params(share: float) -> int:
-            return sum(
-                min(rank * sum(matrices[name].shape), matrices[name].numel())
-                for name, rank in ranks(share).items()
-            )
-
         # The shares at which a rank changes are known, so the search ends at an exact one.
         shares = torch.cat(list(energies.values())).unique()
         low, high = 0, len(shares)
         while low < high:
             middle = (low + high) // 2
-            if params(float(shares[middle])) <= budget:
+            if stored_params(matrices, ranks(float(shares[middle]))) <= budget:
                 low = middle + 1
             else:
                 high = middle
-        if low == 0:
-            smallest = sum(map(sum, (m.shape for m in matrices.values())))
-            reach = budget * self.compression_ratio / smallest
-            raise ValueError(
-                f"compression_ratio={self.compression_ratio} is out of reach: rank 1 in every "
-                f"layer gives {reach:.3g}. Lower it, or select larger layers with `where`."
-            )
         chosen = ranks(float(shares[low - 1]))
         return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in chosen.items()}
 
 
 def _energy_shares(matrix: Tensor) -> Tensor:
     """The share of Σ s² that the first 1, 2, … singular values hold, in float64."""
-    working = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-    energy = memo.svd(working)[1].double().square().cumsum(0)
+    energy = singular_values(matrix).square().cumsum(0)
     return energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)

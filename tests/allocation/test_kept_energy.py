@@ -42,7 +42,9 @@ def test_the_layer_with_the_faster_decay_gets_the_lower_rank():
 
 
 def test_a_size_below_rank_one_says_what_can_be_had():
-    with pytest.raises(ValueError, match="compression_ratio=100 is out of reach: rank 1 .* gives 13"):
+    with pytest.raises(
+        ValueError, match="compression_ratio=100 is out of reach: rank 1 .* gives 13"
+    ):
         compress(network(), KeptEnergy(100))
     with pytest.raises(ValueError, match="must be above 1"):
         KeptEnergy(1.0)
