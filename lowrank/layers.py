@@ -53,7 +53,8 @@ class FactorizedLinear(FactorizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.factorization(x)
-        return y if self.bias is None else y + self.bias
+        # In place: a second tensor of the size of the outputs would be memory and time for nothing.
+        return y if self.bias is None else y.add_(self.bias)
 
 
 class FactorizedConv2d(FactorizedLayer):
@@ -85,7 +86,8 @@ class FactorizedConv2d(FactorizedLayer):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pad, mode)
         y = self.factorization(x, self._operation)
-        return y if self.bias is None else y + self.bias[:, None, None]
+        # In place: a second tensor of the size of the outputs would be memory and time for nothing.
+        return y if self.bias is None else y.add_(self.bias[:, None, None])
 
 
 class FactorizedEmbedding(FactorizedLayer):

@@ -96,7 +96,7 @@ def test_a_file_that_does_not_fit_says_where(tmp_path):
     wider[1] = nn.Linear(8, 9, bias=False)
     with pytest.raises(ValueError, match=r"lacks \[\] and has \['1.bias'\] besides"):
         checkpoint.load(wider, path)
-    with pytest.raises(ValueError, match="float32 in the file and .* float64 in the model"):
+    with pytest.raises(ValueError, match=r"float32 in the file and .* torch\.float64 in the model"):
         checkpoint.load(blank().double(), path)
 
 
