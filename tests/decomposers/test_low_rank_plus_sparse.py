@@ -88,7 +88,7 @@ def test_rank_and_non_zeros_are_those_asked_for():
     assert low_rank.describe() == "LowRank 40→3→30"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @settings(max_examples=30, deadline=None)
 @given(
     out=st.integers(20, 90),

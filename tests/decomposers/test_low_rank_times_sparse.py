@@ -112,7 +112,7 @@ def test_rank_and_non_zeros_are_those_asked_for():
     assert form.describe() == "Product(Dense 5→30, Sparse 40→5, 75.0 % zeros (bitmask))"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @settings(max_examples=40, deadline=None)
 @given(
     out=st.integers(20, 90),

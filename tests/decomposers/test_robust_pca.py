@@ -62,15 +62,18 @@ def test_it_is_the_minimum_no_other_split_is_better():
     assert objective(-first) > least
 
 
-def test_a_larger_weight_of_the_sparse_part_makes_it_sparser():
+def test_around_the_proven_weight_the_parts_are_found_and_far_from_it_they_are_traded():
+    """Proven is 1/√80 = 0.11. A smaller one makes S fuller, a larger one L of higher rank."""
     weight = sum(planted(3.0))
-    counts, ranks = [], []
-    for sparse_weight in (0.11, 0.13, 0.16):
+
+    def sizes(sparse_weight: float | None) -> tuple[int, int]:
         low_rank, sparse = RobustPCA(sparse_weight).decompose(weight).terms
-        counts.append(sparse.params)
-        ranks.append(low_rank.factors[0].shape[1])
-    assert counts[0] > counts[1] > counts[2]
-    assert ranks[0] < ranks[1] < ranks[2]
+        return low_rank.factors[0].shape[1], sparse.params
+
+    planted_sizes = (3, int((planted(3.0)[1] != 0).sum()))
+    assert sizes(None) == sizes(0.09) == sizes(0.2) == planted_sizes
+    assert sizes(0.07)[1] > planted_sizes[1]
+    assert sizes(0.3)[0] > planted_sizes[0]
 
 
 def test_pure_parts_come_back_as_one_term():

@@ -1,0 +1,247 @@
+"""A frozen base and an adapter: its starts, what is trained, and merging."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lowrank.decomposers import (
+    LoRA,
+    MagnitudePruning,
+    Quantization,
+    RandomPruning,
+    TruncatedSVD,
+    merge,
+)
+from lowrank.factorizations import Dense, Product, Quantized, Scaled, Sparse, Sum
+
+
+def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def pieces(form) -> tuple:
+    """base, left, right, scale"""
+    assert isinstance(form, Sum)
+    base, adapter = form.terms
+    assert isinstance(adapter, Scaled) and isinstance(adapter.term, Product)
+    left, right = (factor.weight.detach() for factor in adapter.term.factors)
+    return base, left, right, adapter.scale
+
+
+def best(matrix: Tensor, rank: int) -> Tensor:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ vh[:rank]
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.matrix_norm((one - other).detach()))
+
+
+BASES = {
+    "dense": None,
+    "quantized": Quantization(3, scale_dtype="float32"),
+    "pruned": MagnitudePruning(0.7),
+    "low rank": TruncatedSVD(rank=6),
+}
+LOSING = {name: base for name, base in BASES.items() if base is not None}
+
+
+def of_base(base, weight: Tensor) -> Tensor:
+    return weight if base is None else base.decompose(weight).to_dense().detach()
+
+
+class TestZero:
+    @pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_step_0_equals_the_base_bit_for_bit(self, base, dtype):
+        weight, x = random(20, 30, dtype=dtype), random(5, 30, dtype=dtype)
+        form = LoRA(4, 16, base=base).decompose(weight).eval()
+        alone = Dense(weight) if base is None else base.decompose(weight)
+        assert torch.equal(form(x), alone(x))
+        assert torch.equal(form.to_dense(), alone.to_dense())
+
+    def test_right_is_gaussian_with_deviation_1_over_rank(self):
+        right = pieces(LoRA(8, 16).decompose(random(20, 4000)))[2]
+        assert float(right.mean()) == pytest.approx(0, abs=5 / 8 / 32000**0.5)
+        assert float(right.std()) == pytest.approx(1 / 8, rel=0.03)
+        # Of a normal distribution 68.27 % lie within one deviation, 95.45 % within two.
+        for times, share in ((1, 0.6827), (2, 0.9545)):
+            assert float((right.abs() < times / 8).double().mean()) == pytest.approx(
+                share, abs=0.01
+            )
+
+    def test_the_draw_follows_the_seed_and_the_weight(self):
+        weight, other = random(20, 30), random(20, 30, seed=1)
+
+        def right(weight: Tensor, seed: int) -> Tensor:
+            return pieces(LoRA(4, 8, seed=seed).decompose(weight))[2]
+
+        assert torch.equal(right(weight, 0), right(weight.clone(), 0))
+        assert not torch.equal(right(weight, 0), right(weight, 1))
+        assert not torch.equal(right(weight, 0), right(other, 0))
+        single = right(weight.float(), 0)
+        assert torch.equal(single, right(weight.float().double(), 0).float())
+
+
+class TestPissa:
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(1, 20), st.floats(0.5, 64), st.integers(0, 50))
+    def test_the_adapter_is_the_principal_part_and_the_base_what_is_left(self, rank, alpha, seed):
+        weight = random(20, 30, seed=seed)
+        base, left, right, scale = pieces(LoRA(rank, alpha, init="pissa").decompose(weight))
+        assert scale == alpha / rank
+        torch.testing.assert_close(scale * left @ right, best(weight, rank))
+        torch.testing.assert_close(base.to_dense().detach(), weight - best(weight, rank))
+        torch.testing.assert_close(base.to_dense() + scale * left @ right, weight)
+
+    def test_a_quantized_base_loses_less_than_without_the_principal_part(self):
+        """QPiSSA: the base has a smaller range to represent."""
+        weight = random(40, 4) @ random(4, 60) + 0.1 * random(40, 60)
+        base = LOSING["quantized"]
+        form = LoRA(4, 8, init="pissa", base=base).decompose(weight)
+        assert isinstance(form.terms[0], Quantized)
+        assert distance(form.to_dense(), weight) < 0.5 * distance(of_base(base, weight), weight)
+
+
+@pytest.mark.parametrize("base", LOSING.values(), ids=LOSING.keys())
+class TestResidual:
+    def test_the_adapter_is_the_best_approximation_of_what_the_base_loses(self, base):
+        weight = random(20, 30)
+        frozen, left, right, scale = pieces(
+            LoRA(4, 16, init="residual", base=base).decompose(weight)
+        )
+        assert torch.equal(frozen.to_dense(), of_base(base, weight))
+        torch.testing.assert_close(scale * left @ right, best(weight - of_base(base, weight), 4))
+
+    @settings(max_examples=25, deadline=None)
+    @given(rank=st.integers(1, 20), alpha=st.floats(0.5, 64), seed=st.integers(0, 50))
+    def test_never_worse_than_the_base_alone(self, base, rank, alpha, seed):
+        weight = random(20, 30, seed=seed)
+        form = LoRA(rank, alpha, init="residual", base=base).decompose(weight)
+        assert distance(form.to_dense(), weight) < distance(of_base(base, weight), weight)
+
+    def test_full_rank_repairs_all(self, base):
+        weight = random(20, 30)
+        form = LoRA(20, 16, init="residual", base=base).decompose(weight)
+        torch.testing.assert_close(form.to_dense().detach(), weight)
+
+
+def test_a_residual_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="a dense base loses nothing: give a base .* init='zero'"):
+        LoRA(4, 8, init="residual")
+    kept_dense = LoRA(4, 8, init="residual", base=TruncatedSVD(rank=19))
+    text = r"nothing to start from: Dense 30→20 equals the weight \(kept dense: .*Use init='zero'"
+    with pytest.raises(ValueError, match=text):
+        kept_dense.decompose(random(20, 30))
+
+
+@pytest.mark.parametrize("init", ["zero", "pissa", "residual"])
+@pytest.mark.parametrize("base", LOSING.values(), ids=LOSING.keys())
+class TestTraining:
+    def test_only_the_adapter_is_trained(self, base, init):
+        weight = random(20, 30)
+        form = LoRA(4, 8, init=init, base=base).decompose(weight)
+        base_before = form.terms[0].to_dense().clone()
+        trained = [p for p in form.parameters() if p.requires_grad]
+        assert sum(p.numel() for p in trained) == 4 * (20 + 30)
+        optimizer = torch.optim.SGD(form.parameters(), lr=0.01, weight_decay=0.1, momentum=0.9)
+        x, target = random(50, 30, seed=1), random(50, 20, seed=2)
+        losses = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = (form(x) - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        assert torch.equal(form.terms[0].to_dense(), base_before)
+        assert all(p.grad is None for p in form.parameters() if not p.requires_grad)
+
+    def test_merging_equals_not_merging(self, base, init):
+        form = LoRA(4, 8, dropout=0.5, init=init, base=base).decompose(random(20, 30))
+        with torch.no_grad():
+            for parameter in form.terms[1].parameters():
+                parameter.add_(random(*parameter.shape, seed=9))
+        before = form.to_dense().detach().clone()
+        merged = merge(form.train())
+        x = random(5, 30)
+        assert isinstance(merged, Dense) and merged.weight.requires_grad
+        torch.testing.assert_close(merged(x), form.eval()(x))
+        assert torch.equal(form.to_dense(), before)
+
+
+def test_the_forms_of_the_bases_are_those_of_the_literature():
+    """QLoRA and LoSparse are expressions; the adapter's bytes come on top of the base's."""
+    weight = random(20, 30, dtype=torch.float32)
+    for base, kind in ((Quantization(4), Quantized), (MagnitudePruning(0.9), Sparse)):
+        form = LoRA(2, 4, base=base).decompose(weight)
+        assert isinstance(form.terms[0], kind)
+        alone = sum(t.nbytes for t in base.decompose(weight).state_dict().values())
+        total = sum(t.nbytes for t in form.state_dict().values())
+        assert total == alone + 4 * 2 * (20 + 30)
+    plain = LoRA(2, 4).decompose(weight)
+    assert sum(t.nbytes for t in plain.state_dict().values()) > weight.nbytes
+    assert plain.describe() == "Sum(Dense 30→20, 2·LowRank 30→2→20)"
+
+
+def test_merging_half_precision_rounds_once_and_says_what_that_costs():
+    form = LoRA(4, 8).decompose(random(20, 30, dtype=torch.bfloat16))
+    with torch.no_grad():
+        form.terms[1].term.factors[0].weight.copy_(random(20, 4))
+    merged = merge(form)
+    exact = form.double().to_dense().detach()
+    assert merged.weight.dtype == torch.bfloat16
+    assert torch.equal(merged.weight, exact.float().bfloat16())
+    error = distance(merged.weight.double(), exact) / float(exact.norm())
+    assert 0 < error < 2**-8
+    text = f"merged from Sum(Dense 30→20, 2·LowRank 30→4→20), relative error {error:.2g}"
+    assert merged.note == text
+
+
+def test_merging_what_rounds_nothing_is_exact():
+    form = LoRA(4, 8).decompose(random(20, 30))
+    assert torch.equal(merge(form).weight, form.to_dense())
+    assert merge(form).note.endswith("relative error 0")
+
+
+def test_the_note_of_the_base_is_kept():
+    form = LoRA(4, 8, base=TruncatedSVD(rank=19)).decompose(random(20, 30))
+    assert form.note == "kept dense: rank 19 needs 950 params, dense has 600"
+
+
+def test_a_kernel_is_seen_as_the_base_sees_it():
+    assert LoRA(4, 8).kernel_view() == "channel"
+    assert LoRA(4, 8, base=TruncatedSVD(rank=2)).kernel_view() == "spatial"
+
+
+def test_dropout_is_that_of_the_adapter():
+    form = LoRA(4, 8, dropout=0.25).decompose(random(20, 30))
+    assert form.terms[1].dropout == 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"alpha": 0}, "alpha=0 must be above 0"),
+        ({"alpha": float("nan")}, "alpha=nan must be above 0"),
+        ({"alpha": 8, "dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
+        (
+            {"alpha": 8, "init": "ones"},
+            r"init='ones' must be one of \['pissa', 'residual', 'zero'\]",
+        ),
+    ],
+)
+def test_bad_hyperparameters_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        LoRA(4, **options)
+
+
+@pytest.mark.parametrize("rank", [0, 21])
+@pytest.mark.parametrize("init", ["zero", "pissa", "residual"])
+def test_a_rank_that_does_not_fit_is_refused(rank, init):
+    method = LoRA(rank, 8, init=init, base=RandomPruning(0.5))
+    with pytest.raises(ValueError, match=rf"rank={rank} does not fit .*\(20, 30\).*1\.\.20"):
+        method.decompose(random(20, 30))
