@@ -38,7 +38,7 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"the records hold no {', '.join(missing)}; measure it, or leave it out")
-    repeated = frame[frame.duplicated([*POINT, "seed"])]
+    repeated: Any = frame[frame.duplicated([*POINT, "seed"])]
     if len(repeated):
         again = repeated.iloc[0]
         raise ValueError(
@@ -46,7 +46,7 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             "than once. The records of several sweeps are mixed: read one folder at a time."
         )
     wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
-    values = frame.astype(dict.fromkeys(wanted, float))
+    values: Any = frame.astype(dict.fromkeys(wanted, float))
     groups = values.groupby(list(POINT), dropna=False)
     spread = groups[wanted].std(skipna=False).add_suffix("_std")
     seeds = groups["seed"].nunique().rename("seeds")
@@ -66,7 +66,8 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     one_comparison(frame)
     if f"dense_{column}" not in frame:
         raise ValueError(f"the records hold no {column} of the dense model")
-    seeds = frame.astype({f"dense_{column}": float}).groupby("seed")[f"dense_{column}"].mean()
+    values: Any = frame.astype({f"dense_{column}": float})
+    seeds = values.groupby("seed")[f"dense_{column}"].mean()
     return float(seeds.mean()), float(seeds.std())
 
 
@@ -97,7 +98,8 @@ def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     The name carries the recovery unless it is "none".
     """
     parts = []
-    for (task, model, recovery), part in frame.groupby(list(COMPARISON), dropna=False):
+    groups: Any = frame.groupby(list(COMPARISON), dropna=False)
+    for (task, model, recovery), part in groups:
         words = [task, model] + ([] if recovery == "none" else [recovery])
         parts.append(("-".join(map(str, words)), part))
     return parts

@@ -1,0 +1,97 @@
+"""Means and spreads against hand counts, the Pareto front against its definition."""
+
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+import records
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowrank import results
+from lowrank.curves import comparisons, dense_baseline, pareto_front, summarise
+
+numbers = st.integers(0, 4).map(float) | st.just(math.nan)
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    return results.load(records.write(tmp_path_factory.mktemp("runs")))
+
+
+@given(st.lists(st.tuples(numbers, numbers), max_size=12), st.booleans())
+def test_the_front_is_what_no_other_point_beats(points, higher):
+    def beats(a, b):
+        gain = a[1] - b[1] if higher else b[1] - a[1]
+        return a[0] >= b[0] and gain >= 0 and (a[0] > b[0] or gain > 0)
+
+    front = pareto_front([x for x, _ in points], [y for _, y in points], higher)
+    for point, on_front in zip(points, front, strict=True):
+        finite = not any(map(math.isnan, point))
+        assert on_front == (finite and not any(beats(other, point) for other in points))
+
+
+def test_means_and_spreads_are_over_the_seeds_of_a_point(frame):
+    row = summarise(frame, ["top1"]).query("method == 'svd' and level == 8").iloc[0]
+    made_up = [records.record("svd", 2, seed) for seed in range(3)]
+    tops = [record["compressed"]["top1"] for record in made_up]
+    ratios = [record["ratios"]["compression_ratio"] for record in made_up]
+    assert row["seeds"] == 3
+    assert row["top1"] == pytest.approx(statistics.mean(tops))
+    assert row["top1_std"] == pytest.approx(statistics.stdev(tops))
+    assert row["compression_ratio"] == pytest.approx(statistics.mean(ratios))
+
+
+def test_one_seed_has_no_spread(frame):
+    points = summarise(frame[frame["seed"] == 0], ["top1"])
+    assert points["top1_std"].isna().all() and (points["seeds"] == 1).all()
+    assert math.isnan(dense_baseline(frame[frame["seed"] == 0], "top1")[1])
+
+
+def test_a_point_that_some_seeds_did_not_measure_has_no_mean(frame):
+    part = frame[frame["method"] == "svd"].copy()
+    part.loc[(part["level"] == 8) & (part["seed"] == 1), "speedup_b1"] = np.nan
+    points = summarise(part, ["speedup_b1"])
+    assert list(points["level"][points["speedup_b1"].isna()]) == [8]
+
+
+def test_the_dense_model_counts_once_per_seed(frame):
+    mean, spread = dense_baseline(frame, "top1")
+    assert mean == pytest.approx(statistics.mean([0.970, 0.974, 0.978]))
+    assert spread == pytest.approx(statistics.stdev([0.970, 0.974, 0.978]))
+    # Seeds with more records weigh no more.
+    uneven = frame[(frame["seed"] > 0) | (frame["method"] == "svd")]
+    assert dense_baseline(uneven, "top1") == pytest.approx((mean, spread))
+
+
+def test_two_grids_of_one_method_are_two_sets_of_points(frame):
+    part = frame[frame["method"] == "svd"]
+    other = part.assign(point=part["point"] + "x", top1=part["top1"] / 2)
+
+    assert len(summarise(pd.concat([part, other]), ["top1"])) == 10
+
+
+def test_what_cannot_be_averaged_is_refused(frame):
+
+    with pytest.raises(ValueError, match=r"svd at level [0-9.]+ has seed [0-2] more than once"):
+        summarise(pd.concat([frame, frame[frame["method"] == "svd"]]), ["top1"])
+    with pytest.raises(
+        ValueError, match=r"mix 2 values of 'task' \(digits, mnist\).*frame.task =="
+    ):
+        summarise(pd.concat([frame, frame.assign(task="mnist")]), ["top1"])
+    with pytest.raises(ValueError, match="hold no perplexity"):
+        summarise(frame, ["perplexity"])
+    with pytest.raises(ValueError, match="hold no kl of the dense model"):
+        dense_baseline(frame, "kl")
+    with pytest.raises(ValueError, match="selection left none"):
+        summarise(frame[frame["seed"] > 9], ["top1"])
+
+
+def test_comparisons_are_named_and_complete(frame):
+
+    both = pd.concat([frame, frame.assign(recovery="finetune")])
+    parts = comparisons(both)
+    assert sorted(name for name, _ in parts) == ["digits-mlp", "digits-mlp-finetune"]
+    assert sum(len(part) for _, part in parts) == len(both)

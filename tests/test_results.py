@@ -1,0 +1,249 @@
+"""A record is written whole or not at all, comes back as it was, and has the name of its config."""
+
+import copy
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import records
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lowrank import results
+
+texts = st.text(max_size=8)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+finite = scalars.filter(lambda value: not isinstance(value, float) or math.isfinite(value))
+plain = st.recursive(
+    finite, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+)
+configs = st.dictionaries(texts, plain, max_size=4)
+
+
+def read(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(config=configs, extra=plain)
+def test_what_is_saved_is_read_back(tmp_path, config, extra):
+    made_up = records.record(**config) | {"extra": extra}
+    path = results.save(made_up, tmp_path)
+    assert path == tmp_path / f"{results.key(made_up['config'])}.json"
+    assert results.exists(made_up["key"], tmp_path)
+    assert read(path) == json.loads(json.dumps(made_up))
+
+
+@given(config=configs)
+def test_the_key_is_of_the_content_and_not_of_its_order(config):
+    turned = {name: config[name] for name in reversed(config)}
+    assert results.key(turned) == results.key(config)
+    assert len(results.key(config)) == 16 and int(results.key(config), 16) >= 0
+
+
+def test_the_key_leaves_out_what_does_not_name_the_point():
+    config = {"decomposer": {"rank": 8, "force": 1}, "seed": 0}
+    for name in results.VOLATILE:
+        assert results.key({**config, name: "anything"}) == results.key(config)
+    assert results.key({**config, "decomposer": {"rank": 8, "force": 2}}) != results.key(config)
+    assert results.key({**config, "decomposer": {"rank": 8.0, "force": 1}}) == results.key(config)
+    others = [{**config, "seed": 1}, {**config, "decomposer": {"rank": 9, "force": 1}}]
+    assert len({results.key(other) for other in [config, *others]}) == 3
+
+
+def test_the_key_tells_apart_what_only_looks_alike():
+    alike = [{"a": 1}, {"a": True}, {"a": "1"}, {"a": [1]}, {"a": None}, {"a": {}}, {"a": 1.5}]
+    assert len({results.key(config) for config in alike}) == len(alike)
+
+
+def test_points_are_alike_over_seeds_and_only_over_seeds():
+    points = {
+        (step, seed): results.point(records.record("svd", step, seed)["config"])
+        for step in range(3)
+        for seed in range(3)
+    }
+    assert len({point for (step, _), point in points.items() if step == 1}) == 1
+    assert len(set(points.values())) == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("spoil", "path"),
+    [
+        (lambda r, bad: r["compressed"].update(kl=bad), "compressed.kl"),
+        (lambda r, bad: r["layers"][1].update(relative_error=bad), r"layers\[1\].relative_error"),
+        (lambda r, bad: r["skipped"].append(["x", bad]), r"skipped\[1\]\[1\]"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_its_path(tmp_path, bad, spoil, path):
+    made_up = records.record()
+    spoil(made_up, bad)
+    with pytest.raises(ValueError, match=rf"^{path} is (nan|inf|-inf): a failed measurement"):
+        results.save(made_up, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("", "layers"), ("", "seed"), ("compressed", "bytes"), ("ratios", "param_ratio")],
+)
+def test_a_record_that_lacks_a_field_is_refused(tmp_path, part, name):
+    made_up = records.record()
+    del (made_up[part] if part else made_up)[name]
+    with pytest.raises(ValueError, match=rf"lacks {part}{'.' if part else ''}{name}"):
+        results.save(made_up, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_json_cannot_hold_is_refused_by_its_path(tmp_path):
+    made_up = records.record() | {"timings": {"when": object()}}
+    with pytest.raises(ValueError, match=r"timings\.when is a object, which JSON cannot hold"):
+        results.save(made_up, tmp_path)
+    with pytest.raises(ValueError, match="field 3 in config must be a string"):
+        results.key({3: 1})
+
+
+def test_a_key_of_another_config_is_refused(tmp_path):
+    made_up = records.record() | {"key": "0" * 16}
+    with pytest.raises(ValueError, match="is not the key of this record's config"):
+        results.save(made_up, tmp_path)
+
+
+def test_a_crash_before_the_rename_leaves_nothing(tmp_path, monkeypatch):
+    def crash(*_):
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="went away"):
+        results.save(records.record(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_crash_while_a_record_is_replaced_keeps_the_old_one(tmp_path, monkeypatch):
+    old = records.record()
+    path = results.save(old, tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        results.save(old | {"timings": {"total_s": 9.0}}, tmp_path)
+    assert read(path) == json.loads(json.dumps(old))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+sys.path[:0] = [{tests!r}]
+import records
+from lowrank import results
+seed = 0
+while True:
+    results.save(records.record("svd", 1, seed), {folder!r})
+    seed += 1
+"""
+
+
+def test_killed_at_any_moment_every_record_is_whole(tmp_path):
+    code = WRITER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    for delay in (0.0, 0.003, 0.011):
+        before = len(list(tmp_path.glob("*.json")))
+        with subprocess.Popen([sys.executable, "-c", code], cwd=Path.cwd()) as process:
+            while len(list(tmp_path.glob("*.json"))) <= min(before, 5):
+                assert process.poll() is None
+                time.sleep(0.002)
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+    frame = results.load(tmp_path)
+    assert len(frame) == len(list(tmp_path.glob("*.json"))) > 0
+    assert all(results.exists(key, tmp_path) for key in frame["key"])
+
+
+def test_a_folder_that_cannot_be_written_fails_at_the_start(tmp_path):
+    results.check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be written to .*file/runs.*Name a folder"):
+        results.check_writable(tmp_path / "file" / "runs")
+
+
+def test_load_gives_one_tidy_row_per_record(tmp_path):
+    made_up = records.record("svd", 2, 1, list=[1, 2]) | {"dense_before_recovery": {"top1": 0.9}}
+    results.save(made_up, tmp_path / "deep")
+    (tmp_path / ".left-behind.json.tmp").write_text("{")
+    frame = results.load(tmp_path)
+    assert len(frame) == 1
+    row = frame.iloc[0]
+    assert row["key"] == made_up["key"] and row["method"] == "svd" and row["level"] == 8
+    assert row["top1"] == made_up["compressed"]["top1"]
+    assert row["dense_top1"] == made_up["dense"]["top1"]
+    assert row["dense_before_recovery_top1"] == 0.9
+    assert row["compression_ratio"] == made_up["ratios"]["compression_ratio"]
+    one, many = made_up["latency"]
+    assert row["latency_b1_s"] == one["compressed_s"]
+    assert row["dense_latency_b1_iqr_s"] == one["dense_iqr_s"]
+    assert row["speedup_b64"] == many["speedup"] and row["speedup_b64_low"] == many["speedup_low"]
+    assert row["latency_b64_dtype"] == "float32"
+    assert row["decomposer.rank"] == 8 and row["decomposer.axes"] == "[0, 1]"
+    assert row["config.list"] == "[1, 2]"
+    assert row["environment.torch"] == "2.13.0" and row["timings.total_s"] == 0.5
+    assert row["compressed_layers"] == 3 and row["skipped_layers"] == 1
+    assert row["path"] == str(tmp_path / "deep" / f"{made_up['key']}.json")
+
+
+def test_load_layers_gives_one_row_per_layer(tmp_path):
+    made_up = copy.deepcopy(records.record())
+    made_up["layers"][1]["tied_to"] = ["a", "b"]
+    results.save(made_up, tmp_path)
+    frame = results.load_layers(tmp_path)
+    assert list(frame["name"]) == ["0", "2", "4"] and list(frame["position"]) == [0, 1, 2]
+    assert list(frame["out"]) == [300, 100, 10] and list(frame["in"]) == [784, 300, 100]
+    assert list(frame["bytes"]) == [layer["bytes"] for layer in made_up["layers"]]
+    assert frame["tied_to"][1] == "a, b"
+    assert set(frame["key"]) == {made_up["key"]}
+    assert set(frame["compression_ratio"]) == {made_up["ratios"]["compression_ratio"]}
+
+
+def test_all_records_of_a_sweep_are_there(tmp_path):
+    records.write(tmp_path)
+    frame = results.load(tmp_path)
+    assert len(frame) == len(records.METHODS) * 5 * 3
+    assert frame["key"].is_unique
+    assert isinstance(frame, pd.DataFrame)
+    assert (frame.groupby("point").size() == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"schema": 1', "delimiter"),
+        ("[1]", "mapping of fields, not list"),
+        ('{"schema": 1}', "lacks key, config"),
+    ],
+)
+def test_a_broken_record_names_itself(tmp_path, text, reason):
+    results.save(records.record(), tmp_path)
+    (tmp_path / "0123456789abcdef.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"0123456789abcdef\.json is not a whole.*{reason}"):
+        results.load(tmp_path)
+
+
+def test_nan_in_a_file_and_another_schema_are_broken_too(tmp_path):
+    path = results.save(records.record(), tmp_path)
+    path.write_text(path.read_text().replace('"kl": 0.3', '"kl": NaN'))
+    with pytest.raises(ValueError, match=r"compressed\.kl is nan"):
+        results.load(tmp_path)
+    path.write_text(json.dumps(records.record() | {"schema": 99}))
+    with pytest.raises(ValueError, match="schema=99 is not the known one, 1"):
+        results.load(tmp_path)
+
+
+def test_a_folder_without_records_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no record .* run a sweep into it first"):
+        results.load(tmp_path)
+    with pytest.raises(ValueError, match="there is no folder .*nowhere"):
+        results.load(tmp_path / "nowhere")
