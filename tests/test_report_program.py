@@ -1,0 +1,100 @@
+"""The report program: from a folder of records to figures and tables, or to a clear error."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import records
+from hydra import compose, initialize
+from PIL import Image
+
+from experiments.report import report
+from lowrank import results
+
+ROOT = Path(__file__).parent.parent
+DIGITS = {
+    "_target_": "made_up_task.MadeUp",
+    "seed": 0,
+}
+TASK = """
+from torch import nn
+
+class MadeUp:
+    def __init__(self, seed):
+        pass
+
+    def model(self):
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+"""
+
+
+@pytest.fixture
+def run(monkeypatch):
+    # The program is used as it is composed, without the start of a process for each test.
+    monkeypatch.chdir(ROOT)
+
+    def run(*overrides):
+        with initialize(version_base=None, config_path="../conf/report"):
+            report(compose("report", list(overrides)))
+
+    return run
+
+
+def test_it_writes_every_figure_and_table_and_prints_the_summary(
+    tmp_path, run, capsys, monkeypatch
+):
+    (tmp_path / "made_up_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    for method in ("svd", "uniform"):
+        for step in range(3):
+            results.save(records.record(method, step, 0, task=DIGITS), tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    figures = ("compression", "compression-close-up", "theoretical-speedup", "speedup-b1")
+    figures += ("speedup-b64", "layers", "spectra")
+    expected = {f"digits-mlp-{name}.{end}" for name in figures for end in ("png", "svg")}
+    tables = {
+        f"digits-mlp-{name}.{end}" for name in ("summary", "points") for end in ("csv", "md", "tex")
+    }
+    assert written == expected | tables
+    for path in (tmp_path / "out").glob("*.png"):
+        with Image.open(path) as image:
+            assert image.width > 700
+    printed = capsys.readouterr().out
+    assert "| uniform" in printed and "6 records" in printed
+    assert all(name in printed for name in written)
+
+
+def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_path, run, capsys):
+    for recovery in ("none", "finetune"):
+        made_up = records.record("svd", 1, 0, recovery={"name": recovery}) | {"recovery": recovery}
+        made_up["ratios"]["theoretical_speedup"] = None
+        results.save(made_up | {"latency": []}, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "layers_at=9", "close_up=null")
+    figures = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert figures == {"digits-mlp-compression.png", "digits-mlp-finetune-compression.png"}
+    printed = capsys.readouterr().out
+    assert "digits-mlp: no figure against theoretical_speedup" in printed
+    assert "no figure of the layers: no method makes the whole model 9× smaller" in printed
+    assert "no figure of the spectra: InstantiationException" in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=never-run"], "report: there is no folder results/runs/never-run"),
+        (["runs={tmp}", "out={tmp}/out"], "report: there is no record"),
+        (["metrc=top1"], "Could not override 'metrc'"),
+    ],
+)
+def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overrides, message):
+    command = [sys.executable, "-m", "experiments.report"]
+    command += [override.format(tmp=tmp_path) for override in overrides]
+    before = set(os.listdir(ROOT))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    made = set(os.listdir(ROOT)) - before
+    assert done.returncode == 1
+    assert done.stderr.startswith(message) and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists() and not made & {"outputs", "multirun", "results"}
