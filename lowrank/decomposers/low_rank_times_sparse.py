@@ -119,6 +119,9 @@ def _alternate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """left (out, rank), right (rank, in) and the mask of right's entries that count."""
     left = memo.svd(weight)[0][:, :rank]
+    # Relative to the largest, so that no product of two weights overflows or vanishes.
+    unit = weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
+    weight = weight / unit
     for _ in range(iterations):
         coefficients = left.T @ weight
         sparse = coefficients * budget.largest(coefficients, count)
@@ -128,4 +131,4 @@ def _alternate(
     kept = budget.largest(coefficients, count)
     sparse = coefficients * kept
     # The pseudo-inverse, because a row of S may have lost all of its entries.
-    return weight @ torch.linalg.pinv(sparse), sparse, kept
+    return unit * (weight @ torch.linalg.pinv(sparse)), sparse, kept
