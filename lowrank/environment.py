@@ -38,6 +38,7 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for library in LIBRARIES:

@@ -1,0 +1,213 @@
+"""One point of a sweep: a task's model compressed by one method and measured against itself."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from experiments.composer import resolve
+from experiments.progress import Progress
+from experiments.trackers import log_point
+from lowrank import results
+from lowrank.allocation import Allocation
+from lowrank.compress import compress
+from lowrank.environment import environment
+from lowrank.measure import Measured, MeasureSettings, compare, measure
+from lowrank.recovery import NoRecovery, Recovery
+from lowrank.select import Select
+from lowrank.tasks import Task
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a point is made of, as the library's objects."""
+
+    task: Task
+    allocation: Allocation
+    where: Select
+    recovery: Recovery
+    measure: MeasureSettings
+
+
+def make_parts(settings: Settings) -> Parts:
+    """The objects that the settings of a point name, with their own checks passed.
+
+    Raises:
+        InstantiationException: caused by the error of one of them.
+    """
+    return Parts(
+        task=shared_task(text(settings["task"])),
+        allocation=make(settings["allocation"]),
+        where=make(settings["where"]),
+        recovery=make(settings["recovery"]),
+        measure=make(settings["measure"]),
+    )
+
+
+def make(config: Mapping[str, Any]) -> Any:
+    """The object that `config` names by its `_target_`."""
+    return instantiate(config, _convert_="all")
+
+
+def run_point(config: DictConfig, progress: Progress) -> str | None:
+    """Measure the point that `config` describes, and save its record.
+
+    Returns:
+        None, or why it failed: a value, so that no process stops over it.
+    """
+    settings = resolve(config)
+    folder = settings["results"]
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    try:
+        # Another process may have measured it since this sweep began.
+        if results.exists(results.key(settings), folder) and not settings["force"]:
+            progress.present(overrides)
+            return None
+        with computing(settings["seed"], settings["threads"]):
+            record = measure_point(settings)
+        results.save(record, folder)
+    except Exception as error:
+        progress.failed(overrides, reason(error))
+        if HydraConfig.get().verbose:
+            traceback.print_exc(file=sys.stderr)
+        return reason(error)
+    progress.finished(record)
+    log_point(settings, record)
+    return None
+
+
+def measure_point(settings: Settings) -> dict[str, Any]:
+    """The record of a point; see `lowrank.results`."""
+    timings: dict[str, float | str] = {}
+    parts = make_parts(settings)
+    with timing(timings, "total_s"):
+        dense = dense_model(text(settings["task"]))
+        with timing(timings, "compress_s"):
+            compressed = compress(dense, parts.allocation, parts.where, parts.task.example())
+        # After the compression, so that a hyperparameter that does not fit is found at once.
+        baseline = dense_baseline(text({name: settings[name] for name in BASELINE}))
+        with timing(timings, "recover_s"):
+            parts.recovery.recover(compressed.model, parts.task)
+        with timing(timings, "evaluate_s"):
+            measured = measure(compressed.model, parts.task, parts.measure, baseline.measured)
+            comparison = compare(
+                baseline.measured, measured, compressed.layers, parts.task, parts.measure
+            )
+    timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "schema": results.SCHEMA,
+        "key": results.key(settings),
+        "config": settings,
+        "task": parts.task.name,
+        "model": parts.task.architecture,
+        **{name: settings[name] for name in ("method", "family", "level", "seed")},
+        "recovery": settings["recovery_name"],
+        **comparison,
+        **baseline.before_recovery,
+        "layers": [asdict(layer) for layer in compressed.layers],
+        "skipped": compressed.skipped,
+        "environment": environment(settings["device"]),
+        "timings": timings,
+    }
+
+
+# What the dense model's measures depend on.
+BASELINE = ("task", "recovery", "measure", "seed", "threads")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The dense model that a compressed one is set beside.
+
+    Attributes:
+        measured: after the recovery that the compressed model gets too.
+        before_recovery: the record's field "dense_before_recovery", if there is a recovery.
+    """
+
+    measured: Measured
+    before_recovery: dict[str, Any]
+
+
+# The points of a sweep share these. They come in an order in which few are needed at a time, and
+# many seeds must not fill the memory.
+@functools.lru_cache(maxsize=4)
+def shared_task(config: str) -> Task:
+    """The task of a configuration (JSON), with its data decoded once."""
+    return make(json.loads(config))
+
+
+@functools.lru_cache(maxsize=4)
+def dense_model(config: str) -> nn.Module:
+    """The trained dense model of a task's configuration (JSON); not to be changed."""
+    return shared_task(config).model()
+
+
+@functools.lru_cache(maxsize=4)
+def dense_baseline(config: str) -> Baseline:
+    """The measured dense model of a configuration (JSON) with the fields `BASELINE`."""
+    settings = json.loads(config)
+    name = text(settings["task"])
+    task, model, how = shared_task(name), dense_model(name), make(settings["measure"])
+    recovery = make(settings["recovery"])
+    measured = measure(model, task, how)
+    if recovery == NoRecovery():
+        return Baseline(measured, {})
+    recovered = copy.deepcopy(model)
+    recovery.recover(recovered, task)
+    return Baseline(
+        measure(recovered, task, how, measured), {"dense_before_recovery": measured.values}
+    )
+
+
+def text(config: Any) -> str:
+    """`config` as a key of a cache."""
+    return json.dumps(config, sort_keys=True)
+
+
+@contextmanager
+def computing(seed: int, threads: int | None) -> Iterator[None]:
+    """Seed every generator, and let the arithmetic of this process use so many threads."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with threadpool_limits(limits=threads):
+        yield
+
+
+@contextmanager
+def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
+    """Put the seconds that the block takes under `name`."""
+    started = time.perf_counter()
+    yield
+    timings[name] = time.perf_counter() - started
+
+
+def reason(error: Exception) -> str:
+    """The text of an error for people; behind Hydra's wrapping, that of its cause."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) else None
+    cause = cause or error
+    # Our own errors are ValueErrors with texts that stand alone.
+    return str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"

@@ -1,0 +1,70 @@
+"""What a sweep says while it runs: one line per point, from whichever process finished it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+QUALITY = "top1"  # shown for tasks that have it, else their first
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The place of a sweep in its list of points, shared by its worker processes.
+
+    Args:
+        total: points of the sweep.
+        done: those that had their record when it started.
+        ticks: a file to which each finished point adds one byte; its size is the count that all
+            processes see.
+        started: in seconds since the epoch.
+    """
+
+    total: int
+    done: int
+    ticks: Path
+    started: float = field(default_factory=time.time)
+
+    def finished(self, record: Mapping[str, Any]) -> None:
+        """Say that a point was measured."""
+        dense, compressed = record["dense"], record["compressed"]
+        metric = QUALITY if QUALITY in compressed else next(iter(compressed))
+        level = "" if record["level"] is None else f" {record['level']:g}"
+        self._say(
+            f"{record['task']} {record['method']}{level} seed {record['seed']}  "
+            f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
+            f"{record['ratios']['compression_ratio']:.2f}x  {record['timings']['total_s']:.1f} s",
+            sys.stdout,
+        )
+
+    def present(self, point: str) -> None:
+        """Say that another process measured the point in the meantime."""
+        self._say(f"{point}  has its record already", sys.stdout)
+
+    def failed(self, point: str, reason: str) -> None:
+        """Say which point failed and why."""
+        self._say(f"FAILED {point}: {reason}", sys.stderr)
+
+    def _say(self, text: str, stream: TextIO) -> None:
+        with self.ticks.open("ab") as file:
+            file.write(b".")
+        count = self.ticks.stat().st_size
+        remaining = self.total - self.done - count
+        minutes, seconds = divmod(round((time.time() - self.started) / count * remaining), 60)
+        place = f"[{self.done + count}/{self.total}]"
+        # One write for the whole line, because workers share the terminal.
+        stream.write(f"{place} {text}  left {minutes}:{seconds:02d}\n")
+        stream.flush()
+
+
+@contextmanager
+def counting(total: int, done: int) -> Iterator[Progress]:
+    """The progress of a sweep that starts now."""
+    with tempfile.NamedTemporaryFile(prefix="lowrank-sweep-") as file:
+        yield Progress(total, done, Path(file.name))

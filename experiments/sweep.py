@@ -1,0 +1,53 @@
+"""Measures points: every combination of the options given, and of an experiment's grids.
+
+    python -m experiments.sweep task=digits decomposer=svd decomposer.rank=8
+    python -m experiments.sweep decomposer=magnitude decomposer.sparsity=0.5,0.8,0.9 seed=0,1,2
+    python -m experiments.sweep experiment=digits
+
+Each point becomes one record in `results`; a point that has its record is passed over.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.progress import Progress
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def given(*values: Any) -> Any:
+    """The first of several alternative hyperparameters that is not null; null if all are."""
+    return next((value for value in values if value is not None), None)
+
+
+def task_function(config: DictConfig, progress: Progress) -> str | None:
+    """Run one point; see `experiments.point.run_point`."""
+    # Brings torch, which a sweep whose records are all there does without.
+    from experiments.point import run_point
+
+    return run_point(config, progress)
+
+
+def main() -> None:
+    """Run the sweep of the command line."""
+    OmegaConf.register_new_resolver("given", given, replace=True)
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        # The config says so too, but where it has an error Hydra would not get to read that.
+        sys.argv.append("--multirun")
+    sweep = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    try:
+        # Not called by Hydra itself but by our sweeper, which adds the progress.
+        sweep(task_function)()  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

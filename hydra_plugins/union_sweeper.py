@@ -1,0 +1,124 @@
+"""A Hydra sweeper for unions of grids: each method over its own hyperparameter, all over the seeds.
+
+Hydra loads sweepers only from a package of this name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from experiments.composer import Composer
+from experiments.plan import Job, check
+from experiments.progress import counting
+from experiments.trackers import log_curves
+
+# What the points of one task, seed and recovery share is made once and stays at hand.
+OUTERMOST = ("task", "seed", "recovery")
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="union",
+    node={"_target_": "hydra_plugins.union_sweeper.UnionSweeper", "params": {}, "union": []},
+)
+
+
+class UnionSweeper(Sweeper):
+    """Every combination of `params` (and the command line) with every grid of `union`.
+
+    Each value may be a comma list, as on the command line. The command line replaces what a
+    parameter or a grid says of the same key. Tasks, seeds and recoveries (`OUTERMOST`) vary
+    slowest, then other parameters, then the grids.
+
+    All configs are composed before the first job starts, so a misspelt option stops the sweep, not
+    a point of it. Points whose record exists are passed over without starting a job.
+
+    Args:
+        params: override → values, for all points.
+        union: grids of override → values; empty means one grid without overrides.
+    """
+
+    def __init__(self, params: dict[str, Any], union: list[dict[str, Any]]) -> None:
+        self.params = params
+        self.union = union
+        self.context: HydraContext | None = None
+        self.task_function: TaskFunction | None = None
+        self.config: DictConfig | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the points that have no record yet.
+
+        Raises:
+            SystemExit: a point failed, or the settings of one are wrong.
+        """
+        assert self.context is not None and self.config is not None
+        composer = Composer(self.context.config_loader, self.config)
+        jobs = [Job(job, composer.settings(job)) for job in self.jobs(arguments)]
+        pending = [job for job in jobs if not job.is_done()]
+        failures = self.launch(pending, len(jobs), composer) if pending else 0
+        print(f"{len(jobs)} points: {len(jobs) - len(pending)} had their record, ", end="")
+        print(f"{len(pending) - failures} measured, {failures} failed", flush=True)
+        if failures:
+            raise SystemExit(1)
+
+    def launch(self, pending: list[Job], total: int, composer: Composer) -> int:
+        """Run jobs through Hydra's launcher; how many failed."""
+        assert self.context is not None and self.config is not None
+        check(pending)
+        with counting(total, total - len(pending)) as progress:
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=HydraContext(composer, self.context.callbacks),  # type: ignore
+                task_function=partial(self.task_function, progress=progress),  # type: ignore
+                config=self.config,
+            )
+            returns = launcher.launch([job.overrides for job in pending], initial_job_idx=0)
+        log_curves(pending[0].settings)
+        return sum(job.return_value is not None for job in returns)
+
+    def jobs(self, arguments: list[str]) -> Iterator[list[str]]:
+        """The overrides of each point, without repetitions, in the order in which they run."""
+        given = self.grid(arguments)
+        common = self.grid([f"{key}={value}" for key, value in self.params.items()]) | given
+        entries = [self.grid([f"{k}={v}" for k, v in grid.items()]) for grid in self.union or [{}]]
+        slowest_first = sorted(common, key=lambda key: key.split(".")[0] not in OUTERMOST)
+        seen = set()
+        for shared in itertools.product(*(common[key] for key in slowest_first)):
+            for entry in entries:
+                own = [values for key, values in entry.items() if key not in given]
+                for rest in itertools.product(*own):
+                    job = [*shared, *rest]
+                    if tuple(job) not in seen:
+                        seen.add(tuple(job))
+                        yield job
+
+    def grid(self, arguments: Sequence[str]) -> dict[str, list[str]]:
+        """For each key that is overridden, the overrides it takes in turn."""
+        assert self.context is not None
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        grid = {}
+        for override in parser.parse_overrides(list(arguments)):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                grid[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                grid[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise ConfigCompositionException(
+                    f"{override.input_line}: an interval has no points to sweep over; list them"
+                )
+        return grid
