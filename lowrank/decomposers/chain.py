@@ -49,7 +49,8 @@ class Chain(Decomposer):
             if not isinstance(step, Decomposer):
                 raise ValueError(
                     f"step {number} of Chain must be a Decomposer, got {step!r}; give an instance "
-                    "such as Quantization(bits=8), in YAML by its `_target_`"
+                    "such as Quantization(bits=8); in YAML name it by its `_target_`, and call "
+                    "Hydra's instantiate with _convert_='all'"
                 )
 
     def kernel_view(self) -> KernelView:

@@ -37,7 +37,8 @@ class LowRankPlusSparse(Decomposer):
         rank_ratio: share of those bytes that goes to left and right, in (0, 1); at least rank 1 and
             one non-zero are bought, and what the rank leaves over goes to S.
         iterations: of the alternation, at least 1; each costs one SVD.
-        view: as which matrix a convolution's kernel is seen (see `Convolve`).
+        view: as which matrix a convolution's kernel is seen (see `Convolve`). The spatial split of
+            3 × 3 kernels is nearer at the same bytes, and reaches higher ratios.
 
     Source: Zhou & Tao, ICML 2011 (GoDec, algorithm 1); Zhang & Papyan, ICLR 2025 (OATS: the share
     of the budget).
@@ -48,7 +49,7 @@ class LowRankPlusSparse(Decomposer):
     compression_ratio: float | None = None
     rank_ratio: float = 0.25
     iterations: int = 20
-    view: KernelView = "channel"
+    view: KernelView = "spatial"
 
     def __post_init__(self) -> None:
         by_parts = self.rank is not None and self.sparsity is not None

@@ -192,6 +192,7 @@ def test_merging_half_precision_rounds_once_and_says_what_that_costs():
     with torch.no_grad():
         form.terms[1].term.factors[0].weight.copy_(random(20, 4))
     merged = merge(form)
+    assert {p.dtype for p in form.parameters()} == {torch.bfloat16}  # It is not touched.
     exact = form.double().to_dense().detach()
     assert merged.weight.dtype == torch.bfloat16
     assert torch.equal(merged.weight, exact.float().bfloat16())

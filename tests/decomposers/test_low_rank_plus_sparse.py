@@ -154,3 +154,8 @@ def test_a_ratio_out_of_reach_is_refused():
     text = r"=20 is out of reach .*\(30, 40\): it leaves 480 bytes, and rank 1 alone takes 560"
     with pytest.raises(ValueError, match=text):
         LowRankPlusSparse(compression_ratio=20).decompose(random(30, 40))
+
+
+@pytest.mark.parametrize("view", ["channel", "spatial"])
+def test_the_view_is_the_one_asked_for(view):
+    assert LowRankPlusSparse(compression_ratio=4, view=view).kernel_view() == view
