@@ -100,7 +100,7 @@ def test_rings_are_the_front_and_steps_what_it_can_give(few):
         not any((ratios >= ratio) & (tops >= top) & ((ratios > ratio) | (tops > top)))
         for ratio, top in zip(ratios, tops, strict=True)
     ]
-    expected = sorted(zip(ratios[:-1][on_front[:-1]], tops[:-1][on_front[:-1]], strict=True))
+    expected = sorted(zip(ratios[on_front], tops[on_front], strict=True))
     ringed = by_gid(axes, "front").get_offsets()
     assert np.allclose(sorted(map(tuple, np.asarray(ringed))), expected)
     steps = by_gid(axes, "front steps")
@@ -122,6 +122,7 @@ def test_a_measured_speedup_says_on_what_and_shows_its_spread(few):
     (axes,) = plots.quality_curve(few, "speedup_b64").axes
     assert "batch 64, cpu, 1 thread, float32" in axes.get_xlabel()
     bars = [c for c in axes.collections if type(c).__name__ == "LineCollection"]
+    assert not [c for c in axes.collections if type(c).__name__ == "FillBetweenPolyCollection"]
     own = few[(few["method"] == "magnitude") & (few["level"] == 0.5)]
     ends = own["speedup_b64_low"].mean(), own["speedup_b64_high"].mean()
     assert bars[0].get_segments()[0][:, 0] == pytest.approx(ends)

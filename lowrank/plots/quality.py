@@ -46,6 +46,11 @@ class _Curves:
     front: np.ndarray
     styles: Mapping[str, Style]
 
+    @property
+    def measured(self) -> bool:
+        """Whether x is a measured speedup, which has a spread of its own."""
+        return f"{self.x}_low" in self.points
+
 
 def quality_curve(
     frame: pd.DataFrame,
@@ -57,10 +62,12 @@ def quality_curve(
     """One line per method through its levels, from weak to strong compression.
 
     A line goes through the means over seeds of x and of y; the band is ± one standard deviation
-    over seeds, the small points are the single seeds, and bars along x, where `x` is a measured
-    speedup, reach from its mean low to its mean high. The dense model is the grey horizontal line,
-    with its own band. Ringed points are on the Pareto front of all that is shown, the dense model
-    at 1× included; the dotted steps show the best y to be had at each x or more.
+    over seeds, and the small points are the single seeds. Where `x` is a measured speedup, whose
+    noise would turn lines and bands into knots, the line is thin and bars take the band's place:
+    along y ± one standard deviation, along x from the mean low to the mean high. The dense model is
+    the black point at 1× and the grey horizontal line, with its own band. Ringed points are on the
+    Pareto front of all that is shown, the dense model included; the dotted steps show the best y to
+    be had at each x or more.
 
     Up to 6 methods share one pair of axes of the width of a column. More are split into a panel per
     family, the width of a page, each with all other methods in pale grey.
@@ -93,7 +100,7 @@ def quality_curve(
     curves = _Curves(points, frame, x, y, *titles, dense, front, styles)
     with matplotlib.rc_context(RC):
         rows, columns_ = _grid(len(panels))
-        size = (PAGE, 0.5 + 2.05 * rows) if split else (COLUMN, 3.3)
+        size = (PAGE, 0.6 + 1.9 * rows) if split else (COLUMN, 3.3)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns_, sharex=True, sharey=True, squeeze=False)
         cells = list(grid.flat)
@@ -108,7 +115,7 @@ def quality_curve(
 
 
 def _grid(panels: int) -> tuple[int, int]:
-    columns = 1 if panels == 1 else 2 if panels in (2, 4) else 3
+    columns = min(panels, 2)
     return -(-panels // columns), columns
 
 
@@ -124,22 +131,24 @@ def _panel(axes: Axes, curves: _Curves, family: str | None) -> None:
     for (member_of, method), line in curves.points.groupby(["family", "method"], dropna=False):
         if family is None or member_of == family:
             _method_line(axes, curves, method, line)
+        elif curves.measured:
+            axes.scatter(line[curves.x], line[curves.y], s=3, color="0.8", linewidths=0, zorder=1)
         else:
             axes.plot(line[curves.x], line[curves.y], color="0.8", linewidth=0.5, zorder=1)
-    shown = curves.points["family"].eq(family) if family is not None else True
-    ringed = curves.points[curves.front[:-1] & shown]
-    axes.scatter(
-        ringed[curves.x],
-        ringed[curves.y],
-        s=42,
-        facecolors="none",
-        edgecolors="black",
-        linewidths=0.7,
-        zorder=5,
-        gid="front",
-    )
+    _rings(axes, curves, family)
     if family is not None:
         _panel_legend(axes, family)
+
+
+def _rings(axes: Axes, curves: _Curves, family: str | None) -> None:
+    shown = True if family is None else curves.points["family"] == family
+    ringed = curves.points[curves.front[:-1] & shown]
+    x, y = list(ringed[curves.x]), list(ringed[curves.y])
+    axes.plot(1.0, curves.dense[0], "o", color="black", markersize=3, zorder=4, gid="dense point")
+    if curves.front[-1]:
+        x, y = [*x, 1.0], [*y, curves.dense[0]]
+    look: Any = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.7}
+    axes.scatter(x, y, s=42, zorder=5, gid="front", **look)
 
 
 def _panel_legend(axes: Axes, family: str) -> None:
@@ -151,7 +160,7 @@ def _panel_legend(axes: Axes, family: str) -> None:
         alignment="left",
         loc="lower left",
         bbox_to_anchor=(-0.03, 0.99),
-        ncols=2 if max(map(len, names)) <= 16 else 1,
+        ncols=2 if max(map(len, names)) <= 28 else 1,
         columnspacing=1.0,
         labelspacing=0.25,
     )
@@ -185,12 +194,12 @@ def _front_steps(axes: Axes, curves: _Curves) -> None:
 def _method_line(axes: Axes, curves: _Curves, method: str, line: Any) -> None:
     style, x, y = curves.styles[method], line[curves.x], line[curves.y]
     spread = line[f"{curves.y}_std"]
-    axes.fill_between(x, y - spread, y + spread, color=style.colour, alpha=0.18, linewidth=0)
-    if f"{curves.x}_low" in line:
-        bars = [x - line[f"{curves.x}_low"], line[f"{curves.x}_high"] - x]
-        axes.errorbar(
-            x, y, xerr=np.clip(bars, 0, None), fmt="none", ecolor=style.colour, elinewidth=0.6
-        )
+    if curves.measured:
+        ends = np.clip([x - line[f"{curves.x}_low"], line[f"{curves.x}_high"] - x], 0, None)
+        look: Any = {"fmt": "none", "ecolor": style.colour, "elinewidth": 0.7, "alpha": 0.6}
+        axes.errorbar(x, y, xerr=ends, yerr=spread, **look)
+    else:
+        axes.fill_between(x, y - spread, y + spread, color=style.colour, alpha=0.18, linewidth=0)
     single = curves.seeds[curves.seeds["method"] == method]
     axes.scatter(
         single[curves.x], single[curves.y], s=3, color=style.colour, alpha=0.45, linewidths=0
@@ -201,6 +210,7 @@ def _method_line(axes: Axes, curves: _Curves, method: str, line: Any) -> None:
         color=style.colour,
         marker=style.marker,
         linestyle=style.line,
+        linewidth=0.5 if curves.measured else RC["lines.linewidth"],
         markeredgecolor="white",
         markeredgewidth=0.4,
         label=method,
@@ -241,12 +251,13 @@ def _keys(curves: _Curves) -> list:
     if not curves.y_measure.percent:
         dense = f"dense model ({curves.dense[0]:.3g})"
     ring = {"marker": "o", "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 0.7}
-    return [
+    keys = [
         Line2D([], [], color=DENSE, linestyle=(0, (6, 2)), linewidth=0.9, label=dense),
         Line2D([], [], color="0.2", linestyle=":", linewidth=0.7, label="Pareto front", **ring),
-        *(
-            [Line2D([], [], color="0.6", alpha=0.4, linewidth=5, label=f"± 1 std, {seeds} seeds")]
-            if seeds > 1
-            else []
-        ),
     ]
+    spread = f"± 1 std, {seeds} seeds"
+    if curves.measured:
+        label = "low to high of the timing" + (f"; {spread}" if seeds > 1 else "")
+        return [*keys, Line2D([], [], color="0.5", linewidth=0.7, marker="|", label=label)]
+    band = Line2D([], [], color="0.6", alpha=0.4, linewidth=5, label=spread)
+    return [*keys, band] if seeds > 1 else keys
