@@ -23,19 +23,15 @@ class BlockGrid:
             for columns.
 
     Raises:
-        ValueError: a block without weights, or larger than the matrix.
+        ValueError: a block without weights.
     """
 
     shape: tuple[int, int]
     block: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if any(not 1 <= b <= max(s, 1) for s, b in zip(self.shape, self.block, strict=True)):
-            height, width = self.block
-            raise ValueError(
-                f"blocks of {height}x{width} do not fit a matrix of shape {self.shape}: each side "
-                "must be at least 1 and no longer than the matrix"
-            )
+        if min(self.block) < 1:
+            raise ValueError(f"a block has at least 1 row and 1 column, got {self.block}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,7 +47,8 @@ class BlockGrid:
     def expand(self, kept: Tensor) -> Tensor:
         """The mask (out, in) of a mask of blocks."""
         height, width = self.block
-        mask = kept.repeat_interleave(height, 0).repeat_interleave(width, 1)
+        mask = kept.repeat_interleave(min(height, self.shape[0]), 0)
+        mask = mask.repeat_interleave(min(width, self.shape[1]), 1)
         return mask[: self.shape[0], : self.shape[1]].contiguous()
 
     def sum(self, matrix: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+"""What all methods that remove weights by a score have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lowrank.decomposers.budget import check_ratio, check_sparsity
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.patterns import Pattern, count_within, parse
+from lowrank.factorizations import BlockGrid, Factorization, Sparse
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class Pruning(Decomposer):
+    """Keeps the blocks of a pattern that score highest; a method says how they score.
+
+    See `MagnitudePruning` for the arguments.
+    """
+
+    sparsity: float | None = None
+    compression_ratio: float | None = None
+    pattern: str = "unstructured"
+
+    def __post_init__(self) -> None:
+        given = [value is not None for value in (self.sparsity, self.compression_ratio)]
+        if sum(given) != parse(self.pattern).is_counted:
+            allowed = "exactly one" if parse(self.pattern).is_counted else "none"
+            raise ValueError(
+                f"{type(self).__name__} with pattern {self.pattern!r} needs {allowed} of sparsity "
+                f"and compression_ratio, got sparsity={self.sparsity}, "
+                f"compression_ratio={self.compression_ratio}"
+            )
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
+        if self.compression_ratio is not None:
+            check_ratio(self.compression_ratio)
+
+    @abstractmethod
+    def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
+        """How much each block matters, shape `grid.size`; more is kept first."""
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        grid = self._pattern.grid((weight.shape[0], weight.shape[1]))
+        scores = self.scores(weight, grid, norm)
+        kept = self._pattern.keep(scores, self._count(weight, grid, scores))
+        return Sparse.from_dense(weight, kept, grid.block)
+
+    def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
+        """How many blocks survive; None where the pattern says it."""
+        shape = f"a weight of shape {grid.shape} in blocks of {grid.block[0]}x{grid.block[1]}"
+        if self.sparsity is not None:
+            count = grid.count - round(self.sparsity * grid.count)
+            if count == 0:
+                raise ValueError(
+                    f"sparsity={self.sparsity} keeps none of the {grid.count} blocks of {shape}. "
+                    "Lower it, or leave this layer out with `where`."
+                )
+            return count
+        if self.compression_ratio is not None:
+            limit = weight.nbytes / self.compression_ratio
+            count = count_within(scores, grid, weight.element_size(), limit)
+            if count == 0:
+                raise ValueError(
+                    f"compression_ratio={self.compression_ratio} is out of reach for {shape}, "
+                    f"{weight.dtype}: it leaves {limit:.4g} bytes, too few for the best block and "
+                    f"its index of {grid.index_bytes(1)} bytes. Lower it, or leave this layer out "
+                    "with `where`."
+                )
+            return count
+        return None
+
+    @property
+    def _pattern(self) -> Pattern:
+        return parse(self.pattern)

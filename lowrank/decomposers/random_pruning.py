@@ -1,0 +1,40 @@
+"""Random pruning: the control that every honest pruning curve shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
+
+from lowrank.decomposers.pruning import Pruning
+from lowrank.factorizations import BlockGrid
+from lowrank.memo import fingerprint
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class RandomPruning(Pruning):
+    """W ≈ W at positions drawn at random, 0 elsewhere.
+
+    Never the right choice, but what a method must beat: on average the share of ‖W‖² that is lost
+    equals the sparsity. The same number of survivors, in the same pattern, as `MagnitudePruning`,
+    which describes the other arguments. The draw depends on the seed and on the weight's numbers,
+    so layers of equal shape differ; a higher sparsity keeps a part of what a lower one keeps.
+
+    Args:
+        seed: of the draw.
+
+    Source: the baseline of Blalock et al., What is the State of Neural Network Pruning?, MLSys
+    2020.
+    """
+
+    seed: int = 0
+
+    def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
+        # In float64 and on the CPU, so that neither dtype nor device changes the draw.
+        content = fingerprint(weight.double().cpu())
+        seed = xxhash.xxh3_64_intdigest(f"{self.seed} {content}".encode())
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(grid.size, generator=generator, dtype=torch.float64).to(weight.device)
