@@ -84,6 +84,7 @@ class FineTune(Recovery):
             if not good:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
 
+    @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:

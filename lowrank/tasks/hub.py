@@ -8,6 +8,7 @@ Where it is set, nothing is fetched from elsewhere.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,6 +123,9 @@ def _download(url: str) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(f"no weights from {url}: {error}") from error
+    except pickle.UnpicklingError as error:
+        # Its text advises to load without this protection.
+        raise ValueError(f"no weights from {url}: it holds more than tensors") from error
     state = checkpoint.get("state_dict", checkpoint)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 

@@ -1,0 +1,285 @@
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lowrank.compress import compress
+from lowrank.decomposers import MagnitudePruning, TruncatedSVD
+from lowrank.recovery import FineTune
+from lowrank.tasks import Digits, ImageClassification, Split, Task, Trained
+
+RECIPE = FineTune(epochs=1, learning_rate=1e-3, batch_size=64)
+TASK = ImageClassification(
+    name="digits",
+    architecture="mlp",
+    source=Digits(),
+    builder="lowrank.tasks.models:mlp",
+    arguments={"widths": [64, 32, 10]},
+    weights=Trained(FineTune(epochs=5, learning_rate=3e-3, batch_size=64)),
+    validation_size=180,
+    calibration_size=256,
+)
+
+
+@dataclass(frozen=True)
+class Counted(Split):
+    """The numbers 0, 1, … as inputs and targets."""
+
+    count: int
+
+    def __len__(self):
+        return self.count
+
+    def batches(self, batch_size, shuffle_seed=None):
+        numbers = torch.arange(self.count, dtype=torch.float64)
+        return ((batch, batch) for batch in numbers.split(batch_size))
+
+
+@dataclass(frozen=True)
+class Sliding(Task):
+    """A loss without a bottom, whose slope is the mean of the batch's inputs, or 1."""
+
+    count: int = 10
+    slope: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    name = "sliding"
+    architecture = "none"
+
+    def model(self):
+        return Slide()
+
+    def split(self, name):
+        assert name == "train"
+        return Counted(self.count)
+
+    def forward(self, model, inputs):
+        return model(inputs if self.slope else torch.ones_like(inputs))
+
+    def loss(self, outputs, targets):
+        return outputs.mean()
+
+    def metrics(self):
+        raise NotImplementedError
+
+    def example(self, batch_size=1):
+        raise NotImplementedError
+
+
+class Slide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        return x * self.position
+
+
+def sgd(**options):
+    settings = {"epochs": 2, "learning_rate": 0.1, "batch_size": 4, "optimizer": "sgd"}
+    return FineTune(**(settings | {"momentum": 0.0, "schedule": "constant"} | options))
+
+
+def mean_loss(model, split="train"):
+    losses = []
+    with torch.no_grad():
+        for inputs, targets in TASK.split(split).batches(1):
+            losses.append(TASK.loss(model(inputs), targets))
+    return float(torch.stack(losses).mean())
+
+
+def same(first, second):
+    state, other = first.state_dict(), second.state_dict()
+    return all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_the_last_short_batch_counts_by_its_examples():
+    # 1257 = 19 · 64 + 41; a step of 1e-12 changes nothing.
+    model = TASK.model()
+    expected = mean_loss(model)
+    record = replace(RECIPE, learning_rate=1e-12).recover(model, TASK)
+    assert record["losses"] == [pytest.approx(expected, rel=1e-5)]
+    assert record["steps"] == 20
+    # The mean over batches would be another number.
+    with torch.no_grad():
+        batches = TASK.split("train").batches(64)
+        means = [float(TASK.loss(model(inputs), targets)) for inputs, targets in batches]
+    assert sum(means) / 20 != pytest.approx(expected, rel=1e-4)
+
+
+def test_a_constant_rate_goes_as_far_at_each_step():
+    model = Slide()
+    record = sgd(epochs=3).recover(model, Sliding(count=10))
+    assert record["steps"] == 9 and record["trained_params"] == 1
+    assert model.position.item() == pytest.approx(-0.9)
+
+
+def test_a_cosine_rate_goes_half_as_far_in_all():
+    # Σ (1 + cos(π t/T)) / 2 over t = 0 … T−1 is (T + 1) / 2.
+    model = Slide()
+    sgd(epochs=3, schedule="cosine").recover(model, Sliding(count=10))
+    assert model.position.item() == pytest.approx(-0.1 * (9 + 1) / 2)
+
+
+def test_one_step_of_sgd_is_the_gradient_times_the_rate():
+    model = Slide()
+    sgd(epochs=1, batch_size=100).recover(model, Sliding(count=10, slope=True))
+    assert model.position.item() == pytest.approx(-0.1 * 4.5)
+
+
+def test_momentum_is_nesterovs():
+    # v ← µv + g, step lr·(g + µv): with g = 1, µ = 0.5 the steps are 1.5 and 1.75 times lr.
+    model = Slide()
+    sgd(epochs=2, batch_size=10, momentum=0.5).recover(model, Sliding(count=10))
+    assert model.position.item() == pytest.approx(-0.1 * (1.5 + 1.75))
+
+
+def test_the_first_step_of_adamw_is_the_rate_after_the_decay():
+    model = Slide()
+    with torch.no_grad():
+        model.position.fill_(2.0)
+    recipe = FineTune(1, 0.1, batch_size=10, schedule="constant", weight_decay=0.5)
+    recipe.recover(model, Sliding(count=10))
+    assert model.position.item() == pytest.approx(2 * (1 - 0.1 * 0.5) - 0.1)
+
+
+def test_training_lowers_the_loss_of_a_compressed_model():
+    compressed = compress(TASK.model(), TruncatedSVD(rank=4)).model
+    before, validation = mean_loss(compressed), mean_loss(compressed, "validation")
+    record = replace(RECIPE, epochs=5).recover(compressed, TASK)
+    assert mean_loss(compressed) < 0.7 * before
+    assert mean_loss(compressed, "validation") < validation
+    assert record["losses"] == sorted(record["losses"], reverse=True)
+
+
+def test_what_is_frozen_stays_bit_for_bit():
+    model = TASK.model()
+    frozen = model.get_submodule("fc1").requires_grad_(False)
+    before = copy.deepcopy(model)
+    record = replace(RECIPE, weight_decay=0.1).recover(model, TASK)
+    assert same(frozen, before.get_submodule("fc1"))
+    assert not same(model.get_submodule("fc2"), before.get_submodule("fc2"))
+    assert record["trained_params"] == 32 * 10 + 10
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_pruned_weight_never_revives(optimizer):
+    model = compress(TASK.model(), MagnitudePruning(0.5)).model
+    sparse = model.get_submodule("fc1").factorization
+    before = sparse.to_dense().detach().clone()
+    pruned = before == 0
+    assert int(pruned.sum()) == 32 * 64 // 2
+    replace(RECIPE, optimizer=optimizer, weight_decay=0.1, epochs=2).recover(model, TASK)
+    after = sparse.to_dense().detach()
+    assert not after[pruned].any()
+    assert not torch.equal(after[~pruned], before[~pruned])
+
+
+def test_the_tasks_seed_decides_all():
+    def trained(seed, state):
+        torch.manual_seed(state)
+        model = nn.Sequential(nn.Dropout(0.3), TASK.model())
+        RECIPE.recover(model, replace(TASK, seed=seed))
+        return model
+
+    assert same(trained(0, 1), trained(0, 2))
+    assert not same(trained(0, 1), trained(1, 1))
+
+
+def test_the_callers_state_stays():
+    model = nn.Sequential(nn.Dropout(0.3), TASK.model())
+    before = torch.random.get_rng_state()
+    for training in (True, False):
+        model.train(training)
+        RECIPE.recover(model, TASK)
+        assert model.training is training
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.no_grad():
+        RECIPE.recover(model, TASK)
+        assert not torch.is_grad_enabled()
+
+
+def test_progress_is_told_after_each_epoch():
+    told = []
+    record = replace(RECIPE, epochs=3).recover(
+        TASK.model(), TASK, lambda done, total, loss: told.append((done, total, loss))
+    )
+    assert [(done, total) for done, total, _ in told] == [(1, 3), (2, 3), (3, 3)]
+    assert [loss for *_, loss in told] == record["losses"]
+
+
+def test_the_dense_model_has_nothing_to_learn_from_itself():
+    model = TASK.model()
+    recipe = replace(RECIPE, optimizer="sgd", distill=1.0)
+    record = recipe.recover(model, TASK)
+    assert record["losses"] == [pytest.approx(0, abs=1e-6)]
+    torch.testing.assert_close(
+        list(model.parameters()), list(TASK.model().parameters()), atol=1e-5, rtol=0
+    )
+
+
+def test_distillation_brings_the_model_closer_to_the_dense_one():
+    dense, compressed = TASK.model(), compress(TASK.model(), TruncatedSVD(rank=4)).model
+    (inputs,) = TASK.example(360)
+
+    def divergence():
+        with torch.no_grad():
+            p, q = dense(inputs).softmax(1).double(), compressed(inputs).softmax(1).double()
+        return float((p * (p / q).log()).sum(1).mean())
+
+    before = divergence()
+    replace(RECIPE, epochs=5, distill=1.0).recover(compressed, TASK)
+    assert divergence() < 0.5 * before
+
+
+def test_distillation_mixes_the_two_losses():
+    model = compress(TASK.model(), TruncatedSVD(rank=4)).model
+
+    def loss(distill):
+        recipe = replace(RECIPE, learning_rate=1e-12, distill=distill)
+        return recipe.recover(copy.deepcopy(model), TASK)["losses"][0]
+
+    assert loss(0.25) == pytest.approx(0.75 * loss(0.0) + 0.25 * loss(1.0), rel=1e-5)
+    inputs, targets = next(TASK.split("train").batches(2000))
+    with torch.no_grad():
+        outputs, dense = model(inputs), TASK.model()(inputs)
+    expected = F.kl_div(outputs.log_softmax(1), dense.softmax(1), reduction="batchmean")
+    assert loss(1.0) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_loss_that_is_nan_ends_the_run():
+    model = TASK.model()
+    with torch.no_grad():
+        model.get_submodule("fc1").weight[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="loss became nan in epoch 1; lower the"):
+        RECIPE.recover(model, TASK)
+    assert not model.training
+
+
+def test_nothing_to_train():
+    with pytest.raises(ValueError, match="nothing in this model can be trained"):
+        RECIPE.recover(TASK.model().requires_grad_(False), TASK)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"learning_rate": 0}, "learning_rate=0 must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate=nan must be positive"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"optimizer": "adam"}, "optimizer='adam' must be one of adamw, sgd"),
+        ({"momentum": 1.0}, r"momentum=1.0 must be in \[0, 1\)"),
+        ({"schedule": "linear"}, "schedule='linear' must be one of constant, cosine"),
+        ({"weight_decay": -1}, "weight_decay=-1 must be at least 0"),
+        ({"distill": 1.5}, r"distill=1.5 must be in \[0, 1\]"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        FineTune(**({"epochs": 1, "learning_rate": 0.1} | options))
