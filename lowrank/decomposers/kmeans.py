@@ -10,9 +10,9 @@ from torch import Tensor
 # gives quantiles, 1 even steps, and 2/3 the density p^(1/3) that is optimal for many levels.
 STARTS = (2 / 3, 0.0, 1.0)
 MAX_ITERATIONS = 1000
-# Around each edge between clusters, so many places up to so many edges away are tried at once.
-PLACES = 32
-SPANS = (8, 1, 0)
+# So many places for each edge between clusters, up to so many edges away, are tried at once.
+PLACES = 33
+SPANS = (8, 1)
 MAX_ROUNDS = 20
 
 
@@ -31,9 +31,33 @@ def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
     Song, The R Journal 3(2), 2011; density of levels: Panter & Dite, Proceedings of the IRE 39(1),
     1951.
     """
+    centroids, few = _distinct(values, clusters)
+    rest = ~few
+    if bool(rest.any()):
+        centroids[rest] = _search(values[rest], sizes[rest], clusters)
+    return centroids
+
+
+def midpoints(centroids: Tensor) -> Tensor:
+    """Where the nearest of the ascending centroids changes."""
+    return (centroids[:, :-1] + (centroids[:, 1:] - centroids[:, :-1]) / 2).contiguous()
+
+
+def _distinct(values: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """The distinct values of each row, the largest repeated, and whether these are all of them."""
+    filled = values.isfinite()
+    new = F.pad(values.diff(dim=1) > 0, (1, 0), value=True) & filled
+    place = (new.cumsum(dim=1) - 1).clamp_max(clusters - 1)
+    largest = torch.where(filled, values, -torch.inf).amax(dim=1, keepdim=True)
+    # Equal values share a place; those past the last centroid meet there, in rows that have more.
+    distinct = largest.repeat(1, clusters)
+    distinct.scatter_(1, place, torch.where(filled, values, largest))
+    return distinct, new.sum(dim=1) <= clusters
+
+
+def _search(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
     # Relative to the largest of a row, so that no sum or square overflows.
     unit = torch.where(values.isfinite(), values.abs(), 0.0).amax(dim=1, keepdim=True)
-    unit = torch.where(unit > 0, unit, 1.0)
     rows = SortedRows(values / unit, sizes)
     best = rows.lloyd(rows.start(clusters, STARTS[0]))
     for power in STARTS[1:]:
@@ -44,7 +68,7 @@ def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
             best = rows.better(best, rows.lloyd(rows.among(best, span)))
         if torch.equal(best, before):
             break
-    return _exact_where_few(values, rows.centroids(best) * unit)
+    return rows.centroids(best) * unit
 
 
 class SortedRows:
@@ -82,26 +106,23 @@ class SortedRows:
         return edges
 
     def among(self, edges: Tensor, span: int) -> Tensor:
-        """The best of all partitions with each edge at one of PLACES places around the given one.
+        """The best of all partitions with each edge at one of PLACES places, never a worse one.
 
-        The places lie evenly from `span` edges before to `span` after, and side by side for a span
-        of 0; all there are, in rows shorter than PLACES, which makes the partition the best of all.
+        The places are the given edge and, ever farther apart, those up to `span` edges before and
+        after it. In rows shorter than PLACES all places there are, which makes the partition the
+        best of all.
         """
-        last = edges.shape[1] - 1
-        number = torch.arange(last + 1, device=edges.device)
-        low = edges[:, (number - span).clamp_min(0)][:, :, None]
-        high = edges[:, (number + span).clamp_max(last)][:, :, None]
-        if span == 0:
-            low = low - (PLACES - 1) // 2
-            high = low + PLACES - 1
         if self.values.shape[1] < PLACES:
-            low, high = torch.zeros_like(low), torch.full_like(high, PLACES - 1)
-        steps = torch.arange(PLACES, device=edges.device)
-        places = low + (high - low) * steps // (PLACES - 1)
-        # The edge itself is a place, so that the result is never worse.
-        nearest = (places - edges[:, :, None]).abs().argmin(dim=2, keepdim=True)
-        places = places.scatter(2, nearest, edges[:, :, None])
-        places = torch.minimum(places.clamp_min(0), self.sizes[:, :, None])
+            every = torch.arange(PLACES, device=edges.device)
+            places = every.expand(*edges.shape, PLACES)
+        else:
+            last = edges.shape[1] - 1
+            number = torch.arange(last + 1, device=edges.device)
+            before = edges - edges[:, (number - span).clamp_min(0)]
+            after = edges[:, (number + span).clamp_max(last)] - edges
+            offsets = [-_steps(before), torch.zeros_like(edges)[:, :, None], _steps(after)]
+            places = edges[:, :, None] + torch.cat(offsets, dim=2)
+        places = torch.minimum(places, self.sizes[:, :, None])
         places[:, 0], places[:, -1] = 0, self.sizes
         return self._best_chain(places)
 
@@ -147,21 +168,8 @@ class SortedRows:
         return (sums.square() / counts).sum(dim=1, keepdim=True)
 
 
-def _exact_where_few(values: Tensor, centroids: Tensor) -> Tensor:
-    """The distinct values themselves for rows that have no more of them than centroids."""
-    clusters = centroids.shape[1]
-    new = F.pad(values.diff(dim=1) > 0, (1, 0), value=True) & values.isfinite()
-    place = new.cumsum(dim=1) - 1
-    largest = torch.where(values.isfinite(), values, -torch.inf).amax(dim=1, keepdim=True)
-    distinct = largest.repeat(1, clusters)
-    # Equal values share a place; those past the last centroid meet there, in rows not used.
-    distinct.scatter_(
-        1, place.clamp_max(clusters - 1), torch.where(values.isfinite(), values, largest)
-    )
-    few = new.sum(dim=1, keepdim=True) <= clusters
-    return torch.where(few, distinct, centroids)
-
-
-def midpoints(centroids: Tensor) -> Tensor:
-    """Where the nearest of the ascending centroids changes."""
-    return (centroids[:, :-1] + (centroids[:, 1:] - centroids[:, :-1]) / 2).contiguous()
+def _steps(reach: Tensor) -> Tensor:
+    """From 1 to `reach` in steps of equal ratio, (…, PLACES // 2) integers; 0 where that is 0."""
+    powers = torch.linspace(0, 1, PLACES // 2, dtype=torch.float64, device=reach.device)
+    steps = reach.double()[..., None].pow(powers).round().to(torch.int64)
+    return torch.minimum(steps, reach[..., None])

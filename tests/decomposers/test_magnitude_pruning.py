@@ -1,0 +1,213 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
+
+from lowrank.decomposers import MagnitudePruning
+from lowrank.decomposers.magnitude_pruning import global_sparsities
+from lowrank.memo import MEMO
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def nbytes(module):
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def pruned(weight, *args, **options):
+    return MagnitudePruning(*args, **options).decompose(weight).to_dense().detach()
+
+
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+@settings(deadline=None)
+@given(shapes, st.floats(0, 0.99), st.integers(0, 1000))
+def test_exactly_the_largest_stay(shape, sparsity, seed):
+    weight = random(*shape, seed=seed)
+    keep = weight.numel() - round(sparsity * weight.numel())
+    if keep == 0:
+        with pytest.raises(ValueError, match="keeps none of"):
+            pruned(weight, sparsity)
+        return
+    result = pruned(weight, sparsity)
+    kept = result != 0
+    assert int(kept.sum()) == keep
+    assert torch.equal(result[kept], weight[kept])
+    assert kept.all() or weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
+def test_no_other_mask_of_as_many_is_nearer():
+    weight = random(3, 4, seed=2)
+    error = (weight - pruned(weight, sparsity=7 / 12)).norm()
+    for places in itertools.combinations(range(12), 5):
+        other = torch.zeros(12, dtype=torch.float64)
+        other[list(places)] = weight.flatten()[list(places)]
+        assert (weight - other.view(3, 4)).norm() >= error
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size", "blocks"),
+    [("rows", (1, 6), 4), ("columns", (4, 1), 6), ("2x3", (2, 3), 4)],
+)
+def test_no_other_rows_columns_or_blocks_are_nearer(pattern, size, blocks):
+    weight = random(4, 6, seed=3)
+    error = (weight - pruned(weight, sparsity=0.5, pattern=pattern)).norm()
+    corners = itertools.product(range(0, 4, size[0]), range(0, 6, size[1]))
+    for places in itertools.combinations(corners, blocks // 2):
+        other = torch.zeros_like(weight)
+        for row, column in places:
+            cut = slice(row, row + size[0]), slice(column, column + size[1])
+            other[cut] = weight[cut]
+        assert (weight - other).norm() >= error - 1e-12
+
+
+@settings(deadline=None)
+@given(shapes, st.sampled_from([0.0, 0.25, 0.5, 0.9]))
+def test_among_equal_magnitudes_the_first_stay_and_the_count_is_exact(shape, sparsity):
+    weight = torch.full(shape, -0.5)
+    keep = weight.numel() - round(sparsity * weight.numel())
+    if keep:
+        expected = torch.arange(weight.numel()).view(shape) < keep
+        assert torch.equal(pruned(weight, sparsity) != 0, expected)
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.5, 0.93])
+def test_torch_prunes_the_same_weights(amount):
+    layer = nn.Linear(40, 30)
+    weight = layer.weight.detach().clone()
+    prune.l1_unstructured(layer, "weight", amount)
+    assert torch.equal(pruned(weight, amount), layer.weight)
+
+
+@pytest.mark.parametrize(("pattern", "axis"), [("rows", 0), ("columns", 1)])
+def test_torch_prunes_the_same_rows_and_columns(pattern, axis):
+    layer = nn.Linear(40, 30)
+    weight = layer.weight.detach().clone()
+    prune.ln_structured(layer, "weight", 0.4, n=2, dim=axis)
+    assert torch.equal(pruned(weight, 0.4, pattern=pattern), layer.weight)
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 13)),
+    st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 5), (4, 8)]),
+    st.integers(0, 1000),
+)
+def test_every_group_keeps_its_n_largest_of_m(shape, counts, seed):
+    n, m = counts
+    weight = random(*shape, seed=seed)
+    factorization = MagnitudePruning(pattern=f"{n}:{m}").decompose(weight)
+    for row, result in zip(weight, factorization.to_dense(), strict=True):
+        for group, kept in zip(row.split(m), result.split(m), strict=True):
+            number = -(-n * len(group) // m)
+            expected = torch.zeros_like(group)
+            largest = group.abs().topk(number).indices
+            expected[largest] = group[largest]
+            assert torch.equal(kept, expected)
+    # Equally many in every row, and kept so, for a scale of each row's own.
+    assert factorization.values.shape[0] == shape[0]
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    ratio=st.floats(1, 60),
+    pattern=st.sampled_from(["unstructured", "rows", "columns", "4x4", "7x3"]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+)
+def test_as_many_survive_as_the_compression_ratio_allows(shape, ratio, pattern, dtype):
+    weight = random(*shape, dtype=dtype)
+    limit = weight.nbytes / ratio
+    try:
+        sparse = MagnitudePruning(compression_ratio=ratio, pattern=pattern).decompose(weight)
+    except ValueError as error:
+        assert "out of reach" in str(error)
+        blocks, kept = MagnitudePruning(0, pattern=pattern).decompose(weight).grid.count, 0
+    else:
+        assert nbytes(sparse) <= limit
+        blocks, kept = sparse.grid.count, sparse.config()["kept_blocks"]
+    if kept < blocks:
+        more = MagnitudePruning(sparsity=(blocks - kept - 1) / blocks, pattern=pattern)
+        assert nbytes(more.decompose(weight)) > limit
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_magnitudes_neither_overflow_nor_vanish(scale):
+    weight = random(6, 8)
+    expected = pruned(weight, 0.5) * scale
+    torch.testing.assert_close(pruned(weight * scale, 0.5), expected, rtol=1e-12, atol=0)
+    assert int(pruned(torch.zeros(4, 4), 0.5).count_nonzero()) == 0
+
+
+def test_one_sort_serves_all_sparsities():
+    MEMO.clear()
+    weight = random(20, 20)
+    for sparsity in (0.1, 0.5, 0.9):
+        pruned(weight, sparsity)
+    assert MEMO.misses == 1
+
+
+@settings(deadline=None)
+@given(st.floats(0, 0.95), st.lists(shapes, min_size=1, max_size=4), st.booleans())
+def test_one_threshold_for_all_layers(sparsity, shapes, equal):
+    weights = {str(i): random(*shape, seed=i) * (i + 1) for i, shape in enumerate(shapes)}
+    if equal:
+        weights = {name: torch.ones_like(weight) for name, weight in weights.items()}
+    total = sum(weight.numel() for weight in weights.values())
+    zeros = round(sparsity * total)
+    if total - zeros < len(weights):
+        with pytest.raises(ValueError, match="each of which keeps at least 1; lower it"):
+            global_sparsities(weights, sparsity)
+        return
+    shares = global_sparsities(weights, sparsity)
+    results = {name: pruned(weight, shares[name]) for name, weight in weights.items()}
+    counts = {name: int((result != 0).sum()) for name, result in results.items()}
+    assert sum(counts.values()) == total - zeros
+    assert min(counts.values()) >= 1
+    lost = [weights[n][results[n] == 0].abs().max() for n in weights if (results[n] == 0).any()]
+    free = [weights[n][results[n] != 0].abs().min() for n in weights if counts[n] > 1]
+    assert not lost or not free or max(lost) <= min(free)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "needs exactly one of sparsity and compression_ratio, got sparsity=None"),
+        ({"sparsity": 0.5, "compression_ratio": 2.0}, "needs exactly one"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "with pattern '2:4' needs none of sparsity"),
+        ({"sparsity": 1.0}, r"sparsity=1.0 must lie in \[0, 1\)"),
+        ({"sparsity": -0.1}, r"sparsity=-0.1 must lie in \[0, 1\)"),
+        ({"sparsity": float("nan")}, r"must lie in \[0, 1\)"),
+        ({"compression_ratio": 0.5}, "compression_ratio=0.5 must be at least 1"),
+        ({"pattern": "4:2"}, "pattern='4:2' does not exist: give 'unstructured'"),
+        ({"pattern": "4:4"}, "does not exist"),
+        ({"pattern": "0x4"}, "does not exist"),
+        ({"pattern": "channels"}, "does not exist"),
+    ],
+)
+def test_bad_options(options, text):
+    with pytest.raises(ValueError, match=text):
+        MagnitudePruning(**options)
+
+
+def test_what_does_not_fit_the_weight():
+    with pytest.raises(ValueError, match="sparsity=0.9 keeps none of the 3 blocks of a weight of"):
+        MagnitudePruning(0.9, pattern="rows").decompose(random(3, 50))
+    text = r"compression_ratio=100 is out of reach for a weight of shape \(3, 4\).*torch.float64"
+    with pytest.raises(ValueError, match=text):
+        MagnitudePruning(compression_ratio=100).decompose(random(3, 4))
+
+
+def test_bad_weights_of_a_global_threshold_are_named():
+    with pytest.raises(ValueError, match="layer 'b': 1 of 4 values"):
+        global_sparsities({"a": torch.ones(2, 2), "b": torch.tensor([[1.0, 2, 3, torch.nan]])}, 0.5)
+    with pytest.raises(ValueError, match="at least 1 weight"):
+        global_sparsities({}, 0.5)
