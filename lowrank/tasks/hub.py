@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HUB_VARIABLE = "LOWRANK_HUB"
 WEIGHTS_FILE = "model.safetensors"
+HINT = f"check its name and the network, or set {HUB_VARIABLE} to a mirror"
 
 
 def mirror() -> Path | None:
@@ -68,7 +69,7 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
     except (ValueError, OSError) as error:  # a missing dataset and a dead network are OSErrors
         raise ValueError(
             f"split {split!r} of dataset {dataset!r} (configuration {config!r}) cannot be loaded "
-            f"from {root or 'the Hugging Face hub'}: {error}"
+            f"from {root or f'the Hugging Face hub ({HINT})'}: {error}"
         ) from error
 
 
@@ -101,8 +102,8 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
         return load_file(hf_hub_download(repository, WEIGHTS_FILE))
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"{WEIGHTS_FILE} of model {repository!r} cannot be loaded from the Hugging Face hub: "
-            f"{error}"
+            f"{WEIGHTS_FILE} of model {repository!r} cannot be loaded from the Hugging Face hub "
+            f"({HINT}): {error}"
         ) from error
 
 
@@ -122,7 +123,7 @@ def _download(url: str) -> dict[str, Tensor]:
             weights_only=True,
         )
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"no weights from {url}: {error}") from error
+        raise ValueError(f"no weights from {url} ({HINT}): {error}") from error
     except pickle.UnpicklingError as error:
         # Its text advises to load without this protection.
         raise ValueError(f"no weights from {url}: it holds more than tensors") from error
