@@ -78,7 +78,8 @@ def compare_latency(
     ]
     times: tuple[list[float], list[float]] = ([], [])
     with evaluating(dense, compressed), torch.inference_mode():
-        warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS).median for timer in timers]
+        # Asked for a whole block, it would run up to ten of them to find out how long one is.
+        warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
         passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
         started = time.perf_counter()
         while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
