@@ -26,6 +26,11 @@ def given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def share_of_zeros(n: int, m: int) -> float:
+    """The sparsity of the pattern n:m."""
+    return 1 - n / m
+
+
 def task_function(config: DictConfig, progress: Progress) -> str | None:
     """Run one point; see `experiments.point.run_point`."""
     # Brings torch, which a sweep whose records are all there does without.
@@ -34,9 +39,15 @@ def task_function(config: DictConfig, progress: Progress) -> str | None:
     return run_point(config, progress)
 
 
+def register_resolvers() -> None:
+    """Make the functions known that the configs call."""
+    for function in (given, share_of_zeros):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+
+
 def main() -> None:
     """Run the sweep of the command line."""
-    OmegaConf.register_new_resolver("given", given, replace=True)
+    register_resolvers()
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

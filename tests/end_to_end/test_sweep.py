@@ -1,0 +1,184 @@
+"""Real sweeps from the command line, on the digits."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+from sweeps import records, run, start
+
+from lowrank import results
+
+RANKS = "decomposer.rank=2,4,8"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cache, tmp_path_factory):
+    """The records of a sweep over three ranks and two seeds that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finished = run(cache, RANKS, "seed=0,1", f"results={folder}")
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def test_each_point_is_one_record_that_stands_alone(undisturbed):
+    frame = results.load(undisturbed)
+    assert sorted(zip(frame["level"], frame["seed"], strict=True)) == [
+        (rank, seed) for rank in (2, 4, 8) for seed in (0, 1)
+    ]
+    assert set(frame["method"]) == {"svd"} and set(frame["family"]) == {"low rank"}
+    assert set(frame["recovery"]) == {"none"} and set(frame["model"]) == {"mlp"}
+    assert (frame["dense_top1"] > 0.95).all() and (frame["top1"] <= frame["dense_top1"]).all()
+    # The seed is that of the model too, not of the point alone.
+    assert frame.groupby("seed")["dense_loss"].nunique().tolist() == [1, 1]
+    assert frame["dense_loss"].nunique() == 2
+    assert (frame["latency_b1_threads"] == 1).all()
+    assert {"environment.torch", "environment.git_commit", "timings.compress_s"} <= set(frame)
+
+
+def test_finished_points_are_passed_over_and_forced_ones_are_the_same_again(
+    cache, undisturbed, tmp_path
+):
+    arguments = (RANKS, "seed=0", f"results={tmp_path}")
+    run(cache, "decomposer.rank=4", "seed=0", f"results={tmp_path}")
+    (first,) = tmp_path.glob("*.json")
+    before = first.stat().st_mtime_ns
+    second = run(cache, *arguments)
+    assert second.returncode == 0
+    assert "3 points: 1 had their record, 2 measured, 0 failed" in second.stdout
+    assert first.stat().st_mtime_ns == before
+    # From the point that was there the count goes on.
+    line = r"\[3/3\] digits svd 8 seed 0  top1 0\.\d+ \(dense 0\.\d+\)  4\.46x  [\d.]+ s  left 0:00"
+    assert re.search(line, second.stdout)
+    forced = run(cache, *arguments, "force=true")
+    assert "3 points: 0 had their record, 3 measured, 0 failed" in forced.stdout
+    assert first.stat().st_mtime_ns > before
+    expected = records(undisturbed)
+    again = records(tmp_path)
+    assert len(again) == 3
+    for name, record in again.items():
+        assert record["config"].pop("force") is True
+        expected[name]["config"].pop("force")
+        assert record == expected[name]
+
+
+def test_parallel_workers_make_the_same_records_and_outlive_a_failing_point(
+    cache, undisturbed, tmp_path
+):
+    finished = run(
+        cache,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "decomposer.rank=2,0,4,8",
+        "seed=0,1",
+        f"results={tmp_path}",
+    )
+    assert finished.returncode == 1
+    assert "8 points: 0 had their record, 6 measured, 2 failed" in finished.stdout
+    assert finished.stderr.count("FAILED") == 2
+    assert "layer 'fc1': rank=0 does not fit" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert re.search(r"^\[8/8\]", finished.stdout + finished.stderr, re.MULTILINE)
+    assert records(tmp_path) == records(undisturbed)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_records(cache, undisturbed, tmp_path):
+    arguments = (RANKS, "seed=0,1", f"results={tmp_path}")
+    moments = random.Random(0)
+    for kill in range(5):
+        process = start(cache, *arguments)
+        # Half of the kills anywhere, start-up included; half when it is just writing records.
+        wanted = len(list(tmp_path.glob("*.json"))) + 1
+        deadline = time.time() + (moments.uniform(0, 6) if kill % 2 == 0 else 60)
+        while time.time() < deadline and process.poll() is None:
+            if kill % 2 and len(list(tmp_path.iterdir())) >= wanted:
+                break
+            time.sleep(moments.uniform(0, 0.01))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for record in records(tmp_path).values():
+            assert record["schema"] == 1
+    finished = run(cache, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert records(tmp_path) == records(undisturbed)
+    assert len(results.load(tmp_path)) == 6
+
+
+def test_two_sweeps_at_once_share_a_folder(cache, undisturbed, tmp_path):
+    arguments = (RANKS, "seed=0,1", f"results={tmp_path}")
+    both = [start(cache, *arguments) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert records(tmp_path) == records(undisturbed)
+
+
+def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
+    process = start(cache, "decomposer.rank=range(1,11)", "seed=0,1", f"results={tmp_path}")
+    while not list(tmp_path.glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert len(records(tmp_path)) < 20
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["decomposer.rnk=4"], "Could not override 'decomposer.rnk'"),
+        (["decomposer=svd,nm", "decomposer.rnk=4"], "Could not override 'decomposer.rnk'"),
+        (["decomposer=svdd"], "Could not find 'decomposer/svdd'"),
+        (["decomposer=svd,svdd"], "Could not find 'decomposer/svdd'"),
+        (["level=${decomposer.rnk}"], "'decomposer.rnk' not found"),
+        (["decomposer=magnitude", "decomposer.sparsity=0.5,1.5"], "sparsity=1.5 must lie in"),
+        (["decomposer=quantization", "decomposer.bits=8,9"], "bits=9"),
+        (["+decomposer.rnk=4"], "unexpected keyword argument 'rnk'"),
+        (["results=/dev/null/results"], "results cannot be written to /dev/null/results"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_said_before_it_starts(cache, tmp_path, arguments, text):
+    finished = run(cache, f"results={tmp_path}", *arguments)
+    assert finished.returncode == 1
+    assert text in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_the_model_fails_its_point_with_the_reason(cache, tmp_path):
+    finished = run(
+        cache, f"results={tmp_path}", "decomposer.rank=0,65,8", "where.include=fc1,conv*"
+    )
+    assert finished.returncode == 1
+    assert "rank=65 does not fit a weight of shape (128, 64): it must lie in 1..64" in (
+        finished.stderr
+    )
+    assert "matches no layer of the model. Weights that can be compressed: fc1" in finished.stderr
+    assert "6 points: 0 had their record, 1 measured, 5 failed" in finished.stdout
+    assert len(records(tmp_path)) == 1
+
+
+def test_offline_tracker_mirrors_each_point_and_the_curves(cache, tmp_path):
+    finished = run(
+        cache,
+        f"results={tmp_path / 'records'}",
+        "decomposer.rank=4,8",
+        "tracker=offline",
+        f"tracker.folder={tmp_path}",
+    )
+    assert finished.returncode == 0
+    assert "warning" not in finished.stderr
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 3
+
+
+def test_a_tracker_that_fails_loses_no_record(cache, tmp_path):
+    finished = run(
+        cache,
+        f"results={tmp_path}",
+        "decomposer.rank=4",
+        "tracker=offline",
+        "tracker.project=a/b",
+    )
+    assert finished.returncode == 0
+    assert finished.stderr.count("warning: the tracker failed, the records are safe") == 2
+    assert len(records(tmp_path)) == 1
