@@ -13,15 +13,15 @@ MAX_ITERATIONS = 1000
 # So many places for each edge between clusters, up to so many edges away, are tried at once.
 PLACES = 33
 SPANS = (8, 1)
-MAX_ROUNDS = 20
+MAX_ROUNDS = 5
 
 
 def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
     """Centroids (count, clusters), ascending, of each row of sorted values.
 
     Lloyd's algorithm from the best of three starts, in turn with a search by dynamic programming in
-    a window around each edge between clusters, until neither lowers the squared error. A local
-    optimum; the global one for rows shorter than PLACES. No randomness.
+    a window around each edge between clusters, until neither lowers the squared error or MAX_ROUNDS
+    are over. A local optimum; the global one for rows shorter than PLACES. No randomness.
 
     Args:
         values: shape (count, width), ascending, float64, inf beyond `sizes`.

@@ -23,6 +23,9 @@ SCALE_DTYPES = {
 # positive level of 2 bits meets the largest weight, and down to 1/16 for 1 bit and heavy tails.
 FACTORS = tuple(1.5 * 2.0 ** (-step / 10) for step in range(47))
 
+# Weights whose scales are searched together.
+PIECE = 2**16
+
 
 @dataclass(frozen=True)
 class Quantization(Decomposer):
@@ -79,7 +82,15 @@ class Quantization(Decomposer):
         groups = layout.split(weight.double())
         grid = self._range_grid(groups)
         if self.scale == "mse":
-            grid = self._least_squares(groups, layout.filled(weight.device), grid)
+            # Piece by piece: each fits in the cache, and is done when its own groups are.
+            rows = max(1, PIECE // layout.width)
+            pieces = (groups, layout.filled(weight.device), grid.scale, grid.zero)
+            found = [
+                self._least_squares(part, filled, Grid(self.bits, scale, zero))
+                for part, filled, scale, zero in zip(*(p.split(rows) for p in pieces), strict=True)
+            ]
+            scale, zero = torch.cat([g.scale for g in found]), torch.cat([g.zero for g in found])
+            grid = Grid(self.bits, scale, zero)
         codes = layout.join(grid.codes(groups)).to(torch.uint8)
         zero = None if self.symmetric else grid.zero.to(torch.uint8)
         scale = grid.scale.to(SCALE_DTYPES[self.scale_dtype])

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import Quantization
+from lowrank.decomposers.quantization import PIECE
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -99,6 +100,15 @@ def test_least_squares_finds_the_best_scale_of_a_fine_search(bits, outlier):
     codes = (weight.T / steps + zero).round().clamp(0, 2**bits - 1)
     best = ((codes - zero) * steps - weight.T).norm(dim=0).min()
     assert found <= 1.01 * best
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_groups_are_fitted_each_by_itself(symmetric):
+    method = Quantization(3, "channel", symmetric, scale="mse")
+    weight = random(5, PIECE // 2 - 1)
+    together = method.decompose(weight).to_dense()
+    alone = [method.decompose(row[None]).to_dense() for row in weight]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_least_squared_error_of_one_bit_is_known():
