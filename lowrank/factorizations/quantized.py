@@ -16,8 +16,8 @@ class Quantized(Leaf):
     """W = (code − zero) · scale, with one scale, and perhaps one zero point, for each group.
 
     Codes lie in 0..2^bits − 1 and are packed without gaps; zero points are packed alike. Without
-    zero points the levels are symmetric about 0 but for one more below it, zero = 2^(bits−1); one
-    bit has the two levels ±scale/2 and no level at 0.
+    zero points the levels are symmetric about 0 but for one more on one side, zero = 2^(bits−1),
+    and the sign of the scale says on which; one bit has the levels ±scale/2 and none at 0.
 
     Only codes, scales and zero points are stored: bits + (bits of a scale + bits of a zero point) /
     group_size bits for each weight. Multiplied as a dense matrix, so it saves bytes, not time; it
