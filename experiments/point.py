@@ -108,7 +108,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         # After the compression, so that a hyperparameter that does not fit is found at once.
         baseline = dense_baseline(text({name: settings[name] for name in BASELINE}))
         with timing(timings, "recover_s"):
-            parts.recovery.recover(compressed.model, parts.task)
+            recovered = parts.recovery.recover(compressed.model, parts.task)
         with timing(timings, "evaluate_s"):
             measured = measure(compressed.model, parts.task, parts.measure, baseline.measured)
             comparison = compare(
@@ -125,6 +125,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "recovery": settings["recovery_name"],
         **comparison,
         **baseline.before_recovery,
+        "recovered": recovered,
         "layers": [asdict(layer) for layer in compressed.layers],
         "skipped": compressed.skipped,
         "environment": environment(settings["device"]),

@@ -15,4 +15,5 @@ from lowrank.measure.quality import Evaluation as Evaluation
 from lowrank.measure.quality import evaluate as evaluate
 from lowrank.measure.size import nbytes as nbytes
 from lowrank.measure.size import params as params
+from lowrank.measure.size import trainable_bytes as trainable_bytes
 from lowrank.measure.size import trainable_params as trainable_params

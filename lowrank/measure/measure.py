@@ -12,7 +12,7 @@ from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.memory import peak_memory
 from lowrank.measure.quality import evaluate
-from lowrank.measure.size import nbytes, params, trainable_params
+from lowrank.measure.size import nbytes, params, trainable_bytes, trainable_params
 
 if TYPE_CHECKING:
     from lowrank.report import LayerReport
@@ -81,6 +81,7 @@ def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, fl
     return {
         "params": params(model),
         "trainable_params": trainable_params(model),
+        "trainable_bytes": trainable_bytes(model),
         "bytes": nbytes(model),
         "macs": macs(model, example),
         "peak_memory_bytes": peak_memory(model, example),

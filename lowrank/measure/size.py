@@ -37,8 +37,12 @@ def params(model: nn.Module) -> int:
 
 def trainable_params(model: nn.Module) -> int:
     """Values that an optimizer would change: parameters that require a gradient, each once."""
-    trained = {_identity(p): p.numel() for p in model.parameters() if p.requires_grad}
-    return sum(trained.values())
+    return sum(tensor.numel() for tensor in _trained(model))
+
+
+def trainable_bytes(model: nn.Module) -> int:
+    """Bytes of those values: of LoRA's adapters, what is saved beside a base that others have."""
+    return sum(tensor.nbytes for tensor in _trained(model))
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
@@ -50,6 +54,11 @@ def leaves(model: nn.Module) -> list[Leaf]:
     found = [module for module in model.modules() if isinstance(module, Leaf)]
     inner = {id(m) for leaf in found for m in leaf.modules() if m is not leaf}
     return [leaf for leaf in found if id(leaf) not in inner]
+
+
+def _trained(model: nn.Module) -> list[Tensor]:
+    trained = {_identity(p): p for p in model.parameters() if p.requires_grad}
+    return list(trained.values())
 
 
 def _identity(tensor: Tensor) -> Hashable:

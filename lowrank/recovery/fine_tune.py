@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowrank.factorizations import Factorization
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 
@@ -32,6 +33,7 @@ OPTIMIZERS: dict[str, Callable[[FineTune, list[nn.Parameter]], Optimizer]] = {
         nesterov=recipe.momentum > 0,
     ),
 }
+SCOPES = ("model", "factorizations")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class FineTune(Recovery):
         momentum: of ``sgd``, in [0, 1).
         schedule: ``cosine`` (to zero at the end) or ``constant``.
         weight_decay: decoupled in ``adamw``, an L2 penalty in ``sgd``; ≥ 0.
+        scope: ``model``, or ``factorizations``: every parameter outside of them, such as biases and
+            layers that were not compressed, is frozen and stays so, as in LoRA's training of its
+            adapters alone. A model without factorizations, the dense baseline, is trained whole.
         distill: share in [0, 1] of KL(dense ‖ model) in the loss; the rest is the task's own loss.
 
     Raises:
@@ -68,6 +73,7 @@ class FineTune(Recovery):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.0
     distill: float = 0.0
+    scope: Literal["model", "factorizations"] = "model"
 
     def __post_init__(self) -> None:
         allowed = {
@@ -79,6 +85,7 @@ class FineTune(Recovery):
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "distill": (0 <= self.distill <= 1, "in [0, 1]"),
+            "scope": (self.scope in SCOPES, f"one of {', '.join(SCOPES)}"),
         }
         for name, (good, what) in allowed.items():
             if not good:
@@ -86,6 +93,8 @@ class FineTune(Recovery):
 
     @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        if self.scope == "factorizations":
+            freeze_outside_factorizations(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
@@ -138,6 +147,15 @@ class FineTune(Recovery):
             outputs.log_softmax(-1), wanted, reduction="batchmean", log_target=True
         )
         return (1 - self.distill) * loss + self.distill * divergence
+
+
+def freeze_outside_factorizations(model: nn.Module) -> None:
+    """Freeze what is no part of a factorization, in place; a model that has none stays as it is."""
+    factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
+    inside = {id(p) for module in factorizations for p in module.parameters()}
+    for parameter in model.parameters():
+        if inside and id(parameter) not in inside:
+            parameter.requires_grad_(False)
 
 
 def _finite(loss: float, epoch: int) -> float:

@@ -56,6 +56,7 @@ def test_sizes_of_a_model_by_hand():
     assert measure_model(RampTask().model(), RampTask().example()) == {
         "params": 16 * 24 + 24 + 24 * 7 + 7,
         "trainable_params": 16 * 24 + 24 + 24 * 7 + 7,
+        "trainable_bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7),
         "bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7),
         "macs": 16 * 24 + 24 * 7,
         # All weights, the input, and the output of the first layer with that of the activation.
@@ -70,7 +71,14 @@ def test_a_comparison_has_the_parts_of_a_record():
     compressed = measure(small.model, task, SETTINGS, dense)
     record = compare(dense, compressed, small.layers, task, SETTINGS)
     assert set(record) == {"dense", "compressed", "ratios", "latency"}
-    sizes = {"params", "trainable_params", "bytes", "macs", "peak_memory_bytes"}
+    sizes = {
+        "params",
+        "trainable_params",
+        "trainable_bytes",
+        "bytes",
+        "macs",
+        "peak_memory_bytes",
+    }
     assert set(record["dense"]) == {"top1", "loss"} | sizes
     assert set(record["compressed"]) == set(record["dense"]) | {"flipped", "kl"}
     assert [entry["batch_size"] for entry in record["latency"]] == [1, 3]

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lowrank.compress import compress
-from lowrank.decomposers import MagnitudePruning, TruncatedSVD
+from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
+from lowrank.measure import trainable_bytes, trainable_params
 from lowrank.recovery import FineTune
 from lowrank.tasks import Digits, ImageClassification, Split, Task, Trained
 
@@ -261,6 +262,25 @@ def test_a_loss_that_is_nan_ends_the_run():
     assert not model.training
 
 
+def test_only_the_adapters_train_in_the_scope_of_factorizations():
+    model = compress(TASK.model(), LoRA(rank=2, alpha=4), where="fc1").model
+    before = copy.deepcopy(model.state_dict())
+    found = replace(RECIPE, scope="factorizations").recover(model, TASK)
+    assert found["trained_params"] == trainable_params(model) == 2 * (64 + 32)
+    assert trainable_bytes(model) == 4 * 2 * (64 + 32)
+    changed = {name for name, now in model.state_dict().items() if not now.equal(before[name])}
+    left, right = (f"fc1.factorization.terms.1.term.factors.{n}.weight" for n in (0, 1))
+    assert changed == {left, right}
+
+
+def test_a_dense_model_is_trained_whole_in_any_scope():
+    narrow, whole = TASK.model(), TASK.model()
+    replace(RECIPE, scope="factorizations").recover(narrow, TASK)
+    RECIPE.recover(whole, TASK)
+    for one, other in zip(narrow.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_nothing_to_train():
     with pytest.raises(ValueError, match="nothing in this model can be trained"):
         RECIPE.recover(TASK.model().requires_grad_(False), TASK)
@@ -278,6 +298,7 @@ def test_nothing_to_train():
         ({"schedule": "linear"}, "schedule='linear' must be one of constant, cosine"),
         ({"weight_decay": -1}, "weight_decay=-1 must be at least 0"),
         ({"distill": 1.5}, r"distill=1.5 must be in \[0, 1\]"),
+        ({"scope": "head"}, "scope='head' must be one of model, factorizations"),
     ],
 )
 def test_bad_options(options, message):
