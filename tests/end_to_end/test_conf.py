@@ -136,7 +136,11 @@ def test_every_point_of_every_experiment_is_made(name):
     for point in settings:
         levels.setdefault(point["method"], set()).add(point["level"])
     assert min(map(len, levels.values())) >= 4
-    families = {point["family"] for point in settings}
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "mnist_finetune", "cifar10"])
+def test_the_comparisons_cover_every_family(name):
+    families = {point["family"] for point in experiment_jobs(name)}
     assert families == {"low rank", "sparse", "quantized", "hybrid", "adapter"}
 
 

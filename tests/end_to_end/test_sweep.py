@@ -114,13 +114,14 @@ def test_two_sweeps_at_once_share_a_folder(cache, undisturbed, tmp_path):
 
 
 def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
-    process = start(cache, "decomposer.rank=range(1,11)", "seed=0,1", f"results={tmp_path}")
+    points = ("decomposer.rank=range(1,11)", "where=all,inner,no_classifier", "seed=0,1")
+    process = start(cache, *points, f"results={tmp_path}")
     while not list(tmp_path.glob("*.json")):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=30) == 130
-    assert len(records(tmp_path)) < 20
+    assert 1 <= len(records(tmp_path)) < 60
 
 
 @pytest.mark.parametrize(
