@@ -81,8 +81,9 @@ def figures(
     speedups = [
         x for x in part if x.startswith("speedup_b") and x.removeprefix("speedup_b").isdigit()
     ]
-    for x in ("theoretical_speedup", *speedups):
-        if all(part[x].isna()):
+    trained = [] if set(part["recovery"]) == {"none"} else ["trainable_ratio"]
+    for x in ("theoretical_speedup", *trained, *speedups):
+        if x not in part or all(part[x].isna()):
             print(f"{name}: no figure against {x}, which no record holds")
             continue
         yield x.replace("_", "-"), plots.quality_curve(part, x, config.metric)

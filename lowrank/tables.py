@@ -21,6 +21,8 @@ LONG = {
     "param_ratio": "param ratio",
     "theoretical_speedup": "theoretical speedup",
     "speedup_b1": "speedup, batch 1",
+    "trainable_params": "trainable params",
+    "trainable_bytes": "trainable bytes",
     "top1": "top-1 (%)",
     "macro_f1": "macro F1 (%)",
     "flipped": "flipped (%)",
@@ -141,6 +143,8 @@ def long_table(frame: pd.DataFrame) -> Table:
     import pandas as pd
 
     columns = [name for name in LONG if name in frame and not all(frame[name].isna())]
+    if set(frame["recovery"]) == {"none"}:  # Nothing was trained.
+        columns = [name for name in columns if not name.startswith("trainable")]
     points: Any = summarise(frame, columns)
     cells = pd.DataFrame(
         {
@@ -182,6 +186,7 @@ def _cell(mean: float, spread: float, shown: Measure) -> str:
     if mean != mean:
         return NONE
     scale, digits = (100, 2) if shown.percent else (1, 2 if shown.ratio else 3)
+    digits = 0 if shown.whole else digits
     text = f"{scale * mean:.{digits}f}"
     return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
 

@@ -123,7 +123,8 @@ def ratios(
 ) -> dict[str, float | None]:
     """Dense over compressed, above 1 is better: of the whole model, then of the compressed layers.
 
-    "theoretical_speedup" is the ratio of MACs, None for a model that has none to do.
+    "theoretical_speedup" is the ratio of MACs and "trainable_ratio" that of trainable parameters,
+    None for a model that has none.
 
     Raises:
         ValueError: no layer was compressed.
@@ -133,7 +134,8 @@ def ratios(
     return {
         "compression_ratio": dense["bytes"] / compressed["bytes"],
         "param_ratio": dense["params"] / compressed["params"],
-        "theoretical_speedup": dense["macs"] / compressed["macs"] if compressed["macs"] else None,
+        "theoretical_speedup": _ratio(dense["macs"], compressed["macs"]),
+        "trainable_ratio": _ratio(dense["trainable_params"], compressed["trainable_params"]),
         "layers_compression_ratio": (
             sum(layer.dense_bytes for layer in layers) / sum(layer.bytes for layer in layers)
         ),
@@ -141,3 +143,7 @@ def ratios(
             sum(layer.dense_params for layer in layers) / sum(layer.params for layer in layers)
         ),
     }
+
+
+def _ratio(dense: float, compressed: float) -> float | None:
+    return dense / compressed if compressed else None

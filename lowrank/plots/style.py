@@ -66,6 +66,7 @@ class Measure:
     title: str
     ratio: bool = False  # log2, ticks 1×, 2×, 4×, …
     percent: bool = False
+    whole: bool = False  # a count
     higher_is_better: bool = True
 
 
@@ -85,6 +86,11 @@ MEASURES = {
     "theoretical_speedup": Measure(
         "theoretical speedup\n(one example, dense MACs / compressed MACs)", ratio=True
     ),
+    "trainable_ratio": Measure(
+        "ratio of trainable parameters\n(whole model, dense / compressed)", ratio=True
+    ),
+    "trainable_params": Measure("trainable parameters", whole=True),
+    "trainable_bytes": Measure("bytes of trainable parameters", whole=True),
     "top1": Measure("top-1 accuracy (test split)", percent=True),
     "top5": Measure("top-5 accuracy (test split)", percent=True),
     "macro_recall": Measure("macro recall (test split)", percent=True),

@@ -91,17 +91,19 @@ def test_a_comparison_has_the_parts_of_a_record():
             "compression_ratio": whole,
             "param_ratio": whole,
             "theoretical_speedup": (layer + 168) / (4 * 40 + 168),
+            "trainable_ratio": whole,
             "layers_compression_ratio": layer / 160,
             "layers_param_ratio": layer / 160,
         }
     )
 
 
-def test_a_model_without_macs_has_no_theoretical_speedup():
+def test_what_a_model_has_none_of_has_no_ratio():
     table = nn.Embedding(20, 16)
     small = compress(table, TruncatedSVD(rank=2))
-    sizes = {"bytes": 1, "params": 1, "macs": 0}
-    assert ratios(sizes, sizes, small.layers)["theoretical_speedup"] is None
+    sizes = {"bytes": 1, "params": 1, "macs": 0, "trainable_params": 0}
+    found = ratios(sizes, sizes, small.layers)
+    assert found["theoretical_speedup"] is found["trainable_ratio"] is None
 
 
 def test_nothing_compressed_is_nothing_to_compare():
