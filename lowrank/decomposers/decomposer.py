@@ -62,3 +62,13 @@ def check_weight(weight: Tensor) -> None:
             f"{bad} of {weight.numel()} values of a weight of shape {tuple(weight.shape)} are NaN "
             "or infinite; only finite weights can be compressed. Check the checkpoint."
         )
+
+
+def check_rank(rank: int, weight: Tensor) -> None:
+    """Raise ValueError unless a weight of shape (out, in) has factors of this rank."""
+    if not (isinstance(rank, int) and 1 <= rank <= min(weight.shape)):
+        raise ValueError(
+            f"rank={rank} does not fit a weight of shape {tuple(weight.shape)}: it must lie in "
+            f"1..{min(weight.shape)} and be an integer. Change it, or leave this layer out with "
+            "`where`."
+        )

@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers.decomposer import Decomposer, working
+from lowrank.decomposers.decomposer import Decomposer, check_rank, working
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
@@ -76,11 +76,7 @@ class LoRA(Decomposer):
         return "channel" if self.base is None else self.base.kernel_view()
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        if not 1 <= self.rank <= min(weight.shape):
-            raise ValueError(
-                f"rank={self.rank} does not fit a weight of shape {tuple(weight.shape)}: it must "
-                f"lie in 1..{min(weight.shape)}. Change it, or leave this layer out with `where`."
-            )
+        check_rank(self.rank, weight)
         base, left, right = STARTS[self.init](self, weight, norm)
         adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
         return Sum(base.requires_grad_(False), adapter, note=base.note)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer, working
+from lowrank.decomposers.decomposer import Decomposer, check_rank, working
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -94,11 +94,7 @@ class LowRankPlusSparse(Decomposer):
         """
         out, inner = weight.shape
         if self.rank is not None and self.sparsity is not None:
-            if not 1 <= self.rank <= min(out, inner):
-                raise ValueError(
-                    f"rank={self.rank} does not fit a weight of shape ({out}, {inner}): it must "
-                    f"lie in 1..{min(out, inner)}. Change it, or leave this layer out with `where`."
-                )
+            check_rank(self.rank, weight)
             return self.rank, budget.count_of(self.sparsity, weight.numel())
         assert self.compression_ratio is not None
         total, per_rank = weight.nbytes / self.compression_ratio, (out + inner) * weight.itemsize

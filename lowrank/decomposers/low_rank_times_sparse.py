@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer, working
+from lowrank.decomposers.decomposer import Decomposer, check_rank, working
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -88,11 +88,7 @@ class LowRankTimesSparse(Decomposer):
         out, inner = weight.shape
         ranks = range(1, min(out, inner) + 1)
         if self.rank is not None:
-            if self.rank not in ranks:
-                raise ValueError(
-                    f"rank={self.rank} does not fit a weight of shape ({out}, {inner}): it must "
-                    f"lie in 1..{ranks[-1]}. Change it, or leave this layer out with `where`."
-                )
+            check_rank(self.rank, weight)
             return self.rank
         assert self.compression_ratio is not None
 

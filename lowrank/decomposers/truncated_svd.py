@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers.decomposer import Decomposer, working
+from lowrank.decomposers.decomposer import Decomposer, check_rank, working
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Norm
@@ -83,11 +83,7 @@ class TruncatedSVD(Decomposer):
         """
         out, inner = weight.shape
         if self.rank is not None:
-            if not 1 <= self.rank <= min(out, inner):
-                raise ValueError(
-                    f"rank={self.rank} does not fit a weight of shape ({out}, {inner}): it must "
-                    f"lie in 1..{min(out, inner)}. Change it, or leave this layer out with `where`."
-                )
+            check_rank(self.rank, weight)
             return self.rank
         if self.energy is not None:
             energy = memo.svd(working(weight))[1].double().square().cumsum(0)
