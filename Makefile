@@ -6,7 +6,7 @@ SETUP := .venv/.installed
 
 sweep: $(SETUP)  ## the main job: every method on the digits, then a figure and a table
 	$(BIN)/python -m experiments.sweep experiment=digits
-	$(BIN)/python -m experiments.report experiment=digits out=results/runs/digits/figures
+	$(BIN)/python -m experiments.report experiment=digits
 
 test: $(SETUP)  ## all tests
 	$(BIN)/python -m pytest -n auto

@@ -20,6 +20,9 @@ from experiments.progress import Progress
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+# Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
+sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
+
 
 def given(*values: Any) -> Any:
     """The first of several alternative hyperparameters that is not null; null if all are."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lowrank.atomic import replacing
 from lowrank.factorizations import rebuild
 from lowrank.layers import FactorizedLayer, replace_module, rule_for
 
@@ -28,7 +28,6 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     from safetensors.torch import save_file
 
-    path = Path(path)
     tensors, aliases = _unique(model)
     structure = {
         "format": FORMAT,
@@ -36,12 +35,8 @@ def save(model: nn.Module, path: str | Path) -> None:
         "aliases": aliases,
         "frozen": sorted(n for n, p in model.named_parameters() if not p.requires_grad),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt", "lowrank": json.dumps(structure)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as file:
+        save_file(tensors, file, metadata={"format": "pt", "lowrank": json.dumps(structure)})
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lowrank.atomic import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,25 +81,10 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.json"
-    write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one step, or leave it as it was.
-
-    The temporary file lies in the same folder, because only within one file system is a rename
-    atomic, and is flushed to the disk before, so that no crash leaves an empty file under `path`.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:

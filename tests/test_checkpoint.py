@@ -1,6 +1,7 @@
 """What is stored is what is counted is what is run."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -72,11 +73,18 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(compress(network(), Quantization(4)).model, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_others_may_read_the_file_as_the_umask_says(tmp_path):
+    (tmp_path / "other").touch()
+    checkpoint.save(network(), tmp_path / "model.safetensors")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 def test_the_header_is_json_that_names_the_forms(tmp_path):

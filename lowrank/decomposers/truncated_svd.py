@@ -91,7 +91,10 @@ class TruncatedSVD(Decomposer):
             wanted = self.energy * energy[-1]
             return min(int(torch.searchsorted(energy, wanted)) + 1, min(out, inner))
         assert self.compression_ratio is not None
-        rank = int(out * inner / (self.compression_ratio * (out + inner)))
+        # One more than the rounded quotient says, where that reaches the ratio after all.
+        rank = int(out * inner / (self.compression_ratio * (out + inner))) + 1
+        if out * inner / (rank * (out + inner)) < self.compression_ratio:
+            rank -= 1
         if rank < 1:
             raise ValueError(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "

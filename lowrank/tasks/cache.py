@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lowrank.atomic import replacing
+
 CACHE_VARIABLE = "LOWRANK_CACHE"
 
 
@@ -66,12 +68,7 @@ def _locked(path: Path) -> AcquireReturnProxy:
 
 
 def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) -> None:
-    # One name for all attempts: the lock lets in one process at a time, and what a killed one left
-    # is overwritten by the next.
-    partial = path.with_suffix(".partial")
     # Copies, because safetensors does not store tensors that share memory (tied weights).
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.items()}
-    save_file(copies, partial, metadata={"config": json.dumps(config, sort_keys=True)})
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path, shared=False) as partial:  # The lock lets in one process at a time.
+        save_file(copies, partial, metadata={"config": json.dumps(config, sort_keys=True)})

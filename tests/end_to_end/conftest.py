@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+import experiments.sweep  # noqa: F401 — says where Hydra finds the sweeper
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:

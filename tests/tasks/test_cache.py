@@ -89,7 +89,7 @@ cache.tensors("models", {CONFIG!r}, make)
     process.communicate()
     assert not list(fresh_cache.rglob("*.safetensors"))
     assert torch.equal(cache.tensors("models", CONFIG, ones)["weight"], torch.ones(3))
-    assert not list(fresh_cache.rglob("*.partial"))
+    assert not list(fresh_cache.rglob("*.tmp"))
 
 
 def test_a_damaged_file_is_named(fresh_cache):

@@ -1,6 +1,7 @@
 """A Hydra sweeper for unions of grids: each method over its own hyperparameter, all over the seeds.
 
-Hydra loads sweepers only from a package of this name.
+Hydra loads sweepers only from a package named hydra_plugins; `experiments.sweep` makes this one
+known.
 """
 
 from __future__ import annotations
