@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lowrank.compress import compress
-from lowrank.decomposers import Quantization, TruncatedSVD
+from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Dense, Product
 from lowrank.layers import find_sites, rule_for
@@ -23,7 +23,12 @@ class ExactSpatial(Exact):
         return "spatial"
 
 
-@pytest.mark.parametrize("method", [Exact(), ExactSpatial()])
+class ExactChannelsLast(Exact):
+    def kernel_view(self):
+        return "channels_last"
+
+
+@pytest.mark.parametrize("method", [Exact(), ExactSpatial(), ExactChannelsLast()])
 @pytest.mark.parametrize(
     "layer",
     [
@@ -47,6 +52,13 @@ def test_convolution(layer, method):
     torch.testing.assert_close(replaced(x), layer(x))
     torch.testing.assert_close(replaced(x[0]), layer(x[0]))
     torch.testing.assert_close(replaced.weight, layer.weight)
+
+
+def test_n_m_sparsity_is_over_input_channels():
+    """2:4 in a kernel keeps two of every four input channels at each position of each filter."""
+    layer = compress(nn.Conv2d(8, 6, 3), MagnitudePruning(pattern="2:4")).model
+    kept = (layer.weight != 0).permute(0, 2, 3, 1).reshape(6, 3, 3, 2, 4).sum(-1)
+    assert (kept == 2).all()
 
 
 def test_linear_with_and_without_bias():

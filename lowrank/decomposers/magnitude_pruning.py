@@ -37,7 +37,8 @@ class MagnitudePruning(Pruning):
         pattern: ``unstructured``; N:M such as ``2:4``, N non-zeros in every M consecutive inputs of
             a row, ⌈N · rest / M⌉ in a last group of `rest` < M; ``rows``; ``columns``; or blocks
             such as ``16x16``, smaller at the right and lower edge. Of a convolution's kernel the
-            rows are output channels, the columns (in, kh, kw).
+            rows are output channels, the columns (in, kh, kw); for N:M (kh, kw, in), so that groups
+            are of input channels.
 
     Raises:
         ValueError: no block would survive.

@@ -11,6 +11,7 @@ from lowrank.decomposers.budget import check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.patterns import Pattern, count_within, parse
 from lowrank.factorizations import BlockGrid, Factorization, Sparse
+from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
 
 
@@ -38,6 +39,11 @@ class Pruning(Decomposer):
             check_sparsity(self.sparsity)
         if self.compression_ratio is not None:
             check_ratio(self.compression_ratio)
+
+    def kernel_view(self) -> KernelView:
+        # N:M is over input channels: that is what kernels for it need, and neighbours within a
+        # filter, large in the middle and small at the rim, would make poor groups.
+        return "channel" if self._pattern.is_counted else "channels_last"
 
     @abstractmethod
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Literal, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-KernelView = Literal["channel", "spatial"]
-KERNEL_VIEWS: tuple[KernelView, ...] = ("channel", "spatial")
+KernelView = Literal["channel", "channels_last", "spatial"]
+KERNEL_VIEWS: tuple[KernelView, ...] = ("channel", "channels_last", "spatial")
 
 T = TypeVar("T")
 
@@ -80,6 +80,8 @@ class Convolve(Operation):
 
     - ``channel``: rows are output channels, columns (in, kh, kw). A rank-r product runs as a
       kh × kw convolution to r channels and a 1 × 1 convolution to `out`.
+    - ``channels_last``: the same with columns (kh, kw, in), so that neighbours in a row are the
+      input channels at one position, as N:M kernels need them.
     - ``spatial``: rows are (out, kw), columns (in, kh). A rank-r product runs as a kh × 1
       convolution to r channels and a 1 × kw convolution to `out` (Jaderberg et al. 2014).
 
@@ -104,6 +106,8 @@ class Convolve(Operation):
         if self.view == "spatial":
             kernel = kernel.permute(0, 3, 1, 2)
             return kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
+        if self.view == "channels_last":
+            kernel = kernel.permute(0, 2, 3, 1)
         return kernel.reshape(kernel.shape[0], -1)
 
     def kernel(self, matrix: Tensor) -> Tensor:
@@ -113,6 +117,10 @@ class Convolve(Operation):
         if self.view == "spatial":
             split = matrix.reshape(rows // width, width, columns // height, height)
             return split.permute(0, 2, 3, 1)
+        if self.view == "channels_last":
+            split = matrix.reshape(rows, height, width, columns // (height * width))
+            # Copied: strided so, it would make PyTorch run the convolution in another layout.
+            return split.permute(0, 3, 1, 2).contiguous()
         return matrix.reshape(rows, columns // (height * width), height, width)
 
     def apply(self, x: Tensor, matrix: Tensor) -> Tensor:

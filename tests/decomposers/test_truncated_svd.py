@@ -153,7 +153,7 @@ def test_a_rank_that_does_not_fit_is_refused(rank):
         ({"energy": float("nan")}, r"energy=nan must lie in"),
         ({"compression_ratio": 0.5}, "compression_ratio=0.5 must be at least 1"),
         ({"compression_ratio": float("nan")}, "compression_ratio=nan must be at least 1"),
-        ({"rank": 2, "view": "row"}, r"view='row' must be one of \('channel', 'spatial'\)"),
+        ({"rank": 2, "view": "row"}, r"view='row' must be one of \('channel', 'channels_last'"),
     ],
 )
 def test_bad_hyperparameters_are_refused(options, text):
