@@ -114,6 +114,8 @@ class Convolve(Operation):
         """The kernel of a matrix: the inverse of `matrix`."""
         height, width = self.kernel_size
         rows, columns = matrix.shape
+        if height == width == 1:  # All views are one.
+            return matrix[:, :, None, None]
         if self.view == "spatial":
             split = matrix.reshape(rows // width, width, columns // height, height)
             return split.permute(0, 2, 3, 1)
