@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -122,7 +123,7 @@ class Convolve(Operation):
         if self.view == "channels_last":
             split = matrix.reshape(rows, height, width, columns // (height * width))
             # Copied: strided so, it would make PyTorch run the convolution in another layout.
-            return split.permute(0, 3, 1, 2).contiguous()
+            return split.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         return matrix.reshape(rows, columns // (height * width), height, width)
 
     def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
