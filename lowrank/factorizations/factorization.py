@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ from lowrank.factorizations.operations import Multiply, Operation
 MULTIPLY = Multiply()
 
 
-class Factorization(nn.Module):
+class Factorization(nn.Module, ABC):
     """A linear map W of shape (out, in), held in some form.
 
     A subclass says how it multiplies (`forward`), what it equals (`to_dense`) and how it is
