@@ -17,12 +17,13 @@ class Norm(ABC):
         """The norm of a matrix of shape (out, in)."""
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
-        """‖W − Ŵ‖ / ‖W‖, computed in float64; 0 for an exact copy of a zero weight.
+        """‖W − Ŵ‖ / ‖W‖, summed in float64; 0 for an exact copy of a zero weight.
 
         Raises:
             ValueError: a zero weight that is approximated by something else.
         """
-        weight, approximation = weight.detach().double(), approximation.detach().double()
+        working = torch.promote_types(weight.dtype, torch.float32)
+        weight, approximation = weight.detach().to(working), approximation.detach().to(working)
         error, scale = self(weight - approximation), self(weight)
         if error == 0:
             return 0.0
@@ -36,7 +37,7 @@ class Identity(Norm):
     """The Frobenius norm: every entry of the weight counts the same."""
 
     def __call__(self, difference: Tensor) -> float:
-        return float(torch.linalg.matrix_norm(difference))
+        return float(torch.linalg.vector_norm(difference, dtype=torch.float64))
 
 
 IDENTITY = Identity()

@@ -28,6 +28,7 @@ from lowrank.decomposers import (
     RobustPCA,
     TruncatedSVD,
 )
+from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import (
     Codebook,
     Dense,
@@ -429,3 +430,7 @@ def test_weights_near_the_ends_of_their_dtype_are_no_trouble(row, scale):
     else:
         assert bool(torch.isfinite(dense).all())
         assert (weight.double() - dense.double()).norm() < weight.double().norm()
+
+
+def test_finite_weights_whose_sum_overflows_are_taken():
+    check_weight(torch.full((4, 4), 3e38))

@@ -56,7 +56,9 @@ def check_weight(weight: Tensor) -> None:
         raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
     if not weight.is_floating_point():
         raise ValueError(f"a weight must be floating point, not {weight.dtype}")
-    if not bool(torch.isfinite(weight).all()):
+    # A sum is finite only if all its terms are, and 20 times faster to check; one that overflows
+    # decides nothing.
+    if not bool(weight.sum().isfinite()) and not bool(weight.isfinite().all()):
         bad = int((~torch.isfinite(weight)).sum())
         raise ValueError(
             f"{bad} of {weight.numel()} values of a weight of shape {tuple(weight.shape)} are NaN "
