@@ -48,13 +48,16 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         ValueError: the file is not of this library, or does not fit the architecture.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if "lowrank" not in header:
-            raise ValueError(f"{path} holds no model saved by lowrank.checkpoint.save")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    if "lowrank" not in header:
+        raise ValueError(f"{path} holds no model saved by lowrank.checkpoint.save")
     structure = json.loads(header["lowrank"])
     if structure["format"] != FORMAT:
         raise ValueError(f"{path} has format {structure['format']}, this version reads {FORMAT}")
@@ -108,6 +111,7 @@ def _rebuild_layers(model: nn.Module, layers: list[dict[str, Any]]) -> nn.Module
             rule = rule_for(module)
             if rule is None:
                 raise ValueError(f"'{name}' is a {type(module).__name__}, which holds no weight")
+            factorization.to(rule.weight(module).device)
             model = replace_module(model, module, rule.build(module, factorization, layer["view"]))
     return model
 

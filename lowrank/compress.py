@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowrank.allocation import Allocation, ByName, Uniform
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
+from lowrank.factorizations import Factorization, Scaled
 from lowrank.layers import Site, replace_module
 from lowrank.report import Compressed, report
 from lowrank.select import Select
@@ -38,7 +39,7 @@ def compress(
         ValueError: no weight is selected, a weight is not finite, or a hyperparameter does not fit
             a weight; the text names the layer.
     """
-    select = where if isinstance(where, Select) else Select(include=where or "*")
+    select = where if isinstance(where, Select) else Select(include="*" if where is None else where)
     sites, skipped = select.split(model)
     for site in sites:
         with naming(site):
@@ -46,6 +47,8 @@ def compress(
     plan = _allocation(method).allocate(sites)
     skipped += [(s.name, "the allocation leaves it as it is") for s in sites if s.name not in plan]
     sites = [site for site in sites if site.name in plan]
+    if not sites:
+        raise ValueError(f"{method} gives none of the selected layers a decomposer")
 
     # The weights that will be replaced are not copied first.
     memo: dict[int, Any] = {id(site.weight): site.weight for site in sites}
@@ -57,10 +60,12 @@ def compress(
         with naming(site):
             factorization = decomposer.decompose(site.matrix(view))
             layers.append(report(site, decomposer, factorization))
+        if not site.weight.requires_grad:
+            freeze(factorization)
         for use in site.uses:
             old = memo[id(use.module)]
-            compact = replace_module(compact, old, use.rule.build(old, factorization, view))
-    compact.train(model.training)
+            new = use.rule.build(old, factorization, view).train(old.training)
+            compact = replace_module(compact, old, new)
     result = Compressed(compact, layers, skipped)
     if example is not None:
         result.count_macs(model, example)
@@ -76,7 +81,22 @@ def naming(site: Site) -> Iterator[None]:
         raise ValueError(f"layer '{site.name}': {error}") from error
 
 
+def freeze(factorization: Factorization) -> None:
+    """Keep frozen what stands for a frozen weight; adapters, which are added to it, still train."""
+    scaled = [module for module in factorization.modules() if isinstance(module, Scaled)]
+    added = {id(parameter) for module in scaled for parameter in module.parameters()}
+    for parameter in factorization.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in added)
+
+
 def _allocation(method: Decomposer | Allocation | Mapping[str, Decomposer]) -> Allocation:
     if isinstance(method, Allocation):
         return method
-    return Uniform(method) if isinstance(method, Decomposer) else ByName(method)
+    if isinstance(method, Decomposer):
+        return Uniform(method)
+    if isinstance(method, Mapping) and all(isinstance(d, Decomposer) for d in method.values()):
+        return ByName(method)
+    raise ValueError(
+        f"method={method!r} must be a decomposer such as TruncatedSVD(rank=8), an allocation, or "
+        "a mapping from patterns of layer names to decomposers"
+    )

@@ -52,9 +52,7 @@ class FactorizedLinear(FactorizedLayer):
         return _materialize(self.factorization)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.factorization(x)
-        # In place: a second tensor of the size of the outputs would be memory and time for nothing.
-        return y if self.bias is None else y.add_(self.bias)
+        return self.factorization(x, bias=self.bias)
 
 
 class FactorizedConv2d(FactorizedLayer):
@@ -85,9 +83,7 @@ class FactorizedConv2d(FactorizedLayer):
         if self._pads_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pad, mode)
-        y = self.factorization(x, self._operation)
-        # In place: a second tensor of the size of the outputs would be memory and time for nothing.
-        return y if self.bias is None else y.add_(self.bias[:, None, None])
+        return self.factorization(x, self._operation, self.bias)
 
 
 class FactorizedEmbedding(FactorizedLayer):
@@ -113,7 +109,7 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     """Attention whose packed q, k, v projection is a factorization.
 
     PyTorch's attention reads its weights and never calls its projections, so they are multiplied
-    out: it saves bytes and no MACs.
+    out: it saves bytes and no MACs, and the dropout of an adapter does not act.
     """
 
     def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
@@ -148,6 +144,11 @@ class Rule(ABC):
     def module_type(self) -> type[nn.Module] | None:
         """The class of modules; None where the library that defines it is not loaded."""
 
+    def is_called(self, module: nn.Module) -> bool:
+        """Whether the module is called; if not, its weight is read by another one's code."""
+        del module
+        return True
+
     def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
         """The weight as a matrix (out, in)."""
         del view
@@ -168,6 +169,10 @@ class LinearRule(Rule):
     def module_type(self) -> type[nn.Module]:
         return nn.Linear
 
+    def is_called(self, module: nn.Module) -> bool:
+        # The output projection of `nn.MultiheadAttention`.
+        return not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
     def build(
         self, module: nn.Linear, factorization: Factorization, view: KernelView
     ) -> FactorizedLayer:
@@ -175,6 +180,10 @@ class LinearRule(Rule):
 
 
 class Conv2dRule(Rule):
+    def fits(self, module: nn.Module) -> bool:
+        own = getattr(type(module), "_conv_forward", None)  # Where subclasses change the kernel.
+        return super().fits(module) and own is nn.Conv2d._conv_forward
+
     def module_type(self) -> type[nn.Module]:
         return nn.Conv2d
 
@@ -225,6 +234,9 @@ class MultiheadAttentionRule(Rule):
     def module_type(self) -> type[nn.Module]:
         return nn.MultiheadAttention
 
+    def is_called(self, module: nn.Module) -> bool:
+        return False
+
     def build(
         self, module: nn.MultiheadAttention, factorization: Factorization, view: KernelView
     ) -> FactorizedLayer:
@@ -260,9 +272,12 @@ class Site:
 
     Args:
         uses: in the order of the model; the first gives the site its name.
+        is_first, is_last: whether no other weight of the model is used before, or after.
     """
 
     uses: tuple[Use, ...]
+    is_first: bool = False
+    is_last: bool = False
 
     @property
     def name(self) -> str:
@@ -287,17 +302,28 @@ class Site:
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """The weights of a model that a rule knows, in the order of its modules; tied ones once.
+    """The weights of a model that can be replaced, in the order of its modules; tied ones once.
+
+    A weight that is also used by a module that no rule knows is none of them.
 
     Raises:
         ValueError: modules that share a weight read it as matrices of different shape.
     """
+    users: dict[int, set[int]] = {}  # Of each parameter, the modules that own it.
     uses: dict[int, list[Use]] = {}
+    order: list[int] = []
     for name, module in model.named_modules():
         rule = rule_for(module)
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), set()).add(id(module))
         if rule is not None:
-            uses.setdefault(id(rule.weight(module)), []).append(Use(name, rule, module))
-    sites = [Site(tuple(group)) for group in uses.values()]
+            order.append(id(rule.weight(module)))
+            uses.setdefault(order[-1], []).append(Use(name, rule, module))
+    sites = [
+        Site(tuple(group), weight == order[0], weight == order[-1])
+        for weight, group in uses.items()
+        if users[weight] == {id(use.module) for use in group}
+    ]
     for site in sites:
         shapes = {
             use.name: tuple(use.rule.matrix(use.module, "channel").shape) for use in site.uses

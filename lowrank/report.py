@@ -14,10 +14,18 @@ from lowrank.measure.macs import layer_macs
 from lowrank.measure.size import nbytes
 from lowrank.norms import IDENTITY
 
+# How a weight runs that another module reads instead of calling its own.
+READ = "multiplied out"
+
 
 @dataclass
 class LayerReport:
-    """What became of one weight. Sizes in bytes, MACs of one example (None without an example)."""
+    """What became of one weight. Sizes in bytes, MACs of one example.
+
+    MACs are None without an example, and for a weight that is read by an attention. `kernel` is how
+    the weight runs: ``dense``, as one matrix; ``factored``; or ``multiplied out`` at every call,
+    because another module reads it.
+    """
 
     name: str
     kind: str
@@ -66,6 +74,8 @@ class Compressed:
         """
         before, after = layer_macs(dense, example), layer_macs(self.model, example)
         for layer in self.layers:
+            if layer.kernel == READ:
+                continue  # Their MACs are those of the attention that reads them.
             names = [layer.name, *layer.tied_to]
             layer.dense_macs = sum(before[name] for name in names)
             layer.macs = sum(after[name] for name in names)
@@ -74,6 +84,13 @@ class Compressed:
 def report(site: Site, decomposer: Decomposer, factorization: Factorization) -> LayerReport:
     """The report of one weight and what stands in for it."""
     weight = site.matrix(decomposer.kernel_view())
+    called = all(use.rule.is_called(use.module) for use in site.uses)
+    own = "dense" if isinstance(factorization, Leaf) else "factored"
+    hooks = [use.name for use in site.uses if has_hooks(use.module)]
+    notes = [
+        factorization.note,
+        f"forward hooks of {', '.join(hooks)} are dropped" if hooks else "",
+    ]
     size = nbytes(factorization)
     return LayerReport(
         name=site.name,
@@ -87,7 +104,12 @@ def report(site: Site, decomposer: Decomposer, factorization: Factorization) -> 
         dense_params=weight.numel(),
         params=factorization.params,
         bits_per_weight=8 * size / weight.numel(),
-        kernel="dense" if isinstance(factorization, Leaf) else "factored",
+        kernel=own if called else READ,
         tied_to=[use.name for use in site.uses[1:]],
-        note=factorization.note,
+        note="; ".join(filter(None, notes)),
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs code besides its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

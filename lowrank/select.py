@@ -21,12 +21,13 @@ class Select:
         kinds: class names (``Linear``, ``Conv2d``); empty for all.
         min_params: the fewest values a weight must have.
         first: whether the first weight, in the order of the modules, may be chosen.
-        last: whether the last one, normally the classifier, may be chosen.
+        last: whether the last one, normally the classifier, may be chosen; a classifier that is
+            tied to the embeddings is both.
     """
 
     include: str | Sequence[str] = "*"
     exclude: str | Sequence[str] = ()
-    kinds: Sequence[str] = ()
+    kinds: str | Sequence[str] = ()
     min_params: int = 0
     first: bool = True
     last: bool = True
@@ -35,16 +36,13 @@ class Select:
         """The chosen weights of `model`, and (name, reason) of every matrix that is not.
 
         Raises:
-            ValueError: nothing is chosen, or `kinds` names a kind that the model does not have.
+            ValueError: nothing is chosen, or a kind or pattern decides nothing.
         """
         sites = find_sites(model)
-        kinds = sorted({site.kind for site in sites})
-        unknown = sorted(set(self.kinds) - set(kinds))
-        if unknown and sites:
-            raise ValueError(f"kinds={unknown} are not in the model; it has {kinds}")
+        self._check(sites)
         chosen, left = [], []
-        for index, site in enumerate(sites):
-            reason = self._reason(site, index == 0, index == len(sites) - 1)
+        for site in sites:
+            reason = self._reason(site)
             if reason:
                 left.append((site.name, reason))
             else:
@@ -56,34 +54,52 @@ class Select:
             )
         return chosen, left + _unsupported(model, sites)
 
-    def _reason(self, site: Site, is_first: bool, is_last: bool) -> str:
+    def _check(self, sites: Sequence[Site]) -> None:
+        """Raise ValueError for a kind or pattern that decides nothing: it is a slip."""
+        kinds = sorted({site.kind for site in sites})
+        unknown = sorted(set(as_tuple(self.kinds)) - set(kinds))
+        if unknown and sites:
+            raise ValueError(f"kinds={unknown} are not in the model; it has {kinds}")
+        names = [use.name for site in sites for use in site.uses]
+        for field in ("include", "exclude"):
+            patterns = as_tuple(getattr(self, field))
+            idle = [p for p in patterns if not any(matches(name, p) for name in names)]
+            # Where no pattern matches, the error about an empty selection says more.
+            if idle and (field == "exclude" or len(idle) < len(patterns)):
+                raise ValueError(f"{field}={idle} matches none of the layers {names}")
+
+    def _reason(self, site: Site) -> str:
         names = [use.name for use in site.uses]
         if not any(matches(name, self.include) for name in names):
             return f"not in include={self.include!r}"
         if any(matches(name, self.exclude) for name in names):
             return f"in exclude={self.exclude!r}"
-        if self.kinds and site.kind not in self.kinds:
-            return f"{site.kind} not in kinds={list(self.kinds)}"
+        if self.kinds and site.kind not in as_tuple(self.kinds):
+            return f"{site.kind} not in kinds={as_tuple(self.kinds)}"
         if site.weight.numel() < self.min_params:
             return f"{site.weight.numel()} params, fewer than min_params={self.min_params}"
-        if is_first and not self.first:
+        if site.is_first and not self.first:
             return "the first layer, first=False"
-        if is_last and not self.last:
+        if site.is_last and not self.last:
             return "the last layer, last=False"
         return ""
 
 
+def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
     """Whether one of the glob patterns matches the whole name."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in as_tuple(patterns))
 
 
 def _unsupported(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
-    """Matrices that no rule knows, so that no report leaves them out silently."""
+    """Matrices that cannot be replaced, so that no report leaves them out silently."""
     known = {id(site.weight) for site in sites}
     return [
-        (name, "no rule for this kind of module")
+        (name, "no rule for a module that uses it")
         for name, parameter in model.named_parameters()
         if parameter.ndim >= 2 and id(parameter) not in known
     ]

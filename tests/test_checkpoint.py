@@ -114,3 +114,16 @@ def test_a_foreign_file_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no model saved by"):
         checkpoint.load(blank(), tmp_path / "other.safetensors")
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\x10\x00")
+    with pytest.raises(ValueError, match="model.safetensors is no whole safetensors file"):
+        checkpoint.load(blank(), tmp_path / "model.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_loaded_onto_the_device_of_the_model(tmp_path):
+    checkpoint.save(compress(network(), Quantization(4)).model, tmp_path / "model.safetensors")
+    loaded = checkpoint.load(blank().to("meta"), tmp_path / "model.safetensors")
+    assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"meta"}

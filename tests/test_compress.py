@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank.allocation import ByName, Uniform
 from lowrank.compress import compress
-from lowrank.decomposers import Quantization, TruncatedSVD
+from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.layers import FactorizedConv2d, FactorizedLinear
 from lowrank.select import Select
 
@@ -168,9 +168,67 @@ def test_a_selection_that_matches_nothing_says_what_there_is():
 def test_what_no_rule_knows_is_reported():
     model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 4, 1))
     result = compress(model, Quantization(8))
-    assert ("0.weight", "no rule for this kind of module") in result.skipped
+    assert ("0.weight", "no rule for a module that uses it") in result.skipped
 
 
 def test_to_frame_has_one_row_per_layer():
     frame = compress(small_network(), Quantization(4)).to_frame()
     assert list(frame["name"]) == ["0", "3", "6", "8"]
+
+
+def test_what_was_frozen_stays_frozen_but_for_adapters():
+    model = small_network()
+    model[6].requires_grad_(False)
+    pruned = compress(model, MagnitudePruning(0.5)).model
+    assert not any(parameter.requires_grad for parameter in pruned[6].parameters())
+    assert all(parameter.requires_grad for parameter in pruned[8].parameters())
+    adapted = compress(model, LoRA(rank=2, alpha=4), where="6").model
+    trained = [name for name, p in adapted[6].named_parameters() if p.requires_grad]
+    assert trained and all(".term.factors." in name for name in trained)
+
+
+def test_each_module_keeps_its_own_mode():
+    model = small_network().train()
+    model[1].eval()
+    result = compress(model, Quantization(8)).model
+    assert not result[1].training and result[6].training
+
+
+def test_a_classifier_tied_to_the_embeddings_is_the_last_layer_too():
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 30, bias=False))
+    model[2].weight = model[0].weight
+    result = compress(model, Quantization(8), where=Select(last=False))
+    assert [layer.name for layer in result.layers] == ["1"]
+
+
+def test_dropped_hooks_are_reported():
+    model = small_network()
+    model[6].register_forward_hook(lambda *_: None)
+    notes = {layer.name: layer.note for layer in compress(model, Quantization(8)).layers}
+    assert notes["6"] == "forward hooks of 6 are dropped" and notes["8"] == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ([], "matches no layer"),
+        ("", "matches no layer"),
+        (Select(exclude="clasifier"), r"exclude=\['clasifier'\] matches none of the layers"),
+        (["0", "typo*"], r"include=\['typo\*'\] matches none of the layers"),
+        (Select(kinds="Embedding"), r"kinds=\['Embedding'\] are not in the model"),
+    ],
+)
+def test_slips_in_a_selection(where, message):
+    with pytest.raises(ValueError, match=message):
+        compress(small_network(), Quantization(8), where=where)
+
+
+@pytest.mark.parametrize("method", ["svd", TruncatedSVD, {"*": "svd"}, None])
+def test_what_is_no_method(method):
+    with pytest.raises(ValueError, match="must be a decomposer such as"):
+        compress(small_network(), method)
+
+
+def test_a_method_for_no_layer():
+    with pytest.raises(ValueError, match="gives none of the selected layers a decomposer"):
+        compress(small_network(), {})

@@ -79,7 +79,7 @@ def test_an_embedding_that_renormalises_its_rows_is_left_and_reported():
     model = nn.Sequential(nn.Embedding(20, 6, max_norm=1.0), nn.Linear(6, 6))
     result = compress(model, Quantization(8))
     assert [layer.name for layer in result.layers] == ["1"]
-    assert ("0.weight", "no rule for this kind of module") in result.skipped
+    assert ("0.weight", "no rule for a module that uses it") in result.skipped
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -171,3 +171,41 @@ def test_a_subclass_with_its_own_forward_is_not_taken_for_its_parent():
 
     assert rule_for(Odd(3, 3)) is None
     assert rule_for(nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3)) is not None
+
+
+def test_a_weight_that_an_unknown_module_uses_too_stays_as_it_is():
+    """Otherwise one of the two would be untied, and would share its memory with the input model."""
+
+    class ScaledEmbedding(nn.Embedding):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(ScaledEmbedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 30, bias=False))
+    model[2].weight = model[0].weight
+    result = compress(model, Quantization(4))
+    assert [layer.name for layer in result.layers] == ["1"]
+    assert ("0.weight", "no rule for a module that uses it") in result.skipped
+    assert result.model[0].weight is result.model[2].weight
+    assert result.model[0].weight is not model[0].weight
+
+
+def test_a_convolution_that_changes_its_kernel_is_not_taken_for_its_parent():
+    class Standardised(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, weight - weight.mean(), bias)
+
+    assert rule_for(Standardised(3, 3, 1)) is None
+    assert rule_for(nn.Conv2d(3, 3, 1)) is not None
+
+
+def test_an_empty_batch_gives_an_empty_output():
+    layer = compress(nn.Conv2d(8, 6, 3, groups=2), Exact()).model
+    assert layer(torch.zeros(0, 8, 6, 6)).shape == (0, 6, 4, 4)
+
+
+def test_what_attention_reads_is_reported_as_multiplied_out():
+    x = torch.randn(1, 5, 8)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    result = compress(attention, Exact(), example=(x, x, x))
+    assert [layer.kernel for layer in result.layers] == ["multiplied out"] * 2
+    assert [layer.macs for layer in result.layers] == [None, None]

@@ -32,10 +32,13 @@ class Product(Factorization):
         super().__init__((factors[0].shape[0], factors[-1].shape[1]), note)
         self.factors = nn.ModuleList(factors)
 
-    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
-        for factor, step in operation.order(list(self.factors)):
-            x = factor(x, step)
-        return x
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        *steps, (last, step) = operation.order(list(self.factors))
+        for factor, before in steps:
+            x = factor(x, before)
+        return last(x, step, bias)
 
     def to_dense(self) -> Tensor:
         first, *rest = (factor.to_dense() for factor in _parts(self.factors))
@@ -80,11 +83,14 @@ class Sum(Factorization):
         super().__init__(terms[0].shape, note)
         self.terms = nn.ModuleList(terms)
 
-    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
-        first, *rest = (term(x, operation) for term in self.terms)
-        for y in rest:
-            first = first + y
-        return first
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        first, *rest = self.terms
+        y = first(x, operation, bias)
+        for term in rest:
+            y = y + term(x, operation)
+        return y
 
     def to_dense(self) -> Tensor:
         first, *rest = (term.to_dense() for term in _parts(self.terms))
@@ -130,11 +136,13 @@ class Scaled(Factorization):
         self.scale = float(scale)
         self.dropout = float(dropout)
 
-    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
         # The indices that an embedding looks up cannot be dropped.
         if x.is_floating_point():
             x = F.dropout(x, self.dropout, self.training)
-        return self.term(x, operation) * self.scale
+        return operation.add_bias(self.term(x, operation) * self.scale, bias)
 
     def to_dense(self) -> Tensor:
         return self.term.to_dense() * self.scale

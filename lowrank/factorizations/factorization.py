@@ -21,9 +21,9 @@ class Factorization(nn.Module, ABC):
     described without its numbers (`config`). Size, parameters, MACs and error are derived from
     the leaves in `lowrank.measure`.
 
-    Laws: `forward(x, operation) == operation.apply(x, to_dense())` up to rounding; a factorization
-    rebuilt by `from_config(config())` that loads `state_dict()` gives the same outputs bit for bit;
-    the bytes of `state_dict()` are all that is stored.
+    Laws: `forward(x, operation, bias)` is `operation.apply(x, to_dense(), bias)` up to rounding;
+    a factorization rebuilt by `from_config(config())` that loads `state_dict()` gives the same
+    outputs bit for bit; the bytes of `state_dict()` are all that is stored.
 
     Attributes:
         shape: (out, in).
@@ -42,8 +42,10 @@ class Factorization(nn.Module, ABC):
         self.note = note
 
     @abstractmethod
-    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
-        """Apply W to `x` as `operation` says; by default y = x Wᵀ, (…, in) → (…, out)."""
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        """Apply W to `x` as `operation` says; by default y = x Wᵀ + bias, (…, in) → (…, out)."""
 
     @abstractmethod
     def to_dense(self) -> Tensor:
@@ -94,37 +96,82 @@ def rebuild(config: dict[str, Any]) -> Factorization:
 class Leaf(Factorization):
     """A factorization that is applied as one dense matrix.
 
-    Where nothing is to be trained, the matrix is made once and kept until a tensor changes, so a
-    sparse or quantized layer runs at the speed of a dense one, not slower.
+    Where nothing is to be trained, the matrix is made once and kept until a tensor changes, so that
+    a sparse or quantized layer runs as a dense one does. Changes are seen by the tensors' addresses
+    and version counters; a change through `.data`, which hides from both, takes effect at the next
+    `train()` or `eval()`.
     """
 
     def __init__(self, shape: tuple[int, int], note: str = "") -> None:
         super().__init__(shape, note)
-        self._materialized: tuple[tuple[Any, ...], Tensor, list[Tensor]] | None = None
+        self._materialized: Materialized | None = None
 
     @property
     def density(self) -> float:
         """Share of the entries that a kernel exploiting zeros would multiply."""
         return self.params / (self.shape[0] * self.shape[1])
 
-    def forward(self, x: Tensor, operation: Operation = MULTIPLY) -> Tensor:
-        return operation.apply(x, self.materialize())
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        return operation.apply(x, self.materialize(), bias)
 
     def materialize(self) -> Tensor:
         """`to_dense()`, kept between calls while no tensor of this leaf changes."""
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        kept = self._materialized
+        if torch.is_grad_enabled() and self._is_trained(kept):
+            # Dropped, because a fused optimizer steps without touching version counters.
+            self._materialized = None
             return self.to_dense()
-        tensors = [*self.parameters(), *self.buffers()]
-        key = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
-        if self._materialized is None or self._materialized[0] != key:
+        if kept is None or not kept.is_current():
+            tensors = [*self.parameters(), *self.buffers()]
+            if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
+                return self.to_dense()  # Neither has a version counter to watch.
             # Not an inference tensor: it may be used in training later.
             with torch.inference_mode(False), torch.no_grad():
-                # The memory behind the key is held, so that no other tensor can get its address.
-                self._materialized = (key, self.to_dense(), [t.detach() for t in tensors])
-        return self._materialized[1]
+                kept = self._materialized = Materialized(self.to_dense(), tensors)
+        return kept.matrix
+
+    def _is_trained(self, kept: Materialized | None) -> bool:
+        tensors = self.parameters() if kept is None else kept.tensors
+        return any(tensor.requires_grad for tensor in tensors)
+
+    # Where tensors are replaced by others, their counters say nothing.
+
+    def train(self, mode: bool = True) -> Self:
+        self._materialized = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._materialized = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._materialized = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_materialized": None}
+
+
+class Materialized:
+    """The dense matrix of a leaf, and what its tensors were when it was made.
+
+    Args:
+        matrix: the matrix.
+        tensors: the parameters and buffers that it was made from.
+    """
+
+    def __init__(self, matrix: Tensor, tensors: list[Tensor]) -> None:
+        self.matrix = matrix
+        self.tensors = tensors
+        self.state = [(t, t.data_ptr(), t._version) for t in tensors]
+        # The memory is held, so that no other tensor can get an address that is watched.
+        self.memory = [t.detach() for t in tensors]
+
+    def is_current(self) -> bool:
+        """Whether the tensors still are what they were."""
+        return all(t.data_ptr() == at and t._version == seen for t, at, seen in self.state)
 
 
 class Dense(Leaf):
@@ -140,7 +187,7 @@ class Dense(Leaf):
                 f"a dense factorization needs a matrix, not shape {tuple(weight.shape)}"
             )
         super().__init__((weight.shape[0], weight.shape[1]), note)
-        self.weight = nn.Parameter(weight.detach().contiguous())
+        self.weight = nn.Parameter(with_plain_strides(weight.detach()))
 
     def to_dense(self) -> Tensor:
         return self.weight
@@ -164,6 +211,17 @@ class Dense(Leaf):
 
     def describe(self) -> str:
         return f"Dense {self.shape[1]}→{self.shape[0]}"
+
+
+def with_plain_strides(tensor: Tensor) -> Tensor:
+    """The tensor, copied unless its strides are those of a new tensor of its shape.
+
+    A dimension of size 1 may have any stride and still count as contiguous; BLAS chooses by it, so
+    that the same numbers, saved and loaded, could give other last digits.
+    """
+    if tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

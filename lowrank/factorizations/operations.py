@@ -26,8 +26,12 @@ class Operation(ABC):
     """A way to apply a matrix of shape (out, in) to data."""
 
     @abstractmethod
-    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """Apply one dense matrix."""
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply one dense matrix, and add a bias of shape (out,) if there is one."""
+
+    def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Outputs of `apply`, with a bias added."""
+        return y if bias is None else y + bias
 
     @abstractmethod
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
@@ -41,8 +45,8 @@ class Operation(ABC):
 class Multiply(Operation):
     """y = x Wᵀ for x of shape (…, in): what `nn.Linear` does."""
 
-    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        return F.linear(x, matrix)
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, matrix, bias)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in reversed(factors)]
@@ -52,8 +56,8 @@ class Multiply(Operation):
 class MultiplyTransposed(Operation):
     """y = x W for x of shape (…, out)."""
 
-    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        return x @ matrix
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.add_bias(x @ matrix, bias)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in factors]
@@ -65,8 +69,8 @@ class Lookup(Operation):
 
     padding_idx: int | None = None
 
-    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        return F.embedding(x, matrix, padding_idx=self.padding_idx)
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.add_bias(F.embedding(x, matrix, padding_idx=self.padding_idx), bias)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         first, *rest = factors
@@ -126,14 +130,19 @@ class Convolve(Operation):
             return split.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         return matrix.reshape(rows, columns // (height * width), height, width)
 
-    def apply(self, x: Tensor, matrix: Tensor) -> Tensor:
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         kernel = self.kernel(matrix)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
         if self.shared == 1:
-            return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+            return F.conv2d(x, kernel, bias, *geometry)
         # Each group of channels becomes an example of its own, and channels again afterwards.
-        folded = x.reshape(x.shape[0] * self.shared, -1, *x.shape[2:])
-        y = F.conv2d(folded, kernel, None, self.stride, self.padding, self.dilation, self.groups)
-        return y.reshape(x.shape[0], -1, *y.shape[2:])
+        examples, channels = x.shape[:2]
+        folded = x.reshape(examples * self.shared, channels // self.shared, *x.shape[2:])
+        y = F.conv2d(folded, kernel, bias, *geometry)
+        return y.reshape(examples, self.shared * y.shape[1], *y.shape[2:])
+
+    def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        return y if bias is None else y + bias[:, None, None]
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         first, *middle, last = factors
