@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank.results import VOLATILE
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
 COMPARISON = ("task", "model", "recovery")
 # What the repetitions of one measurement have in common.
 POINT = ("method", "family", "level", "point")
+# Parts of the config in which all records of one method must agree, whatever their level.
+ALIKE = ("task.", "where.", "recovery.")
+# Parts whose fields are alternatives: where one is given, the level is of another kind.
+ALTERNATIVES = ("decomposer.", "allocation.")
+NULL = "null"
 
 
 def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -31,10 +38,12 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         family, method and compression ratio.
 
     Raises:
-        ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, or holds a
-            point twice with the same seed.
+        ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, holds a
+            point twice with the same seed, or calls different things by the name of one method;
+            see `one_meaning`.
     """
     one_comparison(frame)
+    one_meaning(frame)
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"the records hold no {', '.join(missing)}; measure it, or leave it out")
@@ -116,3 +125,66 @@ def one_comparison(frame: pd.DataFrame) -> None:
                 f"the records mix {len(found)} values of {name!r} ({', '.join(found)}), which "
                 f"cannot be compared; select one, such as frame[frame.{name} == {found[0]!r}]"
             )
+
+
+def one_meaning(frame: pd.DataFrame) -> None:
+    """Check that the records of each method differ in their level and their seeds only.
+
+    The name of a method does not tell all its hyperparameters, nor which layers it compressed: two
+    that differ in more would be drawn as one curve. Records at one level may still differ in what
+    the level is made of, as 2:4 and 8:16 do, which both leave half: in a field of which no value
+    occurs at two levels.
+
+    Raises:
+        ValueError: the records of a method differ in another field; the text names it.
+    """
+    settings: Any = frame[[name for name in frame if _is_setting(str(name))]].map(_text)
+    varied = settings.loc[:, settings.nunique() > 1]
+    groups: Any = frame.groupby("method", dropna=False)
+    for method, rows in groups:
+        texts = varied.loc[rows.index]
+        alike = [name for name in texts if name.startswith(ALIKE)]
+        _refuse(method, _differing(texts[alike]), "")
+        choices = texts[[name for name in texts if name.startswith(ALTERNATIVES)]]
+        _refuse(method, _differing(choices.where(choices == NULL, "given")), "")
+        several = rows["level"].nunique() > 1
+        for level, at_level in rows.groupby("level", dropna=False):
+            if at_level["point"].nunique() == 1:
+                continue
+            clash = _differing(texts.loc[at_level.index])
+            levels = [rows.groupby(texts[name])["level"].nunique().max() for name in clash]
+            if not (several and 1 in levels):
+                _refuse(method, clash, f" at level {level}")
+
+
+def _is_setting(column: str) -> bool:
+    """Whether a column of the records is a field of the config that tells points apart."""
+    part, dot, name = column.partition(".")
+    outside = {"environment", "timings"} | VOLATILE
+    volatile = part in outside or (part == "config" and name in VOLATILE)
+    return bool(dot) and not volatile and column.rpartition(".")[2] not in ("seed", "level")
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN: the record lacks the field
+        return NULL
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _differing(texts: Any) -> dict[str, list[str]]:
+    """Columns with more than one value, and their values."""
+    found = {name: sorted(texts[name].unique()) for name in texts}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
+    """Raise ValueError if there are fields in which records of a method differ."""
+    # What every layer is compressed by is in the config twice.
+    copies = [f"allocation.{name}" for name in fields]
+    shown = [f"{name} ({', '.join(v)})" for name, v in fields.items() if name not in copies]
+    if shown:
+        raise ValueError(
+            f"the records of method {method!r}{where} differ in {'; '.join(shown)}, and would be "
+            "drawn as one curve. Name them apart in the sweep (method=...), sweep them into "
+            "folders of their own, or select some of the rows."
+        )

@@ -205,9 +205,14 @@ def _latency(latency: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    """Nested mappings as one, by dotted names; lists as JSON text, since cells must be scalars."""
+    """Nested mappings, and lists of them, as one by dotted names (``steps.0.bits``).
+
+    Other lists as JSON text, since cells must be scalars.
+    """
     flat: dict[str, Any] = {}
     for name, inner in value.items():
+        if isinstance(inner, list) and inner and all(isinstance(one, Mapping) for one in inner):
+            inner = {str(index): one for index, one in enumerate(inner)}
         if isinstance(inner, Mapping):
             flat |= _flat(inner, f"{prefix}{name}.")
         else:

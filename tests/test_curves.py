@@ -66,11 +66,75 @@ def test_the_dense_model_counts_once_per_seed(frame):
     assert dense_baseline(uneven, "top1") == pytest.approx((mean, spread))
 
 
-def test_two_grids_of_one_method_are_two_sets_of_points(frame):
-    part = frame[frame["method"] == "svd"]
-    other = part.assign(point=part["point"] + "x", top1=part["top1"] / 2)
+def sweep(method, *configs):
+    """Records of one method at the levels given, each with its own parts of the config."""
+    made_up = []
+    for level, config in configs:
+        one = records.record(method, 1, 0, **{"level": level, **config})
+        made_up.append(one | {"level": level})
+    return made_up
 
-    assert len(summarise(pd.concat([part, other]), ["top1"])) == 10
+
+def loaded(folder, made_up):
+    for one in made_up:
+        results.save(one, folder)
+    return results.load(folder)
+
+
+def pruning(pattern="unstructured", sparsity=0.5, compression_ratio=None):
+    own = {"sparsity": sparsity, "compression_ratio": compression_ratio, "pattern": pattern}
+    return {"decomposer": own, "allocation": {"decomposer": own}}
+
+
+@pytest.mark.parametrize(
+    "configs, text",
+    [
+        (
+            [(0.5, pruning("rows")), (0.5, pruning())],
+            r"'magnitude' at level 0.5 differ in decomposer.pattern \(rows, unstructured\), and",
+        ),
+        (
+            [(0.5, pruning("rows")), (0.5, pruning()), (0.9, pruning(sparsity=0.9))],
+            r"at level 0.5 differ in decomposer.pattern \(rows, unstructured\)",
+        ),
+        (
+            [(0.5, {"where": {"first": True}}), (0.5, {"where": {"first": False}})],
+            r"'magnitude' differ in where.first \(False, True\)",
+        ),
+        (
+            [(0.5, {"where": {"first": True}}), (0.9, {"where": {"first": False}})],
+            r"differ in where.first .* Name them apart in the sweep \(method=\.\.\.\), sweep them",
+        ),
+        (
+            [(0.5, pruning()), (4, pruning(sparsity=None, compression_ratio=4))],
+            r"differ in decomposer.sparsity \(given, null\)",
+        ),
+        (
+            [(0.5, {"decomposer": {"steps": [{"b": bits}]}}) for bits in (2, 4)],
+            r"at level 0.5 differ in decomposer.steps.0.b \(2, 4\)",
+        ),
+    ],
+)
+def test_two_things_by_one_name_are_no_curve(tmp_path, configs, text):
+    frame = loaded(tmp_path, sweep("magnitude", *configs))
+    with pytest.raises(ValueError, match=text):
+        summarise(frame, ["top1"])
+    # Under names of their own they are compared.
+    named = frame.assign(method=[f"magnitude {number}" for number in range(len(frame))])
+    assert len(summarise(named, ["top1"])) == len(frame)
+
+
+def test_two_ways_to_make_up_one_level_are_two_points(tmp_path):
+    """2:4 and 8:16 both leave half of the weights, and are not the same."""
+    patterns = [(2, 4), (1, 16), (4, 16), (8, 16)]
+    configs = [(1 - n / m, {"nm": {"n": n, "m": m}} | pruning(f"{n}:{m}")) for n, m in patterns]
+    points = summarise(loaded(tmp_path, sweep("n_m", *configs)), ["top1"])
+    assert sorted(points["level"]) == [0.5, 0.5, 0.75, 0.9375]
+
+
+def test_where_and_how_a_point_was_run_makes_no_difference(tmp_path):
+    made_up = sweep("svd", (8, {"sweep": "a", "force": True}), (4, {"sweep": "b", "force": False}))
+    assert len(summarise(loaded(tmp_path, made_up), ["top1"])) == 2
 
 
 def test_what_cannot_be_averaged_is_refused(frame):

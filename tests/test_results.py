@@ -195,6 +195,13 @@ def test_load_gives_one_tidy_row_per_record(tmp_path):
     assert row["path"] == str(tmp_path / "deep" / f"{made_up['key']}.json")
 
 
+def test_the_steps_of_a_chain_are_columns(tmp_path):
+    steps = [{"_target_": "Prune", "sparsity": 0.5}, {"_target_": "Quantize", "bits": 4}]
+    results.save(records.record(decomposer={"steps": steps}), tmp_path)
+    row = results.load(tmp_path).iloc[0]
+    assert row["decomposer.steps.0.sparsity"] == 0.5 and row["decomposer.steps.1.bits"] == 4
+
+
 def test_load_layers_gives_one_row_per_layer(tmp_path):
     made_up = copy.deepcopy(records.record())
     made_up["layers"][1]["tied_to"] = ["a", "b"]
