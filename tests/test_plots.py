@@ -257,3 +257,11 @@ def test_spectra_of_many_layers_have_a_scale_for_a_legend(tmp_path):
 def test_spectra_of_what_has_none_are_refused(matrices, reason):
     with pytest.raises(ValueError, match=reason):
         plots.spectra(matrices)
+
+
+def test_percent_ticks_of_a_narrow_axis_have_no_needless_zeros(few):
+    (axes,) = plots.quality_curve(few, span=0.004).axes
+    texts = [axes.yaxis.get_major_formatter()(y) for y in (0.984, 0.9835, 0.98, 1.0)]
+    assert texts == ["98.4%", "98.35%", "98%", "100%"]
+    labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert "dense model (97.4%)" in labels

@@ -247,7 +247,7 @@ def _keys(curves: _Curves) -> list:
     from matplotlib.lines import Line2D
 
     seeds = curves.seeds["seed"].nunique()
-    dense = f"dense model ({curves.dense[0]:.1%})"
+    dense = f"dense model ({100 * curves.dense[0]:.4g}%)"
     if not curves.y_measure.percent:
         dense = f"dense model ({curves.dense[0]:.3g})"
     ring = {"marker": "o", "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 0.7}

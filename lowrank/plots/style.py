@@ -192,6 +192,6 @@ def _no_ticks() -> Any:
 
 
 def set_percent_axis(axes: Axes) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    """Ticks in percent with the digits that they need, and no zeros after them."""
+    # A function, which matplotlib takes as it is.
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.5g}%")
