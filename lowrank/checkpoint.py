@@ -16,7 +16,8 @@ from torch import nn
 
 from lowrank.atomic import replacing
 from lowrank.factorizations import rebuild
-from lowrank.layers import FactorizedLayer, replace_module, rule_for
+from lowrank.layers import FactorizedLayer, rule_for
+from lowrank.sites import replace_module
 
 FORMAT = 1
 

@@ -13,9 +13,9 @@ from lowrank.allocation import Allocation, ByName, Uniform
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import Factorization, Scaled
-from lowrank.layers import Site, replace_module
 from lowrank.report import Compressed, report
 from lowrank.select import Select
+from lowrank.sites import Site, replace_module
 
 
 def compress(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -255,96 +254,6 @@ RULES: tuple[Rule, ...] = (
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule that knows this module, if there is one."""
     return next((rule for rule in RULES if rule.fits(module)), None)
-
-
-@dataclass(frozen=True)
-class Use:
-    """One module that uses a weight, by its path in the model."""
-
-    name: str
-    rule: Rule
-    module: nn.Module
-
-
-@dataclass(frozen=True)
-class Site:
-    """A weight of a model and the modules that use it: one, or several that are tied.
-
-    Args:
-        uses: in the order of the model; the first gives the site its name.
-        is_first, is_last: whether no other weight of the model is used before, or after.
-    """
-
-    uses: tuple[Use, ...]
-    is_first: bool = False
-    is_last: bool = False
-
-    @property
-    def name(self) -> str:
-        """The path of the first module that uses the weight."""
-        return self.uses[0].name
-
-    @property
-    def kind(self) -> str:
-        """The class name of that module: Linear, Conv2d, …"""
-        known = self.uses[0].rule.module_type()
-        assert known is not None
-        return known.__name__
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The parameter in the module's own layout."""
-        return self.uses[0].rule.weight(self.uses[0].module)
-
-    def matrix(self, view: KernelView = "channel") -> Tensor:
-        """The weight as a matrix (out, in), detached."""
-        return self.uses[0].rule.matrix(self.uses[0].module, view).detach()
-
-
-def find_sites(model: nn.Module) -> list[Site]:
-    """The weights of a model that can be replaced, in the order of its modules; tied ones once.
-
-    A weight that is also used by a module that no rule knows is none of them.
-
-    Raises:
-        ValueError: modules that share a weight read it as matrices of different shape.
-    """
-    users: dict[int, set[int]] = {}  # Of each parameter, the modules that own it.
-    uses: dict[int, list[Use]] = {}
-    order: list[int] = []
-    for name, module in model.named_modules():
-        rule = rule_for(module)
-        for parameter in module.parameters(recurse=False):
-            users.setdefault(id(parameter), set()).add(id(module))
-        if rule is not None:
-            order.append(id(rule.weight(module)))
-            uses.setdefault(order[-1], []).append(Use(name, rule, module))
-    sites = [
-        Site(tuple(group), weight == order[0], weight == order[-1])
-        for weight, group in uses.items()
-        if users[weight] == {id(use.module) for use in group}
-    ]
-    for site in sites:
-        shapes = {
-            use.name: tuple(use.rule.matrix(use.module, "channel").shape) for use in site.uses
-        }
-        if len(set(shapes.values())) > 1:
-            raise ValueError(
-                f"modules that share one weight read it as different matrices: {shapes}; untie "
-                "them before compressing"
-            )
-    return sites
-
-
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put `new` wherever `old` stands in `model`, in place; returns the root."""
-    if model is old:
-        return new
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # A child may stand under two names.
-            if child is old:
-                setattr(parent, name, new)
-    return model
 
 
 def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf
-from lowrank.layers import Site
 from lowrank.measure.macs import layer_macs
 from lowrank.measure.size import nbytes
 from lowrank.norms import IDENTITY
+from lowrank.sites import Site
 
 # How a weight runs that another module reads instead of calling its own.
 READ = "multiplied out"

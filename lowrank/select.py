@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lowrank.layers import Site, find_sites
+from lowrank.sites import Site, find_sites
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lowrank.decomposers import Decomposer
-from lowrank.layers import Site
 from lowrank.norms import IDENTITY, Norm
 from lowrank.select import matches
+from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
