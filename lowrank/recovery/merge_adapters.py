@@ -1,0 +1,38 @@
+"""Folding trained adapters into the weights that they were added to."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lowrank.decomposers import merge
+from lowrank.factorizations import Dense, Scaled
+from lowrank.layers import FactorizedLayer
+
+
+def merge_adapters(model: nn.Module) -> list[str]:
+    """Replace every factorization that holds an adapter by one dense matrix, in place.
+
+    The outputs stay the same up to the rounding of the sum, and the layer runs as fast as a dense
+    one. A base that was pruned or quantized becomes dense with it: its bytes are no longer saved.
+    Layers that share a factorization share the merged one.
+
+    Returns:
+        The names of the layers that were merged.
+
+    Raises:
+        ValueError: no layer holds an adapter.
+    """
+    merged: dict[int, Dense] = {}
+    names = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, FactorizedLayer):
+            continue
+        form = layer.factorization
+        if id(form) not in merged and any(isinstance(part, Scaled) for part in form.modules()):
+            merged[id(form)] = merge(form).train(form.training)
+        if id(form) in merged:
+            names.append(name)
+            layer.factorization = merged[id(form)]
+    if not names:
+        raise ValueError("no layer of the model holds an adapter, so there is nothing to merge")
+    return names

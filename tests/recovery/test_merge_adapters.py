@@ -1,0 +1,37 @@
+"""Merging trained adapters."""
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.compress import compress
+from lowrank.decomposers import LoRA, Quantization
+from lowrank.factorizations import Dense
+from lowrank.recovery import merge_adapters
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 30, bias=False))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("base", [None, Quantization(4)])
+def test_merged_equals_unmerged(base):
+    model = compress(network(), LoRA(rank=2, alpha=4, dropout=0.5, base=base)).model.eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # As if trained.
+            nn.init.normal_(parameter)
+    tokens = torch.arange(30)
+    before = model(tokens)
+    assert merge_adapters(model) == ["0", "1", "2"]
+    torch.testing.assert_close(model(tokens), before, rtol=1e-5, atol=1e-4)
+    assert isinstance(model[1].factorization, Dense)
+    assert model[0].factorization is model[2].factorization
+    assert not model[1].factorization.training
+
+
+def test_nothing_to_merge():
+    with pytest.raises(ValueError, match="no layer of the model holds an adapter"):
+        merge_adapters(compress(network(), Quantization(4)).model)
