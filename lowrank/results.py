@@ -60,8 +60,21 @@ def point(config: Mapping[str, Any]) -> str:
 
 
 def exists(key: str, folder: str | Path) -> bool:
-    """Whether the record called `key` is in `folder`."""
-    return (Path(folder) / f"{key}.json").is_file()
+    """Whether the record called `key` is in `folder`.
+
+    Raises:
+        ValueError: there is a file of its name that is not that record.
+    """
+    path = Path(folder) / f"{key}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, Mapping) or found.get("key") != key:
+            raise ValueError("it does not hold its key")
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise _broken(path, error) from error
+    return True
 
 
 def save(record: Mapping[str, Any], folder: str | Path) -> Path:
@@ -165,10 +178,14 @@ def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str,
             record = json.loads(path.read_text(encoding="utf-8"))
             _check_record(record)
         except ValueError as error:
-            raise ValueError(
-                f"{path} is not a whole record: {error}. Move it away, and run its point again."
-            ) from error
+            raise _broken(path, error) from error
         yield path, record
+
+
+def _broken(path: Path, error: ValueError) -> ValueError:
+    return ValueError(
+        f"{path} is not a whole record: {error}. Move it away, and run its point again."
+    )
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:

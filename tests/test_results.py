@@ -239,6 +239,15 @@ def test_a_broken_record_names_itself(tmp_path, text, reason):
         results.load(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": "0"}', b"\xff"])
+def test_a_broken_record_does_not_count_as_one_that_exists(tmp_path, text):
+    path = results.save(records.record(), tmp_path)
+    assert results.exists(path.stem, tmp_path) and not results.exists("0" * 16, tmp_path)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"{path.name} is not a whole record: .*Move it away"):
+        results.exists(path.stem, tmp_path)
+
+
 def test_nan_in_a_file_and_another_schema_are_broken_too(tmp_path):
     path = results.save(records.record(), tmp_path)
     path.write_text(path.read_text().replace('"kl": 0.3', '"kl": NaN'))
