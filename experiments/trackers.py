@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hydra.utils import instantiate
@@ -61,7 +63,7 @@ class WandbTracker(Tracker):
         name = f"{record['method']} {record['level']} seed {record['seed']}"
         layers = record["layers"]
         columns = list(layers[0])
-        rows: list[Any] = [[str(layer[column]) for column in columns] for layer in layers]
+        rows: list[Any] = [[_cell(layer[column]) for column in columns] for layer in layers]
         with self._run(sweep, name, record["config"]) as run:
             for group in ("compressed", "dense", "ratios"):
                 run.log({f"{group}/{name}": value for name, value in record[group].items()}, step=0)
@@ -78,16 +80,18 @@ class WandbTracker(Tracker):
         frame = results.load(folder, "*.json")
         with self._run(sweep, f"{sweep} curves", {}) as run:
             for name, rows in curves.comparisons(frame):
-                points: Any = curves.summarise(rows, ["top1"])
+                metrics = _quality(rows)
+                points: Any = curves.summarise(rows, metrics)
                 lines = {str(method): line for method, line in points.groupby("method")}
-                chart = wandb.plot.line_series(
-                    xs=[line["compression_ratio"].tolist() for line in lines.values()],
-                    ys=[line["top1"].tolist() for line in lines.values()],
-                    keys=list(lines),
-                    title=f"{name}: top1 against compression ratio, mean over seeds",
-                    xname="compression ratio",
-                )
-                run.log({f"curves/{name}": chart})
+                for metric in metrics:
+                    chart = wandb.plot.line_series(
+                        xs=[line["compression_ratio"].tolist() for line in lines.values()],
+                        ys=[line[metric].tolist() for line in lines.values()],
+                        keys=list(lines),
+                        title=f"{name}: {metric} against compression ratio, mean over seeds",
+                        xname="compression ratio",
+                    )
+                    run.log({f"curves/{name}/{metric}": chart})
 
     @contextmanager
     def _run(self, sweep: str, name: str, config: Record) -> Iterator[Any]:
@@ -104,6 +108,21 @@ class WandbTracker(Tracker):
             settings=settings,
         ) as run:
             yield run
+
+
+# Measures of a model that say what it takes, and not how good it is.
+SIZES = "params", "trainable_params", "trainable_bytes", "bytes", "macs", "peak_memory_bytes"
+
+
+def _quality(rows: Any) -> list[str]:
+    """The measures of quality that records have, by those of the first."""
+    first = json.loads(Path(rows["path"].iloc[0]).read_text(encoding="utf-8"))
+    return [name for name in first["compressed"] if name not in SIZES]
+
+
+def _cell(value: Any) -> Any:
+    """A field of a layer's report for a table: numbers and texts as they are, lists as text."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def log_point(settings: Mapping[str, Any], record: Record) -> None:
