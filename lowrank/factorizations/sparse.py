@@ -12,6 +12,8 @@ from torch import Tensor
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
 
+ONE_ROW = "rows keep different numbers of weights: the values were taken as one row, of all of them"
+
 
 @dataclass(frozen=True)
 class BlockGrid:
@@ -106,7 +108,7 @@ class Sparse(Leaf):
         kept: which blocks are kept, bool, shape `grid.size`.
         values: the kept weights, row after row. A factorization of shape (rows that keep any, k)
             where each of them keeps the same number k (N:M patterns, columns, rows), and so can be
-            quantized row by row; of shape (1, nnz) otherwise.
+            quantized row by row; of shape (1, nnz) otherwise, which `map_dense` notes.
 
     Source: CSR: Saad, Iterative Methods for Sparse Linear Systems, 2003, section 3.4.
     """
@@ -145,10 +147,18 @@ class Sparse(Leaf):
     def params(self) -> int:
         return self.values.params
 
+    @property
+    def density(self) -> float:
+        # Of the positions, whatever the number of parameters that their values come from.
+        return self.values.shape[0] * self.values.shape[1] / (self.shape[0] * self.shape[1])
+
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         kept = self.grid.decode(self._index())
         mapped = Sparse(self.grid, kept, self.values.map_dense(function))
+        is_one_row = self.values.shape[0] == 1 and int(self.mask.any(dim=1).sum()) > 1
         mapped.note = self.note
+        if is_one_row and ONE_ROW not in self.note:
+            mapped.note = "; ".join(filter(None, (self.note, ONE_ROW)))
         return mapped
 
     def config(self) -> dict[str, Any]:
@@ -170,12 +180,12 @@ class Sparse(Leaf):
 
     def describe(self) -> str:
         rows, columns = self.shape
-        zeros = 1 - self.values.shape[0] * self.values.shape[1] / (rows * columns)
         height, width = self.grid.block
         blocks = "" if self.grid.block == (1, 1) else f" in blocks of {height}x{width}"
+        zeros = f"{100 * (1 - self.density):.1f} % zeros"
         values = "" if isinstance(self.values, Dense) else f", values {self.values.describe()}"
         form = "bitmask" if "bitmask" in self._index_names else "CSR"
-        return f"Sparse {columns}→{rows}, {100 * zeros:.1f} % zeros{blocks} ({form}){values}"
+        return f"Sparse {columns}→{rows}, {zeros}{blocks} ({form}){values}"
 
     def _index(self) -> dict[str, Tensor]:
         return {name: self.get_buffer(name) for name in self._index_names}

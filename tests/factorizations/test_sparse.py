@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from lowrank.factorizations import BlockGrid, Dense, Layout, Quantized, Sparse, rebuild
+from lowrank.factorizations import (
+    BlockGrid,
+    Dense,
+    Layout,
+    Product,
+    Quantized,
+    Scaled,
+    Sparse,
+    Sum,
+    rebuild,
+)
 
 
 def random(*shape, seed=0):
@@ -191,3 +201,28 @@ def test_its_values_are_all_that_is_trained():
     assert isinstance(sparse.values, Dense)
     assert [name for name, _ in sparse.named_parameters()] == ["values.weight"]
     assert set(sparse.state_dict()) == {"bitmask", "values.weight"}
+
+
+def test_the_density_is_that_of_the_positions_whatever_the_values_are():
+    _, kept, sparse = random_sparse(10, 12, (1, 1), 0.4)
+    count = int(kept.sum())
+    assert sparse.density == count / 120
+    factors = Product(Dense(random(1, 2)), Dense(random(2, count)))
+    values = Sum(Dense(random(1, count)), Scaled(factors, 2.0))
+    adapted = Sparse(sparse.grid, kept, values)
+    assert adapted.params == count + 2 * (1 + count)
+    assert adapted.density == count / 120
+
+
+def test_values_of_rows_of_different_lengths_are_mapped_as_one_row_with_a_note():
+    weight = random(6, 8)
+
+    def mapped(kept, block=(1, 1)):
+        return Sparse.from_dense(weight, kept, block).map_dense(lambda leaf: leaf).note
+
+    ragged = torch.ones(6, 8, dtype=torch.bool).tril()
+    assert mapped(ragged).startswith("rows keep different numbers of weights: the values were")
+    twice = Sparse.from_dense(weight, ragged).map_dense(lambda leaf: leaf)
+    assert twice.map_dense(lambda leaf: leaf).note == twice.note
+    assert mapped(torch.arange(8).expand(6, 8) % 2 == 0) == ""
+    assert mapped(torch.arange(6)[:, None] == 2, (1, 8)) == ""
