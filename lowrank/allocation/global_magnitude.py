@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from lowrank.allocation.allocation import Allocation
 from lowrank.decomposers import Decomposer, MagnitudePruning
-from lowrank.decomposers.magnitude_pruning import global_sparsities
-from lowrank.layers import Site
-from lowrank.norms import IDENTITY, Norm
+from lowrank.decomposers.checks import check_sparsity
+from lowrank.decomposers.decomposer import check_norm, check_weight
+from lowrank.decomposers.patterns import ranking
+from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,53 @@ class GlobalMagnitude(Allocation):
 
     sparsity: float
 
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+
     def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        check_norm(norm, (Identity,), by="GlobalMagnitude")
         weights = {site.name: site.matrix() for site in sites}
         shares = global_sparsities(weights, self.sparsity)
         return {name: MagnitudePruning(sparsity=share) for name, share in shares.items()}
+
+
+def global_sparsities(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
+    """Each layer's own sparsity when one magnitude threshold holds for all layers.
+
+    In total exactly round(sparsity · N) of the N weights become zero, those of smallest magnitude,
+    but for the largest of each layer, which stays. Equal magnitudes go from the last on.
+
+    Args:
+        weights: name → matrix.
+        sparsity: share of all weights together that become zero, in [0, 1).
+
+    Raises:
+        ValueError: no weights, a weight that is not finite, or so few survivors that a layer would
+            keep none.
+    """
+    if not weights:
+        raise ValueError("a global sparsity needs at least 1 weight, got none")
+    check_sparsity(sparsity)
+    magnitudes = []
+    for name, weight in weights.items():
+        try:
+            check_weight(weight)
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        magnitude = weight.detach().flatten().abs()
+        magnitude[magnitude.argmax()] = torch.inf
+        magnitudes.append(magnitude)
+    total = sum(map(len, magnitudes))
+    keep = total - round(sparsity * total)
+    if keep < len(weights):
+        raise ValueError(
+            f"sparsity={sparsity} leaves {keep} of {total} weights to {len(weights)} layers, each "
+            "of which keeps at least 1; lower it"
+        )
+    kept = ranking(torch.cat(magnitudes))[:keep]
+    ends = torch.tensor([len(magnitude) for magnitude in magnitudes]).cumsum(0)
+    layer = torch.bucketize(kept, ends.to(kept.device), right=True)
+    counts = torch.bincount(layer, minlength=len(weights)).tolist()
+    sizes = map(len, magnitudes)
+    shares = [(size - count) / size for size, count in zip(sizes, counts, strict=True)]
+    return dict(zip(weights, shares, strict=True))

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 from lowrank.allocation.allocation import Allocation
-from lowrank.allocation.rank_budget import (
-    check_compression_ratio,
-    parameter_budget,
-    singular_values,
-    stored_params,
-)
+from lowrank.allocation.rank_budget import parameter_budget, singular_values, stored_params
 from lowrank.decomposers import Decomposer, TruncatedSVD
-from lowrank.factorizations.operations import KernelView
-from lowrank.layers import Site
-from lowrank.norms import IDENTITY, Norm
+from lowrank.decomposers.checks import check_one_of, check_ratio
+from lowrank.decomposers.decomposer import check_norm
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,8 @@ class KeptEnergy(Allocation):
     which the share asks for break-even or more stays dense.
 
     Args:
-        compression_ratio: dense over compressed parameters of the selected layers together, > 1.
+        compression_ratio: dense over compressed parameters of the selected layers together, at
+            least 1.
         view: as which matrix a convolution's kernel is factored (see `Convolve`).
     """
 
@@ -38,9 +36,11 @@ class KeptEnergy(Allocation):
     view: KernelView = "spatial"
 
     def __post_init__(self) -> None:
-        check_compression_ratio(self.compression_ratio)
+        check_ratio(self.compression_ratio)
+        check_one_of("view", self.view, KERNEL_VIEWS)
 
     def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        check_norm(norm, (Identity,), by="KeptEnergy")
         matrices = {site.name: site.matrix(self.view) for site in sites}
         energies = {name: _energy_shares(matrix) for name, matrix in matrices.items()}
         budget = parameter_budget(matrices, self.compression_ratio)

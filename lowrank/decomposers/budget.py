@@ -55,15 +55,3 @@ def largest(matrix: Tensor, count: int) -> Tensor:
     mask = torch.zeros(matrix.numel(), dtype=torch.bool, device=matrix.device)
     mask[order[:count]] = True
     return mask.view(matrix.shape)
-
-
-def check_sparsity(sparsity: float) -> None:
-    """Raise ValueError unless it is a share of zeros that leaves something."""
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity={sparsity} must lie in [0, 1)")
-
-
-def check_ratio(compression_ratio: float) -> None:
-    """Raise ValueError for a ratio that would enlarge."""
-    if not compression_ratio >= 1:
-        raise ValueError(f"compression_ratio={compression_ratio} must be at least 1")

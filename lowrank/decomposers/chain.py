@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,11 @@ class Chain(Decomposer):
     Quantizing the kept values gains less the sparser the matrix is: a bitmask takes 1 bit of every
     weight whatever its values take, at sparsity 0.9 more than values of 4 bits do (0.4).
 
+    Pruning to single weights leaves rows of different lengths (see `Sparse`): for the next step
+    the values are then one row, ``"channel"`` means one scale for the whole matrix, and a note says
+    so. A number as `group_size` gives more scales, each for so many values that follow each other
+    row by row.
+
     A layer that an earlier step left dense is decomposed by the next as any dense leaf; what the
     earlier step noted about it is kept.
 
@@ -40,7 +46,15 @@ class Chain(Decomposer):
 
     steps: Sequence[Decomposer]
 
+    # The first step says whether it knows the norm.
+    norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
+
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, Sequence):
+            raise ValueError(
+                f"steps={self.steps!r} of Chain must be a sequence of decomposers, such as "
+                "[MagnitudePruning(0.9), Quantization(4)]"
+            )
         # Hydra hands over a list; a frozen dataclass is hashable only if its fields are.
         object.__setattr__(self, "steps", tuple(self.steps))
         if not self.steps:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+import xxhash
 from torch import Tensor
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.norms import IDENTITY, Norm
+from lowrank.memo import fingerprint
+from lowrank.norms import IDENTITY, Identity, Norm
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,22 @@ class Decomposer(ABC):
 
     Laws: the weight is not changed; the factorization has the weight's shape, dtype and device; the
     same weight and hyperparameters give the same factorization.
+
+    Attributes:
+        norms: the norms in which the method can approximate.
     """
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity,)
 
     def decompose(self, weight: Tensor, norm: Norm = IDENTITY) -> Factorization:
         """Approximate a weight of shape (out, in) in `norm`.
 
         Raises:
-            ValueError: the weight is no finite floating-point matrix, or a hyperparameter does not
-                fit its shape.
+            ValueError: the weight is no finite floating-point matrix, a hyperparameter does not
+                fit its shape, or the method does not know the norm.
         """
         check_weight(weight)
+        check_norm(norm, self.norms, by=type(self).__name__)
         return self._decompose(weight.detach(), norm).to(device=weight.device, dtype=weight.dtype)
 
     @abstractmethod
@@ -50,6 +59,27 @@ def working(matrix: Tensor) -> Tensor:
     return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
+def generator_for(weight: Tensor, seed: int) -> torch.Generator:
+    """A generator of its own for each pair of numbers and seed; draws on the CPU.
+
+    The seed alone would make all layers of one shape draw alike. In float64 and on the CPU, so that
+    neither dtype nor device changes the draw.
+    """
+    content = fingerprint(weight.double().cpu())
+    mixed = xxhash.xxh3_64_intdigest(f"{seed} {content}".encode())
+    return torch.Generator().manual_seed(mixed)
+
+
+def check_norm(norm: Norm, allowed: tuple[type[Norm], ...], by: str) -> None:
+    """Raise ValueError unless the norm is one of those that a method knows."""
+    if not isinstance(norm, allowed):
+        names = " or ".join(cls.__name__ for cls in allowed)
+        raise ValueError(
+            f"{by} cannot approximate in the norm {norm!r}: it supports {names}. Leave out the "
+            "norm, or use a method that knows it."
+        )
+
+
 def check_weight(weight: Tensor) -> None:
     """Raise ValueError unless `weight` is a finite, non-empty floating-point matrix."""
     if weight.ndim != 2 or 0 in weight.shape:
@@ -68,9 +98,8 @@ def check_weight(weight: Tensor) -> None:
 
 def check_rank(rank: int, weight: Tensor) -> None:
     """Raise ValueError unless a weight of shape (out, in) has factors of this rank."""
-    if not (isinstance(rank, int) and 1 <= rank <= min(weight.shape)):
+    if not 1 <= rank <= min(weight.shape):
         raise ValueError(
             f"rank={rank} does not fit a weight of shape {tuple(weight.shape)}: it must lie in "
-            f"1..{min(weight.shape)} and be an integer. Change it, or leave this layer out with "
-            "`where`."
+            f"1..{min(weight.shape)}. Lower it, or leave this layer out with `where`."
         )

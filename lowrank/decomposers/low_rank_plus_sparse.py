@@ -9,7 +9,15 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
+from lowrank.decomposers.checks import (
+    check_integer,
+    check_number,
+    check_one_of,
+    check_ratio,
+    check_sparsity,
+)
 from lowrank.decomposers.decomposer import Decomposer, check_rank, working
+from lowrank.decomposers.low_rank import truncated
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -61,15 +69,14 @@ class LowRankPlusSparse(Decomposer):
                 f"compression_ratio={self.compression_ratio}"
             )
         if self.sparsity is not None:
-            budget.check_sparsity(self.sparsity)
+            check_sparsity(self.sparsity)
+        if self.rank is not None:
+            check_integer("rank", self.rank, least=1)
         if self.compression_ratio is not None:
-            budget.check_ratio(self.compression_ratio)
-        if not 0 < self.rank_ratio < 1:
-            raise ValueError(f"rank_ratio={self.rank_ratio} must lie in (0, 1)")
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations} must be at least 1")
-        if self.view not in KERNEL_VIEWS:
-            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+            check_ratio(self.compression_ratio)
+        check_number("rank_ratio", self.rank_ratio, "lie in (0, 1)", lambda x: 0 < x < 1)
+        check_integer("iterations", self.iterations, least=1)
+        check_one_of("view", self.view, KERNEL_VIEWS)
 
     def kernel_view(self) -> KernelView:
         return self.view
@@ -114,15 +121,9 @@ def _alternate(
     weight: Tensor, *, rank: int, count: int, iterations: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """left (out, rank), right (rank, in) and the mask of the sparse part."""
-    left, right = _factors(memo.svd(weight), rank)  # S is zero at first.
+    left, right = truncated(memo.svd(weight), rank)  # S is zero at first.
     for _ in range(iterations - 1):
         residual = weight - left @ right
         sparse = residual * budget.largest(residual, count)
-        left, right = _factors(torch.linalg.svd(weight - sparse, full_matrices=False), rank)
+        left, right = truncated(torch.linalg.svd(weight - sparse, full_matrices=False), rank)
     return left, right, budget.largest(weight - left @ right, count)
-
-
-def _factors(svd: tuple[Tensor, Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
-    u, s, vh = svd
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * vh[:rank]

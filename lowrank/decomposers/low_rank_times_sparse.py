@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
+from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer, check_rank, working
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
@@ -59,13 +60,13 @@ class LowRankTimesSparse(Decomposer):
                 "LowRankTimesSparse needs exactly one of rank and compression_ratio, got "
                 f"rank={self.rank}, compression_ratio={self.compression_ratio}"
             )
-        budget.check_sparsity(self.sparsity)
+        check_sparsity(self.sparsity)
+        if self.rank is not None:
+            check_integer("rank", self.rank, least=1)
         if self.compression_ratio is not None:
-            budget.check_ratio(self.compression_ratio)
-        if self.iterations < 0:
-            raise ValueError(f"iterations={self.iterations} must be at least 0")
-        if self.view not in KERNEL_VIEWS:
-            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+            check_ratio(self.compression_ratio)
+        check_integer("iterations", self.iterations, least=0)
+        check_one_of("view", self.view, KERNEL_VIEWS)
 
     def kernel_view(self) -> KernelView:
         return self.view

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lowrank.decomposers.budget import check_ratio, check_sparsity
+from lowrank.decomposers.checks import check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.patterns import Pattern, count_within, parse
 from lowrank.factorizations import BlockGrid, Factorization, Sparse

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import xxhash
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_integer
+from lowrank.decomposers.decomposer import generator_for
 from lowrank.decomposers.pruning import Pruning
 from lowrank.factorizations import BlockGrid
-from lowrank.memo import fingerprint
 from lowrank.norms import Norm
 
 
@@ -32,9 +32,10 @@ class RandomPruning(Pruning):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("seed", self.seed)
+
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
-        # In float64 and on the CPU, so that neither dtype nor device changes the draw.
-        content = fingerprint(weight.double().cpu())
-        seed = xxhash.xxh3_64_intdigest(f"{self.seed} {content}".encode())
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_for(weight, self.seed)
         return torch.rand(grid.size, generator=generator, dtype=torch.float64).to(weight.device)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lowrank import memo
 from lowrank.decomposers import budget
+from lowrank.decomposers.checks import check_integer, check_one_of, check_positive
 from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.low_rank import truncated
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Norm
@@ -46,14 +48,11 @@ class RobustPCA(Decomposer):
     view: KernelView = "channel"
 
     def __post_init__(self) -> None:
-        if self.sparse_weight is not None and not self.sparse_weight > 0:
-            raise ValueError(f"sparse_weight={self.sparse_weight} must be above 0")
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance={self.tolerance} must be above 0")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations={self.max_iterations} must be at least 1")
-        if self.view not in KERNEL_VIEWS:
-            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+        if self.sparse_weight is not None:
+            check_positive("sparse_weight", self.sparse_weight)
+        check_positive("tolerance", self.tolerance)
+        check_integer("max_iterations", self.max_iterations, least=1)
+        check_one_of("view", self.view, KERNEL_VIEWS)
 
     def kernel_view(self) -> KernelView:
         return self.view
@@ -95,8 +94,7 @@ def _inexact_alm(
         shifted = weight + multiplier / penalty
         u, s, vh = torch.linalg.svd(shifted - sparse, full_matrices=False)
         s = s[s > 1 / penalty] - 1 / penalty
-        root = s.sqrt()
-        left, right = u[:, : len(s)] * root, root[:, None] * vh[: len(s)]
+        left, right = truncated((u, s, vh), len(s))
         low_rank = left @ right
         sparse = torch.nn.functional.softshrink(shifted - low_rank, float(sparse_weight / penalty))
         missing = weight - low_rank - sparse

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lowrank import memo
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, check_rank, working
+from lowrank.decomposers.low_rank import factored_params, is_smaller, truncated
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Norm
@@ -51,29 +53,27 @@ class TruncatedSVD(Decomposer):
                 f"rank={self.rank}, energy={self.energy}, "
                 f"compression_ratio={self.compression_ratio}"
             )
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ValueError(f"energy={self.energy} must lie in (0, 1]")
-        if self.compression_ratio is not None and not self.compression_ratio >= 1:
-            raise ValueError(f"compression_ratio={self.compression_ratio} must be at least 1")
-        if self.view not in KERNEL_VIEWS:
-            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+        if self.rank is not None:
+            check_integer("rank", self.rank, least=1)
+        if self.energy is not None:
+            check_number("energy", self.energy, "lie in (0, 1]", lambda x: 0 < x <= 1)
+        if self.compression_ratio is not None:
+            check_ratio(self.compression_ratio)
+        check_one_of("view", self.view, KERNEL_VIEWS)
 
     def kernel_view(self) -> KernelView:
         return self.view
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
-        out, inner = weight.shape
-        if rank * (out + inner) >= out * inner:
+        if not is_smaller(weight.shape, rank):
             return Dense(
                 weight.clone(),
-                note=f"kept dense: rank {rank} needs {rank * (out + inner)} params, dense has "
-                f"{out * inner}",
+                note=f"kept dense: rank {rank} needs {factored_params(weight.shape, rank)} params, "
+                f"dense has {weight.numel()}",
             )
-        u, s, vh = memo.svd(working(weight))
-        # √s on each side: equally scaled factors fine-tune with one learning rate.
-        root = s[:rank].sqrt()
-        return Product(Dense(u[:, :rank] * root), Dense(root[:, None] * vh[:rank]))
+        left, right = truncated(memo.svd(working(weight)), rank)
+        return Product(Dense(left), Dense(right))
 
     def rank_for(self, weight: Tensor) -> int:
         """The rank that this decomposer gives a weight of shape (out, in).

@@ -60,5 +60,31 @@ def test_a_size_below_rank_one_says_what_can_be_had():
         ValueError, match="compression_ratio=100 is out of reach: rank 1 .* gives 13"
     ):
         compress(network(), GlobalRank(100))
-    with pytest.raises(ValueError, match="must be above 1"):
-        GlobalRank(0.5)
+
+
+def test_ratio_one_leaves_all_dense():
+    layers = compress(network(), GlobalRank(1)).layers
+    assert [layer.params for layer in layers] == [layer.dense_params for layer in layers]
+
+
+def test_a_row_vector_costs_what_it_costs_dense():
+    """Rank 1 of 1 × n would be n + 1 numbers, so it stays dense, and no more is counted."""
+    model = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 1))
+    smallest = 30 + 20 + 20
+    layers = compress(model, GlobalRank(620 / smallest)).layers
+    assert [layer.params for layer in layers] == [50, 20]
+    with pytest.raises(ValueError, match="out of reach: rank 1 in every layer gives 8.86"):
+        compress(model, GlobalRank(8.9))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"compression_ratio": 0.5}, "compression_ratio=0.5 must be at least 1"),
+        ({"compression_ratio": "4"}, "compression_ratio='4' must be a number: .* at least 1"),
+        ({"compression_ratio": 4, "view": "row"}, "view='row' must be one of"),
+    ],
+)
+def test_bad_options(options, text):
+    with pytest.raises(ValueError, match=text):
+        GlobalRank(**options)

@@ -35,6 +35,17 @@ def test_prune_then_quantize_is_a_sparse_matrix_of_quantized_values():
     assert torch.equal(form.to_dense(), wanted)
 
 
+def test_rows_that_share_a_scale_because_they_differ_in_length_are_noted():
+    weight = random(30, 40)
+    ragged = Chain([MagnitudePruning(0.9), Quantization(4)]).decompose(weight)
+    assert ragged.values.layout.count == 1
+    assert ragged.note.startswith("rows keep different numbers of weights")
+    grouped = Chain([MagnitudePruning(0.9), Quantization(4, group_size=16)]).decompose(weight)
+    assert grouped.values.layout.count == 8  # ⌈120 / 16⌉: what the documentation advises.
+    regular = Chain([MagnitudePruning(pattern="2:4"), Quantization(4)]).decompose(weight)
+    assert regular.values.layout.count == 30 and regular.note == ""
+
+
 def test_svd_then_quantize_is_a_product_of_quantized_factors():
     weight = random(30, 40)
     form = Chain([TruncatedSVD(rank=4), Quantization(8)]).decompose(weight)
@@ -126,6 +137,8 @@ def test_the_norm_is_that_of_the_weight_and_not_of_its_leaves():
     [
         ([], "Chain needs at least 1 step, got none"),
         ([TruncatedSVD(rank=4), 8], "step 2 of Chain must be a Decomposer, got 8"),
+        (Quantization(4), r"steps=Quantization\(bits=4.* must be a sequence of decomposers"),
+        (TruncatedSVD, "must be a sequence of decomposers"),
         ([Quantization], "step 1 of Chain must be a Decomposer, got <class"),
     ],
 )

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lowrank.decomposers import MagnitudePruning
-from lowrank.decomposers.magnitude_pruning import global_sparsities
 from lowrank.memo import MEMO
 
 
@@ -155,28 +154,6 @@ def test_one_sort_serves_all_sparsities():
     assert MEMO.misses == 1
 
 
-@settings(deadline=None)
-@given(st.floats(0, 0.95), st.lists(shapes, min_size=1, max_size=4), st.booleans())
-def test_one_threshold_for_all_layers(sparsity, shapes, equal):
-    weights = {str(i): random(*shape, seed=i) * (i + 1) for i, shape in enumerate(shapes)}
-    if equal:
-        weights = {name: torch.ones_like(weight) for name, weight in weights.items()}
-    total = sum(weight.numel() for weight in weights.values())
-    zeros = round(sparsity * total)
-    if total - zeros < len(weights):
-        with pytest.raises(ValueError, match="each of which keeps at least 1; lower it"):
-            global_sparsities(weights, sparsity)
-        return
-    shares = global_sparsities(weights, sparsity)
-    results = {name: pruned(weight, shares[name]) for name, weight in weights.items()}
-    counts = {name: int((result != 0).sum()) for name, result in results.items()}
-    assert sum(counts.values()) == total - zeros
-    assert min(counts.values()) >= 1
-    lost = [weights[n][results[n] == 0].abs().max() for n in weights if (results[n] == 0).any()]
-    free = [weights[n][results[n] != 0].abs().min() for n in weights if counts[n] > 1]
-    assert not lost or not free or max(lost) <= min(free)
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -204,10 +181,3 @@ def test_what_does_not_fit_the_weight():
     text = r"compression_ratio=100 is out of reach for a weight of shape \(3, 4\).*torch.float64"
     with pytest.raises(ValueError, match=text):
         MagnitudePruning(compression_ratio=100).decompose(random(3, 4))
-
-
-def test_bad_weights_of_a_global_threshold_are_named():
-    with pytest.raises(ValueError, match="layer 'b': 1 of 4 values"):
-        global_sparsities({"a": torch.ones(2, 2), "b": torch.tensor([[1.0, 2, 3, torch.nan]])}, 0.5)
-    with pytest.raises(ValueError, match="at least 1 weight"):
-        global_sparsities({}, 0.5)

@@ -136,7 +136,7 @@ def test_break_even_itself_stays_dense():
     assert rank_of(TruncatedSVD(rank=4).decompose(random(10, 10))) == 4
 
 
-@pytest.mark.parametrize("rank", [0, -1, 16])
+@pytest.mark.parametrize("rank", [16, 100])
 def test_a_rank_that_does_not_fit_is_refused(rank):
     text = rf"rank={rank} does not fit a weight of shape \(20, 15\).*1\.\.15"
     with pytest.raises(ValueError, match=text):

@@ -1,0 +1,45 @@
+"""What hyperparameters may be: checked when a method is made, before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from numbers import Real
+
+
+def check_integer(name: str, value: object, least: int | None = None) -> None:
+    """Raise ValueError unless it is an integer, not below `least` if that is given."""
+    is_allowed = isinstance(value, int) and (least is None or value >= least)
+    if isinstance(value, bool) or not is_allowed:
+        allowed = "an integer" if least is None else f"at least {least} and an integer"
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+
+
+def check_number(name: str, value: object, allowed: str, holds: Callable[[float], bool]) -> None:
+    """Raise ValueError unless it is a number for which `holds`, which `allowed` puts in words."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a number: it must {allowed}")
+    if not holds(float(value)):
+        raise ValueError(f"{name}={value} must {allowed}")
+
+
+def check_one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError unless it is one of the allowed names."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r} must be one of {tuple(allowed)}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise ValueError unless it is a finite number above 0."""
+    check_number(name, value, "be above 0 and finite", lambda x: 0 < x < math.inf)
+
+
+def check_sparsity(sparsity: object) -> None:
+    """Raise ValueError unless it is a share of zeros that leaves something."""
+    check_number("sparsity", sparsity, "lie in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def check_ratio(compression_ratio: object) -> None:
+    """Raise ValueError for a compression ratio that would enlarge."""
+    name = "compression_ratio"
+    check_number(name, compression_ratio, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
