@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_one_of
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization, Quantized
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size
@@ -22,6 +23,9 @@ SCALE_DTYPES = {
 # Scales that the search for least squares tries, in those of the range: up to 1.5, where the one
 # positive level of 2 bits meets the largest weight, and down to 1/16 for 1 bit and heavy tails.
 FACTORS = tuple(1.5 * 2.0 ** (-step / 10) for step in range(47))
+
+# A scale of this share of the largest adds to the squared error 2^-20 of what that one does.
+NEGLIGIBLE = 2.0**-10
 
 # Weights whose scales are searched together.
 PIECE = 2**16
@@ -55,7 +59,9 @@ class Quantization(Decomposer):
             ``"float32"``.
 
     Raises:
-        ValueError: a hyperparameter that does not exist; a scale that `scale_dtype` cannot hold.
+        ValueError: a hyperparameter that does not exist; a scale too large for `scale_dtype`, or
+            too near 0 for it, unless it may be rounded up because that is still below 2^-10 of the
+            matrix's largest scale.
 
     Source: Jacob et al., CVPR 2018, section 2 (zero points); Banner et al., NeurIPS 2019
     (clipping).
@@ -70,12 +76,8 @@ class Quantization(Decomposer):
     def __post_init__(self) -> None:
         check_bits(self.bits)
         check_group_size(self.group_size)
-        if self.scale not in ("range", "mse"):
-            raise ValueError(f"scale={self.scale!r} must be 'range' or 'mse'")
-        if self.scale_dtype not in SCALE_DTYPES:
-            raise ValueError(
-                f"scale_dtype={self.scale_dtype!r} must be one of {sorted(SCALE_DTYPES)}"
-            )
+        check_one_of("scale", self.scale, ("range", "mse"))
+        check_one_of("scale_dtype", self.scale_dtype, SCALE_DTYPES)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         layout = Layout((weight.shape[0], weight.shape[1]), self.bits, self.group_size)
@@ -182,17 +184,22 @@ def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 def _round_up(scale: Tensor, dtype_name: str) -> Tensor:
     """The next scale not below that `dtype_name` holds, as float64.
 
+    Next to 0 it may be much larger. That does not matter where it is still below NEGLIGIBLE of the
+    matrix's largest scale: so is then the error, and most codes become zero. Such are the padding
+    row of an embedding, and rows of what an adapter leaves of a weight.
+
     Raises:
-        ValueError: it holds none, or only one more than 1/8 larger.
+        ValueError: it holds none, or only one more than 1/8 larger where that matters.
     """
     dtype = SCALE_DTYPES[dtype_name]
     stored = scale.to(dtype)
     # The bits of positive floats, read as integers, are in the order of the floats.
     bits = stored.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
     stored = (bits + (stored.double() < scale).to(bits.dtype)).view(dtype).double()
+    coarse = (stored > 1.125 * scale) & (stored > NEGLIGIBLE * scale.max())
     for wrong, what in (
         (~stored.isfinite(), "above the largest"),
-        (stored > 1.125 * scale, "too near 0 for the smallest"),
+        (coarse, "too near 0 for the smallest"),
     ):
         if bool(wrong.any()):
             raise ValueError(

@@ -231,7 +231,7 @@ def test_dropout_is_that_of_the_adapter():
         ({"alpha": 8, "dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
         (
             {"alpha": 8, "init": "ones"},
-            r"init='ones' must be one of \['pissa', 'residual', 'zero'\]",
+            r"init='ones' must be one of \('zero', 'pissa', 'residual'\)",
         ),
     ],
 )
@@ -240,9 +240,38 @@ def test_bad_hyperparameters_are_refused(options, text):
         LoRA(4, **options)
 
 
-@pytest.mark.parametrize("rank", [0, 21])
+@pytest.mark.parametrize("rank", [21, 100])
 @pytest.mark.parametrize("init", ["zero", "pissa", "residual"])
 def test_a_rank_that_does_not_fit_is_refused(rank, init):
     method = LoRA(rank, 8, init=init, base=RandomPruning(0.5))
     with pytest.raises(ValueError, match=rf"rank={rank} does not fit .*\(20, 30\).*1\.\.20"):
         method.decompose(random(20, 30))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20), (40, 30)])
+def test_where_the_adapter_holds_all_of_the_weight_a_quantized_base_is_zero(shape, dtype):
+    """What is left is rounding, for which no scale is small enough."""
+    rank = min(*shape, 3)
+    weight = 0.1 * random(shape[0], rank, dtype=dtype) @ random(rank, shape[1], dtype=dtype)
+    form = LoRA(rank, 8, init="pissa", base=Quantization(4)).decompose(weight)
+    assert bool((form.terms[0].to_dense() == 0).all())
+    noise = 128 * torch.finfo(dtype).eps * weight.abs().max()
+    assert bool(((form.to_dense() - weight).abs() <= noise).all())
+
+
+def test_what_is_more_than_rounding_is_left_to_the_base():
+    weight = 0.1 * random(40, 3, dtype=torch.float32) @ random(3, 30, dtype=torch.float32)
+    weight[5, 7] += 1e-3
+    form = LoRA(3, 8, init="pissa", base=Quantization(8, scale_dtype="float32")).decompose(weight)
+    assert bool(form.terms[0].to_dense().any())
+    # A dense base takes the rounding too.
+    dense = LoRA(4, 8, init="pissa").decompose(weight)
+    assert bool(dense.terms[0].to_dense().any())
+
+
+def test_an_embedding_with_a_row_of_zeros_has_a_quantized_base():
+    table = 0.02 * random(60, 32, dtype=torch.float32)
+    table[0] = 0
+    form = LoRA(8, 8, init="pissa", base=Quantization(4)).decompose(table)
+    assert float(form.to_dense().detach()[0].abs().max()) < 1e-6
