@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,44 @@ class Job:
     overrides: list[str]
     settings: dict[str, Any]
 
+    def check_choices(self) -> None:
+        """Raise ValueError if a decomposer is asked for that the allocation does without."""
+        chosen = [text for text in self.overrides if text.startswith("decomposer=")]
+        if self.settings["decomposer"] is None and chosen:
+            allocation = self.settings["allocation"]["_target_"].rpartition(".")[2]
+            raise ValueError(
+                f"{chosen[0]} would have no effect, because the allocation {allocation} takes the "
+                "decomposer's place: leave out one of the two"
+            )
+
     def is_done(self) -> bool:
-        """Whether its record is there and nobody asks for another."""
-        present = results.exists(results.key(self.settings), self.settings["results"])
-        return present and not self.settings["force"]
+        """Whether its record is there and nobody asks for another.
+
+        Raises:
+            ValueError: what is there is broken, and nobody asks for another.
+        """
+        if self.settings["force"]:
+            return False
+        return results.exists(results.key(self.settings), self.settings["results"])
+
+
+def pending(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that have no record yet.
+
+    Raises:
+        SystemExit: with one line for each error: a choice that has no effect, or a record that is
+            broken.
+    """
+    left, errors = [], {}
+    for job in jobs:
+        try:
+            job.check_choices()
+            if not job.is_done():
+                left.append(job)
+        except ValueError as error:
+            errors.setdefault(str(error), " ".join(job.overrides))
+    _stop(errors)
+    return left
 
 
 def check(jobs: Sequence[Job]) -> None:
@@ -29,7 +63,7 @@ def check(jobs: Sequence[Job]) -> None:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
-    from experiments.point import make_parts, reason
+    from experiments.point import check_fit, check_options, make_parts, reason
 
     errors = {}
     for folder in {job.settings["results"] for job in jobs}:
@@ -39,9 +73,16 @@ def check(jobs: Sequence[Job]) -> None:
             errors[reason(error)] = "results"
     for job in jobs:
         try:
+            check_options(job.settings)
             make_parts(job.settings)
+            check_fit(job.settings)
         except Exception as error:
             errors.setdefault(reason(error), " ".join(job.overrides))
+    _stop(errors)
+
+
+def _stop(errors: Mapping[str, str]) -> None:
+    """Stop if there are errors (what is wrong → where)."""
     if errors:
         lines = [f"{where}: {why}" for why, where in errors.items()]
         raise SystemExit("\n".join(["Nothing was run, because of", *lines]))

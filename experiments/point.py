@@ -36,6 +36,9 @@ from lowrank.recovery import NoRecovery, Recovery
 from lowrank.select import Select
 from lowrank.tasks import Task
 
+# What numpy, the narrowest of the generators, takes as seeds.
+SEEDS = 2**32
+
 Settings = Mapping[str, Any]
 
 
@@ -65,6 +68,53 @@ def make_parts(settings: Settings) -> Parts:
     )
 
 
+def check_options(settings: Settings) -> None:
+    """Check the options that no part of a point checks.
+
+    Raises:
+        ValueError: one of them cannot be; the text names it.
+    """
+    seed, threads, device = (settings[name] for name in ("seed", "threads", "device"))
+    if type(seed) is not int or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEEDS - 1}")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads={threads} must be a whole number from 1, or null")
+    try:
+        torch.empty(0, device=device)
+    # Of a device that is not there torch raises whatever its backend raises.
+    except Exception as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device={device} cannot be used here; there are: {', '.join(there)}. Torch says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def check_fit(settings: Settings) -> None:
+    """Check that a point's choice of layers and its recovery fit the network, untrained.
+
+    Raises:
+        ValueError: they do not.
+    """
+    task = {**settings["task"], "seed": 0}
+    fitting(text(task), text(settings["where"]), text(settings["recovery"]))
+
+
+# Of many points few differ in these.
+@functools.lru_cache(maxsize=64)
+def fitting(task: str, where: str, recovery: str) -> None:
+    """`check_fit` by the configurations (JSON)."""
+    network = untrained(task)
+    make(json.loads(where)).split(network)
+    make(json.loads(recovery)).check(network)
+
+
+@functools.lru_cache(maxsize=4)
+def untrained(config: str) -> nn.Module:
+    """The network of a task's configuration (JSON), without its weights."""
+    return make(json.loads(config)).network()
+
+
 def make(config: Mapping[str, Any]) -> Any:
     """The object that `config` names by its `_target_`."""
     return instantiate(config, _convert_="all")
@@ -81,7 +131,7 @@ def run_point(config: DictConfig, progress: Progress) -> str | None:
     overrides = " ".join(HydraConfig.get().overrides.task)
     try:
         # Another process may have measured it since this sweep began.
-        if results.exists(results.key(settings), folder) and not settings["force"]:
+        if not settings["force"] and results.exists(results.key(settings), folder):
             progress.present(overrides)
             return None
         with computing(settings["seed"], settings["threads"]):

@@ -70,7 +70,7 @@ def exists(key: str, folder: str | Path) -> bool:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, Mapping) or found.get("key") != key:
             raise ValueError("it does not hold its key")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except ValueError as error:
         raise _broken(path, error) from error

@@ -44,17 +44,11 @@ class BatchNormReestimation(Recovery):
                 "least 2"
             )
 
+    def check(self, network: nn.Module) -> None:
+        _with_statistics(network)
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
-        layers = [
-            module
-            for module in model.modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
-        ]
-        if not layers:
-            raise ValueError(
-                "this model has no BatchNorm with running statistics, so there is nothing to "
-                "re-estimate; use another recovery"
-            )
+        layers = _with_statistics(model)
         train = task.split("train")
         needed = self.batches * self.batch_size
         if needed > len(train):
@@ -80,3 +74,22 @@ class BatchNormReestimation(Recovery):
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
         return {"batchnorm_layers": len(layers), "examples": needed}
+
+
+def _with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers that keep running statistics.
+
+    Raises:
+        ValueError: there are none.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    if not layers:
+        raise ValueError(
+            "this model has no BatchNorm with running statistics, so there is nothing to "
+            "re-estimate; use another recovery"
+        )
+    return layers

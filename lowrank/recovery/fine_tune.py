@@ -91,6 +91,10 @@ class FineTune(Recovery):
             if not good:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
 
+    def check(self, network: nn.Module) -> None:
+        # What requires a gradient is known only once the factorizations are there.
+        pass
+
     @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         if self.scope == "factorizations":

@@ -27,6 +27,14 @@ class Recovery(ABC):
     """
 
     @abstractmethod
+    def check(self, network: nn.Module) -> None:
+        """Find out from the untrained dense network whether `recover` has anything to do in it.
+
+        Raises:
+            ValueError: it has not.
+        """
+
+    @abstractmethod
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         """Change `model` in place, using the train split only.
 
@@ -41,6 +49,9 @@ class Recovery(ABC):
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
     """The model as it is: one-shot compression."""
+
+    def check(self, network: nn.Module) -> None:
+        pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {}

@@ -92,11 +92,14 @@ class ImageClassification(Task):
     seed: int = 0
     device: str = "cpu"
 
-    def model(self) -> nn.Module:
+    def network(self) -> nn.Module:
         # The caller's random state stays as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = self._build()
+            return self._build()
+
+    def model(self) -> nn.Module:
+        model = self.network()
         self._check_outputs(model)
         if self.weights is not None:
             self.weights.fill(model, self)

@@ -51,6 +51,13 @@ class Task(ABC):
     device: str
 
     @abstractmethod
+    def network(self) -> nn.Module:
+        """The dense model before its weights are there: for questions about layers and shapes.
+
+        Reads no data and trains nothing; a new one at each call, on the CPU.
+        """
+
+    @abstractmethod
     def model(self) -> nn.Module:
         """The trained dense model in eval mode on the task's device; a new one at each call."""
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from sweeps import records, run, start
 
-from lowrank import results
+from lowrank import curves, results
 
 RANKS = "decomposer.rank=2,4,8"
 
@@ -71,14 +71,14 @@ def test_parallel_workers_make_the_same_records_and_outlive_a_failing_point(
         cache,
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
-        "decomposer.rank=2,0,4,8",
+        "decomposer.rank=2,65,4,8",
         "seed=0,1",
         f"results={tmp_path}",
     )
     assert finished.returncode == 1
     assert "8 points: 0 had their record, 6 measured, 2 failed" in finished.stdout
     assert finished.stderr.count("FAILED") == 2
-    assert "layer 'fc1': rank=0 does not fit" in finished.stderr
+    assert "layer 'fc1': rank=65 does not fit" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert re.search(r"^\[8/8\]", finished.stdout + finished.stderr, re.MULTILINE)
     assert records(tmp_path) == records(undisturbed)
@@ -135,6 +135,22 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         (["decomposer=magnitude", "decomposer.sparsity=0.5,1.5"], "sparsity=1.5 must lie in"),
         (["decomposer=quantization", "decomposer.bits=8,9"], "bits=9"),
         (["+decomposer.rnk=4"], "unexpected keyword argument 'rnk'"),
+        (["where.include=fc1,conv*"], "Weights that can be compressed: fc1, fc2, fc3"),
+        (["recovery=batchnorm"], "this model has no BatchNorm with running statistics"),
+        (["seed=a"], "seed=a must be a whole number from 0 to 4294967295"),
+        (["seed=0,1.5"], "seed=1.5 must be a whole number"),
+        (["seed=-1"], "seed=-1 must be a whole number"),
+        (["threads=0"], "threads=0 must be a whole number from 1, or null"),
+        (["device=gpu"], "device=gpu cannot be used here; there are: cpu"),
+        (
+            ["allocation=global_rank", "decomposer=quantization"],
+            "decomposer=quantization would have no effect, because the allocation GlobalRank",
+        ),
+        (
+            ["experiment=digits", "decomposer=svd"],
+            "Could not override 'decomposer.sparsity=0.55': the grid of the experiment sets it, "
+            "and what the command line chose",
+        ),
         (["results=/dev/null/results"], "results cannot be written to /dev/null/results"),
     ],
 )
@@ -146,16 +162,39 @@ def test_what_is_wrong_with_a_sweep_is_said_before_it_starts(cache, tmp_path, ar
     assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_fit_the_model_fails_its_point_with_the_reason(cache, tmp_path):
+def test_a_broken_record_stops_the_sweep_unless_it_is_forced(cache, tmp_path):
+    arguments = ("decomposer.rank=4", f"results={tmp_path}")
+    run(cache, *arguments)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text("")
+    finished = run(cache, *arguments)
+    assert finished.returncode == 1
+    assert f"{path} is not a whole record" in finished.stderr
+    assert "Traceback" not in finished.stderr and path.read_text() == ""
+    assert run(cache, *arguments, "force=true").returncode == 0
+    assert results.exists(path.stem, tmp_path)
+
+
+def test_two_sweeps_by_one_name_in_one_folder_are_not_reported_as_one(cache, tmp_path):
     finished = run(
-        cache, f"results={tmp_path}", "decomposer.rank=0,65,8", "where.include=fc1,conv*"
+        cache,
+        f"results={tmp_path}",
+        "decomposer=magnitude",
+        "decomposer.pattern=rows,unstructured",
+        "where=all,inner",
     )
+    assert finished.returncode == 0, finished.stderr
+    with pytest.raises(ValueError, match="method 'magnitude' differ in where.first"):
+        curves.summarise(results.load(tmp_path), ["top1"])
+
+
+def test_what_does_not_fit_the_model_fails_its_point_with_the_reason(cache, tmp_path):
+    finished = run(cache, f"results={tmp_path}", "decomposer.rank=65,8")
     assert finished.returncode == 1
     assert "rank=65 does not fit a weight of shape (128, 64): it must lie in 1..64" in (
         finished.stderr
     )
-    assert "matches no layer of the model. Weights that can be compressed: fc1" in finished.stderr
-    assert "6 points: 0 had their record, 1 measured, 5 failed" in finished.stdout
+    assert "2 points: 0 had their record, 1 measured, 1 failed" in finished.stdout
     assert len(records(tmp_path)) == 1
 
 

@@ -28,6 +28,9 @@ class RampTask(Task):
     seed: int = 0
     device: str = "cpu"
 
+    def network(self) -> nn.Module:
+        return self.model()
+
     def model(self) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)

@@ -107,6 +107,13 @@ def test_a_model_without_batchnorm():
     mlp = task("lowrank.tasks.models:mlp", arguments={"widths": [64, 10]}, weights=None)
     with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
         BatchNormReestimation(1, 50).recover(mlp.model(), mlp)
+    with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
+        BatchNormReestimation(1, 50).check(mlp.network())
+
+
+def test_a_network_with_batchnorm_passes_its_check():
+    cnn = task("lowrank.tasks.models:small_cnn", weights=None)
+    BatchNormReestimation(1, 50).check(cnn.network())
 
 
 def test_more_examples_than_there_are():

@@ -51,8 +51,11 @@ class Sliding(Task):
     name = "sliding"
     architecture = "none"
 
-    def model(self):
+    def network(self):
         return Slide()
+
+    def model(self):
+        return self.network()
 
     def split(self, name):
         assert name == "train"

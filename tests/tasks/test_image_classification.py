@@ -187,6 +187,17 @@ def test_each_model_is_a_new_one():
     assert equal(second.state_dict(), task.model().state_dict())
 
 
+def test_the_network_needs_neither_data_nor_training(monkeypatch):
+    monkeypatch.setattr(FineTune, "recover", None)
+    monkeypatch.setattr(Coloured, "read", None)
+    task = coloured()
+    before = torch.get_rng_state()
+    network = task.network()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(task.seed)
+    assert equal(network.state_dict(), linear().state_dict())
+
+
 def test_weights_of_the_builder_stay():
     task = coloured(weights=None)
     torch.manual_seed(task.seed)

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.composer import Composer
-from experiments.plan import Job, check
+from experiments.plan import Job, check, pending
 from experiments.progress import counting
 from experiments.trackers import log_curves
 
@@ -69,26 +69,46 @@ class UnionSweeper(Sweeper):
         """
         assert self.context is not None and self.config is not None
         composer = Composer(self.context.config_loader, self.config)
-        jobs = [Job(job, composer.settings(job)) for job in self.jobs(arguments)]
-        pending = [job for job in jobs if not job.is_done()]
-        failures = self.launch(pending, len(jobs), composer) if pending else 0
-        print(f"{len(jobs)} points: {len(jobs) - len(pending)} had their record, ", end="")
-        print(f"{len(pending) - failures} measured, {failures} failed", flush=True)
+        jobs = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
+        left = pending(jobs)
+        failures = self.launch(left, len(jobs), composer) if left else 0
+        print(f"{len(jobs)} points: {len(jobs) - len(left)} had their record, ", end="")
+        print(f"{len(left) - failures} measured, {failures} failed", flush=True)
         if failures:
             raise SystemExit(1)
 
-    def launch(self, pending: list[Job], total: int, composer: Composer) -> int:
+    def job(self, overrides: list[str], arguments: list[str], composer: Composer) -> Job:
+        """A point with its settings.
+
+        Raises:
+            ConfigCompositionException: an override that does not fit; the text says whether the
+                experiment's grid and the command line contradict each other in it.
+        """
+        try:
+            return Job(overrides, composer.settings(overrides))
+        except ConfigCompositionException as error:
+            asked = {text for texts in self.grid(arguments).values() for text in texts}
+            ours = [text for text in overrides if text not in asked]
+            culprit = next((text for text in ours if f"'{text}'" in str(error)), None)
+            if culprit is None:
+                raise
+            raise ConfigCompositionException(
+                f"{error}: the grid of the experiment sets it, and what the command line chose "
+                f"({' '.join(arguments)}) does not have it. Leave out the choice or the experiment."
+            ) from error
+
+    def launch(self, left: list[Job], total: int, composer: Composer) -> int:
         """Run jobs through Hydra's launcher; how many failed."""
         assert self.context is not None and self.config is not None
-        check(pending)
-        with counting(total, total - len(pending)) as progress:
+        check(left)
+        with counting(total, total - len(left)) as progress:
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=HydraContext(composer, self.context.callbacks),  # type: ignore
                 task_function=partial(self.task_function, progress=progress),  # type: ignore
                 config=self.config,
             )
-            returns = launcher.launch([job.overrides for job in pending], initial_job_idx=0)
-        log_curves(pending[0].settings)
+            returns = launcher.launch([job.overrides for job in left], initial_job_idx=0)
+        log_curves(left[0].settings)
         return sum(job.return_value is not None for job in returns)
 
     def jobs(self, arguments: list[str]) -> Iterator[list[str]]:
