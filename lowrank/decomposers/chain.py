@@ -74,6 +74,10 @@ class Chain(Decomposer):
         result = self._step(0, weight, norm)
         for index in range(1, len(self.steps)):
             result = result.map_dense(lambda leaf, index=index: self._replace(index, leaf))
+        # Reports show the note of the whole, so it says what its parts do, each thing once.
+        parts = [part for part in result.modules() if isinstance(part, Factorization)]
+        notes = [note for part in parts for note in part.note.split("; ") if note]
+        result.note = "; ".join(dict.fromkeys(notes))
         return result
 
     def _replace(self, index: int, leaf: Dense) -> Factorization:
