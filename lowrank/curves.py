@@ -131,9 +131,7 @@ def one_meaning(frame: pd.DataFrame) -> None:
     """Check that the records of each method differ in their level and their seeds only.
 
     The name of a method does not tell all its hyperparameters, nor which layers it compressed: two
-    that differ in more would be drawn as one curve. Records at one level may still differ in what
-    the level is made of, as 2:4 and 8:16 do, which both leave half: in a field of which no value
-    occurs at two levels.
+    that differ in more would be drawn as one curve.
 
     Raises:
         ValueError: the records of a method differ in another field; the text names it.
@@ -147,14 +145,9 @@ def one_meaning(frame: pd.DataFrame) -> None:
         _refuse(method, _differing(texts[alike]), "")
         choices = texts[[name for name in texts if name.startswith(ALTERNATIVES)]]
         _refuse(method, _differing(choices.where(choices == NULL, "given")), "")
-        several = rows["level"].nunique() > 1
         for level, at_level in rows.groupby("level", dropna=False):
-            if at_level["point"].nunique() == 1:
-                continue
-            clash = _differing(texts.loc[at_level.index])
-            levels = [rows.groupby(texts[name])["level"].nunique().max() for name in clash]
-            if not (several and 1 in levels):
-                _refuse(method, clash, f" at level {level}")
+            if at_level["point"].nunique() > 1:
+                _refuse(method, _differing(texts.loc[at_level.index]), f" at level {level}")
 
 
 def _is_setting(column: str) -> bool:

@@ -124,14 +124,6 @@ def test_two_things_by_one_name_are_no_curve(tmp_path, configs, text):
     assert len(summarise(named, ["top1"])) == len(frame)
 
 
-def test_two_ways_to_make_up_one_level_are_two_points(tmp_path):
-    """2:4 and 8:16 both leave half of the weights, and are not the same."""
-    patterns = [(2, 4), (1, 16), (4, 16), (8, 16)]
-    configs = [(1 - n / m, {"nm": {"n": n, "m": m}} | pruning(f"{n}:{m}")) for n, m in patterns]
-    points = summarise(loaded(tmp_path, sweep("n_m", *configs)), ["top1"])
-    assert sorted(points["level"]) == [0.5, 0.5, 0.75, 0.9375]
-
-
 def test_where_and_how_a_point_was_run_makes_no_difference(tmp_path):
     made_up = sweep("svd", (8, {"sweep": "a", "force": True}), (4, {"sweep": "b", "force": False}))
     assert len(summarise(loaded(tmp_path, made_up), ["top1"])) == 2
