@@ -8,6 +8,9 @@ from typing import Any
 
 from lowrank import results
 
+# What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
+LABELS = ("family", "level")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -17,7 +20,14 @@ class Job:
     settings: dict[str, Any]
 
     def check_choices(self) -> None:
-        """Raise ValueError if a decomposer is asked for that the allocation does without."""
+        """Raise ValueError if a choice lacks its labels, or would have no effect."""
+        missing = [name for name in LABELS if name not in self.settings]
+        if missing:
+            raise ValueError(
+                f"the YAML of the chosen decomposer or allocation lacks {' and '.join(missing)}: "
+                "beside `# @package _global_` it says the family for figures and the level that is "
+                "swept, as conf/decomposer/svd.yaml does"
+            )
         chosen = [text for text in self.overrides if text.startswith("decomposer=")]
         if self.settings["decomposer"] is None and chosen:
             allocation = self.settings["allocation"]["_target_"].rpartition(".")[2]

@@ -37,7 +37,7 @@ class Progress:
         metric = QUALITY if QUALITY in compressed else next(iter(compressed))
         level = "" if record["level"] is None else f" {record['level']:g}"
         self._say(
-            f"{record['task']} {record['method']}{level} seed {record['seed']}  "
+            f"{record['task']} {record['model']} {record['method']}{level} seed {record['seed']}  "
             f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
             f"{record['ratios']['compression_ratio']:.2f}x  {record['timings']['total_s']:.1f} s",
             sys.stdout,

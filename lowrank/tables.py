@@ -13,7 +13,7 @@ from lowrank.plots.style import Measure, measure
 if TYPE_CHECKING:
     import pandas as pd
 
-RATIOS = (2, 4, 8, 16, 32)
+RATIOS = (1.5, 2, 4, 8, 16, 32)
 
 # Of the long table: column of the records → heading.
 LONG = {
@@ -100,7 +100,7 @@ def summary_table(
     Args:
         frame: rows of `lowrank.results.load`, of one task, model and recovery.
         metric: a measure of quality that the dense model has too.
-        ratios: of the columns.
+        ratios: of the columns; those above the first that no method reaches are left out.
 
     Raises:
         ValueError: as `lowrank.curves.summarise`.
@@ -109,6 +109,8 @@ def summary_table(
 
     points, dense = summarise(frame, [metric]), dense_baseline(frame, metric)
     shown = measure(frame, metric)
+    # The first stays, so that there is a column even where nothing was made smaller.
+    ratios = [r for r in ratios if r == ratios[0] or r <= points["compression_ratio"].max()]
     values, cells = [], []
     groups: Any = points.groupby(["family", "method"], dropna=False)
     for (family, method), levels in groups:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,8 +36,10 @@ class Weights(ABC):
 class Trained(Weights):
     """Trained by `recipe` on the task's train split on first use, then kept in the cache.
 
-    What is kept belongs to the recipe, the initial weights (hence the network and the seed) and
-    the numbers of the train split: a change to any of them trains anew.
+    What is kept belongs to the recipe, the network (its printed structure, the source of the module
+    that its builder is in, and the initial weights, hence the seed) and the numbers of the train
+    split: a change to any of them trains anew. Code that the builder imports from elsewhere is not
+    watched.
     """
 
     recipe: FineTune
@@ -46,6 +51,8 @@ class Trained(Weights):
         config = {
             "builder": task.builder,
             "arguments": plain(task.arguments),
+            "network": repr(model),
+            "source": source_of(task.builder),
             "recipe": asdict(self.recipe),
             "seed": task.seed,
             "initial": {name: fingerprint(t) for name, t in model.state_dict().items()},
@@ -87,6 +94,12 @@ class Published(Weights):
                 f"the weights of {self.repository} do not fit the network that {task.builder} "
                 f"makes with arguments={dict(task.arguments)}: {error}"
             ) from error
+
+
+def source_of(builder: str) -> str:
+    """A hash of the module that a builder ``package.module:function`` is in."""
+    module = importlib.import_module(builder.partition(":")[0])
+    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """A user's own network and dataset, from a configuration of ten lines."""
 
+import importlib
+import linecache
+
 import numpy as np
 import pytest
 import torch
@@ -79,3 +82,20 @@ def test_ten_lines_make_a_task(own):
     again = instantiate(OmegaConf.create(TASK), _convert_="all").model()
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_edited_code_of_the_network_is_trained_anew(own, tmp_path, monkeypatch):
+    """Same arguments and shapes, other activation: weights of the old network would be wrong."""
+    import sys
+
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    before = instantiate(OmegaConf.create(TASK)).model()
+    (tmp_path / "my_networks.py").write_text(NETWORK.replace("nn.ReLU", "nn.Tanh"))
+    monkeypatch.delitem(sys.modules, "my_networks")
+    importlib.invalidate_caches()
+    linecache.checkcache()
+    after = instantiate(OmegaConf.create(TASK)).model()
+    assert type(before[1]) is not type(after[1])
+    assert not torch.equal(before[0].weight, after[0].weight)
