@@ -110,7 +110,8 @@ def summary_table(
     points, dense = summarise(frame, [metric]), dense_baseline(frame, metric)
     shown = measure(frame, metric)
     # The first stays, so that there is a column even where nothing was made smaller.
-    ratios = [r for r in ratios if r == ratios[0] or r <= points["compression_ratio"].max()]
+    most = float(points["compression_ratio"].to_numpy().max())
+    ratios = [ratio for ratio in ratios if ratio == ratios[0] or ratio <= most]
     values, cells = [], []
     groups: Any = points.groupby(["family", "method"], dropna=False)
     for (family, method), levels in groups:
