@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from lowrank.atomic import replacing
 from lowrank.factorizations import rebuild
 from lowrank.layers import FactorizedLayer, rule_for
+from lowrank.measure.size import identity
 from lowrank.sites import replace_module
 
 FORMAT = 1
@@ -76,10 +78,10 @@ def _unique(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a model, each once, and the further names of those that have several."""
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
-    names: dict[tuple[Any, ...], str] = {}
+    names: dict[Hashable, str] = {}
     for name, tensor in model.state_dict().items():
         # Empty tensors have no address of their own.
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        key = identity(tensor)
         if tensor.numel() and key in names:
             aliases[name] = names[key]
         else:

@@ -65,7 +65,7 @@ class FactorizedConv2d(FactorizedLayer):
         self.padding_mode = layer.padding_mode
         # Padding that the convolution cannot do itself is done before it.
         self._pad = list(layer._reversed_padding_repeated_twice)
-        self._pads_first = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+        self._pads_first = pads_first(layer)
         self._operation = convolution(layer, view)
         self.view = view
         self.factorization = factorization
@@ -258,15 +258,19 @@ def rule_for(module: nn.Module) -> Rule | None:
 
 def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:
     """The operation that `layer` performs, without the padding that has to be done before."""
-    pads_first = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
     return Convolve(
         kernel_size=_pair(layer.kernel_size),
         stride=_pair(layer.stride),
-        padding=(0, 0) if pads_first else _pair(layer.padding),
+        padding=(0, 0) if pads_first(layer) else _pair(layer.padding),
         dilation=_pair(layer.dilation),
         groups=layer.groups,
         view=view,
     )
+
+
+def pads_first(layer: nn.Conv2d) -> bool:
+    """Whether `layer` needs padding that the convolution cannot do itself."""
+    return layer.padding_mode != "zeros" or isinstance(layer.padding, str)
 
 
 def _do_nothing(module: nn.Module, inputs: Any) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lowrank.allocation.allocation import Allocation
-from lowrank.allocation.rank_budget import parameter_budget, singular_values, stored_params
-from lowrank.decomposers import Decomposer, TruncatedSVD, low_rank
-from lowrank.decomposers.checks import check_one_of, check_ratio
-from lowrank.decomposers.decomposer import check_norm
-from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import IDENTITY, Identity, Norm
-from lowrank.sites import Site
+from lowrank.allocation.rank_budget import RankAllocation, singular_values, stored_params
+from lowrank.decomposers import low_rank
 
 
 @dataclass(frozen=True)
-class GlobalRank(Allocation):
+class GlobalRank(RankAllocation):
     """Truncated SVDs that keep the singular values worth most per parameter, wherever they are.
 
     A singular triplet lowers the squared error by s² and costs out + in parameters, so keeping all
@@ -34,20 +28,10 @@ class GlobalRank(Allocation):
         view: as which matrix a convolution's kernel is factored (see `Convolve`).
     """
 
-    compression_ratio: float
-    view: KernelView = "spatial"
-
-    def __post_init__(self) -> None:
-        check_ratio(self.compression_ratio)
-        check_one_of("view", self.view, KERNEL_VIEWS)
-
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
-        check_norm(norm, (Identity,), by="GlobalRank")
-        matrices = {site.name: site.matrix(self.view) for site in sites}
-        budget = parameter_budget(matrices, self.compression_ratio)
+    def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:
         curves = {name: _curve(matrix) for name, matrix in matrices.items()}
 
-        def ranks(threshold: float) -> dict[str, int]:
+        def ranks_at(threshold: float) -> dict[str, int]:
             # The rank that minimises squared error + threshold · stored parameters.
             return {
                 name: int((errors + threshold * costs).argmin()) + 1
@@ -59,11 +43,11 @@ class GlobalRank(Allocation):
         low, high = 1e-30 * total, total
         for _ in range(60):
             middle = (low * high) ** 0.5
-            if stored_params(matrices, ranks(middle)) <= budget:
+            if stored_params(matrices, ranks_at(middle)) <= budget:
                 high = middle
             else:
                 low = middle
-        return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in ranks(high).items()}
+        return ranks_at(high)
 
 
 def _curve(matrix: Tensor) -> tuple[Tensor, Tensor]:

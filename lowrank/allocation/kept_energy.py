@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lowrank.allocation.allocation import Allocation
-from lowrank.allocation.rank_budget import parameter_budget, singular_values, stored_params
-from lowrank.decomposers import Decomposer, TruncatedSVD
-from lowrank.decomposers.checks import check_one_of, check_ratio
-from lowrank.decomposers.decomposer import check_norm
-from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import IDENTITY, Identity, Norm
-from lowrank.sites import Site
+from lowrank.allocation.rank_budget import RankAllocation, singular_values, stored_params
 
 
 @dataclass(frozen=True)
-class KeptEnergy(Allocation):
+class KeptEnergy(RankAllocation):
     """Truncated SVDs that keep the same share of Σ s² in every layer.
 
     The share is the largest with which the selected layers together have at most 1 /
@@ -32,20 +25,10 @@ class KeptEnergy(Allocation):
         view: as which matrix a convolution's kernel is factored (see `Convolve`).
     """
 
-    compression_ratio: float
-    view: KernelView = "spatial"
-
-    def __post_init__(self) -> None:
-        check_ratio(self.compression_ratio)
-        check_one_of("view", self.view, KERNEL_VIEWS)
-
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
-        check_norm(norm, (Identity,), by="KeptEnergy")
-        matrices = {site.name: site.matrix(self.view) for site in sites}
+    def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:
         energies = {name: _energy_shares(matrix) for name, matrix in matrices.items()}
-        budget = parameter_budget(matrices, self.compression_ratio)
 
-        def ranks(share: float) -> dict[str, int]:
+        def ranks_at(share: float) -> dict[str, int]:
             return {
                 name: min(int(torch.searchsorted(energy, share)) + 1, len(energy))
                 for name, energy in energies.items()
@@ -56,12 +39,11 @@ class KeptEnergy(Allocation):
         low, high = 0, len(shares)
         while low < high:
             middle = (low + high) // 2
-            if stored_params(matrices, ranks(float(shares[middle]))) <= budget:
+            if stored_params(matrices, ranks_at(float(shares[middle]))) <= budget:
                 low = middle + 1
             else:
                 high = middle
-        chosen = ranks(float(shares[low - 1]))
-        return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in chosen.items()}
+        return ranks_at(float(shares[low - 1]))
 
 
 def _energy_shares(matrix: Tensor) -> Tensor:

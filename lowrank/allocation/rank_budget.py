@@ -1,14 +1,49 @@
-"""What ranks cost, for the allocations that spend a number of parameters on them."""
+"""What the allocations that spend a number of parameters on ranks have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers import low_rank
-from lowrank.decomposers.decomposer import working
+from lowrank.allocation.allocation import Allocation
+from lowrank.decomposers import Decomposer, TruncatedSVD, low_rank
+from lowrank.decomposers.checks import check_one_of, check_ratio
+from lowrank.decomposers.decomposer import check_norm, working
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.sites import Site
+
+
+@dataclass(frozen=True)
+class RankAllocation(Allocation):
+    """Truncated SVDs whose ranks together fit a number of parameters; a rule says which.
+
+    Args:
+        compression_ratio: dense over compressed parameters of the selected layers together, at
+            least 1.
+        view: as which matrix a convolution's kernel is factored (see `Convolve`).
+    """
+
+    compression_ratio: float
+    view: KernelView = "spatial"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.compression_ratio)
+        check_one_of("view", self.view, KERNEL_VIEWS)
+
+    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+        check_norm(norm, (Identity,), by=type(self).__name__)
+        matrices = {site.name: site.matrix(self.view) for site in sites}
+        ranks = self.ranks(matrices, parameter_budget(matrices, self.compression_ratio))
+        return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in ranks.items()}
+
+    @abstractmethod
+    def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:
+        """A rank for each matrix (out, in), `stored_params` of all together within `budget`."""
 
 
 def parameter_budget(matrices: Mapping[str, Tensor], ratio: float) -> float:

@@ -16,7 +16,7 @@ def nbytes(model: nn.Module) -> int:
     of BatchNorm; a tensor that has several names, as in tied modules, counts once.
     """
     tensors = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
-    return sum(tensor.nbytes for tensor in {_identity(t): t for t in tensors}.values())
+    return sum(tensor.nbytes for tensor in {identity(t): t for t in tensors}.values())
 
 
 def params(model: nn.Module) -> int:
@@ -27,11 +27,11 @@ def params(model: nn.Module) -> int:
     seen: set[Hashable] = set()
     total = 0
     for leaf in leaves(model):
-        tensors = {_identity(tensor) for tensor in [*leaf.parameters(), *leaf.buffers()]}
+        tensors = {identity(tensor) for tensor in [*leaf.parameters(), *leaf.buffers()]}
         if not tensors <= seen:
             total += leaf.params
         seen |= tensors
-    others = {_identity(p): p.numel() for p in model.parameters() if _identity(p) not in seen}
+    others = {identity(p): p.numel() for p in model.parameters() if identity(p) not in seen}
     return total + sum(others.values())
 
 
@@ -57,11 +57,11 @@ def leaves(model: nn.Module) -> list[Leaf]:
 
 
 def _trained(model: nn.Module) -> list[Tensor]:
-    trained = {_identity(p): p for p in model.parameters() if p.requires_grad}
+    trained = {identity(p): p for p in model.parameters() if p.requires_grad}
     return list(trained.values())
 
 
-def _identity(tensor: Tensor) -> Hashable:
+def identity(tensor: Tensor) -> Hashable:
     """Equal for two tensors that are the same numbers in the same memory."""
     return (
         tensor.device,
