@@ -1,26 +1,64 @@
-"""In which norm the error of an approximation counts."""
+"""In which norm the error of an approximation counts.
+
+The columns of a weight W of shape (out, in) are multiplied with inputs x, its rows make outputs, so
+that E‖(W − Ŵ) x‖² = ‖(W − Ŵ) B^{1/2}‖² with B = E[x xᵀ]. Knowing more of B gives a norm that is
+nearer to what the model computes: nothing (`Identity`), its diagonal (`Diagonal`), all (`Gram`).
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lowrank import memo
+
 
 class Norm(ABC):
-    """‖A^{1/2} (W − Ŵ) B^{1/2}‖_F for a weight W of shape (out, in)."""
+    """‖A^{1/2} (W − Ŵ) B^{1/2}‖_F for a weight W of shape (out, in), A diagonal.
+
+    A says how much each output counts, B which inputs come together and how strong they are.
+    """
 
     @abstractmethod
     def __call__(self, difference: Tensor) -> float:
         """The norm of a matrix of shape (out, in)."""
 
+    @abstractmethod
+    def check(self, weight: Tensor) -> None:
+        """Raise ValueError unless this norm is one for weights of this shape (out, in)."""
+
+    @abstractmethod
+    def entry_weights(self, weight: Tensor) -> Tensor:
+        """a_i · b_jj, what the squared error of each entry alone counts, float64.
+
+        Of a shape that broadcasts to that of `weight`, (out, in).
+        """
+
+    @abstractmethod
+    def second_moment(self, weight: Tensor) -> Tensor:
+        """B, shape (in, in), float64, on the device of `weight`."""
+
+    @abstractmethod
+    def row_weights(self, weight: Tensor) -> Tensor:
+        """The diagonal of A, float64, shape (out,) or (1,), on the device of `weight`."""
+
+    @abstractmethod
+    def whiten(self, weight: Tensor) -> Tensor:
+        """A^{1/2} W R with R Rᵀ = B: its Frobenius norm is this norm of W. Same shape and dtype."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The word for reports: identity, diagonal or full."""
+
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """‖W − Ŵ‖ / ‖W‖, summed in float64; 0 for an exact copy of a zero weight.
 
         Raises:
-            ValueError: a zero weight that is approximated by something else.
+            ValueError: a weight of norm zero that is approximated by something else.
         """
         working = torch.promote_types(weight.dtype, torch.float32)
         weight, approximation = weight.detach().to(working), approximation.detach().to(working)
@@ -39,5 +77,215 @@ class Identity(Norm):
     def __call__(self, difference: Tensor) -> float:
         return float(torch.linalg.vector_norm(difference, dtype=torch.float64))
 
+    def check(self, weight: Tensor) -> None:
+        """Fits every weight."""
+
+    def entry_weights(self, weight: Tensor) -> Tensor:
+        return torch.ones(1, 1, dtype=torch.float64, device=weight.device)
+
+    def second_moment(self, weight: Tensor) -> Tensor:
+        return torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device)
+
+    def row_weights(self, weight: Tensor) -> Tensor:
+        return torch.ones(1, dtype=torch.float64, device=weight.device)
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def describe(self) -> str:
+        return "identity"
+
 
 IDENTITY = Identity()
+
+
+# Compared by identity, because tensors have no truth value.
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagonal(Norm):
+    """Each column counts as the mean square of its input, each row as its output's importance.
+
+    Args:
+        columns: the diagonal of B, shape (in,), such as E[x²]; None: all count the same.
+        rows: the diagonal of A, shape (out,); None: all count the same.
+        damping: added to every entry of each of the two, as a share of its mean; at least 0. Keeps
+            inputs that the data never showed from counting nothing.
+
+    Raises:
+        ValueError: neither is given; entries that are negative, NaN or infinite, or all zero.
+    """
+
+    columns: Tensor | None = None
+    rows: Tensor | None = None
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        if self.columns is None and self.rows is None:
+            raise ValueError("Diagonal needs columns or rows; without either it is Identity()")
+        for name in ("columns", "rows"):
+            values = getattr(self, name)
+            if values is not None:
+                check_importance(name, values)
+                object.__setattr__(self, name, damped(values, self.damping))
+
+    def __call__(self, difference: Tensor) -> float:
+        squares = difference.double().square() * self.entry_weights(difference)
+        return math.sqrt(float(squares.sum()))
+
+    def check(self, weight: Tensor) -> None:
+        check_fits("columns", self.columns, weight, weight.shape[1])
+        check_fits("rows", self.rows, weight, weight.shape[0])
+
+    def entry_weights(self, weight: Tensor) -> Tensor:
+        return self.row_weights(weight)[:, None] * self._columns(weight)
+
+    def second_moment(self, weight: Tensor) -> Tensor:
+        return torch.diag(self._columns(weight).expand(weight.shape[1]))
+
+    def row_weights(self, weight: Tensor) -> Tensor:
+        return ones_or(self.rows, weight)
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        return (weight.double() * self.entry_weights(weight).sqrt()).to(weight.dtype)
+
+    def describe(self) -> str:
+        return "diagonal"
+
+    def __repr__(self) -> str:
+        return f"Diagonal({sizes(columns=self.columns, rows=self.rows)})"
+
+    def _columns(self, weight: Tensor) -> Tensor:
+        return ones_or(self.columns, weight)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gram(Norm):
+    """The full second moment of the inputs: the error is that of the layer's outputs.
+
+    Args:
+        moment: B = E[x xᵀ], shape (in, in), symmetric and positive semi-definite; may be singular.
+        rows: the diagonal of A, shape (out,); None: all count the same.
+        damping: added to the diagonal of B, as a share of its mean, and to `rows` likewise; at
+            least 0. Data that are few or lie in a subspace say nothing about the other directions,
+            which without damping count nothing.
+
+    Raises:
+        ValueError: no symmetric matrix, NaN or infinite entries, a negative or an all zero
+            diagonal.
+    """
+
+    moment: Tensor
+    rows: Tensor | None = None
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        check_moment(self.moment)
+        moment = self.moment.double()
+        shift = self.damping * float(moment.diagonal().mean())
+        if shift:
+            moment = moment + shift * torch.eye(len(moment), dtype=moment.dtype).to(moment.device)
+        object.__setattr__(self, "moment", moment)
+        if self.rows is not None:
+            check_importance("rows", self.rows)
+            object.__setattr__(self, "rows", damped(self.rows, self.damping))
+
+    def __call__(self, difference: Tensor) -> float:
+        difference = difference.double()
+        squares = ((difference @ self.second_moment(difference)) * difference).sum(dim=1)
+        # Rounding can take a sum that is zero in truth below it.
+        return math.sqrt(max(0.0, float((squares * self.row_weights(difference)).sum())))
+
+    def check(self, weight: Tensor) -> None:
+        check_fits("moment", self.moment, weight, weight.shape[1])
+        check_fits("rows", self.rows, weight, weight.shape[0])
+
+    def entry_weights(self, weight: Tensor) -> Tensor:
+        return self.row_weights(weight)[:, None] * self.second_moment(weight).diagonal()
+
+    def second_moment(self, weight: Tensor) -> Tensor:
+        return self.moment.to(weight.device)
+
+    def row_weights(self, weight: Tensor) -> Tensor:
+        return ones_or(self.rows, weight)
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        root = square_root(self.second_moment(weight))
+        rows = self.row_weights(weight).sqrt()[:, None]
+        return (rows * (weight.double() @ root)).to(weight.dtype)
+
+    def describe(self) -> str:
+        return "full"
+
+    def __repr__(self) -> str:
+        return f"Gram({sizes(moment=self.moment, rows=self.rows)})"
+
+
+@memo.memoised
+def square_root(moment: Tensor) -> Tensor:
+    """R with R Rᵀ = `moment`, symmetric (in, in), by eigen-decomposition; right if it is singular.
+
+    Eigenvalues that rounding left below zero are zero.
+    """
+    values, vectors = torch.linalg.eigh(moment)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+def check_moment(moment: Tensor) -> None:
+    """Raise ValueError unless it is a second moment that says something."""
+    shape = tuple(moment.shape)
+    if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
+        raise ValueError(
+            f"a second moment is a square floating-point matrix, not {shape} {moment.dtype}"
+        )
+    check_importance("the diagonal of a second moment", moment.diagonal())
+    if not bool(moment.isfinite().all()):
+        bad = int((~moment.isfinite()).sum())
+        raise ValueError(f"{bad} entries of a second moment are NaN or infinite: calibrate anew")
+    largest = moment.diagonal().max()
+    if float((moment - moment.T).abs().max()) > 1e-4 * float(largest):
+        raise ValueError("a second moment must be symmetric, and this matrix is not")
+
+
+def check_importance(name: str, values: Tensor) -> None:
+    """Raise ValueError unless they are weights of a mean square: ≥ 0, finite, not all zero."""
+    if not bool(values.isfinite().all()):
+        bad = int((~values.isfinite()).sum())
+        raise ValueError(f"{name}: {bad} of {values.numel()} are NaN or infinite: calibrate anew")
+    if float(values.min()) < 0:
+        raise ValueError(f"{name}: {float(values.min()):.3g} is negative, and a mean square is not")
+    if float(values.max()) == 0:
+        raise ValueError(f"{name}: all {values.numel()} are zero, so that no error would count")
+
+
+def check_damping(damping: float) -> None:
+    """Raise ValueError unless it is a share that can be added."""
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"damping={damping} must be at least 0 and finite")
+
+
+def check_fits(name: str, values: Tensor | None, weight: Tensor, length: int) -> None:
+    """Raise ValueError unless statistics of this length are given, or none."""
+    if values is not None and len(values) != length:
+        raise ValueError(
+            f"{name} of length {len(values)} do not fit a weight of shape {tuple(weight.shape)}, "
+            f"which needs {length}: these are statistics of another layer or model"
+        )
+
+
+def damped(values: Tensor, damping: float) -> Tensor:
+    """Values (n,) in float64, each with that share of their mean added."""
+    values = values.double()
+    return values + damping * values.mean()
+
+
+def ones_or(values: Tensor | None, weight: Tensor) -> Tensor:
+    """`values` on the device of `weight`, or a one that stands for all of them."""
+    if values is None:
+        return torch.ones(1, dtype=torch.float64, device=weight.device)
+    return values.to(weight.device)
+
+
+def sizes(**values: Tensor | None) -> str:
+    """``columns: 64`` for a tensor of that length."""
+    return ", ".join(f"{name}: {len(v)}" for name, v in values.items() if v is not None)

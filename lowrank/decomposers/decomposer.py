@@ -34,10 +34,11 @@ class Decomposer(ABC):
 
         Raises:
             ValueError: the weight is no finite floating-point matrix, a hyperparameter does not
-                fit its shape, or the method does not know the norm.
+                fit its shape, or the method does not know the norm or the norm not the weight.
         """
         check_weight(weight)
         check_norm(norm, self.norms, by=type(self).__name__)
+        norm.check(weight)
         return self._decompose(weight.detach(), norm).to(device=weight.device, dtype=weight.dtype)
 
     @abstractmethod

@@ -1,0 +1,45 @@
+"""The inverse of a second moment as pruning and quantization with compensation need it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowrank import memo
+
+# What is added to the diagonal, as shares of its mean, until the matrix has a Cholesky factor.
+ESCALATION = (0.0, *(10.0**exponent for exponent in range(-10, 1)))
+
+
+@memo.memoised
+def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
+    """U upper triangular with Uᵀ U = (moment + shift)⁻¹, float64, and the shift it took.
+
+    Row j of U holds what Gaussian elimination of the columns before j leaves: the best change of
+    the columns after j for an error e in column j is −e / U_jj · U_j,j+1… (Frantar et al., 2023).
+    The inverse itself is never formed: the moment read backwards has a Cholesky factor, whose
+    inverse read backwards is U.
+
+    Args:
+        moment: symmetric positive semi-definite, shape (in, in); it may be singular.
+
+    Returns:
+        U, and the share of the mean diagonal that had to be added to it to be definite in float64;
+        0 for a matrix that is.
+
+    Raises:
+        ValueError: the matrix is far from positive semi-definite.
+    """
+    backwards = moment.double().flip(0, 1)
+    mean = backwards.diagonal().mean()
+    eye = torch.eye(len(backwards), dtype=torch.float64, device=moment.device)
+    for share in ESCALATION:
+        factor, failed = torch.linalg.cholesky_ex(backwards + share * mean * eye)
+        # The pivots of a singular matrix are rounding errors, and so would be its inverse.
+        if int(failed) == 0 and float(factor.diagonal().min()) ** 2 > 1e-12 * float(mean):
+            inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+            return inverse.flip(0, 1), share
+    raise ValueError(
+        "a second moment stays indefinite with its mean added to its diagonal: it is no second "
+        "moment. Calibrate anew."
+    )
