@@ -223,12 +223,14 @@ class Gram(Norm):
 
 @memo.memoised
 def square_root(moment: Tensor) -> Tensor:
-    """R with R Rᵀ = `moment`, symmetric (in, in), by eigen-decomposition; right if it is singular.
+    """R (in, in) with R Rᵀ = `moment`, by eigen-decomposition; right if it is singular.
 
-    Eigenvalues that rounding left below zero are zero.
+    Eigenvalues within the rounding errors of the largest, negative ones too, are zero: their roots
+    would be half as many digits large.
     """
     values, vectors = torch.linalg.eigh(moment)
-    return vectors * values.clamp_min(0).sqrt()
+    floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return vectors * values.where(values > floor, 0).sqrt()
 
 
 def check_moment(moment: Tensor) -> None:

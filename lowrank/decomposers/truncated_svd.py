@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lowrank import memo
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
-from lowrank.decomposers.decomposer import Decomposer, check_rank, working
-from lowrank.decomposers.low_rank import factored_params, is_smaller, truncated
+from lowrank.decomposers.decomposer import Decomposer, check_rank
+from lowrank.decomposers.low_rank import factored_params, is_smaller, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Norm
+from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,36 @@ class TruncatedSVD(Decomposer):
     """W ≈ left @ right, keeping the largest singular values.
 
     No matrix of that rank is closer to W in Frobenius or spectral norm, and the errors are known
-    beforehand: sqrt(s[rank]² + s[rank+1]² + …) and s[rank] (s counted from 0). A factored layer
-    stores rank · (out + in) numbers, so where rank ≥ out · in / (out + in) it would not be smaller:
-    such a layer stays dense, and the note of its factorization says so.
+    beforehand: sqrt(s[rank]² + s[rank+1]² + …) and s[rank] (s counted from 0). In a norm that comes
+    from data the same holds of the whitened weight A^{1/2} W B^{1/2}, whose singular values then
+    are s; the optimum in it is computed without an inverse of B and right where B is singular:
+
+    - `Diagonal`: ASVD scales the inputs by a power of their mean magnitude, FWSVD by the Fisher
+      information of their weights.
+    - `Gram`: the error of the layer's outputs is the least of all matrices of that rank. SVD-LLM
+      (by a Cholesky factor of B) and DRONE (by an SVD of the inputs) are two ways to this optimum.
+
+    A factored layer stores rank · (out + in) numbers, so where rank ≥ out · in / (out + in) it
+    would not be smaller: such a layer stays dense, and the note of its factorization says so.
 
     Exactly one of `rank`, `energy` and `compression_ratio` is given.
 
     Args:
         rank: singular values kept, 1 ≤ rank ≤ min(out, in).
-        energy: the smallest rank whose singular values hold this share of Σ s², in (0, 1].
+        energy: the smallest rank whose singular values hold this share of Σ s², the squared norm
+            of the weight, in (0, 1].
         compression_ratio: the largest rank with out · in / (rank · (out + in)) at least this, the
             ratio of this matrix alone; at least 1.
         view: as which matrix a convolution's kernel is factored (see `Convolve`). The spatial split
             keeps far more of a 3 × 3 network's accuracy at the same size.
 
     Source: Eckart & Young, Psychometrika 1(3), 1936 (Frobenius); Mirsky, Quarterly Journal of
-    Mathematics 11(1), 1960 (spectral). Kernels: Jaderberg et al., BMVC 2014 (spatial), Denton et
-    al., NeurIPS 2014 (channel).
+    Mathematics 11(1), 1960 (spectral). Norms: Hsu et al., ICLR 2022 (FWSVD); Yuan et al.,
+    arXiv:2312.05821 (ASVD); Chen et al., NeurIPS 2021 (DRONE); Wang et al., ICLR 2025 (SVD-LLM).
+    Kernels: Jaderberg et al., BMVC 2014 (spatial), Denton et al., NeurIPS 2014 (channel).
     """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
 
     rank: int | None = None
     energy: float | None = None
@@ -65,17 +77,17 @@ class TruncatedSVD(Decomposer):
         return self.view
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        rank = self.rank_for(weight)
+        rank = self.rank_for(weight, norm)
         if not is_smaller(weight.shape, rank):
             return Dense(
                 weight.clone(),
                 note=f"kept dense: rank {rank} needs {factored_params(weight.shape, rank)} params, "
                 f"dense has {weight.numel()}",
             )
-        left, right = truncated(memo.svd(working(weight)), rank)
-        return Product(Dense(left), Dense(right))
+        left, right, note = nearest(weight, rank, norm)
+        return Product(Dense(left), Dense(right), note=note)
 
-    def rank_for(self, weight: Tensor) -> int:
+    def rank_for(self, weight: Tensor, norm: Norm = IDENTITY) -> int:
         """The rank that this decomposer gives a weight of shape (out, in).
 
         Raises:
@@ -86,7 +98,7 @@ class TruncatedSVD(Decomposer):
             check_rank(self.rank, weight)
             return self.rank
         if self.energy is not None:
-            energy = memo.svd(working(weight))[1].double().square().cumsum(0)
+            energy = spectrum(weight, norm).square().cumsum(0)
             # The last value itself, not 1: rounding must not ask for more than everything.
             wanted = self.energy * energy[-1]
             return min(int(torch.searchsorted(energy, wanted)) + 1, min(out, inner))
