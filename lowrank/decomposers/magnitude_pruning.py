@@ -1,31 +1,37 @@
-"""Magnitude pruning: the largest weights stay, the others become zero."""
+"""Magnitude pruning and Wanda: the weights that count most stay, the others become zero."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lowrank.decomposers.pruning import Pruning
 from lowrank.factorizations import BlockGrid
-from lowrank.norms import Norm
+from lowrank.norms import Diagonal, Identity, Norm
 
 
 @dataclass(frozen=True)
 class MagnitudePruning(Pruning):
-    """W ≈ W where |W| is largest, 0 elsewhere; a block's magnitude is its Frobenius norm.
+    """W ≈ W where its entries count most, 0 elsewhere: magnitude pruning, and Wanda.
 
-    No mask of the same pattern with as many survivors (blocks of equal size) is closer to W in the
-    Frobenius norm. Of equal magnitudes the first in row-major order stay, so the count is exact.
+    An entry counts |w| in the norm `Identity` and |w| · √(its weight) in `Diagonal`, which with the
+    mean square of each input and `within` = ``"row"`` is Wanda; a block counts the root of the sum
+    of squares. No mask of the same pattern with as many survivors in each set that competes (blocks
+    of equal size) is closer to W in that norm. Of equal ones the first in row-major order stay, so
+    the count is exact.
+
     Single weights keep most of the quality; N:M, rows, columns and blocks ask for more of it and
     need less index, or suit a kernel. An index of 1 bit for each weight bounds the compression of
     single 32-bit weights by 32 until CSR becomes smaller, from about 97 % zeros. Survivors keep
-    their values and are trained further without reviving the others.
+    their values and are trained further without reviving the others. Where the moments of pairs of
+    inputs are known, `SparseGPT` loses less.
 
-    Except for N:M, rows and columns, rows keep different numbers of weights, so that a later step
-    of a `Chain` sees the survivors as one row; then quantize in groups of a number and not by
-    ``"channel"``.
+    Except for N:M, rows, columns and `within` = ``"row"``, rows keep different numbers of weights,
+    so that a later step of a `Chain` sees the survivors as one row; then quantize in groups of a
+    number and not by ``"channel"``.
 
     Exactly one of `sparsity` and `compression_ratio` is given; for N:M none, the pattern fixes it.
 
@@ -39,15 +45,25 @@ class MagnitudePruning(Pruning):
             such as ``16x16``, smaller at the right and lower edge. Of a convolution's kernel the
             rows are output channels, the columns (in, kh, kw); for N:M (kh, kw, in), so that groups
             are of input channels.
+        within: what the blocks compete in: the whole ``"matrix"``, nearest to it, or each
+            ``"row"`` of single weights or blocks, so that every output keeps equally many: no row
+            starves because its weights are small. Sparsity is then rounded in each row.
 
     Raises:
         ValueError: no block would survive.
 
-    Source: Han, Pool, Tran & Dally, NeurIPS 2015; N:M: Zhou et al., ICLR 2021.
+    Source: Han, Pool, Tran & Dally, NeurIPS 2015; N:M: Zhou et al., ICLR 2021; Wanda: Sun, Liu,
+    Bair & Kolter, ICLR 2024, equation 1.
     """
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal)
 
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
         # Relative to the largest, so that no square overflows or vanishes.
-        magnitude = weight.double().abs()
-        magnitude = magnitude / magnitude.max().clamp_min(torch.finfo(torch.float64).tiny)
-        return grid.sum(magnitude.square())
+        squares = relative(weight.double().abs()).square()
+        return grid.sum(squares * relative(norm.entry_weights(weight)))
+
+
+def relative(values: Tensor) -> Tensor:
+    """Values that are not negative as shares of the largest; zeros stay zeros."""
+    return values / values.max().clamp_min(torch.finfo(torch.float64).tiny)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_one_of
 from lowrank.factorizations import BlockGrid
 from lowrank.memo import memoised
 
@@ -27,25 +28,32 @@ class Pattern(ABC):
         """Whether the number of survivors is a choice, and not fixed by the pattern."""
 
     @abstractmethod
+    def sets(self, size: tuple[int, int]) -> int:
+        """Into how many sets, row after row, so many blocks (down, across) fall, of which each is
+        compared within itself."""
+
+    @abstractmethod
     def keep(self, scores: Tensor, count: int | None) -> Tensor:
         """The mask of the blocks with the largest scores, equal ones from the first on.
 
         Args:
             scores: importance of each block, shape `grid(shape).size`.
-            count: how many are kept; None for a pattern that is not counted.
+            count: how many are kept in each set; None for a pattern that is not counted.
         """
 
 
 @dataclass(frozen=True)
 class Blocks(Pattern):
-    """Any blocks of one size, the best of the whole matrix.
+    """Any blocks of one size, the best of the whole matrix or of each row of blocks.
 
     Args:
         height, width: of a block; None for the whole side of the matrix.
+        in_each_row: whether every row of blocks keeps equally many.
     """
 
     height: int | None = 1
     width: int | None = 1
+    in_each_row: bool = False
 
     def grid(self, shape: tuple[int, int]) -> BlockGrid:
         return BlockGrid(shape, (self.height or shape[0], self.width or shape[1]))
@@ -54,11 +62,14 @@ class Blocks(Pattern):
     def is_counted(self) -> bool:
         return True
 
+    def sets(self, size: tuple[int, int]) -> int:
+        return size[0] if self.in_each_row else 1
+
     def keep(self, scores: Tensor, count: int | None) -> Tensor:
         assert count is not None
-        kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-        kept[ranking(scores)[:count]] = True
-        return kept.view(scores.shape)
+        rows = scores.reshape(self.sets((scores.shape[0], scores.shape[1])), -1)
+        kept = torch.zeros_like(rows, dtype=torch.bool)
+        return kept.scatter_(1, ranking(rows)[:, :count], True).view(scores.shape)
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,9 @@ class NOfM(Pattern):
     def is_counted(self) -> bool:
         return False
 
+    def sets(self, size: tuple[int, int]) -> int:
+        return size[0] * -(-size[1] // self.m)
+
     def keep(self, scores: Tensor, count: int | None) -> Tensor:
         rows, columns = scores.shape
         groups = F.pad(scores, (0, -columns % self.m), value=-torch.inf).view(rows, -1, self.m)
@@ -90,41 +104,68 @@ class NOfM(Pattern):
         return kept.view(rows, -1)[:, :columns]
 
 
-def parse(pattern: str) -> Pattern:
+def parse(pattern: str, within: str = "matrix") -> Pattern:
     """The pattern of ``unstructured``, ``rows``, ``columns``, N:M (``2:4``) or RxC (``16x16``).
 
+    Args:
+        pattern: its name.
+        within: ``"matrix"`` or ``"row"``; what the blocks of a pattern compete in.
+
     Raises:
-        ValueError: none of these.
+        ValueError: none of these, or a pattern whose blocks cannot compete within a row.
     """
+    check_one_of("within", within, ("matrix", "row"))
     named = {"unstructured": Blocks(), "rows": Blocks(width=None), "columns": Blocks(height=None)}
-    if pattern in named:
-        return named[pattern]
     sizes = re.fullmatch(r"(\d+)([:x])(\d+)", str(pattern))
+    found: Pattern | None = named.get(pattern)
     if sizes is not None:
         first, second = int(sizes[1]), int(sizes[3])
         if sizes[2] == "x" and first >= 1 and second >= 1:
-            return Blocks(first, second)
+            found = Blocks(first, second)
         if sizes[2] == ":" and 1 <= first < second:
-            return NOfM(first, second)
-    raise ValueError(
-        f"pattern={pattern!r} does not exist: give 'unstructured', 'rows', 'columns', N:M with "
-        "1 ≤ N < M such as '2:4', or blocks such as '16x16'"
-    )
+            found = NOfM(first, second)
+    if found is None:
+        raise ValueError(
+            f"pattern={pattern!r} does not exist: give 'unstructured', 'rows', 'columns', N:M with "
+            "1 ≤ N < M such as '2:4', or blocks such as '16x16'"
+        )
+    if within == "matrix":
+        return found
+    if not isinstance(found, Blocks) or None in (found.height, found.width):
+        raise ValueError(
+            f"pattern={pattern!r} already says what competes with what: give within='matrix' with "
+            "it, or pattern='unstructured' or blocks such as '1x4' with within='row'"
+        )
+    return replace(found, in_each_row=True)
 
 
 @memoised
 def ranking(scores: Tensor) -> Tensor:
-    """The places of the scores, largest first, equal ones in their order; flat, int64."""
-    return scores.flatten().argsort(descending=True, stable=True)
+    """The places of the scores along the last dimension, largest first, equal ones in their order.
+
+    Same shape, int64.
+    """
+    return scores.argsort(dim=-1, descending=True, stable=True)
 
 
 def count_within(scores: Tensor, grid: BlockGrid, value_bytes: int, limit: float) -> int:
-    """How many blocks, the best first, fit in `limit` bytes with their index; perhaps none."""
+    """How many blocks of each set, the best first, fit in `limit` bytes with their index.
+
+    Args:
+        scores: shape (sets, blocks in each).
+        grid: the blocks of the whole matrix.
+        value_bytes: of one value.
+        limit: in bytes.
+
+    Returns:
+        The number for each set; perhaps 0.
+    """
     ones = torch.ones(grid.shape, dtype=torch.int64, device=scores.device)
-    values = grid.sum(ones).flatten()[ranking(scores)].cumsum(0) * value_bytes
-    low, high = 0, grid.count
+    sizes = grid.sum(ones).view(scores.shape).gather(1, ranking(scores))
+    values = sizes.cumsum(1).sum(0) * value_bytes
+    low, high = 0, scores.shape[1]
     while low < high:
         middle = (low + high + 1) // 2
-        fits = int(values[middle - 1]) + grid.index_bytes(middle) <= limit
+        fits = int(values[middle - 1]) + grid.index_bytes(middle * len(scores)) <= limit
         low, high = (middle, high) if fits else (low, middle - 1)
     return low

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -25,11 +26,12 @@ class Pruning(Decomposer):
     sparsity: float | None = None
     compression_ratio: float | None = None
     pattern: str = "unstructured"
+    within: Literal["matrix", "row"] = "matrix"
 
     def __post_init__(self) -> None:
         given = [value is not None for value in (self.sparsity, self.compression_ratio)]
-        if sum(given) != parse(self.pattern).is_counted:
-            allowed = "exactly one" if parse(self.pattern).is_counted else "none"
+        if sum(given) != self._pattern.is_counted:
+            allowed = "exactly one" if self._pattern.is_counted else "none"
             raise ValueError(
                 f"{type(self).__name__} with pattern {self.pattern!r} needs {allowed} of sparsity "
                 f"and compression_ratio, got sparsity={self.sparsity}, "
@@ -56,19 +58,23 @@ class Pruning(Decomposer):
         return Sparse.from_dense(weight, kept, grid.block)
 
     def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
-        """How many blocks survive; None where the pattern says it."""
+        """How many blocks survive in each set that competes; None where the pattern says it."""
         shape = f"a weight of shape {grid.shape} in blocks of {grid.block[0]}x{grid.block[1]}"
+        sets = self._pattern.sets(grid.size)
         if self.sparsity is not None:
-            count = grid.count - round(self.sparsity * grid.count)
+            blocks = grid.count // sets
+            count = blocks - round(self.sparsity * blocks)
             if count == 0:
+                of = "each row of blocks of " if self.within == "row" else ""
                 raise ValueError(
-                    f"sparsity={self.sparsity} keeps none of the {grid.count} blocks of {shape}. "
+                    f"sparsity={self.sparsity} keeps none of the {blocks} blocks of {of}{shape}. "
                     "Lower it, or leave this layer out with `where`."
                 )
             return count
         if self.compression_ratio is not None:
             limit = weight.nbytes / self.compression_ratio
-            count = count_within(scores, grid, weight.element_size(), limit)
+            competing = scores.reshape(sets, -1)
+            count = count_within(competing, grid, weight.element_size(), limit)
             if count == 0:
                 raise ValueError(
                     f"compression_ratio={self.compression_ratio} is out of reach for {shape}, "
@@ -81,4 +87,4 @@ class Pruning(Decomposer):
 
     @property
     def _pattern(self) -> Pattern:
-        return parse(self.pattern)
+        return parse(self.pattern, self.within)

@@ -9,6 +9,7 @@ from torch.nn.utils import prune
 
 from lowrank.decomposers import MagnitudePruning
 from lowrank.memo import MEMO
+from lowrank.norms import Diagonal, Gram, Identity
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -119,23 +120,125 @@ def test_every_group_keeps_its_n_largest_of_m(shape, counts, seed):
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     ratio=st.floats(1, 60),
-    pattern=st.sampled_from(["unstructured", "rows", "columns", "4x4", "7x3"]),
+    options=st.sampled_from(
+        [{"pattern": name} for name in ("unstructured", "rows", "columns", "4x4", "7x3")]
+        + [{"pattern": name, "within": "row"} for name in ("unstructured", "4x4", "7x3")]
+    ),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
 )
-def test_as_many_survive_as_the_compression_ratio_allows(shape, ratio, pattern, dtype):
+def test_as_many_survive_as_the_compression_ratio_allows(shape, ratio, options, dtype):
     weight = random(*shape, dtype=dtype)
     limit = weight.nbytes / ratio
+    whole = MagnitudePruning(0, **options).decompose(weight).grid
+    sets = whole.size[0] if "within" in options else 1
+    blocks, kept = whole.count // sets, 0
     try:
-        sparse = MagnitudePruning(compression_ratio=ratio, pattern=pattern).decompose(weight)
+        sparse = MagnitudePruning(compression_ratio=ratio, **options).decompose(weight)
     except ValueError as error:
         assert "out of reach" in str(error)
-        blocks, kept = MagnitudePruning(0, pattern=pattern).decompose(weight).grid.count, 0
     else:
         assert nbytes(sparse) <= limit
-        blocks, kept = sparse.grid.count, sparse.config()["kept_blocks"]
+        kept = sparse.config()["kept_blocks"] // sets
     if kept < blocks:
-        more = MagnitudePruning(sparsity=(blocks - kept - 1) / blocks, pattern=pattern)
+        more = MagnitudePruning(sparsity=(blocks - kept - 1) / blocks, **options)
         assert nbytes(more.decompose(weight)) > limit
+
+
+def positive(length, seed=0):
+    return random(length, seed=seed).square()
+
+
+@settings(deadline=None)
+@given(shapes, st.floats(0, 0.99), st.booleans(), st.integers(0, 1000))
+def test_in_a_diagonal_norm_it_is_wanda(shape, sparsity, in_each_row, seed):
+    """Against the formula of the paper, weight by weight: |w_ij| · ‖x_j‖."""
+    weight, inputs = random(*shape, seed=seed), random(30, shape[1], seed=seed + 1)
+    within = "row" if in_each_row else "matrix"
+    try:
+        method = MagnitudePruning(sparsity, within=within)
+        result = method.decompose(weight, Diagonal(inputs.square().mean(dim=0)))
+    except ValueError as error:
+        assert "keeps none of" in str(error)
+        return
+    score = weight.abs() * inputs.norm(dim=0)
+    expected = torch.zeros_like(weight)
+    for values, scores, row in zip(
+        *((part if in_each_row else part.view(1, -1)) for part in (weight, score, expected)),
+        strict=True,
+    ):
+        best = scores.topk(len(values) - round(sparsity * len(values))).indices
+        row[best] = values[best]
+    assert torch.equal(result.to_dense(), expected)
+    if in_each_row:  # Equally many in every row, and stored so.
+        assert result.values.shape[0] == shape[0]
+
+
+@settings(deadline=None)
+@given(
+    shapes,
+    st.sampled_from(
+        [
+            {"sparsity": 0.5},
+            {"sparsity": 0.5, "within": "row"},
+            {"pattern": "2:4"},
+            {"sparsity": 0.5, "pattern": "columns"},
+        ]
+    ),
+    st.sampled_from(["columns", "rows", "both"]),
+    st.integers(0, 1000),
+)
+def test_in_its_own_norm_wanda_is_never_worse_than_magnitude(shape, options, given, seed):
+    weight = random(*shape, seed=seed)
+    columns, rows = positive(shape[1], seed=seed + 1), positive(shape[0], seed=seed + 2)
+    norm = Diagonal(
+        columns if given != "rows" else None, rows if given != "columns" else None, damping=0.01
+    )
+    try:
+        magnitude = MagnitudePruning(**options).decompose(weight)
+    except ValueError as error:
+        assert "keeps none of" in str(error)
+        return
+    wanda = MagnitudePruning(**options).decompose(weight, norm)
+    assert wanda.params == magnitude.params
+    error = norm(weight - wanda.to_dense().detach())
+    assert error <= norm(weight - magnitude.to_dense().detach()) * (1 + 1e-12)
+
+
+def test_tokens_that_are_frequent_keep_more_of_their_embedding():
+    table, counts = torch.ones(4, 6), torch.tensor([0.0, 1.0, 100.0, 10.0])
+    kept = MagnitudePruning(0.5).decompose(table, Diagonal(rows=counts)).to_dense().bool()
+    assert kept.sum(dim=1).tolist() == [0, 0, 6, 6]
+    in_each_row = MagnitudePruning(0.5, within="row").decompose(table, Diagonal(rows=counts))
+    assert in_each_row.to_dense().sum(dim=1).tolist() == [3, 3, 3, 3]
+
+
+def test_equal_weights_of_a_diagonal_norm_change_nothing():
+    weight = random(9, 14)
+    for options in ({"sparsity": 0.6}, {"pattern": "2:4"}, {"sparsity": 0.5, "pattern": "3x2"}):
+        expected = MagnitudePruning(**options).decompose(weight, Identity()).to_dense()
+        flat = Diagonal(torch.full((14,), 1e-30), torch.full((9,), 1e9))
+        assert torch.equal(MagnitudePruning(**options).decompose(weight, flat).to_dense(), expected)
+
+
+@settings(deadline=None)
+@given(shape=shapes, sparsity=st.floats(0, 0.9))
+def test_a_row_of_equal_magnitudes_keeps_its_first(shape, sparsity):
+    keep = shape[1] - round(sparsity * shape[1])
+    if keep:
+        result = pruned(torch.full(shape, -0.5), sparsity, within="row") != 0
+        assert torch.equal(result, (torch.arange(shape[1]) < keep).expand(shape))
+
+
+def test_dead_inputs_go_first():
+    weight = random(5, 8)
+    norm = Diagonal(torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0]))
+    kept = MagnitudePruning(0.5, within="row").decompose(weight, norm).to_dense() != 0
+    assert torch.equal(kept, (norm.columns > 0).expand(5, 8))
+
+
+def test_the_moments_of_pairs_are_refused():
+    with pytest.raises(ValueError, match="MagnitudePruning cannot .*supports Identity or Diagonal"):
+        MagnitudePruning(0.5).decompose(random(3, 4), Gram(torch.eye(4)))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
@@ -168,6 +271,12 @@ def test_one_sort_serves_all_sparsities():
         ({"pattern": "4:4"}, "does not exist"),
         ({"pattern": "0x4"}, "does not exist"),
         ({"pattern": "channels"}, "does not exist"),
+        (
+            {"sparsity": 0.5, "within": "column"},
+            r"within='column' must be one of \('matrix', 'row'",
+        ),
+        ({"pattern": "2:4", "within": "row"}, "pattern='2:4' already says what competes with what"),
+        ({"sparsity": 0.5, "pattern": "rows", "within": "row"}, "give within='matrix' with it, or"),
     ],
 )
 def test_bad_options(options, text):
@@ -178,6 +287,10 @@ def test_bad_options(options, text):
 def test_what_does_not_fit_the_weight():
     with pytest.raises(ValueError, match="sparsity=0.9 keeps none of the 3 blocks of a weight of"):
         MagnitudePruning(0.9, pattern="rows").decompose(random(3, 50))
+    with pytest.raises(
+        ValueError, match="keeps none of the 4 blocks of each row of blocks of a we"
+    ):
+        MagnitudePruning(0.9, within="row").decompose(random(3, 4))
     text = r"compression_ratio=100 is out of reach for a weight of shape \(3, 4\).*torch.float64"
     with pytest.raises(ValueError, match=text):
         MagnitudePruning(compression_ratio=100).decompose(random(3, 4))
