@@ -19,6 +19,7 @@ from lowrank.decomposers import (
     Chain,
     CodebookQuantization,
     Decomposer,
+    HalfPrecision,
     LoRA,
     LowRankPlusSparse,
     LowRankTimesSparse,
@@ -33,6 +34,7 @@ from lowrank.factorizations import (
     Codebook,
     Dense,
     Factorization,
+    Half,
     Product,
     Quantized,
     Scaled,
@@ -97,6 +99,9 @@ ROWS = {
     "magnitude blocks": Row(
         MagnitudePruning(0.5, pattern="5x7"), {Sparse, Dense}, ALL * 2 // 3, VALUES
     ),
+    "magnitude in each row": Row(
+        MagnitudePruning(0.5, within="row"), {Sparse, Dense}, ALL // 2, VALUES
+    ),
     "random": Row(RandomPruning(0.5), {Sparse, Dense}, ALL // 2, VALUES),
     "quantized 8 bits": Row(Quantization(8), {Quantized}, ALL, set()),
     "quantized 3 bits": Row(
@@ -144,6 +149,14 @@ ROWS = {
     ),
     "quantized SVD": Row(
         Chain([TruncatedSVD(rank=3), Quantization(8)]), {Product, Quantized}, 180, set()
+    ),
+    "half precision": Row(HalfPrecision(), {Half}, ALL, set()),
+    "half precision of wide range": Row(HalfPrecision("bfloat16"), {Half}, ALL, set()),
+    "SVD in half precision": Row(
+        Chain([TruncatedSVD(rank=3), HalfPrecision()]), {Product, Half}, 180, set()
+    ),
+    "pruned in half precision": Row(
+        Chain([MagnitudePruning(0.9), HalfPrecision()]), {Sparse, Half}, 87, set()
     ),
     "pruned with codebook": Row(
         Chain([MagnitudePruning(0.8), CodebookQuantization(3)]),
@@ -426,7 +439,7 @@ def test_weights_near_the_ends_of_their_dtype_are_no_trouble(row, scale):
     try:
         dense = dense_of(row.decomposer.decompose(weight))
     except ValueError as error:
-        assert "of scale_dtype='float16'. Use" in str(error)
+        assert "dtype='float16'. Use" in str(error)
     else:
         assert bool(torch.isfinite(dense).all())
         assert (weight.double() - dense.double()).norm() < weight.double().norm()

@@ -8,6 +8,7 @@ from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf
 from lowrank.factorizations.factorization import rebuild as rebuild
+from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.quantized import Quantized as Quantized
 from lowrank.factorizations.sparse import BlockGrid as BlockGrid

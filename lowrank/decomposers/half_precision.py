@@ -1,0 +1,57 @@
+"""Half precision: the values as they are, in 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_one_of
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Factorization, Half
+from lowrank.norms import Diagonal, Identity, Norm
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class HalfPrecision(Decomposer):
+    """W ≈ W rounded to the nearest number of 16 bits, computed with in the dtype of the weight.
+
+    As the last step of a `Chain` it makes the values 16 bits that an earlier step left at 32: the
+    survivors of pruning, so that half of them and a bitmask take 9 bits for each weight, or the
+    factors of an SVD. No entry changes by more than a share of 2^-11 (float16) or 2^-8 (bfloat16)
+    of the matrix's largest, which next to the loss of such a step is nothing. Does not pay where
+    the weight has 16 bits itself. Rounding to nearest is the best for each entry alone, and so in
+    the norms `Identity` and `Diagonal`.
+
+    Args:
+        dtype: ``"float16"`` or ``"bfloat16"``, which has the range of float32 and 3 bits less of
+            each value.
+
+    Raises:
+        ValueError: values above the largest that `dtype` holds, or all below its smallest normal
+            number, where it loses digits.
+    """
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal)
+
+    def __post_init__(self) -> None:
+        check_one_of("dtype", self.dtype, DTYPES)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        values = weight.to(DTYPES[self.dtype])
+        largest = float(weight.abs().max())
+        is_small = 0 < largest < torch.finfo(values.dtype).tiny
+        if is_small or not bool(values.isfinite().all()):
+            what = "below the smallest normal number" if is_small else "above the largest"
+            raise ValueError(
+                f"the largest of {weight.numel()} values, {largest:.3g}, is {what} of "
+                f"dtype={self.dtype!r}. Use dtype='bfloat16', which has the range of float32, or "
+                "rescale the weight."
+            )
+        return Half(values, weight.dtype)
