@@ -75,7 +75,7 @@ class Identity(Norm):
     """The Frobenius norm: every entry of the weight counts the same."""
 
     def __call__(self, difference: Tensor) -> float:
-        return float(torch.linalg.vector_norm(difference, dtype=torch.float64))
+        return float(torch.linalg.vector_norm(difference.detach(), dtype=torch.float64))
 
     def check(self, weight: Tensor) -> None:
         """Fits every weight."""
@@ -129,7 +129,7 @@ class Diagonal(Norm):
                 object.__setattr__(self, name, damped(values, self.damping))
 
     def __call__(self, difference: Tensor) -> float:
-        squares = difference.double().square() * self.entry_weights(difference)
+        squares = difference.detach().double().square() * self.entry_weights(difference)
         return math.sqrt(float(squares.sum()))
 
     def check(self, weight: Tensor) -> None:
@@ -191,7 +191,7 @@ class Gram(Norm):
             object.__setattr__(self, "rows", damped(self.rows, self.damping))
 
     def __call__(self, difference: Tensor) -> float:
-        difference = difference.double()
+        difference = difference.detach().double()
         squares = ((difference @ self.second_moment(difference)) * difference).sum(dim=1)
         # Rounding can take a sum that is zero in truth below it.
         return math.sqrt(max(0.0, float((squares * self.row_weights(difference)).sum())))
@@ -227,8 +227,16 @@ def square_root(moment: Tensor) -> Tensor:
 
     Eigenvalues within the rounding errors of the largest, negative ones too, are zero: their roots
     would be half as many digits large.
+
+    Raises:
+        ValueError: the matrix is far from positive semi-definite.
     """
     values, vectors = torch.linalg.eigh(moment)
+    if values[0] < -1e-4 * values[-1]:
+        raise ValueError(
+            f"a second moment has no negative eigenvalues, and this matrix has {values[0]:.3g} "
+            f"beside {values[-1]:.3g}: calibrate anew"
+        )
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return vectors * values.where(values > floor, 0).sqrt()
 
@@ -251,6 +259,8 @@ def check_moment(moment: Tensor) -> None:
 
 def check_importance(name: str, values: Tensor) -> None:
     """Raise ValueError unless they are weights of a mean square: ≥ 0, finite, not all zero."""
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"{name}: a non-empty vector is needed, not shape {tuple(values.shape)}")
     if not bool(values.isfinite().all()):
         bad = int((~values.isfinite()).sum())
         raise ValueError(f"{name}: {bad} of {values.numel()} are NaN or infinite: calibrate anew")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from lowrank import memo
 from lowrank.decomposers.decomposer import working
@@ -65,7 +64,8 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
         right = torch.cat([right, s[rest, None] * vh[rest]])
     left = left / rows.where(rows > 0, 1)
     if bool((rows == 0).any()):
-        right = normalize(right)
+        lengths = right.norm(dim=1)
+        left, right = left * lengths, right / lengths.where(lengths > 0, 1)[:, None]
         # Nearly parallel rows of `right` would make a projection of large numbers that cancel.
         left = left.where(rows > 0, weight @ torch.linalg.pinv(right, rtol=1e-4))
     note = f"the norm sees {seen} directions of the weight, the rest are of the plain norm"
