@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import Quantization
-from lowrank.decomposers.quantization import PIECE
+from lowrank.decomposers.rounding import PIECE
+from lowrank.norms import Diagonal, Gram
 
 
 def random(*shape, seed=0, dtype=torch.float32, offset=0.0):
@@ -274,3 +275,79 @@ def test_a_small_scale_that_matters_is_still_refused():
 def test_bad_options(options, text):
     with pytest.raises(ValueError, match=text):
         Quantization(**options)
+
+
+def importance(columns, seed=0, dead=0.2):
+    """Mean squares of inputs over two decades, some of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    values = 10 ** (2 * torch.rand(columns, generator=generator, dtype=torch.float64))
+    return values * (torch.rand(columns, generator=generator) > dead)
+
+
+@settings(deadline=None)
+@given(
+    shape=shapes,
+    bits=bits,
+    group_size=group_sizes,
+    symmetric=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_in_the_diagonal_norm_weighted_scales_are_never_worse_than_others(
+    shape, bits, group_size, symmetric, seed
+):
+    weight = random(*shape, seed=seed, dtype=torch.float64)
+    columns = importance(shape[1], seed)
+    columns[0] = 1.0
+    norm = Diagonal(columns, rows=importance(shape[0], seed + 1, dead=0.0))
+    weighted = Quantization(bits, group_size, symmetric, "mse")
+    found = norm(weight - weighted.decompose(weight, norm).to_dense())
+    for scale in ("range", "mse"):
+        plain = Quantization(bits, group_size, symmetric, scale).decompose(weight)
+        assert found <= norm(weight - plain.to_dense()) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_weighted_scales_are_the_best_of_a_fine_search(bits):
+    weight, columns = random(1, 300, dtype=torch.float64), importance(300)
+    norm = Diagonal(columns)
+    method = Quantization(bits, scale="mse", scale_dtype="float32")
+    found = norm(weight - method.decompose(weight, norm).to_dense())
+    steps = weight.abs().max() * torch.linspace(0.001, 2.5, 20000, dtype=torch.float64)
+    steps = torch.cat([steps, -steps])
+    codes = (weight.T / steps + 2 ** (bits - 1)).round().clamp(0, 2**bits - 1)
+    errors = ((codes - 2 ** (bits - 1)) * steps - weight.T).square() * columns[:, None]
+    assert found <= 1.01 * float(errors.sum(dim=0).min()) ** 0.5
+    assert found < norm(weight - method.decompose(weight).to_dense())
+
+
+def test_weights_that_count_alone_are_fitted_alone():
+    """One input of each group is ever seen, so that its weight comes out exact."""
+    weight, columns = random(5, 12, dtype=torch.float64), torch.zeros(12)
+    columns[::4] = 1.0
+    method = Quantization(3, 4, scale="mse", scale_dtype="float32")
+    result = method.decompose(weight, Diagonal(columns)).to_dense()
+    assert torch.allclose(result[:, ::4], weight[:, ::4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["range", "mse"])
+def test_even_weights_are_no_weights(scale):
+    weight = random(6, 40)
+    method = Quantization(3, 8, scale=scale)
+    even = method.decompose(weight, Diagonal(torch.full((40,), 4.0)))
+    assert torch.equal(even.to_dense(), method.decompose(weight).to_dense())
+    assert even.note == ""
+
+
+def test_a_range_that_the_norm_does_not_change_is_noted():
+    weight, norm = random(6, 40), Diagonal(importance(40))
+    found = Quantization(3, 8).decompose(weight, norm)
+    assert torch.equal(found.to_dense(), Quantization(3, 8).decompose(weight).to_dense())
+    assert found.note == "scale='range' is the same in every norm"
+    assert Quantization(3, 8, scale="mse").decompose(weight, norm).note == ""
+    assert Quantization(3, 8).decompose(weight).note == ""
+
+
+def test_the_full_norm_is_left_to_methods_that_compensate():
+    norm = Gram(torch.ones(4, 4))
+    with pytest.raises(ValueError, match="Quantization cannot approximate in the norm Gram"):
+        Quantization(4).decompose(random(3, 4), norm)
