@@ -16,7 +16,7 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
     """U upper triangular with Uᵀ U = (moment + shift)⁻¹, float64, and the shift it took.
 
     Row j of U holds what Gaussian elimination of the columns before j leaves: the best change of
-    the columns after j for an error e in column j is −e / U_jj · U_j,j+1… (Frantar et al., 2023).
+    the columns after j where column j changes by e is e / U_jj · U_j,j+1… (Frantar et al., 2023).
     The inverse itself is never formed: the moment read backwards has a Cholesky factor, whose
     inverse read backwards is U.
 

@@ -138,9 +138,9 @@ def test_in_the_plain_norm_it_is_the_svd_bit_for_bit(dtype):
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     root = s[:4].sqrt()
     for norm in (IDENTITY, Identity()):
-        left, right = TruncatedSVD(rank=4).decompose(weight, norm).factors
-        assert torch.equal(left.weight, u[:, :4] * root)
-        assert torch.equal(right.weight, root[:, None] * vh[:4])
+        left, right = TruncatedSVD(rank=4).decompose(weight, norm).state_dict().values()
+        assert torch.equal(left, u[:, :4] * root)
+        assert torch.equal(right, root[:, None] * vh[:4])
 
 
 @pytest.mark.parametrize("condition", [4, 8, 12])
@@ -266,7 +266,8 @@ def test_scaling_keeps_the_product_and_takes_zeros():
     again, other = equally_scaled(left, right)
     torch.testing.assert_close(again @ other, left @ right)
     right[1] = 0
-    assert bool((torch.cat([t.flatten() for t in equally_scaled(left, right)]).isfinite()).all())
+    again, other = equally_scaled(left, right)
+    torch.testing.assert_close(again @ other, left @ right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
