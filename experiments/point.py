@@ -29,6 +29,7 @@ from experiments.progress import Progress
 from experiments.trackers import log_point
 from lowrank import results
 from lowrank.allocation import Allocation
+from lowrank.calibration import Norms
 from lowrank.compress import compress
 from lowrank.environment import environment
 from lowrank.measure import Measured, MeasureSettings, compare, measure
@@ -49,6 +50,7 @@ class Parts:
     task: Task
     allocation: Allocation
     where: Select
+    norm: Norms
     recovery: Recovery
     measure: MeasureSettings
 
@@ -63,6 +65,7 @@ def make_parts(settings: Settings) -> Parts:
         task=shared_task(text(settings["task"])),
         allocation=make(settings["allocation"]),
         where=make(settings["where"]),
+        norm=make(settings["norm"]),
         recovery=make(settings["recovery"]),
         measure=make(settings["measure"]),
     )
@@ -154,7 +157,9 @@ def measure_point(settings: Settings) -> dict[str, Any]:
     with timing(timings, "total_s"):
         dense = dense_model(text(settings["task"]))
         with timing(timings, "compress_s"):
-            compressed = compress(dense, parts.allocation, parts.where, parts.task.example())
+            compressed = compress(
+                dense, parts.allocation, parts.where, parts.task.example(), parts.norm, parts.task
+            )
         # After the compression, so that a hyperparameter that does not fit is found at once.
         baseline = dense_baseline(text({name: settings[name] for name in BASELINE}))
         with timing(timings, "recover_s"):
@@ -172,12 +177,14 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "task": parts.task.name,
         "model": parts.task.architecture,
         **{name: settings[name] for name in ("method", "family", "level", "seed")},
+        "norm": settings["norm_name"],
         "recovery": settings["recovery_name"],
         **comparison,
         **baseline.before_recovery,
         "recovered": recovered,
         "layers": [asdict(layer) for layer in compressed.layers],
         "skipped": compressed.skipped,
+        "calibration": compressed.calibration,
         "environment": environment(settings["device"]),
         "timings": timings,
     }

@@ -1,21 +1,22 @@
-"""The one walk over a model: select, allocate, decompose, replace."""
+"""The one walk over a model: select, allocate, calibrate, decompose, replace."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lowrank.allocation import Allocation, ByName, Uniform
+from lowrank.calibration import IdentityNorms, Job, Norms
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.decomposer import check_weight
+from lowrank.decomposers.decomposer import check_norms, check_weight
 from lowrank.factorizations import Factorization, Scaled
-from lowrank.report import Compressed, report
+from lowrank.factorizations.operations import KernelView
+from lowrank.report import Compressed, LayerReport, report
 from lowrank.select import Select
-from lowrank.sites import Site, replace_module
+from lowrank.sites import naming, replace_module
 
 
 def compress(
@@ -23,6 +24,8 @@ def compress(
     method: Decomposer | Allocation | Mapping[str, Decomposer],
     where: str | Sequence[str] | Select | None = None,
     example: tuple[Tensor, ...] | None = None,
+    norm: Norms | None = None,
+    data: Any = None,
 ) -> Compressed:
     """Compress the selected weights of a model; the model itself is not changed.
 
@@ -34,51 +37,56 @@ def compress(
             decomposers by glob pattern of the weight's name.
         where: glob patterns of names, or a `Select`; all weights if not given.
         example: the inputs of ONE example; if given, the report has the MACs of each layer.
+        norm: in which norm each weight's error counts; the identity norm, without data, if not
+            given.
+        data: what to calibrate on, if the norm needs it: a task (its calibration split), a list of
+            batches (tensors, tuples or dicts of arguments), or a `Calibration` made before.
 
     Raises:
-        ValueError: no weight is selected, a weight is not finite, or a hyperparameter does not fit
-            a weight; the text names the layer.
+        ValueError: no weight is selected, a weight is not finite, a hyperparameter does not fit a
+            weight, a method does not know the norm, or the data do not fit; the text names the
+            layer.
     """
+    norm = norm or IdentityNorms()
     select = where if isinstance(where, Select) else Select(include="*" if where is None else where)
     sites, skipped = select.split(model)
     for site in sites:
         with naming(site):
             check_weight(site.matrix())
-    plan = _allocation(method).allocate(sites)
+    allocation = _allocation(method)
+    check_norms(norm.types, allocation.norms, by=type(allocation).__name__)
+    plan = allocation.allocate(sites)
     skipped += [(s.name, "the allocation leaves it as it is") for s in sites if s.name not in plan]
     sites = [site for site in sites if site.name in plan]
     if not sites:
         raise ValueError(f"{method} gives none of the selected layers a decomposer")
 
+    for site in sites:
+        with naming(site):
+            check_norms(norm.types, plan[site.name].norms, by=type(plan[site.name]).__name__)
+
     # The weights that will be replaced are not copied first.
     memo: dict[int, Any] = {id(site.weight): site.weight for site in sites}
     compact = copy.deepcopy(model, memo)
-    layers = []
-    for site in sites:
-        decomposer = plan[site.name]
-        view = decomposer.kernel_view()
+    layers: dict[str, LayerReport] = {}
+    views: dict[str, KernelView] = {site.name: plan[site.name].kernel_view() for site in sites}
+    job = Job(model, compact, sites, views, data)
+    for site, site_norm in norm.over(job):
+        decomposer, view = plan[site.name], views[site.name]
         with naming(site):
-            factorization = decomposer.decompose(site.matrix(view))
-            layers.append(report(site, decomposer, factorization))
+            factorization = decomposer.decompose(site.matrix(view), site_norm)
+            layers[site.name] = report(site, decomposer, factorization, site_norm)
         if not site.weight.requires_grad:
             freeze(factorization)
         for use in site.uses:
             old = memo[id(use.module)]
             new = use.rule.build(old, factorization, view).train(old.training)
             compact = replace_module(compact, old, new)
-    result = Compressed(compact, layers, skipped)
+    in_order = [layers[site.name] for site in sites]
+    result = Compressed(compact, in_order, skipped, job.summary or None)
     if example is not None:
         result.count_macs(model, example)
     return result
-
-
-@contextmanager
-def naming(site: Site) -> Iterator[None]:
-    """Put the layer's name before the text of a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"layer '{site.name}': {error}") from error
 
 
 def freeze(factorization: Factorization) -> None:

@@ -138,6 +138,7 @@ class Rule(ABC):
         )
 
     parameter = "weight"
+    looks_up = False  # Whether the module looks rows of its weight up instead of multiplying.
 
     @abstractmethod
     def module_type(self) -> type[nn.Module] | None:
@@ -150,8 +151,25 @@ class Rule(ABC):
 
     def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
         """The weight as a matrix (out, in)."""
-        del view
-        return self.weight(module)
+        return self.as_matrix(module, self.weight(module), view)
+
+    def as_matrix(self, module: nn.Module, values: Tensor, view: KernelView) -> Tensor:
+        """A tensor in the weight's own layout, such as its gradient, as a matrix (out, in)."""
+        del module, view
+        return values
+
+    def inputs(self, module: nn.Module, x: Tensor) -> Tensor:
+        """The vectors (…, in) that the rows of the weight, in the view ``channel``, multiply.
+
+        Of a look-up table the indices as they are: they choose rows.
+        """
+        del module
+        return x
+
+    def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
+        """The second moment of `inputs`, (in, in) or its diagonal (in,), as `view` needs it."""
+        del module, view
+        return moment
 
     @abstractmethod
     def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
@@ -186,9 +204,20 @@ class Conv2dRule(Rule):
     def module_type(self) -> type[nn.Module]:
         return nn.Conv2d
 
-    def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
+    def as_matrix(self, module: nn.Module, values: Tensor, view: KernelView) -> Tensor:
         assert isinstance(module, nn.Conv2d)
-        return convolution(module, view).matrix(module.weight)
+        return convolution(module, view).matrix(values)
+
+    def inputs(self, module: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(module, nn.Conv2d)
+        if pads_first(module):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x = F.pad(x, list(module._reversed_padding_repeated_twice), mode)
+        return convolution(module, "channel").patches(x if x.ndim == 4 else x[None])
+
+    def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
+        assert isinstance(module, nn.Conv2d)
+        return convolution(module, view).moment(moment)
 
     def build(
         self, module: nn.Conv2d, factorization: Factorization, view: KernelView
@@ -197,6 +226,8 @@ class Conv2dRule(Rule):
 
 
 class EmbeddingRule(Rule):
+    looks_up = True
+
     def fits(self, module: nn.Module) -> bool:
         # Renormalised rows would have to be written back into the factors.
         return super().fits(module) and getattr(module, "max_norm", None) is None
@@ -218,8 +249,8 @@ class TransformersConv1DRule(Rule):
         library = sys.modules.get("transformers.pytorch_utils")
         return None if library is None else library.Conv1D
 
-    def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
-        return self.weight(module).T
+    def as_matrix(self, module: nn.Module, values: Tensor, view: KernelView) -> Tensor:
+        return values.T
 
     def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
         return FactorizedLinear(factorization, module.bias)

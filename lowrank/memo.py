@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,16 @@ class Memo:
             _, (dropped, _) = self._store.popitem(last=False)
             self._bytes -= dropped
         return result
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Forget at the end what was first computed inside: results that can never come again."""
+        before = set(self._store)
+        try:
+            yield
+        finally:
+            for key in self._store.keys() - before:
+                self._bytes -= self._store.pop(key)[0]
 
     def clear(self) -> None:
         """Forget every result and count."""
@@ -84,4 +95,6 @@ def _nbytes(result: Any) -> int:
         return result.nbytes
     if isinstance(result, tuple | list):
         return sum(map(_nbytes, result))
+    if isinstance(result, dict):
+        return sum(map(_nbytes, result.values()))
     return 64

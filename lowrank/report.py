@@ -11,7 +11,7 @@ from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf
 from lowrank.measure.macs import layer_macs
 from lowrank.measure.size import nbytes
-from lowrank.norms import IDENTITY
+from lowrank.norms import IDENTITY, Norm
 from lowrank.sites import Site
 
 # How a weight runs that another module reads instead of calling its own.
@@ -21,6 +21,9 @@ READ = "multiplied out"
 @dataclass
 class LayerReport:
     """What became of one weight. Sizes in bytes, MACs of one example.
+
+    `relative_error` is that in the identity norm, `norm_error` that in the norm in which the weight
+    was approximated, which `norm` names.
 
     MACs are None without an example, and for a weight that is read by an attention. `kernel` is how
     the weight runs: ``dense``, as one matrix; ``factored``; or ``multiplied out`` at every call,
@@ -33,6 +36,8 @@ class LayerReport:
     decomposer: str
     factorization: str
     relative_error: float
+    norm: str
+    norm_error: float
     dense_bytes: int
     bytes: int
     dense_params: int
@@ -53,11 +58,13 @@ class Compressed:
         model: the compressed model.
         layers: one report for each selected weight, in the order of the model.
         skipped: (name, reason) of every weight matrix that was left as it is.
+        calibration: how the data came into it; None if none were used.
     """
 
     model: nn.Module
     layers: list[LayerReport]
     skipped: list[tuple[str, str]]
+    calibration: dict[str, Any] | None = None
 
     def to_frame(self) -> Any:
         """The layer reports as a pandas DataFrame."""
@@ -81,24 +88,31 @@ class Compressed:
             layer.macs = sum(after[name] for name in names)
 
 
-def report(site: Site, decomposer: Decomposer, factorization: Factorization) -> LayerReport:
+def report(
+    site: Site, decomposer: Decomposer, factorization: Factorization, norm: Norm
+) -> LayerReport:
     """The report of one weight and what stands in for it."""
     weight = site.matrix(decomposer.kernel_view())
     called = all(use.rule.is_called(use.module) for use in site.uses)
     own = "dense" if isinstance(factorization, Leaf) else "factored"
     hooks = [use.name for use in site.uses if has_hooks(use.module)]
+    shared = len(site.uses) > 1 and norm != IDENTITY
     notes = [
         factorization.note,
         f"forward hooks of {', '.join(hooks)} are dropped" if hooks else "",
+        f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     ]
     size = nbytes(factorization)
+    dense = factorization.to_dense()
     return LayerReport(
         name=site.name,
         kind=site.kind,
         shape=factorization.shape,
         decomposer=repr(decomposer),
         factorization=factorization.describe(),
-        relative_error=IDENTITY.relative_error(weight, factorization.to_dense()),
+        relative_error=IDENTITY.relative_error(weight, dense),
+        norm=norm.describe(),
+        norm_error=norm.relative_error(weight, dense),
         dense_bytes=weight.nbytes,
         bytes=size,
         dense_params=weight.numel(),

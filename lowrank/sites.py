@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -98,3 +100,12 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
             if child is old:
                 setattr(parent, name, new)
     return model
+
+
+@contextmanager
+def naming(site: Site) -> Iterator[None]:
+    """Put the layer's name before the text of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"layer '{site.name}': {error}") from error

@@ -5,19 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lowrank.decomposers import Decomposer
-from lowrank.norms import IDENTITY, Norm
+from lowrank.norms import Norm
 from lowrank.select import matches
 from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
 class Allocation(ABC):
-    """A choice of one decomposer for each weight."""
+    """A choice of one decomposer for each weight.
+
+    Attributes:
+        norms: the norms in which the decomposers that it chooses may approximate.
+    """
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     @abstractmethod
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         """The decomposer of each weight by name; a weight without one stays as it is."""
 
 
@@ -27,7 +34,7 @@ class Uniform(Allocation):
 
     decomposer: Decomposer
 
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         return {site.name: self.decomposer for site in sites}
 
 
@@ -41,7 +48,7 @@ class ByName(Allocation):
 
     decomposers: Mapping[str, Decomposer]
 
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
+    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         plan: dict[str, Decomposer] = {}
         used = set()
         for site in sites:

@@ -11,9 +11,9 @@ from torch import Tensor
 from lowrank.allocation.allocation import Allocation
 from lowrank.decomposers import Decomposer, MagnitudePruning
 from lowrank.decomposers.checks import check_sparsity
-from lowrank.decomposers.decomposer import check_norm, check_weight
+from lowrank.decomposers.decomposer import check_weight
 from lowrank.decomposers.patterns import ranking
-from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.norms import Identity
 from lowrank.sites import Site
 
 
@@ -29,13 +29,14 @@ class GlobalMagnitude(Allocation):
         sparsity: the share of zeros in the selected layers together, in [0, 1).
     """
 
+    norms = (Identity,)
+
     sparsity: float
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
-        check_norm(norm, (Identity,), by="GlobalMagnitude")
+    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         weights = {site.name: site.matrix() for site in sites}
         shares = global_sparsities(weights, self.sparsity)
         return {name: MagnitudePruning(sparsity=share) for name, share in shares.items()}

@@ -12,9 +12,9 @@ from lowrank import memo
 from lowrank.allocation.allocation import Allocation
 from lowrank.decomposers import Decomposer, TruncatedSVD, low_rank
 from lowrank.decomposers.checks import check_one_of, check_ratio
-from lowrank.decomposers.decomposer import check_norm, working
+from lowrank.decomposers.decomposer import working
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.norms import Identity
 from lowrank.sites import Site
 
 
@@ -28,6 +28,8 @@ class RankAllocation(Allocation):
         view: as which matrix a convolution's kernel is factored (see `Convolve`).
     """
 
+    norms = (Identity,)
+
     compression_ratio: float
     view: KernelView = "spatial"
 
@@ -35,8 +37,7 @@ class RankAllocation(Allocation):
         check_ratio(self.compression_ratio)
         check_one_of("view", self.view, KERNEL_VIEWS)
 
-    def allocate(self, sites: Sequence[Site], norm: Norm = IDENTITY) -> dict[str, Decomposer]:
-        check_norm(norm, (Identity,), by=type(self).__name__)
+    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         matrices = {site.name: site.matrix(self.view) for site in sites}
         ranks = self.ranks(matrices, parameter_budget(matrices, self.compression_ratio))
         return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in ranks.items()}

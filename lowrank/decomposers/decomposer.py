@@ -73,12 +73,18 @@ def generator_for(weight: Tensor, seed: int) -> torch.Generator:
 
 def check_norm(norm: Norm, allowed: tuple[type[Norm], ...], by: str) -> None:
     """Raise ValueError unless the norm is one of those that a method knows."""
-    if not isinstance(norm, allowed):
-        names = " or ".join(cls.__name__ for cls in allowed)
-        raise ValueError(
-            f"{by} cannot approximate in the norm {norm!r}: it supports {names}. Leave out the "
-            "norm, or use a method that knows it."
-        )
+    check_norms((type(norm),), allowed, by)
+
+
+def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], by: str) -> None:
+    """Raise ValueError unless a method knows all of these norms."""
+    for cls in types:
+        if not issubclass(cls, allowed):
+            names = " or ".join(known.__name__ for known in allowed)
+            raise ValueError(
+                f"{by} cannot approximate in the norm {cls.__name__}: it supports {names}. Leave "
+                "out the norm, or use a method that knows it."
+            )
 
 
 def check_weight(weight: Tensor) -> None:

@@ -130,6 +130,36 @@ class Convolve(Operation):
             return split.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         return matrix.reshape(rows, columns // (height * width), height, width)
 
+    def patches(self, x: Tensor) -> Tensor:
+        """The vectors that the rows of a matrix of the view ``channel`` multiply.
+
+        Args:
+            x: shape (batch, channels, height, width).
+
+        Returns:
+            Shape (batch, groups · positions, in/groups · kh · kw). A matrix with groups has rows
+            for each of them, which multiply the patches of their own group only.
+        """
+        columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+        split = columns.unflatten(1, (self.groups, -1)).transpose(2, 3)
+        return split.flatten(1, 2)
+
+    def moment(self, moment: Tensor) -> Tensor:
+        """The second moment that goes with this view's matrix, from that of `patches`.
+
+        In the view ``spatial`` the kernel's columns are rows of the matrix; the moment is the mean
+        of theirs, and what inputs of different kernel columns have in common is left out.
+
+        Args:
+            moment: (n, n), or its diagonal (n,), n = in/groups · kh · kw.
+        """
+        places = torch.arange(len(moment), device=moment.device)
+        # For each row of the matrix of one output, which entries of a patch its columns multiply.
+        rows = self.matrix(places.view(1, -1, *self.kernel_size))
+        if moment.ndim == 1:
+            return torch.stack([moment[row] for row in rows]).mean(dim=0)
+        return torch.stack([moment[row][:, row] for row in rows]).mean(dim=0)
+
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         kernel = self.kernel(matrix)
         geometry = (self.stride, self.padding, self.dilation, self.groups)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from lowrank.allocation import GlobalMagnitude, GlobalRank, KeptEnergy
+from lowrank.calibration import CalibratedNorms
+from lowrank.compress import compress
 from lowrank.decomposers import (
     Chain,
     LoRA,
@@ -18,7 +20,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
 )
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of
-from lowrank.norms import Identity, Norm
+from lowrank.norms import Gram, Identity
 
 WITH_RANK = [
     TruncatedSVD(rank=4),
@@ -106,17 +108,12 @@ def test_allowed_values_pass():
     check_one_of("view", "channel", ("channel", "spatial"))
 
 
-class Weighted(Norm):
-    """A norm that no method knows yet."""
-
-    def __call__(self, difference):
-        return float(difference.norm())
+FULL = Gram(torch.eye(15))
 
 
 @pytest.mark.parametrize(
     "method",
     [
-        TruncatedSVD(rank=2),
         MagnitudePruning(0.5),
         RandomPruning(0.5),
         Quantization(4),
@@ -132,17 +129,18 @@ class Weighted(Norm):
 def test_a_norm_that_the_method_does_not_know_is_refused(method):
     weight = torch.randn(12, 15, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="cannot approximate in the norm .*it supports Identity"):
-        method.decompose(weight, Weighted())
+        method.decompose(weight, FULL)
     method.decompose(weight, Identity())
 
 
 def test_an_exact_base_is_right_in_every_norm():
     weight = torch.randn(12, 15, generator=torch.Generator().manual_seed(0))
-    form = LoRA(2, 4).decompose(weight, Weighted())
+    form = LoRA(2, 4).decompose(weight, FULL)
     assert torch.equal(form.to_dense(), weight)
 
 
 @pytest.mark.parametrize("method", [GlobalMagnitude(0.5), GlobalRank(2), KeptEnergy(2)])
 def test_an_allocation_refuses_a_norm_that_it_does_not_know(method):
-    with pytest.raises(ValueError, match=f"{name(method)} cannot approximate in the norm"):
-        method.allocate([], Weighted())
+    model = torch.nn.Sequential(torch.nn.Linear(15, 12), torch.nn.Linear(12, 15))
+    with pytest.raises(ValueError, match=f"{name(method)} cannot approximate in the norm Gram"):
+        compress(model, method, norm=CalibratedNorms("full"), data=[torch.randn(4, 15)])

@@ -1,0 +1,11 @@
+"""The one pass over data behind the norms."""
+
+from lowrank.calibration.data import Batches as Batches
+from lowrank.calibration.data import CalibrationData as CalibrationData
+from lowrank.calibration.data import TaskData as TaskData
+from lowrank.calibration.norms import CalibratedNorms as CalibratedNorms
+from lowrank.calibration.norms import IdentityNorms as IdentityNorms
+from lowrank.calibration.norms import Job as Job
+from lowrank.calibration.norms import Norms as Norms
+from lowrank.calibration.statistics import Calibration as Calibration
+from lowrank.calibration.statistics import Statistics as Statistics

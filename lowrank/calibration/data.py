@@ -1,0 +1,138 @@
+"""What a model is shown so that its layers' inputs can be known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lowrank.memo import fingerprint
+
+if TYPE_CHECKING:
+    from lowrank.tasks.task import Task
+
+# The names under which models of `transformers` take their masks of padding.
+MASKS = ("attention_mask", "decoder_attention_mask")
+
+
+class CalibrationData(ABC):
+    """Batches of examples, the same at each pass, and how a model takes them."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[Any]:
+        """All batches, once."""
+
+    @abstractmethod
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """Run the model on a batch."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean loss over the batch, differentiable.
+
+        Raises:
+            ValueError: the data say nothing about what is right.
+        """
+
+    @abstractmethod
+    def masks(self, batch: Any) -> list[Tensor]:
+        """Masks, bool (batch, length), True where a position is real and not padding."""
+
+    def fingerprint(self) -> str:
+        """A hash of all numbers in all batches."""
+        digest = xxhash.xxh3_128()
+        for batch in self.batches():
+            for value in tree_leaves(batch):
+                text = fingerprint(value) if isinstance(value, Tensor) else repr(value)
+                digest.update(text.encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskData(CalibrationData):
+    """The calibration split of a task.
+
+    Args:
+        batch_size: examples that run at once.
+    """
+
+    task: Task
+    batch_size: int
+
+    def batches(self) -> Iterator[Any]:
+        return self.task.split("calibration").batches(self.batch_size)
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return self.task.forward(model, batch[0])
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return self.task.loss(self.task.forward(model, inputs), targets)
+
+    def masks(self, batch: Any) -> list[Tensor]:
+        mask = self.task.mask(batch[0])
+        return [] if mask is None else [mask]
+
+
+@dataclass(frozen=True)
+class Batches(CalibrationData):
+    """Batches at hand: each a tensor, a tuple of positional or a mapping of named arguments.
+
+    Of a mapping, ``attention_mask`` and ``decoder_attention_mask`` say which positions are padding,
+    and where the model returns a loss (``labels`` given) it can be used.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+
+    given: Sequence[Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.given, Sequence) or not self.given:
+            raise ValueError(
+                f"calibration data must be a non-empty list of batches (tensors, tuples or dicts), "
+                f"got {type(self.given).__name__}"
+            )
+
+    def batches(self) -> Iterator[Any]:
+        return iter(self.given)
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            return model(**batch)
+        return model(*batch) if isinstance(batch, tuple) else model(batch)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        loss = getattr(self.forward(model, batch), "loss", None)
+        if loss is None:
+            raise ValueError(
+                "the model returns no loss for these calibration data: give batches as mappings "
+                "with `labels`, or a task"
+            )
+        return loss
+
+    def masks(self, batch: Any) -> list[Tensor]:
+        if not isinstance(batch, Mapping):
+            return []
+        given = [batch[name] for name in MASKS if isinstance(batch.get(name), Tensor)]
+        return [mask.to(torch.bool) for mask in given if mask.ndim == 2]
+
+
+def as_data(data: Any, batch_size: int) -> CalibrationData:
+    """Calibration data from a task, a list of batches, or as they are.
+
+    Args:
+        batch_size: for a task; batches at hand stay as they are.
+    """
+    if isinstance(data, CalibrationData):
+        return data
+    # The tasks bring the libraries of their data; whoever has one has loaded them.
+    from lowrank.tasks.task import Task
+
+    return TaskData(data, batch_size) if isinstance(data, Task) else Batches(data)

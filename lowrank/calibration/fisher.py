@@ -1,0 +1,67 @@
+"""How much the loss changes with each row and column of a weight: Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.calibration.data import CalibrationData
+from lowrank.calibration.statistics import Statistics
+from lowrank.measure.forward import evaluating
+from lowrank.sites import Site
+
+
+def fisher(
+    model: nn.Module, sites: Mapping[str, Site], data: CalibrationData
+) -> dict[str, Statistics]:
+    """The empirical Fisher information of weights, summed over rows and over columns.
+
+    F_ij = the mean over batches of (∂loss/∂w_ij)²; of a weight that several modules use, through
+    all of them. With one example in each batch that is the information itself; with more, gradients
+    of examples that disagree cancel. One backward pass for each batch.
+
+    Returns:
+        By name, `columns` Σ_i F_ij (in,) and `rows` Σ_j F_ij (out,), of the view ``channel``.
+
+    Raises:
+        ValueError: the data say no loss, or it does not depend on a weight.
+
+    Source: Hsu et al., ICLR 2022 (FWSVD), section 4.
+    """
+    weights = [site.weight for site in sites.values()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    squares: dict[str, tuple[Tensor, Tensor]] = {}
+    batches = 0
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with evaluating(model), torch.enable_grad():
+            for batch in data.batches():
+                batches += 1
+                loss = data.loss(model, batch)
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                for (name, site), gradient in zip(sites.items(), gradients, strict=True):
+                    if gradient is not None:
+                        use = site.uses[0]
+                        matrix = use.rule.as_matrix(use.module, gradient, "channel")
+                        _add(squares, name, matrix.double().square())
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+    unused = [name for name in sites if name not in squares]
+    if unused:
+        raise ValueError(
+            f"layers {unused}: the loss on the calibration data does not depend on them. Calibrate "
+            "on more data, or leave them out with `where`"
+        )
+    return {
+        name: Statistics(columns / batches, rows / batches, batches)
+        for name, (columns, rows) in squares.items()
+    }
+
+
+def _add(squares: dict[str, tuple[Tensor, Tensor]], name: str, square: Tensor) -> None:
+    columns, rows = squares.get(name, (0, 0))
+    squares[name] = columns + square.sum(dim=0), rows + square.sum(dim=1)

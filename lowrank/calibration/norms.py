@@ -1,0 +1,268 @@
+"""Which norm each weight gets: none of the data, or what a calibration says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.calibration.collect import collect
+from lowrank.calibration.data import CalibrationData, as_data
+from lowrank.calibration.fisher import fisher
+from lowrank.calibration.sequential import calibrate_in_sequence
+from lowrank.calibration.statistics import Calibration, Statistics, model_fingerprint
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of
+from lowrank.factorizations.operations import KernelView
+from lowrank.memo import MEMO
+from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm, check_damping
+from lowrank.sites import Site, naming
+
+
+@dataclass(frozen=True)
+class Job:
+    """A compression that wants its norms.
+
+    Attributes:
+        model: the dense model.
+        compact: the copy of it whose weights are replaced one after the other.
+        views: by site name, as which matrix a kernel is seen.
+        data: a task, a list of batches, or a `Calibration` made before.
+        summary: filled with what a record says about the calibration.
+    """
+
+    model: nn.Module
+    compact: nn.Module
+    sites: Sequence[Site]
+    views: dict[str, KernelView]
+    data: Any
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class Norms(ABC):
+    """In which norms a model is compressed."""
+
+    @property
+    @abstractmethod
+    def types(self) -> tuple[type[Norm], ...]:
+        """The classes of the norms that it gives."""
+
+    @abstractmethod
+    def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        """Every site with its norm.
+
+        Whoever consumes this replaces a site in `job.compact` before asking for the next.
+
+        Raises:
+            ValueError: the data are none, or do not fit.
+        """
+
+
+@dataclass(frozen=True)
+class IdentityNorms(Norms):
+    """The identity norm for every weight: no data are needed."""
+
+    @property
+    def types(self) -> tuple[type[Norm], ...]:
+        return (Identity,)
+
+    def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        for site in job.sites:
+            yield site, IDENTITY
+
+
+@dataclass(frozen=True)
+class CalibratedNorms(Norms):
+    """Norms from the second moments of what each layer is given on calibration data.
+
+    Args:
+        moment: ``diagonal``: E[x²] of the inputs; ``full``: E[x xᵀ]; ``fisher``: the empirical
+            Fisher information of the weights, summed over each column (needs the task's loss).
+            A look-up table gets, in the first two, the share of look-ups of each row.
+        damping: added to the diagonal, as a share of its mean; see `lowrank.norms`.
+        power: of a diagonal: 1 counts a column as the error it causes; 0.5 is ASVD's milder choice.
+        outputs: whether rows count as the Fisher information of their weights (needs the task's
+            loss) instead of all the same.
+        mode: ``one-shot``: all layers as the dense model runs them, one pass for all.
+            ``sequential``: block by block, on the outputs of the compressed blocks before, whose
+            errors later blocks then can repair; a pass for each compression. Two methods that give
+            different numbers.
+        batch_size: examples that run at once, if the data are a task's.
+
+    Raises:
+        ValueError: settings that do not exist or contradict each other.
+
+    Source: ``full``: the output error of a layer, Nagel et al., ICML 2020, eq. 12; ``sequential``:
+    Frantar et al., ICLR 2023 (GPTQ).
+    """
+
+    moment: Literal["diagonal", "full", "fisher"]
+    damping: float = 0.01
+    power: float = 1.0
+    outputs: bool = False
+    mode: Literal["one-shot", "sequential"] = "one-shot"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_one_of("moment", self.moment, ("diagonal", "full", "fisher"))
+        check_one_of("mode", self.mode, ("one-shot", "sequential"))
+        check_damping(self.damping)
+        check_number("power", self.power, "lie in (0, 1]", lambda x: 0 < x <= 1)
+        check_integer("batch_size", self.batch_size, least=1)
+        if self.moment == "full" and self.power != 1:
+            raise ValueError(f"power={self.power} is for a diagonal; with moment='full' it is 1")
+        if self.mode == "sequential" and (self.outputs or self.moment == "fisher"):
+            raise ValueError(
+                "mode='sequential' stops each pass at its block, and Fisher information needs the "
+                "loss at the end: use mode='one-shot', or moment='full' or 'diagonal' without "
+                "outputs"
+            )
+
+    @property
+    def types(self) -> tuple[type[Norm], ...]:
+        return (Gram,) if self.moment == "full" else (Diagonal,)
+
+    def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        if job.data is None:
+            raise ValueError(
+                f"{self} needs calibration data: give `data`, a task or a list of batches"
+            )
+        job.summary.update(moment=self.moment, mode=self.mode, damping=self.damping)
+        if self.mode == "one-shot":
+            calibration = self.calibrate(job.model, job.sites, job.data)
+            job.summary.update(calibration.source, positions=positions(calibration.statistics))
+            yield from self._norms(job.sites, calibration.statistics, job)
+            return
+        data = self._data(job.data)
+        job.summary.update(data=data.fingerprint())
+        full = self.moment == "full"
+        for unit, statistics in calibrate_in_sequence(job.compact, job.sites, data, full):
+            job.summary.setdefault("positions", positions(statistics))
+            yield from self._norms(unit.sites, statistics, job)
+
+    def calibrate(self, model: nn.Module, sites: Sequence[Site], data: Any) -> Calibration:
+        """The statistics of the weights of a dense model; computed once for the same content.
+
+        Args:
+            data: a task, a list of batches, or a `Calibration`, which is checked to fit.
+
+        Raises:
+            ValueError: as `collect` and `fisher`; a `Calibration` of another model or kind.
+        """
+        kind = {"moment": self.moment, "outputs": self.outputs}
+        source = {"model": model_fingerprint(model), **kind}
+        names = [use.name for site in sites for use in site.uses]
+        if isinstance(data, Calibration):
+            check_source(data, source, names)
+            return data
+        data = self._data(data)
+        source["data"] = data.fingerprint()
+        key = ("calibration", *source.values(), *names)
+        return Calibration(MEMO.get(key, lambda: self._collect(model, sites, data)), source)
+
+    def _data(self, data: Any) -> CalibrationData:
+        if isinstance(data, Calibration):
+            raise ValueError(
+                "mode='sequential' calibrates on the model while it is compressed; statistics made "
+                "before are for mode='one-shot'"
+            )
+        # Of several examples at once only the sum of their gradients would be known.
+        return as_data(data, 1 if self._needs_loss else self.batch_size)
+
+    @property
+    def _needs_loss(self) -> bool:
+        return self.outputs or self.moment == "fisher"
+
+    def _collect(
+        self, model: nn.Module, sites: Sequence[Site], data: CalibrationData
+    ) -> dict[str, Statistics]:
+        names = [use.name for site in sites for use in site.uses]
+        information = {}
+        if self._needs_loss:
+            information = fisher(model, {site.name: site for site in sites}, data)
+        if self.moment == "fisher":
+            return {
+                use.name: self._of_fisher(site, information[site.name])
+                for site in sites
+                for use in site.uses
+            }
+        found = collect(model, names, data, full=self.moment == "full")
+        for site in sites if self.outputs else ():
+            for use in site.uses:
+                found[use.name] = found[use.name]._replace(rows=information[site.name].rows)
+        return found
+
+    def _of_fisher(self, site: Site, entry: Statistics) -> Statistics:
+        if all(use.rule.looks_up for use in site.uses):
+            return entry._replace(columns=None)
+        return entry if self.outputs else entry._replace(rows=None)
+
+    def _norms(
+        self, sites: Sequence[Site], statistics: Mapping[str, Statistics], job: Job
+    ) -> Iterator[tuple[Site, Norm]]:
+        for site in sites:
+            with naming(site):
+                norm = self._norm(site, statistics, job.views[site.name])
+            yield site, norm
+
+    def _norm(self, site: Site, statistics: Mapping[str, Statistics], view: KernelView) -> Norm:
+        columns, rows, _ = pooled(site, statistics)
+        use = site.uses[0]
+        if rows is not None:
+            # In the view ``spatial`` an output has a row for each column of its kernel.
+            rows = rows.repeat_interleave(len(site.matrix(view)) // len(rows))
+        if columns is None:
+            return Diagonal(rows=rows, damping=self.damping)
+        columns = use.rule.moment(use.module, columns, view)
+        if columns.ndim == 2:
+            return Gram(columns, rows, self.damping)
+        return Diagonal(columns.pow(self.power), rows, self.damping)
+
+
+def positions(statistics: Mapping[str, Statistics]) -> int:
+    """How many positions, such as tokens, the layer saw that saw most."""
+    return max(entry.count for entry in statistics.values())
+
+
+def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
+    """The statistics of a weight over all modules that use it, each position counting the same.
+
+    Where one looks rows up and another multiplies, as a tied head does, the error of the look-ups
+    counts as that of a mean row: ‖ΔW‖² / out, which adds a multiple of the identity to the moment.
+    """
+    entries = [statistics[use.name] for use in site.uses]
+    if all(entry is entries[0] for entry in entries):
+        return entries[0]
+    count = sum(entry.count for entry in entries)
+
+    def mean(tensors: Sequence[Tensor]) -> Tensor:
+        weighted = [t * (e.count / count) for t, e in zip(tensors, entries, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
+
+    if all(use.rule.looks_up for use in site.uses):
+        return Statistics(None, mean([e.rows for e in entries if e.rows is not None]), count)
+    like = next(entry.columns for entry in entries if entry.columns is not None)
+    ones = torch.ones_like(like) if like.ndim == 1 else torch.eye(len(like)).to(like)
+    columns = [
+        ones / len(site.weight) if entry.columns is None else entry.columns for entry in entries
+    ]
+    # Rows of a table are look-ups; only those of the gradients are of all uses together.
+    multiplied = next(e for e in entries if e.columns is not None)
+    return Statistics(mean(columns), multiplied.rows, count)
+
+
+def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError unless these statistics are of this model and of the kind that is wanted."""
+    different = [name for name, value in wanted.items() if data.source.get(name) != value]
+    if different:
+        raise ValueError(
+            f"these statistics differ from what is wanted in {', '.join(different)}: they are of "
+            f"{ {name: data.source.get(name) for name in different} }, wanted is "
+            f"{ {name: wanted[name] for name in different} }. Calibrate anew"
+        )
+    missing = [name for name in names if name not in data.statistics]
+    if missing:
+        raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")
