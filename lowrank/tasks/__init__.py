@@ -1,5 +1,6 @@
 """Tasks: a model, its data and its quality measure."""
 
+from lowrank.tasks.causal_lm import CausalLM as CausalLM
 from lowrank.tasks.image_classification import ImageClassification as ImageClassification
 from lowrank.tasks.image_sources import Digits as Digits
 from lowrank.tasks.image_sources import HubImages as HubImages
@@ -7,6 +8,9 @@ from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
+from lowrank.tasks.text_sources import HubText as HubText
+from lowrank.tasks.token_sequences import Packing as Packing
+from lowrank.tasks.token_sequences import TokenSplit as TokenSplit
 from lowrank.tasks.weights import Published as Published
 from lowrank.tasks.weights import Trained as Trained
 from lowrank.tasks.weights import Weights as Weights

@@ -40,6 +40,18 @@ def mirror() -> Path | None:
     return Path(value)
 
 
+def model_path(name: str) -> str:
+    """Where a model is: its folder, here or in the mirror, or its name on the hub.
+
+    Raises:
+        ValueError: there is a mirror, and it has no such model.
+    """
+    root = mirror()
+    if Path(name).is_dir() or root is None:
+        return name
+    return str(_mirrored(root, "models", name))
+
+
 def fingerprint(dataset: str) -> str:
     """What changes when a mirrored dataset does: its files' names, sizes and times; "" on the hub.
 

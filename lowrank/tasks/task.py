@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
+
+from lowrank.tasks.agreement import class_agreement
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -71,16 +73,61 @@ class Task(ABC):
 
     @abstractmethod
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The model's outputs, such as logits of shape (batch, classes)."""
+        """The model's outputs, such as logits of shape (batch, classes).
+
+        Of a language model they have shape (batch, length, vocabulary).
+        """
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over the batch, differentiable."""
+        """The mean loss over the predictions of a batch, differentiable."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh quality measures with values in 0..1, updated with (outputs, targets)."""
+        """Fresh quality measures, updated with (outputs, targets).
+
+        Shares and accuracies lie in 0..1; others, such as perplexity, say what they are.
+        """
 
     @abstractmethod
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Inputs from the test split for `model(*inputs)`, such as for timing it."""
+        """Inputs from the test split for `model(*inputs)`, such as for timing it.
+
+        What the model returns for them need not be a tensor.
+        """
+
+    def mask(self, inputs: Tensor) -> Tensor | None:
+        """Boolean, the shape of (batch, length): True where a position is real and not padding.
+
+        Calibration leaves the others out. None where all are real, or there are no positions.
+        """
+        del inputs
+        return None
+
+    def predictions(self, targets: Tensor) -> int:
+        """How many predictions the mean of `loss` over a batch is taken of."""
+        return len(targets)
+
+    def observe(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `agreement` compares: the outputs of `forward`, first, and whatever else it needs.
+
+        The first axis of each is the batch.
+        """
+        return (self.forward(model, inputs),)
+
+    def agreement(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> dict[str, Tensor]:
+        """How far two models agree on a batch: by name, one number for each prediction.
+
+        Here outputs are scores of classes along axis 1; see `class_agreement`.
+
+        Args:
+            observed, dense: what `observe` gives for the model and for the dense one.
+        """
+        del targets
+        return class_agreement(observed[0], dense[0])
+
+    def protocol(self) -> dict[str, Any]:
+        """What a number of this task's quality depends on and its settings do not say, as JSON."""
+        return {}

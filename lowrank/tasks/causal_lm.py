@@ -1,0 +1,239 @@
+"""Language modelling: any causal language model on any text, judged by its perplexity."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowrank.tasks import pretrained
+from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
+from lowrank.tasks.text_sources import HubText
+from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class CausalLM(Task):
+    """A causal language model that is to name the next token of a text.
+
+    Inputs are token ids (batch, sequence_length), outputs logits (batch, sequence_length,
+    vocabulary).
+
+    The splits: `test` is the text `test`. Of the inputs made of the text `train`, which never
+    overlap, the last `validation_size` are `validation` and the others `train`, of which the first
+    `calibration_size` are `calibration`.
+
+    Perplexities compare only between models with the same tokenizer, unless they are per word or
+    per byte, and only at the same protocol.
+
+    Args:
+        name: of the task, for the records.
+        architecture: the model's name, for the records.
+        pretrained: the model's name in the mirror or on the hub, or its folder. Its own tokenizer
+            is used.
+        test, train: the texts; not the same.
+        packing: how they become inputs.
+        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        revision: a commit of the model on the hub.
+        seed: of the order of batches.
+
+    Raises:
+        ValueError: from the methods, for a model or text that is not there, a text that is too
+            short, a tokenizer that does not fit the model, more tokens in an input than the model
+            has positions, or a model that is not causal.
+    """
+
+    name: str
+    architecture: str
+    pretrained: str
+    test: HubText
+    train: HubText
+    packing: Packing
+    calibration_size: int = 128
+    validation_size: int = 32
+    dtype: str = "float32"
+    revision: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.calibration_size < 1 or self.validation_size < 1:
+            raise ValueError(
+                f"calibration_size={self.calibration_size} and validation_size="
+                f"{self.validation_size} must be at least 1"
+            )
+        if self.test == self.train:
+            raise ValueError(f"the texts test and train are the same: {self.test}")
+        pretrained.torch_dtype(self.dtype)
+
+    def network(self) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        return pretrained.make_network(AutoModelForCausalLM, self._config, self.dtype)
+
+    def model(self) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        model = pretrained.load_model(
+            AutoModelForCausalLM, self.pretrained, self._config, self.dtype, self.revision
+        )
+        model = model.to(self.device)
+        self._check_causal(model)
+        return model
+
+    def split(self, name: SplitName) -> TokenSplit:
+        if name not in SPLIT_NAMES:
+            raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+        if name == "test":
+            return self._test_inputs
+        found = self._train_inputs
+        learnt = len(found) - self.validation_size
+        if learnt < self.calibration_size:
+            raise ValueError(
+                f"calibration_size={self.calibration_size} and validation_size="
+                f"{self.validation_size} do not fit the text {self.train}, which fills "
+                f"{len(found)} inputs of {self.packing.sequence_length} tokens: take a longer "
+                "text, or lower them"
+            )
+        ends = {
+            "train": (0, learnt),
+            "calibration": (0, self.calibration_size),
+            "validation": (learnt, len(found)),
+        }
+        return found.part(*ends[name])
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return model(inputs).logits
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean negative log-likelihood of the counted predictions, in nats per token."""
+        return F.cross_entropy(
+            outputs.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+        )
+
+    def predictions(self, targets: Tensor) -> int:
+        return int((targets != IGNORED).sum())
+
+    def agreement(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> dict[str, Tensor]:
+        """ "flipped" and "kl" of the counted predictions."""
+        counted = targets.to(observed[0].device) != IGNORED
+        return class_agreement(observed[0][counted], dense[0][counted])
+
+    def metrics(self) -> MetricCollection:
+        """perplexity, word_perplexity, bits_per_byte and token_accuracy; see `Likelihood`.
+
+        Tokens per word and per byte are those of the test text, on whatever split they are used.
+        """
+        from torchmetrics import MetricCollection
+
+        from lowrank.tasks.text_metrics import Likelihood
+
+        tokens = len(self._covered.ids)
+        likelihood = Likelihood(tokens / self._covered.words, tokens / self._covered.size)
+        return MetricCollection({"likelihood": likelihood}).to(self.device)
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Test inputs; they repeat where `batch_size` is more than there are."""
+        inputs = self._test_inputs.inputs
+        return (inputs[torch.arange(batch_size, device=inputs.device) % len(inputs)],)
+
+    def protocol(self) -> dict[str, Any]:
+        """How perplexity is counted.
+
+        "tokens", "words" and "bytes" are those of the text in the test inputs, overlaps once;
+        "predicted_tokens" are those that the perplexity is a mean over, and "left_out_tokens" those
+        at the end of the text that do not fill an input.
+        """
+        return {
+            "pretrained": self.pretrained,
+            "dtype": self.dtype,
+            "test": asdict(self.test),
+            "train": asdict(self.train),
+            **asdict(self.packing),
+            "stride": self.packing.step,
+            "test_inputs": len(self._test_inputs),
+            "calibration_inputs": self.calibration_size,
+            "tokens": len(self._covered.ids),
+            "predicted_tokens": self.predictions(self._test_inputs.targets),
+            "left_out_tokens": len(self._test_tokens.ids) - len(self._covered.ids),
+            "words": self._covered.words,
+            "bytes": self._covered.size,
+        }
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer."""
+        return pretrained.load_tokenizer(self.pretrained, self.revision)
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        config = pretrained.load_config(self.pretrained, self.revision)
+        longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+        length = self.packing.sequence_length
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"sequence_length={length} is more than the {longest} positions of model "
+                f"{self.pretrained!r}: lower it"
+            )
+        # Keys and values of a text that is not continued only take memory.
+        config.get_text_config().use_cache = False
+        return config
+
+    @cached_property
+    def _test_tokens(self) -> Tokens:
+        return self._tokenize(self.test)
+
+    @cached_property
+    def _covered(self) -> Tokens:
+        return self.packing.covered(self._test_tokens, self.tokenizer)
+
+    @cached_property
+    def _test_inputs(self) -> TokenSplit:
+        return self._cut(self.test, self._test_tokens, self.packing.step)
+
+    @cached_property
+    def _train_inputs(self) -> TokenSplit:
+        return self._cut(self.train, self._tokenize(self.train), self.packing.own)
+
+    def _tokenize(self, text: HubText) -> Tokens:
+        tokens = self.packing.tokenize(text.rows(), self.tokenizer)
+        rows = self._config.get_text_config().vocab_size
+        largest = int(tokens.ids.max()) if len(tokens.ids) else 0
+        if largest >= rows:
+            raise ValueError(
+                f"the tokenizer of model {self.pretrained!r} does not fit it: it makes token "
+                f"{largest}, and the model has a vocabulary of {rows}"
+            )
+        return tokens
+
+    def _cut(self, text: HubText, tokens: Tokens, step: int) -> TokenSplit:
+        try:
+            found = self.packing.cut(tokens.ids, step, self.tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{text}: {error}") from error
+        return TokenSplit(found.inputs.to(self.device), found.targets.to(self.device))
+
+    @torch.no_grad()
+    def _check_causal(self, model: nn.Module) -> None:
+        """Raise ValueError if the outputs at one position depend on later tokens."""
+        # A model that sees the token it is to name, such as BERT, would have the best perplexity.
+        text = torch.zeros(1, 4, dtype=torch.int64, device=self.device)
+        other = text.clone()
+        other[0, -1] = 1
+        early, changed = (self.forward(model, ids)[:, :-1] for ids in (text, other))
+        if not torch.allclose(early, changed, equal_nan=True):
+            raise ValueError(
+                f"model {self.pretrained!r} is not causal: its outputs depend on tokens that come "
+                "later, so it has no perplexity"
+            )

@@ -1,0 +1,55 @@
+"""Quality measures of language models; imports torchmetrics, so to be imported late."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from lowrank.tasks.token_sequences import IGNORED
+
+
+class Likelihood(Metric):
+    """Of logits (batch, length, vocabulary) against the tokens that come next (batch, length):
+
+    - "perplexity": exp of the mean negative log-likelihood of the counted predictions;
+    - "word_perplexity": that to the power of `tokens_per_word`;
+    - "bits_per_byte": log2 of it times `tokens_per_byte`;
+    - "token_accuracy": the share of counted predictions whose likeliest token comes next.
+
+    The last two units do not depend on the tokenizer, and compare models that have different ones.
+
+    Args:
+        tokens_per_word, tokens_per_byte: of the text that is evaluated.
+    """
+
+    full_state_update = False
+    nats: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, tokens_per_word: float, tokens_per_byte: float) -> None:
+        super().__init__()
+        self.tokens_per_word = tokens_per_word
+        self.tokens_per_byte = tokens_per_byte
+        for name in ("nats", "correct", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        logits, wanted = outputs.flatten(0, 1), targets.flatten()
+        nats = F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="none")
+        self.nats += nats.double().sum()
+        self.correct += (logits.argmax(dim=1) == wanted).sum()
+        self.count += (wanted != IGNORED).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        nats = self.nats / self.count
+        return {
+            "perplexity": nats.exp(),
+            "word_perplexity": (nats * self.tokens_per_word).exp(),
+            "bits_per_byte": nats / math.log(2) * self.tokens_per_byte,
+            "token_accuracy": self.correct / self.count,
+        }

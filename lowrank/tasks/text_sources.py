@@ -1,0 +1,59 @@
+"""Where the text of a task comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lowrank.tasks import hub
+
+
+@dataclass(frozen=True)
+class HubText:
+    """One split of a dataset with a column of text, by its hub name.
+
+    Args:
+        split: as the `datasets` library has it; ``train[:5000]`` is its first 5000 rows.
+        config: of a dataset that has several, such as ``wikitext-2-raw-v1``.
+        column: with the text.
+        revision: a commit of the dataset on the hub.
+    """
+
+    dataset: str
+    split: str
+    config: str | None = None
+    column: str = "text"
+    revision: str | None = None
+
+    def rows(self) -> list[str]:
+        """The text, row by row.
+
+        Raises:
+            ValueError: there is no such text.
+        """
+        return self._read(self.column, str, "text")
+
+    def labels(self, column: str) -> list[int]:
+        """The class numbers in another column, row by row.
+
+        Raises:
+            ValueError: there are none, or one is below 0, as where labels are hidden.
+        """
+        labels = self._read(column, int, "class numbers")
+        if min(labels) < 0:
+            raise ValueError(
+                f"column {column!r} of {self} has class number {min(labels)}; the labels of this "
+                "split may be hidden: take another"
+            )
+        return labels
+
+    def _read(self, column: str, kind: type, what: str) -> list[Any]:
+        data = hub.load_split(self.dataset, self.split, self.config, self.revision)
+        if column not in data.column_names:
+            raise ValueError(f"{self} has no column {column!r}; it has {data.column_names}")
+        values = data.select_columns([column])[:][column]
+        wrong = [value for value in values if not isinstance(value, kind)]
+        if wrong or not values:
+            found = f"{wrong[0]!r} ({type(wrong[0]).__name__})" if wrong else "no rows"
+            raise ValueError(f"column {column!r} of {self} must hold {what}, and has {found}")
+        return values

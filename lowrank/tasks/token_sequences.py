@@ -1,0 +1,175 @@
+"""How a text becomes the inputs of a language model, and which of its tokens are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lowrank.tasks.task import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The target of a position whose prediction does not count; as in `F.cross_entropy`.
+IGNORED = -100
+Bos = Literal["row", "text", "sequence", "none"]
+
+
+@dataclass(frozen=True)
+class TokenSplit(Split):
+    """Sequences of tokens, each with the tokens that come next.
+
+    Args:
+        inputs: int64, (count, length).
+        targets: int64, (count, length); `IGNORED` where no prediction counts.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batches(
+        self, batch_size: int, shuffle_seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        order = torch.arange(len(self))
+        if shuffle_seed is not None:
+            generator = torch.Generator().manual_seed(shuffle_seed)
+            order = torch.randperm(len(self), generator=generator)
+        parts = order.to(self.inputs.device).split(batch_size)
+        return ((self.inputs[rows], self.targets[rows]) for rows in parts)
+
+    def part(self, start: int, stop: int) -> TokenSplit:
+        """The sequences from `start` to before `stop`."""
+        return TokenSplit(self.inputs[start:stop], self.targets[start:stop])
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as tokens, and what of it there is.
+
+    Attributes:
+        ids: int64, (count,).
+        words, size: of the text, parted by white space and in UTF-8 bytes.
+    """
+
+    ids: Tensor
+    words: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the rows of a text become inputs (count, sequence_length) without padding.
+
+    They are joined and cut; what is left over at the end is in no input. A token is predicted from
+    those before it in its input, those of an earlier row included, so the first token of an input
+    is not predicted.
+
+    Args:
+        sequence_length: tokens of an input.
+        stride: tokens from the start of one test input to that of the next; all that are in one, if
+            not given. Below that, inputs overlap, and of each but the first only the last `stride`
+            tokens count: each with more text before it, hence a lower perplexity, for more work.
+        bos: where the tokenizer's token for a beginning is put: before each `row` (rows are then
+            tokenized apart), once before the `text`, before each `sequence`, or nowhere (`none`).
+        strip: whether white space at the ends of each row is removed.
+        separator: what joins the rows, unless they are tokenized apart.
+
+    Raises:
+        ValueError: an option outside its range; from the methods, a tokenizer without the token for
+            a beginning, or a text that does not fill one input.
+    """
+
+    sequence_length: int
+    stride: int | None = None
+    bos: Bos = "none"
+    strip: bool = False
+    separator: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bos not in get_args(Bos):
+            raise ValueError(f"bos={self.bos!r} must be one of {', '.join(get_args(Bos))}")
+        if self.bos == "row" and self.separator:
+            raise ValueError(
+                f"separator={self.separator!r} would be of no effect with bos='row', which "
+                "tokenizes rows apart: leave it empty"
+            )
+        least = 2 + (self.bos == "sequence")
+        if self.sequence_length < least:
+            raise ValueError(
+                f"sequence_length={self.sequence_length} must be at least {least}: with less there "
+                "is nothing to predict, or nothing to predict it from"
+            )
+        if self.stride is not None and not 1 <= self.stride <= self.own:
+            raise ValueError(
+                f"stride={self.stride} must lie in 1..{self.own}, the tokens of the text in one "
+                "input: with more, some would be in none"
+            )
+
+    @property
+    def own(self) -> int:
+        """Tokens of the text in one input."""
+        return self.sequence_length - (self.bos == "sequence")
+
+    @property
+    def step(self) -> int:
+        """Tokens from one test input to the next."""
+        return self.own if self.stride is None else self.stride
+
+    def tokenize(self, rows: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+        """The whole text as tokens."""
+        bos = [] if self.bos == "none" else [_bos(tokenizer)]
+        rows = [row.strip() for row in rows] if self.strip else list(rows)
+        pieces = rows if self.bos == "row" else [self.separator.join(rows)]
+        # Not verbose: a text longer than an input is what is wanted.
+        parts = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+        start = [] if self.bos == "sequence" else bos
+        ids = [number for part in parts for number in (*start, *part)]
+        words = sum(len(piece.split()) for piece in pieces)
+        return Tokens(torch.tensor(ids), words, sum(len(piece.encode()) for piece in pieces))
+
+    def cut(self, ids: Tensor, step: int, tokenizer: PreTrainedTokenizerBase) -> TokenSplit:
+        """The inputs, `step` tokens of the text apart, with what each of them has to predict."""
+        if len(ids) < self.own:
+            raise ValueError(
+                f"the text is {len(ids)} tokens long and does not fill one sequence of "
+                f"{self.sequence_length}: take a longer text, or a smaller sequence_length"
+            )
+        inputs = ids.unfold(0, self.own, step)
+        # The tokens that the input before has too count there.
+        counted = torch.arange(self.own).expand(inputs.shape) >= self.own - step
+        counted[0] = True
+        if self.bos == "sequence":
+            first = torch.full((len(inputs), 1), _bos(tokenizer))
+            inputs = torch.cat([first, inputs], dim=1)
+            counted = torch.cat([torch.zeros_like(first, dtype=torch.bool), counted], dim=1)
+        wanted = inputs.masked_fill(~counted, IGNORED)[:, 1:]
+        nothing = torch.full((len(inputs), 1), IGNORED)
+        return TokenSplit(inputs.contiguous(), torch.cat([wanted, nothing], dim=1))
+
+    def covered(self, tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+        """The part of a text that is in the test inputs."""
+        whole, own, step = len(tokens.ids), self.own, self.step
+        inside = own + (whole - own) // step * step
+        rest = tokenizer.decode(tokens.ids[inside:].tolist(), skip_special_tokens=True)
+        assert isinstance(rest, str)
+        words, size = tokens.words - len(rest.split()), tokens.size - len(rest.encode())
+        return Tokens(tokens.ids[:inside], words, size)
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> int:
+    number = tokenizer.bos_token_id
+    if not isinstance(number, int):
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path} has no token for a beginning: set bos to "
+            "none"
+        )
+    return number
