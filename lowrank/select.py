@@ -21,8 +21,10 @@ class Select:
         kinds: class names (``Linear``, ``Conv2d``); empty for all.
         min_params: the fewest values a weight must have.
         first: whether the first weight, in the order of the modules, may be chosen.
-        last: whether the last one, normally the classifier, may be chosen; a classifier that is
-            tied to the embeddings is both.
+        last: whether the last one, normally the classifier or the output head, may be chosen; one
+            that is tied to the embeddings is both first and last.
+        embeddings: whether a weight that an embedding table uses may be chosen; an output head that
+            is tied to one is out with it.
     """
 
     include: str | Sequence[str] = "*"
@@ -31,6 +33,7 @@ class Select:
     min_params: int = 0
     first: bool = True
     last: bool = True
+    embeddings: bool = True
 
     def split(self, model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
         """The chosen weights of `model`, and (name, reason) of every matrix that is not.
@@ -82,6 +85,8 @@ class Select:
             return "the first layer, first=False"
         if site.is_last and not self.last:
             return "the last layer, last=False"
+        if not self.embeddings and any(isinstance(use.module, nn.Embedding) for use in site.uses):
+            return "used by an embedding table, embeddings=False"
         return ""
 
 

@@ -201,6 +201,20 @@ def test_a_classifier_tied_to_the_embeddings_is_the_last_layer_too():
     assert [layer.name for layer in result.layers] == ["1"]
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_embeddings_are_in_or_out_by_an_explicit_setting(is_tied):
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 30, bias=False))
+    if is_tied:
+        model[2].weight = model[0].weight
+    result = compress(model, Quantization(8), where=Select(embeddings=False))
+    assert [layer.name for layer in result.layers] == (["1"] if is_tied else ["1", "2"])
+    assert ("0", "used by an embedding table, embeddings=False") in result.skipped
+    both = compress(model, Quantization(8), where=Select(embeddings=False, last=False))
+    assert [layer.name for layer in both.layers] == ["1"]
+    whole = compress(model, Quantization(8))
+    assert [layer.name for layer in whole.layers] == (["0", "1"] if is_tied else ["0", "1", "2"])
+
+
 def test_dropped_hooks_are_reported():
     model = small_network()
     model[6].register_forward_hook(lambda *_: None)

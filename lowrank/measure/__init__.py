@@ -13,6 +13,7 @@ from lowrank.measure.measure import ratios as ratios
 from lowrank.measure.memory import peak_memory as peak_memory
 from lowrank.measure.quality import Evaluation as Evaluation
 from lowrank.measure.quality import evaluate as evaluate
+from lowrank.measure.size import body_bytes as body_bytes
 from lowrank.measure.size import nbytes as nbytes
 from lowrank.measure.size import params as params
 from lowrank.measure.size import trainable_bytes as trainable_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.memory import peak_memory
-from lowrank.measure.quality import evaluate
-from lowrank.measure.size import nbytes, params, trainable_bytes, trainable_params
+from lowrank.measure.quality import Observed, evaluate
+from lowrank.measure.size import body_bytes, nbytes, params, trainable_bytes, trainable_params
 
 if TYPE_CHECKING:
     from lowrank.report import LayerReport
@@ -51,12 +51,12 @@ class Measured:
 
     Attributes:
         values: quality on the test split, sizes, MACs and peak memory of one example, by name.
-        outputs: its outputs on the test split, by batch.
+        observed: what it gives on the test split; see `Evaluation`.
     """
 
     model: nn.Module = field(repr=False)
     values: dict[str, float]
-    outputs: list[Tensor] = field(repr=False)
+    observed: Iterable[Observed] = field(repr=False)
 
 
 def measure(
@@ -70,10 +70,10 @@ def measure(
     Raises:
         ValueError: the model gives outputs that are not finite; see `evaluate`.
     """
-    reference = None if dense is None else dense.outputs
+    reference = None if dense is None else dense.observed
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
     sizes = measure_model(model, task.example(1))
-    return Measured(model, quality.metrics | sizes, quality.outputs)
+    return Measured(model, quality.metrics | sizes, quality.observed)
 
 
 def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:
@@ -83,6 +83,7 @@ def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, fl
         "trainable_params": trainable_params(model),
         "trainable_bytes": trainable_bytes(model),
         "bytes": nbytes(model),
+        "body_bytes": body_bytes(model),
         "macs": macs(model, example),
         "peak_memory_bytes": peak_memory(model, example),
     }
@@ -123,8 +124,10 @@ def ratios(
 ) -> dict[str, float | None]:
     """Dense over compressed, above 1 is better: of the whole model, then of the compressed layers.
 
-    "theoretical_speedup" is the ratio of MACs and "trainable_ratio" that of trainable parameters,
-    None for a model that has none.
+    "body_compression_ratio" is that of the whole model without embedding tables and output head
+    (see `body_bytes`), "theoretical_speedup" the ratio of MACs and "trainable_ratio" that of
+    trainable parameters, each None for a model that has none. "layers_bits_per_weight" is no ratio
+    to the dense model: all stored bits of the compressed layers over their weights.
 
     Raises:
         ValueError: no layer was compressed.
@@ -133,6 +136,7 @@ def ratios(
         raise ValueError("no layer was compressed, so there is nothing to compare: select some")
     return {
         "compression_ratio": dense["bytes"] / compressed["bytes"],
+        "body_compression_ratio": _ratio(dense["body_bytes"], compressed["body_bytes"]),
         "param_ratio": dense["params"] / compressed["params"],
         "theoretical_speedup": _ratio(dense["macs"], compressed["macs"]),
         "trainable_ratio": _ratio(dense["trainable_params"], compressed["trainable_params"]),
@@ -141,6 +145,11 @@ def ratios(
         ),
         "layers_param_ratio": (
             sum(layer.dense_params for layer in layers) / sum(layer.params for layer in layers)
+        ),
+        "layers_bits_per_weight": (
+            8
+            * sum(layer.bytes for layer in layers)
+            / sum(layer.shape[0] * layer.shape[1] for layer in layers)
         ),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from torch import Tensor, nn
 
 from lowrank.factorizations import Leaf
+from lowrank.layers import FactorizedEmbedding, FactorizedLayer, rule_for
 
 
 def nbytes(model: nn.Module) -> int:
@@ -15,8 +16,29 @@ def nbytes(model: nn.Module) -> int:
     Everything in `state_dict` counts, so also indices, scales, codebooks and the running statistics
     of BatchNorm; a tensor that has several names, as in tied modules, counts once.
     """
+    return sum(tensor.nbytes for tensor in _stored(model).values())
+
+
+def body_bytes(model: nn.Module) -> int:
+    """`nbytes` without embedding tables and the last weight, normally the output head.
+
+    Papers on language models mostly compress and count the rest alone. Left out whether they are
+    compressed or not; a table or head that others share is left out too.
+    """
+    weights, outside = [], []
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | FactorizedEmbedding):
+            outside.append(module)
+        if isinstance(module, FactorizedLayer) or rule_for(module) is not None:
+            weights.append(module)
+    left_out = {name for module in [*outside, *weights[-1:]] for name in _stored(module)}
+    return sum(t.nbytes for name, t in _stored(model).items() if name not in left_out)
+
+
+def _stored(model: nn.Module) -> dict[Hashable, Tensor]:
+    """The tensors of the saved file, each once."""
     tensors = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
-    return sum(tensor.nbytes for tensor in {identity(t): t for t in tensors}.values())
+    return {identity(tensor): tensor for tensor in tensors}
 
 
 def params(model: nn.Module) -> int:

@@ -61,6 +61,7 @@ def test_sizes_of_a_model_by_hand():
         "trainable_params": 16 * 24 + 24 + 24 * 7 + 7,
         "trainable_bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7),
         "bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7),
+        "body_bytes": 4 * (16 * 24 + 24),
         "macs": 16 * 24 + 24 * 7,
         # All weights, the input, and the output of the first layer with that of the activation.
         "peak_memory_bytes": 4 * (16 * 24 + 24 + 24 * 7 + 7) + 4 * (16 + 24 + 24),
@@ -79,6 +80,7 @@ def test_a_comparison_has_the_parts_of_a_record():
         "trainable_params",
         "trainable_bytes",
         "bytes",
+        "body_bytes",
         "macs",
         "peak_memory_bytes",
     }
@@ -92,11 +94,13 @@ def test_a_comparison_has_the_parts_of_a_record():
     assert record["ratios"] == pytest.approx(
         {
             "compression_ratio": whole,
+            "body_compression_ratio": (layer + 24) / (160 + 24),
             "param_ratio": whole,
             "theoretical_speedup": (layer + 168) / (4 * 40 + 168),
             "trainable_ratio": whole,
             "layers_compression_ratio": layer / 160,
             "layers_param_ratio": layer / 160,
+            "layers_bits_per_weight": 32 * 160 / layer,
         }
     )
 
@@ -104,9 +108,10 @@ def test_a_comparison_has_the_parts_of_a_record():
 def test_what_a_model_has_none_of_has_no_ratio():
     table = nn.Embedding(20, 16)
     small = compress(table, TruncatedSVD(rank=2))
-    sizes = {"bytes": 1, "params": 1, "macs": 0, "trainable_params": 0}
+    sizes = {"bytes": 1, "body_bytes": 0, "params": 1, "macs": 0, "trainable_params": 0}
     found = ratios(sizes, sizes, small.layers)
-    assert found["theoretical_speedup"] is found["trainable_ratio"] is None
+    for name in ("theoretical_speedup", "trainable_ratio", "body_compression_ratio"):
+        assert found[name] is None
 
 
 def test_nothing_compressed_is_nothing_to_compare():

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from lowrank.checkpoint import save
+from lowrank.compress import compress
+from lowrank.decomposers import Quantization, TruncatedSVD
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Scaled, Sparse, Sum
 from lowrank.layers import FactorizedLinear
-from lowrank.measure import nbytes, params, trainable_params
+from lowrank.measure import body_bytes, nbytes, params, trainable_params
 
 
 class Holder(nn.Module):
@@ -131,3 +133,37 @@ def test_only_what_requires_a_gradient_is_trainable():
     assert trainable_params(model) == 22
     assert params(model) == 52
     assert trainable_params(tied()) == 70
+
+
+class Positions(nn.Embedding):
+    """A table that no rule knows, because its forward is its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.arange(x.shape[-1]))
+
+
+def language_model(is_tied: bool) -> nn.Module:
+    """Body: 2 · 4 · 4 weights and 4 biases; outside: tables of 10 and 3 rows, a head of 10."""
+    model = nn.Sequential(
+        nn.Embedding(10, 4), Positions(3, 4), nn.Linear(4, 4), nn.Linear(4, 4, False),
+        nn.Linear(4, 10),
+    )  # fmt: skip
+    if is_tied:
+        model[4].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_the_body_is_without_tables_and_head_whatever_became_of_them(is_tied):
+    model = language_model(is_tied)
+    assert body_bytes(model) == 4 * (32 + 4)
+    everything = compress(model, Quantization(8)).model
+    blocks = compress(model, Quantization(8), where=["2", "3"]).model
+    # A byte for each weight, a scale of two bytes for each row.
+    assert body_bytes(everything) == body_bytes(blocks) == 2 * (16 + 4 * 2) + 4 * 4
+    table = compress(model, TruncatedSVD(rank=1), where="0").model
+    assert body_bytes(table) == body_bytes(model)
+
+
+def test_a_model_of_one_weight_has_no_body():
+    assert body_bytes(nn.Linear(5, 3)) == body_bytes(nn.Embedding(5, 3)) == 0
