@@ -16,6 +16,7 @@ from torch import Tensor
 import lowrank.decomposers as decomposers
 import lowrank.factorizations as factorizations
 from lowrank.decomposers import (
+    GPTQ,
     Chain,
     CodebookQuantization,
     Decomposer,
@@ -43,6 +44,7 @@ from lowrank.factorizations import (
     rebuild,
 )
 from lowrank.factorizations.operations import Convolve, Lookup, Multiply
+from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
 
 OUT, INNER = 24, 36  # also the matrix of a kernel: 4·3 or 8·3 channels in, of 3 × 3 or 1 × 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -71,12 +73,24 @@ class Row:
         kinds: every class of factorization in the result.
         params: at most so many stored learned values.
         trained: the names of the tensors that training may change.
+        norm: in which the weight is approximated.
     """
 
     decomposer: Decomposer
     kinds: set[type[Factorization]]
     params: int
     trained: set[str]
+    norm: Norm = IDENTITY
+
+    def decompose(self, weight: Tensor) -> Factorization:
+        return self.decomposer.decompose(weight, self.norm)
+
+
+def moment() -> Tensor:
+    """The second moment of inputs that come together, two of them always zero."""
+    inputs = random(100, INNER) @ (torch.eye(INNER) + 0.3 * random(INNER, INNER))
+    inputs[:, 5:7] = 0
+    return inputs.T @ inputs / len(inputs)
 
 
 ALL = OUT * INNER
@@ -106,6 +120,17 @@ ROWS = {
     "quantized 8 bits": Row(Quantization(8), {Quantized}, ALL, set()),
     "quantized 3 bits": Row(
         Quantization(3, group_size=7, symmetric=False, scale="mse"), {Quantized}, ALL, set()
+    ),
+    "quantized, weighted": Row(
+        Quantization(3, 8, scale="mse"), {Quantized}, ALL, set(), Diagonal(moment().diagonal())
+    ),
+    "GPTQ": Row(GPTQ(3, 8), {Quantized}, ALL, set(), Gram(moment(), damping=0.01)),
+    "GPTQ zero points": Row(
+        GPTQ(4, 7, symmetric=False, groups="dynamic", sweeps=1),
+        {Quantized},
+        ALL,
+        set(),
+        Gram(moment()),
     ),
     "codebook": Row(CodebookQuantization(3), {Codebook}, ALL, {"centroids"}),
     "low rank plus sparse": Row(
@@ -206,7 +231,7 @@ class TestDecompose:
     def test_the_weight_is_not_touched(self, row, dtype):
         weight = structured(dtype).requires_grad_()
         before, version = weight.detach().clone(), weight._version
-        form = row.decomposer.decompose(weight)
+        form = row.decompose(weight)
         with torch.no_grad():  # Nor by what is done to the result afterwards.
             for tensor in form.state_dict().values():
                 tensor.zero_()
@@ -216,12 +241,12 @@ class TestDecompose:
 
     def test_a_weight_that_is_no_contiguous_tensor_gives_the_same(self, row, dtype):
         weight = structured(dtype)
-        form = row.decomposer.decompose(weight.T.contiguous().T)
-        torch.testing.assert_close(dense_of(form), dense_of(row.decomposer.decompose(weight)))
+        form = row.decompose(weight.T.contiguous().T)
+        torch.testing.assert_close(dense_of(form), dense_of(row.decompose(weight)))
 
     def test_shape_dtype_and_device_are_kept(self, row, dtype):
         weight = structured(dtype)
-        form = row.decomposer.decompose(weight)
+        form = row.decompose(weight)
         dense = form.to_dense()
         assert form.shape == tuple(dense.shape) == (OUT, INNER)
         assert dense.dtype == dtype and dense.device == weight.device
@@ -230,7 +255,7 @@ class TestDecompose:
         assert form(random(2, INNER, dtype=dtype)).dtype == dtype
 
     def test_it_is_what_the_table_says(self, row, dtype):
-        form = row.decomposer.decompose(structured(dtype))
+        form = row.decompose(structured(dtype))
         inside = {type(module) for module in form.modules() if isinstance(module, Factorization)}
         # The values of a sparse leaf are a leaf themselves.
         assert inside == row.kinds
@@ -239,16 +264,16 @@ class TestDecompose:
 
     def test_it_is_finite_and_nearer_than_nothing(self, row, dtype):
         weight = structured(dtype)
-        dense = dense_of(row.decomposer.decompose(weight))
+        dense = dense_of(row.decompose(weight))
         assert bool(torch.isfinite(dense).all())
         assert (weight - dense).double().norm() < weight.double().norm()
 
     def test_the_same_weight_gives_the_same(self, row, dtype):
         torch.manual_seed(0)
-        first = row.decomposer.decompose(structured(dtype)).state_dict()
+        first = row.decompose(structured(dtype)).state_dict()
         torch.manual_seed(1)
         state = torch.get_rng_state()
-        again = copy.deepcopy(row.decomposer).decompose(structured(dtype)).state_dict()
+        again = copy.deepcopy(row).decompose(structured(dtype)).state_dict()
         assert torch.equal(torch.get_rng_state(), state)
         assert first.keys() == again.keys()
         assert all(torch.equal(first[name], again[name]) for name in first)
@@ -258,13 +283,13 @@ class TestDecompose:
 @every_dtype
 class TestStored:
     def test_the_bytes_are_those_of_the_file(self, row, dtype):
-        form = row.decomposer.decompose(structured(dtype))
+        form = row.decompose(structured(dtype))
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         header = 8 + int.from_bytes(data[:8], "little")
         assert len(data) - header == nbytes(form)
 
     def test_it_comes_back_from_the_file_bit_for_bit(self, row, dtype):
-        form = row.decomposer.decompose(structured(dtype)).eval()
+        form = row.decompose(structured(dtype)).eval()
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         back = rebuild(json.loads(json.dumps(form.config()))).eval()
         back.load_state_dict(load(data))
@@ -275,7 +300,7 @@ class TestStored:
         assert (back.params, nbytes(back)) == (form.params, nbytes(form))
 
     def test_a_deep_copy_is_equal_and_independent(self, row, dtype):
-        form = row.decomposer.decompose(structured(dtype)).eval()
+        form = row.decompose(structured(dtype)).eval()
         x = random(3, INNER, dtype=dtype)
         y = form(x)  # Fills what is kept between calls.
         twin = copy.deepcopy(form)
@@ -301,7 +326,7 @@ CONVOLUTIONS = {
 @every_row
 class TestForward:
     def test_as_a_linear_layer(self, row):
-        form = row.decomposer.decompose(structured()).eval()
+        form = row.decompose(structured()).eval()
         for shape in ((INNER,), (5, INNER), (2, 3, INNER)):
             x = random(*shape)
             torch.testing.assert_close(form(x), Multiply().apply(x, form.to_dense()))
@@ -310,24 +335,24 @@ class TestForward:
         ("operation", "channels"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys()
     )
     def test_as_a_convolution(self, row, operation, channels):
-        form = row.decomposer.decompose(structured()).eval()
+        form = row.decompose(structured()).eval()
         x = random(2, channels, 9, 8)
         wanted = operation.apply(x, form.to_dense())
         torch.testing.assert_close(form(x, operation), wanted)
 
     def test_as_an_embedding(self, row):
-        form = row.decomposer.decompose(structured()).eval()
+        form = row.decompose(structured()).eval()
         index = torch.tensor([[0, 5], [OUT - 1, 5]])
         torch.testing.assert_close(form(index, Lookup()), form.to_dense()[index])
 
     def test_in_another_dtype(self, row):
-        form = row.decomposer.decompose(structured()).eval().float()
+        form = row.decompose(structured()).eval().float()
         assert form.to_dense().dtype == torch.float32
         x = random(3, INNER, dtype=torch.float32)
         torch.testing.assert_close(form(x), x @ form.to_dense().T, rtol=1e-4, atol=1e-4)
 
     def test_in_inference_mode_and_out_of_it(self, row):
-        form = row.decomposer.decompose(structured()).eval()
+        form = row.decompose(structured()).eval()
         x = random(3, INNER)
         with torch.inference_mode():
             inside = form(x).clone()
@@ -337,7 +362,7 @@ class TestForward:
 @every_row
 class TestTraining:
     def test_what_should_is_trained_and_nothing_else(self, row):
-        form = row.decomposer.decompose(structured()).train()
+        form = row.decompose(structured()).train()
         trained = {name for name, p in form.named_parameters() if p.requires_grad}
         assert trained == row.trained
         if not trained:
@@ -356,7 +381,7 @@ class TestTraining:
             assert bool((dense_of(form)[~form.mask] == 0).all())
 
     def test_the_gradient_is_that_of_the_dense_matrix(self, row):
-        form = row.decomposer.decompose(structured()).eval()
+        form = row.decompose(structured()).eval()
         if not row.trained:
             assert not form(random(8, INNER)).requires_grad
             return
@@ -374,7 +399,7 @@ class TestHyperparameters:
         fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
         for twin in (type(method)(**fields), dataclasses.replace(method)):
             assert twin == method and hash(twin) == hash(method) and repr(twin) == repr(method)
-            assert torch.equal(dense_of(twin.decompose(structured())), dense_of_row(row))
+            assert torch.equal(dense_of(twin.decompose(structured(), row.norm)), dense_of_row(row))
 
     def test_as_a_dictionary_it_rebuilds_it(self, row):
         """Methods inside a method become dictionaries too, as in any dataclass."""
@@ -393,7 +418,7 @@ class TestHyperparameters:
 
 
 def dense_of_row(row: Row) -> Tensor:
-    return dense_of(row.decomposer.decompose(structured()))
+    return dense_of(row.decompose(structured()))
 
 
 def with_value(value: float) -> Tensor:
@@ -418,14 +443,14 @@ BAD_WEIGHTS = {
 @pytest.mark.parametrize(("weight", "text"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS.keys())
 def test_what_is_no_finite_matrix_is_refused(row, weight, text):
     with pytest.raises(ValueError, match=text):
-        row.decomposer.decompose(weight)
+        row.decompose(weight)
 
 
 @every_row
 def test_a_zero_weight_comes_back_or_is_refused_with_a_reason(row):
     """Dead layers exist; no method may make NaN of them."""
     try:
-        form = row.decomposer.decompose(torch.zeros(OUT, INNER))
+        form = row.decompose(torch.zeros(OUT, INNER))
     except ValueError as error:
         assert "residual" in str(error)
     else:
@@ -437,7 +462,7 @@ def test_a_zero_weight_comes_back_or_is_refused_with_a_reason(row):
 def test_weights_near_the_ends_of_their_dtype_are_no_trouble(row, scale):
     weight = structured(torch.float32) * scale
     try:
-        dense = dense_of(row.decomposer.decompose(weight))
+        dense = dense_of(row.decompose(weight))
     except ValueError as error:
         assert "dtype='float16'. Use" in str(error)
     else:

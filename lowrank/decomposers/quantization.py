@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.rounding import Rounding, is_uneven
-from lowrank.factorizations import Factorization
+from lowrank.factorizations import Factorization, Quantized
 from lowrank.norms import Diagonal, Identity, Norm
 
 SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
@@ -69,8 +69,13 @@ class Quantization(Decomposer):
         return Rounding(self.bits, self.group_size, self.symmetric, self.scale, self.scale_dtype)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        weights = norm.entry_weights(weight)
-        result = self.rounding().nearest(weight, weights)
-        if self.scale == "range" and is_uneven(weights):
-            result.note = SAME_IN_EVERY_NORM
-        return result
+        return round_to_nearest(weight, norm, self.rounding())
+
+
+def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantized:
+    """Each weight rounded by itself, to levels that suit the diagonal of the norm."""
+    weights = norm.entry_weights(weight)
+    result = rounding.nearest(weight, weights)
+    if rounding.scale == "range" and is_uneven(weights):
+        result.note = SAME_IN_EVERY_NORM
+    return result

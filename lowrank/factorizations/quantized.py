@@ -8,7 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.factorization import (
+    Dense,
+    Factorization,
+    Leaf,
+    dtype_name,
+    with_plain_strides,
+)
 from lowrank.factorizations.packing import Layout, pack, unpack
 
 
@@ -57,7 +63,7 @@ class Quantized(Leaf):
         super().__init__(layout.shape)
         self.layout = layout
         self.register_buffer("codes", pack(codes.flatten(), layout.bits))
-        self.register_buffer("scale", scale.detach().contiguous())
+        self.register_buffer("scale", with_plain_strides(scale.detach()))
         self.register_buffer("zero", None if zero is None else pack(zero, layout.bits))
         # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
         marker = torch.empty(0, dtype=dtype, device=codes.device)

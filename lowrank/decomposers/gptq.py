@@ -1,0 +1,177 @@
+"""GPTQ: rounding column by column, the columns that follow making up for each error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_integer, check_one_of
+from lowrank.decomposers.curvature import inverse_factor
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.quantization import round_to_nearest
+from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
+from lowrank.decomposers.rounding import Rounding
+from lowrank.factorizations import Factorization
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class GPTQ(Decomposer):
+    """W ≈ (code − zero) · scale, the columns rounded in turn; later ones make up for each error.
+
+    After a column is rounded, those that are not yet rounded move to where the error in the full
+    norm is least. Row by row the result is no farther from W in the norm than round to nearest is,
+    weighted scales included: a row that compensation would make worse keeps its nearest levels, and
+    a note says how many do. Pays at 4 bits and fewer, with at least as many samples of calibration
+    as inputs; stored as `Quantization` stores, bit for bit as much.
+
+    In the identity and diagonal norms no column can make up for another, and it is `Quantization`.
+
+    The damping of the second moment belongs to the norm. A moment that is singular even so, such as
+    that of fewer samples than inputs without damping, is raised by the least power of ten of its
+    mean diagonal that makes it regular in float64, and a note says by how much. Inputs that are
+    always zero take no part: their weights are rounded to nearest.
+
+    Args:
+        bits, group_size, symmetric, scale, scale_dtype: as in `Quantization`; ``"mse"`` weighs by
+            the diagonal of the second moment.
+        order: of rounding. ``"natural"``: first to last. ``"activation"``: inputs of large mean
+            square first, as long as many can make up for their errors; better as a rule.
+        groups: where the levels of a group come from. ``"static"``: from the weight itself, all
+            before the first column is rounded. ``"dynamic"``: from the columns of the group as they
+            are when the first of them is due, with what earlier groups' errors have added. Groups
+            are always of consecutive inputs, so that no permutation is stored: by activation,
+            dynamic groups are taken whole, those first that hold the input of largest mean square,
+            and inputs are sorted within each. The same for one group a row, or for all.
+        sweeps: of coordinate descent afterwards, at least 0: column by column, each is rounded anew
+            to the nearest of where the others as they now are want it. The error falls in each and
+            the stored bytes stay; one takes as long as the rest, and few are worth while.
+
+    Raises:
+        ValueError: as `Quantization`.
+
+    Source: Frantar, Ashkboos, Hoefler & Alistarh, ICLR 2023 (algorithm 1); act-order and static
+    groups: their code; sweeps: Behdin et al., QuantEase, 2023.
+    """
+
+    bits: int
+    group_size: int | str = "channel"
+    symmetric: bool = True
+    scale: Literal["range", "mse"] = "mse"
+    scale_dtype: str = "float16"
+    order: Literal["natural", "activation"] = "activation"
+    groups: Literal["static", "dynamic"] = "static"
+    sweeps: int = 0
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
+
+    def __post_init__(self) -> None:
+        self.rounding()
+        check_one_of("order", self.order, ("natural", "activation"))
+        check_one_of("groups", self.groups, ("static", "dynamic"))
+        check_integer("sweeps", self.sweeps, least=0)
+
+    def rounding(self) -> Rounding:
+        """Where the levels lie."""
+        return Rounding(self.bits, self.group_size, self.symmetric, self.scale, self.scale_dtype)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        moment, rounding = norm.second_moment(weight), self.rounding()
+        if bool((moment == torch.diag(moment.diagonal())).all()):
+            return round_to_nearest(weight, norm, rounding)
+        layout = rounding.layout(weight)
+        grid = rounding.grid(weight, norm.entry_weights(weight))
+        nearest = RoundedColumns.nearest(weight, grid, layout)
+        alive = without_dead(moment)
+        order = self._order(moment.diagonal(), nearest)
+        factor, share = inverse_factor(alive[order][:, order])
+        elimination = Elimination(order, factor, moment.diagonal()[order])
+        result = self._compensate(weight, nearest, elimination)
+        result, kept = result.better_rows(nearest, weight, moment)
+        for _ in range(self.sweeps):
+            result.descend(weight, alive, order)
+        quantized = rounding.quantized(result.codes.T, result.grid(layout), weight.dtype)
+        quantized.note = "; ".join(filter(None, (raised(share), kept_nearest(kept))))
+        return quantized
+
+    def _order(self, strength: Tensor, columns: RoundedColumns) -> Tensor:
+        """The columns in the order in which they are rounded, (in,)."""
+        if self.order == "natural":
+            return torch.arange(len(strength), device=strength.device)
+        order = strength.argsort(descending=True, stable=True)
+        if not self._is_dynamic(columns):
+            return order
+        groups = F.pad(strength, (0, -len(strength) % columns.width)).view(-1, columns.width)
+        rank = groups.amax(dim=1).argsort(descending=True, stable=True).argsort()
+        return order[rank[order // columns.width].argsort(stable=True)]
+
+    def _is_dynamic(self, columns: RoundedColumns) -> bool:
+        return self.groups == "dynamic" and len(columns.scale) > 1
+
+    def _compensate(
+        self, weight: Tensor, nearest: RoundedColumns, elimination: Elimination
+    ) -> RoundedColumns:
+        """The weight rounded column by column."""
+        result, is_dynamic = nearest.copy(), self._is_dynamic(nearest)
+        order, factor = elimination.order, elimination.factor
+        rest = weight.double().T[order].contiguous()
+        largest = nearest.scale.abs().max()
+        for first, last in elimination.runs(result.width if is_dynamic else len(order)):
+            if is_dynamic:
+                counts = elimination.strength[first:last].expand(len(weight), -1)
+                levels = self.rounding().fit(rest[first:last].T.contiguous(), counts, largest)
+                group = int(order[first]) // result.width
+                result.scale[group], result.zero[group] = levels.scale, levels.zero
+            # A block never goes on into the next group, whose columns must be up to date.
+            for begin in range(first, last, BLOCK):
+                end = min(begin + BLOCK, last)
+                within = factor[begin:end, begin:end]
+                errors = result.eliminate(rest[begin:end], order[begin:end], within)
+                rest[end:] -= factor[begin:end, end:].T @ errors
+        return result
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """What rounding column by column needs to know of the second moment.
+
+    Attributes:
+        order: of the columns, (in,).
+        factor: U of `inverse_factor` of the moment in this order, (in, in).
+        strength: its diagonal in this order, (in,).
+    """
+
+    order: Tensor
+    factor: Tensor
+    strength: Tensor
+
+    def runs(self, width: int) -> list[tuple[int, int]]:
+        """Where columns of one group of that width follow each other: first and after the last."""
+        lengths = torch.unique_consecutive(self.order // width, return_counts=True)[1].tolist()
+        ends = list(accumulate(lengths))
+        return list(zip([0, *ends], ends, strict=False))
+
+
+def without_dead(moment: Tensor) -> Tensor:
+    """The moment with its mean on the diagonal where that is zero.
+
+    An input that is always zero goes together with no other, so that nothing else changes.
+    """
+    strength = moment.diagonal()
+    dead = strength == 0
+    return moment + torch.diag(dead * strength.mean()) if bool(dead.any()) else moment
+
+
+def raised(share: float) -> str:
+    """What a report should say of damping that the norm does not have."""
+    return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
+
+
+def kept_nearest(rows: int) -> str:
+    """What a report should say of rows that compensation would have made worse."""
+    return f"{rows} rows rounded to nearest, which is nearer in the norm" * (rows > 0)
