@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank.results import VOLATILE
+from lowrank.columns import MEASURES
+from lowrank.results import MEASURED_PARTS, VOLATILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 # What the points of one curve figure or table must have in common.
 COMPARISON = ("task", "model", "recovery")
 # What the repetitions of one measurement have in common.
-POINT = ("method", "family", "level", "point")
+POINT = ("method", "family", "norm", "level", "point")
+# The norms from left to right of the table of methods, each nearer to what the model computes.
+NORMS = ("identity", "diagonal", "full")
 # Parts of the config in which all records of one method must agree, whatever their level.
-ALIKE = ("task.", "where.", "recovery.")
+ALIKE = ("task.", "where.", "recovery.", "norm.")
 # Parts whose fields are alternatives: where one is given, the level is of another kind.
 ALTERNATIVES = ("decomposer.", "allocation.")
 NULL = "null"
@@ -33,9 +36,9 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         columns: the measures to average.
 
     Returns:
-        A row per point: method, family, level, point, ``seeds`` (how many), each of `columns` as
-        its mean and, with ``_std``, as its sample standard deviation (NaN for one seed). Ordered by
-        family, method and compression ratio.
+        A row per point: method, family, norm, level, point, ``seeds`` (how many), each of `columns`
+        as its mean and, with ``_std``, as its sample standard deviation (NaN for one seed). Ordered
+        by family, method and compression ratio.
 
     Raises:
         ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, holds a
@@ -67,13 +70,16 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     """Mean and sample standard deviation over seeds of a measure of the dense model.
 
     Every record of a seed carries its dense model, so each seed counts once. The deviation is NaN
-    for one seed.
+    for one seed, and for what the dense model has by definition, as no divergence from itself.
 
     Raises:
         ValueError: as `summarise`.
     """
     one_comparison(frame)
     if f"dense_{column}" not in frame:
+        known = MEASURES.get(column)
+        if known is not None and known.dense is not None:
+            return known.dense, float("nan")
         raise ValueError(f"the records hold no {column} of the dense model")
     values: Any = frame.astype({f"dense_{column}": float})
     seeds = values.groupby("seed")[f"dense_{column}"].mean()
@@ -82,6 +88,9 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
 
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
     """Which points no other one beats: more `x` is better, and more (or less) `y`.
+
+    Where less of what is on the x axis is better, as of bits per weight, give it with its sign
+    changed.
 
     A point is beaten by one that is as good in both and better in one. NaN is never on the front.
 
@@ -112,6 +121,29 @@ def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         words = [task, model] + ([] if recovery == "none" else [recovery])
         parts.append(("-".join(map(str, words)), part))
     return parts
+
+
+def norms_in_order(labels: Iterable[str]) -> list[str]:
+    """The norms of `NORMS` that are among `labels`, in that order, and then the others by name."""
+    found = set(labels)
+    return [name for name in NORMS if name in found] + sorted(found - set(NORMS))
+
+
+def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the families that were compressed in more than one norm.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    counts: Any = frame.groupby("family", dropna=False)["norm"].transform("nunique")
+    rows: Any = frame[counts > 1]
+    if rows.empty:
+        found = ", ".join(norms_in_order(frame["norm"]))
+        raise ValueError(
+            f"no family was compressed in more than one norm (found: {found}), so there is nothing "
+            "to set side by side; sweep its methods in two norms or more"
+        )
+    return rows
 
 
 def one_comparison(frame: pd.DataFrame) -> None:
@@ -153,7 +185,7 @@ def one_meaning(frame: pd.DataFrame) -> None:
 def _is_setting(column: str) -> bool:
     """Whether a column of the records is a field of the config that tells points apart."""
     part, dot, name = column.partition(".")
-    outside = {"environment", "timings"} | VOLATILE
+    outside = {*MEASURED_PARTS} | VOLATILE
     volatile = part in outside or (part == "config" and name in VOLATILE)
     return bool(dot) and not volatile and column.rpartition(".")[2] not in ("seed", "level")
 

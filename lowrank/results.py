@@ -37,6 +37,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 
 LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
+MEASURED_PARTS = ("environment", "timings", "calibration")
 
 
 def key(config: Mapping[str, Any]) -> str:
@@ -122,13 +123,15 @@ def check_writable(folder: str | Path) -> None:
 def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     """The records below `folder`, one row each, in the order of their paths.
 
-    Columns: the labels of the record; `point`, alike for the repetitions of one measurement with
-    other seeds; the measures of the compressed model under their own names and those of the dense
-    model after ``dense_`` (``dense_before_recovery_``); the ratios; per measured batch size n
+    Columns: the labels of the record, `norm` among them; `point`, alike for the repetitions of one
+    measurement with other seeds; the measures of the compressed model under their own names and
+    those of the dense model after ``dense_`` (``dense_before_recovery_``); the ratios, and
+    ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n
     ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
     ``_low``, ``_high``) and ``latency_b{n}_threads``, ``_device``, ``_dtype``;
-    ``compressed_layers`` and ``skipped_layers`` (counts); ``environment.*``, ``timings.*``, and
-    the config by dotted names, such as ``decomposer.rank``. A value that a record lacks is NaN.
+    ``compressed_layers`` and ``skipped_layers`` (counts); ``environment.*``, ``timings.*``,
+    ``calibration.*``, and the config by dotted names, such as ``decomposer.rank``. A value that a
+    record lacks is NaN; the norm of one that is older than the norms is "identity".
 
     Args:
         folder: where to look.
@@ -147,7 +150,7 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     Columns: the labels and `point` of the record and its ``compression_ratio`` (whole model);
     ``position``, the layer's place in the report from 0; then the layer's own report, with its
-    shape as ``out`` and ``in`` and the names it is tied to joined by commas.
+    shape as ``out`` and ``in`` and the names it is tied to joined by commas; `norm` is its own.
 
     Raises:
         ValueError: as `load`.
@@ -156,7 +159,7 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     rows = []
     for _, record in _records(folder, pattern):
-        labels = {name: record[name] for name in LABELS} | {"point": point(record["config"])}
+        labels = _labels(record)
         labels["compression_ratio"] = record["ratios"]["compression_ratio"]
         for position, layer in enumerate(record["layers"]):
             out, into = layer["shape"]
@@ -188,18 +191,26 @@ def _broken(path: Path, error: ValueError) -> ValueError:
     )
 
 
+def _labels(record: Mapping[str, Any]) -> dict[str, Any]:
+    # A record without a norm is older than all others but this one.
+    derived = {"norm": record.get("norm", "identity"), "point": point(record["config"])}
+    return {name: record[name] for name in LABELS} | derived
+
+
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: record[name] for name in LABELS}
-    row |= {"point": point(record["config"]), "path": str(path)}
+    row = _labels(record) | {"path": str(path)}
     row |= record["compressed"] | record["ratios"]
+    if "layers_bits_per_weight" in row:
+        bits, times = row["layers_bits_per_weight"], row["layers_compression_ratio"]
+        row["dense_layers_bits_per_weight"] = bits * times
     for name in ("dense", "dense_before_recovery"):
         row |= {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()}
     for latency in record["latency"]:
         row |= _latency(latency)
     row["compressed_layers"] = len(record["layers"])
     row["skipped_layers"] = len(record["skipped"])
-    for name in ("environment", "timings"):
-        row |= _flat(record[name], f"{name}.")
+    for name in MEASURED_PARTS:
+        row |= _flat(record.get(name) or {}, f"{name}.")
     for name, value in record["config"].items():
         nested = isinstance(value, Mapping)
         row |= _flat(value, f"{name}.") if nested else _flat({name: value}, "config.")

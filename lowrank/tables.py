@@ -7,29 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.curves import dense_baseline, summarise
-from lowrank.plots.style import Measure, measure
+from lowrank.columns import NONE, Measure, measure
+from lowrank.curves import dense_baseline, norms_in_order, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RATIOS = (1.5, 2, 4, 8, 16, 32)
+# Sizes that a table can have columns for, by how they read: from weak to strong, and how a column
+# is called in CSV and for people.
+STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
+UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
-# Of the long table: column of the records → heading.
-LONG = {
-    "compression_ratio": "compression ratio",
-    "param_ratio": "param ratio",
-    "theoretical_speedup": "theoretical speedup",
-    "speedup_b1": "speedup, batch 1",
-    "trainable_params": "trainable params",
-    "trainable_bytes": "trainable bytes",
-    "top1": "top-1 (%)",
-    "macro_f1": "macro F1 (%)",
-    "flipped": "flipped (%)",
-    "kl": "KL (nats)",
-}
-
-NONE = "–"
+# The columns of the long table, of those that were measured.
+LONG = (
+    *("compression_ratio", "param_ratio", "theoretical_speedup", "speedup_b1"),
+    *("trainable_params", "trainable_bytes"),
+    *("perplexity", "word_perplexity", "bits_per_byte", "top1", "macro_f1"),
+    *("cosine", "flipped", "kl"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,14 @@ class Table:
         cells: the same as text, mean ± standard deviation; a dash where there is no value.
         best: of the shape of `cells`, true for those to set in bold.
         caption: what is shown, of which scope and over how many seeds.
+        labels: how many columns of `cells`, from the left, are names and not numbers.
     """
 
     values: pd.DataFrame
     cells: pd.DataFrame
     best: pd.DataFrame
     caption: str
+    labels: int = 1
 
     def to_csv(self) -> str:
         """Comma-separated, all digits, an empty field for no value."""
@@ -63,14 +60,13 @@ class Table:
         bold = self.best.map(lambda best: "textbf:--rwrap;" if best else "")
         cells = self.cells.map(_latex).rename(columns=_latex)
         bold.columns = cells.columns
-        text = "ll" if "level" in self.cells else "l"
         return (
             cells.style.hide(axis="index")
             .apply(lambda _: bold, axis=None)
             .to_latex(
                 hrules=True,
                 caption=_latex(self.caption),
-                column_format=text + "r" * (cells.shape[1] - len(text)),
+                column_format="l" * self.labels + "r" * (cells.shape[1] - self.labels),
                 position_float="centering",
             )
         )
@@ -89,118 +85,147 @@ class Table:
 
 
 def summary_table(
-    frame: pd.DataFrame, metric: str = "top1", ratios: Sequence[float] = RATIOS
+    frame: pd.DataFrame,
+    metric: str = "top1",
+    size: str = "compression_ratio",
+    steps: Sequence[float] | None = None,
 ) -> Table:
-    """The best of each method at each compression ratio or more: one row per method.
+    """The best of each method at each size or smaller: one row per method.
 
-    An entry is a measured point: of the method's levels whose mean compression ratio (whole model)
-    is at least that of the column, the one with the best mean of `metric`. Nothing is interpolated;
-    a dash says that the method was not measured at such a ratio. The best of a column is bold.
+    An entry is a measured point: of the method's levels whose mean `size` is at least that of the
+    column (at most, where less is better, as of bits per weight), the one with the best mean of
+    `metric`. Nothing is interpolated; a dash says that the method was not measured at such a size.
+    The best of a column is bold.
 
     Args:
         frame: rows of `lowrank.results.load`, of one task, model and recovery.
         metric: a measure of quality that the dense model has too.
-        ratios: of the columns; those above the first that no method reaches are left out.
+        size: a ratio, such as ``compression_ratio``, or ``layers_bits_per_weight``.
+        steps: of the columns, from weak to strong; those after the first that no method reaches
+            are left out.
 
     Raises:
-        ValueError: as `lowrank.curves.summarise`.
+        ValueError: as `lowrank.curves.summarise`, or `size` is neither.
     """
     import pandas as pd
 
-    points, dense = summarise(frame, [metric]), dense_baseline(frame, metric)
-    shown = measure(frame, metric)
-    # The first stays, so that there is a column even where nothing was made smaller.
-    most = float(points["compression_ratio"].to_numpy().max())
-    ratios = [ratio for ratio in ratios if ratio == ratios[0] or ratio <= most]
+    points, dense = summarise(frame, [metric, size]), dense_baseline(frame, metric)
+    shown, small = measure(frame, metric), measure(frame, size)
+    steps = _reached(points[size], size, small, steps)
+    in_csv, unit = UNITS[small.scale]
     values, cells = [], []
     groups: Any = points.groupby(["family", "method"], dropna=False)
     for (family, method), levels in groups:
         value, cell = {"family": family, "method": method}, {"method": method}
-        for ratio in ratios:
-            mean, spread = _best(levels[levels["compression_ratio"] >= ratio], metric, shown)
-            value |= {f"{ratio:g}x": mean, f"{ratio:g}x_std": spread}
-            cell[f"{ratio:g}×"] = _cell(mean, spread, shown)
+        for step in steps:
+            reaching = levels[small.sign * levels[size] >= small.sign * step]
+            mean, spread = _best(reaching, metric, shown)
+            value |= {f"{step:g}{in_csv}": mean, f"{step:g}{in_csv}_std": spread}
+            cell[f"{step:g}{unit}"] = shown.text(mean, spread)
         values.append(value)
         cells.append(cell)
     values, cells = pd.DataFrame(values), pd.DataFrame(cells)
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    for ratio in ratios:
-        column = values[f"{ratio:g}x"]
-        best[f"{ratio:g}×"] = column == (column.max() if shown.higher_is_better else column.min())
-    title = " ".join(shown.title.split())
+    for step in steps:
+        column = shown.sign * values[f"{step:g}{in_csv}"]
+        best[f"{step:g}{unit}"] = column == column.max()
     caption = (
-        f"{_subject(frame)}: {title}{' in %' if shown.percent else ''}. Each entry is the best "
-        "measured level of the method whose compression ratio (whole model, dense bytes / "
-        f"compressed bytes) is at least that of the column; {NONE} where none is. "
-        f"{_seeds(points)} Dense model: {_cell(*dense, shown)}."
+        f"{subject(frame)}: {in_unit(shown)}. Each entry is the best measured level of the method "
+        f"whose {small.words} is at {'least' if small.higher_is_better else 'most'} that of the "
+        f"column; {NONE} where none is. {over_seeds(points)} Dense model: {shown.text(*dense)}."
     )
     return Table(values, cells, best, caption)
 
 
-def long_table(frame: pd.DataFrame) -> Table:
-    """Every method at every level: ratios, speedups and quality, of those that were measured.
+def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
+    """Every method at every level: sizes, speedups and quality, of those that were measured.
+
+    Args:
+        frame: rows of `lowrank.results.load`, of one task, model and recovery.
+        size: what comes first; see `summary_table`.
 
     Raises:
         ValueError: as `lowrank.curves.summarise`.
     """
     import pandas as pd
 
-    columns = [name for name in LONG if name in frame and not all(frame[name].isna())]
+    names = dict.fromkeys((size, *LONG))
+    columns = [name for name in names if name in frame and not all(frame[name].isna())]
     if set(frame["recovery"]) == {"none"}:  # Nothing was trained.
         columns = [name for name in columns if not name.startswith("trainable")]
     points: Any = summarise(frame, columns)
+    measures = {column: measure(frame, column) for column in columns}
+    # In one norm only, its name says nothing.
+    norms = ["norm"] if len(norms_in_order(points["norm"])) > 1 else []
     cells = pd.DataFrame(
         {
             "method": points["method"],
+            **{name: points[name] for name in norms},
             "level": [f"{level:g}" for level in points["level"]],
             **{
-                LONG[column]: [
-                    _cell(mean, spread, measure(frame, column))
+                shown.heading: [
+                    shown.text(mean, spread)
                     for mean, spread in zip(points[column], points[f"{column}_std"], strict=True)
                 ]
-                for column in columns
+                for column, shown in measures.items()
             },
             "seeds": points["seeds"].astype(str),
         }
     )
     spreads = [name for column in columns for name in (column, f"{column}_std")]
-    values = points[["family", "method", "level", *spreads, "seeds"]]
+    values = points[["family", "method", *norms, "level", *spreads, "seeds"]]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     caption = (
-        f"{_subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
+        f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
         "model; flipped: predictions that differ from the dense model's; KL: of the compressed "
-        f"model's outputs from the dense model's, per example. {_seeds(points)}"
+        f"model's outputs from the dense model's, per example. {over_seeds(points)}"
     )
+    if size not in LONG:
+        caption += f" First: {measures[size].words}."
     if "speedup_b1" in columns:
-        where = " ".join(measure(frame, "speedup_b1").title.split())
-        caption += f" Speedup: {where}."
-    return Table(values, cells, best, caption)
+        caption += f" Speedup: {measures['speedup_b1'].words}."
+    return Table(values, cells, best, caption, labels=2 + len(norms))
+
+
+def _reached(
+    sizes: Any, size: str, small: Measure, steps: Sequence[float] | None
+) -> list[float]:
+    """The columns of a table of `sizes`: of `steps` the first and those that one of them reaches.
+
+    The first stays, so that there is a column even where nothing was made smaller.
+    """
+    if small.scale not in STEPS:
+        raise ValueError(
+            f"size={size!r} has no columns to make a table of: give a ratio, such as "
+            "compression_ratio, or layers_bits_per_weight"
+        )
+    steps = STEPS[small.scale] if steps is None else steps
+    most = float((small.sign * sizes).to_numpy().max())
+    return [step for step in steps if step == steps[0] or small.sign * step <= most]
 
 
 def _best(levels: Any, metric: str, shown: Measure) -> tuple[float, float]:
-    quality = levels[metric].dropna()
+    quality = (shown.sign * levels[metric]).dropna()
     if quality.empty:
         return float("nan"), float("nan")
-    row = levels.loc[quality.idxmax() if shown.higher_is_better else quality.idxmin()]
+    row = levels.loc[quality.idxmax()]
     return float(row[metric]), float(row[f"{metric}_std"])
 
 
-def _cell(mean: float, spread: float, shown: Measure) -> str:
-    if mean != mean:
-        return NONE
-    scale, digits = (100, 2) if shown.percent else (1, 2 if shown.ratio else 3)
-    digits = 0 if shown.whole else digits
-    text = f"{scale * mean:.{digits}f}"
-    return text if spread != spread else f"{text} ± {scale * spread:.{digits}f}"
-
-
-def _subject(frame: Any) -> str:
+def subject(frame: Any) -> str:
+    """The task, model and recovery of a comparison, for a caption."""
     first = frame.iloc[0]
     recovery = "without recovery" if first["recovery"] == "none" else f"after {first['recovery']}"
     return f"{first['task']}, {first['model']}, {recovery}"
 
 
-def _seeds(points: Any) -> str:
+def in_unit(shown: Measure) -> str:
+    """What a table shows, for a caption."""
+    return f"{shown.words}{' in %' if shown.scale == 'percent' else ''}"
+
+
+def over_seeds(points: Any) -> str:
+    """What the entries are means of, for a caption."""
     fewest, most = points["seeds"].min(), points["seeds"].max()
     if most == 1:
         return "One seed, so no spread."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ METHODS: dict[str, tuple[str, tuple[float, ...], float]] = {
     "prune_then_quantize": ("hybrid", (2, 4, 8, 16, 32), 0.006),
     "lora": ("adapted", (1, 2, 4, 8, 16), -0.002),
 }
+# Of a language model: method → (family, norm, bits per weight by level, perplexity by level).
+CELLS: dict[str, tuple[str, str, dict[float, float], tuple[float, ...]]] = {
+    "svd": ("low rank", "identity", {1.25: 12.66, 1.67: 9.28, 2.5: 6.2}, (201.0, 2400.0, 21000.0)),
+    "asvd": ("low rank", "diagonal", {1.25: 12.66, 1.67: 9.28, 2.5: 6.2}, (154.0, 460.0, 3100.0)),
+    "fwsvd": ("low rank", "fisher", {1.25: 12.66, 1.67: 9.28, 2.5: 6.2}, (170.0, 700.0, 2500.0)),
+    "svd_llm": ("low rank", "full", {1.25: 12.66, 1.67: 9.28, 2.5: 6.2}, (32.7, 78.2, 250.0)),
+    "magnitude": ("sparse", "identity", {0.3: 12.2, 0.5: 9.0, 0.7: 5.8}, (7.1, 44.8, 372.0)),
+    "wanda": ("sparse", "diagonal", {0.3: 12.2, 0.5: 9.0, 0.7: 5.8}, (5.6, 21.9, 190.0)),
+    "sparsegpt": ("sparse", "full", {0.3: 12.2, 0.5: 9.0, 0.7: 5.8}, (5.8, 20.6, 116.0)),
+    "rtn": ("quantized", "identity", {4: 4.32, 3: 3.31, 2: 2.31}, (5.241, 11.504, 900.0)),
+    "hqq": ("quantized", "identity", {4: 4.5, 3: 3.5, 2: 2.5}, (5.293, 9.22, 1200.0)),
+    "awq": ("quantized", "diagonal", {4: 4.33, 3: 3.32, 2: 2.32}, (5.17, 8.9, 310.0)),
+    "gptq": ("quantized", "full", {4: 4.32, 3: 3.31, 2: 2.58}, (5.085, 7.869, 120.0)),
+}
+# The nine of them that the two axes of the design make.
+NINE = tuple(name for name in CELLS if name not in ("fwsvd", "hqq"))
+DENSE_PERPLEXITY = 4.756
 LAYERS = (("0", 300, 784), ("2", 100, 300), ("4", 10, 100))
 
 
@@ -70,6 +88,41 @@ def record(method: str = "svd", step: int = 1, seed: int = 0, **config: Any) -> 
     }
 
 
+def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
+    """The record of a language model in a cell of the table of methods, at its level `step`."""
+    family, norm, sizes, perplexities = CELLS[method]
+    level, bits = list(sizes.items())[step]
+    made_up = record("svd", 1, seed, decomposer={"_target_": method, "level": level})
+    data = {"_target_": "lowrank.calibration.Norms", "moment": norm, "mode": "one-shot"}
+    made_up["config"] |= {"norm": data}
+    perplexity = perplexities[step] * (1 + 0.02 * seed)
+    layers = [
+        layer | {"norm": norm, "norm_error": layer["relative_error"] / 2, "bits_per_weight": bits}
+        for layer in made_up["layers"]
+    ]
+    small = {"layers_compression_ratio": 32 / bits, "layers_bits_per_weight": bits}
+    ratio = 1 / (0.2 + 0.8 * bits / 32)
+    small |= {"compression_ratio": ratio, "body_compression_ratio": ratio * 1.05}
+    dense = _text_quality(DENSE_PERPLEXITY) | _size(1.0)
+    return made_up | {
+        "key": results.key(made_up["config"]),
+        **{"task": "stories", "model": "llama", "method": method, "family": family},
+        **{"norm": norm, "level": float(level), "layers": layers, "dense": dense},
+        "compressed": _text_quality(perplexity) | _size(ratio) | {"kl": 0.1 * perplexity},
+        "ratios": made_up["ratios"] | small,
+        "calibration": None if norm == "identity" else {"samples": 64, "seconds": 1.5},
+    }
+
+
+def write_texts(folder: Path, seeds: int = 1, methods: tuple[str, ...] = tuple(CELLS)) -> Path:
+    """Save the records of `CELLS` at their three levels for each seed to `folder`."""
+    for method in methods:
+        for step in range(3):
+            for seed in range(seeds):
+                results.save(text_record(method, step, seed), folder)
+    return folder
+
+
 def records(seeds: int = 3, methods: tuple[str, ...] = tuple(METHODS)) -> Iterator[dict[str, Any]]:
     """Every method at its five levels for each seed."""
     for method in methods:
@@ -104,6 +157,15 @@ def _quality(top1: float) -> dict[str, float]:
         "macro_recall": top1 - 0.003,
         "macro_f1": top1 - 0.005,
         "loss": 2.3 * (1 - top1),
+    }
+
+
+def _text_quality(perplexity: float) -> dict[str, float]:
+    return {
+        "perplexity": perplexity,
+        "word_perplexity": perplexity**1.4,
+        "loss": math.log(perplexity),
+        "bits_per_byte": math.log2(perplexity) / 2.8,
     }
 
 

@@ -49,7 +49,7 @@ def test_ratios_that_nothing_reaches_have_no_column(frame):
 
 
 def test_a_loss_is_best_when_least(frame):
-    table = summary_table(frame, "loss", ratios=(8,))
+    table = summary_table(frame, "loss", steps=(8,))
     made_up = [records.record("prune_then_quantize", 2, seed) for seed in range(3)]
     least = statistics.mean(record["compressed"]["loss"] for record in made_up)
     assert float(rows(table.to_csv())["prune_then_quantize"]["8x"]) == pytest.approx(least)
@@ -57,7 +57,7 @@ def test_a_loss_is_best_when_least(frame):
 
 
 def test_markdown_has_percent_spread_dash_and_the_best_in_bold(frame):
-    text = summary_table(frame, ratios=(2, 4, 8, 16, 32)).to_markdown()
+    text = summary_table(frame, steps=(2, 4, 8, 16, 32)).to_markdown()
     mean, spread = statistics.mean(tops("svd", 2)), statistics.stdev(tops("svd", 2))
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
     cells = [cell.strip() for cell in lines["svd"].split("|")[2:-1]]
@@ -81,7 +81,7 @@ def test_the_caption_says_what_how_and_how_often(frame):
 
 
 def test_latex_is_a_booktabs_table_with_nothing_left_unescaped(frame):
-    text = summary_table(frame, ratios=(2, 4, 8, 16, 32)).to_latex()
+    text = summary_table(frame, steps=(2, 4, 8, 16, 32)).to_latex()
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
     assert r"magnitude\_global & 95.60 $\pm$ 0.87" in text
     assert r"\textbf{97.05 $\pm$ 0.40}" in text

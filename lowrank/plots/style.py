@@ -1,16 +1,19 @@
-"""How figures look: sizes for print, colours that everybody can tell apart, names of axes."""
+"""How figures look: sizes for print, colours that everybody can tell apart, ticks of axes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrank.columns import Scale
+
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
 # Widths of a column and of a page of a two-column paper, in inches.
@@ -48,6 +51,20 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 DENSE = "0.35"
 
 RATIO_TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+BITS_TICKS = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+# Of families: far enough apart in lightness for grey print too.
+SHADES = ("#1B3A6B", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#000000")
+# Of norms: from dots to a full line, the more is known of the inputs.
+NORM_LOOKS: Mapping[str, tuple[str, Any]] = {
+    "identity": ("o", (0, (1, 1.2))),
+    "diagonal": ("s", (0, (5, 1.5))),
+    "full": ("^", "-"),
+    "fisher": ("D", (0, (5, 1, 1, 1))),
+}
+OTHER_NORM = "v", (0, (3, 1, 1, 1, 1, 1))
+# Of further methods of one family and norm.
+FURTHER = ("P", "X", "*", "h", "<", ">")
 
 
 @dataclass(frozen=True)
@@ -57,77 +74,6 @@ class Style:
     colour: str
     marker: str
     line: Any
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What an axis shows: its title with unit and scope, and how its numbers read."""
-
-    title: str
-    ratio: bool = False  # log2, ticks 1×, 2×, 4×, …
-    percent: bool = False
-    whole: bool = False  # a count
-    higher_is_better: bool = True
-
-
-MEASURES = {
-    "compression_ratio": Measure(
-        "compression ratio\n(whole model, dense bytes / compressed bytes)", ratio=True
-    ),
-    "layers_compression_ratio": Measure(
-        "compression ratio\n(compressed layers, dense bytes / compressed bytes)", ratio=True
-    ),
-    "param_ratio": Measure(
-        "parameter ratio\n(whole model, dense params / compressed params)", ratio=True
-    ),
-    "layers_param_ratio": Measure(
-        "parameter ratio\n(compressed layers, dense params / compressed params)", ratio=True
-    ),
-    "theoretical_speedup": Measure(
-        "theoretical speedup\n(one example, dense MACs / compressed MACs)", ratio=True
-    ),
-    "trainable_ratio": Measure(
-        "ratio of trainable parameters\n(whole model, dense / compressed)", ratio=True
-    ),
-    "trainable_params": Measure("trainable parameters", whole=True),
-    "trainable_bytes": Measure("bytes of trainable parameters", whole=True),
-    "top1": Measure("top-1 accuracy (test split)", percent=True),
-    "top5": Measure("top-5 accuracy (test split)", percent=True),
-    "macro_recall": Measure("macro recall (test split)", percent=True),
-    "macro_f1": Measure("macro F1 (test split)", percent=True),
-    "loss": Measure("loss (test split, mean per example)", higher_is_better=False),
-    "flipped": Measure(
-        "share of predictions that differ\nfrom the dense model's (test split)",
-        percent=True,
-        higher_is_better=False,
-    ),
-    "kl": Measure("KL(dense ‖ compressed)\n(test split, nats per example)", higher_is_better=False),
-}
-
-
-def measure(frame: pd.DataFrame, column: str) -> Measure:
-    """What a column shows. A measured speedup says on what it was measured.
-
-    Raises:
-        ValueError: the frame has no such column.
-    """
-    if column not in frame:
-        raise ValueError(f"the records hold no column {column!r} to draw")
-    if column in MEASURES:
-        return MEASURES[column]
-    batch = column.removeprefix("speedup_b")
-    if batch.isdigit():
-        conditions = [
-            "/".join(str(value) for value in frame[f"latency_b{batch}_{name}"].dropna().unique())
-            for name in ("device", "threads", "dtype")
-        ]
-        device, threads, dtype = conditions
-        return Measure(
-            f"measured speedup (dense latency / compressed latency)\nbatch {batch}, {device}, "
-            f"{threads} thread{'' if threads == '1' else 's'}, {dtype}",
-            ratio=True,
-        )
-    return Measure(column)
 
 
 def method_styles(frame: pd.DataFrame) -> dict[str, Style]:
@@ -148,12 +94,55 @@ def family_styles(frame: pd.DataFrame) -> dict[str, Style]:
     return styles
 
 
+def norm_styles(frame: pd.DataFrame) -> dict[str, Style]:
+    """A style for each method: its colour from its family, marker and dashes from its norm.
+
+    Of several methods of one family and norm, those after the first by name have other markers.
+    """
+    families = sorted(frame["family"].unique())
+    styles = {}
+    groups: Any = frame.groupby(["family", "norm"], dropna=False)
+    for (family, norm), members in groups:
+        marker, line = NORM_LOOKS.get(norm, OTHER_NORM)
+        for index, name in enumerate(sorted(members["method"].unique())):
+            own = marker if index == 0 else FURTHER[(index - 1) % len(FURTHER)]
+            styles[name] = Style(SHADES[families.index(family) % len(SHADES)], own, line)
+    return styles
+
+
 def _style(index: int) -> Style:
     return Style(
         COLOURS[index % len(COLOURS)],
         MARKERS[index % len(MARKERS)],
         LINES[(index // len(COLOURS) + index) % len(LINES)],
     )
+
+
+def legend_above(
+    axes: Axes, title: str, handles: Sequence[Artist], left: float = -0.03, columns: int = 1
+) -> None:
+    """A legend under a bold title above the axes, where no curve can run under it.
+
+    Args:
+        left: where it begins, as a share of the width of the axes; several can stand in a row.
+        columns: of its entries.
+    """
+    before = axes.get_legend()
+    legend = axes.legend(
+        handles=handles,
+        title=title,
+        title_fontproperties={"weight": "bold", "size": RC["axes.titlesize"]},
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(left, 0.99),
+        ncols=columns,
+        columnspacing=1.0,
+        labelspacing=0.25,
+    )
+    legend.set_in_layout(True)
+    if before is not None:
+        axes.add_artist(before)
+        before.set_clip_on(False)  # What is clipped gets no room in the layout.
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
@@ -174,24 +163,64 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     return written
 
 
-def set_ratio_axis(axis: Axis, values: Sequence[float]) -> None:
+def set_axis(axis: XAxis | YAxis, scale: Scale, values: Sequence[float]) -> None:
+    """Ticks for numbers that read as `scale` says, and the limits where it is logarithmic.
+
+    Args:
+        values: of a ratio or of bits what is shown; of a logarithmic scale the limits.
+    """
+    setters = {
+        "ratio": _set_ratio_axis,
+        "bits": _set_bits_axis,
+        "percent": _set_percent_axis,
+        "log": _set_log_axis,
+    }
+    if scale in setters:
+        setters[scale](axis, values)
+
+
+def _set_ratio_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     """Log2 with ticks 1×, 2×, 4×, …, as many as `values` reach, and at least one doubling."""
+    _set_doublings(axis, values, {tick: f"{tick:g}×" for tick in RATIO_TICKS})
+
+
+def _set_bits_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+    """Log2 with ticks 2, 3, 4, 6, 8, …"""
+    _set_doublings(axis, values, {tick: f"{tick:g}" for tick in BITS_TICKS})
+
+
+def _set_doublings(
+    axis: XAxis | YAxis, values: Sequence[float], ticks: Mapping[float, str]
+) -> None:
     low, high = min(values), max(values)
-    axis.axes.set_xscale("log", base=2)
-    low, high = min(low, high / 2), max(high, low * 2)
-    axis.axes.set_xlim(low / 1.12, high * 1.12)
-    ticks = [tick for tick in RATIO_TICKS if low / 1.12 <= tick <= high * 1.12]
-    axis.set_ticks(ticks, [f"{tick:g}×" for tick in ticks])
-    axis.set_minor_locator(_no_ticks())
+    low, high = min(low, high / 2) / 1.12, max(high, low * 2) * 1.12
+    _set_log(axis, low, high, base=2)
+    shown = {tick: text for tick, text in ticks.items() if low <= tick <= high}
+    axis.set_ticks(list(shown), labels=list(shown.values()))
 
 
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
-
-
-def set_percent_axis(axes: Axes) -> None:
+def _set_percent_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     """Ticks in percent with the digits that they need, and no zeros after them."""
     # A function, which matplotlib takes as it is.
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.5g}%")
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.5g}%")
+
+
+def _set_log_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+    """Logarithmic, with plain numbers as ticks: 5, 10, 20, 50, …, or finer on a short axis."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    low, high = min(values), max(values)
+    _set_log(axis, low, high, base=10)
+    fine = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
+    coarse = LogLocator(subs=(1, 2, 5) if high / low < 2000 else (1,))
+    axis.set_major_locator(fine if high / low < 4 else coarse)
+    axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _set_log(axis: XAxis | YAxis, low: float, high: float, base: float) -> None:
+    from matplotlib.ticker import NullLocator
+
+    across = axis.axis_name == "x"
+    (axis.axes.set_xscale if across else axis.axes.set_yscale)("log", base=base)
+    (axis.axes.set_xlim if across else axis.axes.set_ylim)(low, high)
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,237 @@
+"""One pair of axes with quality against size: a line per method, the dense model, the front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank.columns import Measure, measure
+from lowrank.curves import dense_baseline, pareto_front, summarise
+from lowrank.plots.style import DENSE, RC, Style, set_axis
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# A logarithmic axis ends at this many times what the dense model has: farther up a model is broken,
+# and how badly would only squeeze the curves of those that are not.
+MOST_TIMES_DENSE = 100
+# What it leaves free at either end, as a share of its length.
+ROOM = 0.05
+# Arrows for points above the axis: where the first is, and how far apart those at one size are, as
+# shares of the height.
+FIRST_ARROW, NEXT_ARROW = 0.96, 0.06
+ARROW: dict[str, Any] = {"marker": r"$\uparrow$", "markersize": 6, "markeredgewidth": 0.2}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What every panel of one figure draws from; see `curves_of`."""
+
+    points: Any  # one row per method and level: means and spreads
+    seeds: Any  # one row per record
+    x: str
+    y: str
+    x_measure: Measure
+    y_measure: Measure
+    dense_x: float
+    dense: tuple[float, float]
+    styles: Mapping[str, Style]
+    limits: tuple[float, float] | None  # of the y axis; None: as the values give them
+
+    @property
+    def measured(self) -> bool:
+        """Whether x is a measured speedup, which has a spread of its own."""
+        return f"{self.x}_low" in self.points
+
+    @property
+    def front(self) -> np.ndarray:
+        """Which points are on the front, and last whether the dense model is."""
+        x = np.append(self.points[self.x], self.dense_x)
+        y = np.append(self.points[self.y], self.dense[0])
+        return pareto_front(self.x_measure.sign * x, y, self.y_measure.higher_is_better)
+
+    @property
+    def beyond(self) -> pd.DataFrame:
+        """The points that a logarithmic axis does not reach."""
+        top = self.limits[1] if self.limits and self.y_measure.scale == "log" else np.inf
+        return self.points[self.points[self.y] > top]
+
+
+def curves_of(
+    frame: pd.DataFrame, x: str, y: str, styles: Mapping[str, Style], span: float | None
+) -> Curves:
+    """The means and spreads of y against x, and how far the y axis goes.
+
+    Args:
+        span: a close-up: how far on the worse side of the dense model y is shown, in units of y, or
+            as a share of the dense model's on a logarithmic axis; on the better a tenth of it.
+
+    Raises:
+        ValueError: as `lowrank.curves.summarise`; or `span` is not above 0.
+    """
+    if span is not None and not span > 0:
+        raise ValueError(f"span={span} must be above 0: how far below the dense model to look")
+    columns = [x, y, *(name for name in (f"{x}_low", f"{x}_high") if name in frame)]
+    points = summarise(frame, columns)
+    measures = measure(frame, x), measure(frame, y)
+    dense_x = 1.0 if measures[0].scale == "ratio" else dense_baseline(frame, x)[0]
+    dense = dense_baseline(frame, y)
+    limits = _limits(points[y], dense[0], measures[1], span)
+    return Curves(points, frame, x, y, *measures, dense_x, dense, styles, limits)
+
+
+def _limits(y: Any, dense: float, shown: Measure, span: float | None) -> tuple[float, float] | None:
+    log = shown.scale == "log"
+    if span is not None:
+        reach = shown.sign * span * (dense if log else 1)
+        ends = dense - reach, dense + reach / 10
+        return min(ends), max(ends)
+    if not log:
+        return None
+    low, high = min([*y.dropna(), dense]), max([*y.dropna(), dense])
+    high = min(high, dense * MOST_TIMES_DENSE)
+    room = max(high / low, 1.1) ** ROOM
+    return low / room, high * room
+
+
+def draw(axes: Axes, curves: Curves, family: str | None = None) -> None:
+    """All methods, or those of one family with the others in pale grey behind them."""
+    _dense_line(axes, curves)
+    _front_steps(axes, curves)
+    for (member_of, method), line in curves.points.groupby(["family", "method"], dropna=False):
+        if family is None or member_of == family:
+            _method_line(axes, curves, method, line)
+        elif curves.measured:
+            axes.scatter(line[curves.x], line[curves.y], s=3, color="0.8", linewidths=0, zorder=1)
+        else:
+            axes.plot(line[curves.x], line[curves.y], color="0.8", linewidth=0.5, zorder=1)
+    _rings(axes, curves, family)
+    _arrows(axes, curves, family)
+
+
+def finish(axes: Axes, curves: Curves) -> None:
+    """Scales, limits and ticks; once for panels that share their axes."""
+    x = [curves.dense_x, *curves.seeds[curves.x].dropna()]
+    set_axis(axes.xaxis, curves.x_measure.scale, x)
+    set_axis(axes.yaxis, curves.y_measure.scale, curves.limits or ())
+    if curves.limits:
+        axes.set_ylim(*curves.limits)
+
+
+def _rings(axes: Axes, curves: Curves, family: str | None) -> None:
+    front = curves.front
+    shown = True if family is None else curves.points["family"] == family
+    ringed = curves.points[front[:-1] & shown]
+    x, y = list(ringed[curves.x]), list(ringed[curves.y])
+    place = curves.dense_x, curves.dense[0]
+    axes.plot(*place, "o", color="black", markersize=3, zorder=4, gid="dense point")
+    if front[-1]:
+        x, y = [*x, place[0]], [*y, place[1]]
+    look: Any = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.7}
+    axes.scatter(x, y, s=42, zorder=5, gid="front", **look)
+
+
+def _dense_line(axes: Axes, curves: Curves) -> None:
+    mean, spread = curves.dense
+    axes.axhline(mean, color=DENSE, linewidth=0.9, linestyle=(0, (6, 2)), zorder=2, gid="dense")
+    if np.isfinite(spread):
+        axes.axhspan(mean - spread, mean + spread, color=DENSE, alpha=0.12, linewidth=0)
+
+
+def _front_steps(axes: Axes, curves: Curves) -> None:
+    """For each x the best y at that size or smaller: what the front can give."""
+    front = curves.front
+    x = np.append(curves.points[curves.x], curves.dense_x)[front]
+    y = np.append(curves.points[curves.y], curves.dense[0])[front]
+    order = np.argsort(x, kind="stable")
+    axes.step(
+        x[order],
+        y[order],
+        where="pre" if curves.x_measure.higher_is_better else "post",
+        color="0.2",
+        linewidth=0.7,
+        linestyle=":",
+        zorder=2,
+        gid="front steps",
+    )
+
+
+def _method_line(axes: Axes, curves: Curves, method: str, line: Any) -> None:
+    style, x, y = curves.styles[method], line[curves.x], line[curves.y]
+    spread = line[f"{curves.y}_std"]
+    if curves.measured:
+        ends = np.clip([x - line[f"{curves.x}_low"], line[f"{curves.x}_high"] - x], 0, None)
+        look: Any = {"fmt": "none", "ecolor": style.colour, "elinewidth": 0.7, "alpha": 0.6}
+        axes.errorbar(x, y, xerr=ends, yerr=spread, **look)
+    else:
+        axes.fill_between(x, y - spread, y + spread, color=style.colour, alpha=0.18, linewidth=0)
+    single = curves.seeds[curves.seeds["method"] == method]
+    axes.scatter(
+        single[curves.x], single[curves.y], s=3, color=style.colour, alpha=0.45, linewidths=0
+    )
+    axes.plot(
+        x,
+        y,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,
+        linewidth=0.5 if curves.measured else RC["lines.linewidth"],
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        label=method,
+        zorder=4,
+    )
+
+
+def _arrows(axes: Axes, curves: Curves, family: str | None) -> None:
+    """An arrow at the upper edge for each point above it, one under the other at one size."""
+    above: Any = curves.beyond
+    if family is not None:
+        above = above[above["family"] == family]
+    sizes = above[curves.x].round(1)
+    heights = FIRST_ARROW - NEXT_ARROW * sizes.groupby(sizes).cumcount()
+    for method, x, y in zip(above["method"], above[curves.x], heights, strict=True):
+        axes.plot(
+            x,
+            y,
+            transform=axes.get_xaxis_transform(),
+            color=curves.styles[method].colour,
+            linestyle="none",
+            gid="beyond",
+            **ARROW,
+        )
+
+
+def keys(curves: Curves) -> list:
+    """What the marks that belong to no method mean, for a legend."""
+    from matplotlib.lines import Line2D
+
+    seeds = curves.seeds["seed"].nunique()
+    shown, mean, beyond = curves.y_measure, curves.dense[0], curves.beyond[curves.y]
+    number = f"{100 * mean:.4g}%" if shown.scale == "percent" else f"{mean:.4g}"
+    ring = {"marker": "o", "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 0.7}
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=DENSE,
+            linestyle=(0, (6, 2)),
+            linewidth=0.9,
+            label=f"dense model ({number})",
+        ),
+        Line2D([], [], color="0.2", linestyle=":", linewidth=0.7, label="Pareto front", **ring),
+    ]
+    if len(beyond):
+        most = float(f"{beyond.max():.3g}")
+        label = f"above the axis, up to {most:,g}"
+        handles.append(Line2D([], [], color="0.2", linestyle="none", label=label, **ARROW))
+    spread = f"± 1 std, {seeds} seeds"
+    if curves.measured:
+        label = "low to high of the timing" + (f"; {spread}" if seeds > 1 else "")
+        return [*handles, Line2D([], [], color="0.5", linewidth=0.7, marker="|", label=label)]
+    band = Line2D([], [], color="0.6", alpha=0.4, linewidth=5, label=spread)
+    return [*handles, band] if seeds > 1 else handles
