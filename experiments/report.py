@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+# How figures against a size are called, if not by its name.
+SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
+
 
 @hydra.main(version_base=None, config_path="../conf/report", config_name="report")
 def main(config: DictConfig) -> None:
@@ -48,16 +51,26 @@ def report(config: DictConfig) -> None:
 
 
 def tabulate(config: DictConfig, name: str, part: pd.DataFrame) -> list[Path]:
-    """Write the tables of one comparison and print the short one."""
+    """Write the tables of one comparison and print the short ones."""
+    from lowrank.norm_table import norm_table
     from lowrank.tables import long_table, summary_table
 
-    summary = summary_table(part, config.metric)
+    start = Path(config.out) / name
+    summary = summary_table(part, config.metric, config.size)
     print(summary.to_markdown())
-    folder = Path(config.out)
-    return [
-        *summary.save(folder / f"{name}-summary"),
-        *long_table(part).save(folder / f"{name}-points"),
+    written = [
+        *summary.save(f"{start}-summary"),
+        *long_table(part, config.size).save(f"{start}-points"),
     ]
+    if len(part["norm"].unique()) > 1:
+        try:
+            norms = norm_table(part, config.metric, config.size)
+        except ValueError as error:
+            print(f"{name}: no table of the norms: {error}")
+        else:
+            print(norms.to_markdown())
+            written += norms.save(f"{start}-norms")
+    return written
 
 
 def draw(config: DictConfig, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
@@ -74,10 +87,16 @@ def figures(
     """The figures of one comparison, each with the end of its name; says which are left out."""
     from lowrank import plots
 
-    yield "compression", plots.quality_curve(part, y=config.metric)
+    against = SIZES.get(config.size, str(config.size).replace("_", "-"))
+    yield against, plots.quality_curve(part, config.size, config.metric)
     if config.close_up is not None:
-        close = plots.quality_curve(part, y=config.metric, span=config.close_up)
-        yield "compression-close-up", close
+        close = plots.quality_curve(part, config.size, config.metric, span=config.close_up)
+        yield f"{against}-close-up", close
+    if len(part["norm"].unique()) > 1:
+        try:
+            yield "norms", plots.norm_figure(part, config.size, config.metric)
+        except ValueError as error:
+            print(f"{name}: no figure of the norms: {error}")
     speedups = [
         x for x in part if x.startswith("speedup_b") and x.removeprefix("speedup_b").isdigit()
     ]
