@@ -107,7 +107,7 @@ def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
     return made_up | {
         "key": results.key(made_up["config"]),
         **{"task": "stories", "model": "llama", "method": method, "family": family},
-        **{"norm": norm, "level": float(level), "layers": layers, "dense": dense},
+        **{"norm": norm, "level": float(level), "layers": layers, "dense": dense, "latency": []},
         "compressed": _text_quality(perplexity) | _size(ratio) | {"kl": 0.1 * perplexity},
         "ratios": made_up["ratios"] | small,
         "calibration": None if norm == "identity" else {"samples": 64, "seconds": 1.5},

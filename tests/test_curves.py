@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank import results
-from lowrank.curves import comparisons, dense_baseline, pareto_front, summarise
+from lowrank.curves import (
+    comparisons,
+    dense_baseline,
+    in_several_norms,
+    norms_in_order,
+    pareto_front,
+    summarise,
+)
 
 numbers = st.integers(0, 4).map(float) | st.just(math.nan)
 
@@ -151,3 +158,35 @@ def test_comparisons_are_named_and_complete(frame):
     parts = comparisons(both)
     assert sorted(name for name, _ in parts) == ["digits-mlp", "digits-mlp-finetune"]
     assert sum(len(part) for _, part in parts) == len(both)
+
+
+def test_what_is_a_distance_from_the_dense_model_has_its_dense_value_by_definition(frame):
+    for name, value in (("kl", 0.0), ("flipped", 0.0), ("cosine", 1.0)):
+        mean, spread = dense_baseline(frame, name)
+        assert mean == value and math.isnan(spread)
+
+
+def test_one_method_in_two_norms_is_no_curve(tmp_path):
+    norms = [{"norm": {"moment": moment}} for moment in ("diagonal", "full")]
+    made_up = sweep("svd", (8, norms[0]), (4, norms[1]))
+    with pytest.raises(ValueError, match=r"'svd' differ in norm.moment \(diagonal, full\)"):
+        summarise(loaded(tmp_path, made_up), ["top1"])
+
+
+def test_what_a_calibration_took_makes_no_difference(tmp_path):
+    took = [{"calibration": {"seconds": seconds}} for seconds in (1.0, 2.0)]
+    made_up = [one | it for one, it in zip(sweep("svd", (8, {}), (4, {})), took, strict=True)]
+    assert len(summarise(loaded(tmp_path, made_up), ["top1"])) == 2
+
+
+def test_norms_come_from_left_to_right_of_the_table_and_then_by_name():
+    assert norms_in_order(["full", "own", "identity", "fisher", "full"]) == [
+        *("identity", "full", "fisher", "own")
+    ]
+
+
+def test_families_in_several_norms_are_kept_whole(tmp_path):
+    frame = results.load(records.write_texts(tmp_path, 1, ("svd", "rtn", "hqq", "gptq")))
+    assert set(in_several_norms(frame)["method"]) == {"rtn", "hqq", "gptq"}
+    with pytest.raises(ValueError, match=r"more than one norm \(found: identity\)"):
+        in_several_norms(frame[frame["norm"] == "identity"])

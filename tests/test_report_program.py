@@ -98,3 +98,26 @@ def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overri
     assert done.returncode == 1
     assert done.stderr.startswith(message) and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists() and not made & {"outputs", "multirun", "results"}
+
+
+def test_a_language_model_is_shown_in_perplexity_against_bits_with_its_norms(tmp_path, run, capsys):
+    records.write_texts(tmp_path / "runs", methods=records.NINE)
+    settings = ("metric=perplexity", "size=layers_bits_per_weight", "spectra=false")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *settings)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    figures = {f"stories-llama-{name}.png" for name in ("bits-per-weight", "norms")}
+    figures |= {"stories-llama-bits-per-weight-close-up.png"}
+    assert figures | {"stories-llama-norms.csv", "stories-llama-norms.md"} <= written
+    assert not [name for name in written if "compression" in name]
+    printed = capsys.readouterr().out
+    assert "| sparse    | 0.3" in printed and "no: full" in printed
+    assert "| gptq" in printed and "**5.085**" in printed
+
+
+def test_norms_that_cannot_be_set_side_by_side_are_said(tmp_path, run, capsys):
+    records.write_texts(tmp_path / "runs", methods=("rtn", "sparsegpt"))
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "metric=perplexity")
+    printed = capsys.readouterr().out
+    for what in ("table", "figure"):
+        assert f"stories-llama: no {what} of the norms: no family was compressed in" in printed
+    assert (tmp_path / "out" / "stories-llama-compression.png").exists()

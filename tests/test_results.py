@@ -263,3 +263,27 @@ def test_a_folder_without_records_says_so(tmp_path):
         results.load(tmp_path)
     with pytest.raises(ValueError, match="there is no folder .*nowhere"):
         results.load(tmp_path / "nowhere")
+
+
+def test_norm_calibration_and_bits_are_columns(tmp_path):
+    for method in ("rtn", "gptq"):
+        results.save(records.text_record(method, 1), tmp_path)
+    frame = results.load(tmp_path).set_index("method")
+    assert dict(frame["norm"]) == {"rtn": "identity", "gptq": "full"}
+    assert frame.at["gptq", "calibration.samples"] == 64
+    assert math.isnan(frame.at["rtn", "calibration.samples"])
+    assert frame.at["gptq", "layers_bits_per_weight"] == 3.31
+    assert frame.at["gptq", "dense_layers_bits_per_weight"] == pytest.approx(32)
+    assert frame.at["gptq", "body_compression_ratio"] > frame.at["gptq", "compression_ratio"]
+    layers = results.load_layers(tmp_path).set_index("method")
+    assert set(layers.loc["gptq", "norm"]) == {"full"}
+    assert (layers["norm_error"] == layers["relative_error"] / 2).all()
+
+
+def test_a_record_from_before_the_norms_reads_as_identity(tmp_path):
+    old = records.record()
+    assert not {"norm", "calibration"} & set(old)
+    results.save(old, tmp_path)
+    frame, layers = results.load(tmp_path), results.load_layers(tmp_path)
+    assert set(frame["norm"]) == set(layers["norm"]) == {"identity"}
+    assert not [name for name in frame if "bits_per_weight" in name or "calibration" in name]

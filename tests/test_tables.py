@@ -122,3 +122,54 @@ def test_saved_as_csv_markdown_and_latex(frame, tmp_path):
         table.to_markdown(),
         table.to_latex(),
     ]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return results.load(records.write_texts(tmp_path_factory.mktemp("texts")))
+
+
+def test_against_bits_an_entry_has_at_most_those_of_the_column(texts):
+    table = summary_table(texts, "perplexity", "layers_bits_per_weight")
+    assert list(table.cells)[1:] == [f"{bits} bits" for bits in (16, 10, 8, 6, 5, 4, 3)]
+    entries = rows(table.to_csv())
+    for method, (_, _, sizes, perplexities) in records.CELLS.items():
+        for bits in (16, 10, 8, 6, 5, 4, 3):
+            pairs = zip(sizes.values(), perplexities, strict=True)
+            least = min((y for x, y in pairs if x <= bits), default=None)
+            entry = entries[method][f"{bits} bits"]
+            assert entry == "" if least is None else float(entry) == pytest.approx(least)
+    bold = [line for line in table.to_markdown().splitlines() if "**" in line]
+    assert len(bold) == 1 and bold[0].startswith("| gptq")
+    assert (
+        "whose bits per weight (compressed layers, all stored bits / weights) is at most that"
+        in (table.caption)
+    )
+
+
+def test_columns_of_fewer_bits_than_any_has_are_left_out(texts):
+    large = texts[texts["layers_bits_per_weight"] > 5.5]
+    assert list(summary_table(large, "perplexity", "layers_bits_per_weight").cells)[1:] == [
+        *("16 bits", "10 bits", "8 bits", "6 bits")
+    ]
+
+
+def test_what_is_no_size_has_no_columns(texts):
+    with pytest.raises(ValueError, match="size='loss' has no columns .* layers_bits_per_weight"):
+        summary_table(texts, "perplexity", "loss")
+
+
+def test_the_long_table_names_norms_and_begins_with_the_size(texts):
+    table = long_table(texts, "layers_bits_per_weight")
+    assert list(table.cells)[:5] == [
+        *("method", "norm", "level", "bits per weight", "compression ratio")
+    ]
+    assert "First: bits per weight (compressed layers" in table.caption
+    assert r"\begin{tabular}{lllrr" in table.to_latex()
+    entries = {(row["method"], float(row["level"])): row for row in table.values.to_dict("records")}
+    assert entries["gptq", 3]["norm"] == "full"
+    assert entries["gptq", 3]["perplexity"] == pytest.approx(7.869)
+    assert entries["gptq", 3]["layers_bits_per_weight"] == pytest.approx(3.31)
+    # Where all is in one norm, and the size is the first column anyhow, nothing is added.
+    one = long_table(texts[texts["norm"] == "full"])
+    assert list(one.cells)[:3] == ["method", "level", "compression ratio"]
