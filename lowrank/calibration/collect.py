@@ -134,10 +134,12 @@ class Collector:
         means = {
             name: self._mean(name) for name in self.modules if self.leaders.get(name, name) == name
         }
-        return {name: means[self.leaders[name]] for name in self.modules}
+        return {name: means[self.leaders.get(name, name)] for name in self.modules}
 
     def _mean(self, name: str) -> Statistics:
         found = self.sums[name]
+        if not self.calls[name] and self._is_called_by_another_name(name):
+            return Statistics(None, None, 0)
         if found.total is None or not found.count:
             raise ValueError(
                 f"layer '{name}': no example of the calibration data reached it. Calibrate on more "
@@ -152,6 +154,11 @@ class Collector:
         if self.rules[name].looks_up:
             return Statistics(None, mean, found.count)
         return Statistics(mean, None, found.count)
+
+    def _is_called_by_another_name(self, name: str) -> bool:
+        """Whether the module only holds a weight that another one, which is called, shares."""
+        weights = {n: self.rules[n].weight(module) for n, module in self.modules.items()}
+        return any(self.calls[n] and weights[n] is weights[name] for n in weights)
 
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         x = args[0] if args else next(iter(kwargs.values()))

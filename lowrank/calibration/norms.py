@@ -233,7 +233,8 @@ def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
     Where one looks rows up and another multiplies, as a tied head does, the error of the look-ups
     counts as that of a mean row: ‖ΔW‖² / out, which adds a multiple of the identity to the moment.
     """
-    entries = [statistics[use.name] for use in site.uses]
+    used = [use for use in site.uses if statistics[use.name].count]
+    entries = [statistics[use.name] for use in used]
     if all(entry is entries[0] for entry in entries):
         return entries[0]
     count = sum(entry.count for entry in entries)
@@ -242,7 +243,7 @@ def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
         weighted = [t * (e.count / count) for t, e in zip(tensors, entries, strict=True)]
         return torch.stack(weighted).sum(dim=0)
 
-    if all(use.rule.looks_up for use in site.uses):
+    if all(use.rule.looks_up for use in used):
         return Statistics(None, mean([e.rows for e in entries if e.rows is not None]), count)
     like = next(entry.columns for entry in entries if entry.columns is not None)
     ones = torch.ones_like(like) if like.ndim == 1 else torch.eye(len(like)).to(like)

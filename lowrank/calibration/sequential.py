@@ -124,8 +124,17 @@ class Replay:
 def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -> list[Unit]:
     """The blocks of a model that hold sites, and its other sites, in the order of their calls."""
     blocks = find_blocks(model)
-    homes = {site.name: home(site.uses[0].name, blocks) for site in sites}
-    calls = count_calls(model, set(homes.values()), data)
+    candidates = {site.name: [home(use.name, blocks) for use in site.uses] for site in sites}
+    calls = count_calls(model, {name for names in candidates.values() for name in names}, data)
+    # Of modules that share a weight, some may only hold it for others.
+    called = {site: [n for n in names if n in calls] for site, names in candidates.items()}
+    missed = sorted({candidates[site][0] for site, names in called.items() if not names})
+    if missed:
+        raise ValueError(
+            f"{missed} are never called, so that they cannot be calibrated in sequence: leave "
+            "them out with `where`, or use mode='one-shot'"
+        )
+    homes = {site: names[0] for site, names in called.items()}
     if not blocks & set(homes.values()):
         raise ValueError(
             "mode='sequential' needs selected layers in blocks, the children of an nn.ModuleList "
@@ -134,6 +143,8 @@ def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -
     units = []
     for name, count in calls.items():
         own = tuple(site for site in sites if homes[site.name] == name)
+        if not own:
+            continue
         uses = [use.name for site in own for use in site.uses]
         is_whole = all(use == name or use.startswith(f"{name}.") for use in uses)
         units.append(Unit(name, own, count, is_whole))
@@ -166,11 +177,7 @@ def home(name: str, blocks: set[str]) -> str:
 
 
 def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dict[str, int]:
-    """How often each module is called for the first batch, in the order of their first calls.
-
-    Raises:
-        ValueError: one is never called.
-    """
+    """How often each module is called for the first batch, in the order of their first calls."""
     calls: dict[str, int] = {}
 
     def count(name: str, module: nn.Module, args: Any) -> None:
@@ -185,12 +192,6 @@ def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dic
         for batch in data.batches():
             data.forward(model, batch)
             break
-    missed = sorted(names - calls.keys())
-    if missed:
-        raise ValueError(
-            f"{missed} are never called, so that they cannot be calibrated in sequence: leave "
-            "them out with `where`, or use mode='one-shot'"
-        )
     return calls
 
 

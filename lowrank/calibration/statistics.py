@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
             weight's columns (in,); None for a look-up table.
         rows: of the outputs: the share of look-ups of each row of a table, or E[g²] of the gradient
             g of the loss with respect to the output (out,); None where it was not asked for.
-        count: positions.
+        count: positions; 0 for a module that only holds a weight that others share and use.
     """
 
     columns: Tensor | None

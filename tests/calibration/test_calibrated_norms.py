@@ -247,3 +247,34 @@ def test_what_does_not_fit_is_found_before_any_work():
 def test_settings_that_cannot_be_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         CalibratedNorms(**settings)
+
+
+class Holding(nn.Module):
+    """`table` is never called: two others share its weight, one in a block."""
+
+    def __init__(self, is_held: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kept = nn.Embedding(9, 4)
+        if is_held:
+            self.table = kept
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4))])
+        self.head = nn.Linear(4, 9, bias=False)
+        self.blocks[0][0].weight = self.head.weight = kept.weight
+
+    def forward(self, x):
+        return self.head(self.blocks[0](x))
+
+
+@pytest.mark.parametrize("mode", ["one-shot", "sequential"])
+@pytest.mark.parametrize("moment", ["full", "diagonal"])
+def test_a_module_that_only_holds_a_weight_for_others_changes_nothing(mode, moment):
+    norm = CalibratedNorms(moment, mode=mode)
+    batches = [torch.tensor([[0, 1, 4], [2, 4, 4]])]
+    held, plain = (
+        compress(Holding(is_held), TruncatedSVD(rank=1), norm=norm, data=batches)
+        for is_held in (True, False)
+    )
+    assert held.layers[0].tied_to == ["blocks.0.0", "head"]
+    assert [layer.norm_error for layer in held.layers] == [one.norm_error for one in plain.layers]
+    assert torch.equal(held.model(batches[0]), plain.model(batches[0]))
