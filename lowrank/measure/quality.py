@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.measure.forward import evaluating
@@ -15,19 +15,43 @@ from lowrank.measure.forward import evaluating
 if TYPE_CHECKING:
     from lowrank.tasks.task import SplitName, Task
 
+# Outputs that take more bytes are not kept: the logits of a language model on a test split would
+# fill any memory.
+KEPT_BYTES = 2**30
+
+Observed = tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """The quality of a model on one split.
 
     Attributes:
-        metrics: the task's own (0 to 1), "loss" (mean over the examples), and with a reference
-            "flipped" (share of predictions that differ) and "kl" (nats; see `evaluate`).
-        outputs: the model's outputs, one tensor per batch, on the CPU.
+        metrics: the task's own, "loss" (mean over the predictions), and with a reference how far
+            the two models agree, by name, as means over the predictions: see `Task.agreement`.
+        observed: by batch what the model gives, on the CPU; see `Task.observe`. A list where it
+            takes at most `KEPT_BYTES`, else made again whenever it is gone through.
     """
 
     metrics: dict[str, float]
-    outputs: list[Tensor] = field(repr=False)
+    observed: Iterable[Observed] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What a model gives on a split by batch, made by running the model again."""
+
+    model: nn.Module
+    task: Task
+    split: SplitName
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Observed]:
+        for inputs, _ in self.task.split(self.split).batches(self.batch_size):
+            # Entered and left between two steps, for whoever goes through this has its own.
+            with evaluating(self.model), torch.inference_mode():
+                observed = self.task.observe(self.model, inputs)
+            yield observed
 
 
 def evaluate(
@@ -35,63 +59,76 @@ def evaluate(
     task: Task,
     split: SplitName = "test",
     batch_size: int = 256,
-    reference: Sequence[Tensor] | None = None,
+    reference: Iterable[Observed] | None = None,
 ) -> Evaluation:
     """Run a model over a whole split of a task, in evaluation mode.
 
-    Every example counts the same, those of a short last batch too.
+    Every prediction counts the same, those of a short last batch too.
 
     Args:
         split: train, calibration, validation or test.
-        reference: the outputs of the dense model on the same split with the same `batch_size`. If
-            given, agreement is measured too: outputs are scores of classes along axis 1, a
-            prediction is their argmax, and "kl" is the mean of KL(dense ‖ compressed) in nats.
+        reference: `observed` of the dense model on the same split with the same `batch_size`. If
+            given, agreement is measured too.
 
     Raises:
         ValueError: an output is NaN or infinite, the split is empty, or `reference` does not fit.
     """
-    data, metrics = task.split(split), task.metrics()
+    data, metrics, means = task.split(split), task.metrics(), _Means()
     if len(data) == 0:
         raise ValueError(f"the split '{split}' of task '{task.name}' is empty: nothing to measure")
-    outputs: list[Tensor] = []
-    loss, examples = 0.0, 0
+    kept: list[Observed] = []
+    examples = size = 0
+    dense_batches = repeat(None) if reference is None else iter(reference)
     with evaluating(model), torch.inference_mode():
         for inputs, targets in data.batches(batch_size):
-            output = task.forward(model, inputs)
-            _check_finite(output, examples)
-            loss += float(task.loss(output, targets)) * len(output)
-            examples += len(output)
-            outputs.append(output.cpu())
-            metrics.update(outputs[-1], targets.cpu())
+            observed = task.observe(model, inputs)
+            _check_finite(observed[0], examples)
+            examples += len(observed[0])
+            metrics.update(observed[0], targets)
+            predictions = task.predictions(targets)
+            means.add("loss", float(task.loss(observed[0], targets)) * predictions, predictions)
+            dense = next(dense_batches, ())
+            if dense is not None:
+                means.add_all(task.agreement(observed, _fitting(observed, dense), targets))
+            size += sum(tensor.nbytes for tensor in observed)
+            kept = [*kept, tuple(t.cpu() for t in observed)] if size <= KEPT_BYTES else []
+    if reference is not None and next(dense_batches, None) is not None:
+        raise ValueError(f"the reference has more than these {examples} examples: {SAME}")
     values = {name: float(value) for name, value in metrics.compute().items()}
-    values["loss"] = loss / examples
-    if reference is not None:
-        values |= agreement(outputs, reference)
-    return Evaluation(values, outputs)
+    again = Rerun(model, task, split, batch_size)
+    return Evaluation(values | means.values(), kept if size <= KEPT_BYTES else again)
 
 
-def agreement(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> dict[str, float]:
-    """ "flipped" and "kl" of outputs against those of the dense model; see `evaluate`.
+SAME = "evaluate both models on the same split with the same batch_size"
 
-    Raises:
-        ValueError: the two were not made from the same batches.
-    """
-    shapes, expected = [tuple(o.shape) for o in outputs], [tuple(r.shape) for r in reference]
+
+def _fitting(observed: Observed, dense: Observed) -> Observed:
+    """What the dense model gave on the same batch, on the same device."""
+    shapes, expected = [tuple(o.shape) for o in observed], [tuple(d.shape) for d in dense]
     if shapes != expected:
         raise ValueError(
-            f"outputs in {len(shapes)} batches, the first of shape {shapes[:1]}, do not match the "
-            f"reference's {len(expected)}, {expected[:1]}: evaluate both models on the same split "
-            "with the same batch_size"
+            f"outputs of shape {shapes} do not match the reference's {expected or 'end'}: {SAME}"
         )
-    flipped, divergence, predictions = 0, 0.0, 0
-    for ours, theirs in zip(outputs, reference, strict=True):
-        changed = ours.argmax(dim=1) != theirs.argmax(dim=1)
-        flipped += int(changed.sum())
-        predictions += changed.numel()
-        # float32 loses the small divergences of a nearly lossless compression.
-        log_q, log_p = F.log_softmax(ours.double(), dim=1), F.log_softmax(theirs.double(), dim=1)
-        divergence += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
-    return {"flipped": flipped / predictions, "kl": divergence / predictions}
+    return tuple(d.to(o.device) for o, d in zip(observed, dense, strict=True))
+
+
+class _Means:
+    """Running means of named numbers."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, total: float, count: int) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + total
+        self.counts[name] = self.counts.get(name, 0) + count
+
+    def add_all(self, values: Mapping[str, Tensor]) -> None:
+        for name, numbers in values.items():
+            self.add(name, float(numbers.sum()), numbers.numel())
+
+    def values(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
 def _check_finite(output: Tensor, examples: int) -> None:

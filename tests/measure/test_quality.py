@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
-from lowrank.measure import evaluate
+from lowrank.measure import Evaluation, evaluate, quality
 from lowrank.tasks.task import Split, SplitName, Task
 
 CLASSES = 6
@@ -76,6 +76,10 @@ class RandomRows(Task):
         return (self.split("test").inputs[:batch_size],)  # type: ignore[attr-defined]
 
 
+def outputs_of(evaluation: Evaluation) -> list[Tensor]:
+    return [outputs for (outputs,) in evaluation.observed]
+
+
 def logits_and_targets(split: SplitName = "test") -> tuple[np.ndarray, np.ndarray]:
     rows = RandomRows().split(split)
     assert isinstance(rows, Rows)
@@ -102,13 +106,13 @@ def test_metrics_are_sklearns_whatever_the_last_batch(batch_size):
 
 
 def test_outputs_are_the_models_by_batch():
-    outputs = evaluate(nn.Identity(), RandomRows(), batch_size=50).outputs
+    outputs = outputs_of(evaluate(nn.Identity(), RandomRows(), batch_size=50))
     assert [len(output) for output in outputs] == [50, 50, 3]
     assert np.array_equal(torch.cat(outputs).numpy(), logits_and_targets()[0])
 
 
 def test_the_split_is_the_one_asked_for():
-    outputs = evaluate(nn.Identity(), RandomRows(), split="validation").outputs
+    outputs = outputs_of(evaluate(nn.Identity(), RandomRows(), split="validation"))
     assert np.array_equal(torch.cat(outputs).numpy(), logits_and_targets("validation")[0])
 
 
@@ -120,8 +124,8 @@ class Blur(nn.Module):
 def test_agreement_is_scipys_divergence_and_the_share_of_changed_predictions():
     task = RandomRows()
     dense = evaluate(nn.Identity(), task, batch_size=40)
-    blurred = evaluate(Blur(), task, batch_size=40, reference=dense.outputs)
-    p, q = (torch.cat(e.outputs).double().numpy() for e in (dense, blurred))
+    blurred = evaluate(Blur(), task, batch_size=40, reference=dense.observed)
+    p, q = (torch.cat(outputs_of(e)).double().numpy() for e in (dense, blurred))
     divergence = scipy.stats.entropy(
         scipy.special.softmax(p, axis=1), scipy.special.softmax(q, axis=1), axis=1
     )
@@ -133,7 +137,7 @@ def test_a_model_agrees_with_itself():
     task = RandomRows()
     dense = evaluate(nn.Identity(), task)
     assert {"flipped", "kl"}.isdisjoint(dense.metrics)
-    same = evaluate(nn.Identity(), task, reference=dense.outputs)
+    same = evaluate(nn.Identity(), task, reference=dense.observed)
     assert same.metrics == dense.metrics | {"flipped": 0.0, "kl": 0.0}
 
 
@@ -144,25 +148,12 @@ def test_a_small_divergence_is_not_lost_in_rounding():
 
     task = RandomRows()
     dense = evaluate(nn.Identity(), task)
-    nudged = evaluate(Nudge(), task, reference=dense.outputs)
+    nudged = evaluate(Nudge(), task, reference=dense.observed)
     # To second order KL is half the variance of the change of the logits under p.
     logits = logits_and_targets()[0].astype(float)
     p, change = scipy.special.softmax(logits, axis=1), 1e-6 * logits
     variance = (p * change**2).sum(1) - (p * change).sum(1) ** 2
     assert nudged.metrics["kl"] == pytest.approx(variance.mean() / 2, rel=1e-3)
-
-
-def test_predictions_per_pixel_count_each_by_itself():
-    from lowrank.measure.quality import agreement
-
-    reference = torch.zeros(2, 3, 4, 5)
-    reference[:, 1] = 1
-    outputs = reference.clone()
-    outputs[0, 2, 0, 0] = 2
-    measured = agreement([outputs], [reference])
-    assert measured["flipped"] == 1 / 40
-    p, q = (scipy.special.softmax(x) for x in ([0, 1, 0], [0, 1, 2]))
-    assert measured["kl"] == pytest.approx(scipy.stats.entropy(p, q) / 40)
 
 
 class Break(nn.Module):
@@ -190,7 +181,7 @@ def test_an_empty_split_is_an_error():
 def test_a_reference_from_other_batches_is_an_error():
     dense = evaluate(nn.Identity(), RandomRows(), batch_size=50)
     with pytest.raises(ValueError, match="same split with the same batch_size"):
-        evaluate(nn.Identity(), RandomRows(), batch_size=40, reference=dense.outputs)
+        evaluate(nn.Identity(), RandomRows(), batch_size=40, reference=dense.observed)
 
 
 def test_dropout_and_batch_norm_are_at_rest_and_modes_restored():
@@ -199,3 +190,29 @@ def test_dropout_and_batch_norm_are_at_rest_and_modes_restored():
     evaluate(model, RandomRows())
     assert [m.training for m in model.modules()] == [True, True, False]
     assert model[0].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("limit", [0, 2000])
+def test_outputs_too_large_to_keep_are_made_again(monkeypatch, limit):
+    task, options = RandomRows(), {"batch_size": 40}
+    dense = evaluate(nn.Identity(), task, **options)
+    expected = evaluate(Blur(), task, reference=dense.observed, **options).metrics
+    assert isinstance(dense.observed, list)
+    # All three batches take 2472 bytes.
+    monkeypatch.setattr(quality, "KEPT_BYTES", limit)
+    again = evaluate(nn.Identity(), task, **options)
+    assert not isinstance(again.observed, list)
+    for _ in range(2):
+        measured = evaluate(Blur(), task, reference=again.observed, **options)
+        assert measured.metrics == expected
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_a_reference_of_another_length_is_an_error(monkeypatch, limit):
+    monkeypatch.setattr(quality, "KEPT_BYTES", limit)
+    long, short = RandomRows(examples=80), RandomRows(examples=40)
+    observed = {t: evaluate(nn.Identity(), t, batch_size=40).observed for t in (long, short)}
+    with pytest.raises(ValueError, match="more than these 40 examples"):
+        evaluate(nn.Identity(), short, batch_size=40, reference=observed[long])
+    with pytest.raises(ValueError, match="do not match the reference's end"):
+        evaluate(nn.Identity(), long, batch_size=40, reference=observed[short])
