@@ -1,17 +1,18 @@
 """Any architecture: none is named in the library, and each is compressed, saved, loaded and run."""
 
 import copy
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, MASK, dense, logits
 from torch import Tensor, nn
 
 from lowrank import checkpoint
+from lowrank.calibration import CalibratedNorms
 from lowrank.compress import compress
 from lowrank.decomposers import (
+    GPTQ,
     Chain,
     CodebookQuantization,
     HalfPrecision,
@@ -19,6 +20,7 @@ from lowrank.decomposers import (
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
+    SparseGPT,
     TruncatedSVD,
 )
 from lowrank.layers import FactorizedLayer
@@ -26,162 +28,6 @@ from lowrank.measure import body_bytes, nbytes
 from lowrank.select import Select
 
 transformers = pytest.importorskip("transformers")
-
-IDS = torch.arange(12).view(2, 6) + 3
-MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-TEXT = {"input_ids": IDS, "attention_mask": MASK}
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 32,
-}
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A tiny random model, and what is known of it beforehand.
-
-    Attributes:
-        model, config: class names in `transformers`.
-        settings: of the config.
-        inputs: by name, of two examples.
-        layers: how many weights can be compressed.
-        tied: names of the modules that share one weight.
-        tables: names of the weights that embedding tables use.
-        head: the name of the last weight.
-        skipped: names of the matrices that no rule knows.
-        generates: whether it can go on with a text.
-    """
-
-    model: str
-    config: str
-    settings: dict[str, Any]
-    layers: int
-    tables: set[str]
-    head: str
-    inputs: dict[str, Tensor] = field(default_factory=lambda: TEXT)
-    tied: tuple[str, ...] = ()
-    skipped: set[str] = field(default_factory=set)
-    generates: bool = False
-
-    def make(self, seed: int = 0) -> nn.Module:
-        torch.manual_seed(seed)
-        config = getattr(transformers, self.config)(**self.settings)
-        return getattr(transformers, self.model)(config).eval()
-
-
-GROUPED = SIZES | {"num_key_value_heads": 2}
-TABLE = {"model.embed_tokens"}
-
-ARCHITECTURES = {
-    "Llama": Architecture(
-        "LlamaForCausalLM", "LlamaConfig", SIZES, 16, TABLE, "lm_head", generates=True
-    ),
-    "Mistral": Architecture(
-        *("MistralForCausalLM", "MistralConfig", GROUPED | {"sliding_window": 4}),
-        *(16, TABLE, "lm_head"),
-        generates=True,
-    ),
-    "Qwen2": Architecture(
-        *("Qwen2ForCausalLM", "Qwen2Config", GROUPED | {"tie_word_embeddings": True}),
-        *(15, TABLE, "model.embed_tokens"),
-        tied=("model.embed_tokens", "lm_head"),
-        generates=True,
-    ),
-    "Qwen3": Architecture(
-        *("Qwen3ForCausalLM", "Qwen3Config", GROUPED | {"head_dim": 8}),
-        *(16, TABLE, "lm_head"),
-        generates=True,
-    ),
-    "OPT": Architecture(
-        *("OPTForCausalLM", "OPTConfig", SIZES | {"ffn_dim": 24, "word_embed_proj_dim": 12}),
-        *(15, {"model.decoder.embed_tokens"}, "model.decoder.embed_tokens"),
-        tied=("model.decoder.embed_tokens", "lm_head"),
-        skipped={"model.decoder.embed_positions.weight"},
-        generates=True,
-    ),
-    "GPT-2": Architecture(
-        "GPT2LMHeadModel",
-        "GPT2Config",
-        {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32} | TOKENS,
-        10,
-        {"transformer.wte", "transformer.wpe"},
-        "transformer.wte",
-        tied=("transformer.wte", "lm_head"),
-        generates=True,
-    ),
-    "GPT-NeoX": Architecture(
-        *("GPTNeoXForCausalLM", "GPTNeoXConfig", SIZES | TOKENS),
-        *(10, {"gpt_neox.embed_in"}, "lm_head"),
-        generates=True,
-    ),
-    "BERT": Architecture(
-        *("BertForSequenceClassification", "BertConfig", SIZES, 17),
-        {f"bert.embeddings.{name}_embeddings" for name in ("word", "position", "token_type")},
-        "classifier",
-    ),
-    "BERT, masked": Architecture(
-        *("BertForMaskedLM", "BertConfig", SIZES, 16),
-        {f"bert.embeddings.{name}_embeddings" for name in ("word", "position", "token_type")},
-        "bert.embeddings.word_embeddings",
-        tied=("bert.embeddings.word_embeddings", "cls.predictions.decoder"),
-    ),
-    "T5": Architecture(
-        "T5ForConditionalGeneration",
-        "T5Config",
-        {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
-        | {"decoder_start_token_id": 0},
-        35,
-        {"shared"}
-        | {
-            f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias"
-            for part in ("encoder", "decoder")
-        },
-        "shared",
-        inputs=TEXT | {"decoder_input_ids": IDS[:, :4]},
-        tied=("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"),
-        generates=True,
-    ),
-    "ViT": Architecture(
-        "ViTForImageClassification",
-        "ViTConfig",
-        SIZES | {"image_size": 16, "patch_size": 4, "num_labels": 7},
-        14,
-        set(),
-        "classifier",
-        inputs={"pixel_values": torch.linspace(-1, 1, 2 * 3 * 16 * 16).sin().view(2, 3, 16, 16)},
-        skipped={"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"},
-    ),
-    "Whisper": Architecture(
-        "WhisperForConditionalGeneration",
-        "WhisperConfig",
-        {"vocab_size": 40, "d_model": 16, "num_mel_bins": 8, "decoder_start_token_id": 1}
-        | {f"{part}_layers": 2 for part in ("encoder", "decoder")}
-        | {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
-        | {f"{part}_ffn_dim": 24 for part in ("encoder", "decoder")}
-        | {"max_source_positions": 10, "max_target_positions": 12}
-        | TOKENS,
-        34,
-        # The positions of the encoder are a table that is added whole.
-        {"model.decoder.embed_tokens", "model.encoder.embed_positions"},
-        "model.decoder.embed_tokens",
-        inputs={
-            "input_features": torch.linspace(-1, 1, 2 * 8 * 20).sin().view(2, 8, 20),
-            "decoder_input_ids": IDS,
-        },
-        tied=("model.decoder.embed_tokens", "proj_out"),
-        skipped={
-            "model.encoder.conv1.weight",
-            "model.encoder.conv2.weight",
-            "model.decoder.embed_positions.weight",
-        },
-        generates=True,
-    ),
-}
 
 METHODS = {
     "low rank": TruncatedSVD(rank=2),
@@ -197,16 +43,6 @@ METHODS = {
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 every_tied = pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.tied])
-
-
-@cache
-def dense(name: str) -> nn.Module:
-    return ARCHITECTURES[name].make()
-
-
-@torch.no_grad()
-def logits(model: nn.Module, name: str) -> Tensor:
-    return model(**ARCHITECTURES[name].inputs).logits
 
 
 def plain(model: nn.Module) -> list[str]:
@@ -330,3 +166,88 @@ def test_adapters_are_trained(name):
     result(**ARCHITECTURES[name].inputs).logits.square().sum().backward()
     idle = [n for n, parameter in trained.items() if parameter.grad is None]
     assert trained and not idle
+
+
+CALIBRATED = {
+    "low rank": ("full", "one-shot", TruncatedSVD(rank=2)),
+    "low rank in sequence": ("full", "sequential", TruncatedSVD(rank=2)),
+    "quantized in sequence": ("full", "sequential", GPTQ(3)),
+    "sparse": ("full", "one-shot", SparseGPT(0.5)),
+    "sparse in sequence": ("diagonal", "sequential", MagnitudePruning(0.5, within="row")),
+}
+
+
+@every_architecture
+@pytest.mark.parametrize(("moment", "mode", "method"), CALIBRATED.values(), ids=CALIBRATED.keys())
+def test_it_is_calibrated(tmp_path, name, moment, mode, method):
+    architecture, norm = ARCHITECTURES[name], CalibratedNorms(moment, mode=mode)
+    result = compress(dense(name), method, norm=norm, data=[architecture.inputs] * 2)
+    assert plain(result.model) == [] and len(result.layers) == architecture.layers
+    # Tables that no layer multiplies with count their rows.
+    tables = architecture.tables - set(architecture.tied)
+    norms = {layer.name: layer.norm for layer in result.layers}
+    assert {table for table in norms if norms[table] != moment} == (
+        tables if moment == "full" else set()
+    )
+    assert all(layer.norm_error < 1 for layer in result.layers)
+    assert result.calibration is not None and result.calibration["mode"] == mode
+    outputs = logits(result.model, name)
+    assert bool(outputs.isfinite().all())
+    checkpoint.save(result.model, tmp_path / "model.safetensors")
+    loaded = checkpoint.load(architecture.make(seed=1), tmp_path / "model.safetensors")
+    assert torch.equal(logits(loaded, name), outputs)
+
+
+@every_architecture
+def test_the_full_norm_changes_the_outputs_of_each_layer_least(name):
+    """One-shot: all are judged by the inputs that the dense model gives its layers."""
+    calibrated = {"norm": CalibratedNorms("full", damping=0.0)}
+    data = [ARCHITECTURES[name].inputs]
+    ours = compress(dense(name), TruncatedSVD(rank=2), data=data, **calibrated)
+    blind = compress(dense(name), TruncatedSVD(rank=2))
+    judged = {layer.name: layer for layer in ours.layers}
+    seen = inputs_of(dense(name), name, [n for n in judged if judged[n].norm == "full"])
+    assert seen
+    for layer, x in seen.items():
+        dense_weight = as_matrix(dense(name).get_submodule(layer))
+        errors = [
+            torch.linalg.norm((dense_weight - as_matrix(m.get_submodule(layer))) @ x.T)
+            / torch.linalg.norm(dense_weight @ x.T)
+            for m in (ours.model, blind.model)
+        ]
+        # Sums of float32 products leave the roots of their rounding errors.
+        assert errors[0] <= errors[1] + 1e-3
+        assert errors[0] == pytest.approx(judged[layer].norm_error, abs=1e-3)
+
+
+def as_matrix(layer: nn.Module) -> Tensor:
+    """The matrix (out, in) of a layer, whatever it is."""
+    weight = layer.weight.detach().double()
+    return weight.T if isinstance(layer, transformers.pytorch_utils.Conv1D) else weight
+
+
+def inputs_of(model: nn.Module, name: str, layers: list[str]) -> dict[str, Tensor]:
+    """What linear layers of their own weight are given at positions that are no padding."""
+    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+    def keep(layer: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            x = args[0].reshape(-1, args[0].shape[-1]).double()  # Some are flat already.
+            masked = "attention_mask" in inputs and len(x) == MASK.numel()
+            found[layer].append(x[MASK.flatten().bool()] if masked else x)
+
+        return hook
+
+    inputs = ARCHITECTURES[name].inputs
+    kinds = (nn.Linear, transformers.pytorch_utils.Conv1D)
+    tied = ARCHITECTURES[name].tied
+    handles = [
+        model.get_submodule(layer).register_forward_pre_hook(keep(layer))
+        for layer in layers
+        if isinstance(model.get_submodule(layer), kinds) and layer not in tied
+    ]
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return {layer: torch.cat(x) for layer, x in found.items() if x}
