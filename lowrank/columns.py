@@ -113,6 +113,9 @@ MEASURES: Mapping[str, Measure] = {
     "top1": Measure("top-1 accuracy (test split)", "top-1 (%)", "percent"),
     "top5": Measure("top-5 accuracy (test split)", "top-5 (%)", "percent"),
     "macro_recall": Measure("macro recall (test split)", "macro recall (%)", "percent"),
+    "token_accuracy": Measure(
+        "accuracy of the next token (test split)", "token accuracy (%)", "percent"
+    ),
     "macro_f1": Measure("macro F1 (test split)", "macro F1 (%)", "percent"),
     "perplexity": Measure(
         "perplexity (test split, per token)", "perplexity", "log", higher_is_better=False
@@ -123,7 +126,7 @@ MEASURES: Mapping[str, Measure] = {
     "bits_per_byte": Measure(
         "bits per byte of text (test split)", "bits per byte", higher_is_better=False
     ),
-    "loss": Measure("loss (test split, mean per example)", "loss", higher_is_better=False),
+    "loss": Measure("loss (test split, mean per prediction)", "loss", higher_is_better=False),
     # How far it is from the dense model
     "cosine": Measure(
         "mean cosine to the dense model's embeddings\n(test split)", "cosine", dense=1.0
@@ -136,7 +139,7 @@ MEASURES: Mapping[str, Measure] = {
         dense=0.0,
     ),
     "kl": Measure(
-        "KL(dense ‖ compressed)\n(test split, nats per example)",
+        "KL(dense ‖ compressed)\n(test split, nats per prediction)",
         "KL (nats)",
         higher_is_better=False,
         dense=0.0,

@@ -23,6 +23,14 @@ NORMS = ("identity", "diagonal", "full")
 ALIKE = ("task.", "where.", "recovery.", "norm.")
 # Parts whose fields are alternatives: where one is given, the level is of another kind.
 ALTERNATIVES = ("decomposer.", "allocation.")
+# What every layer is compressed by is in the config more than once: the first is what was set.
+COPIES = {
+    "decomposer.": (
+        *("stored.", "stored.steps.0."),
+        *("allocation.decomposer.", "allocation.decomposer.steps.0."),
+    ),
+    "stored.": ("allocation.decomposer.",),
+}
 NULL = "null"
 
 
@@ -204,8 +212,13 @@ def _differing(texts: Any) -> dict[str, list[str]]:
 
 def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
     """Raise ValueError if there are fields in which records of a method differ."""
-    # What every layer is compressed by is in the config twice.
-    copies = [f"allocation.{name}" for name in fields]
+    copies = {
+        prefix + name.removeprefix(own)
+        for own, prefixes in COPIES.items()
+        for name in fields
+        if name.startswith(own)
+        for prefix in prefixes
+    }
     shown = [f"{name} ({', '.join(v)})" for name, v in fields.items() if name not in copies]
     if shown:
         raise ValueError(

@@ -175,10 +175,11 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     spreads = [name for column in columns for name in (column, f"{column}_std")]
     values = points[["family", "method", *norms, "level", *spreads, "seeds"]]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    one = "token" if "perplexity" in frame else "example"
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
         "model; flipped: predictions that differ from the dense model's; KL: of the compressed "
-        f"model's outputs from the dense model's, per example. {over_seeds(points)}"
+        f"model's outputs from the dense model's, per {one}. {over_seeds(points)}"
     )
     if size not in LONG:
         caption += f" First: {measures[size].words}."
@@ -187,9 +188,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     return Table(values, cells, best, caption, labels=2 + len(norms))
 
 
-def _reached(
-    sizes: Any, size: str, small: Measure, steps: Sequence[float] | None
-) -> list[float]:
+def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | None) -> list[float]:
     """The columns of a table of `sizes`: of `steps` the first and those that one of them reaches.
 
     The first stays, so that there is a column even where nothing was made smaller.

@@ -173,10 +173,17 @@ def test_one_method_in_two_norms_is_no_curve(tmp_path):
         summarise(loaded(tmp_path, made_up), ["top1"])
 
 
-def test_what_a_calibration_took_makes_no_difference(tmp_path):
-    took = [{"calibration": {"seconds": seconds}} for seconds in (1.0, 2.0)]
-    made_up = [one | it for one, it in zip(sweep("svd", (8, {}), (4, {})), took, strict=True)]
-    assert len(summarise(loaded(tmp_path, made_up), ["top1"])) == 2
+def test_only_settings_are_named_and_each_once(tmp_path):
+    made_up = []
+    for bits in (2, 4):
+        own = {"bits": bits}
+        stored = {"_target_": "Chain", "steps": [own, {"_target_": "HalfPrecision"}]}
+        config = {"decomposer": own, "stored": stored, "allocation": {"decomposer": stored}}
+        (one,) = sweep("uniform", (8, config))
+        made_up.append(one | {"calibration": {"seconds": bits}})
+    with pytest.raises(ValueError) as error:
+        summarise(loaded(tmp_path, made_up), ["top1"])
+    assert "at level 8 differ in decomposer.bits (2, 4), and would" in str(error.value)
 
 
 def test_norms_come_from_left_to_right_of_the_table_and_then_by_name():

@@ -104,6 +104,7 @@ def test_rings_are_the_front_and_steps_what_it_can_give(few):
     ringed = by_gid(axes, "front").get_offsets()
     assert np.allclose(sorted(map(tuple, np.asarray(ringed))), expected)
     steps = by_gid(axes, "front steps")
+    assert steps.get_drawstyle() == "steps-pre"
     for ratio, top in zip(steps.get_xdata(), steps.get_ydata(), strict=True):
         assert top == pytest.approx(tops[ratios >= ratio].max())
 

@@ -117,6 +117,7 @@ def test_the_front_is_of_less_perplexity_at_fewer_bits(frame):
     assert np.allclose(sorted(map(tuple, ringed.get_offsets())), sorted(front))
     (steps,) = by_gid(axes, "front steps")
     path = steps.get_path().vertices
+    assert steps.get_drawstyle() == "steps-post"
     # Each corner is the best that can be had with so many bits or fewer.
     for (x, y), (x_next, y_next) in zip(path, path[1:], strict=False):
         assert y_next <= y and x_next >= x
