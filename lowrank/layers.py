@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization, Leaf
 from lowrank.factorizations.operations import Convolve, KernelView, Lookup
+from lowrank.factorizations.unread import Unread
 
 
 class FactorizedLayer(nn.Module):
@@ -40,15 +42,11 @@ class FactorizedLinear(FactorizedLayer):
         self.out_features, self.in_features = factorization.shape
         self.factorization = factorization
         self.bias = bias
-        if not isinstance(factorization, Leaf):
-            # `nn.TransformerEncoderLayer` reads the weights of layers without hooks, which would
-            # multiply the factors out at every call.
-            self.register_forward_pre_hook(_do_nothing)
 
     @property
     def weight(self) -> Tensor:
         """W, for code that reads the weight of a layer instead of calling it."""
-        return _materialize(self.factorization)
+        return _read(self.factorization)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factorization(x, bias=self.bias)
@@ -74,7 +72,8 @@ class FactorizedConv2d(FactorizedLayer):
     @property
     def weight(self) -> Tensor:
         """The kernel (out, in/groups, kh, kw), for code that reads it instead of calling."""
-        return self._operation.kernel(_materialize(self.factorization))
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        return _read(self.factorization, self._operation.kernel, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 3:
@@ -98,7 +97,7 @@ class FactorizedEmbedding(FactorizedLayer):
     @property
     def weight(self) -> Tensor:
         """The table, for code that reads it instead of calling."""
-        return _materialize(self.factorization)
+        return _read(self.factorization)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factorization(x, self._operation)
@@ -304,10 +303,6 @@ def pads_first(layer: nn.Conv2d) -> bool:
     return layer.padding_mode != "zeros" or isinstance(layer.padding, str)
 
 
-def _do_nothing(module: nn.Module, inputs: Any) -> None:
-    """A hook whose presence is its purpose."""
-
-
 def _pair(values: Any) -> tuple[int, int]:
     first, second = values
     return int(first), int(second)
@@ -317,3 +312,14 @@ def _materialize(factorization: Factorization) -> Tensor:
     if isinstance(factorization, Leaf):
         return factorization.materialize()
     return factorization.to_dense()
+
+
+def _read(
+    factorization: Factorization,
+    finish: Callable[[Tensor], Tensor] = lambda weight: weight,
+    shape: tuple[int, ...] | None = None,
+) -> Tensor:
+    """The matrix, or what `finish` makes of it, of `shape`; factors are multiplied when needed."""
+    if isinstance(factorization, Leaf):
+        return finish(factorization.materialize())
+    return Unread.of(factorization, finish, shape or factorization.shape)
