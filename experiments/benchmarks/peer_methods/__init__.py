@@ -1,0 +1,1 @@
+"""The methods that `experiments.benchmarks.peers` compares, each behind one small interface."""

@@ -1,0 +1,50 @@
+"""lowrank's side of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.benchmarks.peer_methods.method import Kept, Method, Outcome, Subject
+from lowrank.calibration import IdentityNorms, Norms
+from lowrank.compress import compress
+from lowrank.decomposers import Decomposer
+from lowrank.layers import FactorizedLayer
+from lowrank.memo import MEMO
+from lowrank.select import Select
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Own(Method):
+    """A decomposer in a norm.
+
+    Args:
+        recipe: the decomposer for a layer of so many inputs.
+        norm: what calibration says about each layer; nothing by default.
+    """
+
+    recipe: Callable[[int], Decomposer]
+    norm: Norms = IdentityNorms()
+
+    @property
+    def name(self) -> str:
+        return "lowrank"
+
+    def compress(self, subject: Subject) -> Outcome:
+        MEMO.clear()  # Each run pays for its calibration and kernels, as the peers' do.
+        result = compress(
+            subject.model,
+            {name: self.recipe(weight.shape[1]) for name, weight in subject.weights().items()},
+            where=Select(include=subject.layers),
+            norm=self.norm,
+            data=list(subject.tokens.split(BATCH)),
+        )
+        kept = {}
+        for report in result.layers:
+            layer = result.model.get_submodule(report.name)
+            assert isinstance(layer, FactorizedLayer)
+            bits = 8 * report.bytes
+            kept[report.name] = Kept(layer.factorization.to_dense().detach().float(), bits, bits)
+        return Outcome(kept)
