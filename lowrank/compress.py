@@ -76,6 +76,7 @@ def compress(
         with naming(site):
             factorization = decomposer.decompose(site.matrix(view), site_norm)
             layers[site.name] = report(site, decomposer, factorization, site_norm)
+        del site_norm  # Its memory is that of the statistics, and the next ones are collected now.
         if not site.weight.requires_grad:
             freeze(factorization)
         for use in site.uses:

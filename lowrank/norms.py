@@ -182,9 +182,9 @@ class Gram(Norm):
         check_damping(self.damping)
         check_moment(self.moment)
         moment = self.moment.double()
-        shift = self.damping * float(moment.diagonal().mean())
-        if shift:
-            moment = moment + shift * torch.eye(len(moment), dtype=moment.dtype).to(moment.device)
+        if self.damping:
+            moment = moment.clone()
+            moment.diagonal().add_(self.damping * moment.diagonal().mean())
         object.__setattr__(self, "moment", moment)
         if self.rows is not None:
             check_importance("rows", self.rows)
@@ -249,11 +249,11 @@ def check_moment(moment: Tensor) -> None:
             f"a second moment is a square floating-point matrix, not {shape} {moment.dtype}"
         )
     check_importance("the diagonal of a second moment", moment.diagonal())
-    if not bool(moment.isfinite().all()):
+    if not bool(moment.sum().isfinite()):
         bad = int((~moment.isfinite()).sum())
         raise ValueError(f"{bad} entries of a second moment are NaN or infinite: calibrate anew")
     largest = moment.diagonal().max()
-    if float((moment - moment.T).abs().max()) > 1e-4 * float(largest):
+    if float((moment - moment.T).abs_().max()) > 1e-4 * float(largest):
         raise ValueError("a second moment must be symmetric, and this matrix is not")
 
 

@@ -146,7 +146,7 @@ class Collector:
                 "data, or leave the layer out with `where`"
             )
         mean = found.total.div_(found.count)
-        if not bool(mean.isfinite().all()):
+        if not bool(mean.sum().isfinite()):  # Squares: a sum is finite only if all terms are.
             raise ValueError(
                 f"layer '{name}': its inputs on the calibration data are NaN or infinite, or too "
                 "large for float32. Check the model and the data"

@@ -142,6 +142,7 @@ class CalibratedNorms(Norms):
         for unit, statistics in calibrate_in_sequence(job.compact, job.sites, data, full):
             job.summary.setdefault("positions", positions(statistics))
             yield from self._norms(unit.sites, statistics, job)
+            del statistics  # Before those of the next unit are collected.
 
     def calibrate(self, model: nn.Module, sites: Sequence[Site], data: Any) -> Calibration:
         """The statistics of the weights of a dense model; computed once for the same content.
@@ -207,6 +208,7 @@ class CalibratedNorms(Norms):
             with naming(site):
                 norm = self._norm(site, statistics, job.views[site.name])
             yield site, norm
+            del norm
 
     def _norm(self, site: Site, statistics: Mapping[str, Statistics], view: KernelView) -> Norm:
         columns, rows, _ = pooled(site, statistics)

@@ -37,7 +37,7 @@ def peak_memory(model: nn.Module, example: tuple[Tensor, ...]) -> int:
     device = example[0].device
     resident = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
     with evaluating(model), unfused_attention(), torch.no_grad():
-        with _AliveTensors(resident) as alive:
+        with AliveTensors(resident) as alive:
             model(*example)  # Fills the caches of the leaves; what stays alive is resident.
             alive.peak = alive.now
             if device.type != "cuda":
@@ -50,7 +50,7 @@ def peak_memory(model: nn.Module, example: tuple[Tensor, ...]) -> int:
         return alive.now + torch.cuda.max_memory_allocated(device) - before
 
 
-class _AliveTensors(TorchDispatchMode):
+class AliveTensors(TorchDispatchMode):
     """Follows the memory of tensors that operations read or make until it is freed.
 
     Attributes:

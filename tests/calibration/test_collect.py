@@ -11,7 +11,7 @@ from torch import nn
 
 from lowrank.calibration import Batches
 from lowrank.calibration.collect import collect
-from lowrank.measure.memory import _AliveTensors
+from lowrank.measure.memory import AliveTensors
 from lowrank.norms import Gram
 
 
@@ -235,7 +235,7 @@ def test_memory_holds_the_statistics_and_one_batch():
     model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(depth)))
     batches = [random(32, width, seed=seed) for seed in range(8)]
     resident = [*model.parameters(), *batches]
-    with _AliveTensors(resident) as alive:
+    with AliveTensors(resident) as alive:
         before = alive.now
         collect(model, [str(index) for index in range(depth)], Batches(batches), full=True)
     statistics = depth * 8 * width**2

@@ -13,7 +13,7 @@ from lowrank.calibration.collect import collect
 from lowrank.calibration.data import Batches
 from lowrank.compress import compress
 from lowrank.decomposers import TruncatedSVD
-from lowrank.measure.memory import _AliveTensors
+from lowrank.measure.memory import AliveTensors
 from lowrank.memo import MEMO
 from lowrank.norms import Gram
 
@@ -182,13 +182,13 @@ def test_memory_holds_one_block():
     MEMO.clear()
     resident = [*model.parameters(), *batches]
     method = TruncatedSVD(rank=4)
-    with _AliveTensors(resident) as alive:
+    with AliveTensors(resident) as alive:
         before = alive.now
         compress(model, method, norm=SEQUENTIAL, data=batches)
     statistics = 8 * width**2
     # A decomposition works on a few copies of one statistic; the factors of all layers stay.
     assert alive.peak - before <= 10 * statistics + depth * 4 * 2 * width * 4 + 8 * 4 * 8 * width
-    with _AliveTensors(resident) as one_shot:
+    with AliveTensors(resident) as one_shot:
         before = one_shot.now
         compress(model, method, norm=CalibratedNorms("full"), data=batches)
     assert one_shot.peak - before > alive.peak
