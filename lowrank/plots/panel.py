@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 MOST_TIMES_DENSE = 100
 # What it leaves free at either end, as a share of its length.
 ROOM = 0.05
-# Arrows for points above the axis: where the first is, and how far apart those at one size are, as
-# shares of the height.
-FIRST_ARROW, NEXT_ARROW = 0.96, 0.06
+# Arrows for points above the axis: how far below its end, and how far apart those at one size are,
+# in points of print.
+BELOW, APART = 4.5, 5.0
 ARROW: dict[str, Any] = {"marker": r"$\uparrow$", "markersize": 6, "markeredgewidth": 0.2}
 
 
@@ -188,19 +188,26 @@ def _method_line(axes: Axes, curves: Curves, method: str, line: Any) -> None:
 
 
 def _arrows(axes: Axes, curves: Curves, family: str | None) -> None:
-    """An arrow at the upper edge for each point above it, one under the other at one size."""
+    """An arrow at the upper edge for each point above it, side by side at one size."""
+    from matplotlib.transforms import ScaledTranslation
+
     above: Any = curves.beyond
     if family is not None:
         above = above[above["family"] == family]
-    sizes = above[curves.x].round(1)
-    heights = FIRST_ARROW - NEXT_ARROW * sizes.groupby(sizes).cumcount()
-    for method, x, y in zip(above["method"], above[curves.x], heights, strict=True):
+    # The same on paper, if not to the last digit.
+    sizes = above[curves.x].map("{:.2g}".format)
+    groups = sizes.groupby(sizes)
+    places = groups.cumcount() - (groups.transform("size") - 1) / 2
+    figure: Any = axes.get_figure(root=True)
+    for method, x, place in zip(above["method"], above[curves.x], places, strict=True):
+        aside = ScaledTranslation(APART * place / 72, -BELOW / 72, figure.dpi_scale_trans)
         axes.plot(
             x,
-            y,
-            transform=axes.get_xaxis_transform(),
+            1.0,
+            transform=axes.get_xaxis_transform() + aside,
             color=curves.styles[method].colour,
             linestyle="none",
+            zorder=5,
             gid="beyond",
             **ARROW,
         )
