@@ -8,6 +8,7 @@ from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
+from lowrank.tasks.text_classification import TextClassification as TextClassification
 from lowrank.tasks.text_sources import HubText as HubText
 from lowrank.tasks.token_sequences import Packing as Packing
 from lowrank.tasks.token_sequences import TokenSplit as TokenSplit

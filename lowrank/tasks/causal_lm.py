@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.tasks import pretrained
 from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
 from lowrank.tasks.text_sources import HubText
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,18 @@ class CausalLM(Task):
             )
         if self.test == self.train:
             raise ValueError(f"the texts test and train are the same: {self.test}")
-        pretrained.torch_dtype(self.dtype)
+        _ = self._pretrained  # Checks dtype.
 
     def network(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        return pretrained.make_network(AutoModelForCausalLM, self._config, self.dtype)
+        return self._pretrained.network(AutoModelForCausalLM)
 
     def model(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        model = pretrained.load_model(
-            AutoModelForCausalLM, self.pretrained, self._config, self.dtype, self.revision
-        )
-        model = model.to(self.device)
+        model: nn.Module = self._pretrained.model(AutoModelForCausalLM)
+        model.to(self.device)
         self._check_causal(model)
         return model
 
@@ -127,7 +125,7 @@ class CausalLM(Task):
         self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
     ) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
-        counted = targets.to(observed[0].device) != IGNORED
+        counted = targets != IGNORED
         return class_agreement(observed[0][counted], dense[0][counted])
 
     def metrics(self) -> MetricCollection:
@@ -171,24 +169,14 @@ class CausalLM(Task):
             "bytes": self._covered.size,
         }
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own tokenizer."""
-        return pretrained.load_tokenizer(self.pretrained, self.revision)
+        return self._pretrained.tokenizer
 
     @cached_property
-    def _config(self) -> PretrainedConfig:
-        config = pretrained.load_config(self.pretrained, self.revision)
-        longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-        length = self.packing.sequence_length
-        if longest is not None and length > longest:
-            raise ValueError(
-                f"sequence_length={length} is more than the {longest} positions of model "
-                f"{self.pretrained!r}: lower it"
-            )
-        # Keys and values of a text that is not continued only take memory.
-        config.get_text_config().use_cache = False
-        return config
+    def _pretrained(self) -> Pretrained:
+        return Pretrained(self.pretrained, self.dtype, self.revision)
 
     @cached_property
     def _test_tokens(self) -> Tokens:
@@ -207,14 +195,9 @@ class CausalLM(Task):
         return self._cut(self.train, self._tokenize(self.train), self.packing.own)
 
     def _tokenize(self, text: HubText) -> Tokens:
+        self._pretrained.check_length("sequence_length", self.packing.sequence_length)
         tokens = self.packing.tokenize(text.rows(), self.tokenizer)
-        rows = self._config.get_text_config().vocab_size
-        largest = int(tokens.ids.max()) if len(tokens.ids) else 0
-        if largest >= rows:
-            raise ValueError(
-                f"the tokenizer of model {self.pretrained!r} does not fit it: it makes token "
-                f"{largest}, and the model has a vocabulary of {rows}"
-            )
+        self._pretrained.check_ids(tokens.ids)
         return tokens
 
     def _cut(self, text: HubText, tokens: Tokens, step: int) -> TokenSplit:

@@ -4,98 +4,134 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from lowrank.tasks import hub
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 T = TypeVar("T")
 
 
-def load_config(name: str, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a model.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    from transformers import AutoConfig
-
-    return _load("configuration", AutoConfig.from_pretrained, name, revision)
-
-
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """A model's own tokenizer.
-
-    Raises:
-        ValueError: there is no such model, or it has no tokenizer.
-    """
-    from transformers import AutoTokenizer
-
-    return _load("tokenizer", AutoTokenizer.from_pretrained, name, revision)
-
-
-def load_model(
-    auto: Any, name: str, config: PretrainedConfig, dtype: str, revision: str | None = None
-) -> nn.Module:
-    """A model with its weights, in eval mode on the CPU.
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with its own tokenizer.
 
     Args:
-        auto: the class of models to load it as, such as `transformers.AutoModelForCausalLM`.
-        config: of the model.
-        dtype: float32, float16 or bfloat16, whatever the file has.
+        name: in the mirror or on the hub, or a folder.
+        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        revision: a commit on the hub.
 
     Raises:
-        ValueError: there is no such model, it is of another class, or weights are missing, which
-            the library would make up.
+        ValueError: another dtype; from the methods, a model that is not there.
     """
-    with quiet():
-        model, report = _load(
-            f"model for {auto.__name__}",
-            auto.from_pretrained,
-            name,
-            revision,
-            config=config,
-            dtype=torch_dtype(dtype),
-            output_loading_info=True,
-        )
-    missing = sorted(report["missing_keys"]) + [entry[0] for entry in report["mismatched_keys"]]
-    if missing:
-        raise ValueError(
-            f"model {name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as "
-            f"{', '.join(missing[:3])}: it is a model for something else"
-        )
-    return model.eval()
 
+    name: str
+    dtype: str
+    revision: str | None
 
-def make_network(auto: Any, config: PretrainedConfig, dtype: str) -> nn.Module:
-    """A model of that configuration whose weights are still to be loaded, in eval mode.
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
 
-    Raises:
-        ValueError: `auto` has no model for this configuration.
-    """
-    from transformers.initialization import no_init_weights
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration."""
+        from transformers import AutoConfig
 
-    # Random numbers for billions of weights would take minutes, and be replaced.
-    with torch.random.fork_rng(devices=[]), no_init_weights():
-        return auto.from_config(config, dtype=torch_dtype(dtype)).eval()
+        config = self._load("configuration", AutoConfig.from_pretrained)
+        # Keys and values of a text that is not continued only take memory.
+        config.get_text_config().use_cache = False
+        return config
 
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer."""
+        from transformers import AutoTokenizer
 
-def torch_dtype(name: str) -> torch.dtype:
-    """The dtype called `name`.
+        return self._load("tokenizer", AutoTokenizer.from_pretrained)
 
-    Raises:
-        ValueError: it is none of `DTYPES`.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"dtype={name!r} must be one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    def network(self, auto: Any) -> PreTrainedModel:
+        """The model before its weights are there, in eval mode on the CPU.
+
+        Args:
+            auto: the class of models to make it as, such as `transformers.AutoModelForCausalLM`.
+
+        Raises:
+            ValueError: there is no such model of that class.
+        """
+        from transformers.initialization import no_init_weights
+
+        # Random numbers for billions of weights would take minutes, and be replaced.
+        with torch.random.fork_rng(devices=[]), no_init_weights():
+            return auto.from_config(self.config, dtype=DTYPES[self.dtype]).eval()
+
+    def model(self, auto: Any, unused: str | None = None) -> PreTrainedModel:
+        """The model with its weights, in eval mode on the CPU.
+
+        Args:
+            unused: a part of the model that may lack its weights.
+
+        Raises:
+            ValueError: it is of another class, or lacks weights, which the library would make up.
+        """
+        with quiet():
+            model, report = self._load(
+                f"model for {auto.__name__}",
+                auto.from_pretrained,
+                config=self.config,
+                dtype=DTYPES[self.dtype],
+                output_loading_info=True,
+            )
+        missing = [name for name in report["missing_keys"] if name.split(".")[0] != unused]
+        missing += [entry[0] for entry in report["mismatched_keys"]]
+        if missing:
+            raise ValueError(
+                f"model {self.name!r} lacks {len(missing)} weights of a {type(model).__name__}, "
+                f"such as {', '.join(sorted(missing)[:3])}: it is a model for something else"
+            )
+        return model.eval()
+
+    def check_length(self, name: str, length: int) -> None:
+        """Raise ValueError if inputs of `length` tokens are longer than the model can take.
+
+        Args:
+            name: of the setting.
+        """
+        longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"{name}={length} is more than the {longest} positions of model {self.name!r}: "
+                "lower it"
+            )
+
+    def check_ids(self, ids: Tensor) -> None:
+        """Raise ValueError if the tokenizer makes tokens that the model has no embedding for."""
+        rows = self.config.get_text_config().vocab_size
+        largest = int(ids.max()) if ids.numel() else 0
+        if largest >= rows:
+            raise ValueError(
+                f"the tokenizer of model {self.name!r} does not fit it: it makes token {largest}, "
+                f"and the model has a vocabulary of {rows}"
+            )
+
+    def _load(self, what: str, load: Callable[..., T], **options: Any) -> T:
+        path = hub.model_path(self.name)
+        try:
+            return load(path, revision=self.revision, **options)
+        # KeyError: a tokenizer file without the parts that it should have.
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"no {what} of {self.name!r} in {path} ({hub.HINT}): {str(error).splitlines()[0]}"
+            ) from error
 
 
 @contextmanager
@@ -110,14 +146,3 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _load(what: str, load: Callable[..., T], name: str, revision: str | None, **options: Any) -> T:
-    path = hub.model_path(name)
-    try:
-        return load(path, revision=revision, **options)
-    # KeyError: a tokenizer file without the parts that it should have.
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"no {what} of {name!r} in {path} ({hub.HINT}): {str(error).splitlines()[0]}"
-        ) from error

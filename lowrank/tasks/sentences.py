@@ -1,0 +1,96 @@
+"""Sentences as inputs, and a network that classifies them by their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowrank.tasks.task import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Stands for no token, at the end of sentences that are shorter than others of their batch.
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class SentenceSplit(Split):
+    """Sentences as token ids, each batch padded to its longest.
+
+    Args:
+        ids: int64, (count, longest), `PADDING` after the end of a sentence.
+        labels: int64, (count,).
+    """
+
+    ids: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batches(
+        self, batch_size: int, shuffle_seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        order = torch.arange(len(self))
+        if shuffle_seed is not None:
+            generator = torch.Generator().manual_seed(shuffle_seed)
+            order = torch.randperm(len(self), generator=generator)
+        parts = order.to(self.ids.device).split(batch_size)
+        return ((self.inputs(rows), self.labels[rows]) for rows in parts)
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Sentences, int64 (count, length of the longest of them)."""
+        ids = self.ids[rows]
+        return ids[:, : int((ids != PADDING).sum(dim=1).max())]
+
+    def part(self, rows: Tensor) -> SentenceSplit:
+        """The sentences at `rows`."""
+        return SentenceSplit(self.ids[rows], self.labels[rows])
+
+
+class SentenceClassifier(nn.Module):
+    """A linear head on sentence embeddings: the mean of an encoder's states over the real tokens.
+
+    Maps token ids (batch, length), `PADDING` where there is no token, to logits (batch, classes).
+
+    Args:
+        encoder: stays as it is, but for an unused pooling layer that is taken away.
+        normalize: whether embeddings are scaled to length 1.
+    """
+
+    head: nn.Linear
+
+    def __init__(self, encoder: PreTrainedModel, classes: int, normalize: bool) -> None:
+        super().__init__()
+        text = encoder.config.get_text_config()
+        if "pooler" in dict(encoder.named_children()):
+            # Makes an embedding of another kind, which is not used.
+            encoder.register_module("pooler", None)
+        self.encoder = encoder
+        self.normalize = normalize
+        # Some encoders number the positions of a sentence by where this token is not.
+        self.pad_token = text.pad_token_id or 0
+        # Its weights come from elsewhere.
+        self.head = nn.utils.skip_init(  # type: ignore[assignment]
+            nn.Linear, text.hidden_size, classes, dtype=encoder.dtype
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embed(ids))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Sentence embeddings (batch, width)."""
+        real = ids != PADDING
+        filled = ids.masked_fill(~real, self.pad_token)
+        states = self.encoder(filled, attention_mask=real.long()).last_hidden_state
+        weights = real[:, :, None].to(states.dtype)
+        mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return F.normalize(mean, dim=1) if self.normalize else mean

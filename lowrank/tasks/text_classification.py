@@ -1,0 +1,254 @@
+"""Text classification: any pretrained encoder on any labelled sentences."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from lowrank.memo import fingerprint
+from lowrank.tasks import cache
+from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.pretrained import Pretrained
+from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
+from lowrank.tasks.text_sources import HubText
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+# Sentences whose embeddings are made at once for the head.
+EMBEDDED = 64
+
+
+@dataclass(frozen=True)
+class TextClassification(Task):
+    """A pretrained encoder with a linear head that names the class of a sentence.
+
+    The embedding of a sentence is the mean of the encoder's states over its tokens. The encoder
+    stays as it is; the head is a logistic regression on the embeddings of the train split, fitted
+    on first use and kept in the cache. Inputs are token ids (batch, length of the longest), −1
+    where a sentence has ended; outputs logits (batch, classes).
+
+    Agreement with the dense model is measured by "cosine" too, the mean cosine between the
+    embeddings of a sentence under both: what counts where embeddings are used as such.
+
+    The splits: `test` is the text `test`, ordered by length. Of the sentences of `train`,
+    `validation_size` are `validation` and the others are `train`; `calibration` is a part of
+    `train`. Which, is drawn with `split_seed`.
+
+    Args:
+        name: of the task, for the records.
+        architecture: the model's name, for the records.
+        pretrained: the encoder's name in the mirror or on the hub, or its folder. Its own tokenizer
+            is used.
+        test, train: the sentences; not the same.
+        classes: how many there are.
+        label: the column with class numbers.
+        max_length: tokens; what is beyond is cut off.
+        normalize: whether embeddings are scaled to length 1.
+        penalty: on half the squared length of the head's weights, against the summed loss.
+        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        revision: a commit of the model on the hub.
+        seed: of the order of batches.
+
+    Raises:
+        ValueError: from the methods, for a model or text that is not there or too short, labels
+            that are no classes, or a tokenizer or length that does not fit the model.
+    """
+
+    name: str
+    architecture: str
+    pretrained: str
+    test: HubText
+    train: HubText
+    classes: int
+    label: str = "label"
+    max_length: int = 128
+    normalize: bool = True
+    penalty: float = 1.0
+    validation_size: int = 1000
+    calibration_size: int = 256
+    split_seed: int = 0
+    dtype: str = "float32"
+    revision: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        least = {"classes": 2, "max_length": 1, "validation_size": 1, "calibration_size": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        if not self.penalty > 0:
+            raise ValueError(f"penalty={self.penalty} must be positive")
+        if self.test == self.train:
+            raise ValueError(f"the texts test and train are the same: {self.test}")
+        _ = self._pretrained  # Checks dtype.
+
+    def network(self) -> nn.Module:
+        from transformers import AutoModel
+
+        return SentenceClassifier(
+            self._pretrained.network(AutoModel), self.classes, self.normalize
+        ).eval()
+
+    def model(self) -> SentenceClassifier:
+        from transformers import AutoModel
+
+        encoder = self._pretrained.model(AutoModel, unused="pooler")
+        model = SentenceClassifier(encoder, self.classes, self.normalize).to(self.device).eval()
+        train = self.split("train")
+        config = {
+            "encoder": {name: fingerprint(t) for name, t in encoder.state_dict().items()},
+            "network": repr(model),
+            "penalty": self.penalty,
+            "ids": fingerprint(train.ids.cpu()),
+            "labels": fingerprint(train.labels.cpu()),
+        }
+        head = cache.tensors("heads", config, lambda: self._fit(model, train))
+        model.head.load_state_dict(head)
+        return model
+
+    def split(self, name: SplitName) -> SentenceSplit:
+        if name not in SPLIT_NAMES:
+            raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+        if name == "test":
+            return self._test_sentences
+        found = self._train_sentences
+        learnt = len(found) - self.validation_size
+        if learnt < self.calibration_size:
+            raise ValueError(
+                f"calibration_size={self.calibration_size} and validation_size="
+                f"{self.validation_size} do not fit the {len(found)} sentences of {self.train}"
+            )
+        order = torch.randperm(
+            len(found), generator=torch.Generator().manual_seed(self.split_seed)
+        ).to(self.device)
+        parts = {
+            "train": order[:learnt],
+            "calibration": order[: self.calibration_size],
+            "validation": order[learnt:],
+        }
+        return found.part(parts[name])
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return model(inputs)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def mask(self, inputs: Tensor) -> Tensor:
+        return inputs != PADDING
+
+    def observe(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+        """The logits and the embeddings."""
+        assert isinstance(model, SentenceClassifier)
+        embeddings = model.embed(inputs)
+        return model.head(embeddings), embeddings
+
+    def agreement(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> dict[str, Tensor]:
+        """ "flipped", "kl" and "cosine", which is 1 where the embeddings have one direction."""
+        del targets
+        (outputs, ours), (expected, theirs) = observed, dense
+        cosine = F.cosine_similarity(ours.double(), theirs.double(), dim=1)
+        return class_agreement(outputs, expected) | {"cosine": cosine}
+
+    def metrics(self) -> MetricCollection:
+        """top1, macro_recall and macro_f1."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassF1Score,
+            MulticlassRecall,
+        )
+
+        return MetricCollection(
+            {
+                "top1": MulticlassAccuracy(self.classes, average="micro"),
+                "macro_recall": MulticlassRecall(self.classes, average="macro"),
+                "macro_f1": MulticlassF1Score(self.classes, average="macro"),
+            }
+        ).to(self.device)
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Test sentences of the median length, so without padding; they repeat where needed."""
+        test = self._test_sentences
+        lengths = (test.ids != PADDING).sum(dim=1)
+        usual = torch.nonzero(lengths == lengths.median())[:, 0]
+        rows = usual[torch.arange(batch_size, device=usual.device) % len(usual)]
+        return (test.inputs(rows),)
+
+    def protocol(self) -> dict[str, Any]:
+        """What sentences there are; "longest" is in tokens, after the cut at `max_length`."""
+        return {
+            "pretrained": self.pretrained,
+            "dtype": self.dtype,
+            "test": asdict(self.test),
+            "train": asdict(self.train),
+            "test_sentences": len(self._test_sentences),
+            "train_sentences": len(self.split("train")),
+            "calibration_sentences": self.calibration_size,
+            "longest": self._test_sentences.ids.shape[1],
+        }
+
+    @cached_property
+    def _pretrained(self) -> Pretrained:
+        return Pretrained(self.pretrained, self.dtype, self.revision)
+
+    @cached_property
+    def _test_sentences(self) -> SentenceSplit:
+        found = self._read(self.test)
+        # Like lengths together, so that batches hold little padding.
+        return found.part((found.ids != PADDING).sum(dim=1).argsort(stable=True))
+
+    @cached_property
+    def _train_sentences(self) -> SentenceSplit:
+        return self._read(self.train)
+
+    def _read(self, text: HubText) -> SentenceSplit:
+        self._pretrained.check_length("max_length", self.max_length)
+        labels = torch.tensor(text.labels(self.label))
+        if int(labels.max()) >= self.classes:
+            raise ValueError(
+                f"{text} has class number {int(labels.max())}, and classes={self.classes}: numbers "
+                "start at 0"
+            )
+        ids = self._pretrained.tokenizer(
+            text.rows(), truncation=True, max_length=self.max_length, verbose=False
+        )["input_ids"]
+        short = [row for row, sentence in enumerate(ids) if len(sentence) == 0]
+        if short:
+            raise ValueError(f"{text}: the sentence in row {short[0]} has no tokens")
+        padded = pad_sequence(
+            [torch.tensor(sentence) for sentence in ids], batch_first=True, padding_value=PADDING
+        )
+        self._pretrained.check_ids(padded)
+        return SentenceSplit(padded.to(self.device), labels.to(self.device))
+
+    @torch.no_grad()
+    def _fit(self, model: SentenceClassifier, train: SentenceSplit) -> dict[str, Tensor]:
+        """The head's weights: a multinomial logistic regression."""
+        from sklearn.linear_model import LogisticRegression
+
+        order = (train.ids != PADDING).sum(dim=1).argsort(stable=True)
+        sorted_train = train.part(order)
+        parts = [model.embed(ids) for ids, _ in sorted_train.batches(EMBEDDED)]
+        embeddings, labels = torch.cat(parts).double().cpu(), sorted_train.labels.cpu()
+        present = labels.unique().tolist()
+        if present != list(range(self.classes)):
+            raise ValueError(f"the train split has examples of classes {present} only")
+        fitted = LogisticRegression(C=1 / self.penalty, max_iter=1000, tol=1e-6)
+        fitted.fit(embeddings.numpy(), labels.numpy())
+        weight, bias = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
+        if self.classes == 2:  # Only the difference of the two classes is given.
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        dtype = model.head.weight.dtype
+        return {"weight": weight.to(dtype), "bias": bias.to(dtype)}
