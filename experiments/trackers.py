@@ -111,7 +111,10 @@ class WandbTracker(Tracker):
 
 
 # Measures of a model that say what it takes, and not how good it is.
-SIZES = "params", "trainable_params", "trainable_bytes", "bytes", "macs", "peak_memory_bytes"
+SIZES = (
+    *("params", "trainable_params", "trainable_bytes"),
+    *("bytes", "body_bytes", "macs", "peak_memory_bytes"),
+)
 
 
 def _quality(rows: Any) -> list[str]:
