@@ -191,8 +191,7 @@ class Gram(Norm):
             object.__setattr__(self, "rows", damped(self.rows, self.damping))
 
     def __call__(self, difference: Tensor) -> float:
-        difference = difference.detach().double()
-        squares = ((difference @ self.second_moment(difference)) * difference).sum(dim=1)
+        squares = row_squares(difference.detach(), self.second_moment(difference))
         # Rounding can take a sum that is zero in truth below it.
         return math.sqrt(max(0.0, float((squares * self.row_weights(difference)).sum())))
 
@@ -210,15 +209,28 @@ class Gram(Norm):
         return ones_or(self.rows, weight)
 
     def whiten(self, weight: Tensor) -> Tensor:
-        root = square_root(self.second_moment(weight))
         rows = self.row_weights(weight).sqrt()[:, None]
-        return (rows * (weight.double() @ root)).to(weight.dtype)
+        return (rows * whitened(weight, self.second_moment(weight))).to(weight.dtype)
 
     def describe(self) -> str:
         return "full"
 
     def __repr__(self) -> str:
         return f"Gram({sizes(moment=self.moment, rows=self.rows)})"
+
+
+# Memoised for the weight itself, whose norm and whitened form every level asks for again.
+@memo.memoised
+def row_squares(matrix: Tensor, moment: Tensor) -> Tensor:
+    """The diagonal of M B Mᵀ for a matrix M (out, in), in float64, shape (out,)."""
+    matrix = matrix.double()
+    return ((matrix @ moment) * matrix).sum(dim=1)
+
+
+@memo.memoised
+def whitened(matrix: Tensor, moment: Tensor) -> Tensor:
+    """M R with R Rᵀ = `moment`, in float64."""
+    return matrix.double() @ square_root(moment)
 
 
 @memo.memoised
