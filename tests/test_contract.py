@@ -16,6 +16,7 @@ from torch import Tensor
 import lowrank.decomposers as decomposers
 import lowrank.factorizations as factorizations
 from lowrank.decomposers import (
+    ALPS,
     GPTQ,
     Chain,
     CodebookQuantization,
@@ -28,6 +29,7 @@ from lowrank.decomposers import (
     Quantization,
     RandomPruning,
     RobustPCA,
+    SparseGPT,
     TruncatedSVD,
 )
 from lowrank.decomposers.decomposer import check_weight
@@ -116,6 +118,15 @@ ROWS = {
     "magnitude in each row": Row(
         MagnitudePruning(0.5, within="row"), {Sparse, Dense}, ALL // 2, VALUES
     ),
+    "SparseGPT": Row(SparseGPT(0.5, block_size=16), {Sparse, Dense}, ALL // 2, VALUES),
+    "SparseGPT 2:4": Row(
+        SparseGPT(pattern="2:4", update="sequential"), {Sparse, Dense}, ALL // 2, VALUES
+    ),
+    "SparseGPT in half precision": Row(
+        Chain([SparseGPT(0.5, within="row"), HalfPrecision()]), {Sparse, Half}, ALL // 2, set()
+    ),
+    "ALPS": Row(ALPS(0.5, within="row"), {Sparse, Dense}, ALL // 2, VALUES),
+    "ALPS columns": Row(ALPS(0.5, pattern="columns"), {Sparse, Dense}, ALL // 2, VALUES),
     "random": Row(RandomPruning(0.5), {Sparse, Dense}, ALL // 2, VALUES),
     "quantized 8 bits": Row(Quantization(8), {Quantized}, ALL, set()),
     "quantized 3 bits": Row(

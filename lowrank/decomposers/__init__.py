@@ -1,5 +1,6 @@
 """How a weight becomes a factorization: one method, one file."""
 
+from lowrank.decomposers.alps import ALPS as ALPS
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
@@ -13,4 +14,5 @@ from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudeP
 from lowrank.decomposers.quantization import Quantization as Quantization
 from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
 from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
+from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.pruning import Pruning
+from lowrank.decomposers.pruning import ScoredPruning
 from lowrank.factorizations import BlockGrid
 from lowrank.norms import Diagonal, Identity, Norm
 
 
 @dataclass(frozen=True)
-class MagnitudePruning(Pruning):
+class MagnitudePruning(ScoredPruning):
     """W ≈ W where its entries count most, 0 elsewhere: magnitude pruning, and Wanda.
 
     An entry counts |w| in the norm `Identity` and |w| · √(its weight) in `Diagonal`, which with the

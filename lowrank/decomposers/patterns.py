@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,12 +34,16 @@ class Pattern(ABC):
         compared within itself."""
 
     @abstractmethod
-    def keep(self, scores: Tensor, count: int | None) -> Tensor:
+    def keep(
+        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """The mask of the blocks with the largest scores, equal ones from the first on.
 
         Args:
             scores: importance of each block, shape `grid(shape).size`.
             count: how many are kept in each set; None for a pattern that is not counted.
+            order: how to sort; None: `ranking`, which keeps what it sorted. `descending` does not,
+                for scores that never come again.
         """
 
 
@@ -65,11 +70,13 @@ class Blocks(Pattern):
     def sets(self, size: tuple[int, int]) -> int:
         return size[0] if self.in_each_row else 1
 
-    def keep(self, scores: Tensor, count: int | None) -> Tensor:
+    def keep(
+        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         assert count is not None
         rows = scores.reshape(self.sets((scores.shape[0], scores.shape[1])), -1)
         kept = torch.zeros_like(rows, dtype=torch.bool)
-        return kept.scatter_(1, ranking(rows)[:, :count], True).view(scores.shape)
+        return kept.scatter_(1, (order or ranking)(rows)[:, :count], True).view(scores.shape)
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,17 @@ class NOfM(Pattern):
     def sets(self, size: tuple[int, int]) -> int:
         return size[0] * -(-size[1] // self.m)
 
-    def keep(self, scores: Tensor, count: int | None) -> Tensor:
+    def keep(
+        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         rows, columns = scores.shape
         groups = F.pad(scores, (0, -columns % self.m), value=-torch.inf).view(rows, -1, self.m)
-        order = groups.argsort(dim=2, descending=True, stable=True)
-        place = torch.arange(self.m, device=scores.device).expand_as(order)
+        best = descending(groups)
+        place = torch.arange(self.m, device=scores.device).expand_as(best)
         limit = torch.full((groups.shape[1], 1), self.n, device=scores.device)
         if columns % self.m:
             limit[-1] = -(-self.n * (columns % self.m) // self.m)
-        kept = torch.zeros_like(groups, dtype=torch.bool).scatter(2, order, place < limit)
+        kept = torch.zeros_like(groups, dtype=torch.bool).scatter(2, best, place < limit)
         return kept.view(rows, -1)[:, :columns]
 
 
@@ -139,13 +148,18 @@ def parse(pattern: str, within: str = "matrix") -> Pattern:
     return replace(found, in_each_row=True)
 
 
-@memoised
-def ranking(scores: Tensor) -> Tensor:
+def descending(scores: Tensor) -> Tensor:
     """The places of the scores along the last dimension, largest first, equal ones in their order.
 
     Same shape, int64.
     """
     return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+@memoised
+def ranking(scores: Tensor) -> Tensor:
+    """`descending`, kept by content: one sort serves every number of survivors."""
+    return descending(scores)
 
 
 def count_within(scores: Tensor, grid: BlockGrid, value_bytes: int, limit: float) -> int:

@@ -1,4 +1,4 @@
-"""What all methods that remove weights by a score have in common."""
+"""What all methods that remove weights have in common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowrank.norms import Norm
 
 @dataclass(frozen=True)
 class Pruning(Decomposer):
-    """Keeps the blocks of a pattern that score highest; a method says how they score.
+    """Keeps some of the blocks of a pattern; a method says which, and with what values.
 
     See `MagnitudePruning` for the arguments.
     """
@@ -46,16 +46,6 @@ class Pruning(Decomposer):
         # N:M is over input channels: that is what kernels for it need, and neighbours within a
         # filter, large in the middle and small at the rim, would make poor groups.
         return "channel" if self._pattern.is_counted else "channels_last"
-
-    @abstractmethod
-    def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
-        """How much each block matters, shape `grid.size`; more is kept first."""
-
-    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        grid = self._pattern.grid((weight.shape[0], weight.shape[1]))
-        scores = self.scores(weight, grid, norm)
-        kept = self._pattern.keep(scores, self._count(weight, grid, scores))
-        return Sparse.from_dense(weight, kept, grid.block)
 
     def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
         """How many blocks survive in each set that competes; None where the pattern says it."""
@@ -88,3 +78,18 @@ class Pruning(Decomposer):
     @property
     def _pattern(self) -> Pattern:
         return parse(self.pattern, self.within)
+
+
+@dataclass(frozen=True)
+class ScoredPruning(Pruning):
+    """Keeps the blocks that score highest, as they are; a method says how they score."""
+
+    @abstractmethod
+    def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
+        """How much each block matters, shape `grid.size`; more is kept first."""
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        grid = self._pattern.grid((weight.shape[0], weight.shape[1]))
+        scores = self.scores(weight, grid, norm)
+        kept = self._pattern.keep(scores, self._count(weight, grid, scores))
+        return Sparse.from_dense(weight, kept, grid.block)

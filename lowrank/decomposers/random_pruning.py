@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer
 from lowrank.decomposers.decomposer import generator_for
-from lowrank.decomposers.pruning import Pruning
+from lowrank.decomposers.pruning import ScoredPruning
 from lowrank.factorizations import BlockGrid
 from lowrank.norms import Norm
 
 
 @dataclass(frozen=True)
-class RandomPruning(Pruning):
+class RandomPruning(ScoredPruning):
     """W ≈ W at positions drawn at random, 0 elsewhere.
 
     Never the right choice, but what a method must beat: on average the share of ‖W‖² that is lost
