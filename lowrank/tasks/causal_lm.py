@@ -83,8 +83,8 @@ class CausalLM(Task):
     def model(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        model: nn.Module = self._pretrained.model(AutoModelForCausalLM)
-        model.to(self.device)
+        model = self._pretrained.model(AutoModelForCausalLM)
+        model.to(self.device)  # type: ignore[arg-type]
         self._check_causal(model)
         return model
 

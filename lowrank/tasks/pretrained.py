@@ -72,7 +72,9 @@ class Pretrained:
 
         # Random numbers for billions of weights would take minutes, and be replaced.
         with torch.random.fork_rng(devices=[]), no_init_weights():
-            return auto.from_config(self.config, dtype=DTYPES[self.dtype]).eval()
+            model = auto.from_config(self.config, dtype=DTYPES[self.dtype])
+        model.tie_weights()  # Left out with the random numbers.
+        return model.eval()
 
     def model(self, auto: Any, unused: str | None = None) -> PreTrainedModel:
         """The model with its weights, in eval mode on the CPU.
