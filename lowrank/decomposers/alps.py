@@ -31,8 +31,8 @@ class ALPS(Pruning):
     penalty that grows, until they agree. In coordinates in which every input has mean square 1, so
     that it starts from Wanda's mask. Then the survivors take the values of least error for the
     mask. Not the global optimum, but of the methods here the nearest, and in the norm never worse
-    than `MagnitudePruning` in the diagonal one (Wanda): where its mask is, that one is taken, with
-    the best values, and a note says so.
+    than as many blocks of `MagnitudePruning` in the diagonal one (Wanda): where its mask is nearer,
+    that one is taken, with the best values, and a note says so.
 
     Every iteration costs 2 · out · in² multiplications and a sort, and the values those of
     `SparseGPT` with ``update="exact"``. In the identity and diagonal norms no weight can make up
@@ -46,7 +46,7 @@ class ALPS(Pruning):
     Raises:
         ValueError: no block would survive.
 
-    Source: Meng, Behdin, Wang & Mazumder, ALPS, NeurIPS 2024, section 3.1, with a penalty that
+    Source: Meng, Behdin, Wang & Mazumder, ALPS, NeurIPS 2024, with a penalty that
     grows by a constant factor, other coordinates and exact values.
     """
 
