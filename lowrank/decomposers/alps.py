@@ -46,7 +46,7 @@ class ALPS(Pruning):
     Raises:
         ValueError: no block would survive.
 
-    Source: Meng, Behdin, Wang & Mazumder, ALPS, NeurIPS 2024, with a penalty that
+    Source: Meng, Behdin, Wang & Mazumder, ALPS, NeurIPS 2024, algorithm 1, with a penalty that
     grows by a constant factor, other coordinates and exact values.
     """
 
