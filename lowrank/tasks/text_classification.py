@@ -107,6 +107,7 @@ class TextClassification(Task):
         config = {
             "encoder": {name: fingerprint(t) for name, t in encoder.state_dict().items()},
             "network": repr(model),
+            "normalize": self.normalize,
             "penalty": self.penalty,
             "ids": fingerprint(train.ids.cpu()),
             "labels": fingerprint(train.labels.cpu()),
