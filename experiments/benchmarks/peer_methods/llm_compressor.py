@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -78,6 +79,7 @@ class LLMCompressor(Method):
             "model": str(subject.folder),
             "tokens": str(folder / "tokens.safetensors"),
             "batch_size": BATCH,
+            "threads": torch.get_num_threads(),
             "layers": list(subject.layers),
             "recipe": self.recipe(subject),
             "result": str(folder / "result.safetensors"),
@@ -162,6 +164,14 @@ def missing_interpreter(python: Path | None) -> str:
     if subprocess.run([python, "-c", look], check=False).returncode != 0:
         return f"{python} has no llm-compressor: {python} -m pip install llmcompressor"
     return ""
+
+
+def version(python: Path) -> str:
+    """The version of llm-compressor in the environment of that interpreter."""
+    ask = "from importlib.metadata import version; print(version('llmcompressor'))"
+    return subprocess.run([python, "-c", ask], capture_output=True, check=True, text=True).stdout[
+        :-1
+    ]
 
 
 def run(python: Path | None, *arguments: Path, cwd: Path) -> None:
