@@ -17,7 +17,9 @@ import lowrank.decomposers as decomposers
 import lowrank.factorizations as factorizations
 from lowrank.decomposers import (
     ALPS,
+    AWQ,
     GPTQ,
+    HQQ,
     Chain,
     CodebookQuantization,
     Decomposer,
@@ -41,6 +43,7 @@ from lowrank.factorizations import (
     Product,
     Quantized,
     Scaled,
+    ScaledColumns,
     Sparse,
     Sum,
     rebuild,
@@ -143,6 +146,14 @@ ROWS = {
         set(),
         Gram(moment()),
     ),
+    "AWQ": Row(
+        AWQ(4, 12, scale="range"),
+        {ScaledColumns, Quantized},
+        ALL,
+        set(),
+        Diagonal(torch.arange(INNER) % 5 + 0.1),
+    ),
+    "HQQ": Row(HQQ(3, 8), {Quantized}, ALL, set()),
     "codebook": Row(CodebookQuantization(3), {Codebook}, ALL, {"centroids"}),
     "low rank plus sparse": Row(
         LowRankPlusSparse(2, 0.95), {Sum, Product, Dense, Sparse}, 2 * 60 + 44, SUM_OF_BOTH

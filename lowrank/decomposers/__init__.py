@@ -1,11 +1,13 @@
 """How a weight becomes a factorization: one method, one file."""
 
 from lowrank.decomposers.alps import ALPS as ALPS
+from lowrank.decomposers.awq import AWQ as AWQ
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
 from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
+from lowrank.decomposers.hqq import HQQ as HQQ
 from lowrank.decomposers.lora import LoRA as LoRA
 from lowrank.decomposers.lora import merge as merge
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse

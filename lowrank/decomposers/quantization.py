@@ -75,7 +75,7 @@ class Quantization(Decomposer):
 def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantized:
     """Each weight rounded by itself, to levels that suit the diagonal of the norm."""
     weights = norm.entry_weights(weight)
-    result = rounding.nearest(weight, weights)
+    result = rounding.nearest(weight, rounding.grid(weight, weights))
     if rounding.scale == "range" and is_uneven(weights):
         result.note = SAME_IN_EVERY_NORM
     return result

@@ -66,15 +66,21 @@ class Rounding:
         Args:
             entry_weights: what each squared error counts; broadcasts to (out, in).
         """
+        grid = self.weighted_grid(weight, entry_weights)
+        if self.scale == "range" or not is_uneven(entry_weights):
+            return grid
+        plain = self.weighted_grid(weight, torch.ones_like(entry_weights))
         layout = self.layout(weight)
         groups = layout.split(weight.double())
         weights = layout.split(entry_weights.expand(weight.shape))
-        grid = self.fit(groups, weights)
-        if self.scale == "mse" and is_uneven(entry_weights):
-            plain = self.fit(groups, layout.filled(weight.device).double())
-            errors = grid.error(groups, weights), plain.error(groups, weights)
-            grid, _ = grid.better(errors[0], plain, errors[1])
-        return grid
+        error = grid.error(groups, weights)
+        return grid.better(error, plain, plain.error(groups, weights))[0]
+
+    def weighted_grid(self, weight: Tensor, entry_weights: Tensor) -> Grid:
+        """The same by one search, with these weights alone."""
+        layout = self.layout(weight)
+        weights = layout.split(entry_weights.expand(weight.shape))
+        return self.fit(layout.split(weight.double()), weights)
 
     def fit(self, groups: Tensor, weights: Tensor, largest: Tensor | None = None) -> Grid:
         """The levels of groups.
@@ -101,9 +107,9 @@ class Rounding:
         scale = grid.scale.to(SCALE_DTYPES[self.scale_dtype])
         return Quantized(self.layout(codes), codes.to(torch.uint8), scale, zero, dtype)
 
-    def nearest(self, weight: Tensor, entry_weights: Tensor) -> Quantized:
+    def nearest(self, weight: Tensor, grid: Grid) -> Quantized:
         """A weight (out, in) rounded to the nearest levels of its groups."""
-        grid, layout = self.grid(weight, entry_weights), self.layout(weight)
+        layout = self.layout(weight)
         codes = layout.join(grid.codes(layout.split(weight.double())))
         return self.quantized(codes, grid, weight.dtype)
 

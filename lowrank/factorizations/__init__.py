@@ -11,5 +11,6 @@ from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.quantized import Quantized as Quantized
+from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import BlockGrid as BlockGrid
 from lowrank.factorizations.sparse import Sparse as Sparse

@@ -21,9 +21,10 @@ from lowrank.factorizations.packing import Layout, pack, unpack
 class Quantized(Leaf):
     """W = (code − zero) · scale, with one scale, and perhaps one zero point, for each group.
 
-    Codes lie in 0..2^bits − 1 and are packed without gaps; zero points are packed alike. Without
-    zero points the levels are symmetric about 0 but for one more on one side, zero = 2^(bits−1),
-    and the sign of the scale says on which; one bit has the levels ±scale/2 and none at 0.
+    Codes lie in 0..2^bits − 1 and are packed without gaps; integer zero points are packed alike,
+    real ones stored as they are. Without zero points the levels are symmetric about 0 but for one
+    more on one side, zero = 2^(bits−1), and the sign of the scale says on which; one bit has the
+    levels ±scale/2 and none at 0.
 
     Only codes, scales and zero points are stored: bits + (bits of a scale + bits of a zero point) /
     group_size bits for each weight. Multiplied as a dense matrix, so it saves bytes, not time; it
@@ -33,7 +34,8 @@ class Quantized(Leaf):
         layout: shape, bits and groups.
         codes: shape (out, in), integers.
         scale: shape (layout.count,), in the dtype in which it is stored.
-        zero: shape (layout.count,), integers in 0..2^bits − 1; none for symmetric levels.
+        zero: shape (layout.count,), integers in 0..2^bits − 1, or real numbers in the dtype in
+            which they are stored; none for symmetric levels.
         dtype: of W. It is computed in float32, for float64 in float64, and then rounded.
 
     Raises:
@@ -64,7 +66,10 @@ class Quantized(Leaf):
         self.layout = layout
         self.register_buffer("codes", pack(codes.flatten(), layout.bits))
         self.register_buffer("scale", with_plain_strides(scale.detach()))
-        self.register_buffer("zero", None if zero is None else pack(zero, layout.bits))
+        if zero is not None:
+            is_real = zero.is_floating_point()
+            zero = with_plain_strides(zero.detach()) if is_real else pack(zero, layout.bits)
+        self.register_buffer("zero", zero)
         # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
         marker = torch.empty(0, dtype=dtype, device=codes.device)
         self.register_buffer("_as_dtype", marker, persistent=False)
@@ -76,6 +81,8 @@ class Quantized(Leaf):
         codes = unpack(self.codes, bits, self.shape[0] * self.shape[1]).view(self.shape)
         if self.zero is None:
             zero = torch.full((count,), symmetric_zero(bits), dtype=working, device=codes.device)
+        elif self.zero.is_floating_point():
+            zero = self.zero.to(working)
         else:
             zero = unpack(self.zero, bits, count).to(working)
         levels = self.layout.split(codes).to(working) - zero[:, None]
@@ -94,7 +101,7 @@ class Quantized(Leaf):
             "shape": list(self.shape),
             "bits": self.layout.bits,
             "group_size": self.layout.group_size,
-            "symmetric": self.zero is None,
+            "zero_dtype": None if self.zero is None else dtype_name(self.zero.dtype),
             "scale_dtype": dtype_name(self.scale.dtype),
             "dtype": dtype_name(self._as_dtype.dtype),
         }
@@ -103,26 +110,32 @@ class Quantized(Leaf):
     def from_config(cls, config: dict[str, Any]) -> Self:
         rows, columns = config["shape"]
         layout = Layout((rows, columns), config["bits"], config["group_size"])
+        zero_dtype = config["zero_dtype"]
         return cls(
             layout,
             codes=torch.zeros(layout.shape, dtype=torch.uint8),
             scale=torch.zeros(layout.count, dtype=getattr(torch, config["scale_dtype"])),
-            zero=None if config["symmetric"] else torch.zeros(layout.count, dtype=torch.uint8),
+            zero=zero_dtype and torch.zeros(layout.count, dtype=getattr(torch, zero_dtype)),
             dtype=getattr(torch, config["dtype"]),
         )
 
     def describe(self) -> str:
-        return f"Quantized {self.layout.describe()}{'' if self.zero is None else ', zero points'}"
+        if self.zero is None:
+            return f"Quantized {self.layout.describe()}"
+        kind = "real zero points" if self.zero.is_floating_point() else "zero points"
+        return f"Quantized {self.layout.describe()}, {kind}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Seen as bytes, the scales follow to a device and keep their numbers: rounded to another
-        # dtype, they would no longer be those that the codes were made for.
-        dtype = self.scale.dtype
-        self.scale = self.scale.view(torch.uint8)
+        # Seen as bytes, scales and zero points follow to a device and keep their numbers: rounded
+        # to another dtype, they would no longer be those that the codes were made for.
+        stored = {n: t.dtype for n in ("scale", "zero") if (t := getattr(self, n)) is not None}
+        for name in stored:
+            setattr(self, name, getattr(self, name).view(torch.uint8))
         try:
             return super()._apply(fn, recurse)
         finally:
-            self.scale = self.scale.view(dtype)
+            for name, dtype in stored.items():
+                setattr(self, name, getattr(self, name).view(dtype))
 
 
 def symmetric_zero(bits: int) -> float:

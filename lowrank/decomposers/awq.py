@@ -1,0 +1,87 @@
+"""Activation-aware quantization: columns that meet strong inputs are scaled up before rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_integer
+from lowrank.decomposers.decomposer import Decomposer, working
+from lowrank.decomposers.rounding import SCALE_DTYPES, Rounding, is_uneven
+from lowrank.factorizations import Factorization, ScaledColumns
+from lowrank.norms import Norm
+
+# Inputs of less than this share of the largest mean square are scaled as if they had it.
+WEAKEST = 1e-8
+
+
+@dataclass(frozen=True)
+class AWQ(Decomposer):
+    """W ≈ Q(W · diag(s)) · diag(1/s), with Q rounding to nearest as `Quantization` does.
+
+    With s_j = E[x_j²]^(alpha/2), columns of strong inputs are rounded as if they were larger, and
+    so, in their own measure, more finely, at the cost of the others in their group. Of the alphas
+    0, 1/steps, …, 1 the one of least error in the norm is taken, and plain `Quantization`, alpha =
+    0, where it is as good: never worse than that in the norm.
+
+    The column scales 1/s are stored with the layer: 16 / out bits for each weight more than
+    `Quantization` stores, which small matrices feel, and nothing at alpha = 0. A note says which
+    alpha it is. Pays at 3 and 4 bits where few inputs are much stronger than the others; in the
+    full norm `GPTQ` is better. In the identity norm it is `Quantization`.
+
+    Args:
+        bits, group_size, symmetric, scale, scale_dtype: as in `Quantization`; ``"mse"`` weighs in
+            the diagonal of the norm, and then half as large an alpha is best as for the range.
+        steps: from 0 to 1 in the search of alpha, at least 1, each as long as rounding once.
+
+    Raises:
+        ValueError: as `Quantization`.
+
+    Source: Lin et al., MLSys 2024, section 3.2.
+    """
+
+    bits: int
+    group_size: int | str = "channel"
+    symmetric: bool = True
+    scale: Literal["range", "mse"] = "mse"
+    scale_dtype: str = "float16"
+    steps: int = 10
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
+
+    def __post_init__(self) -> None:
+        self.rounding()
+        check_integer("steps", self.steps, least=1)
+
+    def rounding(self) -> Rounding:
+        """Where the levels lie."""
+        return Rounding(self.bits, self.group_size, self.symmetric, self.scale, self.scale_dtype)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        rounding, weights = self.rounding(), norm.entry_weights(weight)
+        best: Factorization = rounding.nearest(weight, rounding.grid(weight, weights))
+        strength = weights.mean(dim=0).expand(weight.shape[1])
+        error = norm(working(weight) - best.to_dense())
+        for step in range(1, self.steps + 1) if is_uneven(strength) else ():
+            alpha = step / self.steps
+            scale = column_scale(strength, alpha).to(SCALE_DTYPES[self.scale_dtype])
+            exact = scale.double()
+            scaled = weight.double() / exact
+            grid = rounding.weighted_grid(scaled, weights * exact.square())
+            term = rounding.nearest(scaled, grid).to(weight.dtype)
+            trial = ScaledColumns(term, scale, f"columns scaled with alpha={alpha:g}")
+            trial_error = norm(working(weight) - trial.to_dense())
+            if trial_error < error:
+                best, error = trial, trial_error
+        return best
+
+
+def column_scale(strength: Tensor, alpha: float) -> Tensor:
+    """1/s of inputs of mean square `strength`, (in,).
+
+    The geometric mean of the largest and the smallest is 1, so that 16 bits hold either.
+    """
+    factors = strength.clamp_min(WEAKEST * strength.max()).pow(-alpha / 2)
+    return factors / (factors.max() * factors.min()).sqrt()
