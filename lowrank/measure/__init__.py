@@ -1,5 +1,6 @@
 """What a model costs and what it is worth: the same measures for dense and compressed ones."""
 
+from lowrank.measure.harness import harness_scores as harness_scores
 from lowrank.measure.latency import Latency as Latency
 from lowrank.measure.latency import compare_latency as compare_latency
 from lowrank.measure.macs import layer_macs as layer_macs

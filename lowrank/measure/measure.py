@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lowrank.measure.harness import check_harness, harness_scores
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.memory import peak_memory
@@ -28,12 +29,16 @@ class MeasureSettings:
         latency_batch_sizes: batch sizes at which the models are timed; none to leave it out.
         latency_seconds: about how long one comparison of latency takes; see `compare_latency`.
         threads: CPU threads while timing; those that torch uses if not given.
+        harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
+        harness_limit: examples of each of them; all if not given.
     """
 
     batch_size: int = 256
     latency_batch_sizes: tuple[int, ...] = (1, 256)
     latency_seconds: float = 0.2
     threads: int | None = None
+    harness_tasks: tuple[str, ...] = ()
+    harness_limit: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.batch_size, *self.latency_batch_sizes)
@@ -43,6 +48,10 @@ class MeasureSettings:
             raise ValueError(f"latency_seconds={self.latency_seconds} must be above 0")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1")
+        if self.harness_limit is not None and self.harness_limit < 1:
+            raise ValueError(f"harness_limit={self.harness_limit} must be at least 1")
+        if self.harness_tasks:
+            check_harness()
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class Measured:
     """A model with its measures.
 
     Attributes:
-        values: quality on the test split, sizes, MACs and peak memory of one example, by name.
+        values: quality on the test split, sizes, MACs and peak memory of one example, and scores
+            on the tasks of the harness, by name.
         observed: what it gives on the test split; see `Evaluation`.
     """
 
@@ -68,12 +78,16 @@ def measure(
         dense: the measured dense model, to measure the agreement with it.
 
     Raises:
-        ValueError: the model gives outputs that are not finite; see `evaluate`.
+        ValueError: the model gives outputs that are not finite (see `evaluate`), or there are
+            harness tasks and the task has no language model.
     """
     reference = None if dense is None else dense.observed
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
-    sizes = measure_model(model, task.example(1))
-    return Measured(model, quality.metrics | sizes, quality.observed)
+    values = quality.metrics | measure_model(model, task.example(1))
+    if settings.harness_tasks:
+        names, limit = settings.harness_tasks, settings.harness_limit
+        values |= harness_scores(model, task.tokenizer, names, limit, settings.batch_size)
+    return Measured(model, values, quality.observed)
 
 
 def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from lowrank.tasks.agreement import class_agreement
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
+    from transformers import PreTrainedTokenizerBase
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -127,6 +128,15 @@ class Task(ABC):
         """
         del targets
         return class_agreement(observed[0], dense[0])
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of a language model.
+
+        Raises:
+            ValueError: the model is none.
+        """
+        raise ValueError(f"task '{self.name}' has no language model, and so no tokenizer for one")
 
     def protocol(self) -> dict[str, Any]:
         """What a number of this task's quality depends on and its settings do not say, as JSON."""

@@ -1,0 +1,109 @@
+"""Scores of a language model on the tasks of lm-evaluation-harness, an optional extra."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lowrank.measure.forward import evaluating
+
+
+def check_harness() -> None:
+    """Raise ValueError unless lm-evaluation-harness is installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError(
+            "harness tasks need lm-evaluation-harness, which is not installed: pip install "
+            "'lowrank[harness]', or name no harness tasks"
+        )
+
+
+def harness_scores(
+    model: nn.Module,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    limit: int | None = None,
+    batch_size: int = 8,
+) -> dict[str, float]:
+    """Scores of a dense or compressed model, as the harness counts them.
+
+    The harness loads the data of its tasks itself, from the Hugging Face hub.
+
+    Args:
+        model: a causal model of the transformers library; its layers may be factorized.
+        tokenizer: of the model.
+        tasks: names of tasks or groups, such as ``arc_easy``, or files with tasks of one's own.
+        limit: examples of each task, its first; all if not given.
+
+    Returns:
+        ``<task>_<metric>`` of each metric (with ``_<filter>`` if a task filters answers), and
+        ``<task>_examples``. Of an accuracy p over n examples the standard error is √(p (1−p) / n).
+
+    Raises:
+        ValueError: the harness is not installed, there is no such task, or limit is below 1.
+
+    Source: Gao et al., The Language Model Evaluation Harness, doi 10.5281/zenodo.12608602.
+    """
+    check_harness()
+    if not tasks or (limit is not None and limit < 1):
+        raise ValueError(f"tasks={list(tasks)} must not be empty and limit={limit} at least 1")
+    from lm_eval import simple_evaluate  # type: ignore
+    from lm_eval.models.huggingface import HFLM  # type: ignore
+
+    manager = _task_manager()
+    try:
+        manager.load(list(tasks))
+    except KeyError as error:
+        raise ValueError(f"the harness has no task: {error.args[0]}") from error
+    with evaluating(model), _tied_as_they_are(model):
+        # A copy of the tokenizer, for it is given a token for padding.
+        wrapped = HFLM(model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)  # type: ignore
+        report = simple_evaluate(
+            wrapped,
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+            # The caller's random state stays as it is.
+            random_seed=None,  # type: ignore
+            numpy_random_seed=None,  # type: ignore
+            torch_random_seed=None,  # type: ignore
+        )
+    assert report is not None
+    return _numbers(report)
+
+
+@functools.cache
+def _task_manager() -> Any:
+    """What tasks there are; reading their thousands of files takes seconds."""
+    from lm_eval.tasks import TaskManager  # type: ignore
+
+    return TaskManager()
+
+
+def _numbers(report: Any) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for task, entries in report["results"].items():
+        for key, value in entries.items():
+            metric, _, answer_filter = key.partition(",")
+            if answer_filter and isinstance(value, int | float):
+                suffix = "" if answer_filter == "none" else f"_{answer_filter}"
+                numbers[f"{task}_{metric}{suffix}"] = float(value)
+    counts = {task: count["effective"] for task, count in report["n-samples"].items()}
+    return numbers | {f"{task}_examples": float(count) for task, count in counts.items()}
+
+
+@contextmanager
+def _tied_as_they_are(model: Any) -> Iterator[None]:
+    """Without `tie_weights`, by which the harness would undo a compressed head."""
+    model.tie_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
