@@ -185,6 +185,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "layers": [asdict(layer) for layer in compressed.layers],
         "skipped": compressed.skipped,
         "calibration": compressed.calibration,
+        "protocol": parts.task.protocol(),
         "environment": environment(settings["device"]),
         "timings": timings,
     }

@@ -14,7 +14,7 @@ import torch
 # Those whose version can change a number in a record.
 LIBRARIES = (
     *("lowrank", "torch", "numpy", "scipy", "scikit-learn", "datasets", "torchmetrics"),
-    *("safetensors", "transformers", "hydra-core"),
+    *("safetensors", "transformers", "lm_eval", "hydra-core"),
 )
 
 

@@ -37,7 +37,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 
 LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
-MEASURED_PARTS = ("environment", "timings", "calibration")
+MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
 
 
 def key(config: Mapping[str, Any]) -> str:

@@ -147,8 +147,12 @@ class FineTune(Recovery):
             return loss
         with torch.no_grad():
             wanted = task.forward(dense, inputs).log_softmax(-1)
+        # The mean over predictions: a text has one at each position.
         divergence = F.kl_div(
-            outputs.log_softmax(-1), wanted, reduction="batchmean", log_target=True
+            outputs.log_softmax(-1).flatten(0, -2),
+            wanted.flatten(0, -2),
+            reduction="batchmean",
+            log_target=True,
         )
         return (1 - self.distill) * loss + self.distill * divergence
 
