@@ -135,7 +135,8 @@ def test_every_point_of_every_experiment_is_made(name):
     levels: dict[str, set[float]] = {}
     for point in settings:
         levels.setdefault(point["method"], set()).add(point["level"])
-    assert min(map(len, levels.values())) >= 4
+    if not name.endswith("_reference"):  # Those are single points, no curves.
+        assert min(map(len, levels.values())) >= 4
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "mnist_finetune", "cifar10"])
