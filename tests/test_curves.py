@@ -195,5 +195,9 @@ def test_norms_come_from_left_to_right_of_the_table_and_then_by_name():
 def test_families_in_several_norms_are_kept_whole(tmp_path):
     frame = results.load(records.write_texts(tmp_path, 1, ("svd", "rtn", "hqq", "gptq")))
     assert set(in_several_norms(frame)["method"]) == {"rtn", "hqq", "gptq"}
+    # An allocation has no decomposer of its own.
+    settings = [column for column in frame if column.startswith("decomposer.")]
+    frame.loc[frame["method"] == "hqq", settings] = None
+    assert settings and set(in_several_norms(frame)["method"]) == {"rtn", "gptq"}
     with pytest.raises(ValueError, match=r"more than one norm \(found: identity\)"):
         in_several_norms(frame[frame["norm"] == "identity"])

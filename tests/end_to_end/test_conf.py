@@ -148,7 +148,7 @@ def test_the_comparisons_cover_every_family(name):
 def test_the_main_job_has_every_family_at_five_levels_and_three_seeds():
     points = {(p["method"], p["level"], p["seed"]) for p in experiment_jobs("digits")}
     methods = {method for method, _, _ in points}
-    assert len(methods) == 15
+    assert len(methods) == 19
     for method in methods:
         for seed in (0, 1, 2):
             assert len({level for m, level, s in points if (m, s) == (method, seed)}) >= 5
