@@ -165,6 +165,12 @@ class Rule(ABC):
         del module
         return x
 
+    def reading(self, module: nn.Module) -> Any:
+        """What decides `inputs` besides x: of two modules where it is equal, the same x gives the
+        same vectors."""
+        del module
+        return None
+
     def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
         """The second moment of `inputs`, (in, in) or its diagonal (in,), as `view` needs it."""
         del module, view
@@ -214,6 +220,11 @@ class Conv2dRule(Rule):
             x = F.pad(x, list(module._reversed_padding_repeated_twice), mode)
         return convolution(module, "channel").patches(x if x.ndim == 4 else x[None])
 
+    def reading(self, module: nn.Module) -> Any:
+        assert isinstance(module, nn.Conv2d)
+        padding = tuple(module._reversed_padding_repeated_twice)
+        return convolution(module, "channel"), module.padding_mode, padding
+
     def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
         assert isinstance(module, nn.Conv2d)
         return convolution(module, view).moment(moment)
@@ -233,6 +244,9 @@ class EmbeddingRule(Rule):
 
     def module_type(self) -> type[nn.Module]:
         return nn.Embedding
+
+    def reading(self, module: nn.Module) -> Any:
+        return self.looks_up, len(self.weight(module))
 
     def build(
         self, module: nn.Embedding, factorization: Factorization, view: KernelView

@@ -39,8 +39,8 @@ def collect(
     """The second moments of the inputs of modules, from one pass in evaluation mode.
 
     Sums are kept in float64, the products of one batch computed in float32 at least. Positions
-    that are padding do not count. Modules that always get the very same tensor, such as query, key
-    and value projections, share one statistic, which is computed once.
+    that are padding do not count. Modules that always get the very same tensor and read it
+    alike, such as query, key and value projections, share one statistic, which is computed once.
 
     Args:
         names: of modules that a rule of `lowrank.layers` knows.
@@ -84,11 +84,12 @@ class Seen:
 
     tensor: weakref.ref[Tensor]
     version: int
+    reading: Any
     leader: str
 
-    def is_of(self, x: Tensor) -> bool:
-        """Whether `x` is that tensor, unchanged."""
-        return self.tensor() is x and x._version == self.version
+    def is_of(self, x: Tensor, reading: Any) -> bool:
+        """Whether `x` is that tensor, unchanged, and `Rule.reading` the same."""
+        return self.tensor() is x and x._version == self.version and self.reading == reading
 
 
 class Collector:
@@ -163,7 +164,7 @@ class Collector:
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
         self.calls[name] += 1
-        if not self._leads(name, x):
+        if not self._leads(name, x, self.rules[name].reading(module)):
             return
         vectors = self.rules[name].inputs(module, x)
         if self.rules[name].looks_up:
@@ -176,14 +177,14 @@ class Collector:
         moment = kept.T @ kept if self.full else kept.square().sum(dim=0, dtype=torch.float64)
         self.sums[name].add(moment, len(kept))
 
-    def _leads(self, name: str, x: Tensor) -> bool:
+    def _leads(self, name: str, x: Tensor, reading: Any) -> bool:
         """Whether this input is to be added up, not being that of an earlier module too."""
         seen = None
         if name not in self.separate:
-            seen = next((entry.leader for entry in self.recent if entry.is_of(x)), None)
+            seen = next((entry.leader for entry in self.recent if entry.is_of(x, reading)), None)
         expected = self.leaders.setdefault(name, seen or name)
         if expected == name:
-            self.recent.append(Seen(weakref.ref(x), x._version, name))
+            self.recent.append(Seen(weakref.ref(x), x._version, reading, name))
             return True
         if seen != expected:
             raise NotShared(name)

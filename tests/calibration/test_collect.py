@@ -14,6 +14,8 @@ from lowrank.calibration.collect import collect
 from lowrank.measure.memory import AliveTensors
 from lowrank.norms import Gram
 
+IDS = torch.tensor([[0, 1, 3], [3, 3, 2]])
+
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
@@ -134,6 +136,34 @@ def test_layers_with_one_input_share_one_statistic_and_no_others_do():
     assert found["key"].columns is found["query"].columns
     assert found["copied"].columns is not found["query"].columns
     torch.testing.assert_close(found["changed"].columns, 4 * found["query"].columns)
+
+
+class Apart(nn.Module):
+    """Layers on one tensor, which read it as different vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.strided = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, stride=2)
+        self.pointwise, self.wrapped = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 3, padding=1)
+        self.wrapped.padding_mode = "circular"
+        self.same, self.linear = nn.Conv2d(2, 5, 3, padding=1), nn.Linear(6, 3)
+        self.small, self.large = nn.Embedding(4, 2), nn.Embedding(9, 2)
+
+    def forward(self, x, ids):
+        convolutions = (self.plain, self.strided, self.pointwise, self.wrapped, self.same)
+        outputs = [layer(x) for layer in (*convolutions, self.linear)]
+        return sum(y.sum() for y in (*outputs, self.small(ids), self.large(ids)))
+
+
+def test_layers_that_read_one_input_differently_do_not_share():
+    model = Apart()
+    names, data = list(dict(model.named_children())), Batches([(random(2, 2, 6, 6), IDS)])
+    found = collect(model, names, data, full=True)
+    for name in names:
+        alone = collect(model, [name], data, full=True)[name]
+        for part, expected in zip(found[name], alone, strict=True):
+            torch.testing.assert_close(part, expected, rtol=0, atol=0)
+    assert found["same"].columns is found["plain"].columns
 
 
 def test_layers_that_share_their_input_only_sometimes_are_told_apart():
