@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import xxhash
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass
@@ -91,10 +92,7 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nbytes(result: Any) -> int:
-    if isinstance(result, Tensor):
-        return result.nbytes
-    if isinstance(result, tuple | list):
-        return sum(map(_nbytes, result))
-    if isinstance(result, dict):
-        return sum(map(_nbytes, result.values()))
-    return 64
+    """Bytes that keeping a result takes; what its tensors share counts once."""
+    tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) or 64

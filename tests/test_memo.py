@@ -111,6 +111,13 @@ def test_a_result_above_the_limit_is_given_and_not_kept():
     assert own.hits == 1
 
 
+def test_what_a_result_holds_twice_counts_once():
+    own, shared = Memo(limit_bytes=100), torch.ones(20)
+    for _ in range(2):
+        own.get(("shared",), lambda: {"query": (shared, 3), "key": (shared, 3)})
+    assert own.hits == 1
+
+
 def test_clear_forgets(empty_memo):
     memo.svd(random(6, 4))
     empty_memo.clear()

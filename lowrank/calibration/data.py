@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lowrank.memo import fingerprint
 
@@ -44,13 +43,17 @@ class CalibrationData(ABC):
     def masks(self, batch: Any) -> list[Tensor]:
         """Masks, bool (batch, length), True where a position is real and not padding."""
 
+    @property
+    def kind(self) -> str:
+        """What decides, besides the batches, what a model makes of them."""
+        return type(self).__qualname__
+
     def fingerprint(self) -> str:
-        """A hash of all numbers in all batches."""
-        digest = xxhash.xxh3_128()
+        """A hash of all numbers in all batches, of their places in them, and of `kind`."""
+        digest = xxhash.xxh3_128(self.kind.encode())
         for batch in self.batches():
-            for value in tree_leaves(batch):
-                text = fingerprint(value) if isinstance(value, Tensor) else repr(value)
-                digest.update(text.encode())
+            for value in (batch, self.masks(batch)):
+                digest.update(f"{spelled(value)}\n".encode())
         return digest.hexdigest()
 
 
@@ -64,6 +67,10 @@ class TaskData(CalibrationData):
 
     task: Task
     batch_size: int
+
+    @property
+    def kind(self) -> str:
+        return f"{super().kind} of {type(self.task).__qualname__}"
 
     def batches(self) -> Iterator[Any]:
         return self.task.split("calibration").batches(self.batch_size)
@@ -122,6 +129,26 @@ class Batches(CalibrationData):
             return []
         given = [batch[name] for name in MASKS if isinstance(batch.get(name), Tensor)]
         return [mask.to(torch.bool) for mask in given if mask.ndim == 2]
+
+
+def spelled(value: Any) -> str:
+    """A batch as text, tensors as hashes of their content.
+
+    Raises:
+        ValueError: something in it whose content has no such text.
+    """
+    if isinstance(value, Tensor):
+        return fingerprint(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {spelled(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(spelled, value))})"
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    raise ValueError(
+        f"calibration data hold a {type(value).__name__}, by which they cannot be told from "
+        "others: give tensors, numbers and texts, alone or in tuples, lists and mappings"
+    )
 
 
 def as_data(data: Any, batch_size: int) -> CalibrationData:

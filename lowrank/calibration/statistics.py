@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,9 +95,15 @@ class Calibration:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of all numbers of a model and their names."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {fingerprint(tensor)} ".encode())
+    """A hash of all numbers of a model, of their names and ties, and of its modules as printed.
+
+    Buffers that are not saved count, such as the frequencies of positions; settings that no module
+    prints do not.
+    """
+    digest = xxhash.xxh3_128(repr(model).encode())
+    first: dict[int, str] = {}
+    parameters = model.named_parameters(remove_duplicate=False)
+    for name, tensor in chain(parameters, model.named_buffers(remove_duplicate=False)):
+        same = first.setdefault(id(tensor), name)
+        digest.update(f"{name} {fingerprint(tensor) if same == name else same} ".encode())
     return digest.hexdigest()

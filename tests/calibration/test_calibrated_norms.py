@@ -1,6 +1,7 @@
 """Which norm each weight gets, statistics that are kept, and those that do not fit."""
 
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -130,6 +131,73 @@ def test_many_levels_calibrate_once():
         model[0].weight[0, 0] += 1
     compress(model, TruncatedSVD(rank=1), where="0", norm=CalibratedNorms("full"), data=DATA)
     assert len(runs) == 2 * len(DATA)
+
+
+class Scaled(nn.Module):
+    """Layers on a buffer's multiple of the input."""
+
+    def __init__(self, scale: float, names: tuple[str, ...] = ("first", "second")) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        for name in names:
+            self.add_module(name, nn.Linear(6, 6, bias=False))
+            nn.init.eye_(self.get_submodule(name).weight)
+
+    def forward(self, x, shift=0.0):
+        for layer in self.children():
+            x = layer(self.scale * x + shift)
+        return x
+
+
+def tied(model: nn.Module) -> nn.Module:
+    model.second.weight = model.first.weight
+    return model
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (network(), nn.Sequential(network()[0], nn.Tanh(), network()[2])),
+        (Scaled(1.0), Scaled(2.0)),
+        (Scaled(1.0), tied(Scaled(1.0))),
+    ],
+    ids=["activation", "buffer that is not saved", "tied"],
+)
+def test_equal_weights_do_not_make_equal_statistics(one, other):
+    both = [
+        CalibratedNorms("full").calibrate(model, find_sites(model), DATA) for model in (one, other)
+    ]
+    assert both[0].source["model"] != both[1].source["model"]
+    assert both[0].statistics is not both[1].statistics
+
+
+A, B = random(4, 6), random(4, 6, seed=1)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ([A, B], [(A, B)]),
+        ([{"x": A, "shift": B}], [{"shift": A, "x": B}]),
+        ([A], [B]),
+        ([A], [A, A]),
+        ([(A, 1)], [(A, 2)]),
+        ([UserDict(x=torch.zeros(40, 40))], [UserDict(x=torch.eye(40))]),
+        ([{"x": A, "attention_mask": A > 0}], [{"x": A, "mask": A > 0}]),
+    ],
+)
+def test_different_data_are_told_apart(one, other):
+    assert Batches(one).fingerprint() != Batches(other).fingerprint()
+    assert Batches(one).fingerprint() == Batches(copy.deepcopy(one)).fingerprint()
+
+
+def test_data_of_another_kind_are_told_apart():
+    assert WithLoss(DATA).fingerprint() != Batches(DATA).fingerprint()
+
+
+def test_data_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="calibration data hold a ndarray.*give tensors"):
+        Batches([A.numpy()]).fingerprint()
 
 
 def test_statistics_are_kept_in_a_file(tmp_path):
