@@ -68,12 +68,13 @@ def calibrate_in_sequence(
     units = find_units(model, sites, data)
     with tempfile.TemporaryDirectory(prefix="lowrank-") as folder:
         replay = Replay(model, data, Path(folder))
-        for unit in units:
+        for number, unit in enumerate(units, start=1):
             names = [use.name for site in unit.sites for use in site.uses]
             with MEMO.passing():
                 run = partial(replay.run, unit if unit.is_whole else None)
                 yield unit, collect(model, names, data, full, run)
-            replay.finish(unit)
+            if number < len(units):
+                replay.finish(unit)
 
 
 class Replay:
@@ -90,11 +91,10 @@ class Replay:
         self.finished: list[Unit] = []
 
     def run(self, last: Unit | None, batch: Any, number: int) -> None:
-        """One forward pass, up to the end of `last` if that is given."""
+        """One forward pass, up to the end of `last` if that is given; in the mode it is in."""
         with ExitStack() as stack:
-            stack.enter_context(evaluating(self.model))
-            for unit in self.finished:
-                outputs = iter(torch.load(self._file(unit, number), weights_only=False))
+            for index, unit in enumerate(self.finished):
+                outputs = kept(self._file(index, number), unit.name)
                 stack.enter_context(returning(self.model.get_submodule(unit.name), outputs))
             if last is not None:
                 stack.enter_context(stopping(self.model.get_submodule(last.name), last.calls))
@@ -105,20 +105,38 @@ class Replay:
 
     def finish(self, unit: Unit) -> None:
         """Keep what `unit`, compressed by now, returns for each batch."""
-        with torch.no_grad():
+        # Entered once: it makes the module forget matrices that were multiplied out.
+        with evaluating(self.model), torch.no_grad():
             for number, batch in enumerate(self.data.batches()):
                 outputs: list[Any] = []
                 keep = lambda module, args, output, outputs=outputs: outputs.append(output)  # noqa: E731
-                handle = self.model.get_submodule(unit.name).register_forward_hook(keep)
+                # Before hooks of the model's own, which act on what is replayed too.
+                module = self.model.get_submodule(unit.name)
+                handle = module.register_forward_hook(keep, prepend=True)
                 try:
                     self.run(unit, batch, number)
                 finally:
                     handle.remove()
-                torch.save(outputs, self._file(unit, number))
+                torch.save(outputs, self._file(len(self.finished), number))
         self.finished.append(unit)
 
-    def _file(self, unit: Unit, number: int) -> Path:
-        return self.folder / f"{unit.name}-{number}.pt"
+    def _file(self, unit: int, number: int) -> Path:
+        return self.folder / f"{unit}-{number}.pt"
+
+
+def kept(file: Path, name: str) -> Iterator[Any]:
+    """The outputs of a unit in a file, which is read when the first is asked for.
+
+    Raises:
+        ValueError: more are asked for than there are.
+    """
+    outputs = torch.load(file, weights_only=False)
+    while outputs:
+        yield outputs.pop(0)  # Not held here while the blocks that follow run.
+    raise ValueError(
+        f"block '{name}' runs more often for some batches than for the first, by which the "
+        "sequence is planned: use mode='one-shot'"
+    )
 
 
 def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -> list[Unit]:
@@ -198,11 +216,14 @@ def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dic
 @contextmanager
 def returning(module: nn.Module, outputs: Iterator[Any]) -> Iterator[None]:
     """Inside, calling the module computes nothing and returns the next of `outputs`."""
+    own = dict(module.__dict__)  # Where wrappers put a `forward` of the instance.
     module.forward = lambda *_, **__: next(outputs)  # type: ignore[method-assign]
     try:
         yield
     finally:
         del module.forward
+        if "forward" in own:
+            module.forward = own["forward"]
 
 
 @contextmanager

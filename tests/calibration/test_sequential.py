@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from lowrank.calibration import CalibratedNorms
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import Batches
 from lowrank.compress import compress
-from lowrank.decomposers import TruncatedSVD
+from lowrank.decomposers import Quantization, TruncatedSVD
+from lowrank.factorizations import Quantized
 from lowrank.measure.memory import AliveTensors
 from lowrank.memo import MEMO
 from lowrank.norms import Gram
@@ -20,6 +22,7 @@ from lowrank.norms import Gram
 WIDTH = 8
 METHOD = TruncatedSVD(rank=2)
 SEQUENTIAL = CalibratedNorms("full", damping=0.0, mode="sequential")
+SEQUENTIAL_DIAGONAL = CalibratedNorms("diagonal", mode="sequential")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,6 +100,42 @@ def test_finished_blocks_do_not_run_again():
     result = compress(model, METHOD, norm=SEQUENTIAL, data=batches)
     # Once for the order of calls, then dense and compressed for each batch, but no more.
     assert [block.calls for block in result.model.blocks] == [1 + 2 * 3] * 3
+    result = compress(model, METHOD, where="blocks.*", norm=SEQUENTIAL, data=batches)
+    # What the last unit returns, nobody asks for.
+    assert [block.calls for block in result.model.blocks] == [7, 7, 4]
+
+
+def test_hooks_and_wrappers_of_blocks_act_once():
+    model, batches = model_and_batches()
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, args, output: 2 * output)
+        block.forward = types.MethodType(lambda self, x, scale: Block.forward(self, x, 3), block)
+    result = compress(model, METHOD, norm=SEQUENTIAL, data=batches)
+    x = random(4, WIDTH, seed=9)
+    torch.testing.assert_close(result.model(x), by_hand(model, UNITS, batches)(x))
+    assert all("forward" in block.__dict__ for block in result.model.blocks)
+
+
+def test_a_matrix_is_multiplied_out_once_for_all_batches(monkeypatch):
+    model, batches = model_and_batches()
+    unpacked, to_dense = [], Quantized.to_dense
+    monkeypatch.setattr(Quantized, "to_dense", lambda self: unpacked.append(self) or to_dense(self))
+    compress(model, Quantization(bits=4), "blocks.0.*", norm=SEQUENTIAL_DIAGONAL, data=batches)
+    alone = len(unpacked)  # By the reports: nothing follows that would run the block.
+    compress(model, Quantization(bits=4), "blocks.[01].*", norm=SEQUENTIAL_DIAGONAL, data=batches)
+    assert len(unpacked) == alone + 2 * alone + 2
+
+
+def test_a_block_that_runs_more_often_for_a_later_batch_is_named():
+    class Adaptive(Model):
+        def forward(self, x):
+            for _ in range(2 if bool(x[0, 0] > 5) else 1):
+                x = self.blocks[0](x, scale=1)
+            return self.head(self.blocks[1](x, scale=1))
+
+    batches = [random(5, WIDTH), random(5, WIDTH) + 9]
+    with pytest.raises(ValueError, match="block 'blocks.0' runs more often.*one-shot"):
+        compress(Adaptive(), METHOD, where="blocks.[01].*", norm=SEQUENTIAL, data=batches)
 
 
 def test_blocks_that_share_a_weight_see_both_uses():
