@@ -35,6 +35,13 @@ class Job:
                 f"{chosen[0]} would have no effect, because the allocation {allocation} takes the "
                 "decomposer's place: leave out one of the two"
             )
+        idle = [name for name in self.settings["norm"] if name != "_target_"]
+        if self.settings["norm_name"] == "identity" and idle:
+            raise ValueError(
+                f"norm=identity takes no {' and no '.join(idle)}, which the recipe of the "
+                "decomposer or the command line sets: leave out norm=identity, or take a recipe "
+                "without it, such as decomposer=svd"
+            )
 
     def is_done(self) -> bool:
         """Whether its record is there and nobody asks for another.

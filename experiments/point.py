@@ -94,11 +94,13 @@ def check_options(settings: Settings) -> None:
 
 
 def check_fit(settings: Settings) -> None:
-    """Check that a point's choice of layers and its recovery fit the network, untrained.
+    """Check that a point's method knows its norm, and that its choice of layers and its recovery
+    fit the network, untrained.
 
     Raises:
         ValueError: they do not.
     """
+    make(settings["allocation"]).check_norms(make(settings["norm"]).types)
     task = {**settings["task"], "seed": 0}
     fitting(text(task), text(settings["where"]), text(settings["recovery"]))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowrank.allocation import Allocation, ByName, Uniform
 from lowrank.calibration import IdentityNorms, Job, Norms
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.decomposer import check_norms, check_weight
+from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import Factorization, Scaled
 from lowrank.factorizations.operations import KernelView
 from lowrank.report import Compressed, LayerReport, report
@@ -54,7 +54,7 @@ def compress(
         with naming(site):
             check_weight(site.matrix())
     allocation = _allocation(method)
-    check_norms(norm.types, allocation.norms, by=type(allocation).__name__)
+    allocation.check_norms(norm.types)
     plan = allocation.allocate(sites)
     skipped += [(s.name, "the allocation leaves it as it is") for s in sites if s.name not in plan]
     sites = [site for site in sites if site.name in plan]
@@ -63,7 +63,7 @@ def compress(
 
     for site in sites:
         with naming(site):
-            check_norms(norm.types, plan[site.name].norms, by=type(plan[site.name]).__name__)
+            plan[site.name].check_norms(norm.types)
 
     # The weights that will be replaced are not copied first.
     memo: dict[int, Any] = {id(site.weight): site.weight for site in sites}

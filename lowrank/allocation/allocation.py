@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lowrank.decomposers import Decomposer
+from lowrank.decomposers.decomposer import check_norms
 from lowrank.norms import Norm
 from lowrank.select import matches
 from lowrank.sites import Site
@@ -23,6 +24,10 @@ class Allocation(ABC):
 
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        """Raise ValueError unless it can choose decomposers that know all of these norms."""
+        check_norms(types, self.norms, by=type(self).__name__)
+
     @abstractmethod
     def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         """The decomposer of each weight by name; a weight without one stays as it is."""
@@ -33,6 +38,9 @@ class Uniform(Allocation):
     """The same decomposer, with the same hyperparameters, for every weight."""
 
     decomposer: Decomposer
+
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        self.decomposer.check_norms(types)
 
     def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         return {site.name: self.decomposer for site in sites}
@@ -47,6 +55,10 @@ class ByName(Allocation):
     """
 
     decomposers: Mapping[str, Decomposer]
+
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        for decomposer in self.decomposers.values():
+            decomposer.check_norms(types)
 
     def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
         plan: dict[str, Decomposer] = {}

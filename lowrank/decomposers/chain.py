@@ -67,6 +67,9 @@ class Chain(Decomposer):
                     "Hydra's instantiate with _convert_='all'"
                 )
 
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        self.steps[0].check_norms(types)
+
     def kernel_view(self) -> KernelView:
         return self.steps[0].kernel_view()
 

@@ -49,6 +49,10 @@ class Decomposer(ABC):
         do. Compute with `working(weight)`; what is returned is converted back.
         """
 
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        """Raise ValueError unless the method, with all its steps, knows all of these norms."""
+        check_norms(types, self.norms, by=type(self).__name__)
+
     def kernel_view(self) -> KernelView:
         """As which matrix this method sees a convolution's kernel (see `Convolve`)."""
         return "channel"

@@ -96,6 +96,10 @@ class LoRA(Decomposer):
                 "give a base such as Quantization(bits=4), or use init='zero'"
             )
 
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        if self.base is not None:
+            self.base.check_norms(types)
+
     def kernel_view(self) -> KernelView:
         return "channel" if self.base is None else self.base.kernel_view()
 

@@ -151,6 +151,20 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
             "Could not override 'decomposer.sparsity=0.55': the grid of the experiment sets it, "
             "and what the command line chose",
         ),
+        (
+            ["decomposer=random", "norm=full"],
+            "RandomPruning cannot approximate in the norm Gram: it supports Identity",
+        ),
+        (
+            ["decomposer=magnitude,alps", "norm=full", "values=float16"],
+            "MagnitudePruning cannot approximate in the norm Gram",
+        ),
+        (["decomposer=lora_quantized", "norm=full"], "Quantization cannot approximate in the norm"),
+        (["allocation=global_rank", "norm=full"], "GlobalRank cannot approximate in the norm Gram"),
+        (
+            ["decomposer=svd_llm,asvd", "norm=identity"],
+            "norm=identity takes no damping, which the recipe of the decomposer or the command",
+        ),
         (["results=/dev/null/results"], "results cannot be written to /dev/null/results"),
     ],
 )
