@@ -78,6 +78,7 @@ class CausalLM(Task):
     def network(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
+        self._check_length()
         return self._pretrained.network(AutoModelForCausalLM)
 
     def model(self) -> nn.Module:
@@ -195,10 +196,13 @@ class CausalLM(Task):
         return self._cut(self.train, self._tokenize(self.train), self.packing.own)
 
     def _tokenize(self, text: HubText) -> Tokens:
-        self._pretrained.check_length("sequence_length", self.packing.sequence_length)
+        self._check_length()
         tokens = self.packing.tokenize(text.rows(), self.tokenizer)
         self._pretrained.check_ids(tokens.ids)
         return tokens
+
+    def _check_length(self) -> None:
+        self._pretrained.check_length("sequence_length", self.packing.sequence_length)
 
     def _cut(self, text: HubText, tokens: Tokens, step: int) -> TokenSplit:
         try:

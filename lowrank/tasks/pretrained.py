@@ -138,13 +138,16 @@ class Pretrained:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the library's progress bars, which come in the way of a sweep's own."""
+    """Without the library's progress bars and reports, which come in the way of a sweep's own."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    # What its report on a checkpoint says of missing weights, our error does.
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

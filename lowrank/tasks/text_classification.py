@@ -94,6 +94,7 @@ class TextClassification(Task):
     def network(self) -> nn.Module:
         from transformers import AutoModel
 
+        self._pretrained.check_length("max_length", self.max_length)
         return SentenceClassifier(
             self._pretrained.network(AutoModel), self.classes, self.normalize
         ).eval()

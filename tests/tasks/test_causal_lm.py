@@ -303,7 +303,7 @@ def test_a_model_that_is_not_causal(tmp_path):
         replace(TASK, pretrained=str(tmp_path)).model()
 
 
-def test_a_model_whose_weights_are_missing(tmp_path):
+def test_a_model_whose_weights_are_missing(tmp_path, capfd):
     from safetensors.torch import load_file, save_file
 
     task = made(tmp_path)
@@ -311,8 +311,17 @@ def test_a_model_whose_weights_are_missing(tmp_path):
     state = load_file(file)
     state.pop("model.layers.1.mlp.up_proj.weight")
     save_file(state, file, metadata={"format": "pt"})
+    capfd.readouterr()
     with pytest.raises(ValueError, match="lacks 1 weights .* model.layers.1.mlp.up_proj.weight"):
         task.model()
+    # The error says it all; a report of the library's own would come in its way.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_length_beyond_the_positions_is_found_without_data(monkeypatch):
+    monkeypatch.setattr(HubText, "rows", lambda self: pytest.fail("the text was read"))
+    with pytest.raises(ValueError, match="sequence_length=65 is more than the 64 positions"):
+        replace(TASK, packing=Packing(65)).network()
 
 
 @pytest.mark.skipif("LOWRANK_HUB" not in os.environ, reason="needs the data mirror")

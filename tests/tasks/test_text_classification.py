@@ -204,6 +204,12 @@ def two(dataset="me/two", **changes):
     return replace(TASK, **{"test": text, "classes": 2} | changes)
 
 
+def test_a_length_beyond_the_positions_is_found_without_data(monkeypatch):
+    monkeypatch.setattr(HubText, "rows", lambda self: pytest.fail("the text was read"))
+    with pytest.raises(ValueError, match="max_length=17 is more than the 16 positions"):
+        replace(TASK, max_length=17).network()
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
