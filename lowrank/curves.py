@@ -57,7 +57,10 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     one_meaning(frame)
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise ValueError(f"the records hold no {', '.join(missing)}; measure it, or leave it out")
+        held = ", ".join(name for name in MEASURES if name in frame)
+        raise ValueError(
+            f"the records hold no {', '.join(missing)}: take what they hold ({held}), or measure it"
+        )
     repeated: Any = frame[frame.duplicated([*POINT, "seed"])]
     if len(repeated):
         again = repeated.iloc[0]
@@ -121,13 +124,14 @@ def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
 def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
 
-    The name carries the recovery unless it is "none".
+    The name carries the recovery unless it is "none", and can begin the name of a file: a ``/``,
+    as in a model's name on the hub, is written as ``--``.
     """
     parts = []
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
     for (task, model, recovery), part in groups:
         words = [task, model] + ([] if recovery == "none" else [recovery])
-        parts.append(("-".join(map(str, words)), part))
+        parts.append(("-".join(map(str, words)).replace("/", "--"), part))
     return parts
 
 

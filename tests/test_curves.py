@@ -144,7 +144,7 @@ def test_what_cannot_be_averaged_is_refused(frame):
         ValueError, match=r"mix 2 values of 'task' \(digits, mnist\).*frame.task =="
     ):
         summarise(pd.concat([frame, frame.assign(task="mnist")]), ["top1"])
-    with pytest.raises(ValueError, match="hold no perplexity"):
+    with pytest.raises(ValueError, match="hold no perplexity: take what they hold (.*top1.*)"):
         summarise(frame, ["perplexity"])
     with pytest.raises(ValueError, match="hold no speedup_b1 of the dense model"):
         dense_baseline(frame, "speedup_b1")
@@ -158,6 +158,8 @@ def test_comparisons_are_named_and_complete(frame):
     parts = comparisons(both)
     assert sorted(name for name, _ in parts) == ["digits-mlp", "digits-mlp-finetune"]
     assert sum(len(part) for _, part in parts) == len(both)
+    (named,) = comparisons(frame.assign(model="me/tiny"))
+    assert named[0] == "digits-me--tiny"  # As files, not as folders.
 
 
 def test_what_is_a_distance_from_the_dense_model_has_its_dense_value_by_definition(frame):
