@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lowrank import memo
+from lowrank.norm_checks import check_damping, check_fits, check_importance, check_moment
 
 
 class Norm(ABC):
@@ -251,50 +252,6 @@ def square_root(moment: Tensor) -> Tensor:
         )
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return vectors * values.where(values > floor, 0).sqrt()
-
-
-def check_moment(moment: Tensor) -> None:
-    """Raise ValueError unless it is a second moment that says something."""
-    shape = tuple(moment.shape)
-    if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
-        raise ValueError(
-            f"a second moment is a square floating-point matrix, not {shape} {moment.dtype}"
-        )
-    check_importance("the diagonal of a second moment", moment.diagonal())
-    if not bool(moment.sum().isfinite()):
-        bad = int((~moment.isfinite()).sum())
-        raise ValueError(f"{bad} entries of a second moment are NaN or infinite: calibrate anew")
-    largest = moment.diagonal().max()
-    if float((moment - moment.T).abs_().max()) > 1e-4 * float(largest):
-        raise ValueError("a second moment must be symmetric, and this matrix is not")
-
-
-def check_importance(name: str, values: Tensor) -> None:
-    """Raise ValueError unless they are weights of a mean square: ≥ 0, finite, not all zero."""
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"{name}: a non-empty vector is needed, not shape {tuple(values.shape)}")
-    if not bool(values.isfinite().all()):
-        bad = int((~values.isfinite()).sum())
-        raise ValueError(f"{name}: {bad} of {values.numel()} are NaN or infinite: calibrate anew")
-    if float(values.min()) < 0:
-        raise ValueError(f"{name}: {float(values.min()):.3g} is negative, and a mean square is not")
-    if float(values.max()) == 0:
-        raise ValueError(f"{name}: all {values.numel()} are zero, so that no error would count")
-
-
-def check_damping(damping: float) -> None:
-    """Raise ValueError unless it is a share that can be added."""
-    if not 0 <= damping < math.inf:
-        raise ValueError(f"damping={damping} must be at least 0 and finite")
-
-
-def check_fits(name: str, values: Tensor | None, weight: Tensor, length: int) -> None:
-    """Raise ValueError unless statistics of this length are given, or none."""
-    if values is not None and len(values) != length:
-        raise ValueError(
-            f"{name} of length {len(values)} do not fit a weight of shape {tuple(weight.shape)}, "
-            f"which needs {length}: these are statistics of another layer or model"
-        )
 
 
 def damped(values: Tensor, damping: float) -> Tensor:

@@ -279,6 +279,11 @@ def test_bad_statistics_are_refused(make, text):
         make()
 
 
+def test_a_moment_whose_sum_float16_cannot_hold_is_a_moment():
+    norm = Gram(torch.eye(4, dtype=torch.float16) * 60000)
+    assert norm(torch.eye(4)) == pytest.approx((4 * 60000) ** 0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("norm", "text"),
     [

@@ -214,12 +214,14 @@ def without_padding(
 
     Args:
         positions: the shape of the positions in the module's input.
-        masks: see `CalibrationData.masks`; one counts where it has just these positions.
+        masks: see `CalibrationData.masks`; one counts where it has just these positions, also as
+            (length, batch), in which some models order them inside, or as one row.
 
     Raises:
         ValueError: two masks that differ would fit.
     """
-    fitting = [m for m in masks if m.shape == positions or m.shape.numel() == positions.numel()]
+    turned = [m.T if m.shape != positions and m.T.shape == positions else m for m in masks]
+    fitting = [m for m in turned if m.shape.numel() == positions.numel()]
     if any(not torch.equal(mask.flatten(), fitting[0].flatten()) for mask in fitting[1:]):
         raise ValueError(
             f"layer '{name}': two masks of padding fit its input and differ. Calibrate with "

@@ -18,7 +18,8 @@ from lowrank.calibration.statistics import Calibration, Statistics, model_finger
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of
 from lowrank.factorizations.operations import KernelView
 from lowrank.memo import MEMO
-from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm, check_damping
+from lowrank.norm_checks import check_damping
+from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
 from lowrank.sites import Site, naming
 
 

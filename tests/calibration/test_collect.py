@@ -114,6 +114,26 @@ def test_padding_does_not_count():
     torch.testing.assert_close(padded["pooled"].columns, plain["pooled"].columns)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [lambda x: x, lambda x: x.transpose(0, 1), lambda x: x.flatten(0, 1)],
+    ids=["batch first", "length first", "one row"],
+)
+def test_padding_is_found_in_every_order_of_positions(order):
+    class Ordered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, attention_mask):
+            return self.layer(order(x))
+
+    x, mask = random(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    found = collect(Ordered(), ["layer"], Batches([{"x": x, "attention_mask": mask}]), full=True)
+    real = x[mask.bool()].double()
+    torch.testing.assert_close(found["layer"].columns, real.T @ real / 4, rtol=1e-6, atol=1e-7)
+
+
 class Projections(nn.Module):
     """Layers on one tensor, on a copy of it, and on it after a change in place."""
 
