@@ -11,6 +11,7 @@ sweep: $(SETUP)  ## the main job: every method on the digits, then a figure and 
 	$(BIN)/python -m experiments.sweep experiment=digits
 	$(BIN)/python -m experiments.report experiment=digits
 
+# The shell reads ARGS too: ARGS="\"task.test.split='validation[:20]'\" threads=1".
 causal_lm: $(SETUP)  ## MODEL=<name or folder>: methods by norms, perplexity against bits per weight
 	@test -n "$(MODEL)" || { echo "give MODEL=<a name on the hub, or a folder>"; exit 2; }
 	$(BIN)/python -m experiments.sweep experiment=causal_lm task.pretrained=$(MODEL) \

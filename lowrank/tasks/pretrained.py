@@ -131,9 +131,8 @@ class Pretrained:
             return load(path, revision=self.revision, **options)
         # KeyError: a tokenizer file without the parts that it should have.
         except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"no {what} of {self.name!r} in {path} ({hub.HINT}): {str(error).splitlines()[0]}"
-            ) from error
+            why = " ".join(str(error).split())
+            raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
 
 
 @contextmanager
