@@ -55,6 +55,10 @@ class Norm(ABC):
     def describe(self) -> str:
         """The word for reports: identity, diagonal or full."""
 
+    def size(self, weight: Tensor) -> float:
+        """The norm of a weight, which every level asks for again."""
+        return self(weight)
+
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """‖W − Ŵ‖ / ‖W‖, summed in float64; 0 for an exact copy of a zero weight.
 
@@ -63,7 +67,7 @@ class Norm(ABC):
         """
         working = torch.promote_types(weight.dtype, torch.float32)
         weight, approximation = weight.detach().to(working), approximation.detach().to(working)
-        error, scale = self(weight - approximation), self(weight)
+        error, scale = self(weight - approximation), self.size(weight)
         if error == 0:
             return 0.0
         if scale == 0:
@@ -193,8 +197,10 @@ class Gram(Norm):
 
     def __call__(self, difference: Tensor) -> float:
         squares = row_squares(difference.detach(), self.second_moment(difference))
-        # Rounding can take a sum that is zero in truth below it.
-        return math.sqrt(max(0.0, float((squares * self.row_weights(difference)).sum())))
+        return self._root(squares, difference)
+
+    def size(self, weight: Tensor) -> float:
+        return self._root(kept_row_squares(weight, self.second_moment(weight)), weight)
 
     def check(self, weight: Tensor) -> None:
         check_fits("moment", self.moment, weight, weight.shape[1])
@@ -213,6 +219,10 @@ class Gram(Norm):
         rows = self.row_weights(weight).sqrt()[:, None]
         return (rows * whitened(weight, self.second_moment(weight))).to(weight.dtype)
 
+    def _root(self, squares: Tensor, weight: Tensor) -> float:
+        # Rounding can take a sum that is zero in truth below it.
+        return math.sqrt(max(0.0, float((squares * self.row_weights(weight)).sum())))
+
     def describe(self) -> str:
         return "full"
 
@@ -220,12 +230,13 @@ class Gram(Norm):
         return f"Gram({sizes(moment=self.moment, rows=self.rows)})"
 
 
-# Memoised for the weight itself, whose norm and whitened form every level asks for again.
-@memo.memoised
 def row_squares(matrix: Tensor, moment: Tensor) -> Tensor:
     """The diagonal of M B Mᵀ for a matrix M (out, in), in float64, shape (out,)."""
     matrix = matrix.double()
     return ((matrix @ moment) * matrix).sum(dim=1)
+
+
+kept_row_squares = memo.memoised(row_squares)
 
 
 @memo.memoised
