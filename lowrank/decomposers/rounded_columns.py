@@ -10,8 +10,9 @@ from torch import Tensor
 from lowrank.decomposers.rounding import Grid
 from lowrank.factorizations.packing import Layout
 
-# Columns after which all others are updated, by one product of matrices.
-BLOCK = 128
+# Columns after which all others are updated, by one product of matrices: of 32 rows what is still
+# to be rounded stays in the cache.
+BLOCK = 32
 
 
 @dataclass(frozen=True)
