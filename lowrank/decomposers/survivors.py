@@ -8,6 +8,9 @@ from torch import Tensor
 # Share of the largest below which an eigenvalue, and a squared pivot, is a rounding error.
 SINGULAR = 1e-10
 
+# Squared pivots above which an inverse keeps half of the digits.
+REGULAR = 1e-6
+
 # Numbers in the systems that are solved together.
 PIECE = 2**24
 
@@ -16,8 +19,9 @@ def exact_update(weight: Tensor, kept: Tensor, moment: Tensor) -> Tensor:
     """The values of the survivors with the least error for a mask: least squares, row by row.
 
     Each row of ŵ minimises (w − ŵ) B (w − ŵ)ᵀ over all that are zero outside the mask; weights of
-    rows do not change it. Takes in³ / 3 multiplications for a row that keeps all, and with k
-    survivors k³ / 3.
+    rows do not change it. With k survivors it takes k³ / 3 multiplications for a row, or, where
+    more than half survive and B has an inverse, (in − k)³ / 3: then the Lagrange multipliers of the
+    zeros are found instead (optimal brain surgeon, Hassibi & Stork 1992, for many at once).
 
     Args:
         weight: shape (out, in).
@@ -32,13 +36,27 @@ def exact_update(weight: Tensor, kept: Tensor, moment: Tensor) -> Tensor:
     if not has_pairs(moment):
         return weight * kept
     scale, correlation = correlations(moment)
-    asked = (weight * ~kept * scale) @ correlation
+    scaled = weight * scale
     change = torch.zeros_like(weight)
-    # Rows with equally many survivors together: the systems of a piece are as large as its largest.
-    order = kept.sum(dim=1).argsort(stable=True)
-    for rows in order.split(max(1, PIECE // len(moment) ** 2)):
-        change[rows] = solve_on(kept[rows], correlation, asked[rows])
+    inverse = regular_inverse(correlation)
+    many = 2 * kept.sum(dim=1) > len(moment)
+    direct = ~many if inverse is not None else torch.ones_like(many)
+    if bool(direct.any()):
+        rows = kept[direct]
+        change[direct] = solve_in_pieces(rows, correlation, (scaled[direct] * ~rows) @ correlation)
+    if inverse is not None and bool(many.any()):
+        rows, (root, normal) = kept[many], correlations(inverse)
+        multipliers = solve_in_pieces(~rows, normal, scaled[many] * ~rows / root) / root
+        change[many] = -(multipliers @ inverse)
     return (weight + change / scale) * kept
+
+
+def regular_inverse(moment: Tensor) -> Tensor | None:
+    """The inverse of a moment (in, in) with ones on the diagonal; None where nearly singular."""
+    factor, failed = torch.linalg.cholesky_ex(moment)
+    if int(failed) or not float(factor.diagonal().square().min()) > REGULAR:
+        return None
+    return torch.cholesky_inverse(factor)
 
 
 def has_pairs(moment: Tensor) -> bool:
@@ -55,6 +73,16 @@ def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
     scale = scale.where(scale > 0, 1)
     correlation = moment / scale / scale[:, None]
     return scale, correlation.fill_diagonal_(1)
+
+
+def solve_in_pieces(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
+    """`solve_on` for as many rows at a time as fit in memory, those of equally many places."""
+    solution = torch.zeros_like(right)
+    order = kept.sum(dim=1).argsort(stable=True)
+    # The systems of a piece are as large as its largest.
+    for rows in order.split(max(1, PIECE // len(moment) ** 2)):
+        solution[rows] = solve_on(kept[rows], moment, right[rows])
+    return solution
 
 
 def solve_on(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:

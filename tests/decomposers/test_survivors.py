@@ -1,7 +1,9 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lowrank.decomposers import survivors
 from lowrank.decomposers.survivors import exact_update
 from lowrank.norms import Gram
 
@@ -85,3 +87,16 @@ def test_the_error_is_that_of_the_projection():
     updated = exact_update(weight, torch.tensor([[True, False]]), moment)
     torch.testing.assert_close(updated, torch.tensor([[2.6, 0.0]], dtype=torch.float64))
     assert abs(Gram(moment)(weight - updated) - (1 - 0.36) ** 0.5) < 1e-12
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
+def test_few_and_many_survivors_are_solved_alike(share, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 24, generator=generator, dtype=torch.float64)
+    moment = x.T @ x / 200
+    weight = torch.randn(9, 24, generator=generator, dtype=torch.float64)
+    kept = torch.rand(9, 24, generator=generator) >= share
+    by_zeros = survivors.exact_update(weight, kept, moment)
+    monkeypatch.setattr(survivors, "regular_inverse", lambda moment: None)
+    by_survivors = survivors.exact_update(weight, kept, moment)
+    torch.testing.assert_close(by_zeros, by_survivors, rtol=1e-9, atol=1e-10)
