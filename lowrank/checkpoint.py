@@ -17,7 +17,8 @@ from torch import nn
 
 from lowrank.atomic import replacing
 from lowrank.factorizations import rebuild
-from lowrank.layers import FactorizedLayer, rule_for
+from lowrank.factorized import FactorizedLayer
+from lowrank.layers import rule_for
 from lowrank.measure.size import identity
 from lowrank.sites import replace_module
 

@@ -8,119 +8,22 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factorizations import Factorization, Leaf
-from lowrank.factorizations.operations import Convolve, KernelView, Lookup
-from lowrank.factorizations.unread import Unread
-
-
-class FactorizedLayer(nn.Module):
-    """A layer whose weight is a factorization.
-
-    Attributes:
-        factorization: the weight as a matrix.
-        view: as which matrix a kernel is seen; of no effect but in convolutions.
-    """
-
-    factorization: Factorization
-    view: KernelView = "channel"
-
-    def extra_repr(self) -> str:
-        return f"view={self.view}" if self.view != "channel" else ""
-
-
-class FactorizedLinear(FactorizedLayer):
-    """y = x Wᵀ + bias, W a factorization of shape (out, in)."""
-
-    def __init__(self, factorization: Factorization, bias: nn.Parameter | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = factorization.shape
-        self.factorization = factorization
-        self.bias = bias
-
-    @property
-    def weight(self) -> Tensor:
-        """W, for code that reads the weight of a layer instead of calling it."""
-        return _read(self.factorization)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factorization(x, bias=self.bias)
-
-
-class FactorizedConv2d(FactorizedLayer):
-    """A convolution, its kernel a factorization of the matrix that `view` names."""
-
-    def __init__(self, layer: nn.Conv2d, factorization: Factorization, view: KernelView) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
-        self.kernel_size, self.stride = layer.kernel_size, layer.stride
-        self.padding, self.dilation, self.groups = layer.padding, layer.dilation, layer.groups
-        self.padding_mode = layer.padding_mode
-        # Padding that the convolution cannot do itself is done before it.
-        self._pad = list(layer._reversed_padding_repeated_twice)
-        self._pads_first = pads_first(layer)
-        self._operation = convolution(layer, view)
-        self.view = view
-        self.factorization = factorization
-        self.bias = layer.bias
-
-    @property
-    def weight(self) -> Tensor:
-        """The kernel (out, in/groups, kh, kw), for code that reads it instead of calling."""
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        return _read(self.factorization, self._operation.kernel, shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 3:
-            return self.forward(x[None])[0]
-        if self._pads_first:
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._pad, mode)
-        return self.factorization(x, self._operation, self.bias)
-
-
-class FactorizedEmbedding(FactorizedLayer):
-    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim)."""
-
-    def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = factorization.shape
-        self.padding_idx = padding_idx
-        self._operation = Lookup(padding_idx)
-        self.factorization = factorization
-
-    @property
-    def weight(self) -> Tensor:
-        """The table, for code that reads it instead of calling."""
-        return _read(self.factorization)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factorization(x, self._operation)
-
-
-class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
-    """Attention whose packed q, k, v projection is a factorization.
-
-    PyTorch's attention reads its weights and never calls its projections, so they are multiplied
-    out: it saves bytes and no MACs, and the dropout of an adapter does not act.
-    """
-
-    def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
-        nn.Module.__init__(self)
-        state = {**layer.__dict__, "_modules": dict(layer._modules)}
-        state["_parameters"] = {k: p for k, p in layer._parameters.items() if k != "in_proj_weight"}
-        self.__dict__.update(state)
-        self.factorization = factorization
-
-    @property
-    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
-        """The packed projection (3·embed, embed)."""
-        return _materialize(self.factorization)
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.factorized import (
+    FactorizedConv2d,
+    FactorizedEmbedding,
+    FactorizedLayer,
+    FactorizedLinear,
+    FactorizedMultiheadAttention,
+    convolution,
+    pads_first,
+)
 
 
 class Rule(ABC):
@@ -298,42 +201,3 @@ RULES: tuple[Rule, ...] = (
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule that knows this module, if there is one."""
     return next((rule for rule in RULES if rule.fits(module)), None)
-
-
-def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:
-    """The operation that `layer` performs, without the padding that has to be done before."""
-    return Convolve(
-        kernel_size=_pair(layer.kernel_size),
-        stride=_pair(layer.stride),
-        padding=(0, 0) if pads_first(layer) else _pair(layer.padding),
-        dilation=_pair(layer.dilation),
-        groups=layer.groups,
-        view=view,
-    )
-
-
-def pads_first(layer: nn.Conv2d) -> bool:
-    """Whether `layer` needs padding that the convolution cannot do itself."""
-    return layer.padding_mode != "zeros" or isinstance(layer.padding, str)
-
-
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
-
-
-def _materialize(factorization: Factorization) -> Tensor:
-    if isinstance(factorization, Leaf):
-        return factorization.materialize()
-    return factorization.to_dense()
-
-
-def _read(
-    factorization: Factorization,
-    finish: Callable[[Tensor], Tensor] = lambda weight: weight,
-    shape: tuple[int, ...] | None = None,
-) -> Tensor:
-    """The matrix, or what `finish` makes of it, of `shape`; factors are multiplied when needed."""
-    if isinstance(factorization, Leaf):
-        return finish(factorization.materialize())
-    return Unread.of(factorization, finish, shape or factorization.shape)

@@ -23,7 +23,7 @@ from lowrank.decomposers import (
     SparseGPT,
     TruncatedSVD,
 )
-from lowrank.layers import FactorizedLayer
+from lowrank.factorized import FactorizedLayer
 from lowrank.measure import body_bytes, nbytes
 from lowrank.select import Select
 

@@ -9,7 +9,7 @@ from torch import nn
 from lowrank.allocation import ByName, Uniform
 from lowrank.compress import compress
 from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
-from lowrank.layers import FactorizedConv2d, FactorizedLinear
+from lowrank.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.select import Select
 
 

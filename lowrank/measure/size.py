@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from torch import Tensor, nn
 
 from lowrank.factorizations import Leaf
-from lowrank.layers import FactorizedEmbedding, FactorizedLayer, rule_for
+from lowrank.factorized import FactorizedEmbedding, FactorizedLayer
+from lowrank.layers import rule_for
 
 
 def nbytes(model: nn.Module) -> int:

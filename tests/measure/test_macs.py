@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Sparse, Sum
-from lowrank.layers import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
 from lowrank.measure import layer_macs, macs
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lowrank.factorizations import Layout, Quantized
-from lowrank.layers import FactorizedLinear
+from lowrank.factorized import FactorizedLinear
 from lowrank.measure import peak_memory
 
 

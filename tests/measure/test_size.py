@@ -9,7 +9,7 @@ from lowrank.checkpoint import save
 from lowrank.compress import compress
 from lowrank.decomposers import Quantization, TruncatedSVD
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Scaled, Sparse, Sum
-from lowrank.layers import FactorizedLinear
+from lowrank.factorized import FactorizedLinear
 from lowrank.measure import body_bytes, nbytes, params, trainable_params
 
 

@@ -9,7 +9,7 @@ from experiments.benchmarks.peer_methods.method import Kept, Method, Outcome, Su
 from lowrank.calibration import IdentityNorms, Norms
 from lowrank.compress import compress
 from lowrank.decomposers import Decomposer
-from lowrank.layers import FactorizedLayer
+from lowrank.factorized import FactorizedLayer
 from lowrank.memo import MEMO
 from lowrank.select import Select
 
