@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer
+from lowrank.decomposers.curvature import has_pairs
 from lowrank.decomposers.magnitude_pruning import relative
 from lowrank.decomposers.patterns import descending
 from lowrank.decomposers.pruning import Pruning
-from lowrank.decomposers.survivors import correlations, exact_update, has_pairs
+from lowrank.decomposers.survivors import correlations, exact_update
 from lowrank.factorizations import Factorization, Sparse
 from lowrank.memo import memoised
 from lowrank.norms import Diagonal, Gram, Identity, Norm

@@ -43,3 +43,13 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
         "a second moment stays indefinite with its mean added to its diagonal: it is no second "
         "moment. Calibrate anew."
     )
+
+
+def raised(share: float) -> str:
+    """What a report should say of damping that the norm does not have."""
+    return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
+
+
+def has_pairs(moment: Tensor) -> bool:
+    """Whether any two inputs come together, so that one weight can make up for another."""
+    return bool((moment - torch.diag(moment.diagonal())).any())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import inverse_factor
+from lowrank.decomposers.curvature import has_pairs, inverse_factor, raised
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.quantization import round_to_nearest
 from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
@@ -82,7 +82,7 @@ class GPTQ(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         moment, rounding = norm.second_moment(weight), self.rounding()
-        if bool((moment == torch.diag(moment.diagonal())).all()):
+        if not has_pairs(moment):
             return round_to_nearest(weight, norm, rounding)
         layout = rounding.layout(weight)
         grid = rounding.grid(weight, norm.entry_weights(weight))
@@ -165,11 +165,6 @@ def without_dead(moment: Tensor) -> Tensor:
     strength = moment.diagonal()
     dead = strength == 0
     return moment + torch.diag(dead * strength.mean()) if bool(dead.any()) else moment
-
-
-def raised(share: float) -> str:
-    """What a report should say of damping that the norm does not have."""
-    return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
 
 
 def kept_nearest(rows: int) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_number
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.rounding import SCALE_DTYPES, Grid, Rounding, divide
+from lowrank.decomposers.rounding import SCALE_DTYPES, Grid, Rounding, as_stored, divide
 from lowrank.factorizations import Factorization, Quantized
 from lowrank.norms import Norm
 
@@ -85,8 +85,8 @@ class HQQ(Decomposer):
         """Levels that span [min(w), max(w)], whether or not 0 lies between."""
         low = groups.masked_fill(~filled, torch.inf).amin(dim=1)
         high = groups.masked_fill(~filled, -torch.inf).amax(dim=1)
-        scale = self._stored((high - low) / (2**self.bits - 1))
-        return Grid(self.bits, scale, self._stored(divide(-low, scale)))
+        scale = as_stored((high - low) / (2**self.bits - 1), self.scale_dtype)
+        return Grid(self.bits, scale, as_stored(divide(-low, scale), self.scale_dtype))
 
     def _fitted(self, grid: Grid, groups: Tensor, filled: Tensor, beta: float) -> Grid:
         """The line through the weights less their outliers, over the codes of each group."""
@@ -98,11 +98,9 @@ class HQQ(Decomposer):
         mean = ((groups - outliers) * filled).sum(dim=1) / count
         apart = (codes - mean_code[:, None]) * filled
         scale = divide((apart * (groups - outliers)).sum(dim=1), apart.square().sum(dim=1))
-        scale = self._stored(scale)
-        return Grid(self.bits, scale, self._stored(mean_code - divide(mean, scale)))
-
-    def _stored(self, values: Tensor) -> Tensor:
-        return values.to(SCALE_DTYPES[self.scale_dtype]).double()
+        scale = as_stored(scale, self.scale_dtype)
+        zero = as_stored(mean_code - divide(mean, scale), self.scale_dtype)
+        return Grid(self.bits, scale, zero)
 
 
 def shrink(errors: Tensor, power: float, beta: float) -> Tensor:

@@ -144,7 +144,7 @@ class Rounding:
         # The best scale may have the other sign than the range, whose largest weight it clips.
         signs = (1, -1) if self.symmetric and self.bits > 1 else (1,)
         for factor in (sign * factor for factor in FACTORS for sign in signs):
-            trial = replace(grid, scale=self._stored(grid.scale * factor))
+            trial = replace(grid, scale=as_stored(grid.scale * factor, self.scale_dtype))
             best, error = best.better(error, trial, trial.error(groups, weights))
         shifts = (0,) if self.symmetric else (0, -1, 1)
         while True:
@@ -152,17 +152,13 @@ class Rounding:
             levels = best.codes(groups) - best.zero[:, None]
             counted = levels * weights
             fitted = divide((groups * counted).sum(dim=1), (levels * counted).sum(dim=1))
-            scale = self._stored(fitted)
+            scale = as_stored(fitted, self.scale_dtype)
             for shift in shifts:
                 zero = (best.zero + shift).clamp(0, 2**self.bits - 1)
                 trial = replace(best, scale=scale, zero=zero)
                 best, error = best.better(error, trial, trial.error(groups, weights))
             if torch.equal(error, before):  # It falls at every pass, and grids are finitely many.
                 return best
-
-    def _stored(self, scale: Tensor) -> Tensor:
-        """Scales rounded to nearest as they are stored, in float64."""
-        return scale.to(SCALE_DTYPES[self.scale_dtype]).double()
 
 
 @dataclass(frozen=True)
@@ -197,6 +193,11 @@ class Grid:
 def is_uneven(weights: Tensor) -> bool:
     """Whether some errors count more than others."""
     return bool((weights != weights.max()).any())
+
+
+def as_stored(values: Tensor, dtype_name: str) -> Tensor:
+    """Values rounded to nearest as they are stored, in float64."""
+    return values.to(SCALE_DTYPES[dtype_name]).double()
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.curvature import has_pairs
+
 # Share of the largest below which an eigenvalue, and a squared pivot, is a rounding error.
 SINGULAR = 1e-10
 
@@ -57,11 +59,6 @@ def regular_inverse(moment: Tensor) -> Tensor | None:
     if int(failed) or not float(factor.diagonal().square().min()) > REGULAR:
         return None
     return torch.cholesky_inverse(factor)
-
-
-def has_pairs(moment: Tensor) -> bool:
-    """Whether any two inputs come together, so that one weight can make up for another."""
-    return bool((moment - torch.diag(moment.diagonal())).any())
 
 
 def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
