@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank.allocation import Allocation, ByName, Uniform
+from lowrank.allocation import Allocation, ByName, Problem, Uniform
 from lowrank.calibration import IdentityNorms, Job, Norms
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
@@ -55,7 +55,8 @@ def compress(
             check_weight(site.matrix())
     allocation = _allocation(method)
     allocation.check_norms(norm.types)
-    plan = allocation.allocate(sites)
+    chosen = allocation.allocate(Problem(model, sites, norm, data, example))
+    plan = chosen.decomposers
     skipped += [(s.name, "the allocation leaves it as it is") for s in sites if s.name not in plan]
     sites = [site for site in sites if site.name in plan]
     if not sites:
@@ -84,7 +85,7 @@ def compress(
             new = use.rule.build(old, factorization, view).train(old.training)
             compact = replace_module(compact, old, new)
     in_order = [layers[site.name] for site in sites]
-    result = Compressed(compact, in_order, skipped, job.summary or None)
+    result = Compressed(compact, in_order, skipped, job.summary or None, chosen.summary or None)
     if example is not None:
         result.count_macs(model, example)
     return result

@@ -59,12 +59,14 @@ class Compressed:
         layers: one report for each selected weight, in the order of the model.
         skipped: (name, reason) of every weight matrix that was left as it is.
         calibration: how the data came into it; None if none were used.
+        allocation: how the decomposers were chosen; None if by a plain rule.
     """
 
     model: nn.Module
     layers: list[LayerReport]
     skipped: list[tuple[str, str]]
     calibration: dict[str, Any] | None = None
+    allocation: dict[str, Any] | None = None
 
     def to_frame(self) -> Any:
         """The layer reports as a pandas DataFrame."""

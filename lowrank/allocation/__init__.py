@@ -2,6 +2,8 @@
 
 from lowrank.allocation.allocation import Allocation as Allocation
 from lowrank.allocation.allocation import ByName as ByName
+from lowrank.allocation.allocation import Plan as Plan
+from lowrank.allocation.allocation import Problem as Problem
 from lowrank.allocation.allocation import Uniform as Uniform
 from lowrank.allocation.global_magnitude import GlobalMagnitude as GlobalMagnitude
 from lowrank.allocation.global_rank import GlobalRank as GlobalRank

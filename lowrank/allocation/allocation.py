@@ -4,14 +4,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from torch import Tensor, nn
+
+from lowrank.calibration import Norms
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_norms
 from lowrank.norms import Norm
 from lowrank.select import matches
 from lowrank.sites import Site
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model whose selected weights want decomposers.
+
+    Attributes:
+        model: the dense model; not to be changed.
+        sites: its selected weights.
+        norm: in which norms they will be approximated.
+        data: what the norms are calibrated on; None if they need none.
+        example: the inputs of ONE example; None if not given.
+    """
+
+    model: nn.Module
+    sites: Sequence[Site]
+    norm: Norms
+    data: Any = None
+    example: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which decomposer each weight gets.
+
+    Attributes:
+        decomposers: by the name of the weight; one without stays as it is.
+        summary: what a record says about the choice, as JSON; empty if it is a plain rule.
+    """
+
+    decomposers: dict[str, Decomposer]
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,8 +64,8 @@ class Allocation(ABC):
         check_norms(types, self.norms, by=type(self).__name__)
 
     @abstractmethod
-    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
-        """The decomposer of each weight by name; a weight without one stays as it is."""
+    def allocate(self, problem: Problem) -> Plan:
+        """Choose a decomposer for each weight."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +77,8 @@ class Uniform(Allocation):
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         self.decomposer.check_norms(types)
 
-    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
-        return {site.name: self.decomposer for site in sites}
+    def allocate(self, problem: Problem) -> Plan:
+        return Plan({site.name: self.decomposer for site in problem.sites})
 
 
 @dataclass(frozen=True)
@@ -60,10 +95,10 @@ class ByName(Allocation):
         for decomposer in self.decomposers.values():
             decomposer.check_norms(types)
 
-    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
+    def allocate(self, problem: Problem) -> Plan:
         plan: dict[str, Decomposer] = {}
         used = set()
-        for site in sites:
+        for site in problem.sites:
             pattern = next((p for p in self.decomposers if matches(site.name, p)), None)
             if pattern is not None:
                 used.add(pattern)
@@ -72,6 +107,6 @@ class ByName(Allocation):
         if idle:
             raise ValueError(
                 f"the patterns {idle} decide no layer; the selected layers are "
-                f"{[site.name for site in sites]}, and an earlier pattern that matches wins"
+                f"{[site.name for site in problem.sites]}, and an earlier pattern that matches wins"
             )
-        return plan
+        return Plan(plan)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lowrank.allocation.allocation import Allocation
-from lowrank.decomposers import Decomposer, MagnitudePruning
+from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.decomposers import MagnitudePruning
 from lowrank.decomposers.checks import check_sparsity
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.decomposers.patterns import ranking
 from lowrank.norms import Identity
-from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class GlobalMagnitude(Allocation):
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
-    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
-        weights = {site.name: site.matrix() for site in sites}
+    def allocate(self, problem: Problem) -> Plan:
+        weights = {site.name: site.matrix() for site in problem.sites}
         shares = global_sparsities(weights, self.sparsity)
-        return {name: MagnitudePruning(sparsity=share) for name, share in shares.items()}
+        return Plan({name: MagnitudePruning(sparsity=share) for name, share in shares.items()})
 
 
 def global_sparsities(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:

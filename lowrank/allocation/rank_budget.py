@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.allocation.allocation import Allocation
-from lowrank.decomposers import Decomposer, TruncatedSVD, low_rank
+from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.decomposers import TruncatedSVD, low_rank
 from lowrank.decomposers.checks import check_one_of, check_ratio
 from lowrank.decomposers.decomposer import working
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Identity
-from lowrank.sites import Site
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class RankAllocation(Allocation):
         check_ratio(self.compression_ratio)
         check_one_of("view", self.view, KERNEL_VIEWS)
 
-    def allocate(self, sites: Sequence[Site]) -> dict[str, Decomposer]:
-        matrices = {site.name: site.matrix(self.view) for site in sites}
+    def allocate(self, problem: Problem) -> Plan:
+        matrices = {site.name: site.matrix(self.view) for site in problem.sites}
         ranks = self.ranks(matrices, parameter_budget(matrices, self.compression_ratio))
-        return {name: TruncatedSVD(rank=rank, view=self.view) for name, rank in ranks.items()}
+        return Plan({name: TruncatedSVD(rank=r, view=self.view) for name, r in ranks.items()})
 
     @abstractmethod
     def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lowrank.memo import fingerprint
 
@@ -42,6 +43,20 @@ class CalibrationData(ABC):
     @abstractmethod
     def masks(self, batch: Any) -> list[Tensor]:
         """Masks, bool (batch, length), True where a position is real and not padding."""
+
+    @abstractmethod
+    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        """What `distance` compares of a model on a batch."""
+
+    @abstractmethod
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
+    ) -> Tensor:
+        """How far a model is from the dense one on a batch, differentiable; 0 where they agree."""
+
+    @abstractmethod
+    def weight(self, batch: Any) -> int:
+        """How much the batch counts in a mean of distances."""
 
     @property
     def kind(self) -> str:
@@ -81,6 +96,17 @@ class TaskData(CalibrationData):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, targets = batch
         return self.task.loss(self.task.forward(model, inputs), targets)
+
+    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        return self.task.observe(model, batch[0])
+
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
+    ) -> Tensor:
+        return self.task.distance(observed, dense, batch[1])
+
+    def weight(self, batch: Any) -> int:
+        return self.task.predictions(batch[1])
 
     def masks(self, batch: Any) -> list[Tensor]:
         mask = self.task.mask(batch[0])
@@ -123,6 +149,36 @@ class Batches(CalibrationData):
                 "with `labels`, or a task"
             )
         return loss
+
+    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        """The first floating-point tensor that the model returns, a scalar such as a loss left out.
+
+        Raises:
+            ValueError: it returns none.
+        """
+        returned = self.forward(model, batch)
+        # The outputs of `transformers` are mappings, but not to all its versions' pytrees.
+        parts = list(returned.values()) if isinstance(returned, Mapping) else tree_leaves(returned)
+        for part in parts:
+            if isinstance(part, Tensor) and part.is_floating_point() and part.ndim:
+                return (part,)
+        raise ValueError(
+            f"the model returns a {type(returned).__name__} without floating-point tensors, so "
+            "compressed and dense outputs cannot be compared"
+        )
+
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
+    ) -> Tensor:
+        """‖y − ŷ‖² / ‖y‖², over the positions that are real."""
+        (ours,), (theirs,) = observed, dense
+        for mask in self.masks(batch):
+            if mask.shape == ours.shape[:2]:
+                ours, theirs = ours[mask], theirs[mask]
+        return (ours - theirs).square().sum() / theirs.square().sum()
+
+    def weight(self, batch: Any) -> int:
+        return 1
 
     def masks(self, batch: Any) -> list[Tensor]:
         if not isinstance(batch, Mapping):

@@ -34,3 +34,13 @@ def _of_chunk(outputs: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
     log_q, log_p = F.log_softmax(outputs.double(), dim=1), F.log_softmax(dense.double(), dim=1)
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
     return changed.double(), divergence
+
+
+def class_divergence(outputs: Tensor, dense: Tensor) -> Tensor:
+    """The mean over the predictions of KL(dense ‖ compressed), differentiable in `outputs`.
+
+    Args:
+        outputs, dense: (batch, classes, …) scores of the compressed and of the dense model.
+    """
+    log_q, log_p = F.log_softmax(outputs, dim=1), F.log_softmax(dense, dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1).mean()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.agreement import class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
 from lowrank.tasks.text_sources import HubText
@@ -128,6 +128,13 @@ class CausalLM(Task):
         """ "flipped" and "kl" of the counted predictions."""
         counted = targets != IGNORED
         return class_agreement(observed[0][counted], dense[0][counted])
+
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> Tensor:
+        """KL(dense ‖ model), the mean over the counted predictions."""
+        counted = targets != IGNORED
+        return class_divergence(observed[0][counted], dense[0][counted])
 
     def metrics(self) -> MetricCollection:
         """perplexity, word_perplexity, bits_per_byte and token_accuracy; see `Likelihood`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.agreement import class_agreement, class_divergence
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -128,6 +128,20 @@ class Task(ABC):
         """
         del targets
         return class_agreement(observed[0], dense[0])
+
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> Tensor:
+        """How far a model is from the dense one, differentiable; 0 where they agree.
+
+        The mean over the predictions of a batch of KL(dense ‖ model) in nats. Sensitivities and
+        light tuning use it; `agreement` measures.
+
+        Args:
+            observed, dense: what `observe` gives for the model and for the dense one.
+        """
+        del targets
+        return class_divergence(observed[0], dense[0])
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

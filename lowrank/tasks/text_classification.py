@@ -163,6 +163,13 @@ class TextClassification(Task):
         cosine = F.cosine_similarity(ours.double(), theirs.double(), dim=1)
         return class_agreement(outputs, expected) | {"cosine": cosine}
 
+    def distance(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+    ) -> Tensor:
+        """1 − cosine of the embeddings, the mean over the batch: the head sees a few directions."""
+        del targets
+        return 1 - F.cosine_similarity(observed[1], dense[1], dim=1).mean()
+
     def metrics(self) -> MetricCollection:
         """top1, macro_recall and macro_f1."""
         from torchmetrics import MetricCollection
