@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer
-from lowrank.decomposers.curvature import has_pairs
+from lowrank.decomposers.curvature import UNPAIRED, has_pairs
 from lowrank.decomposers.magnitude_pruning import relative
 from lowrank.decomposers.patterns import descending
 from lowrank.decomposers.pruning import Pruning
@@ -66,8 +66,9 @@ class ALPS(Pruning):
         scaled = relative(matrix.abs()) * matrix.sign()
         scaled = scaled * relative(norm.entry_weights(weight)).sqrt()
         kept = wanda = project(scaled)
-        values, note = matrix, ""
+        values, note = matrix, UNPAIRED
         if has_pairs(moment):
+            note = ""
             kept = alternate(scaled, moment, project, self.iterations)
             values = exact_update(matrix, kept, moment)
             if norm(matrix - values) > norm(matrix * ~wanda):

@@ -10,6 +10,9 @@ from lowrank import memo
 # What is added to the diagonal, as shares of its mean, until the matrix has a Cholesky factor.
 ESCALATION = (0.0, *(10.0**exponent for exponent in range(-10, 1)))
 
+# What a report says where a method that compensates has nothing to compensate with.
+UNPAIRED = "nothing compensated: in this norm no two inputs come together"
+
 
 @memo.memoised
 def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:

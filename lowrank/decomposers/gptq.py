@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import has_pairs, inverse_factor, raised
+from lowrank.decomposers.curvature import UNPAIRED, has_pairs, inverse_factor, raised
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.quantization import round_to_nearest
 from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
@@ -83,7 +83,9 @@ class GPTQ(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         moment, rounding = norm.second_moment(weight), self.rounding()
         if not has_pairs(moment):
-            return round_to_nearest(weight, norm, rounding)
+            rounded = round_to_nearest(weight, norm, rounding)
+            rounded.note = "; ".join(filter(None, (rounded.note, UNPAIRED)))
+            return rounded
         layout = rounding.layout(weight)
         grid = rounding.grid(weight, norm.entry_weights(weight))
         nearest = RoundedColumns.nearest(weight, grid, layout)

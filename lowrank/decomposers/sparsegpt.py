@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import inverse_factor, raised
+from lowrank.decomposers.curvature import UNPAIRED, has_pairs, inverse_factor, raised
 from lowrank.decomposers.magnitude_pruning import relative
 from lowrank.decomposers.patterns import NOfM, descending
 from lowrank.decomposers.pruning import Pruning
@@ -78,7 +78,7 @@ class SparseGPT(Pruning):
         if self.update == "exact":
             values = exact_update(weight, kept, moment)
         sparse = Sparse.from_dense(values.to(weight.dtype), kept)
-        sparse.note = raised(share)
+        sparse.note = raised(share) if has_pairs(moment) else UNPAIRED
         return sparse
 
     def _eliminate(self, weight: Tensor, factor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
