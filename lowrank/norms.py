@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,12 @@ class Norm(ABC):
     """‖A^{1/2} (W − Ŵ) B^{1/2}‖_F for a weight W of shape (out, in), A diagonal.
 
     A says how much each output counts, B which inputs come together and how strong they are.
+
+    Attributes:
+        word: for configs and reports.
     """
+
+    word: ClassVar[str]
 
     @abstractmethod
     def __call__(self, difference: Tensor) -> float:
@@ -51,9 +57,9 @@ class Norm(ABC):
     def whiten(self, weight: Tensor) -> Tensor:
         """A^{1/2} W R with R Rᵀ = B: its Frobenius norm is this norm of W. Same shape and dtype."""
 
-    @abstractmethod
     def describe(self) -> str:
         """The word for reports: identity, diagonal or full."""
+        return self.word
 
     def size(self, weight: Tensor) -> float:
         """The norm of a weight, which every level asks for again."""
@@ -79,6 +85,8 @@ class Norm(ABC):
 class Identity(Norm):
     """The Frobenius norm: every entry of the weight counts the same."""
 
+    word = "identity"
+
     def __call__(self, difference: Tensor) -> float:
         return float(torch.linalg.vector_norm(difference.detach(), dtype=torch.float64))
 
@@ -96,9 +104,6 @@ class Identity(Norm):
 
     def whiten(self, weight: Tensor) -> Tensor:
         return weight
-
-    def describe(self) -> str:
-        return "identity"
 
 
 IDENTITY = Identity()
@@ -118,6 +123,8 @@ class Diagonal(Norm):
     Raises:
         ValueError: neither is given; entries that are negative, NaN or infinite, or all zero.
     """
+
+    word = "diagonal"
 
     columns: Tensor | None = None
     rows: Tensor | None = None
@@ -153,9 +160,6 @@ class Diagonal(Norm):
     def whiten(self, weight: Tensor) -> Tensor:
         return (weight.double() * self.entry_weights(weight).sqrt()).to(weight.dtype)
 
-    def describe(self) -> str:
-        return "diagonal"
-
     def __repr__(self) -> str:
         return f"Diagonal({sizes(columns=self.columns, rows=self.rows)})"
 
@@ -178,6 +182,8 @@ class Gram(Norm):
         ValueError: no symmetric matrix, NaN or infinite entries, a negative or an all zero
             diagonal.
     """
+
+    word = "full"
 
     moment: Tensor
     rows: Tensor | None = None
@@ -222,9 +228,6 @@ class Gram(Norm):
     def _root(self, squares: Tensor, weight: Tensor) -> float:
         # Rounding can take a sum that is zero in truth below it.
         return math.sqrt(max(0.0, float((squares * self.row_weights(weight)).sum())))
-
-    def describe(self) -> str:
-        return "full"
 
     def __repr__(self) -> str:
         return f"Gram({sizes(moment=self.moment, rows=self.rows)})"

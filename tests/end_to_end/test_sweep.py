@@ -153,7 +153,7 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         ),
         (
             ["decomposer=random", "norm=full"],
-            "RandomPruning cannot approximate in the norm Gram: it supports Identity",
+            "RandomPruning cannot approximate in the norm Gram (full): it supports Identity",
         ),
         (
             ["decomposer=magnitude,alps", "norm=full", "values=float16"],
