@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Calibration:
         source: what they come from: model and data as hashes, and what was collected.
     """
 
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, Statistics] = field(repr=False)
     source: Mapping[str, Any]
 
     def save(self, path: str | Path) -> None:
