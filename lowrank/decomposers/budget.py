@@ -14,13 +14,18 @@ from lowrank.factorizations.sparse import BlockGrid
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
     """`form` in the weight's dtype, or the weight itself, with a note, where that is not larger."""
     form = form.to(weight.dtype)
-    needed = sum(tensor.nbytes for tensor in form.state_dict().values())
+    needed = stored_bytes(form)
     if needed < weight.nbytes:
         return form
     return Dense(
         weight.clone(),
         note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {weight.nbytes}",
     )
+
+
+def stored_bytes(form: Factorization) -> int:
+    """Bytes of the tensors of a form, as `measure.nbytes` counts them."""
+    return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
 def sparse_bytes(grid: BlockGrid, kept: int, itemsize: int) -> int:
