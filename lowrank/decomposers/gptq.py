@@ -171,4 +171,5 @@ def without_dead(moment: Tensor) -> Tensor:
 
 def kept_nearest(rows: int) -> str:
     """What a report should say of rows that compensation would have made worse."""
-    return f"{rows} rows rounded to nearest, which is nearer in the norm" * (rows > 0)
+    text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
+    return text * (rows > 0)

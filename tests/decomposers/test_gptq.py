@@ -87,9 +87,8 @@ def check_against_obs(weight, moment, method):
         found.to_dense(), torch.where(worse[:, None], candidates[1], candidates[0])
     )
     count = int(worse.sum())
-    assert found.note == f"{count} rows rounded to nearest, which is nearer in the norm" * (
-        count > 0
-    )
+    rows = {0: "", 1: "1 row "}.get(count, f"{count} rows ")
+    assert found.note == (rows and f"{rows}rounded to nearest, which is nearer in the norm")
     assert count < len(weight)
 
 
