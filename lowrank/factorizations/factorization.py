@@ -64,6 +64,15 @@ class Factorization(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """JSON that, with `state_dict()`, rebuilds this factorization."""
 
+    def scales(self) -> dict[str, Tensor]:
+        """The real numbers of this node itself that are stored beside codes, by buffer.
+
+        Each shares its memory with its buffer and has the dtype in which it is stored. While they
+        are tuned, a tensor of the same shape, of higher precision and requiring a gradient, takes
+        the buffer's place; `to_dense` is differentiable in it.
+        """
+        return {}
+
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -133,7 +142,7 @@ class Leaf(Factorization):
         return kept.matrix
 
     def _is_trained(self, kept: Materialized | None) -> bool:
-        tensors = self.parameters() if kept is None else kept.tensors
+        tensors = [*self.parameters(), *self.buffers()] if kept is None else kept.tensors
         return any(tensor.requires_grad for tensor in tensors)
 
     # Where tensors are replaced by others, their counters say nothing.

@@ -92,6 +92,10 @@ class Quantized(Leaf):
     def params(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    def scales(self) -> dict[str, Tensor]:
+        found = {"scale": self.scale, "zero": self.zero}
+        return {n: t for n, t in found.items() if t is not None and t.is_floating_point()}
+
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         return self
 

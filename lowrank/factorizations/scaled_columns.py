@@ -55,6 +55,9 @@ class ScaledColumns(Leaf):
     def params(self) -> int:
         return self.term.params
 
+    def scales(self) -> dict[str, Tensor]:
+        return {"scale": self.scale}
+
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         return ScaledColumns(self.term.map_dense(function), self.scale, self.note)
 
