@@ -42,7 +42,9 @@ def report(config: DictConfig) -> None:
     results.check_writable(config.out)
     written: list[Path] = []
     for name, part in comparisons(frame):
-        own = layers[layers["key"].isin(part["key"])]
+        names = dict(zip(part["key"], part["method"], strict=True))
+        own = layers[layers["key"].isin(names)]
+        own = own.assign(method=own["key"].map(names))
         written += draw(config, name, part, own)
         written += tabulate(config, name, part)
     print(f"{len(frame)} records of {config.runs}; written to {config.out}:")

@@ -124,15 +124,29 @@ def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
 def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
 
-    The name carries the recovery unless it is "none", and can begin the name of a file: a ``/``,
-    as in a model's name on the hub, is written as ``--``.
+    In each, methods are `told_apart`. The name carries the recovery unless it is "none", and can
+    begin the name of a file: a ``/``, as in a model's name on the hub, is written as ``--``.
     """
     parts = []
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
     for (task, model, recovery), part in groups:
         words = [task, model] + ([] if recovery == "none" else [recovery])
-        parts.append(("-".join(map(str, words)).replace("/", "--"), part))
+        parts.append(("-".join(map(str, words)).replace("/", "--"), told_apart(part)))
     return parts
+
+
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; a method that occurs in several norms is named with its norm: ``svd (full)``.
+
+    So is one that was calibrated both at once and block by block, and that which was block by block
+    is ``svd (full, sequential)``. A method that occurs in one way keeps its plain name.
+    """
+    ways: Any = frame["norm"].astype(str)
+    if "norm.mode" in frame:
+        ways = ways.where(frame["norm.mode"] != "sequential", ways + ", sequential")
+    methods: Any = frame["method"]
+    several = ways.groupby(methods).transform("nunique") > 1
+    return frame.assign(method=methods.where(~several, methods + " (" + ways + ")"))
 
 
 def norms_in_order(labels: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from lowrank.curves import (
     norms_in_order,
     pareto_front,
     summarise,
+    told_apart,
 )
 
 numbers = st.integers(0, 4).map(float) | st.just(math.nan)
@@ -173,6 +174,43 @@ def test_one_method_in_two_norms_is_no_curve(tmp_path):
     made_up = sweep("svd", (8, norms[0]), (4, norms[1]))
     with pytest.raises(ValueError, match=r"'svd' differ in norm.moment \(diagonal, full\)"):
         summarise(loaded(tmp_path, made_up), ["top1"])
+
+
+def in_norm(made_up, norm, **settings):
+    config = made_up["config"] | {"norm": {"moment": norm, **settings}}
+    return made_up | {"config": config, "key": results.key(config), "norm": norm}
+
+
+def test_a_method_in_several_norms_is_told_apart_and_others_keep_their_names(tmp_path):
+    made_up = []
+    for step in range(2):
+        one = records.record("svd", step)
+        made_up += [one, in_norm(one, "full", mode="one-shot")]
+        made_up.append(in_norm(one, "full", mode="sequential"))
+        # A norm of the whole sweep, not what tells methods apart.
+        made_up.append(in_norm(records.record("uniform", step), "full", mode="sequential"))
+        made_up.append(records.record("magnitude", step))
+        made_up.append(in_norm(records.record("random", step), "diagonal", mode="one-shot"))
+        made_up.append(in_norm(records.record("random", step), "diagonal", mode="sequential"))
+    frame = loaded(tmp_path, made_up)
+    with pytest.raises(ValueError, match="records of method 'random' differ in norm.mode"):
+        summarise(frame, ["top1"])
+    named = told_apart(frame)
+    svds = "svd (full)", "svd (full, sequential)", "svd (identity)"
+    randoms = "random (diagonal)", "random (diagonal, sequential)"
+    assert dict(named["method"].value_counts()) == {
+        name: 2 for name in (*svds, *randoms, "uniform", "magnitude")
+    }
+    pd.testing.assert_frame_equal(named.drop(columns="method"), frame.drop(columns="method"))
+    assert len(summarise(named, ["top1"])) == 14
+    pd.testing.assert_frame_equal(told_apart(named), named)
+
+
+def test_what_was_compressed_in_one_norm_here_and_in_another_there_keeps_its_name(tmp_path):
+    one = records.record("svd")
+    there = in_norm(one, "full", mode="one-shot") | {"task": "mnist"}
+    parts = comparisons(loaded(tmp_path, [one, there]))
+    assert [list(part["method"]) for _, part in parts] == [["svd"], ["svd"]]
 
 
 def test_only_settings_are_named_and_each_once(tmp_path):

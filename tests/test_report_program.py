@@ -11,7 +11,7 @@ from hydra import compose, initialize
 from PIL import Image
 
 from experiments.report import report
-from lowrank import results
+from lowrank import plots, results
 
 ROOT = Path(__file__).parent.parent
 DIGITS = {
@@ -121,3 +121,24 @@ def test_norms_that_cannot_be_set_side_by_side_are_said(tmp_path, run, capsys):
     for what in ("table", "figure"):
         assert f"stories-llama: no {what} of the norms: no family was compressed in" in printed
     assert (tmp_path / "out" / "stories-llama-compression.png").exists()
+
+
+def test_one_method_in_several_norms_is_told_apart_in_every_figure_and_table(
+    tmp_path, run, capsys, monkeypatch
+):
+    for step in range(3):
+        for norm in ("identity", "full"):
+            made_up = records.text_record("svd", step)
+            config = made_up["config"] | {"norm": {"moment": norm}}
+            made_up |= {"config": config, "key": results.key(config), "norm": norm}
+            results.save(made_up, tmp_path / "runs")
+    drawn = []
+    layer_figure = plots.layer_figure
+    monkeypatch.setattr(
+        plots, "layer_figure", lambda *a, **k: drawn.append(layer_figure(*a, **k)) or drawn[-1]
+    )
+    settings = ("metric=perplexity", "size=layers_bits_per_weight", "layers_at=2")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *settings, "spectra=false")
+    assert "svd (identity)" in (printed := capsys.readouterr().out) and "svd (full)" in printed
+    rows = [label.get_text() for label in drawn[0].axes[2].get_yticklabels()]
+    assert [row.split(") ")[0] for row in rows] == ["svd (full", "svd (identity"]

@@ -52,7 +52,7 @@ def norm_figure(
             handles = []
             for norm in norms_in_order(own["norm"]):
                 for method in sorted(own["method"][own["norm"] == norm].unique()):
-                    drawn[method].set_label(f"{norm}: {method}")
+                    drawn[method].set_label(f"{norm}: {method.removesuffix(f' ({norm})')}")
                     handles.append(drawn[method])
             legend_above(axes, family, handles, left=index / len(families))
         figure.legend(handles=(marks := keys(curves)), loc="outside lower center", ncols=len(marks))
