@@ -144,7 +144,7 @@ def run_point(config: DictConfig, progress: Progress) -> str | None:
         results.save(record, folder)
     except Exception as error:
         progress.failed(overrides, reason(error))
-        if HydraConfig.get().verbose:
+        if HydraConfig.get().verbose or not stands_alone(cause(error)):
             traceback.print_exc(file=sys.stderr)
         return reason(error)
     progress.finished(record)
@@ -268,7 +268,16 @@ def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """The text of an error for people; behind Hydra's wrapping, that of its cause."""
-    cause = error.__cause__ if isinstance(error, InstantiationException) else None
-    cause = cause or error
-    # Our own errors are ValueErrors with texts that stand alone.
-    return str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
+    found = cause(error)
+    return str(found) if stands_alone(found) else f"{type(found).__name__}: {found}"
+
+
+def cause(error: Exception) -> BaseException:
+    """What Hydra wrapped, or the error itself."""
+    wrapped = error.__cause__ if isinstance(error, InstantiationException) else None
+    return wrapped or error
+
+
+def stands_alone(error: BaseException) -> bool:
+    """Whether the text of an error says all, as ours do, which are ValueErrors."""
+    return isinstance(error, ValueError)

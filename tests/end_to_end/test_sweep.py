@@ -208,8 +208,26 @@ def test_what_does_not_fit_the_model_fails_its_point_with_the_reason(cache, tmp_
     assert "rank=65 does not fit a weight of shape (128, 64): it must lie in 1..64" in (
         finished.stderr
     )
+    assert "Traceback" not in finished.stderr
     assert "2 points: 0 had their record, 1 measured, 1 failed" in finished.stdout
     assert len(records(tmp_path)) == 1
+
+
+def test_an_error_that_nobody_expected_shows_where_it_arose(cache, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(
+        "from lowrank.decomposers import TruncatedSVD\n\n"
+        "class Faulty(TruncatedSVD):\n"
+        "    def _decompose(self, weight, norm):\n"
+        "        return weight.no_such_name\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = tmp_path / "records"
+    finished = run(cache, f"results={folder}", "decomposer._target_=faulty.Faulty")
+    assert finished.returncode == 1
+    assert "AttributeError: 'Tensor' object has no attribute 'no_such_name'" in finished.stderr
+    assert "Traceback" in finished.stderr and "return weight.no_such_name" in finished.stderr
+    assert "1 points: 0 had their record, 0 measured, 1 failed" in finished.stdout
+    assert not records(folder)
 
 
 def test_offline_tracker_mirrors_each_point_and_the_curves(cache, tmp_path):
