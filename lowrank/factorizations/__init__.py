@@ -1,5 +1,8 @@
 """What a weight becomes: leaves (dense, sparse, quantized) and their products and sums."""
 
+from lowrank.factorizations.block_diagonal import BlockDiagonal as BlockDiagonal
+from lowrank.factorizations.block_diagonal import DirectSum as DirectSum
+from lowrank.factorizations.channel_product import ChannelProduct as ChannelProduct
 from lowrank.factorizations.codebook import Codebook as Codebook
 from lowrank.factorizations.combinations import Product as Product
 from lowrank.factorizations.combinations import Scaled as Scaled
@@ -11,6 +14,7 @@ from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.quantized import Quantized as Quantized
+from lowrank.factorizations.regrouped_product import RegroupedProduct as RegroupedProduct
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import BlockGrid as BlockGrid
 from lowrank.factorizations.sparse import Sparse as Sparse

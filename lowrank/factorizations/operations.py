@@ -1,14 +1,15 @@
 """How a matrix acts on data: as a linear layer, a convolution or an embedding table.
 
 A factorization is one matrix, however a layer uses it. An `Operation` says how one dense matrix is
-applied, and in which order, and each with which operation, the factors of a product act. That is
-all it takes to run any factorization in any kind of layer.
+applied, in which order and each with which operation the factors of a product act, and how what
+has structure is applied without its zeros. That is all it takes to run any factorization in any
+kind of layer.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -29,6 +30,10 @@ class Operation(ABC):
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply one dense matrix, and add a bias of shape (out,) if there is one."""
 
+    def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """`apply` for one matrix and bias, with what depends on them alone done beforehand."""
+        return lambda x: self.apply(x, matrix, bias)
+
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         """Outputs of `apply`, with a bias added."""
         return y if bias is None else y + bias
@@ -40,6 +45,40 @@ class Operation(ABC):
         Law: applying them one after the other equals applying the product at once.
         """
 
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split | None:
+        """How to apply the blocks on the diagonal of a matrix one by one.
+
+        None, here and in the next two, where they cannot be; the matrix is then multiplied out.
+
+        Args:
+            heights, widths: of the blocks, in their order.
+        """
+        del heights, widths
+        return None
+
+    def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
+        """How to apply a block-diagonal matrix, given as its blocks one below the other.
+
+        Args:
+            count: the number of blocks.
+            shape: (height, width) of each.
+        """
+        del count, shape
+        return None
+
+    def by_channel(self, positions: int) -> tuple[Operation, Operation] | None:
+        """How to apply T and C of a matrix C (T ⊗ 1), whose columns are (channel, position)."""
+        del positions
+        return None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs are cut into parts of these lengths along an axis, and outputs joined along it."""
+
+    axis: int
+    lengths: list[int]
+
 
 @dataclass(frozen=True)
 class Multiply(Operation):
@@ -47,6 +86,58 @@ class Multiply(Operation):
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, matrix, bias)
+
+    def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        return lambda x: F.linear(x, matrix, bias)
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        return [(factor, self) for factor in reversed(factors)]
+
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split:
+        return Split(-1, list(widths))
+
+    def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation:
+        return MultiplyBlocks(count)
+
+    def by_channel(self, positions: int) -> tuple[Operation, Operation]:
+        return MultiplyAlong(positions), self
+
+
+@dataclass(frozen=True)
+class MultiplyBlocks(Operation):
+    """y = x Wᵀ, W block-diagonal and given as its blocks one below the other.
+
+    Args:
+        count: the number of blocks.
+        shared: whether the matrix is one block, that all are.
+    """
+
+    count: int
+    shared: bool = False
+
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        parts = x.unflatten(-1, (self.count, -1))
+        if self.shared:
+            return self.add_bias(F.linear(parts, matrix).flatten(-2), bias)
+        blocks = matrix.unflatten(0, (self.count, -1))
+        y = torch.einsum("...nc,nrc->...nr", parts, blocks)
+        return self.add_bias(y.flatten(-2), bias)
+
+    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
+        first, *rest = factors
+        shared = replace(self, shared=True)
+        return [*((factor, shared) for factor in reversed(rest)), (first, self)]
+
+
+@dataclass(frozen=True)
+class MultiplyAlong(Operation):
+    """y = x (W ⊗ 1)ᵀ: each position by itself, for x of shape (…, in · positions)."""
+
+    positions: int
+
+    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = matrix @ x.unflatten(-1, (-1, self.positions))
+        return self.add_bias(y.flatten(-2), bias)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in reversed(factors)]
@@ -162,14 +253,24 @@ class Convolve(Operation):
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         kernel = self.kernel(matrix)
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
         if self.shared == 1:
-            return F.conv2d(x, kernel, bias, *geometry)
+            return F.conv2d(x, kernel, bias, *self.geometry)
         # Each group of channels becomes an example of its own, and channels again afterwards.
         examples, channels = x.shape[:2]
         folded = x.reshape(examples * self.shared, channels // self.shared, *x.shape[2:])
-        y = F.conv2d(folded, kernel, bias, *geometry)
+        y = F.conv2d(folded, kernel, bias, *self.geometry)
         return y.reshape(examples, self.shared * y.shape[1], *y.shape[2:])
+
+    def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        if self.shared > 1:
+            return super().bind(matrix, bias)
+        kernel, geometry = self.kernel(matrix), self.geometry
+        return lambda x: F.conv2d(x, kernel, bias, *geometry)
+
+    @property
+    def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+        """Stride, padding, dilation and groups, as `F.conv2d` takes them."""
+        return self.stride, self.padding, self.dilation, self.groups
 
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         return y if bias is None else y + bias[:, None, None]
@@ -185,6 +286,42 @@ class Convolve(Operation):
             right = replace(self, groups=1, shared=shared)
             left = Convolve((1, 1), groups=self.groups, view=self.view, shared=self.shared)
         return [(last, right), *((factor, pointwise) for factor in reversed(middle)), (first, left)]
+
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split | None:
+        rows, columns = self._positions
+        whole = all(h % rows == 0 for h in heights) and all(w % columns == 0 for w in widths)
+        # A convolution has at least one channel on either side.
+        if (
+            not whole
+            or min(*heights, *widths) == 0
+            or not self._is_by_channel
+            or self.groups * self.shared > 1
+        ):
+            return None
+        return Split(1, [width // columns for width in widths])
+
+    def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
+        whole = all(n % k == 0 for n, k in zip(shape, self._positions, strict=True))
+        if not whole or not self._is_by_channel or self.groups > 1:
+            return None
+        return replace(self, groups=count)
+
+    def by_channel(self, positions: int) -> tuple[Operation, Operation] | None:
+        height, width = self.kernel_size
+        if self.view != "channel" or positions != height * width:
+            return None
+        return Convolve((1, 1), view=self.view, shared=self.shared * self.groups), self
+
+    @property
+    def _positions(self) -> tuple[int, int]:
+        """Rows and columns of the matrix for each channel, where they are by channel."""
+        height, width = self.kernel_size
+        return (width, height) if self.view == "spatial" else (1, height * width)
+
+    @property
+    def _is_by_channel(self) -> bool:
+        """Whether the rows and columns of one channel follow each other."""
+        return self.view != "channels_last" or self.kernel_size == (1, 1)
 
     def along(self, axis: int) -> Convolve:
         """The part of this convolution along one spatial axis, 0 (height) or 1 (width)."""

@@ -1,0 +1,123 @@
+"""Matrices with blocks on their diagonal, all of one shape or each of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.operations import Operation
+
+
+class BlockDiagonal(Factorization):
+    """Blocks of one shape on the diagonal, zero elsewhere.
+
+    Nothing but the blocks is stored. They run as one batched product, in a convolution as its
+    groups; where an operation cannot cut its inputs so, such as a look-up in a table or a kernel in
+    the view ``channels_last``, the matrix is multiplied out at every call.
+
+    Args:
+        count: the number of blocks, at least 1.
+        values: the blocks one below the other, shape (count · height, width).
+
+    Raises:
+        ValueError: rows that are not those of so many blocks.
+    """
+
+    def __init__(self, count: int, values: Factorization, note: str = "") -> None:
+        rows, width = values.shape
+        if count < 1 or rows % count:
+            raise ValueError(
+                f"{rows} rows are not those of {count} blocks of one shape one below the other"
+            )
+        super().__init__((rows, count * width), note)
+        self.count = count
+        self.values = values
+
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        rows, width = self.values.shape
+        blocks = operation.in_blocks(self.count, (rows // self.count, width))
+        if blocks is None:
+            return operation.apply(x, self.to_dense(), bias)
+        return self.values(x, blocks, bias)
+
+    def to_dense(self) -> Tensor:
+        return torch.block_diag(*self.values.to_dense().chunk(self.count))
+
+    @property
+    def params(self) -> int:
+        return self.values.params
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return BlockDiagonal(self.count, self.values.map_dense(function), note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {"type": "BlockDiagonal", "count": self.count, "values": self.values.config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(config["count"], rebuild(config["values"]))
+
+    def describe(self) -> str:
+        rows, width = self.values.shape
+        values = "" if isinstance(self.values, Dense) else f", values {self.values.describe()}"
+        return f"{self.count} blocks {width}→{rows // self.count}{values}"
+
+
+class DirectSum(Factorization):
+    """Factorizations on the diagonal, each of its own shape and form, zero elsewhere.
+
+    Each is applied to its own part of the inputs; where an operation cannot cut its inputs so (see
+    `BlockDiagonal`), the matrix is multiplied out at every call.
+
+    Raises:
+        ValueError: no block.
+    """
+
+    def __init__(self, *blocks: Factorization, note: str = "") -> None:
+        if not blocks:
+            raise ValueError("a direct sum needs at least 1 block, got none")
+        heights, widths = zip(*(block.shape for block in blocks), strict=True)
+        super().__init__((sum(heights), sum(widths)), note)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        heights, widths = zip(*(block.shape for block in self._blocks), strict=True)
+        split = operation.split(heights, widths)
+        if split is None:
+            return operation.apply(x, self.to_dense(), bias)
+        parts = x.split(split.lengths, split.axis)
+        applied = [block(x, operation) for block, x in zip(self.blocks, parts, strict=True)]
+        return operation.add_bias(torch.cat(applied, split.axis), bias)
+
+    def to_dense(self) -> Tensor:
+        return torch.block_diag(*(block.to_dense() for block in self._blocks))
+
+    @property
+    def params(self) -> int:
+        return sum(block.params for block in self._blocks)
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        return DirectSum(*(block.map_dense(function) for block in self._blocks), note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {"type": "DirectSum", "blocks": [block.config() for block in self._blocks]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(*(rebuild(block) for block in config["blocks"]))
+
+    def describe(self) -> str:
+        sizes = [f"{width}→{height}" for height, width in (block.shape for block in self._blocks)]
+        return f"{len(sizes)} blocks {', '.join(sizes)}"
+
+    @property
+    def _blocks(self) -> list[Factorization]:
+        return list(self.blocks)  # type: ignore[arg-type]

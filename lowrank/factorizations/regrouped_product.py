@@ -1,0 +1,128 @@
+"""Two block-diagonal factors with a permutation between them: a grid of low-rank blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.operations import Operation
+
+
+class RegroupedProduct(Factorization):
+    """W = left P right, applied factor by factor: each block of a grid is of low rank.
+
+    The right factor, block-diagonal over the columns of blocks, gives for each of them the
+    coefficients of its blocks from top to bottom; P lists them row by row of blocks; the left
+    factor, block-diagonal over these rows, takes for each the coefficients of its blocks from left
+    to right. Where an operation cannot permute what lies between (a look-up in a table, a
+    convolution of several groups), the product is multiplied out at every call.
+
+    Args:
+        left, right: of shapes (out, n) and (n, in).
+        grid: how many blocks (down, across).
+        ranks: of the blocks, integers of shape `grid`, or of shape (1, 1) where all are equal; n
+            together. Stored in 2 bytes each. A row or a column of blocks that are all of rank 0
+            cannot be run as convolutions and is multiplied out.
+
+    Raises:
+        ValueError: ranks of another shape, negative ones, or factors that they do not fit.
+    """
+
+    ranks: Tensor
+    index: Tensor
+
+    def __init__(
+        self,
+        left: Factorization,
+        right: Factorization,
+        grid: tuple[int, int],
+        ranks: Tensor,
+        note: str = "",
+    ) -> None:
+        super().__init__((left.shape[0], right.shape[1]), note)
+        ranks = ranks.to(torch.int64)
+        self.grid = (int(grid[0]), int(grid[1]))
+        if tuple(ranks.shape) not in (self.grid, (1, 1)) or int(ranks.min()) < 0:
+            raise ValueError(
+                f"ranks of shape {tuple(ranks.shape)} must be those of a grid {self.grid}, or "
+                "one for all, and at least 0"
+            )
+        inner = int(ranks.expand(self.grid).sum())
+        if left.shape[1] != inner or right.shape[0] != inner:
+            raise ValueError(
+                f"factors of shapes {left.shape} and {right.shape} do not fit ranks of sum {inner}"
+            )
+        self.left, self.right = left, right
+        self.register_buffer("ranks", ranks.to(torch.uint16))
+        # Follows from the ranks: moved along, but not stored.
+        self.register_buffer("index", regrouping(ranks.expand(self.grid)), persistent=False)
+        self.register_load_state_dict_post_hook(_derive_index)
+
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        (first, before), (_, between), (last, step) = operation.order([self.left, self, self.right])
+        ones = [1] * len(self.index)
+        split = between.split(ones, ones)
+        if split is None:
+            return operation.apply(x, self.to_dense(), bias)
+        return last(first(x, before).index_select(split.axis, self.index), step, bias)
+
+    def to_dense(self) -> Tensor:
+        return self.left.to_dense() @ self.right.to_dense()[self.index]
+
+    @property
+    def params(self) -> int:
+        return self.left.params + self.right.params
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        left, right = self.left.map_dense(function), self.right.map_dense(function)
+        return RegroupedProduct(left, right, self.grid, self.ranks, note=self.note)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "RegroupedProduct",
+            "grid": list(self.grid),
+            "ranks": list(self.ranks.shape),
+            "left": self.left.config(),
+            "right": self.right.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        (down, across), shape = config["grid"], config["ranks"]
+        left, right = rebuild(config["left"]), rebuild(config["right"])
+        # Any ranks of the right sum stand in.
+        equal, rest = divmod(left.shape[1], down * across)
+        ranks = torch.full(shape, equal)
+        ranks[0, 0] += rest
+        return cls(left, right, (down, across), ranks)
+
+    def describe(self) -> str:
+        out, inner = self.shape
+        least, most = int(self.ranks.to(torch.int64).min()), int(self.ranks.to(torch.int64).max())
+        ranks = f"rank {most}" if least == most else f"ranks {least} to {most}"
+        return f"LowRankBlocks {inner}→{out}, {self.grid[0]}x{self.grid[1]} blocks of {ranks}"
+
+
+def regrouping(ranks: Tensor) -> Tensor:
+    """Where in the list column by column of blocks each coefficient of the list row by row is.
+
+    Args:
+        ranks: how many coefficients each block has, shape (down, across), int64.
+    """
+    down, across = ranks.shape
+    starts = (ranks.T.flatten().cumsum(0) - ranks.T.flatten()).view(across, down).T
+    lengths = ranks.flatten()
+    block = torch.arange(len(lengths), device=ranks.device).repeat_interleave(lengths)
+    place = torch.arange(len(block), device=ranks.device) - (lengths.cumsum(0) - lengths)[block]
+    return starts.flatten()[block] + place
+
+
+def _derive_index(product: RegroupedProduct, _: Any) -> None:
+    """After other ranks were loaded, the permutation is another one too."""
+    product.index = regrouping(product.ranks.to(torch.int64).expand(product.grid))
