@@ -75,7 +75,12 @@ def compress(
     for site, site_norm in norm.over(job):
         decomposer, view = plan[site.name], views[site.name]
         with naming(site):
-            factorization = decomposer.decompose(site.matrix(view), site_norm)
+            made = chosen.factorizations.get(site.name)
+            factorization = (
+                decomposer.decompose(site.matrix(view), site_norm)
+                if made is None
+                else copy.deepcopy(made)
+            )
             layers[site.name] = report(site, decomposer, factorization, site_norm)
         del site_norm  # Its memory is that of the statistics, and the next ones are collected now.
         if not site.weight.requires_grad:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 
@@ -93,6 +93,9 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _nbytes(result: Any) -> int:
     """Bytes that keeping a result takes; what its tensors share counts once."""
-    tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    leaves = tree_leaves(result)
+    modules = [leaf for leaf in leaves if isinstance(leaf, nn.Module)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors += [t for m in modules for t in (*m.parameters(), *m.buffers())]
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) or 64

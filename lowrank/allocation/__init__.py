@@ -5,6 +5,12 @@ from lowrank.allocation.allocation import ByName as ByName
 from lowrank.allocation.allocation import Plan as Plan
 from lowrank.allocation.allocation import Problem as Problem
 from lowrank.allocation.allocation import Uniform as Uniform
+from lowrank.allocation.budget import Budget as Budget
 from lowrank.allocation.global_magnitude import GlobalMagnitude as GlobalMagnitude
 from lowrank.allocation.global_rank import GlobalRank as GlobalRank
 from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy
+from lowrank.allocation.losses import Loss as Loss
+from lowrank.allocation.losses import NormError as NormError
+from lowrank.allocation.losses import Sensitivity as Sensitivity
+from lowrank.allocation.mix import Mix as Mix
+from lowrank.allocation.mix import grid as grid

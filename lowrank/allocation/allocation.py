@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowrank.calibration import Norms
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_norms
+from lowrank.factorizations import Factorization
 from lowrank.norms import Norm
 from lowrank.select import matches
 from lowrank.sites import Site
@@ -43,10 +44,13 @@ class Plan:
     Attributes:
         decomposers: by the name of the weight; one without stays as it is.
         summary: what a record says about the choice, as JSON; empty if it is a plain rule.
+        factorizations: by the name of the weight, those that were made in the norms of the problem
+            to choose by, and need not be made again; not to be changed.
     """
 
     decomposers: dict[str, Decomposer]
     summary: dict[str, Any] = field(default_factory=dict)
+    factorizations: dict[str, Factorization] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

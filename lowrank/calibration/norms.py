@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,10 @@ class Norms(ABC):
     @abstractmethod
     def types(self) -> tuple[type[Norm], ...]:
         """The classes of the norms that it gives."""
+
+    def one_shot(self) -> Norms:
+        """The same norms as far as they can be known before any weight is compressed."""
+        return self
 
     @abstractmethod
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
@@ -125,6 +129,9 @@ class CalibratedNorms(Norms):
     @property
     def types(self) -> tuple[type[Norm], ...]:
         return (Gram,) if self.moment == "full" else (Diagonal,)
+
+    def one_shot(self) -> Norms:
+        return replace(self, mode="one-shot")
 
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
         if job.data is None:

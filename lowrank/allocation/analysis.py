@@ -1,0 +1,127 @@
+"""What every candidate would cost and lose in every layer: found once, for all budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lowrank.allocation.allocation import Problem
+from lowrank.allocation.knapsack import Items
+from lowrank.allocation.resources import RESOURCES
+from lowrank.calibration import Job
+from lowrank.decomposers import Decomposer
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.norms import Norm
+from lowrank.sites import Site, naming
+
+
+class Option(NamedTuple):
+    """What a weight can become.
+
+    Attributes:
+        decomposer: None: it stays as it is.
+        factorization: what the decomposer makes of the weight; not to be changed.
+        cost: in the whole units of the resource.
+        error: ‖W − Ŵ‖² in the norm.
+        energy: ‖W‖² in the norm.
+    """
+
+    decomposer: Decomposer | None
+    factorization: Factorization | None
+    cost: int
+    error: float
+    energy: float
+
+
+class Analysis(NamedTuple):
+    """All options of all weights.
+
+    Attributes:
+        options: by the name of the weight; the first is to leave it as it is.
+        refused: (weight, candidate, reason) of what does not fit.
+        rest: what the model takes besides these weights.
+    """
+
+    options: dict[str, list[Option]]
+    refused: list[tuple[str, str, str]]
+    rest: int
+
+    def items(self, losses: Mapping[str, Sequence[float]]) -> Items:
+        """The choice as a knapsack.
+
+        Args:
+            losses: of each option, by the name of the weight.
+        """
+        names = list(self.options)
+        return Items(
+            names,
+            [np.array([o.cost for o in self.options[name]], dtype=np.int64) for name in names],
+            [np.array(losses[name], dtype=np.float64) for name in names],
+        )
+
+
+def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -> Analysis:
+    """Make every candidate of every weight, and see what it costs and how far it is off.
+
+    The norms are those of one-shot calibration, whatever the problem's: no candidate can wait for
+    the choice of those before it. All factorizations are held, so for a large model few candidates
+    should be given.
+
+    Args:
+        resource: a key of `RESOURCES`.
+
+    Raises:
+        ValueError: no candidates; a candidate that fits no layer; what the norm raises.
+    """
+    if not candidates:
+        raise ValueError("candidates=[] must name at least one decomposer")
+    measure, sites = RESOURCES[resource], problem.sites
+    calls = measure.calls(problem.model, sites, problem.example)
+    dense = {site.name: measure.of_site(site, calls) for site in sites}
+    options = {s.name: [Option(None, None, dense[s.name], 0.0, 0.0)] for s in sites}
+    refused: list[tuple[str, str, str]] = []
+    for site, norm, group, view in _with_norms(problem, candidates):
+        weight = site.matrix(view)
+        with naming(site):
+            energy = norm.size(weight) ** 2
+        for decomposer in group:
+            try:
+                factorization = decomposer.decompose(weight, norm)
+            except ValueError as error:
+                refused.append((site.name, repr(decomposer), str(error)))
+                continue
+            cost = measure.of(site, factorization, view, calls)
+            error = norm(weight - factorization.to_dense()) ** 2
+            options[site.name].append(Option(decomposer, factorization, cost, error, energy))
+    _check_used(candidates, refused, len(sites))
+    rest = measure.of_model(problem.model, problem.example) - sum(dense.values())
+    return Analysis(options, refused, rest)
+
+
+def _with_norms(
+    problem: Problem, candidates: Sequence[Decomposer]
+) -> Iterator[tuple[Site, Norm, list[Decomposer], KernelView]]:
+    """Every weight with each view of it, its norm, and the candidates that see it so."""
+    views: dict[KernelView, list[Decomposer]] = {}
+    for candidate in candidates:
+        views.setdefault(candidate.kernel_view(), []).append(candidate)
+    for view, group in views.items():
+        seen: dict[str, KernelView] = {site.name: view for site in problem.sites}
+        job = Job(problem.model, problem.model, problem.sites, seen, problem.data)
+        for site, norm in problem.norm.one_shot().over(job):
+            yield site, norm, group, view
+            del norm
+
+
+def _check_used(
+    candidates: Sequence[Decomposer], refused: Sequence[tuple[str, str, str]], sites: int
+) -> None:
+    for candidate in map(repr, candidates):
+        reasons = [f"layer '{name}': {why}" for name, what, why in refused if what == candidate]
+        if len(reasons) >= sites:
+            raise ValueError(
+                f"the candidate {candidate} fits none of the {sites} layers; {reasons[0]}"
+            )

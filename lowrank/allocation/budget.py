@@ -1,0 +1,90 @@
+"""What a compressed model may take: a limit on one resource."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lowrank.allocation.resources import RESOURCES
+from lowrank.decomposers.checks import check_one_of, check_ratio
+from lowrank.sites import Site
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit, given in exactly one of three ways.
+
+    Args:
+        ratio: dense over compressed, at least 1.
+        limit: in the resource's own unit.
+        bits_per_weight: all stored bits of the selected layers over their weights; of bytes and
+            ``layers`` only, which it implies.
+        resource: ``bytes``, ``params``, ``macs`` (of one example) or ``latency`` (seconds of a
+            forward pass of the example, measured layer by layer on this machine).
+        of: ``model``: the limit is that of the whole model, with what is not compressed;
+            ``layers``: of the selected weights together.
+
+    Raises:
+        ValueError: none or several of the three, or values outside their ranges.
+    """
+
+    ratio: float | None = None
+    limit: float | None = None
+    bits_per_weight: float | None = None
+    resource: Literal["bytes", "params", "macs", "latency"] = "bytes"
+    of: Literal["model", "layers"] = "model"
+
+    def __post_init__(self) -> None:
+        check_one_of("resource", self.resource, tuple(RESOURCES))
+        check_one_of("of", self.of, ("model", "layers"))
+        given = {name: getattr(self, name) for name in ("ratio", "limit", "bits_per_weight")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"a budget is one of ratio, limit and bits_per_weight, got {given or 'none'}"
+            )
+        (name, value), *_ = given.items()
+        if not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r} must be a positive number")
+        if self.ratio is not None:
+            check_ratio(self.ratio)
+        if self.bits_per_weight is not None and self.resource != "bytes":
+            raise ValueError(f"bits_per_weight is a budget of bytes, not of {self.resource}")
+
+    @property
+    def is_of_layers(self) -> bool:
+        """Whether the limit is that of the selected layers alone."""
+        return self.of == "layers" or self.bits_per_weight is not None
+
+    def allowance(self, sites: Sequence[Site], layers: float, rest: float) -> float:
+        """What the selected layers together may take.
+
+        Args:
+            layers: what they take dense.
+            rest: what the rest of the model takes.
+
+        Raises:
+            ValueError: the rest alone takes more than the limit.
+        """
+        if self.bits_per_weight is not None:
+            return self.bits_per_weight * sum(site.weight.numel() for site in sites) / 8
+        base = 0.0 if self.is_of_layers else rest
+        limit = (layers + base) / self.ratio if self.ratio is not None else self.limit
+        assert limit is not None
+        if limit <= base:
+            raise ValueError(
+                f"{self} allows {limit:.10g}, and the layers that are not selected alone take "
+                f"{base:.10g}: raise it, select more layers with `where`, or use of='layers'"
+            )
+        return limit - base
+
+    def describe(self) -> str:
+        """``bytes of the model / 8``."""
+        whose = "layers" if self.is_of_layers else "model"
+        if self.bits_per_weight is not None:
+            return f"{self.bits_per_weight:g} bits per weight of the layers"
+        if self.ratio is not None:
+            return f"{self.resource} of the {whose} / {self.ratio:g}"
+        return f"{self.limit:g} {self.resource} of the {whose}"

@@ -1,0 +1,207 @@
+"""What a model is taken to lose when one of its weights takes a candidate."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowrank.allocation.allocation import Problem
+from lowrank.allocation.analysis import Option
+from lowrank.calibration import Calibration
+from lowrank.calibration.data import as_data
+from lowrank.decomposers.checks import check_integer
+from lowrank.measure.forward import evaluating
+from lowrank.sites import Site, replace_module
+
+Options = Mapping[str, Sequence[Option]]
+Losses = dict[str, list[float]]
+
+
+class Loss(ABC):
+    """How much each option of each weight counts; the losses of a model's weights are added."""
+
+    @abstractmethod
+    def of(self, problem: Problem, options: Options) -> Losses:
+        """The loss of every option, at least 0, by the name of the weight.
+
+        Raises:
+            ValueError: the data that it needs are not there.
+        """
+
+
+@dataclass(frozen=True)
+class NormError(Loss):
+    """‖W − Ŵ‖² in the norm: with the full norm, the squared error of the layer's outputs.
+
+    Costs nothing more, and takes an error in every layer to matter the same.
+
+    Args:
+        relative: divided by ‖W‖² in the norm, so that layers of large outputs do not count more.
+    """
+
+    relative: bool = False
+
+    def of(self, problem: Problem, options: Options) -> Losses:
+        return {
+            name: [o.error / o.energy if self.relative and o.energy else o.error for o in of_site]
+            for name, of_site in options.items()
+        }
+
+
+@dataclass(frozen=True)
+class Sensitivity(Loss):
+    """How far the model's outputs move when this weight alone takes the candidate.
+
+    Measured on calibration data, as `CalibrationData.distance` has it: for a classifier or a
+    language model KL(dense ‖ model). A forward pass of `examples` for every option that is
+    measured.
+
+    Args:
+        examples: of the calibration data, from the first on; all if not given.
+        probes: options measured in each layer, spread evenly over their errors; between them the
+            distance is interpolated as a power of the error in the norm. None: all are measured.
+        batch_size: examples that run at once, if the data are a task's.
+    """
+
+    examples: int | None = 64
+    probes: int | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, least=1)
+        if self.examples is not None:
+            check_integer("examples", self.examples, least=1)
+        if self.probes is not None:
+            check_integer("probes", self.probes, least=2)
+
+    def of(self, problem: Problem, options: Options) -> Losses:
+        trial = Trial(problem, self.examples, self.batch_size)
+        return {site.name: self._of_site(trial, site, options[site.name]) for site in problem.sites}
+
+    def _of_site(self, trial: Trial, site: Site, options: Sequence[Option]) -> list[float]:
+        def measured(index: int) -> float:
+            return trial.distance({site.name: options[index]})
+
+        inexact = [i for i, option in enumerate(options) if option.error > 0]
+        losses = [0.0] * len(options)
+        for index in inexact if self.probes is None else spread(options, inexact, self.probes):
+            losses[index] = measured(index)
+        if self.probes is not None:
+            probed = [i for i in inexact if losses[i] > 0]
+            interpolate(losses, [option.error for option in options], probed, inexact)
+        return losses
+
+
+def spread(options: Sequence[Option], indices: Sequence[int], count: int) -> list[int]:
+    """So many of the options, spread evenly over the logarithms of their errors."""
+    by_error = sorted(indices, key=lambda index: options[index].error)
+    if len(by_error) <= count:
+        return by_error
+    errors = np.log([options[index].error for index in by_error])
+    wanted = np.linspace(errors[0], errors[-1], count)
+    return sorted({by_error[int(np.abs(errors - value).argmin())] for value in wanted})
+
+
+def interpolate(
+    losses: list[float], errors: Sequence[float], probed: Sequence[int], inexact: Sequence[int]
+) -> None:
+    """Fill in the losses that were not measured, as powers of the error between those that were."""
+    order = sorted(probed, key=lambda index: errors[index])
+    if not order:
+        return
+    x = np.log([errors[index] for index in order])
+    y = np.log([losses[index] for index in order])
+    for index in set(inexact) - set(probed):
+        here = float(np.log(errors[index]))
+        if here <= x[0]:  # A small error moves the outputs in proportion to its square.
+            losses[index] = float(np.exp(y[0] + here - x[0]))
+        else:
+            losses[index] = float(np.exp(np.interp(here, x, y)))
+
+
+class Trial:
+    """Runs the model with some of its weights replaced, to see how far its outputs move.
+
+    Args:
+        examples: of the calibration data, from the first on; None for all.
+
+    Raises:
+        ValueError: there are no data that a model can be run on.
+    """
+
+    def __init__(self, problem: Problem, examples: int | None, batch_size: int) -> None:
+        if problem.data is None or isinstance(problem.data, Calibration):
+            raise ValueError(
+                "how far a model's outputs move is measured on calibration data: give `data`, a "
+                "task or a list of batches; or choose by the error in the norm alone"
+            )
+        self.data = as_data(problem.data, batch_size)
+        self.sites = {site.name: site for site in problem.sites}
+        shared: dict[int, Any] = {id(site.weight): site.weight for site in problem.sites}
+        self.model = copy.deepcopy(problem.model, shared)
+        # The memo of the copy says what became of each module.
+        uses = [use for site in problem.sites for use in site.uses]
+        self.modules: dict[str, nn.Module] = {use.name: shared[id(use.module)] for use in uses}
+        self.batches = self._first(examples)
+        with evaluating(self.model), torch.inference_mode():
+            self.dense = [self.data.observe(self.model, batch) for batch in self.batches]
+
+    def _first(self, examples: int | None) -> list[Any]:
+        batches: list[Any] = []
+        seen = 0
+        for batch in self.data.batches():
+            if examples is not None and seen >= examples:
+                break
+            batches.append(batch)
+            seen += length_of(batch)
+        return batches
+
+    def distance(self, options: Mapping[str, Option]) -> float:
+        """The mean distance to the dense model's outputs with these options in place."""
+        replaced: list[tuple[nn.Module, nn.Module]] = []
+        for name, option in options.items():
+            replaced += self._put(self.sites[name], option)
+        try:
+            with evaluating(self.model), torch.inference_mode():
+                return self._mean()
+        finally:
+            for old, new in reversed(replaced):
+                self.model = replace_module(self.model, new, old)
+                new.eval()  # Drops the dense copies that leaves keep once they have run.
+
+    def _put(self, site: Site, option: Option) -> list[tuple[nn.Module, nn.Module]]:
+        if option.decomposer is None or option.factorization is None:
+            return []
+        pairs = []
+        for use in site.uses:
+            old = self.modules[use.name]
+            new = use.rule.build(old, option.factorization, option.decomposer.kernel_view()).eval()
+            self.model = replace_module(self.model, old, new)
+            pairs.append((old, new))
+        return pairs
+
+    def _mean(self) -> float:
+        total = count = 0.0
+        for batch, dense in zip(self.batches, self.dense, strict=True):
+            weight = self.data.weight(batch)
+            observed = self.data.observe(self.model, batch)
+            total += weight * float(self.data.distance(observed, dense, batch))
+            count += weight
+        # Rounding can take a distance that is zero in truth below it.
+        return max(0.0, total / count)
+
+
+def length_of(batch: Any) -> int:
+    """How many examples are in a batch."""
+    if isinstance(batch, Mapping):
+        batch = next(iter(batch.values()))
+    while not isinstance(batch, Tensor):
+        batch = batch[0]
+    return len(batch)

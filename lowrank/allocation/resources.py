@@ -1,0 +1,184 @@
+"""What a candidate costs: bytes, parameters, MACs or measured time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.measure.forward import check_example, evaluating
+from lowrank.measure.latency import compare_latency
+from lowrank.measure.macs import macs
+from lowrank.measure.size import nbytes, params
+from lowrank.sites import Site, Use
+
+# The inputs of every call of a module, by its name.
+Calls = Mapping[str, Sequence[tuple[Tensor, ...]]]
+
+
+class Resource(ABC):
+    """How much of something a model and its weights take, in whole units.
+
+    Attributes:
+        unit: of the whole numbers, in the unit in which a limit is given.
+    """
+
+    unit: float = 1.0
+
+    def calls(
+        self, model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...] | None
+    ) -> Calls:
+        """What must be known of how the layers run; by default nothing.
+
+        Raises:
+            ValueError: it cannot be known: no example, or a weight that is not run by itself.
+        """
+        del model, sites, example
+        return {}
+
+    @abstractmethod
+    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+        """What the whole dense model takes."""
+
+    @abstractmethod
+    def of_site(self, site: Site, calls: Calls) -> int:
+        """What a dense weight takes, all its uses together."""
+
+    @abstractmethod
+    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+        """What it takes with a factorization in its place."""
+
+
+class Bytes(Resource):
+    """Of the saved file; see `lowrank.measure.size.nbytes`."""
+
+    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+        return nbytes(model)
+
+    def of_site(self, site: Site, calls: Calls) -> int:
+        return site.weight.nbytes
+
+    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+        return nbytes(factorization)
+
+
+class Params(Resource):
+    """Stored learned values; see `lowrank.measure.size.params`."""
+
+    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+        return params(model)
+
+    def of_site(self, site: Site, calls: Calls) -> int:
+        return site.weight.numel()
+
+    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+        return params(factorization)
+
+
+class _Run(Resource):
+    """A resource that only a run of the layer shows."""
+
+    def calls(
+        self, model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...] | None
+    ) -> Calls:
+        if example is None:
+            raise ValueError(
+                f"a budget of {type(self).__name__.lower()} needs the inputs of one example to run "
+                "the layers on: give `example`"
+            )
+        check_example(example)
+        return calls_in(model, sites, example)
+
+    def of_site(self, site: Site, calls: Calls) -> int:
+        return sum(self.of_module(use.module, use.module, calls[use.name]) for use in site.uses)
+
+    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+        total = 0
+        for use in site.uses:
+            layer = use.rule.build(use.module, factorization, view).train(use.module.training)
+            total += self.of_module(layer, use.module, calls[use.name])
+        return total
+
+    @abstractmethod
+    def of_module(
+        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
+    ) -> int:
+        """What a layer takes in all its calls."""
+
+
+class MACs(_Run):
+    """Of one example; see `lowrank.measure.macs.macs`."""
+
+    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+        assert example is not None
+        return macs(model, example)
+
+    def of_module(
+        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
+    ) -> int:
+        return sum(macs(layer, inputs) for inputs in calls)
+
+
+class Latency(_Run):
+    """Seconds of a forward pass, in nanoseconds; each layer measured beside its dense self.
+
+    The time of a model is taken to be the sum of its layers' and of what it does besides.
+    """
+
+    unit = 1e-9
+
+    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+        assert example is not None
+        return round(compare_latency(model, model, example).dense_s / self.unit)
+
+    def of_module(
+        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
+    ) -> int:
+        times = [compare_latency(dense, layer, inputs, seconds=0.02) for inputs in calls]
+        return round(sum(time.compressed_s for time in times) / self.unit)
+
+
+RESOURCES: dict[str, Resource] = {
+    "bytes": Bytes(),
+    "params": Params(),
+    "macs": MACs(),
+    "latency": Latency(),
+}
+
+
+def calls_in(model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...]) -> Calls:
+    """The inputs with which one forward pass calls the modules that use these weights.
+
+    Raises:
+        ValueError: a module that is not called by itself, or with keyword arguments.
+    """
+    uses = [use for site in sites for use in site.uses]
+    seen: dict[str, list[tuple[Tensor, ...]]] = {use.name: [] for use in uses}
+
+    def keep(use: Use) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            seen[use.name].append((*args, *kwargs.values()))
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.no_grad())
+        for use in uses:
+            handle = use.module.register_forward_pre_hook(keep(use), with_kwargs=True)
+            stack.callback(handle.remove)
+        model(*example)
+    never = [name for name, calls in seen.items() if not calls]
+    if never:
+        raise ValueError(
+            f"the layers {never} are not called by themselves in a forward pass of the example, so "
+            "their MACs and times cannot be told apart from the rest: leave them out with `where`, "
+            "or give a budget of bytes or params"
+        )
+    return seen
