@@ -44,6 +44,14 @@ class BatchNormReestimation(Recovery):
                 "least 2"
             )
 
+    @property
+    def changes_dense(self) -> bool:
+        return True
+
+    @property
+    def tunes(self) -> bool:
+        return False
+
     def check(self, network: nn.Module) -> None:
         _with_statistics(network)
 

@@ -91,6 +91,14 @@ class FineTune(Recovery):
             if not good:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
 
+    @property
+    def changes_dense(self) -> bool:
+        return True
+
+    @property
+    def tunes(self) -> bool:
+        return True
+
     def check(self, network: nn.Module) -> None:
         # What requires a gradient is known only once the factorizations are there.
         pass

@@ -26,6 +26,19 @@ class Recovery(ABC):
     configuration give the same result.
     """
 
+    @property
+    @abstractmethod
+    def changes_dense(self) -> bool:
+        """Whether the dense model is given the treatment too, so that both are after it.
+
+        False where the dense model is the aim, and nothing would change in it.
+        """
+
+    @property
+    @abstractmethod
+    def tunes(self) -> bool:
+        """Whether it takes gradient steps on data; records and figures tell such models apart."""
+
     @abstractmethod
     def check(self, network: nn.Module) -> None:
         """Find out from the untrained dense network whether `recover` has anything to do in it.
@@ -36,7 +49,7 @@ class Recovery(ABC):
 
     @abstractmethod
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
-        """Change `model` in place, using the train split only.
+        """Change `model` in place, using the train split (of which calibration is a part) only.
 
         Args:
             progress: called with (epochs done, epochs in all, mean loss) after each epoch.
@@ -49,6 +62,14 @@ class Recovery(ABC):
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
     """The model as it is: one-shot compression."""
+
+    @property
+    def changes_dense(self) -> bool:
+        return False
+
+    @property
+    def tunes(self) -> bool:
+        return False
 
     def check(self, network: nn.Module) -> None:
         pass

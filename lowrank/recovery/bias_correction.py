@@ -1,0 +1,185 @@
+"""Correction of biases: each layer's outputs get the means that they have in the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lowrank.calibration.collect import without_padding
+from lowrank.factorized import FactorizedConv2d, FactorizedLinear
+from lowrank.measure.forward import evaluating
+from lowrank.recovery.recovery import Progress, Recovery, silent
+from lowrank.tasks import Task
+
+# Layers whose bias adds to their outputs, and the axis of the outputs that it goes along.
+AXES: dict[type[nn.Module], int] = {
+    **{nn.Linear: -1, FactorizedLinear: -1, nn.LayerNorm: -1},
+    **{nn.Conv2d: -3, FactorizedConv2d: -3, _BatchNorm: 1},
+}
+NORMS = (_BatchNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class BiasCorrection(Recovery):
+    """Shifts the bias of each layer so that its outputs have the means of the dense model's.
+
+    By output channel and over all examples and positions but padding; layer after layer in the
+    order in which they run, each on what the corrected layers before it give. The biases of
+    normalisations are among them, and with `gains` their gains too, so that their outputs also have
+    the dense standard deviations: in a network with BatchNorm, whose convolutions have no bias,
+    that takes the place of re-estimated statistics, and leaves the dense model as it is. No layer
+    gets a bias that had none, so the bytes stay.
+
+    Does not pay in a model without biases, such as Llama (refused).
+
+    Args:
+        examples: of the calibration split, its first; all if not given. They run as one batch, so
+            that one pass is enough, and their activations must fit the memory.
+        gains: see above. A channel that never changes keeps its gain.
+
+    Raises:
+        ValueError: an option outside its range; from `recover`, more examples asked for than there
+            are, or no layer with a bias.
+
+    Source: Nagel et al., ICCV 2019, section 4.2 (the empirical correction of appendix D).
+    """
+
+    examples: int | None = None
+    gains: bool = True
+
+    def __post_init__(self) -> None:
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"examples={self.examples} must be at least 1, or null for all")
+
+    @property
+    def changes_dense(self) -> bool:
+        return False
+
+    @property
+    def tunes(self) -> bool:
+        return False
+
+    def check(self, network: nn.Module) -> None:
+        _with_bias(network)
+
+    @torch.no_grad()
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        dense = task.model()
+        split = task.split("calibration")
+        count = len(split) if self.examples is None else self.examples
+        if count > len(split):
+            raise ValueError(
+                f"examples={count} are more than the {len(split)} of the calibration split"
+            )
+        inputs, _ = next(split.batches(count))
+        mask = task.mask(inputs)
+        masks = [] if mask is None else [mask]
+        layers = _with_bias(model)
+        expected: dict[str, list[Moments]] = {name: [] for name in layers}
+
+        def note(name: str, outputs: Tensor) -> None:
+            expected[name].append(moments(outputs, layers[name], masks, name))
+
+        with evaluating(model, dense):
+            with watching({name: dense.get_submodule(name) for name in layers}, note):
+                task.forward(dense, inputs)
+            # Of a layer that runs more than once, a shift for one use would be wrong for another.
+            once = {name: found[0] for name, found in expected.items() if len(found) == 1}
+
+            def correct(name: str, outputs: Tensor) -> Tensor:
+                found = moments(outputs, layers[name], masks, name)
+                return self._correct(layers[name], outputs, found, once[name])
+
+            with watching({name: layers[name] for name in once}, correct):
+                task.forward(model, inputs)
+        found = {"corrected_layers": len(once), "examples": count}
+        left = sorted(layers.keys() - once.keys())
+        return found | ({"run_more_or_less_than_once": left} if left else {})
+
+    def _correct(
+        self, layer: nn.Module, outputs: Tensor, found: Moments, wanted: Moments
+    ) -> Tensor:
+        """Correct the bias, and the gain of a normalisation; the outputs as they are now."""
+        bias = layer.get_parameter("bias")
+        gain = layer._parameters.get("weight") if isinstance(layer, NORMS) else None
+        shift = wanted.mean - found.mean
+        ratio = torch.ones_like(shift)
+        if self.gains and gain is not None:
+            varies = found.deviation > 0
+            ratio[varies] = wanted.deviation[varies] / found.deviation[varies]
+            gain.copy_(gain * ratio)
+            # The outputs less the bias scale with the gain, their mean too.
+            shift += (1 - ratio) * (found.mean - bias)
+        axis = _axis(layer)
+        old = _along(bias, outputs, axis)
+        bias.copy_(bias + shift)
+        new = _along(bias, outputs, axis)
+        return (outputs - old) * _along(ratio.to(outputs.dtype), outputs, axis) + new
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a layer's outputs, by channel, in float64."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def moments(outputs: Tensor, layer: nn.Module, masks: list[Tensor], name: str) -> Moments:
+    """Mean and standard deviation over all positions but padding."""
+    last = outputs.movedim(_axis(layer), -1)
+    rows = without_padding(last, last.shape[:-1], masks, name).double()
+    return Moments(rows.mean(dim=0), rows.var(dim=0, correction=0).sqrt())
+
+
+@contextmanager
+def watching(
+    layers: dict[str, nn.Module], function: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call `function` with the name and the outputs of each layer that runs; what it returns, if
+    anything, takes the place of the outputs.
+    """
+
+    def hook(name: str, _layer: nn.Module, _args: Any, outputs: Tensor) -> Tensor | None:
+        return function(name, outputs)
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(partial(hook, name)).remove)
+        yield
+
+
+def _axis(layer: nn.Module) -> int:
+    return next(axis for kind, axis in AXES.items() if isinstance(layer, kind))
+
+
+def _along(values: Tensor, outputs: Tensor, axis: int) -> Tensor:
+    shape = [1] * outputs.ndim
+    shape[axis] = -1
+    return values.view(shape)
+
+
+def _with_bias(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have a bias of their own, by name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, tuple(AXES)) and module._parameters.get("bias") is not None
+    }
+    if not layers:
+        raise ValueError(
+            "no linear layer, convolution or normalisation of this model has a bias, so there is "
+            "none to correct; use another recovery"
+        )
+    return layers

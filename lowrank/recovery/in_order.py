@@ -1,0 +1,45 @@
+"""Several recoveries, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lowrank.recovery.recovery import Progress, Recovery, silent
+from lowrank.tasks import Task
+
+
+@dataclass(frozen=True)
+class InOrder(Recovery):
+    """Each step on what the one before it left; such as a bias correction and then a tuning.
+
+    Args:
+        steps: at least one.
+
+    Raises:
+        ValueError: no steps.
+    """
+
+    steps: Sequence[Recovery]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("steps must hold at least one recovery")
+
+    @property
+    def changes_dense(self) -> bool:
+        return any(step.changes_dense for step in self.steps)
+
+    @property
+    def tunes(self) -> bool:
+        return any(step.tunes for step in self.steps)
+
+    def check(self, network: nn.Module) -> None:
+        for step in self.steps:
+            step.check(network)
+
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return {"steps": [step.recover(model, task, progress) for step in self.steps]}
