@@ -77,7 +77,7 @@ def compress(
         with naming(site):
             made = chosen.factorizations.get(site.name)
             factorization = (
-                decomposer.decompose(site.matrix(view), site_norm)
+                site.decompose(decomposer, site_norm)
                 if made is None
                 else copy.deepcopy(made)
             )

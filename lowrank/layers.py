@@ -60,6 +60,11 @@ class Rule(ABC):
         del module, view
         return values
 
+    def kernel_size(self, module: nn.Module) -> tuple[int, int]:
+        """(height, width) of the kernel that the weight is; (1, 1) if it is none."""
+        del module
+        return 1, 1
+
     def inputs(self, module: nn.Module, x: Tensor) -> Tensor:
         """The vectors (…, in) that the rows of the weight, in the view ``channel``, multiply.
 
@@ -115,6 +120,10 @@ class Conv2dRule(Rule):
     def as_matrix(self, module: nn.Module, values: Tensor, view: KernelView) -> Tensor:
         assert isinstance(module, nn.Conv2d)
         return convolution(module, view).matrix(values)
+
+    def kernel_size(self, module: nn.Module) -> tuple[int, int]:
+        assert isinstance(module, nn.Conv2d)
+        return convolution(module, "channel").kernel_size
 
     def inputs(self, module: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(module, nn.Conv2d)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.layers import Rule, rule_for
+from lowrank.norms import Norm
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Site:
     def matrix(self, view: KernelView = "channel") -> Tensor:
         """The weight as a matrix (out, in), detached."""
         return self.uses[0].rule.matrix(self.uses[0].module, view).detach()
+
+    def decompose(self, decomposer: Decomposer, norm: Norm) -> Factorization:
+        """What a method makes of the weight, as the method sees it."""
+        size = self.uses[0].rule.kernel_size(self.uses[0].module)
+        fitted = decomposer.for_kernel(size)
+        return fitted.decompose(self.matrix(decomposer.kernel_view()), norm)
 
 
 def find_sites(model: nn.Module) -> list[Site]:

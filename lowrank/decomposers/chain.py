@@ -73,6 +73,9 @@ class Chain(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.steps[0].kernel_view()
 
+    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+        return Chain([self.steps[0].for_kernel(size), *self.steps[1:]])
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         result = self._step(0, weight, norm)
         for index in range(1, len(self.steps)):

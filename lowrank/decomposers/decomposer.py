@@ -57,6 +57,14 @@ class Decomposer(ABC):
         """As which matrix this method sees a convolution's kernel (see `Convolve`)."""
         return "channel"
 
+    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+        """This method for a weight that is a kernel of that (height, width); (1, 1) if it is none.
+
+        The same but for methods that see more than a matrix.
+        """
+        del size
+        return self
+
 
 def working(matrix: Tensor) -> Tensor:
     """The matrix in the dtype to compute in: half precision has no kernels for SVD and loses digits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -102,6 +102,9 @@ class LoRA(Decomposer):
 
     def kernel_view(self) -> KernelView:
         return "channel" if self.base is None else self.base.kernel_view()
+
+    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+        return self if self.base is None else replace(self, base=self.base.for_kernel(size))
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         check_rank(self.rank, weight)
