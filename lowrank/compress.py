@@ -60,7 +60,7 @@ def compress(
     skipped += [(s.name, "the allocation leaves it as it is") for s in sites if s.name not in plan]
     sites = [site for site in sites if site.name in plan]
     if not sites:
-        raise ValueError(f"{method} gives none of the selected layers a decomposer")
+        raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
 
     for site in sites:
         with naming(site):

@@ -48,6 +48,11 @@ class Items:
                         "at least 0"
                     )
 
+    @property
+    def smallest(self) -> int:
+        """What the cheapest options together cost."""
+        return sum(int(costs.min()) for costs in self.costs)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -81,11 +86,10 @@ def choose(items: Items, limit: float, exact_options: int = EXACT_OPTIONS) -> Ch
     Source: Kellerer, Pferschy & Pisinger, Knapsack Problems, 2004, ch. 11 (multiple choice);
     branch and bound by HiGHS (Huangfu & Hall 2018).
     """
-    smallest = sum(int(costs.min()) for costs in items.costs)
-    if smallest > limit:
+    if items.smallest > limit:
         raise ValueError(
-            f"{limit:.10g} is out of reach: the smallest candidates of all layers together take "
-            f"{smallest}"
+            f"the limit {limit:.10g} is out of reach: the smallest options of all layers together "
+            f"cost {items.smallest}"
         )
     kept = [undominated(*pair) for pair in zip(items.costs, items.losses, strict=True)]
     greedy = _greedy(items, kept, limit)

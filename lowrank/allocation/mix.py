@@ -81,7 +81,9 @@ class Mix(Allocation):
         dense = sum(options[0].cost for options in analysis.options.values())
         unit = RESOURCES[resource].unit
         limit = self.budget.allowance(problem.sites, dense * unit, analysis.rest * unit) / unit
-        choice = choose(analysis.items(losses), limit)
+        items = analysis.items(losses)
+        self._check_reach(analysis.rest, dense, items.smallest, limit)
+        choice = choose(items, limit)
         taken = {
             name: options[pick]
             for (name, options), pick in zip(analysis.options.items(), choice.picks, strict=True)
@@ -97,6 +99,22 @@ class Mix(Allocation):
         summary = self._summary(analysis, choice, spent, limit)
         summary |= {"chosen": name, "distances": distances}
         return self._plan(problem, taken, summary)
+
+    def _check_reach(self, rest: int, dense: int, smallest: int, limit: float) -> None:
+        unit = RESOURCES[self.budget.resource].unit
+        if smallest > limit:
+            base = 0 if self.budget.is_of_layers else rest
+            raise ValueError(
+                f"the budget of {self.budget.describe()} leaves {limit * unit:.10g} to the "
+                f"selected layers, and their smallest candidates take {smallest * unit:.10g}: a ratio of "
+                f"{(dense + base) / (smallest + base):.4g} is the most that can be reached. Raise "
+                "the budget, or give smaller candidates"
+            )
+        if dense <= limit:
+            raise ValueError(
+                f"the budget of {self.budget.describe()} allows the model as it is, so there is "
+                "nothing to compress: lower it"
+            )
 
     def _uniform(
         self, analysis: Analysis, losses: Losses, limit: float

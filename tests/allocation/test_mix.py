@@ -1,0 +1,280 @@
+"""The best split of a budget over the layers of a model."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid
+from lowrank.allocation.allocation import Problem
+from lowrank.allocation.analysis import Option, analyse
+from lowrank.allocation.losses import Trial, interpolate, spread
+from lowrank.calibration import CalibratedNorms, IdentityNorms
+from lowrank.compress import compress
+from lowrank.decomposers import GPTQ, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.measure.macs import macs
+from lowrank.measure.size import nbytes, params
+from lowrank.memo import MEMO
+from lowrank.select import Select
+
+CANDIDATES = (
+    grid(Quantization, {"bits": [2, 3, 4, 8], "group_size": [8, 16]}),
+    grid(MagnitudePruning, {"sparsity": [0.5, 0.8]}),
+    [TruncatedSVD(rank=4), TruncatedSVD(rank=8)],
+)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 16)]
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(24, 24, generator=generator)
+    return [torch.randn(16, 24, generator=generator) @ mixing for _ in range(4)]
+
+
+@pytest.mark.parametrize("ratio", [1.1, 1.5, 2, 3, 4, 6, 7])
+def test_the_budget_is_met_to_the_byte(model, data, ratio):
+    result = compress(model, Mix(CANDIDATES, Budget(ratio=ratio)), data=data)
+    said = result.allocation
+    assert nbytes(result.model) <= nbytes(model) / ratio
+    rest = nbytes(model) - sum(layer.weight.nbytes for layer in model if hasattr(layer, "weight"))
+    assert nbytes(result.model) == rest + said["spent"]
+    assert said["unspent"] == pytest.approx(nbytes(model) / ratio - nbytes(result.model))
+    assert said["bound"] <= said["loss"]
+
+
+def test_by_the_norm_it_is_the_best_of_all_choices(model):
+    candidates = [Quantization(bits=2), Quantization(bits=5), TruncatedSVD(rank=3)]
+    limit = 4000
+    mix = Mix(candidates, Budget(limit=limit, of="layers"), NormError(), rivals=0)
+    result = compress(model, mix)
+    weights = [layer.weight.detach() for layer in model if isinstance(layer, nn.Linear)]
+    totals = []
+    for choice in itertools.product([None, *candidates], repeat=3):
+        size, error = 0, 0.0
+        for weight, decomposer in zip(weights, choice, strict=True):
+            made = None if decomposer is None else decomposer.decompose(weight)
+            size += weight.nbytes if made is None else nbytes(made)
+            error += (
+                0 if made is None else float((weight - made.to_dense()).detach().square().sum())
+            )
+        if size <= limit:
+            totals.append(error)
+    assert result.allocation["loss"] == pytest.approx(min(totals), rel=1e-5)
+    assert result.allocation["solver"] in ("exact", "greedy")
+
+
+def test_a_layer_may_stay_as_it_is(model):
+    result = compress(model, Mix([Quantization(bits=1)], Budget(ratio=1.2), NormError(), rivals=0))
+    assert any("the allocation leaves it" in reason for _, reason in result.skipped)
+    assert isinstance(result.model[0], nn.Module)
+
+
+def test_one_analysis_serves_all_budgets(model, data):
+    MEMO.clear()
+    norm = CalibratedNorms("full")
+    mixes = [Mix([CANDIDATES[2], GPTQ(bits=4)], Budget(ratio=r)) for r in (3, 3.5, 4, 5)]
+    compress(model, mixes[0], norm=norm, data=data)
+    misses = MEMO.misses
+    for mix in mixes[1:]:
+        compress(model, mix, norm=norm, data=data)
+    assert MEMO.misses == misses
+
+
+def test_the_factorizations_of_the_choice_are_used_and_not_shared(model, data):
+    mix = Mix([Quantization(bits=3)], Budget(ratio=7), NormError(), rivals=0)
+    first, second = compress(model, mix), compress(model, mix)
+    stored = zip(first.model.buffers(), second.model.buffers(), strict=True)
+    for one, other in [pair for pair in stored if pair[0].numel()]:
+        assert one.data_ptr() != other.data_ptr()
+        assert torch.equal(one, other)
+    direct = compress(model, Quantization(bits=3))
+    x = data[0]
+    assert torch.equal(first.model(x), direct.model(x))
+
+
+def test_in_sequence_the_choice_is_made_first_and_decomposed_anew():
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
+    data = [torch.randn(32, 8)]
+    norm = CalibratedNorms("full", mode="sequential")
+    mix = Mix([GPTQ(bits=2), GPTQ(bits=4)], Budget(ratio=6, of="layers"), NormError(), rivals=0)
+    result = compress(blocks, mix, norm=norm, data=data)
+    # As by hand, with what it chose, each block on the outputs of those before.
+    chosen = {layer.name: int(layer.decomposer[len("GPTQ(bits=")]) for layer in result.layers}
+    by_hand = compress(blocks, {n: GPTQ(bits=b) for n, b in chosen.items()}, norm=norm, data=data)
+    assert torch.equal(result.model(data[0]), by_hand.model(data[0]))
+    assert result.calibration["mode"] == "sequential"
+
+
+@pytest.mark.parametrize("resource", ["params", "macs"])
+def test_other_budgets(model, data, resource):
+    count = {"params": lambda m: params(m), "macs": lambda m: macs(m, (data[0][:1],))}[resource]
+    mix = Mix(CANDIDATES, Budget(ratio=2, resource=resource), NormError(), rivals=0)
+    result = compress(model, mix, example=(data[0][:1],))
+    assert count(result.model) <= count(model) / 2
+    assert result.allocation["spent"] <= result.allocation["allowed"]
+
+
+def test_a_budget_of_time_is_kept_as_measured():
+    model, example = (
+        nn.Sequential(nn.Linear(768, 768), nn.Linear(768, 768)),
+        (torch.randn(256, 768),),
+    )
+    mix = Mix([TruncatedSVD(rank=2)], Budget(ratio=3, resource="latency"), NormError(), rivals=0)
+    said = compress(model, mix, example=example).allocation
+    assert 0 < said["spent"] <= said["allowed"]
+    # In seconds: two products of 256 × 768 × 768 take neither nanoseconds nor minutes.
+    assert 1e-6 < said["allowed"] < 10
+
+
+def test_where_the_sum_misleads_the_better_uniform_choice_is_taken(model, data, monkeypatch):
+    mix = Mix(CANDIDATES, Budget(ratio=4), rivals=2)
+    honest = compress(model, mix, data=data).allocation
+    assert honest["distances"][honest["chosen"]] == min(honest["distances"].values())
+    assert len(honest["distances"]) == 3
+    # A mix that turns out worse than its rivals is given up.
+    distance = Trial.distance
+    calls = itertools.count()
+
+    def pessimistic(self, options):
+        return 1e9 if len(options) == 3 and next(calls) == 0 else distance(self, options)
+
+    monkeypatch.setattr(Trial, "distance", pessimistic)
+    result = compress(model, mix, data=data)
+    assert result.allocation["chosen"] != "mix"
+    assert nbytes(result.model) <= nbytes(model) / 4
+    assert len({layer.decomposer for layer in result.layers}) == 1
+
+
+class TestSensitivity:
+    def test_it_is_the_distance_with_that_layer_alone_replaced(self, model, data):
+        problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
+        options = analyse(problem, [Quantization(bits=3)], "bytes").options
+        losses = Sensitivity(examples=None).of(problem, options)
+        for name, values in losses.items():
+            alone = compress(model, {name: Quantization(bits=3)}).model
+            with torch.no_grad():
+                ratios = [
+                    float((alone(x) - model(x)).square().sum() / model(x).square().sum())
+                    for x in data
+                ]
+            assert values[0] == 0
+            assert values[1] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
+
+    def test_the_model_is_left_as_it_was(self, model, data):
+        problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
+        options = analyse(problem, [Quantization(bits=3)], "bytes").options
+        before = model(data[0])
+        trial = Trial(problem, None, 8)
+        assert trial.distance({"0": options["0"][1]}) > 0
+        assert trial.distance({}) == 0
+        assert torch.equal(model(data[0]), before)
+
+    def test_tied_weights_are_replaced_together(self, data):
+        shared = nn.Linear(24, 24)
+        model = nn.Sequential(shared, nn.ReLU(), nn.Linear(24, 24, bias=False))
+        model[2].weight = shared.weight
+        problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
+        options = analyse(problem, [Quantization(bits=2)], "bytes").options
+        found = Trial(problem, None, 8).distance({"0": options["0"][1]})
+        alone = compress(model, Quantization(bits=2)).model
+        with torch.no_grad():
+            parts = [(alone(x) - model(x)).square().sum() / model(x).square().sum() for x in data]
+        assert found == pytest.approx(float(torch.stack(parts).mean()), rel=1e-4)
+
+    def test_between_probes_it_follows_the_error(self, model, data):
+        problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
+        candidates = grid(Quantization, {"bits": [2, 3, 4, 5, 6, 7, 8]})
+        options = analyse(problem, candidates, "bytes").options
+        full = Sensitivity(examples=None).of(problem, options)
+        probed = Sensitivity(examples=None, probes=3).of(problem, options)
+        for name in full:
+            assert probed[name] == pytest.approx(full[name], rel=0.5)
+            assert sum(a == b for a, b in zip(full[name], probed[name], strict=True)) >= 4
+
+    def test_interpolation_is_exact_on_powers(self):
+        errors = [0.0, 1e-4, 1e-3, 1e-2, 1e-1]
+        losses = [0.0, 3e-8, 0.0, 0.0, 3e-2]
+        interpolate(losses, errors, [1, 4], [1, 2, 3, 4])
+        assert losses == pytest.approx([0, 3e-8, 3e-6, 3e-4, 3e-2])
+
+    def test_probes_are_spread_over_the_errors(self):
+        errors = [1e-6, 1e-5, 1.1e-5, 1e-4, 1e-3, 1e-2]
+        options = [Option(None, None, 1, error, 1.0) for error in errors]
+        assert spread(options, range(6), 3) == [0, 3, 5]
+
+
+class TestBadInput:
+    def test_no_candidates(self):
+        with pytest.raises(ValueError, match="must name at least one decomposer"):
+            Mix([], Budget(ratio=2))
+        with pytest.raises(ValueError, match="must name at least one decomposer"):
+            Mix([[]], Budget(ratio=2))
+
+    def test_what_is_no_decomposer(self):
+        with pytest.raises(ValueError, match="candidates must be decomposers, got 3"):
+            Mix([Quantization(bits=2), 3], Budget(ratio=2))
+
+    def test_a_candidate_of_no_layer(self, model):
+        with pytest.raises(ValueError, match=r"TruncatedSVD\(rank=99.* fits none of the 3 layers"):
+            compress(model, Mix([TruncatedSVD(rank=99)], Budget(ratio=2), NormError(), rivals=0))
+
+    def test_a_candidate_of_some_layers_is_left_out_of_the_others_and_counted(self, model):
+        candidates = [TruncatedSVD(rank=20), Quantization(bits=8)]
+        mix = Mix(candidates, Budget(ratio=2), NormError(), rivals=0)
+        assert compress(model, mix).allocation["refused"] == 1
+
+    def test_a_budget_below_the_smallest(self, model):
+        text = r"smallest candidates take \d+: a ratio of 3\.\d+ is the most that can be reached"
+        with pytest.raises(ValueError, match=text):
+            compress(model, Mix([Quantization(bits=8)], Budget(ratio=8), NormError(), rivals=0))
+
+    def test_a_budget_that_needs_no_compression(self, model):
+        mix = Mix([Quantization(bits=8)], Budget(ratio=1), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="allows the model as it is"):
+            compress(model, mix)
+
+    def test_a_time_budget_without_an_example(self, model):
+        mix = Mix(CANDIDATES, Budget(ratio=2, resource="latency"), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="a budget of latency needs the inputs of one example"):
+            compress(model, mix)
+
+    def test_sensitivity_without_data(self, model):
+        with pytest.raises(ValueError, match="measured on calibration data: give `data`"):
+            compress(model, Mix(CANDIDATES, Budget(ratio=2)))
+
+    def test_a_loss_that_is_negative(self, model):
+        class Negative(NormError):
+            def of(self, problem, options):
+                return {name: [-1.0] * len(found) for name, found in options.items()}
+
+        with pytest.raises(ValueError, match="layer '0': a candidate's loss is -1"):
+            compress(model, Mix(CANDIDATES, Budget(ratio=2), Negative(), rivals=0))
+
+    def test_macs_of_a_weight_that_attention_reads(self):
+        model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        mix = Mix(CANDIDATES[0], Budget(ratio=2, resource="macs"), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="are not called by themselves"):
+            compress(model, mix, example=(torch.randn(1, 4, 16),))
+
+    def test_a_candidate_that_does_not_know_the_norm(self, model, data):
+        mix = Mix([GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="Quantization cannot approximate in the norm"):
+            compress(model, mix, norm=CalibratedNorms("full"), data=data)
+
+
+def test_a_grid_is_all_combinations():
+    made = grid(functools.partial(Quantization, scale="mse"), {"bits": [2, 3], "group_size": [8]})
+    assert made == [
+        Quantization(bits=2, group_size=8, scale="mse"),
+        Quantization(bits=3, group_size=8, scale="mse"),
+    ]
