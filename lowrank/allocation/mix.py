@@ -104,11 +104,12 @@ class Mix(Allocation):
         unit = RESOURCES[self.budget.resource].unit
         if smallest > limit:
             base = 0 if self.budget.is_of_layers else rest
+            reach = (dense + base) / (smallest + base)
             raise ValueError(
                 f"the budget of {self.budget.describe()} leaves {limit * unit:.10g} to the "
-                f"selected layers, and their smallest candidates take {smallest * unit:.10g}: a ratio of "
-                f"{(dense + base) / (smallest + base):.4g} is the most that can be reached. Raise "
-                "the budget, or give smaller candidates"
+                f"selected layers, and their smallest candidates take {smallest * unit:.10g}: a "
+                f"ratio of {reach:.4g} is the most that can be reached. Raise the budget, or give "
+                "smaller candidates"
             )
         if dense <= limit:
             raise ValueError(
