@@ -187,6 +187,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "layers": [asdict(layer) for layer in compressed.layers],
         "skipped": compressed.skipped,
         "calibration": compressed.calibration,
+        "allocation": compressed.allocation,
         "protocol": parts.task.protocol(),
         "environment": environment(settings["device"]),
         "timings": timings,

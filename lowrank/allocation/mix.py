@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -35,7 +35,7 @@ class Mix(Allocation):
     method. It does not for a model of one large layer.
 
     Args:
-        candidates: decomposers, also in nested lists; see `grid`.
+        candidates: decomposers, also in nested lists and mappings; see `grid`.
         budget: of the model or of the selected layers; never exceeded.
         loss: how much a candidate counts.
         rivals: how many uniform choices are tried beside the mix.
@@ -48,7 +48,7 @@ class Mix(Allocation):
     Source: mixed precision as a knapsack, Yao et al., ICML 2021 (HAWQ-V3), over any form.
     """
 
-    candidates: Sequence[Any]
+    candidates: Any
     budget: Budget
     loss: Loss = field(default_factory=Sensitivity)
     rivals: int = 3
@@ -169,13 +169,15 @@ def grid(of: Callable[..., Decomposer], over: Mapping[str, Sequence[Any]]) -> li
     return [of(**dict(zip(over, values, strict=True))) for values in product(*over.values())]
 
 
-def flattened(candidates: Iterable[Any]) -> Iterable[Any]:
-    """The members of nested lists."""
-    for candidate in candidates:
-        if isinstance(candidate, list | tuple):
+def flattened(candidates: Any) -> Iterator[Any]:
+    """The members of nested lists and of mappings' values; None is left out."""
+    if isinstance(candidates, Mapping):
+        candidates = list(candidates.values())
+    if isinstance(candidates, list | tuple):
+        for candidate in candidates:
             yield from flattened(candidate)
-        else:
-            yield candidate
+    elif candidates is not None:
+        yield candidates
 
 
 def problem_key(problem: Problem) -> tuple[str, ...]:
