@@ -77,9 +77,7 @@ def compress(
         with naming(site):
             made = chosen.factorizations.get(site.name)
             factorization = (
-                site.decompose(decomposer, site_norm)
-                if made is None
-                else copy.deepcopy(made)
+                site.decompose(decomposer, site_norm) if made is None else copy.deepcopy(made)
             )
             layers[site.name] = report(site, decomposer, factorization, site_norm)
         del site_norm  # Its memory is that of the statistics, and the next ones are collected now.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowrank.tasks.agreement import class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, calibration_rows
 from lowrank.tasks.text_sources import HubText
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
 
@@ -44,6 +44,8 @@ class CausalLM(Task):
         packing: how they become inputs.
         dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
+        calibration_seed: draws the `calibration` inputs from those of `train`; by default they are
+            its first.
         seed: of the order of batches.
 
     Raises:
@@ -60,6 +62,7 @@ class CausalLM(Task):
     packing: Packing
     calibration_size: int = 128
     validation_size: int = 32
+    calibration_seed: int | None = None
     dtype: str = "float32"
     revision: str | None = None
     seed: int = 0
@@ -103,12 +106,12 @@ class CausalLM(Task):
                 f"{len(found)} inputs of {self.packing.sequence_length} tokens: take a longer "
                 "text, or lower them"
             )
-        ends = {
-            "train": (0, learnt),
-            "calibration": (0, self.calibration_size),
-            "validation": (learnt, len(found)),
+        rows = {
+            "train": torch.arange(learnt),
+            "calibration": calibration_rows(learnt, self.calibration_size, self.calibration_seed),
+            "validation": torch.arange(learnt, len(found)),
         }
-        return found.part(*ends[name])
+        return found.part(rows[name])
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
         return model(inputs).logits

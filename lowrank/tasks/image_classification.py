@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.tasks.image_sources import Images, ImageSource
-from lowrank.tasks.task import SPLIT_NAMES, Split, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, Split, SplitName, Task, calibration_rows
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class ImageClassification(Task):
             It maps (batch, channels, height, width) to logits (batch, classes).
         weights: where the network's weights come from; None keeps those that the builder gave it.
         mean, std: of the pixels on the scale 0..1, one for each channel or one for all.
+        calibration_seed: draws `calibration` from `train`; by default it is its first examples.
         seed: of the initial weights and the order of batches.
 
     Raises:
@@ -88,6 +89,7 @@ class ImageClassification(Task):
     std: tuple[float, ...] = (0.5,)
     validation_size: int = 1000
     calibration_size: int = 512
+    calibration_seed: int | None = None
     split_seed: int = 0
     seed: int = 0
     device: str = "cpu"
@@ -178,7 +180,9 @@ class ImageClassification(Task):
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
         parts = {
             "train": order[:learnt],
-            "calibration": order[: self.calibration_size],
+            "calibration": order[
+                calibration_rows(learnt, self.calibration_size, self.calibration_seed)
+            ],
             "validation": order[learnt:],
         }
         return parts[name]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lowrank.tasks.agreement import class_agreement, class_divergence
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+
+def calibration_rows(learnt: int, size: int, seed: int | None) -> Tensor:
+    """Which of `learnt` train examples calibrate: the first, or `size` drawn with a seed."""
+    if seed is None:
+        return torch.arange(size)
+    return torch.randperm(learnt, generator=torch.Generator().manual_seed(seed))[:size]
 
 
 class Split(ABC):

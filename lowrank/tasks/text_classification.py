@@ -16,7 +16,7 @@ from lowrank.tasks import cache
 from lowrank.tasks.agreement import class_agreement
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, calibration_rows
 from lowrank.tasks.text_sources import HubText
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class TextClassification(Task):
         penalty: on half the squared length of the head's weights, against the summed loss.
         dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
+        calibration_seed: draws `calibration` from `train`; by default it is its first examples.
         seed: of the order of batches.
 
     Raises:
@@ -74,6 +75,7 @@ class TextClassification(Task):
     penalty: float = 1.0
     validation_size: int = 1000
     calibration_size: int = 256
+    calibration_seed: int | None = None
     split_seed: int = 0
     dtype: str = "float32"
     revision: str | None = None
@@ -134,7 +136,9 @@ class TextClassification(Task):
         ).to(self.device)
         parts = {
             "train": order[:learnt],
-            "calibration": order[: self.calibration_size],
+            "calibration": order[
+                calibration_rows(learnt, self.calibration_size, self.calibration_seed)
+            ],
             "validation": order[learnt:],
         }
         return found.part(parts[name])

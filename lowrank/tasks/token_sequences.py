@@ -46,9 +46,10 @@ class TokenSplit(Split):
         parts = order.to(self.inputs.device).split(batch_size)
         return ((self.inputs[rows], self.targets[rows]) for rows in parts)
 
-    def part(self, start: int, stop: int) -> TokenSplit:
-        """The sequences from `start` to before `stop`."""
-        return TokenSplit(self.inputs[start:stop], self.targets[start:stop])
+    def part(self, rows: Tensor) -> TokenSplit:
+        """The sequences at `rows`."""
+        rows = rows.to(self.inputs.device)
+        return TokenSplit(self.inputs[rows], self.targets[rows])
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,11 @@ def test_the_splits_share_nothing():
     together = torch.cat([splits["train"].inputs, splits["validation"].inputs]).flatten()
     assert torch.equal(together, ids[: len(ids) // 32 * 32])
     assert torch.equal(splits["calibration"].inputs, splits["train"].inputs[:5])
+    drawn = replace(TASK, calibration_seed=3).split("calibration").inputs
+    assert len(drawn) == 5 and not torch.equal(drawn, splits["calibration"].inputs)
+    assert {tuple(row.tolist()) for row in drawn} <= {
+        tuple(row.tolist()) for row in splits["train"].inputs
+    }
     # The train text never overlaps, even where the test text does.
     overlapping = replace(TASK, packing=Packing(32, stride=4))
     assert torch.equal(overlapping.split("train").inputs, splits["train"].inputs)

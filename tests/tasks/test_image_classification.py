@@ -109,6 +109,17 @@ def test_the_splits_do_not_overlap():
     assert [len(task.split(name)) for name in ("calibration", "validation")] == [64, 180]
 
 
+def test_a_seed_draws_other_examples_to_calibrate_on_and_nothing_else():
+    plain, drawn = digits(), digits(calibration_seed=1)
+    assert contents(plain.split("calibration")) == contents(plain.split("train"))[:64]
+    train = contents(drawn.split("train"))
+    assert train == contents(plain.split("train"))
+    found = contents(drawn.split("calibration"))
+    assert len(set(found)) == 64 and set(found) < set(train)
+    assert found == contents(digits(calibration_seed=1).split("calibration"))
+    assert set(found) != set(contents(digits(calibration_seed=2).split("calibration")))
+
+
 def test_the_seed_does_not_move_the_splits_but_split_seed_does():
     validation = contents(coloured().split("validation"))
     assert contents(coloured(seed=5).split("validation")) == validation

@@ -182,6 +182,8 @@ def test_the_splits_share_nothing():
     assert sizes == {"train": 120, "calibration": 10, "validation": 30, "test": 60}
     train, calibration = TASK.split("train"), TASK.split("calibration")
     assert torch.equal(calibration.ids, train.ids[:10])
+    drawn = replace(TASK, calibration_seed=3).split("calibration")
+    assert len(drawn) == 10 and not torch.equal(drawn.ids, calibration.ids)
     order = torch.randperm(150, generator=torch.Generator().manual_seed(0))
     together = torch.cat([train.labels, TASK.split("validation").labels])
     assert torch.equal(together[order.argsort()], torch.tensor(TASK.train.labels("label")))
