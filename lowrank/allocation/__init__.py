@@ -6,6 +6,7 @@ from lowrank.allocation.allocation import Plan as Plan
 from lowrank.allocation.allocation import Problem as Problem
 from lowrank.allocation.allocation import Uniform as Uniform
 from lowrank.allocation.budget import Budget as Budget
+from lowrank.allocation.budgeted import grid as grid
 from lowrank.allocation.global_magnitude import GlobalMagnitude as GlobalMagnitude
 from lowrank.allocation.global_rank import GlobalRank as GlobalRank
 from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy
@@ -13,4 +14,5 @@ from lowrank.allocation.losses import Loss as Loss
 from lowrank.allocation.losses import NormError as NormError
 from lowrank.allocation.losses import Sensitivity as Sensitivity
 from lowrank.allocation.mix import Mix as Mix
-from lowrank.allocation.mix import grid as grid
+from lowrank.allocation.outlier_sparsity import OutlierSparsity as OutlierSparsity
+from lowrank.allocation.sensitivity_threshold import SensitivityThreshold as SensitivityThreshold

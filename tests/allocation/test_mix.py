@@ -129,7 +129,12 @@ def test_a_budget_of_time_is_kept_as_measured():
         nn.Sequential(nn.Linear(768, 768), nn.Linear(768, 768)),
         (torch.randn(256, 768),),
     )
-    mix = Mix([TruncatedSVD(rank=2)], Budget(ratio=3, resource="latency"), NormError(), rivals=0)
+    mix = Mix(
+        [TruncatedSVD(rank=2)],
+        Budget(ratio=3, resource="latency", of="layers"),
+        NormError(),
+        rivals=0,
+    )
     said = compress(model, mix, example=example).allocation
     assert 0 < said["spent"] <= said["allowed"]
     # In seconds: two products of 256 × 768 × 768 take neither nanoseconds nor minutes.

@@ -1,0 +1,159 @@
+"""What the allocations have in common that choose among candidates within a budget."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple
+
+from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.allocation.analysis import Analysis, Option, analyse
+from lowrank.allocation.budget import Budget
+from lowrank.allocation.knapsack import Items
+from lowrank.allocation.losses import Loss, Losses, Sensitivity
+from lowrank.allocation.resources import RESOURCES
+from lowrank.calibration.data import as_data
+from lowrank.calibration.statistics import Calibration, model_fingerprint
+from lowrank.decomposers import Decomposer
+from lowrank.memo import MEMO
+from lowrank.norms import Norm
+
+
+class Question(NamedTuple):
+    """A budget to be split.
+
+    Attributes:
+        items: the options of each weight with their losses.
+        limit: what the weights together may take, in the resource's whole units.
+    """
+
+    problem: Problem
+    analysis: Analysis
+    losses: Losses
+    items: Items
+    limit: float
+
+
+class Answer(NamedTuple):
+    """One option for each weight, and what a record says about the choice."""
+
+    taken: dict[str, Option]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budgeted(Allocation):
+    """One candidate for each weight within a budget; leaving it as it is is always one of them.
+
+    Candidates, their costs and their losses are found once and serve every budget.
+
+    Args:
+        candidates: decomposers, also in nested lists and mappings; see `grid`.
+        budget: of the model or of the selected layers; never exceeded.
+        loss: how much a candidate counts.
+
+    Raises:
+        ValueError: no candidates; from `compress`, a budget below the smallest candidates, a
+            candidate that fits no layer, data or an example that is needed and not given.
+    """
+
+    candidates: Any
+    budget: Budget
+    loss: Loss = field(default_factory=Sensitivity)
+
+    def __post_init__(self) -> None:
+        flat = tuple(flattened(self.candidates))
+        for candidate in flat:
+            if not isinstance(candidate, Decomposer):
+                raise ValueError(f"candidates must be decomposers, got {candidate!r}")
+        if not flat:
+            raise ValueError("candidates=[] must name at least one decomposer")
+        object.__setattr__(self, "candidates", tuple(dict.fromkeys(flat)))
+
+    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
+        for candidate in self.candidates:
+            candidate.check_norms(types)
+
+    @abstractmethod
+    def answer(self, question: Question) -> Answer:
+        """Choose; the limit can be met, and is not met by the dense weights."""
+
+    def allocate(self, problem: Problem) -> Plan:
+        resource = self.budget.resource
+        key = ("analysis", resource, repr(self.candidates), *problem_key(problem))
+        analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, resource))
+        losses: Losses = MEMO.get(
+            ("losses", repr(self.loss), *key), lambda: self.loss.of(problem, analysis.options)
+        )
+        dense = sum(options[0].cost for options in analysis.options.values())
+        unit = RESOURCES[resource].unit
+        limit = self.budget.allowance(problem.sites, dense * unit, analysis.rest * unit) / unit
+        items = analysis.items(losses)
+        self._check_reach(analysis.rest, dense, items.smallest, limit)
+        taken, summary = self.answer(Question(problem, analysis, losses, items, limit))
+        spent = sum(option.cost for option in taken.values())
+        said = {
+            "budget": self.budget.describe(),
+            "resource": resource,
+            "allowed": limit * unit,
+            "spent": spent * unit,
+            "unspent": (limit - spent) * unit,
+            "measure": repr(self.loss),
+            "options": sum(len(options) for options in analysis.options.values()),
+            "refused": len(analysis.refused),
+        }
+        decomposers = {n: o.decomposer for n, o in taken.items() if o.decomposer is not None}
+        made = {n: o.factorization for n, o in taken.items() if o.factorization is not None}
+        is_one_shot = problem.norm == problem.norm.one_shot()
+        return Plan(decomposers, said | summary, made if is_one_shot else {})
+
+    def _check_reach(self, rest: int, dense: int, smallest: int, limit: float) -> None:
+        unit = RESOURCES[self.budget.resource].unit
+        if smallest > limit:
+            base = 0 if self.budget.is_of_layers else rest
+            reach = (dense + base) / (smallest + base)
+            raise ValueError(
+                f"the budget of {self.budget.describe()} leaves {limit * unit:.10g} to the "
+                f"selected layers, and their smallest candidates take {smallest * unit:.10g}: a "
+                f"ratio of {reach:.4g} is the most that can be reached. Raise the budget, or give "
+                "smaller candidates"
+            )
+        if dense <= limit:
+            raise ValueError(
+                f"the budget of {self.budget.describe()} allows the model as it is, so there is "
+                "nothing to compress: lower it"
+            )
+
+
+def grid(of: Callable[..., Decomposer], over: Mapping[str, Sequence[Any]]) -> list[Decomposer]:
+    """Decomposers with all combinations of some hyperparameters.
+
+    Args:
+        of: what makes one, called with those as keyword arguments.
+        over: by the name of a hyperparameter, its values.
+    """
+    return [of(**dict(zip(over, values, strict=True))) for values in product(*over.values())]
+
+
+def flattened(candidates: Any) -> Iterator[Any]:
+    """The members of nested lists and of mappings' values; None is left out."""
+    if isinstance(candidates, Mapping):
+        candidates = list(candidates.values())
+    if isinstance(candidates, list | tuple):
+        for candidate in candidates:
+            yield from flattened(candidate)
+    elif candidates is not None:
+        yield candidates
+
+
+def problem_key(problem: Problem) -> tuple[str, ...]:
+    """The content of a problem, equal for equal ones."""
+    data = problem.data
+    if data is None or isinstance(data, Calibration):
+        data_key = "" if data is None else repr(data.source)
+    else:
+        data_key = as_data(data, 16).fingerprint()
+    names = " ".join(site.name for site in problem.sites)
+    return (model_fingerprint(problem.model), data_key, repr(problem.norm.one_shot()), names)

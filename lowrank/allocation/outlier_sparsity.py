@@ -1,0 +1,77 @@
+"""Less sparsity where a layer has more outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.calibration import Job
+from lowrank.decomposers import Decomposer
+from lowrank.decomposers.checks import check_number, check_sparsity
+from lowrank.norms import Diagonal, Gram
+
+
+@dataclass(frozen=True)
+class OutlierSparsity(Allocation):
+    """Sparsities around a mean by the share of outliers among the scores of each layer.
+
+    A score is |w| times the root mean square of its input, as in Wanda; an outlier is `outlier`
+    times the mean score of its layer. The density of a layer is the mean density plus up to 2 ·
+    `spread`, in proportion to its share of outliers, less what keeps the mean over all weights.
+
+    Args:
+        of: what makes the decomposer of a layer, called with `sparsity`.
+        sparsity: the share of zeros in the selected layers together, in [0, 1).
+        outlier: above how many times the mean a score is one, > 0.
+        spread: by how much densities may differ from their middle, in [0, 1).
+
+    Raises:
+        ValueError: options outside their ranges; from `compress`, a spread that asks of a layer
+            more than all or none of its weights.
+
+    Source: Yin et al., ICML 2024 (OWL), eq. 1; there one share for each block, here for each
+    weight matrix, and the mean is weighted by their sizes.
+    """
+
+    norms = (Diagonal, Gram)
+
+    of: Callable[..., Decomposer]
+    sparsity: float
+    outlier: float = 5.0
+    spread: float = 0.08
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        check_number("outlier", self.outlier, "be above 0", lambda x: x > 0)
+        check_number("spread", self.spread, "lie in [0, 1)", lambda x: 0 <= x < 1)
+
+    def allocate(self, problem: Problem) -> Plan:
+        probe = self.of(sparsity=self.sparsity)
+        views = {site.name: probe.kernel_view() for site in problem.sites}
+        shares, sizes = [], []
+        job = Job(problem.model, problem.model, problem.sites, views, problem.data)
+        for site, norm in problem.norm.one_shot().over(job):
+            weight = site.matrix(views[site.name])
+            scores = weight.double().abs() * norm.entry_weights(weight).sqrt()
+            shares.append(float((scores > self.outlier * scores.mean()).double().mean()))
+            sizes.append(weight.numel())
+        densities = self._densities(torch.tensor(shares), torch.tensor(sizes))
+        names = [site.name for site in problem.sites]
+        for name, density in zip(names, densities, strict=True):
+            if not 0 < density <= 1:
+                raise ValueError(
+                    f"layer '{name}': spread={self.spread} around sparsity={self.sparsity} asks "
+                    f"for a density of {density:.3g}, which must lie in (0, 1]: lower the spread"
+                )
+        pairs = zip(names, densities, strict=True)
+        return Plan({name: self.of(sparsity=1 - density) for name, density in pairs})
+
+    def _densities(self, shares: torch.Tensor, sizes: torch.Tensor) -> list[float]:
+        shares = shares.double()
+        width = float(shares.max() - shares.min())
+        places = 2 * self.spread * (shares - shares.min()) / width if width else 0 * shares
+        mean = (places * sizes).sum() / sizes.sum()
+        return (1 - self.sparsity + places - mean).tolist()
