@@ -1,0 +1,70 @@
+"""What a curve over 16 budgets costs beside one analysis of the candidates.
+
+    python -m experiments.benchmarks.budget_curve task=digits
+    python -m experiments.benchmarks.budget_curve experiment=budget_sst2_minilm
+
+In one process: the analysis of all candidates, then for each budget the choice, the compression and
+the evaluation on the test split. The ratio is of the whole to one analysis and 16 evaluations.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from experiments.composer import resolve
+from experiments.point import computing, make_parts
+from experiments.sweep import CONF, register_resolvers
+from lowrank.compress import compress
+from lowrank.measure.quality import evaluate
+
+BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
+
+
+def main() -> None:
+    """Run the benchmark of the command line's config."""
+    register_resolvers()
+    overrides = ["allocation=mix", *sys.argv[1:]]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    settings = resolve(config)
+    with computing(settings["seed"], settings["threads"]):
+        run(settings)
+
+
+def run(settings: dict[str, Any]) -> None:
+    """Time the curve and print it."""
+    parts = make_parts(settings)
+    dense = parts.task.model()
+    evaluate(dense, parts.task, batch_size=parts.measure.batch_size)  # Data are read once.
+    chosen, evaluated = [], []
+    for ratio in BUDGETS:
+        settings["allocation"]["budget"] |= {"ratio": ratio, "bits_per_weight": None}
+        allocation = make_parts(settings).allocation
+        started = time.perf_counter()
+        model = compress(dense, allocation, parts.where, None, parts.norm, parts.task).model
+        chosen.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        evaluate(model, parts.task, batch_size=parts.measure.batch_size)
+        evaluated.append(time.perf_counter() - started)
+    # The first choice pays for the analysis, and does besides what every other does.
+    analysis = chosen[0] - statistics.median(chosen[1:])
+    print(f"analysis           {analysis:8.2f} s")
+    print(f"choice, compression {statistics.median(chosen[1:]):7.2f} s a budget")
+    print(f"evaluation         {statistics.median(evaluated):8.2f} s a budget")
+    whole = sum(chosen) + sum(evaluated)
+    print(f"whole curve        {whole:8.2f} s, {len(BUDGETS)} budgets")
+    print(f"whole / (analysis + evaluations)  {whole / (analysis + sum(evaluated)):.2f}")
+
+
+if __name__ == "__main__":
+    main()
