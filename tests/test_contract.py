@@ -20,6 +20,7 @@ from lowrank.decomposers import (
     AWQ,
     GPTQ,
     HQQ,
+    CanonicalPolyadic,
     Chain,
     CodebookQuantization,
     Decomposer,
@@ -33,9 +34,12 @@ from lowrank.decomposers import (
     RobustPCA,
     SparseGPT,
     TruncatedSVD,
+    Tucker2,
 )
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import (
+    BlockDiagonal,
+    ChannelProduct,
     Codebook,
     Dense,
     Factorization,
@@ -109,6 +113,19 @@ ROWS = {
     "svd energy": Row(TruncatedSVD(energy=0.5), {Product, Dense}, ALL, FACTORS),
     "svd ratio": Row(TruncatedSVD(compression_ratio=4), {Product, Dense}, ALL // 4, FACTORS),
     "svd kept dense": Row(TruncatedSVD(rank=OUT), {Dense}, ALL, {"weight"}),
+    "Tucker-2": Row(
+        Tucker2((8, 3), kernel_size=(3, 3)),
+        {Product, ChannelProduct, Dense},
+        8 * OUT + 8 * 27 + 3 * 4,
+        {"factors.0.weight", "factors.1.core.weight", "factors.1.mixing.weight"},
+        Gram(moment()),
+    ),
+    "CP": Row(
+        CanonicalPolyadic(12, kernel_size=(3, 3)),
+        {Product, ChannelProduct, BlockDiagonal, Dense},
+        12 * (OUT + 4 + 9),
+        {"factors.0.weight", "factors.1.core.values.weight", "factors.1.mixing.weight"},
+    ),
     "magnitude": Row(MagnitudePruning(0.9), {Sparse, Dense}, 87, VALUES),
     "magnitude ratio": Row(
         MagnitudePruning(compression_ratio=4), {Sparse, Dense}, ALL // 4, VALUES
