@@ -33,7 +33,7 @@ from lowrank.calibration import Norms
 from lowrank.compress import compress
 from lowrank.environment import environment
 from lowrank.measure import Measured, MeasureSettings, compare, measure
-from lowrank.recovery import NoRecovery, Recovery
+from lowrank.recovery import Recovery
 from lowrank.select import Select
 from lowrank.tasks import Task
 
@@ -163,7 +163,9 @@ def measure_point(settings: Settings) -> dict[str, Any]:
                 dense, parts.allocation, parts.where, parts.task.example(), parts.norm, parts.task
             )
         # After the compression, so that a hyperparameter that does not fit is found at once.
-        baseline = dense_baseline(text({name: settings[name] for name in BASELINE}))
+        both = parts.recovery.changes_dense
+        shared = {name: settings[name] for name in BASELINE}
+        baseline = dense_baseline(text(shared if both else shared | {"recovery": None}))
         with timing(timings, "recover_s"):
             recovered = parts.recovery.recover(compressed.model, parts.task)
         with timing(timings, "evaluate_s"):
@@ -181,6 +183,8 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         **{name: settings[name] for name in ("method", "family", "level", "seed")},
         "norm": settings["norm_name"],
         "recovery": settings["recovery_name"],
+        "dense_recovery": settings["recovery_name"] if both else "none",
+        "tuned": parts.recovery.tunes,
         **comparison,
         **baseline.before_recovery,
         "recovered": recovered,
@@ -203,8 +207,8 @@ class Baseline:
     """The dense model that a compressed one is set beside.
 
     Attributes:
-        measured: after the recovery that the compressed model gets too.
-        before_recovery: the record's field "dense_before_recovery", if there is a recovery.
+        measured: after the recovery of the compressed model, if it changes the dense one too.
+        before_recovery: the record's field "dense_before_recovery", if there is such a recovery.
     """
 
     measured: Measured
@@ -227,14 +231,17 @@ def dense_model(config: str) -> nn.Module:
 
 @functools.lru_cache(maxsize=4)
 def dense_baseline(config: str) -> Baseline:
-    """The measured dense model of a configuration (JSON) with the fields `BASELINE`."""
+    """The measured dense model of a configuration (JSON) with the fields `BASELINE`.
+
+    The recovery in it is null where the dense model gets none.
+    """
     settings = json.loads(config)
     name = text(settings["task"])
     task, model, how = shared_task(name), dense_model(name), make(settings["measure"])
-    recovery = make(settings["recovery"])
     measured = measure(model, task, how)
-    if recovery == NoRecovery():
+    if settings["recovery"] is None:
         return Baseline(measured, {})
+    recovery = make(settings["recovery"])
     recovered = copy.deepcopy(model)
     recovery.recover(recovered, task)
     return Baseline(

@@ -102,7 +102,7 @@ def figures(
     speedups = [
         x for x in part if x.startswith("speedup_b") and x.removeprefix("speedup_b").isdigit()
     ]
-    trained = [] if set(part["recovery"]) == {"none"} else ["trainable_ratio"]
+    trained = [] if set(part["dense_recovery"]) == {"none"} else ["trainable_ratio"]
     for x in ("theoretical_speedup", *trained, *speedups):
         if x not in part or all(part[x].isna()):
             print(f"{name}: no figure against {x}, which no record holds")

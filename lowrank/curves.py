@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What the points of one curve figure or table must have in common.
-COMPARISON = ("task", "model", "recovery")
+COMPARISON = ("task", "model", "dense_recovery")
 # What the repetitions of one measurement have in common.
 POINT = ("method", "family", "norm", "level", "point")
 # The norms from left to right of the table of methods, each nearer to what the model computes.
@@ -124,8 +124,10 @@ def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
 def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
 
-    In each, methods are `told_apart`. The name carries the recovery unless it is "none", and can
-    begin the name of a file: a ``/``, as in a model's name on the hub, is written as ``--``.
+    In each, methods are `told_apart`. What the dense model must have in common is its recovery: a
+    model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
+    that was not. The name carries that recovery unless it is "none", and can begin the name of a
+    file: a ``/``, as in a model's name on the hub, is written as ``--``.
     """
     parts = []
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
@@ -140,13 +142,17 @@ def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
 
     So is one that was calibrated both at once and block by block, and that which was block by block
     is ``svd (full, sequential)``. A method that occurs in one way keeps its plain name.
+
+    One that had a recovery which the dense model did not have is named with it: ``gptq + tune``.
     """
     ways: Any = frame["norm"].astype(str)
     if "norm.mode" in frame:
         ways = ways.where(frame["norm.mode"] != "sequential", ways + ", sequential")
     methods: Any = frame["method"]
     several = ways.groupby(methods).transform("nunique") > 1
-    return frame.assign(method=methods.where(~several, methods + " (" + ways + ")"))
+    named = methods.where(~several, methods + " (" + ways + ")")
+    own = frame["recovery"] != frame["dense_recovery"]
+    return frame.assign(method=named.where(~own, named + " + " + frame["recovery"]))
 
 
 def norms_in_order(labels: Iterable[str]) -> list[str]:
@@ -158,7 +164,8 @@ def norms_in_order(labels: Iterable[str]) -> list[str]:
 def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the families that were compressed in more than one norm.
 
-    Without allocations, which give each layer its own level: a gain of theirs is none of a norm.
+    Without allocations, which give each layer its own level, and models with a recovery of
+    their own: a gain of theirs is none of a norm.
 
     Raises:
         ValueError: there is no such family.
@@ -166,6 +173,7 @@ def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
     settings: Any = frame.filter(regex=r"^decomposer\.")
     if len(settings.columns):
         frame = frame[settings.notna().any(axis=1)]  # type: ignore[assignment]
+    frame = frame[frame["recovery"] == frame["dense_recovery"]]  # type: ignore[assignment]
     counts: Any = frame.groupby("family", dropna=False)["norm"].transform("nunique")
     rows: Any = frame[counts > 1]
     if rows.empty:

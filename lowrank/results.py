@@ -123,9 +123,11 @@ def check_writable(folder: str | Path) -> None:
 def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     """The records below `folder`, one row each, in the order of their paths.
 
-    Columns: the labels of the record, `norm` among them; `point`, alike for the repetitions of one
-    measurement with other seeds; the measures of the compressed model under their own names and
-    those of the dense model after ``dense_`` (``dense_before_recovery_``); the ratios, and
+    Columns: the labels of the record, `norm` among them; ``dense_recovery``, the recovery that the
+    dense model was given too ("none" where it is the aim, and so stays as it is); `tuned`, whether
+    gradient steps on data were taken after the compression; `point`, alike for the repetitions of
+    one measurement with other seeds; the measures of the compressed model under their own names
+    and those of the dense model after ``dense_`` (``dense_before_recovery_``); the ratios, and
     ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n
     ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
     ``_low``, ``_high``) and ``latency_b{n}_threads``, ``_device``, ``_dtype``;
@@ -192,8 +194,13 @@ def _broken(path: Path, error: ValueError) -> ValueError:
 
 
 def _labels(record: Mapping[str, Any]) -> dict[str, Any]:
-    # A record without a norm is older than all others but this one.
-    derived = {"norm": record.get("norm", "identity"), "point": point(record["config"])}
+    derived = {
+        # Records without these are older: without a norm, or of a recovery that both models had.
+        "norm": record.get("norm", "identity"),
+        "dense_recovery": record.get("dense_recovery", record["recovery"]),
+        "tuned": record.get("tuned", "losses" in record.get("recovered", {})),
+        "point": point(record["config"]),
+    }
     return {name: record[name] for name in LABELS} | derived
 
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
 UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
+# What a caption says of a recovery that the dense model did not have, by whether it tunes.
+OWN = {
+    False: "corrected on calibration data, the dense model left as it is",
+    True: "tuned on calibration data toward the dense model, which is left as it is",
+}
+
 # The columns of the long table, of those that were measured.
 LONG = (
     *("compression_ratio", "param_ratio", "theoretical_speedup", "speedup_b1"),
@@ -151,7 +157,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
 
     names = dict.fromkeys((size, *LONG))
     columns = [name for name in names if name in frame and not all(frame[name].isna())]
-    if set(frame["recovery"]) == {"none"}:  # Nothing was trained.
+    if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
         columns = [name for name in columns if not name.startswith("trainable")]
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}
@@ -214,7 +220,12 @@ def _best(levels: Any, metric: str, shown: Measure) -> tuple[float, float]:
 def subject(frame: Any) -> str:
     """The task, model and recovery of a comparison, for a caption."""
     first = frame.iloc[0]
-    recovery = "without recovery" if first["recovery"] == "none" else f"after {first['recovery']}"
+    both = first["dense_recovery"]
+    recovery = "without recovery" if both == "none" else f"after {both}"
+    pairs: Any = frame[["recovery", "tuned"]].drop_duplicates()
+    own = pairs[pairs["recovery"] != both].sort_values("recovery")
+    named = [f"“+ {name}”: {OWN[bool(tuned)]}" for name, tuned in own.to_numpy().tolist()]
+    recovery += f" ({'; '.join(named)})" if named else ""
     return f"{first['task']}, {first['model']}, {recovery}"
 
 
@@ -236,5 +247,6 @@ def _latex(text: str) -> str:
     """Plain text with what LaTeX would take for its own made harmless."""
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    signs |= {"“": "``", "”": "''"}
     signs |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$"}
     return "".join(signs.get(sign, sign) for sign in text)

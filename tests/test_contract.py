@@ -20,6 +20,7 @@ from lowrank.decomposers import (
     AWQ,
     GPTQ,
     HQQ,
+    CanonicalPolyadic,
     Chain,
     CodebookQuantization,
     Decomposer,
@@ -33,9 +34,12 @@ from lowrank.decomposers import (
     RobustPCA,
     SparseGPT,
     TruncatedSVD,
+    Tucker2,
 )
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import (
+    BlockDiagonal,
+    ChannelProduct,
     Codebook,
     Dense,
     Factorization,
@@ -109,6 +113,19 @@ ROWS = {
     "svd energy": Row(TruncatedSVD(energy=0.5), {Product, Dense}, ALL, FACTORS),
     "svd ratio": Row(TruncatedSVD(compression_ratio=4), {Product, Dense}, ALL // 4, FACTORS),
     "svd kept dense": Row(TruncatedSVD(rank=OUT), {Dense}, ALL, {"weight"}),
+    "Tucker-2": Row(
+        Tucker2((8, 3), kernel_size=(3, 3)),
+        {Product, ChannelProduct, Dense},
+        8 * OUT + 8 * 27 + 3 * 4,
+        {"factors.0.weight", "factors.1.core.weight", "factors.1.mixing.weight"},
+        Gram(moment()),
+    ),
+    "CP": Row(
+        CanonicalPolyadic(12, kernel_size=(3, 3)),
+        {Product, ChannelProduct, BlockDiagonal, Dense},
+        12 * (OUT + 4 + 9),
+        {"factors.0.weight", "factors.1.core.values.weight", "factors.1.mixing.weight"},
+    ),
     "magnitude": Row(MagnitudePruning(0.9), {Sparse, Dense}, 87, VALUES),
     "magnitude ratio": Row(
         MagnitudePruning(compression_ratio=4), {Sparse, Dense}, ALL // 4, VALUES
@@ -164,12 +181,33 @@ ROWS = {
         ALL // 3,
         SUM_OF_BOTH,
     ),
+    "low rank plus sparse, full norm": Row(
+        LowRankPlusSparse(2, 0.9, iterations=3),
+        {Sum, Product, Dense, Sparse},
+        2 * 60 + 87,
+        SUM_OF_BOTH,
+        Gram(moment(), rows=torch.arange(OUT) % 3 + 1.0),
+    ),
     "robust PCA": Row(RobustPCA(), {Sum, Product, Dense, Sparse}, ALL, SUM_OF_BOTH),
+    "robust PCA, diagonal norm": Row(
+        RobustPCA(),
+        {Sum, Product, Dense, Sparse},
+        ALL,
+        SUM_OF_BOTH,
+        Diagonal(torch.arange(INNER) % 5 + 0.5),
+    ),
     "low rank times sparse": Row(
         LowRankTimesSparse(4, sparsity=0.5),
         {Product, Dense, Sparse},
         4 * OUT + 2 * INNER,
         {"factors.0.weight", "factors.1.values.weight"},
+    ),
+    "low rank times sparse, full norm": Row(
+        LowRankTimesSparse(8, sparsity=0.5, iterations=3),
+        {Product, Dense, Sparse},
+        8 * OUT + 4 * INNER,
+        {"factors.0.weight", "factors.1.values.weight"},
+        Gram(moment(), damping=0.01),
     ),
     "LoRA": Row(LoRA(2, 4, dropout=0.1), {Sum, Dense, Scaled, Product}, ALL + 2 * 60, ADAPTER),
     "LoRA pissa": Row(LoRA(2, 4, init="pissa"), {Sum, Dense, Scaled, Product}, ALL + 120, ADAPTER),

@@ -155,12 +155,44 @@ def test_what_cannot_be_averaged_is_refused(frame):
 
 def test_comparisons_are_named_and_complete(frame):
 
-    both = pd.concat([frame, frame.assign(recovery="finetune")])
+    both = pd.concat([frame, frame.assign(dense_recovery="finetune")])
     parts = comparisons(both)
     assert sorted(name for name, _ in parts) == ["digits-mlp", "digits-mlp-finetune"]
     assert sum(len(part) for _, part in parts) == len(both)
     (named,) = comparisons(frame.assign(model="me/tiny"))
     assert named[0] == "digits-me--tiny"  # As files, not as folders.
+
+
+def with_recovery(made_up, name, both, tuned):
+    config = made_up["config"] | {"recovery": {"_target_": name}}
+    fields = {"recovery": name, "dense_recovery": name if both else "none", "tuned": tuned}
+    return made_up | fields | {"config": config, "key": results.key(config)}
+
+
+def test_a_tuned_model_stands_beside_the_plain_one_under_a_name_of_its_own(tmp_path):
+    plain = [records.record("svd", step) for step in range(2)]
+    made_up = [*plain, *(with_recovery(one, "tune", False, True) for one in plain)]
+    made_up += [with_recovery(one, "finetune", True, True) for one in plain]
+    frame = loaded(tmp_path, made_up)
+    assert frame.groupby("recovery")["tuned"].first().to_dict() == {
+        "none": False,
+        "tune": True,
+        "finetune": True,
+    }
+    parts = dict(comparisons(frame))
+    together, apart = parts["digits-mlp"], parts["digits-mlp-finetune"]
+    assert sorted(together["method"].unique()) == ["svd", "svd + tune"]
+    assert list(apart["method"].unique()) == ["svd"]
+    assert len(summarise(together, ["top1"])) == 4
+    with pytest.raises(ValueError, match="records of method 'svd' differ in recovery._target_"):
+        summarise(frame[frame["dense_recovery"] == "none"], ["top1"])
+
+
+def test_what_only_the_norm_gained_is_shown_without_tuned_models(tmp_path):
+    one = records.record("svd", 1)
+    tuned = with_recovery(in_norm(one, "full"), "tune", False, True)
+    rows = in_several_norms(loaded(tmp_path, [one, in_norm(one, "full"), tuned]))
+    assert set(rows["recovery"]) == {"none"} and set(rows["norm"]) == {"identity", "full"}
 
 
 def test_what_is_a_distance_from_the_dense_model_has_its_dense_value_by_definition(frame):

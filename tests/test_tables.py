@@ -72,7 +72,9 @@ def test_the_caption_says_what_how_and_how_often(frame):
     assert "digits, mlp, without recovery: top-1 accuracy (test split) in %" in caption
     assert "is at least that of the column" in caption and "over 3 seeds" in caption
     assert "Dense model: 97.40 ± 0.40" in caption
-    uneven = frame[(frame["method"] != "svd") | (frame["seed"] < 1)].assign(recovery="finetune")
+    uneven = frame[(frame["method"] != "svd") | (frame["seed"] < 1)].assign(
+        recovery="finetune", dense_recovery="finetune"
+    )
     assert "over 1 to 3 seeds" in summary_table(uneven).caption
     assert "after finetune" in summary_table(uneven).caption
     one = summary_table(frame[frame["seed"] == 0])

@@ -2,6 +2,7 @@
 
 from lowrank.decomposers.alps import ALPS as ALPS
 from lowrank.decomposers.awq import AWQ as AWQ
+from lowrank.decomposers.canonical_polyadic import CanonicalPolyadic as CanonicalPolyadic
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
@@ -18,3 +19,4 @@ from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
 from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
 from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD
+from lowrank.decomposers.tucker2 import Tucker2 as Tucker2

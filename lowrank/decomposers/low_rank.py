@@ -72,6 +72,20 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
     return Factors(*equally_scaled(left, right), note if seen < rank else "")
 
 
+def fitted(weight: Tensor, moment: Tensor, right: Tensor) -> Tensor:
+    """The left (out, k) with which left @ right is nearest to a weight, by least squares.
+
+    Weights of rows do not change it.
+
+    Args:
+        weight: (out, in), float64.
+        moment: B, (in, in).
+        right: (k, in), float64; perhaps with rows that are zero or depend on each other.
+    """
+    pulled = moment @ right.T
+    return weight @ pulled @ torch.linalg.pinv(right @ pulled, hermitian=True)
+
+
 def spectrum(weight: Tensor, norm: Norm) -> Tensor:
     """The singular values of the whitened weight, descending, float64; memoised.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,11 +12,14 @@ from torch import Tensor
 from lowrank import memo
 from lowrank.decomposers import budget
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio, check_sparsity
-from lowrank.decomposers.decomposer import Decomposer, check_rank, working
+from lowrank.decomposers.decomposer import Decomposer, check_rank
+from lowrank.decomposers.low_rank import equally_scaled, fitted
+from lowrank.decomposers.parts import better_than_svd
+from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
-from lowrank.norms import Norm
+from lowrank.norms import Diagonal, Gram, Identity, Norm
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,19 @@ class LowRankTimesSparse(Decomposer):
     """W ≈ left @ S with left (out, rank) dense and S (rank, in) sparse, by alternation.
 
     Every column of W is a combination of a few columns of `left`, so at the same bytes the rank can
-    be higher than that of a truncated SVD. The alternation starts there: with orthonormal `left`,
-    S = the largest entries of leftᵀ W is optimal, and with S fixed the best orthonormal `left` is a
-    Procrustes problem that one small SVD solves. So the error never grows, and is never above that
+    be higher than that of a truncated SVD. The alternation starts there, and with `left`
+    orthonormal in the weights of the rows it splits: S is to come near leftᵀ W in the norm of the
+    inputs (in the identity and diagonal norms its largest entries are the best, in the full norm
+    mask and values are those of `ALPS`), and with S fixed the best such `left` is a Procrustes
+    problem that one small SVD solves. So the error in the norm never grows, and is never above that
     of pruning the right factor of the SVD. At the end `left`, no longer orthonormal, is fitted to S
     by least squares.
 
     It pays where plain SVD does, and gains most on wide matrices (in much larger than out), where S
-    is the larger factor. It does not pay against pruning where the spectrum is flat: at full rank
-    it contains pruning (left = 1), but then `left` costs out² more. The zeros save bytes and no
-    time. A layer that would not be smaller stays dense, and the note of its factorization says so.
+    is the larger factor; where the truncated SVD of the same bytes is nearer, that one comes back
+    with a note. It does not pay against pruning where the spectrum is flat: at full rank it
+    contains pruning (left = 1), but then `left` costs out² more. The zeros save bytes and no time.
+    A layer that would not be smaller stays dense, and the note of its factorization says so.
 
     Exactly one of `rank` and `compression_ratio` is given.
 
@@ -41,12 +48,15 @@ class LowRankTimesSparse(Decomposer):
         compression_ratio: the largest possible rank with which this matrix alone, the index of S
             included, reaches this ratio in bytes; at least 1.
         sparsity: share of zeros in S, in [0, 1).
-        iterations: of the alternation, at least 0; each costs one SVD of an out × rank matrix.
+        iterations: of the alternation, at least 0; each costs one SVD of an out × rank matrix, and
+            in the full norm half an `ALPS` of a rank × in matrix.
         view: as which matrix a convolution's kernel is seen (see `Convolve`).
 
     Source: Bao, Cai & Ji, ICCV 2013 (learning an orthogonal dictionary by hard thresholding and
     Procrustes); Schönemann, Psychometrika 31(1), 1966 (Procrustes).
     """
+
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     rank: int | None = None
     compression_ratio: float | None = None
@@ -74,11 +84,25 @@ class LowRankTimesSparse(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
         count = budget.count_of(self.sparsity, rank * weight.shape[1])
-        left, right, kept = _alternate(
-            working(weight), rank=rank, count=count, iterations=self.iterations
-        )
-        form = Product(Dense(left.clone()), Sparse.from_dense(right, kept))
-        return budget.dense_unless_smaller(weight, form)
+        inputs = Gram(norm.second_moment(weight))
+        sparse = self._alternate(weight.double(), norm, SparsePart(inputs, count), rank)
+        left = fitted(weight.double(), inputs.moment, sparse.values)
+        _, right = equally_scaled(left, sparse.values)
+        values = Sparse.from_dense(right.to(weight.dtype), sparse.kept)
+        # To the sparse factor as it is stored, so that it makes up for its rounding too.
+        left = fitted(weight.double(), inputs.moment, values.to_dense().detach().double())
+        return better_than_svd(weight, norm, Product(Dense(left.to(weight.dtype)), values))
+
+    def _alternate(self, weight: Tensor, norm: Norm, part: SparsePart, rank: int) -> SparseMatrix:
+        """S (rank, in) for a left that is orthonormal in the weights of the rows."""
+        scaled = norm.row_weights(weight).sqrt()[:, None] * weight
+        pulled = scaled @ part.norm.second_moment(weight)
+        left = memo.svd(norm.whiten(weight))[0][:, :rank]
+        sparse = part.nearest(left.T @ scaled)
+        for _ in range(self.iterations):
+            u, _, vh = torch.linalg.svd(pulled @ sparse.values.T, full_matrices=False)
+            sparse = part.nearest(vh.T @ (u.T @ scaled), sparse)
+        return sparse
 
     def rank_for(self, weight: Tensor) -> int:
         """The rank that this decomposer gives a weight of shape (out, in).
@@ -108,24 +132,3 @@ class LowRankTimesSparse(Decomposer):
                 "leave this layer out with `where`."
             )
         return rank
-
-
-@memo.memoised
-def _alternate(
-    weight: Tensor, *, rank: int, count: int, iterations: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """left (out, rank), right (rank, in) and the mask of right's entries that count."""
-    left = memo.svd(weight)[0][:, :rank]
-    # Relative to the largest, so that no product of two weights overflows or vanishes.
-    unit = weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
-    weight = weight / unit
-    for _ in range(iterations):
-        coefficients = left.T @ weight
-        sparse = coefficients * budget.largest(coefficients, count)
-        u, _, vh = torch.linalg.svd(weight @ sparse.T, full_matrices=False)
-        left = u @ vh
-    coefficients = left.T @ weight
-    kept = budget.largest(coefficients, count)
-    sparse = coefficients * kept
-    # The pseudo-inverse, because a row of S may have lost all of its entries.
-    return unit * (weight @ torch.linalg.pinv(sparse)), sparse, kept

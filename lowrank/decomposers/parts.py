@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
+from lowrank.decomposers import budget
+from lowrank.decomposers.alps import ALPS
 from lowrank.decomposers.budget import stored_bytes
+from lowrank.decomposers.gptq import GPTQ
 from lowrank.decomposers.low_rank import nearest
+from lowrank.decomposers.rounding import Grid
 from lowrank.factorizations import Dense, Factorization, Product
+from lowrank.factorizations.packing import BITS
+from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Norm
 
 
@@ -41,12 +51,20 @@ def better_of(
             best, least = part, alone
     if best is not hybrid:
         times = error / least if least else float("inf")
-        does_not_pay = (
-            f"one part alone: {hybrid.describe()} of {allowed} bytes does not pay here, with "
-            f"{times:.3g} times the error"
-        )
-        best.note = "; ".join(filter(None, (best.note, does_not_pay)))
+        hybrid_is = f"{hybrid.describe()} of {allowed} bytes has {times:.3g} times its error"
+        best.note = "; ".join(filter(None, (best.note, f"instead of a hybrid: {hybrid_is}")))
     return best
+
+
+def better_than_svd(weight: Tensor, norm: Norm, hybrid: Factorization) -> Factorization:
+    """The nearer of a hybrid of which low rank is the first part, and the truncated SVD.
+
+    Where the hybrid would not be smaller than the weight, the weight itself.
+    """
+    form = budget.dense_unless_smaller(weight, hybrid)
+    if isinstance(form, Dense):
+        return form
+    return better_of(weight, norm, form, svd_within(weight, norm, stored_bytes(form)))
 
 
 def error_of(weight: Tensor, norm: Norm, form: Factorization) -> float:
@@ -67,3 +85,39 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
         return None
     left, right, note = nearest(weight, rank, norm)
     return Product(Dense(left), Dense(right), note=note)
+
+
+def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:
+    """`ALPS` with the most single weights that take at most `limit` bytes; None if none does."""
+    if limit >= weight.nbytes:
+        return Dense(weight.clone())
+    grid = BlockGrid((weight.shape[0], weight.shape[1]))
+    count = budget.affordable(grid, limit, weight.itemsize)
+    return ALPS(sparsity=1 - count / grid.count).decompose(weight, norm) if count else None
+
+
+def quantized_within(weight: Tensor, norm: Norm, method: GPTQ, limit: float) -> list[Factorization]:
+    """Plain quantizations that take at most `limit` bytes, with the other settings of a method.
+
+    Of the two largest numbers of bits that fit, each in the smallest groups that fit; none where
+    one scale for each row is too much.
+    """
+    fitting = []
+    for bits in BITS:
+        sizes = range(1, weight.shape[1] + 1)
+
+        def saved(size: int, bits: int = bits) -> float:
+            return -quantized_bytes(weight, replace(method, bits=bits, group_size=size))
+
+        place = bisect_left(sizes, -limit, key=saved)
+        if place < len(sizes):
+            fitting.append(replace(method, bits=bits, group_size=sizes[place]))
+    return [plain.decompose(weight, norm) for plain in fitting[-2:]]
+
+
+def quantized_bytes(weight: Tensor, method: GPTQ) -> int:
+    """What a method's result takes for a weight (out, in), whatever its numbers."""
+    rounding = method.rounding()
+    count = rounding.layout(weight).count
+    blank = Grid(method.bits, *torch.zeros(2, count, dtype=torch.float64))
+    return stored_bytes(rounding.quantized(torch.zeros(weight.shape), blank, weight.dtype))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lowrank.columns import Measure, measure
 from lowrank.curves import dense_baseline, pareto_front, summarise
-from lowrank.plots.style import DENSE, RC, Style, set_axis
+from lowrank.plots.style import DENSE, HOLLOW, RC, Style, set_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,10 +180,9 @@ def _method_line(axes: Axes, curves: Curves, method: str, line: Any) -> None:
         marker=style.marker,
         linestyle=style.line,
         linewidth=0.5 if curves.measured else RC["lines.linewidth"],
-        markeredgecolor="white",
-        markeredgewidth=0.4,
         label=method,
         zorder=4,
+        **style.markers(),
     )
 
 
@@ -232,6 +231,10 @@ def keys(curves: Curves) -> list:
         ),
         Line2D([], [], color="0.2", linestyle=":", linewidth=0.7, label="Pareto front", **ring),
     ]
+    if any(style.hollow for style in curves.styles.values()):
+        hollow = {"marker": "s", "markerfacecolor": "white", "markersize": 4, "color": "0.2"}
+        label = "hollow: tuned on calibration data"
+        handles.append(Line2D([], [], linestyle="none", label=label, **hollow, **HOLLOW))
     if len(beyond):
         most = float(f"{beyond.max():.3g}")
         label = f"above the axis, up to {most:,g}"

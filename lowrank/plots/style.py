@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,17 +63,28 @@ NORM_LOOKS: Mapping[str, tuple[str, Any]] = {
     "fisher": ("D", (0, (5, 1, 1, 1))),
 }
 OTHER_NORM = "v", (0, (3, 1, 1, 1, 1, 1))
+HOLLOW: Mapping[str, Any] = {"markeredgewidth": 0.8}
 # Of further methods of one family and norm.
 FURTHER = ("P", "X", "*", "h", "<", ">")
 
 
 @dataclass(frozen=True)
 class Style:
-    """Colour, marker and dashes of one method: each alone tells neighbours apart."""
+    """Colour, marker and dashes of one method: each alone tells neighbours apart.
+
+    Markers are hollow where the model, and not the dense one, was tuned on data.
+    """
 
     colour: str
     marker: str
     line: Any
+    hollow: bool = False
+
+    def markers(self) -> dict[str, Any]:
+        """Matplotlib's settings of the markers."""
+        if self.hollow:
+            return {"markerfacecolor": "white", "markeredgecolor": self.colour, **HOLLOW}
+        return {"markeredgecolor": "white", "markeredgewidth": 0.4}
 
 
 def method_styles(frame: pd.DataFrame) -> dict[str, Style]:
@@ -83,14 +94,14 @@ def method_styles(frame: pd.DataFrame) -> dict[str, Style]:
     """
     pairs: Any = frame[["family", "method"]]
     methods = pairs.drop_duplicates().sort_values(["family", "method"])
-    return {name: _style(index) for index, name in enumerate(methods["method"])}
+    return _styles(methods["method"], frame)
 
 
 def family_styles(frame: pd.DataFrame) -> dict[str, Style]:
     """Styles that start anew in each family, for figures with a panel per family."""
     styles = {}
     for _, members in frame.groupby("family", dropna=False):
-        styles |= {name: _style(i) for i, name in enumerate(sorted(members["method"].unique()))}
+        styles |= _styles(sorted(members["method"].unique()), frame)
     return styles
 
 
@@ -110,11 +121,19 @@ def norm_styles(frame: pd.DataFrame) -> dict[str, Style]:
     return styles
 
 
-def _style(index: int) -> Style:
+def _styles(methods: Iterable[str], frame: pd.DataFrame) -> dict[str, Style]:
+    # Where all were trained for the task, the dense model too, there is nobody to tell them from.
+    own: Any = frame["tuned"].astype(bool) & (frame["recovery"] != frame["dense_recovery"])
+    hollow = set(frame["method"][own])
+    return {name: _style(index, name in hollow) for index, name in enumerate(methods)}
+
+
+def _style(index: int, hollow: bool) -> Style:
     return Style(
         COLOURS[index % len(COLOURS)],
         MARKERS[index % len(MARKERS)],
         LINES[(index // len(COLOURS) + index) % len(LINES)],
+        hollow,
     )
 
 

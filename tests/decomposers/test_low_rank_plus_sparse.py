@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
+from lowrank.decomposers.parts import svd_within
 from lowrank.factorizations import Dense, Product, Sparse, Sum
+from lowrank.norms import IDENTITY, Diagonal, Gram
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -49,6 +51,67 @@ def test_the_error_never_grows_with_iterations(rank, sparsity, seed):
     assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:], strict=False))
     assert errors[0] < error(weight, TruncatedSVD(rank=rank).decompose(weight))
     assert errors[-1] < errors[0]
+
+
+def norms(out: int, inner: int) -> dict:
+    """Of inputs that come together, with rows of different weight."""
+    inputs = random(inner, 3 * inner, seed=7) * torch.linspace(0.2, 2, inner)[:, None]
+    inputs = inputs + 2 * inputs.mean(dim=0)
+    moment, rows = inputs @ inputs.T / (3 * inner), torch.linspace(0.5, 2, out).double()
+    return {
+        "identity": IDENTITY,
+        "diagonal": Diagonal(moment.diagonal(), rows),
+        "full": Gram(moment, rows),
+    }
+
+
+@pytest.mark.parametrize("name", ["identity", "diagonal", "full"])
+@settings(max_examples=8, deadline=None)
+@given(rank=st.integers(1, 4), sparsity=st.floats(0.8, 0.97), seed=st.integers(0, 100))
+def test_in_every_norm_the_error_never_grows_and_is_below_that_of_the_svd(
+    name, rank, sparsity, seed
+):
+    weight = planted(24, 30, seed=seed) + 0.3 * random(24, 30, seed=seed + 9)
+    norm = norms(24, 30)[name]
+    forms = [
+        LowRankPlusSparse(rank, sparsity, iterations=n).decompose(weight, norm)
+        for n in (1, 2, 4, 8)
+    ]
+    errors = [norm(weight - form.to_dense().detach()) for form in forms]
+    assert all(b <= a * (1 + 1e-9) for a, b in zip(errors, errors[1:], strict=False))
+    same_rank = TruncatedSVD(rank=rank).decompose(weight, norm).to_dense().detach()
+    assert errors[0] <= norm(weight - same_rank)
+    more = svd_within(weight, norm, nbytes(forms[0]))
+    assert more is None or errors[0] <= norm(weight - more.to_dense().detach())
+
+
+@pytest.mark.parametrize("name", ["identity", "diagonal", "full"])
+def test_in_every_norm_exact_where_the_weight_is_of_that_form(name):
+    norm = norms(60, 50)[name]
+    # Spikes that stand out where each input and output counts as it does.
+    weight = planted() / norm.entry_weights(planted()).sqrt()
+    form = LowRankPlusSparse(2, 0.95, iterations=150).decompose(weight, norm)
+    assert norm.relative_error(weight, form.to_dense()) < 1e-6
+
+
+def test_in_the_full_norm_the_values_are_the_best_for_both_parts():
+    """Least squares of what the stored factors leave, row by row, on the mask."""
+    weight = planted(24, 30) + 0.3 * random(24, 30, seed=9)
+    norm = norms(24, 30)["full"]
+    low_rank, sparse = parts(LowRankPlusSparse(2, 0.9, iterations=3).decompose(weight, norm))
+    missed = weight - low_rank.to_dense().detach()
+    root = torch.linalg.cholesky(norm.second_moment(weight))
+    for row in range(24):
+        kept = sparse.mask[row]
+        best = torch.linalg.lstsq(root[kept].T, (missed[row] @ root)[:, None]).solution[:, 0]
+        torch.testing.assert_close(sparse.to_dense().detach()[row, kept], best)
+
+
+def test_where_the_svd_is_nearer_it_comes_back_with_a_note():
+    weight = random(30, 4) @ random(4, 40)
+    form = LowRankPlusSparse(2, 0.7, iterations=1).decompose(weight)
+    assert isinstance(form, Product)
+    assert "instead of a hybrid: Sum(LowRank 40→2→30, Sparse" in form.note
 
 
 def test_one_iteration_is_the_svd_and_the_largest_of_what_it_misses():

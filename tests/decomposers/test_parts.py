@@ -47,8 +47,7 @@ def test_the_nearest_part_comes_back_where_one_is_nearer_and_says_so():
     assert found is near
     ratio = error_of(weight, IDENTITY, hybrid) / error_of(weight, IDENTITY, near)
     assert found.note == (
-        "of old; one part alone: LowRank 12→4→10 of 704 bytes does not pay here, with "
-        f"{ratio:.3g} times the error"
+        f"of old; instead of a hybrid: LowRank 12→4→10 of 704 bytes has {ratio:.3g} times its error"
     )
 
 
@@ -56,7 +55,7 @@ def test_an_exact_part_is_no_division_by_zero():
     weight = random(10, 2) @ random(2, 12)
     part = Dense(weight.clone())
     hybrid = Dense(0.5 * weight)
-    assert "with inf times the error" in better_of(weight, IDENTITY, hybrid, part).note
+    assert "has inf times its error" in better_of(weight, IDENTITY, hybrid, part).note
 
 
 def test_errors_are_in_the_norm_and_of_what_is_stored():

@@ -1,0 +1,106 @@
+"""A convolution's kernel as a tensor (out, in, positions), and least squares on parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.low_rank import fitted, nearest
+from lowrank.norms import Gram, Norm, square_root
+
+# Steps of conjugate gradients in each half step of an alternation: from the last solution, few do.
+STEPS = 15
+
+
+class Kernel(NamedTuple):
+    """A kernel and the norm in which its error counts.
+
+    Attributes:
+        weight: (out, in · positions), float64, columns (channel, position).
+        moment: B, of the same columns, float64.
+        rows: the diagonal of A, shape (out,), float64.
+        positions: kh · kw.
+    """
+
+    weight: Tensor
+    moment: Tensor
+    rows: Tensor
+    positions: int
+
+    @classmethod
+    def of(cls, weight: Tensor, norm: Norm, size: tuple[int, int]) -> Kernel:
+        """A weight of the view ``channel``.
+
+        Raises:
+            ValueError: columns that are not those of a kernel of that size.
+        """
+        positions = size[0] * size[1]
+        if weight.shape[1] % positions:
+            raise ValueError(
+                f"the {weight.shape[1]} columns of a weight are not those of kernels of "
+                f"{size[0]} x {size[1]}: kernel_size is for convolutions, seen by channel"
+            )
+        weight = weight.double()
+        rows = norm.row_weights(weight).expand(len(weight))
+        return cls(weight, norm.second_moment(weight), rows, positions)
+
+    @property
+    def channels(self) -> int:
+        """How many input channels the kernel has."""
+        return self.weight.shape[1] // self.positions
+
+    def whitened(self) -> tuple[Tensor, Tensor]:
+        """The kernel (out, in, positions) in the norm as if positions counted alike, and R (in, in)
+        by which its channels were multiplied."""
+        moment = self.moment.view(self.channels, self.positions, self.channels, self.positions)
+        root = square_root(torch.einsum("ipjp->ij", moment) / self.positions)
+        tensor = self.weight.unflatten(1, (self.channels, self.positions))
+        return torch.einsum("oip,ij,o->ojp", tensor, root, self.rows.sqrt()), root
+
+    def spread(self, mixing: Tensor) -> Tensor:
+        """mixing ⊗ 1, shape (r · positions, in · positions), of a mixing (r, in)."""
+        return torch.kron(mixing, torch.eye(self.positions).to(mixing))
+
+    def fit(self, mixing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """The left (out, rank) and core (rank, r · positions) of least error behind a mixing
+        (r, in): exactly, by a truncated SVD."""
+        right = self.spread(mixing)
+        moment = right @ self.moment @ right.T
+        moment = (moment + moment.T) / 2
+        best = fitted(self.weight, self.moment, right)
+        left, core, _ = nearest(best, rank, Gram(moment, self.rows))
+        return left, core
+
+    def slope(self, left: Tensor) -> Callable[[Tensor], Tensor]:
+        """The gradient of half the squared error of left @ right by right, as a function of it.
+
+        Args:
+            left: (out, k); the gradient is (k, in · positions).
+        """
+        weighted = left.T * self.rows
+        curvature, wanted = weighted @ left, weighted @ self.weight
+        return lambda right: (curvature @ right - wanted) @ self.moment
+
+
+def descend(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int = STEPS) -> Tensor:
+    """Some steps of conjugate gradients down a convex quadratic function; it never rises.
+
+    Args:
+        gradient: of the function, and so affine.
+    """
+    point, residual = start, -gradient(start)
+    flat = gradient(torch.zeros_like(start))
+    direction, square = residual, residual.square().sum()
+    for _ in range(steps):
+        curved = gradient(direction) - flat
+        bend = (direction * curved).sum()
+        if not float(bend) > 0:  # At the minimum, or nothing left but rounding.
+            break
+        step = square / bend
+        point, residual = point + step * direction, residual - step * curved
+        before, square = square, residual.square().sum()
+        direction = residual + (square / before) * direction
+    return point

@@ -1,0 +1,176 @@
+"""Tucker-2: a kernel between few input and few output channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
+from lowrank.decomposers.checks import check_integer, check_ratio
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.kernel_tensor import Kernel, descend
+from lowrank.decomposers.parts import better_of, svd_within
+from lowrank.decomposers.truncated_svd import TruncatedSVD
+from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
+from lowrank.memo import memoised
+from lowrank.norms import Diagonal, Gram, Identity, Norm
+
+
+@dataclass(frozen=True)
+class Tucker2(Decomposer):
+    """A k × k kernel as 1 × 1 to few channels, k × k between few, 1 × 1 to all.
+
+    In the identity norm tensorly's higher-order orthogonal iteration. In the others it is the
+    start, on a kernel whitened as if all positions counted alike; then the channels that go in and
+    the rest take turns: the rest by its optimum, a truncated SVD, and the channels by some steps of
+    conjugate gradients, so that the error in the norm never grows. A local optimum.
+
+    It pays where the input channels of a kernel are as redundant as its outputs. With all input
+    channels it is the truncated SVD of the view ``channel``, which is returned, with a note, where
+    it is nearer at the same bytes. A weight that is no kernel gets that, too. For 3 × 3 kernels the
+    truncated SVD of the view ``spatial`` is mostly nearer than either.
+
+    Exactly one of `ranks` and `compression_ratio` is given.
+
+    Args:
+        ranks: channels that the small kernel (gives, takes), each at least 1.
+        compression_ratio: of this matrix alone; of all pairs of ranks that reach it, the one that
+            keeps most of the kernel's energy before the iterations.
+        iterations: in the norms from data, at least 0.
+        kernel_size: of the convolution; `compress` fills it in.
+
+    Source: Tucker, Psychometrika 31, 1966; De Lathauwer, De Moor & Vandewalle, SIAM J. Matrix
+    Anal. 21(4), 2000 (HOOI); Kim et al., ICLR 2016 (two modes of a kernel).
+    """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
+
+    ranks: tuple[int, int] | None = None
+    compression_ratio: float | None = None
+    iterations: int = 10
+    kernel_size: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if (self.ranks is None) == (self.compression_ratio is None):
+            raise ValueError(
+                "Tucker2 needs exactly one of ranks and compression_ratio, got "
+                f"ranks={self.ranks}, compression_ratio={self.compression_ratio}"
+            )
+        if self.compression_ratio is not None:
+            check_ratio(self.compression_ratio)
+        for name in ("ranks", "kernel_size"):
+            pair = getattr(self, name)
+            if pair is not None:
+                object.__setattr__(self, name, pair_of(name, pair))
+        check_integer("iterations", self.iterations, least=0)
+
+    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+        return replace(self, kernel_size=size)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        if self.kernel_size == (1, 1):
+            return self._of_matrix(weight, norm)
+        kernel = Kernel.of(weight, norm, self.kernel_size)
+        tensor, root = kernel.whitened()
+        ranks = self.ranks_for(weight, tensor)
+        factor = torch.from_numpy(iterated(tensor.cpu(), ranks=ranks)).to(tensor)
+        mixing = factor.T @ torch.linalg.pinv(root, rtol=1e-6)
+        left, core = kernel.fit(mixing, ranks[0])
+        for _ in range(0 if isinstance(norm, Identity) else self.iterations):
+            mixing = descend(_slope(kernel, left @ core), mixing)
+            left, core = kernel.fit(mixing, ranks[0])
+        mixed = ChannelProduct(Dense(core), Dense(mixing), kernel.positions)
+        form = dense_unless_smaller(weight, Product(Dense(left), mixed))
+        return better_of(weight, norm, form, svd_within(weight, norm, stored_bytes(form)))
+
+    def ranks_for(self, weight: Tensor, tensor: Tensor) -> tuple[int, int]:
+        """The ranks (out, in) that a kernel is given.
+
+        Args:
+            weight: (out, in · positions).
+            tensor: it in the norm, (out, in, positions).
+
+        Raises:
+            ValueError: `ranks` do not fit the kernel, or ranks of 1 miss `compression_ratio`.
+        """
+        out, channels, positions = tensor.shape
+        if self.ranks is not None:
+            given, taken = self.ranks
+            if given > min(out, taken * positions) or taken > min(channels, given * positions):
+                raise ValueError(
+                    f"ranks={self.ranks} do not fit a kernel of {out} x {channels} channels and "
+                    f"{positions} positions: each is at most the number of its channels, and "
+                    "neither more than the other has with its positions"
+                )
+            return self.ranks
+        assert self.compression_ratio is not None
+        kept = kept_energy(tensor.cpu()).to(tensor.device)
+        given = torch.arange(1, out + 1, device=tensor.device)[:, None]
+        taken = torch.arange(1, channels + 1, device=tensor.device)
+        params = given * out + given * taken * positions + taken * channels
+        fits = params * self.compression_ratio <= weight.numel()
+        fits &= (given <= taken * positions) & (taken <= given * positions)
+        if not bool(fits.any()):
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach for a kernel of "
+                f"{out} x {channels} channels and {positions} positions: one channel each gives "
+                f"{weight.numel() / float(params[0, 0]):.3g}. Lower it, or leave this layer out "
+                "with `where`."
+            )
+        best = int(kept.where(fits, -1).argmax())
+        return best // channels + 1, best % channels + 1
+
+    def _of_matrix(self, weight: Tensor, norm: Norm) -> Factorization:
+        rank = None if self.ranks is None else min(self.ranks)
+        svd = TruncatedSVD(rank, compression_ratio=self.compression_ratio, view="channel")
+        form = svd.decompose(weight, norm)
+        form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
+        return form
+
+
+def pair_of(name: str, pair: Any) -> tuple[int, int]:
+    """Two integers of at least 1 as a tuple; Hydra hands over a list."""
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise ValueError(f"{name}={pair!r} must be two integers")
+    for value in pair:
+        check_integer(name, value, least=1)
+    return pair[0], pair[1]
+
+
+@memoised
+def kept_energy(tensor: Tensor) -> Tensor:
+    """What the higher-order SVD of each pair of ranks keeps of the squared norm, (out, in)."""
+    out, channels, _ = tensor.shape
+    left = torch.linalg.svd(tensor.flatten(1))[0]
+    right = torch.linalg.svd(tensor.transpose(0, 1).flatten(1))[0]
+    core = torch.einsum("oip,or,is->rsp", tensor, left, right)
+    return core.square().sum(dim=2).cumsum(dim=0).cumsum(dim=1)
+
+
+@memoised
+def iterated(tensor: Tensor, *, ranks: tuple[int, int]) -> Any:
+    """The orthonormal factor (in, ranks[1]) of tensorly's partial Tucker decomposition."""
+    from tensorly import backend_context  # type: ignore[attr-defined]
+    from tensorly.decomposition import partial_tucker
+
+    if not bool(tensor.any()):
+        return torch.eye(tensor.shape[1], ranks[1], dtype=tensor.dtype).numpy()
+    scaled = (tensor / tensor.abs().max()).numpy()
+    with backend_context("numpy", local_threadsafe=True):
+        (_, factors), _ = partial_tucker(scaled, list(ranks), modes=[0, 1], tol=1e-8)
+    return factors[1]
+
+
+def _slope(kernel: Kernel, core: Tensor) -> Any:
+    """The gradient by the mixing (r, in) of the error of core (out, r · positions) behind it."""
+    by_right, positions = kernel.slope(core), kernel.positions
+
+    def gradient(mixing: Tensor) -> Tensor:
+        full = by_right(kernel.spread(mixing))
+        return torch.einsum("rpcp->rc", full.view(-1, positions, kernel.channels, positions))
+
+    return gradient
