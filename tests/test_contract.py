@@ -30,6 +30,7 @@ from lowrank.decomposers import (
     LowRankTimesSparse,
     MagnitudePruning,
     Quantization,
+    QuantizedPlusLowRank,
     RandomPruning,
     RobustPCA,
     SparseGPT,
@@ -228,6 +229,13 @@ ROWS = {
         {Sum, Sparse, Scaled, Product, Dense},
         87 + 120,
         ADAPTER,
+    ),
+    "quantized plus low rank": Row(
+        QuantizedPlusLowRank(2, GPTQ(2, 12), iterations=2),
+        {Sum, Product, Quantized},
+        ALL + 120,
+        set(),
+        Gram(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
     ),
     "pruned and quantized": Row(
         Chain([MagnitudePruning(0.9), Quantization(4)]), {Sparse, Quantized}, 87, set()
@@ -468,7 +476,7 @@ class TestHyperparameters:
         if isinstance(method, Chain):
             parts = zip(method.steps, plain["steps"], strict=True)
             plain["steps"] = [type(step)(**dictionary) for step, dictionary in parts]
-        if isinstance(method, LoRA) and method.base is not None:
+        if isinstance(method, LoRA | QuantizedPlusLowRank) and method.base is not None:
             plain["base"] = type(method.base)(**plain["base"])
         assert type(method)(**plain) == method
 

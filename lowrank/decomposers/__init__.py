@@ -15,6 +15,9 @@ from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRan
 from lowrank.decomposers.low_rank_times_sparse import LowRankTimesSparse as LowRankTimesSparse
 from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudePruning
 from lowrank.decomposers.quantization import Quantization as Quantization
+from lowrank.decomposers.quantized_plus_low_rank import (
+    QuantizedPlusLowRank as QuantizedPlusLowRank,
+)
 from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
 from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
 from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
