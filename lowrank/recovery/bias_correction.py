@@ -117,11 +117,10 @@ class BiasCorrection(Recovery):
             gain.copy_(gain * ratio)
             # The outputs less the bias scale with the gain, their mean too.
             shift += (1 - ratio) * (found.mean - bias)
-        axis = _axis(layer)
-        old = _along(bias, outputs, axis)
+        old = bias.clone()
         bias.copy_(bias + shift)
-        new = _along(bias, outputs, axis)
-        return (outputs - old) * _along(ratio.to(outputs.dtype), outputs, axis) + new
+        old, new, ratio = (_along(v.to(outputs.dtype), outputs, layer) for v in (old, bias, ratio))
+        return (outputs - old) * ratio + new
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,9 @@ def _axis(layer: nn.Module) -> int:
     return next(axis for kind, axis in AXES.items() if isinstance(layer, kind))
 
 
-def _along(values: Tensor, outputs: Tensor, axis: int) -> Tensor:
+def _along(values: Tensor, outputs: Tensor, layer: nn.Module) -> Tensor:
     shape = [1] * outputs.ndim
-    shape[axis] = -1
+    shape[_axis(layer)] = -1
     return values.view(shape)
 
 
