@@ -48,7 +48,7 @@ class Tune(Recovery):
         parts: of ``scales`` (scales and real zero points of quantized leaves), ``norms`` (gains of
             normalisations: all vectors outside of factorizations that are no biases), ``biases``,
             and ``values`` (factors, survivors and centroids of the factorizations, unless they are
-            stored in 16 bits). Whole weights that were not compressed are never trained.
+            stored in 16 bits). Weights that were not selected for compression are never trained.
         source: the split that the examples come from, ``calibration`` or ``train``.
         examples: how many, ≥ 2, held out included, drawn with the task's seed; all if not given.
         held_out: share of them in (0, 1).
@@ -107,10 +107,11 @@ class Tune(Recovery):
             if all(pair.is_equal(inputs) for inputs, _ in held):
                 return {"note": "the model gives what the dense one gives: not tuned"}
             numbers = list(self._found(model))
-            # What leaves keep of the stand-ins goes last.
+            # Leaves forget last what they keep of the stand-ins.
             stack.callback(model.eval)
             for tuned in numbers:
                 stack.callback(tuned.settle)
+            model.eval()  # Nor do they know that their buffers were replaced.
             if not numbers:
                 raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
             found = self._descend(pair, numbers, (learnt, held), progress)

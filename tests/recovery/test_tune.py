@@ -1,0 +1,223 @@
+"""Light tuning toward the dense model: nearer on examples held out, and not a byte more."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lowrank import checkpoint
+from lowrank.compress import compress
+from lowrank.decomposers import HQQ, Quantization, TruncatedSVD
+from lowrank.factorizations import Quantized
+from lowrank.measure.size import nbytes
+from lowrank.recovery import BiasCorrection, FineTune, InOrder, NoRecovery, Tune
+from lowrank.tasks import Digits, ImageClassification, Trained
+
+TASK = ImageClassification(
+    name="digits",
+    architecture="cnn",
+    source=Digits(),
+    builder="lowrank.tasks.models:small_cnn",
+    weights=Trained(FineTune(epochs=3, learning_rate=3e-3, batch_size=64)),
+    validation_size=180,
+    calibration_size=128,
+)
+TUNE = Tune(epochs=3, learning_rate=0.01, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LOWRANK_CACHE", str(tmp_path_factory.mktemp("weights")))
+    yield TASK.model()
+    patch.undo()
+
+
+@pytest.fixture
+def task(dense, monkeypatch):
+    """The task with its model at hand, and a record of the splits that are asked for."""
+    asked = []
+    split = ImageClassification.split
+
+    def recorded(self, name):
+        asked.append(name)
+        return split(self, name)
+
+    monkeypatch.setattr(ImageClassification, "model", lambda self: copy.deepcopy(dense))
+    monkeypatch.setattr(ImageClassification, "split", recorded)
+    yield TASK
+    assert set(asked) <= {"calibration", "train"}
+
+
+def numbers(model):
+    return {name: number.clone() for name, number in model.state_dict().items()}
+
+
+def changed(model, before):
+    return {name for name, now in model.state_dict().items() if not torch.equal(now, before[name])}
+
+
+def distance(model, dense, inputs):
+    with torch.no_grad():
+        p, q = dense(inputs).double().softmax(1), model(inputs).double().softmax(1)
+    return float((p * (p / q).log()).sum(1).mean())
+
+
+def test_it_comes_nearer_on_examples_that_it_did_not_see(task, dense):
+    model = compress(dense, Quantization(2, group_size=16)).model
+    inputs, _ = next(task.split("train").batches(2000))
+    unseen, before = inputs[128:], numbers(model)
+    far = distance(model, dense, unseen)
+    record = TUNE.recover(model, task)
+    assert distance(model, dense, unseen) < 0.7 * far
+    assert record["distances"][record["kept_epoch"]] == min(record["distances"])
+    assert (record["examples"], record["held_out_examples"], record["steps"]) == (96, 32, 18)
+    for name, now in model.state_dict().items():
+        assert now.dtype == before[name].dtype and now.shape == before[name].shape
+    moved = changed(model, before)
+    assert {name.rpartition(".")[2] for name in moved} <= {"scale", "weight", "bias"}
+    assert any(name.endswith("factorization.scale") for name in moved)
+    assert record["tuned_params"] == sum(
+        n.numel() for name, n in before.items() if name.endswith(("scale", "weight", "bias"))
+    )
+
+
+def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path):
+    model = compress(dense, Quantization(2, group_size=16)).model
+    size = nbytes(model)
+    TUNE.recover(model, task)
+    assert nbytes(model) == size
+    checkpoint.save(model, tmp_path / "tuned.safetensors")
+    inputs, _ = next(task.split("calibration").batches(50))
+    with torch.no_grad():
+        loaded = checkpoint.load(dense, tmp_path / "tuned.safetensors")
+        assert torch.equal(loaded(inputs), model(inputs))
+    assert not any(b.requires_grad for b in model.buffers())
+
+
+def test_scales_that_were_made_wrong_are_made_right(task, dense):
+    model = compress(dense, Quantization(8, group_size="tensor", scale_dtype="float32")).model
+    forms = [module for module in model.modules() if isinstance(module, Quantized)]
+    wanted = [form.scale.clone() for form in forms]
+    with torch.no_grad():
+        for form in forms:
+            form.scale.mul_(1.1)
+    replace(TUNE, epochs=30, learning_rate=0.01, parts=("scales",)).recover(model, task)
+    for form, scale in zip(forms, wanted, strict=True):
+        assert float((form.scale / scale - 1).abs()) < 0.03
+
+
+@pytest.mark.parametrize(
+    "parts, ends",
+    [
+        (("scales",), {"factorization.scale", "factorization.zero"}),
+        (("norms",), {"bn1.weight", "bn2.weight"}),
+        (("biases",), {"bias"}),
+    ],
+)
+def test_only_the_chosen_parts_change(task, dense, parts, ends):
+    model = compress(dense, HQQ(3, group_size=16)).model
+    before = numbers(model)
+    replace(TUNE, learning_rate=0.003, parts=parts).recover(model, task)
+    moved = changed(model, before)
+    assert moved and all(name.endswith(tuple(ends)) for name in moved)
+    assert all(any(name.endswith(end) for name in moved) for end in ends)
+
+
+def test_values_of_factors_are_tuned_where_chosen(task, dense):
+    low = compress(dense, TruncatedSVD(3)).model
+    before = numbers(low)
+    record = replace(TUNE, epochs=10, parts=("values",)).recover(low, task)
+    assert changed(low, before) == {n for n in before if ".factorization." in n}
+    assert record["distances"][-1] < 0.7 * record["distances"][0]
+    codes = compress(dense, Quantization(3), where="fc1").model
+    with pytest.raises(ValueError, match=r"none of parts=\['values'\] to be trained"):
+        replace(TUNE, parts=("values",)).recover(codes, task)
+
+
+def test_what_does_not_help_is_not_taken_and_said(task, dense):
+    model = compress(dense, Quantization(3, group_size=16)).model
+    before = numbers(model)
+    record = replace(TUNE, epochs=1, learning_rate=1.0).recover(model, task)
+    assert record["kept_epoch"] == 0 and "not tuned" in record["note"]
+    assert record["distances"][1] > record["distances"][0]
+    assert changed(model, before) == set()
+
+
+def test_the_dense_model_stays_as_it_is(task, dense):
+    model = copy.deepcopy(dense)
+    assert "not tuned" in TUNE.recover(model, task)["note"]
+    assert changed(model, numbers(dense)) == set()
+    assert TUNE.tunes and not TUNE.changes_dense
+    assert FineTune(1, 0.1).changes_dense and not NoRecovery().changes_dense
+
+
+def test_the_same_again_and_the_model_comes_back_in_its_mode(task, dense):
+    first = compress(dense, Quantization(2, group_size=16)).model.train()
+    second = copy.deepcopy(first)
+    told = []
+    records = [
+        TUNE.recover(first, task, lambda done, total, loss: told.append((done, total, loss))),
+        TUNE.recover(second, task),
+    ]
+    assert records[0] == records[1] and changed(first, numbers(second)) == set()
+    assert told == [(e, 3, records[0]["distances"][e]) for e in (1, 2, 3)]
+    assert all(module.training for module in first.modules())
+
+
+def test_frozen_parameters_stay(task, dense):
+    model = compress(dense, Quantization(2, group_size=16)).model
+    model.bn1.requires_grad_(False)
+    before = numbers(model)
+    TUNE.recover(model, task)
+    assert not any(name.startswith("bn1.") for name in changed(model, before))
+
+
+def test_a_distance_that_is_nan_ends_the_run_and_leaves_buffers_in_place(task, dense):
+    model = compress(dense, Quantization(2, group_size=16)).model
+    with torch.no_grad():
+        model.bn1.bias[0] = math.nan
+    with pytest.raises(FloatingPointError, match="distance to the dense model became nan"):
+        TUNE.recover(model, task)
+    assert all(m.scale.dtype == torch.float16 for m in model.modules() if isinstance(m, Quantized))
+
+
+def test_recoveries_in_order(task, dense):
+    model = compress(dense, Quantization(2, group_size=16)).model
+    one_by_one = copy.deepcopy(model)
+    both = InOrder([BiasCorrection(), TUNE])
+    record = both.recover(model, task)
+    assert record["steps"] == [step.recover(one_by_one, task) for step in both.steps]
+    assert changed(model, numbers(one_by_one)) == set()
+    assert both.tunes and not both.changes_dense
+    assert InOrder([FineTune(1, 0.1), TUNE]).changes_dense
+    with pytest.raises(ValueError, match="at least one recovery"):
+        InOrder([])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"learning_rate": math.inf}, "learning_rate=inf must be positive"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"parts": ()}, r"parts=\(\) must be one or more of scales, norms, biases, values"),
+        ({"parts": ("codes",)}, "must be one or more of scales, norms, biases, values"),
+        ({"source": "test"}, "source='test' must be one of calibration, train"),
+        ({"examples": 1}, "examples=1 must be at least 2, or null"),
+        ({"held_out": 1.0}, r"held_out=1.0 must be in \(0, 1\)"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Tune(**options)
+
+
+def test_examples_that_do_not_fit(task, dense):
+    model = compress(dense, Quantization(2)).model
+    with pytest.raises(ValueError, match="examples=129 are more than the 128 of the calibration"):
+        replace(TUNE, examples=129).recover(model, task)
+    with pytest.raises(ValueError, match="are 1 batches of batch_size=500, .* leaves none"):
+        replace(TUNE, batch_size=500).recover(model, task)
