@@ -6,6 +6,9 @@ from lowrank.decomposers.canonical_polyadic import CanonicalPolyadic as Canonica
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
+from lowrank.decomposers.entropy_coded_quantization import (
+    EntropyCodedQuantization as EntropyCodedQuantization,
+)
 from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
 from lowrank.decomposers.hqq import HQQ as HQQ
@@ -14,6 +17,7 @@ from lowrank.decomposers.lora import merge as merge
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse
 from lowrank.decomposers.low_rank_times_sparse import LowRankTimesSparse as LowRankTimesSparse
 from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudePruning
+from lowrank.decomposers.prune_and_quantize import PruneAndQuantize as PruneAndQuantize
 from lowrank.decomposers.quantization import Quantization as Quantization
 from lowrank.decomposers.quantized_plus_low_rank import (
     QuantizedPlusLowRank as QuantizedPlusLowRank,

@@ -7,6 +7,7 @@ from lowrank.factorizations.codebook import Codebook as Codebook
 from lowrank.factorizations.combinations import Product as Product
 from lowrank.factorizations.combinations import Scaled as Scaled
 from lowrank.factorizations.combinations import Sum as Sum
+from lowrank.factorizations.entropy_coded import EntropyCoded as EntropyCoded
 from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf

@@ -1,0 +1,159 @@
+"""Codes that cost little in the norm and few bits: rounding that knows what a code takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.curvature import has_pairs, inverse_factor
+from lowrank.decomposers.gptq import without_dead
+from lowrank.factorizations.entropy_coded import Exponents, Law, width
+from lowrank.norms import Norm
+
+# Columns after which all others are updated, by one product of matrices.
+BLOCK = 32
+# Of steps of 1, the squared error is 1/12 and falls by 1/6 for each nat more: so much error is a
+# nat worth, wherever it can be spent.
+NAT = 1 / 6
+# Importances below this share of the largest count as if they had it.
+LEAST = 2.0**-40
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How many bits codes take: a law and how far those of each row and column spread."""
+
+    law: Law
+    spreads: Exponents
+
+    def penalties(self, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """`drawn` and `divided` of `nearest` for codes (in, out).
+
+        Args:
+            importance: what a squared error of one step costs, (in, out), about 1.
+        """
+        inverse = torch.exp2(-self.spreads.total().T.double() / 2)
+        price = NAT / importance
+        drawn = price * self.law.linear / 2 * inverse
+        return drawn, 1 + price * self.law.square * inverse.square()
+
+
+def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
+    """The integers q that make (x − q)² + 2 · drawn · |q| + (divided − 1) · q² least.
+
+    A parabola on either side of 0, so that the best integer is one next to its lowest point.
+    """
+    return ((numbers.abs() - drawn).clamp_min_(0) / divided).round_().copysign(numbers)
+
+
+class Matrix:
+    """A weight as it is coded, transposed: in steps of its own for each row and column.
+
+    Where errors in some rows or columns cost more than in others, finer steps there and coarser
+    ones elsewhere give the least error for the same bits: such that the error of a step costs the
+    same everywhere. Done where that saves more than the exponents take.
+
+    Args:
+        weight: shape (out, in).
+        norm: in which its error counts.
+
+    Attributes:
+        steps: the factors of its steps.
+        weight: divided by them, (in, out), float64.
+        share: what had to be added to the second moment, see `inverse_factor`.
+    """
+
+    def __init__(self, weight: Tensor, norm: Norm) -> None:
+        moment = without_dead(norm.second_moment(weight))
+        self.has_pairs, self.share = has_pairs(moment), 0.0
+        self.order = moment.diagonal().argsort(descending=True, stable=True)
+        factor, strength = None, moment.diagonal().clone()
+        if self.has_pairs:
+            factor, self.share = inverse_factor(moment[self.order][:, self.order])
+            # What an error costs when the columns after it have made up for it.
+            strength[self.order] = factor.diagonal().pow(-2)
+        rows = norm.row_weights(weight).expand(len(weight))
+        rows = rows.clamp_min(LEAST * rows.max())
+        strength = strength.clamp_min(LEAST * strength.max())
+        self.steps = Exponents(useful(rows, len(strength)), useful(strength, len(rows)))
+        row, column = (torch.exp2(e.double() / 2) for e in (self.steps.row, self.steps.column))
+        self.weight = (weight.double() / row[:, None] / column).T.contiguous()
+        # In units in which the error of a typical step costs 1.
+        unit = typical(strength * column.square())
+        self.rows = rows * row.square() / typical(rows * row.square())
+        self.strength = strength * column.square() / unit
+        self.moment = moment * torch.outer(column, column) / unit
+        self.factor = None if factor is None else factor / column[self.order]
+
+    def round(self, step: float, coding: Coding | None) -> Tensor:
+        """Codes (in, out), float64; the columns rounded in turn, later ones making up for errors.
+
+        Args:
+            step: between levels, in units of `steps`.
+            coding: how many bits codes take; None: whatever they take.
+        """
+        rest = (self.weight / step)[self.order]
+        drawn, divided = (p[self.order] for p in self._penalties(self.strength, coding))
+        codes = torch.empty_like(rest)
+        if self.factor is None:
+            codes[self.order] = nearest(rest, drawn, divided)
+            return codes
+        factor = self.factor / self.factor.diagonal()[:, None]
+        for first in range(0, len(rest), BLOCK):
+            last = min(first + BLOCK, len(rest))
+            for place in range(first, last):
+                rounded = nearest(rest[place], drawn[place], divided[place])
+                codes[self.order[place]] = rounded
+                rest[place] -= rounded
+                rest[place + 1 : last] -= torch.outer(factor[place, place + 1 : last], rest[place])
+            rest[last:] -= factor[first:last, last:].T @ rest[first:last]
+        return codes
+
+    def sweep(self, codes: Tensor, step: float, coding: Coding) -> None:
+        """Choose every column of codes (in, out) once anew, as the errors of the others want it.
+
+        Of one code, error and bits are a parabola on either side of 0, so that neither ever makes
+        their sum larger.
+        """
+        missing = self.weight / step - codes
+        diagonal = self.moment.diagonal()
+        drawn, divided = self._penalties(diagonal, coding)
+        for columns in self.order.split(BLOCK):
+            within = self.moment[columns][:, columns] / diagonal[columns, None]
+            pull = self.moment[columns] @ missing / diagonal[columns, None]
+            for place, column in enumerate(columns.tolist()):
+                wanted = codes[column] + pull[place]
+                rounded = nearest(wanted, drawn[column], divided[column])
+                change = rounded - codes[column]
+                codes[column] = rounded
+                missing[column] -= change
+                pull[place + 1 :] -= torch.outer(within[place + 1 :, place], change)
+
+    def _penalties(self, strength: Tensor, coding: Coding | None) -> tuple[Tensor, Tensor]:
+        importance = strength[:, None] * self.rows
+        if coding is None:
+            return torch.zeros_like(importance), torch.ones_like(importance)
+        return coding.penalties(importance)
+
+
+def useful(importance: Tensor, length: int) -> Tensor:
+    """Exponents of the steps of lines, (lines,), int64, at least 0; all 0 where they do not pay.
+
+    Args:
+        importance: what the squared error of each line counts, (lines,), above 0.
+        length: of a line.
+    """
+    wanted = -importance.log2().round()
+    wanted -= wanted.min()
+    before = importance.mean().log2()
+    after = (importance * torch.exp2(wanted)).mean().log2() - wanted.mean()
+    saved = len(importance) * length * float(before - after) / 2
+    pays = saved > len(importance) * width(wanted)
+    return (wanted if pays else torch.zeros_like(wanted)).long()
+
+
+def typical(values: Tensor) -> Tensor:
+    """The geometric mean."""
+    return values.log().mean().exp()
