@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank import memo
+from lowrank import memo, spectral
 from lowrank.decomposers.decomposer import working
 from lowrank.norms import Identity, Norm
 
@@ -47,16 +47,19 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
     right factor, at no cost in the norm.
 
     Computed in float64 but for `Identity`: in float32 the error exceeds the least one by more than
-    1e-6 of it where B has a condition of 1e12. One SVD for all ranks.
+    1e-6 of it where B has a condition of 1e12. The route is that of `spectral.leading`, which says
+    how near it is, and one analysis serves all ranks.
     """
     if isinstance(norm, Identity):
-        return Factors(*truncated(memo.svd(working(weight)), rank))
+        found, note = spectral.leading(working(weight), rank)
+        return Factors(*truncated((found.u, found.s, found.vh), rank), note)
     weight = weight.double()
     rows = norm.row_weights(weight).sqrt()[:, None]
     scaled = rows * weight
-    u, s, _ = memo.svd(norm.whiten(weight))
-    seen = min(rank, _rank_of(s, weight.shape))
-    left, right = u[:, :seen], u[:, :seen].T @ scaled
+    found, note = spectral.leading(norm.whiten(weight), rank)
+    seen = min(rank, _rank_of(found.s, weight.shape))
+    left = found.basis(seen)
+    right = left.T @ scaled
     if seen < rank:
         u, s, vh = memo.svd(scaled - left @ right)
         rest = slice(rank - seen)
@@ -68,8 +71,9 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
         left, right = left * lengths, right / lengths.where(lengths > 0, 1)[:, None]
         # Nearly parallel rows of `right` would make a projection of large numbers that cancel.
         left = left.where(rows > 0, weight @ torch.linalg.pinv(right, rtol=1e-4))
-    note = f"the norm sees {seen} directions of the weight, the rest are of the plain norm"
-    return Factors(*equally_scaled(left, right), note if seen < rank else "")
+    if seen < rank:
+        note = f"the norm sees {seen} directions of the weight, the rest are of the plain norm"
+    return Factors(*equally_scaled(left, right), note)
 
 
 def fitted(weight: Tensor, moment: Tensor, right: Tensor) -> Tensor:
@@ -89,10 +93,11 @@ def fitted(weight: Tensor, moment: Tensor, right: Tensor) -> Tensor:
 def spectrum(weight: Tensor, norm: Norm) -> Tensor:
     """The singular values of the whitened weight, descending, float64; memoised.
 
-    Σ s² is the squared norm of the weight, and Σ s[rank:]² the squared error of `nearest`.
+    Σ s² is the squared norm of the weight, and Σ s[rank:]² the squared error of `nearest`, at every
+    rank at which the factors are smaller than the weight.
     """
     whitened = working(weight) if isinstance(norm, Identity) else norm.whiten(weight.double())
-    return memo.svd(whitened)[1].double()
+    return spectral.singular_values(whitened, most_ranks(weight.shape))
 
 
 def equally_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +123,11 @@ def factored_params(shape: tuple[int, ...], rank: int) -> int:
 def is_smaller(shape: tuple[int, ...], rank: int) -> bool:
     """Whether two factors of a matrix (out, in) have fewer parameters than the matrix."""
     return factored_params(shape, rank) < shape[0] * shape[1]
+
+
+def most_ranks(shape: tuple[int, ...]) -> int:
+    """The largest rank of factors that have no more parameters than the matrix (out, in)."""
+    return shape[0] * shape[1] // (shape[0] + shape[1])
 
 
 def stored_params(shape: tuple[int, ...], rank: int) -> int:

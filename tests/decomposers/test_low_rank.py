@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank import spectral
 from lowrank.decomposers import TruncatedSVD
 from lowrank.decomposers.low_rank import equally_scaled, nearest, spectrum
 from lowrank.memo import MEMO
@@ -133,14 +134,35 @@ def test_what_counts_all_the_same_is_the_plain_norm(norm):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_in_the_plain_norm_it_is_the_svd_bit_for_bit(dtype):
+def test_in_the_plain_norm_a_small_weight_takes_the_svd_of_float64_bit_for_bit(dtype):
     weight = random(20, 15).to(dtype)
-    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    parts = torch.linalg.svd(weight.double(), full_matrices=False)
+    u, s, vh = (part.to(dtype) for part in parts)
     root = s[:4].sqrt()
     for norm in (IDENTITY, Identity()):
         left, right = TruncatedSVD(rank=4).decompose(weight, norm).state_dict().values()
         assert torch.equal(left, u[:, :4] * root)
         assert torch.equal(right, root[:, None] * vh[:4])
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_the_gram_route_gives_the_same_in_every_norm(shape, monkeypatch):
+    weight, rank = random(*shape), 6
+    strength = random(shape[1], seed=3).square() + 0.1
+    x = random(200, shape[1], seed=4)
+    MEMO.clear()
+    for norm in (IDENTITY, Diagonal(strength), Gram(x.T @ x, random(shape[0]).square() + 0.1)):
+        exact = product(weight, rank, norm)
+        MEMO.clear()
+        monkeypatch.setattr(spectral, "SMALL", 2)
+        assert nearest(weight, rank, norm).note == ""
+        torch.testing.assert_close(product(weight, rank, norm), exact)
+        torch.testing.assert_close(
+            float(spectrum(weight, norm)[rank:].norm()),
+            norm(weight - exact),
+        )
+        monkeypatch.undo()
+        MEMO.clear()
 
 
 @pytest.mark.parametrize("condition", [4, 8, 12])
