@@ -24,6 +24,13 @@ class FactorizedLayer(nn.Module):
     factorization: Factorization
     view: KernelView = "channel"
 
+    def run(self, x: Tensor) -> Tensor:
+        """Apply the factorization to inputs as its operation takes them, and add the bias.
+
+        What `lowrank.execution` exchanges for a faster kernel.
+        """
+        return self.factorization(x, bias=self.bias)
+
     def extra_repr(self) -> str:
         return f"view={self.view}" if self.view != "channel" else ""
 
@@ -43,7 +50,7 @@ class FactorizedLinear(FactorizedLayer):
         return _read(self.factorization)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.factorization(x, bias=self.bias)
+        return self.run(x)
 
 
 class FactorizedConv2d(FactorizedLayer):
@@ -75,6 +82,9 @@ class FactorizedConv2d(FactorizedLayer):
         if self._pads_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pad, mode)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
         return self.factorization(x, self._operation, self.bias)
 
 
@@ -94,6 +104,9 @@ class FactorizedEmbedding(FactorizedLayer):
         return _read(self.factorization)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
         return self.factorization(x, self._operation)
 
 

@@ -1,0 +1,15 @@
+"""How a compressed model is run: kernels, which of them is fastest for a layer, and the record."""
+
+from lowrank.execution.compiled import CompiledKernel as CompiledKernel
+from lowrank.execution.kernel import ACCURACIES as ACCURACIES
+from lowrank.execution.kernel import Accuracy as Accuracy
+from lowrank.execution.kernel import Kernel as Kernel
+from lowrank.execution.kernel import Prepared as Prepared
+from lowrank.execution.kernel import Work as Work
+from lowrank.execution.kernels import KERNELS as KERNELS
+from lowrank.execution.optimize import Optimized as Optimized
+from lowrank.execution.optimize import optimize_for as optimize_for
+from lowrank.execution.plan import LayerPlan as LayerPlan
+from lowrank.execution.plan import Plan as Plan
+from lowrank.execution.plan import Trial as Trial
+from lowrank.execution.search import Search as Search

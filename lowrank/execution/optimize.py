@@ -1,0 +1,119 @@
+"""Give each factorized layer of a model the kernel that runs it fastest on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.environment import environment
+from lowrank.execution.choice import choose
+from lowrank.execution.follow import follow
+from lowrank.execution.kernel import Accuracy, Prepared, Work, check_accuracy
+from lowrank.execution.observe import factorized_layers, layer_work
+from lowrank.execution.plan import FACTORED, LayerPlan, Plan
+from lowrank.execution.search import Search, try_layer
+from lowrank.execution.substitute import OptimizedLayer, share, substitute
+from lowrank.execution.timing import threads
+from lowrank.measure.forward import check_example
+
+MACHINE = ("cpu", "torch")
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A model whose layers run chosen kernels, and which those are.
+
+    Attributes:
+        model: for inference; its names and tensors are those of the model that it was made of, on
+            the same memory, and it is saved to the same file.
+        plan: what was chosen and why.
+    """
+
+    model: nn.Module
+    plan: Plan
+
+
+def optimize_for(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    accuracy: Accuracy = "exact",
+    plan: Plan | None = None,
+    search: Search | None = None,
+) -> Optimized:
+    """Let every factorized layer run the fastest kernel for inputs like the example's.
+
+    Each layer, and each leaf of a product or sum, is timed by itself on the inputs that it gets in
+    a run of the example, all kernels in turns; see `choose`. A layer thus is never slower than its
+    dense form beyond noise. Another batch size may want other kernels: they would still be right,
+    but perhaps slow. Layers that compression left alone, and weights that an attention reads
+    instead of calling, stay as they are.
+
+    Args:
+        model: compressed, on the device on which it will run; it is not changed, and later changes
+            of its weights do not reach the optimised model.
+        example: inputs for `model(*example)`, of the batch size to come.
+        accuracy: which changes of numbers are allowed for speed: ``exact``, none but rounding in
+            the layer's own dtype; ``bfloat16``; ``int8``, inputs rounded to 8 bits. The plan has
+            the error of each layer's outputs that was measured.
+        plan: one made before, which is applied without timing anything.
+        search: what is tried, and for how long.
+
+    Raises:
+        ValueError: the model has no factorized layer, or is optimised already; `example` is no
+            tuple; `accuracy` does not exist; or the plan does not fit model or machine.
+    """
+    check_example(example)
+    check_accuracy(accuracy)
+    search = search or Search()
+    layers = dict(factorized_layers(model))
+    if not layers:
+        raise ValueError("the model has no factorized layer to run faster: compress it first")
+    if any(isinstance(layer, OptimizedLayer) for layer in layers.values()):
+        raise ValueError("the model is optimised already: give the model that it was made of")
+    compact = share(model).eval()
+    works = layer_work(compact, example)
+    with threads(search.threads):
+        if plan is None:
+            plan, runs = _search(works, accuracy, search, example[0])
+            read = "its weight is read by another module, or the example does not reach it"
+            plan = replace(plan, skipped=tuple((n, read) for n in layers if n not in works))
+        else:
+            runs = follow(works, plan, search.kernels)
+    for name, layer in list(factorized_layers(compact)):
+        if name in runs:
+            substitute(layer, runs[name].run)
+    return Optimized(compact, plan)
+
+
+def _search(
+    works: Mapping[str, Work], accuracy: Accuracy, search: Search, example: Tensor
+) -> tuple[Plan, dict[str, Prepared]]:
+    """Measure, and choose for every layer."""
+    layers, runs = [], {}
+    for name, work in works.items():
+        found, parts = try_layer(work, accuracy, search)
+        chosen = choose(found.trials, accuracy)
+        trial, prepared = found.trials[chosen], found.prepared[chosen]
+        assert prepared is not None
+        runs[name] = prepared
+        layers.append(
+            LayerPlan(
+                name=name,
+                factorization=work.factorization.describe(),
+                inputs=tuple(work.x.shape),
+                kernel=trial.kernel,
+                parts=parts[trial.accuracy] if trial.kernel == FACTORED else {},
+                accuracy=trial.accuracy,
+                error=trial.error or 0.0,
+                speedup=trial.speedup or 1.0,
+                packed_bytes=prepared.packed_bytes,
+                trials=tuple(found.trials),
+            )
+        )
+    found_here = environment()
+    machine = {name: str(found_here[name]) for name in MACHINE}
+    plan = Plan(accuracy, torch.get_num_threads(), str(example.device), machine, tuple(layers))
+    return plan, runs

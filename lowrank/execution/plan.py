@@ -1,0 +1,149 @@
+"""Which kernel runs each layer, and why: what is on record and can be applied again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lowrank.execution.kernel import Accuracy
+
+FACTORED = "factored"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was found of one kernel for one layer or leaf.
+
+    Attributes:
+        seconds: median of one pass over the layer's inputs.
+        speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` their lower
+            quartile.
+        error: relative error of the outputs against those of the factorization as it runs itself.
+        packed_bytes: memory that it holds besides what is stored.
+        refused: why it could not run, or was not taken for its error; empty otherwise.
+    """
+
+    kernel: str
+    accuracy: Accuracy = "exact"
+    seconds: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    error: float | None = None
+    packed_bytes: int | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer runs.
+
+    Attributes:
+        name: of the layer in the model.
+        factorization: what it is, for people and to know it again.
+        inputs: shape of the inputs for which this was measured.
+        kernel: by name; "factored" where the leaves run one after the other, by `parts`.
+        parts: leaf → kernel, by the leaf's path in the factorization.
+        accuracy: that of the kernel; of parts, that which was allowed to them.
+        error, speedup, packed_bytes: those of the chosen kernel; see `Trial`.
+        trials: everything that was measured, the dense kernel first.
+    """
+
+    name: str
+    factorization: str
+    inputs: tuple[int, ...]
+    kernel: str
+    parts: dict[str, str] = field(default_factory=dict)
+    accuracy: Accuracy = "exact"
+    error: float = 0.0
+    speedup: float = 1.0
+    packed_bytes: int = 0
+    trials: tuple[Trial, ...] = ()
+
+    def is_of(self, trial: Trial) -> bool:
+        """Whether this is the kernel that was chosen."""
+        return (trial.kernel, trial.accuracy) == (self.kernel, self.accuracy)
+
+    def describe(self) -> str:
+        """Such as ``csr`` or ``factored(columns, transposed)``."""
+        return f"{self.kernel}({', '.join(self.parts.values())})" if self.parts else self.kernel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How each layer of a model runs; `to_json` and `from_json` keep it in a file or a record.
+
+    Attributes:
+        accuracy: what the kernels were allowed to change.
+        threads, device, machine: where it was measured.
+        layers: in the order of the model.
+        skipped: (name, reason) of the factorized layers that stay as they are.
+    """
+
+    accuracy: Accuracy
+    threads: int
+    device: str
+    machine: dict[str, str]
+    layers: tuple[LayerPlan, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Layer → kernel."""
+        return {layer.name: layer.describe() for layer in self.layers}
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory that the kernels hold besides the stored model; what is shared counts twice."""
+        return sum(layer.packed_bytes for layer in self.layers)
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of any layer's outputs on its inputs."""
+        return max((layer.error for layer in self.layers), default=0.0)
+
+    def summary(self) -> str:
+        """Such as ``2 × factored(columns, dense), dense``; empty without layers."""
+        counts = Counter(self.kernels.values())
+        return ", ".join(f"{n} × {k}" if n > 1 else k for k, n in counts.items())
+
+    def to_frame(self) -> Any:
+        """One row for each trial of each layer, as a pandas DataFrame."""
+        import pandas as pd
+
+        rows = [
+            {"name": layer.name, "chosen": layer.is_of(trial), **asdict(trial)}
+            for layer in self.layers
+            for trial in layer.trials
+        ]
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """As text that `from_json` reads."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Plan:
+        """The plan of `to_json`, or of the mapping in a record.
+
+        Raises:
+            ValueError: the text is no plan.
+        """
+        try:
+            fields = dict(json.loads(text) if isinstance(text, str) else text)
+            layers = tuple(_layer(layer) for layer in fields.pop("layers"))
+            skipped = tuple((name, why) for name, why in fields.pop("skipped"))
+            return cls(layers=layers, skipped=skipped, **fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"this is no plan of optimize_for ({error}): give what Plan.to_json wrote, or an "
+                'entry of "execution" in a record'
+            ) from error
+
+
+def _layer(fields: Mapping[str, Any]) -> LayerPlan:
+    own = dict(fields)
+    trials = tuple(Trial(**trial) for trial in own.pop("trials"))
+    return LayerPlan(inputs=tuple(own.pop("inputs")), trials=trials, **own)

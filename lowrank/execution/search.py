@@ -1,0 +1,165 @@
+"""The kernels that can do a piece of work, each tried: its error, its memory, its time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowrank.execution.choice import choose
+from lowrank.execution.kernel import (
+    ACCURACIES,
+    Accuracy,
+    Kernel,
+    Prepared,
+    Run,
+    Work,
+    allowed,
+    bound,
+    relative_error,
+)
+from lowrank.execution.kernels import KERNELS
+from lowrank.execution.observe import leaf_work
+from lowrank.execution.plan import FACTORED, Trial
+from lowrank.execution.substitute import with_runs
+from lowrank.execution.timing import Timed, race
+
+
+@dataclass(frozen=True)
+class Search:
+    """How kernels are tried.
+
+    Args:
+        seconds: about how long the kernels of one layer, or leaf, are timed beyond 5 rounds.
+        threads: CPU threads, the number that the model will run with; those that torch uses now if
+            not given.
+        kernels: what is tried, the dense kernel first.
+
+    Raises:
+        ValueError: seconds or threads cannot be, or the first kernel is not the dense one.
+    """
+
+    seconds: float = 0.05
+    threads: int | None = None
+    kernels: tuple[Kernel, ...] = KERNELS
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or (self.threads is not None and self.threads < 1):
+            raise ValueError(
+                f"seconds={self.seconds} must be above 0 and threads={self.threads} at least 1"
+            )
+        names = [kernel.name for kernel in self.kernels]
+        if names[:1] != ["dense"] or len(set(names)) < len(names):
+            raise ValueError(
+                f"kernels={names} must begin with 'dense', which the others are set beside, and "
+                "have different names"
+            )
+
+
+class Found(NamedTuple):
+    """What was found of one layer or leaf: its trials, and what of it can run."""
+
+    trials: list[Trial]
+    prepared: list[Prepared | None]
+
+
+def try_layer(
+    work: Work, accuracy: Accuracy, search: Search
+) -> tuple[Found, dict[Accuracy, dict[str, str]]]:
+    """Every kernel for a layer; where it has parts, also they with the best kernel for each.
+
+    Returns:
+        What was found, and the kernels of the parts by the accuracy that was allowed to them.
+    """
+    if work.leaf is not None:
+        return _try(work, search, accuracy), {}
+    leaves = leaf_work(work)
+    tried = {path: _try(leaf, search, accuracy) for path, leaf in leaves.items()}
+    parts: dict[Accuracy, dict[str, str]] = {}
+    factored: list[tuple[Trial, Prepared]] = []
+    for limit in ACCURACIES[: ACCURACIES.index(accuracy) + 1]:
+        chosen = {path: choose(found.trials, limit) for path, found in tried.items()}
+        names = {path: tried[path].trials[place].kernel for path, place in chosen.items()}
+        if names in parts.values():
+            continue
+        parts[limit] = names
+        prepared = {path: tried[path].prepared[place] for path, place in chosen.items()}
+        factored.append((Trial(FACTORED, limit), assemble(work, prepared)))
+    return _try(work, search, accuracy, factored), parts
+
+
+def _try(
+    work: Work,
+    search: Search,
+    limit: Accuracy,
+    others: Sequence[tuple[Trial, Prepared]] = (),
+) -> Found:
+    """Run every kernel that can do the work, and `others`, and time those that are exact enough."""
+    expected = _output(work.native, work.x)
+    trials: list[Trial] = []
+    prepared: list[Prepared | None] = []
+    for kernel in search.kernels:
+        if not allowed(kernel.accuracy, limit):
+            continue
+        why = kernel.refusal(work)
+        trials.append(Trial(kernel.name, kernel.accuracy, refused=why))
+        prepared.append(None if why else prepare(kernel, work))
+    trials += [trial for trial, _ in others]
+    prepared += [one for _, one in others]
+    for place, one in enumerate(prepared):
+        if one is not None:
+            trials[place] = _checked(trials[place], one, work.x, expected)
+    going = [i for i, trial in enumerate(trials) if not trial.refused]
+    timed = race([_run(prepared[i]) for i in going], work.x, search.seconds)
+    for place, times in zip(going, timed, strict=True):
+        trials[place] = _with_times(trials[place], times)
+    return Found(trials, prepared)
+
+
+def _checked(trial: Trial, prepared: Prepared, x: Tensor, expected: Tensor) -> Trial:
+    """The trial with its error, refused if that is more than its accuracy allows."""
+    error = relative_error(_output(prepared.run, x), expected)
+    most = bound(trial.accuracy, expected.dtype)
+    trial = replace(trial, packed_bytes=prepared.packed_bytes)
+    if error == float("inf"):
+        return replace(trial, refused="its outputs are not finite")
+    trial = replace(trial, error=error)
+    # The dense product is the reference of all speeds, and its rounding is that of its dtype.
+    if error > most and trial.kernel != "dense":
+        why = f"its error of {error:.2g} is above {most:.2g}, the most for {trial.accuracy}"
+        trial = replace(trial, refused=why)
+    return trial
+
+
+def _with_times(trial: Trial, times: Timed) -> Trial:
+    return replace(
+        trial, seconds=times.seconds, speedup=times.speedup, speedup_low=times.speedup_low
+    )
+
+
+def assemble(work: Work, parts: Mapping[str, Prepared | None]) -> Prepared:
+    """The factorization with these kernels in the places of its leaves."""
+    runs = {path: _run(one) for path, one in parts.items()}
+    form = with_runs(work.factorization, runs)
+    held = sum(one.packed_bytes for one in parts.values() if one is not None)
+    operation, bias = work.operation, work.bias
+    return Prepared(lambda x: form(x, operation, bias), held)
+
+
+def prepare(kernel: Kernel, work: Work) -> Prepared:
+    """The kernel packed for the work, outside of any mode for inference."""
+    with torch.inference_mode(False), torch.no_grad():
+        return kernel.prepare(work)
+
+
+def _run(prepared: Prepared | None) -> Run:
+    assert prepared is not None
+    return prepared.run
+
+
+def _output(run: Run, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return run(x)
