@@ -30,6 +30,7 @@ from lowrank.decomposers import (
     LowRankPlusSparse,
     LowRankTimesSparse,
     MagnitudePruning,
+    PruneAndQuantize,
     Quantization,
     QuantizedPlusLowRank,
     RandomPruning,
@@ -244,6 +245,13 @@ ROWS = {
         QuantizedPlusLowRank(2, GPTQ(2, 12), iterations=2),
         {Sum, Product, Quantized},
         ALL + 120,
+        set(),
+        Gram(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
+    ),
+    "pruned and quantized together": Row(
+        PruneAndQuantize(ALPS(0.75, within="row", iterations=10), GPTQ(3, sweeps=1)),
+        {Sparse, Quantized},
+        ALL // 4,
         set(),
         Gram(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
     ),
@@ -488,6 +496,9 @@ class TestHyperparameters:
             plain["steps"] = [type(step)(**dictionary) for step, dictionary in parts]
         if isinstance(method, LoRA | QuantizedPlusLowRank) and method.base is not None:
             plain["base"] = type(method.base)(**plain["base"])
+        if isinstance(method, PruneAndQuantize):
+            for name, part in (("pruning", ALPS), ("quantization", GPTQ)):
+                plain[name] = part(**plain[name])
         assert type(method)(**plain) == method
 
     def test_it_cannot_be_changed(self, row):
