@@ -50,6 +50,22 @@ def by_gid(axes, gid):
     return artist
 
 
+def test_what_was_tuned_beside_an_untouched_dense_model_has_hollow_markers(frame):
+    plain = frame[frame["method"] == "svd"]
+    own = {"recovery": "tune", "tuned": True}
+    tuned = plain.assign(method="svd + tune", point=plain["point"] + "t", **own)
+    tuned = tuned.assign(**{"recovery._target_": "Tune"})
+    figure = plots.quality_curve(pd.concat([plain, tuned], ignore_index=True))
+    drawn = lines(figure.axes[0])
+    assert to_hex(drawn["svd + tune"].get_markerfacecolor()) == "#ffffff"
+    assert to_hex(drawn["svd"].get_markerfacecolor()) == to_hex(drawn["svd"].get_color())
+    hollow = "hollow: tuned on calibration data"
+    assert hollow in [text.get_text() for text in figure.legends[0].get_texts()]
+    # After a training that the dense model had too, all are alike.
+    trained = plots.quality_curve(plain.assign(**own, dense_recovery="tune"))
+    assert hollow not in [text.get_text() for text in trained.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize("x", ["compression_ratio", "theoretical_speedup", "speedup_b1"])
 @pytest.mark.parametrize("y", ["top1", "loss"])
 def test_a_line_goes_through_the_means_of_its_method(few, x, y):

@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 
+import pandas as pd
 import pytest
 import records
 
@@ -80,6 +81,17 @@ def test_the_caption_says_what_how_and_how_often(frame):
     one = summary_table(frame[frame["seed"] == 0])
     assert "One seed, so no spread" in one.caption
     assert "±" not in one.to_markdown()
+
+
+def test_the_caption_tells_tuned_from_corrected_and_from_trained(frame):
+    part = frame[frame["method"] == "svd"]
+    tuned = part.assign(method="svd + tune", recovery="tune", tuned=True)
+    shifted = part.assign(method="svd + shift", recovery="shift", tuned=False)
+    table = summary_table(pd.concat([part, tuned, shifted], ignore_index=True))
+    start = "digits, mlp, without recovery (“+ shift”: corrected on calibration data, the dense "
+    end = "; “+ tune”: tuned on calibration data toward the dense model, which is left as it is): "
+    assert table.caption.startswith(start) and end in table.caption
+    assert "(``+ shift'': corrected" in table.to_latex()
 
 
 def test_latex_is_a_booktabs_table_with_nothing_left_unescaped(frame):
