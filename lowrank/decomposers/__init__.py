@@ -2,6 +2,7 @@
 
 from lowrank.decomposers.alps import ALPS as ALPS
 from lowrank.decomposers.awq import AWQ as AWQ
+from lowrank.decomposers.block_low_rank import BlockLowRank as BlockLowRank
 from lowrank.decomposers.canonical_polyadic import CanonicalPolyadic as CanonicalPolyadic
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
@@ -17,6 +18,7 @@ from lowrank.decomposers.lora import merge as merge
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse
 from lowrank.decomposers.low_rank_times_sparse import LowRankTimesSparse as LowRankTimesSparse
 from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudePruning
+from lowrank.decomposers.monarch import Monarch as Monarch
 from lowrank.decomposers.prune_and_quantize import PruneAndQuantize as PruneAndQuantize
 from lowrank.decomposers.quantization import Quantization as Quantization
 from lowrank.decomposers.quantized_plus_low_rank import (

@@ -1,0 +1,78 @@
+"""Block low rank: a grid of blocks, as many singular values in each as it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.low_rank_blocks import Grid, fit, within
+from lowrank.decomposers.parts import better_than_svd
+from lowrank.decomposers.tucker2 import pair_of
+from lowrank.factorizations import Dense, DirectSum, Factorization, RegroupedProduct
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.norms import Diagonal, Gram, Identity, Norm
+
+
+@dataclass(frozen=True)
+class BlockLowRank(Decomposer):
+    """W cut into a grid of blocks, each of its own rank.
+
+    A singular value of a block costs height + width numbers, that of the whole matrix out + in. The
+    ranks are those with which the whitened blocks alone lose least, which is the optimum where no
+    two inputs of different blocks come together. Else the blocks are then fitted in turns in the
+    norm of the whole, each column of blocks exactly while the others stay.
+
+    It pays where parts of a matrix have a structure of their own: packed projections, the heads of
+    an attention, kernels of a smooth operator. Where rows and columns stand in no order, as in most
+    networks, one SVD of the whole is as near or nearer; it is returned, with a note, where it is.
+    One block is the truncated SVD.
+
+    Args:
+        compression_ratio: of this matrix alone, in bytes; at least 1.
+        blocks: how many (down, across).
+        iterations: passes over the columns of blocks, at least 0.
+        view: as which matrix a convolution's kernel is seen (see `Convolve`).
+
+    Source: Amestoy et al., SIAM J. Sci. Comput. 37(3), 2015 (block low rank); Hackbusch, Computing
+    62, 1999 (hierarchical matrices, of which it is the flat one).
+    """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
+
+    compression_ratio: float
+    blocks: tuple[int, int] = (2, 2)
+    iterations: int = 10
+    view: KernelView = "spatial"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.compression_ratio)
+        object.__setattr__(self, "blocks", pair_of("blocks", self.blocks))
+        check_integer("iterations", self.iterations, least=0)
+        check_one_of("view", self.view, KERNEL_VIEWS)
+
+    def kernel_view(self) -> KernelView:
+        return self.view
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        grid = Grid.of(weight, norm, self.blocks)
+        stored = 2 * self.blocks[0] * self.blocks[1]  # The ranks, in 2 bytes each.
+        available = (weight.nbytes / self.compression_ratio - stored) / weight.itemsize
+        ranks = within(grid, available)
+        if ranks is None:
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
+                f"{tuple(weight.shape)} in {self.blocks[0]} x {self.blocks[1]} blocks: it leaves "
+                f"{max(0, int(available))} numbers, less than one singular value for each row and "
+                "column of blocks. Lower it, or take fewer blocks."
+            )
+        columns = fit(grid, ranks, self.iterations)
+        rows = zip(*columns, strict=True)
+        left = [Dense(torch.cat([left for left, _ in row], dim=1)) for row in rows]
+        right = [Dense(torch.cat([right for _, right in column])) for column in columns]
+        form = RegroupedProduct(DirectSum(*left), DirectSum(*right), self.blocks, ranks)
+        return better_than_svd(weight, norm, form)

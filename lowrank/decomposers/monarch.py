@@ -1,0 +1,137 @@
+"""Monarch: two block-diagonal factors with a fixed permutation between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.low_rank_blocks import Grid, fit
+from lowrank.decomposers.parts import better_than_svd
+from lowrank.decomposers.tucker2 import pair_of
+from lowrank.factorizations import BlockDiagonal, Dense, Factorization, RegroupedProduct
+from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
+from lowrank.norms import Diagonal, Gram, Identity, Norm
+
+
+@dataclass(frozen=True)
+class Monarch(Decomposer):
+    """W ≈ block-diagonal × permutation × block-diagonal: a grid of blocks of rank 1 (or `rank`).
+
+    The factors' blocks are rows of W's blocks on the left, columns of them on the right, and the
+    permutation is fixed, so that nothing but the blocks is stored: rank · (out · across + in ·
+    down) numbers of a grid (down, across). The blocks' projections have a closed form, an SVD of
+    each, which in the identity and diagonal norms is the optimum. In the full norm it is the start
+    of coordinate descent: each column of blocks exactly while the others stay. The rows of a block
+    follow each other in W, where the paper takes every m-th: without a permutation of the outputs,
+    which is a matter of how they are numbered.
+
+    It runs as two batched products. It pays for what butterflies and Fourier-like transforms are
+    made of; trained weights are mostly nearer to one SVD of the whole, which is returned, with a
+    note, where it is.
+
+    Exactly one of `blocks` and `compression_ratio` is given.
+
+    Args:
+        blocks: how many (down, across), divisors of out and in.
+        compression_ratio: of this matrix alone, in bytes. Of all grids that reach it and have no
+            refinement that does, the one whose blocks alone lose least.
+        rank: of each block, at least 1.
+        iterations: passes over the columns of blocks in the full norm, at least 0.
+        view: as which matrix a convolution's kernel is seen (see `Convolve`).
+
+    Source: Dao et al., Monarch, ICML 2022, section 3 and theorem 1 (the projection).
+    """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
+
+    blocks: tuple[int, int] | None = None
+    compression_ratio: float | None = None
+    rank: int = 1
+    iterations: int = 10
+    view: KernelView = "channel"
+
+    def __post_init__(self) -> None:
+        if (self.blocks is None) == (self.compression_ratio is None):
+            raise ValueError(
+                "Monarch needs exactly one of blocks and compression_ratio, got "
+                f"blocks={self.blocks}, compression_ratio={self.compression_ratio}"
+            )
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", pair_of("blocks", self.blocks))
+        if self.compression_ratio is not None:
+            check_ratio(self.compression_ratio)
+        check_integer("rank", self.rank, least=1)
+        check_integer("iterations", self.iterations, least=0)
+        check_one_of("view", self.view, KERNEL_VIEWS)
+
+    def kernel_view(self) -> KernelView:
+        return self.view
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        blocks = self.blocks_for(weight, norm)
+        grid = Grid.of(weight, norm, blocks)
+        columns = fit(grid, torch.full(blocks, self.rank), self.iterations)
+        rows = [torch.cat([left for left, _ in row], dim=1) for row in zip(*columns, strict=True)]
+        rights = torch.cat([right for column in columns for _, right in column])
+        left = BlockDiagonal(blocks[0], Dense(torch.cat(rows)))
+        right = BlockDiagonal(blocks[1], Dense(rights))
+        ranks = torch.full((1, 1), self.rank)
+        return better_than_svd(weight, norm, RegroupedProduct(left, right, blocks, ranks))
+
+    def blocks_for(self, weight: Tensor, norm: Norm) -> tuple[int, int]:
+        """The grid that a weight of shape (out, in) is given.
+
+        Raises:
+            ValueError: blocks that are no divisors, or blocks of less than `rank` rows or columns;
+                no grid reaches `compression_ratio`.
+        """
+        out, inner = weight.shape
+        allowed = [
+            (down, across)
+            for down in divisors(out)
+            for across in divisors(inner)
+            if self.rank <= min(out // down, inner // across)
+        ]
+        if self.blocks is not None:
+            if self.blocks not in allowed:
+                raise ValueError(
+                    f"blocks={self.blocks} do not fit a weight of shape ({out}, {inner}): "
+                    f"{divisors(out)} blocks down and {divisors(inner)} across are possible, and "
+                    f"each has at least rank={self.rank} rows and columns"
+                )
+            return self.blocks
+        assert self.compression_ratio is not None
+        limit = (weight.nbytes / self.compression_ratio - 2) / weight.itemsize
+        fitting = [pair for pair in allowed if self.params(weight, pair) <= limit]
+        if not fitting:
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
+                f"({out}, {inner}): one block of rank {self.rank} gives "
+                f"{weight.numel() / self.params(weight, (1, 1)):.3g}. Lower it, or leave this "
+                "layer out with `where`."
+            )
+        finest = [pair for pair in fitting if not any(refines(other, pair) for other in fitting)]
+        return min(finest, key=lambda pair: self._lost(Grid.of(weight, norm, pair)))
+
+    def params(self, weight: Tensor, blocks: tuple[int, int]) -> int:
+        """Numbers in the factors of a weight (out, in)."""
+        return self.rank * (weight.shape[0] * blocks[1] + weight.shape[1] * blocks[0])
+
+    def _lost(self, grid: Grid) -> float:
+        """The squared error of the blocks alone."""
+        return sum(float(s[:, self.rank :].square().sum()) for s in grid.spectra())
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def refines(fine: tuple[int, int], coarse: tuple[int, int]) -> bool:
+    """Whether one grid cuts the blocks of the other, so that it is at least as near."""
+    return fine != coarse and fine[0] % coarse[0] == 0 and fine[1] % coarse[1] == 0
