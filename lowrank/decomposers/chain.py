@@ -34,8 +34,10 @@ class Chain(Decomposer):
     earlier step noted about it is kept.
 
     Args:
-        steps: the methods, first to act first; at least one. `norm` counts for the first alone,
-            because the rows and columns of its leaves are not those of the weight.
+        steps: the methods, first to act first; at least one. The first approximates the weight in
+            `norm`, which it has to know, all later ones the leaves before them in the identity
+            norm: the rows and columns of a leaf are not those of the weight. What steps lose in
+            `norm` together, `PruneAndQuantize` and `QuantizedPlusLowRank` make up for.
 
     Raises:
         ValueError: no step, something that is no decomposer, or the error of a step, with the

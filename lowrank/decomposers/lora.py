@@ -10,24 +10,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank import memo
 from lowrank.decomposers.checks import (
     check_integer,
     check_number,
     check_one_of,
     check_positive,
 )
-from lowrank.decomposers.decomposer import (
-    Decomposer,
-    check_norm,
-    check_rank,
-    generator_for,
-    working,
-)
-from lowrank.decomposers.low_rank import balanced
+from lowrank.decomposers.decomposer import Decomposer, check_rank, generator_for, working
+from lowrank.decomposers.low_rank import nearest
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
-from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.norms import IDENTITY, Norm
 
 # An SVD and the product of its factors are off by up to 50 roundings of the largest weight (seen on
 # matrices of rank 1 to 64 and up to 2000 rows), quantization to 8 bits by 2^14.
@@ -53,7 +46,10 @@ class LoRA(Decomposer):
       W up to rounding; a quantized base has less to represent, and nothing where W has no higher
       rank than the adapter, up to 128 roundings of its largest weight.
     - ``residual``: left @ right is the best approximation, of this rank, of what the base loses,
-      W − base(W) (LoftQ with one iteration). Never further from W than the base alone.
+      W − base(W) (LoftQ with one iteration). Never further from W in the norm than the base alone.
+      `QuantizedPlusLowRank` iterates, and stores the product in few bits.
+
+    The last two are best in the norm, the principal part too.
 
     Args:
         rank: inner dimension of the adapter, 1 ≤ rank ≤ min(out, in).
@@ -76,7 +72,7 @@ class LoRA(Decomposer):
     base: Decomposer | None = None
     seed: int = 0
 
-    # The norm is handed to the base, which says whether it knows it.
+    # The base says whether it knows the norm, too.
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:
@@ -148,8 +144,7 @@ def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
 
 
 def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
-    check_norm(norm, (Identity,), by="LoRA with init='pissa'")
-    left, right = _principal(weight, lora.rank, lora.scale)
+    left, right = _principal(lora, weight, norm)
     # The base holds what the factors as they are stored leave, and so their rounding too.
     rest = working(weight) - lora.scale * (working(left) @ working(right))
     # All of W is in the factors: a base is not to represent their rounding, for which it may have
@@ -161,7 +156,6 @@ def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
 
 
 def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
-    check_norm(norm, (Identity,), by="LoRA with init='residual'")
     base = lora.frozen(weight, norm)
     with torch.no_grad():
         residual = working(weight) - working(base.to_dense())
@@ -172,14 +166,15 @@ def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
             f"{f' ({base.note})' if base.note else ''}. Use init='zero', or a base that loses "
             "something."
         )
-    return base, *_principal(residual, lora.rank, lora.scale)
+    left, right = _principal(lora, residual, norm)
+    return base, left.to(weight.dtype), right.to(weight.dtype)
 
 
-def _principal(matrix: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
-    """left, right with scale · left @ right the best approximation of `matrix` of that rank."""
-    u, s, vh = memo.svd(working(matrix))
-    left, right = balanced(u[:, :rank], s[:rank] / scale, vh[:rank])
-    return left.to(matrix.dtype), right.to(matrix.dtype)
+def _principal(lora: LoRA, matrix: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """left, right with scale · left @ right nearest to `matrix`, in its dtype."""
+    left, right, _ = nearest(matrix, lora.rank, norm)
+    share = lora.scale**-0.5
+    return (share * left).to(matrix.dtype), (share * right).to(matrix.dtype)
 
 
 STARTS: dict[str, Callable[[LoRA, Tensor, Norm], Start]] = {

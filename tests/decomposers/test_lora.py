@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowrank.decomposers import (
+    GPTQ,
     LoRA,
     MagnitudePruning,
     Quantization,
@@ -15,6 +16,7 @@ from lowrank.decomposers import (
     merge,
 )
 from lowrank.factorizations import Dense, Product, Quantized, Scaled, Sparse, Sum
+from lowrank.norms import Diagonal, Gram
 
 
 def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
@@ -51,6 +53,35 @@ LOSING = {name: base for name, base in BASES.items() if base is not None}
 
 def of_base(base, weight: Tensor) -> Tensor:
     return weight if base is None else base.decompose(weight).to_dense().detach()
+
+
+def norm_of(name: str):
+    inputs = random(30, 60, seed=3) * torch.linspace(0.2, 2, 30)[:, None]
+    moment, rows = inputs @ inputs.T / 60, torch.linspace(0.5, 2, 20).double()
+    return {"diagonal": Diagonal(moment.diagonal(), rows), "full": Gram(moment, rows)}[name]
+
+
+@pytest.mark.parametrize("name", ["diagonal", "full"])
+class TestNorms:
+    """In the norm the error is the tail of the whitened spectrum of what is approximated."""
+
+    def tail(self, matrix: Tensor, norm, rank: int) -> float:
+        return float(torch.linalg.svdvals(norm.whiten(matrix))[rank:].norm())
+
+    def test_residual_is_the_nearest_to_what_the_base_loses(self, name):
+        weight, norm, base = random(20, 30), norm_of(name), GPTQ(2, 10)
+        form = LoRA(3, 6, init="residual", base=base).decompose(weight, norm)
+        missed = weight - base.decompose(weight, norm).to_dense()
+        error = norm(weight - form.to_dense())
+        assert error == pytest.approx(self.tail(missed, norm, 3), rel=1e-9)
+        assert error < norm(missed)
+
+    def test_pissa_trains_the_principal_part(self, name):
+        weight, norm = random(20, 30), norm_of(name)
+        base, left, right, scale = pieces(LoRA(3, 6, init="pissa").decompose(weight, norm))
+        rest = weight - scale * left @ right
+        assert norm(rest) == pytest.approx(self.tail(weight, norm, 3), rel=1e-9)
+        torch.testing.assert_close(base.to_dense().detach(), rest)
 
 
 class TestZero:
