@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,41 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
         "a second moment stays indefinite with its mean added to its diagonal: it is no second "
         "moment. Calibrate anew."
     )
+
+
+def eliminate(
+    rest: Tensor, factor: Tensor, edges: Sequence[int], settle: Callable[[int, int], Tensor]
+) -> Tensor:
+    """Settle columns block by block, the columns after each making up for its errors.
+
+    What one half of the blocks leaves is added to the other half at once, and so on within each
+    half: products of large matrices instead of a pass over all that follows for every block.
+
+    Args:
+        rest: the columns, a column a row, (n, out); changed.
+        factor: U of `inverse_factor` for them, (n, n).
+        edges: where blocks begin, and the end: 0, …, n.
+        settle: given the first column of a block and the one after its last, with all before made
+            up for in `rest`, the errors of the block.
+
+    Returns:
+        The errors, (n, out): what columns lose, in units of their rows of U.
+    """
+    errors = torch.empty_like(rest)
+
+    def settle_blocks(first: int, last: int) -> None:
+        if last - first == 1:
+            begin, end = edges[first], edges[last]
+            errors[begin:end] = settle(begin, end)
+            return
+        middle = (first + last) // 2
+        settle_blocks(first, middle)
+        begin, half, end = edges[first], edges[middle], edges[last]
+        rest[half:end].addmm_(factor[begin:half, half:end].T, errors[begin:half], alpha=-1)
+        settle_blocks(middle, last)
+
+    settle_blocks(0, len(edges) - 1)
+    return errors
 
 
 def raised(share: float) -> str:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import UNPAIRED, has_pairs, inverse_factor, raised
+from lowrank.decomposers.curvature import (
+    UNPAIRED,
+    eliminate,
+    has_pairs,
+    inverse_factor,
+    raised,
+)
 from lowrank.decomposers.magnitude_pruning import relative
 from lowrank.decomposers.patterns import NOfM, descending
 from lowrank.decomposers.pruning import Pruning
@@ -18,8 +24,8 @@ from lowrank.decomposers.survivors import exact_update
 from lowrank.factorizations import Factorization, Sparse
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 
-# Columns after which what they leave is added to all that follow, at once: faster, else the same.
-LAZY = 128
+# Columns after which what they leave is added to others, at once: faster, else the same.
+BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -84,26 +90,30 @@ class SparseGPT(Pruning):
     def _eliminate(self, weight: Tensor, factor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Values (float64) and mask, both (out, in)."""
         choose, width = self._chooser(weight, factor, rows)
-        values, columns = weight.double().clone(), weight.shape[1]
-        kept = torch.ones_like(values, dtype=torch.bool)
-        lazy = width * -(-LAZY // width)
-        for start in range(0, columns, lazy):
-            stop = min(start + lazy, columns)
-            errors = values.new_zeros(len(values), stop - start)
-            for column in range(start, stop):
-                if column % width == 0:
-                    block = slice(column, min(column + width, columns))
-                    kept[:, block] = choose(values, block)
-                error = values[:, column] * ~kept[:, column] / factor[column, column]
-                values[:, column:stop] -= error[:, None] * factor[column, column:stop]
-                errors[:, column - start] = error
-            values[:, stop:] -= errors @ factor[start:stop, stop:]
-        return values * kept, kept
+        columns = weight.shape[1]
+        # Transposed, so that a column lies in one piece.
+        rest = weight.double().T.clone(memory_format=torch.contiguous_format)
+        kept = torch.ones_like(rest, dtype=torch.bool)
+
+        def settle_block(begin: int, end: int) -> Tensor:
+            block = slice(begin, end)
+            kept[block] = choose(rest[block].T, block).T
+            inner = factor[block, block]
+            edges = [*range(0, end - begin, BLOCK), end - begin]
+            return eliminate(
+                rest[block],
+                inner,
+                edges,
+                lambda a, b: settle(rest[block], kept[block], inner, a, b),
+            )
+
+        eliminate(rest, factor, [*range(0, columns, width), columns], settle_block)
+        return (rest * kept).T, kept.T
 
     def _chooser(
         self, weight: Tensor, factor: Tensor, rows: Tensor
     ) -> tuple[Callable[[Tensor, slice], Tensor], int]:
-        """What gives the mask of a block of columns of the values, and how wide the blocks are."""
+        """What gives the mask of a block of columns from its values, and how wide blocks are."""
         pattern, columns = self._pattern, weight.shape[1]
         grid = pattern.grid((weight.shape[0], columns))
         total = self._count(weight, grid, weight)
@@ -112,10 +122,24 @@ class SparseGPT(Pruning):
         importance = relative(rows)[:, None] * importance
 
         def choose(values: Tensor, block: slice) -> Tensor:
-            losses = relative(values[:, block].abs()).square() * importance[:, block]
+            losses = relative(values.abs()).square() * importance[:, block]
             count = None
             if total is not None:  # The blocks together keep as many as the matrix must.
                 count = total * block.stop // columns - total * block.start // columns
             return pattern.keep(losses, count, descending)
 
         return choose, pattern.m if isinstance(pattern, NOfM) else self.block_size
+
+
+def settle(rest: Tensor, kept: Tensor, factor: Tensor, begin: int, end: int) -> Tensor:
+    """The errors of columns begin to end, (end − begin, out), those that follow brought up to date.
+
+    Args:
+        rest, kept: columns and their masks, a column a row, (n, out).
+        factor: U for them, (n, n).
+    """
+    errors = torch.zeros_like(rest[begin:end])
+    for step, column in enumerate(range(begin, end)):
+        rest[column].addmv_(errors[:step].T, factor[begin:column, column], alpha=-1)
+        torch.mul(rest[column], ~kept[column], out=errors[step]).div_(factor[column, column])
+    return errors

@@ -108,12 +108,12 @@ def test_it_is_the_elimination_of_one_column_after_the_other(method, shape, by_r
     assert form.note == ""
 
 
-def test_the_lazy_addition_of_errors_changes_nothing(monkeypatch):
+def test_the_blocks_in_which_errors_are_added_change_nothing(monkeypatch):
     weight, norm = random(12, 50), gram(correlated(80, 50))
     for options in ({"sparsity": 0.6, "block_size": 7}, {"pattern": "2:4"}):
         method = SparseGPT(**options, update="sequential")
         at_once = method.decompose(weight, norm).to_dense()
-        monkeypatch.setattr("lowrank.decomposers.sparsegpt.LAZY", 8)
+        monkeypatch.setattr("lowrank.decomposers.sparsegpt.BLOCK", 3)
         torch.testing.assert_close(method.decompose(weight, norm).to_dense(), at_once)
         monkeypatch.undo()
 
