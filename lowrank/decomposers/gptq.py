@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import UNPAIRED, has_pairs, inverse_factor, raised
+from lowrank.decomposers.curvature import (
+    UNPAIRED,
+    eliminate,
+    has_pairs,
+    inverse_factor,
+    raised,
+)
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.quantization import round_to_nearest
 from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
@@ -123,18 +129,24 @@ class GPTQ(Decomposer):
         order, factor = elimination.order, elimination.factor
         rest = weight.double().T[order].contiguous()
         largest = nearest.scale.abs().max()
-        for first, last in elimination.runs(result.width if is_dynamic else len(order)):
+
+        def settle_run(first: int, last: int) -> Tensor:
             if is_dynamic:
                 counts = elimination.strength[first:last].expand(len(weight), -1)
                 levels = self.rounding().fit(rest[first:last].T.contiguous(), counts, largest)
                 group = int(order[first]) // result.width
                 result.scale[group], result.zero[group] = levels.scale, levels.zero
-            # A block never goes on into the next group, whose columns must be up to date.
-            for begin in range(first, last, BLOCK):
-                end = min(begin + BLOCK, last)
-                within = factor[begin:end, begin:end]
-                errors = result.eliminate(rest[begin:end], order[begin:end], within)
-                rest[end:] -= factor[begin:end, end:].T @ errors
+            columns, within = order[first:last], factor[first:last, first:last]
+
+            def settle(begin: int, end: int) -> Tensor:
+                part = slice(begin, end)
+                return result.eliminate(rest[first:last][part], columns[part], within[part, part])
+
+            edges = [*range(0, last - first, BLOCK), last - first]
+            return eliminate(rest[first:last], within, edges, settle)
+
+        # Groups that are fitted when their turn comes must be up to date as a whole.
+        eliminate(rest, factor, elimination.edges(result.width if is_dynamic else None), settle_run)
         return result
 
 
@@ -152,11 +164,11 @@ class Elimination:
     factor: Tensor
     strength: Tensor
 
-    def runs(self, width: int) -> list[tuple[int, int]]:
-        """Where columns of one group of that width follow each other: first and after the last."""
-        lengths = torch.unique_consecutive(self.order // width, return_counts=True)[1].tolist()
-        ends = list(accumulate(lengths))
-        return list(zip([0, *ends], ends, strict=False))
+    def edges(self, width: int | None) -> list[int]:
+        """Where runs of columns of one group of that width begin, and the end; None: one group."""
+        groups = self.order // (width or len(self.order))
+        lengths = torch.unique_consecutive(groups, return_counts=True)[1].tolist()
+        return [0, *accumulate(lengths)]
 
 
 def without_dead(moment: Tensor) -> Tensor:

@@ -63,10 +63,10 @@ class RoundedColumns:
         group = torch.arange(len(self.codes), device=self.codes.device) // self.width
         return (self.codes - self.zero[group]) * self.scale[group]
 
-    def levels(self, column: int) -> Grid:
-        """Those of each entry of a column."""
-        group = column // self.width
-        return Grid(self.bits, self.scale[group], self.zero[group])
+    def levels(self, columns: Tensor) -> Levels:
+        """Those of some columns, (n,)."""
+        group = columns // self.width
+        return Levels(2**self.bits - 1, self.scale[group], self.zero[group])
 
     def better_rows(
         self, other: RoundedColumns, weight: Tensor, moment: Tensor
@@ -91,13 +91,12 @@ class RoundedColumns:
         Returns:
             What columns beyond these must lose, in units of their rows of U: shape (n, out).
         """
-        errors = torch.empty_like(rest)
-        for step, column in enumerate(columns.tolist()):
-            levels = self.levels(column)
-            codes = levels.codes(rest[step, :, None])
-            self.codes[column] = codes[:, 0]
-            errors[step] = (rest[step] - levels.values(codes)[:, 0]) / factor[step, step]
-            rest[step + 1 :] -= torch.outer(factor[step, step + 1 :], errors[step])
+        errors, codes, levels = torch.empty_like(rest), torch.empty_like(rest), self.levels(columns)
+        for step in range(len(columns)):
+            rest[step].addmv_(errors[:step].T, factor[:step, step], alpha=-1)
+            torch.sub(rest[step], levels.round(rest[step], step, codes[step]), out=errors[step])
+            errors[step].div_(factor[step, step])
+        self.codes[columns] = codes
         return errors
 
     def descend(self, weight: Tensor, moment: Tensor, order: Tensor) -> None:
@@ -113,15 +112,31 @@ class RoundedColumns:
         missing = weight.double().T - self.dense()
         for columns in order.split(BLOCK):
             pull, within = moment[columns] @ missing, moment[columns][:, columns]
-            for step, column in enumerate(columns.tolist()):
-                levels = self.levels(column)
-                before = levels.values(self.codes[column, :, None])
-                codes = levels.codes(before + (pull[step] / within[step, step])[:, None])
-                change = (levels.values(codes) - before)[:, 0]
-                self.codes[column] = codes[:, 0]
-                missing[column] -= change
-                pull[step + 1 :] -= torch.outer(within[step + 1 :, step], change)
+            levels, codes = self.levels(columns), self.codes[columns]
+            before = (codes - levels.zero) * levels.scale
+            changes = torch.empty_like(pull)
+            for step in range(len(columns)):
+                pull[step].addmv_(changes[:step].T, within[step, :step], alpha=-1)
+                wanted = pull[step].div_(within[step, step]).add_(before[step])
+                torch.sub(levels.round(wanted, step, codes[step]), before[step], out=changes[step])
+            self.codes[columns] = codes
+            missing[columns] -= changes
 
     def _squared_errors(self, weight: Tensor, moment: Tensor) -> Tensor:
         missing = weight.double().T - self.dense()
         return ((moment @ missing) * missing).sum(dim=0)
+
+
+class Levels:
+    """The levels 0..`top` less a zero, times a scale, of each entry of some columns, (n, out)."""
+
+    def __init__(self, top: int, scale: Tensor, zero: Tensor) -> None:
+        self.top, self.scale, self.zero = top, scale, zero
+        # A group of scale 0 has one level.
+        self._divisor = scale.where(scale != 0, torch.inf)
+
+    def round(self, values: Tensor, column: int, codes: Tensor) -> Tensor:
+        """The levels nearest to one column's values (out,); `codes` becomes those of them."""
+        torch.div(values, self._divisor[column], out=codes)
+        codes.add_(self.zero[column]).round_().clamp_(0, self.top)
+        return (codes - self.zero[column]).mul_(self.scale[column])
