@@ -152,14 +152,10 @@ def _row_codes(work: Work) -> tuple[Tensor, Tensor] | None:
     levels = codes - _zeros(form).expand(rows)[:, None]
     if not torch.equal(levels, levels.round()) or levels.min() < -128 or levels.max() > 127:
         return None
-    scale = form.scale.float().expand(rows).contiguous()
-    if bool((scale <= 0).any()):
-        # The other sign moves to the codes, which then must fit with it.
-        levels, scale = levels * scale.sign()[:, None], scale.abs()
-        if levels.max() > 127:
-            return None
-        scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
-    return levels.to(torch.int8), scale
+    scale = form.scale.float().expand(rows)
+    # The scales keep their signs, with which all levels of 8 bits fit.
+    used = scale != 0
+    return (levels * used[:, None]).to(torch.int8), torch.where(used, scale, 1.0)
 
 
 def _zeros(form: Quantized) -> Tensor:

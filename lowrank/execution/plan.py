@@ -11,6 +11,8 @@ from typing import Any
 from lowrank.execution.kernel import Accuracy
 
 FACTORED = "factored"
+# Those that any weight could run by, with the same outputs.
+DENSE_KERNELS = ("dense", "columns", "transposed", "packed")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ class LayerPlan:
     speedup: float = 1.0
     packed_bytes: int = 0
     trials: tuple[Trial, ...] = ()
+
+    @property
+    def speedup_over_best_dense(self) -> float:
+        """Speed-up over the fastest way to multiply the whole matrix, which `speedup` is not.
+
+        `nn.Linear` is not always that: a dense layer, too, would gain from another layout.
+        """
+        dense = [t.speedup for t in self.trials if t.kernel in DENSE_KERNELS and t.speedup]
+        return self.speedup / max(dense, default=1.0)
 
     def is_of(self, trial: Trial) -> bool:
         """Whether this is the kernel that was chosen."""

@@ -17,9 +17,9 @@ LEAST_ROUNDS = 5
 BLOCK_SECONDS = 0.0002
 # A kernel whose first timed pass takes so many times that of the first kernel is not timed again.
 HOPELESS = 2.0
-# Shorter passes are timed after one that brings their weights back into the cache, as in a model
+# Shorter passes are timed after some that bring their weights back into the cache, as in a model
 # that runs again and again; for longer ones it makes no difference.
-WARMED_SECONDS = 0.02
+WARMED_SECONDS, WARM_PASSES = 0.02, 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def race(runs: Sequence[Run], x: Tensor, seconds: float) -> list[Timed]:
         while len(times[0]) < LEAST_ROUNDS or time.perf_counter() - started < seconds:
             order = going if len(times[0]) % 2 == 0 else going[::-1]
             for index in order:
-                if first[index] < WARMED_SECONDS:
+                for _ in range(WARM_PASSES if first[index] < WARMED_SECONDS else 0):
                     runs[index](x)
                 times[index].append(block(runs[index], x, passes[index], clock))
     return [_timed(times[0], own or [first[i]], first[0]) for i, own in enumerate(times)]

@@ -16,6 +16,7 @@ from lowrank.measure.quality import Observed, evaluate
 from lowrank.measure.size import body_bytes, nbytes, params, trainable_bytes, trainable_params
 
 if TYPE_CHECKING:
+    from lowrank.execution.kernel import Accuracy
     from lowrank.report import LayerReport
     from lowrank.tasks.task import Task
 
@@ -29,6 +30,9 @@ class MeasureSettings:
         latency_batch_sizes: batch sizes at which the models are timed; none to leave it out.
         latency_seconds: about how long one comparison of latency takes; see `compare_latency`.
         threads: CPU threads while timing; those that torch uses if not given.
+        optimize: time the compressed model with the kernels that `lowrank.execution.optimize_for`
+            chooses for each batch size, none of which changes more than this accuracy ("exact",
+            "bfloat16", "int8"); None to time it as it runs itself.
         harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
         harness_limit: examples of each of them; all if not given.
     """
@@ -37,6 +41,7 @@ class MeasureSettings:
     latency_batch_sizes: tuple[int, ...] = (1, 256)
     latency_seconds: float = 0.2
     threads: int | None = None
+    optimize: Accuracy | None = None
     harness_tasks: tuple[str, ...] = ()
     harness_limit: int | None = None
 
@@ -48,6 +53,10 @@ class MeasureSettings:
             raise ValueError(f"latency_seconds={self.latency_seconds} must be above 0")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1")
+        if self.optimize is not None:
+            from lowrank.execution.kernel import check_accuracy  # Needs parts of this package.
+
+            check_accuracy(self.optimize)
         if self.harness_limit is not None and self.harness_limit < 1:
             raise ValueError(f"harness_limit={self.harness_limit} must be at least 1")
         if self.harness_tasks:
@@ -113,24 +122,45 @@ def compare(
     """The parts of a record that set two models side by side, and those they are made of.
 
     Returns:
-        "dense", "compressed", "ratios" and "latency" (one entry for each batch size).
+        "dense", "compressed", "ratios" and "latency" (one entry for each batch size). Where models
+        are optimised, an entry of latency has the "kernels" in a line, and "execution" has the
+        plan for each batch size; if kernels change more than rounding does, also the "quality" of
+        the model that was timed.
     """
-    latencies = [
-        compare_latency(
-            dense.model,
-            compressed.model,
-            task.example(batch_size),
-            settings.latency_seconds,
-            settings.threads,
-        )
-        for batch_size in settings.latency_batch_sizes
+    timed = [
+        _timed(dense, compressed.model, task, size, settings)
+        for size in settings.latency_batch_sizes
     ]
-    return {
+    found = {
         "dense": dense.values,
         "compressed": compressed.values,
         "ratios": ratios(dense.values, compressed.values, layers),
-        "latency": [asdict(latency) for latency in latencies],
+        "latency": [latency for latency, _ in timed],
     }
+    return found | ({} if settings.optimize is None else {"execution": [plan for _, plan in timed]})
+
+
+def _timed(
+    dense: Measured, model: nn.Module, task: Task, batch_size: int, settings: MeasureSettings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The latency of a model at one batch size, and how it was run, as parts of a record."""
+    # Not at the top, because the kernels need parts of this package.
+    from lowrank.execution import Search, optimize_for
+
+    example, execution, kernels = task.example(batch_size), {}, {}
+    if settings.optimize is not None:
+        search = Search(settings.latency_seconds / 10, settings.threads)
+        optimized = optimize_for(model, example, settings.optimize, search=search)
+        model = optimized.model
+        kernels = {"kernels": optimized.plan.summary()}
+        execution = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
+        if settings.optimize != "exact":
+            quality = evaluate(model, task, batch_size=settings.batch_size)
+            execution |= {"quality": quality.metrics}
+    latency = compare_latency(
+        dense.model, model, example, settings.latency_seconds, settings.threads
+    )
+    return asdict(latency) | kernels, execution
 
 
 def ratios(

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lowrank.compress import compress
 from lowrank.decomposers import TruncatedSVD
+from lowrank.execution import Plan
 from lowrank.measure import MeasureSettings, compare, measure, measure_model, ratios
 from lowrank.tasks.task import Split, SplitName, Task
 
@@ -127,8 +128,26 @@ def test_nothing_compressed_is_nothing_to_compare():
         ({"latency_batch_sizes": (1, 0)}, "batch sizes must be at least 1"),
         ({"latency_seconds": 0}, "latency_seconds=0 must be above 0"),
         ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"optimize": "fast"}, "accuracy='fast' does not exist: give 'exact'"),
     ],
 )
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         MeasureSettings(**options)
+
+
+def test_optimised_models_are_timed_and_named():
+    task = RampTask()
+    settings = replace(SETTINGS, threads=1, optimize="int8")
+    small = compress(task.model(), TruncatedSVD(rank=2))
+    before = measure(task.model(), task, settings)
+    after = measure(small.model, task, settings, before)
+    found = compare(before, after, small.layers, task, settings)
+    assert [entry["batch_size"] for entry in found["execution"]] == [1, 3]
+    for latency, entry in zip(found["latency"], found["execution"], strict=True):
+        assert latency["kernels"] == Plan.from_json(entry["plan"]).summary() != ""
+        assert entry["quality"].keys() == {"top1", "loss"}
+    exact = compare(before, after, small.layers, task, replace(settings, optimize="exact"))
+    assert "quality" not in exact["execution"][0]
+    plain = compare(before, after, small.layers, task, SETTINGS)
+    assert "execution" not in plain and "kernels" not in plain["latency"][0]
