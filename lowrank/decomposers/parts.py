@@ -93,7 +93,9 @@ def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | N
         return Dense(weight.clone())
     grid = BlockGrid((weight.shape[0], weight.shape[1]))
     count = budget.affordable(grid, limit, weight.itemsize)
-    return ALPS(sparsity=1 - count / grid.count).decompose(weight, norm) if count else None
+    if not count:
+        return None
+    return ALPS(sparsity=1 - count / grid.count, iterations=30).decompose(weight, norm)
 
 
 def quantized_within(weight: Tensor, norm: Norm, method: GPTQ, limit: float) -> list[Factorization]:
