@@ -37,6 +37,7 @@ from lowrank.decomposers import (
     QuantizedPlusLowRank,
     RandomPruning,
     RobustPCA,
+    SparseFactors,
     SparseGPT,
     TruncatedSVD,
     Tucker2,
@@ -147,6 +148,12 @@ ROWS = {
         ALL * 2 // 3,
         {f"{side}.blocks.{place}.weight" for side in ("left", "right") for place in (0, 1)},
         Gram(moment()),
+    ),
+    "sparse factors": Row(
+        SparseFactors(2),
+        {Product, Sparse, Dense},
+        ALL,
+        {"factors.0.values.weight", "factors.1.values.weight"},
     ),
     "magnitude": Row(MagnitudePruning(0.9), {Sparse, Dense}, 87, VALUES),
     "magnitude ratio": Row(

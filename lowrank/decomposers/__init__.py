@@ -26,6 +26,7 @@ from lowrank.decomposers.quantized_plus_low_rank import (
 )
 from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
 from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
+from lowrank.decomposers.sparse_factors import SparseFactors as SparseFactors
 from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD
 from lowrank.decomposers.tucker2 import Tucker2 as Tucker2
