@@ -12,7 +12,6 @@ from torch import Tensor
 from lowrank.decomposers.checks import check_integer
 from lowrank.decomposers.curvature import UNPAIRED, has_pairs
 from lowrank.decomposers.magnitude_pruning import relative
-from lowrank.decomposers.patterns import descending
 from lowrank.decomposers.pruning import Pruning
 from lowrank.decomposers.survivors import correlations, exact_update
 from lowrank.factorizations import Factorization, Sparse
@@ -87,9 +86,7 @@ class ALPS(Pruning):
         # Blocks at the edge are smaller. As many are kept as fit whichever they are.
         sizes = grid.sum(torch.ones_like(weight, dtype=torch.float64))
         count = self._count(weight, grid, sizes)
-        return lambda matrix: grid.expand(
-            pattern.keep(grid.sum(matrix.square()), count, descending)
-        )
+        return lambda matrix: grid.expand(pattern.keep(grid.sum(matrix.square()), count, once=True))
 
 
 def alternate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,16 +33,13 @@ class Pattern(ABC):
         compared within itself."""
 
     @abstractmethod
-    def keep(
-        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def keep(self, scores: Tensor, count: int | None, once: bool = False) -> Tensor:
         """The mask of the blocks with the largest scores, equal ones from the first on.
 
         Args:
             scores: importance of each block, shape `grid(shape).size`.
             count: how many are kept in each set; None for a pattern that is not counted.
-            order: how to sort; None: `ranking`, which keeps what it sorted. `descending` does not,
-                for scores that never come again.
+            once: the scores never come again; if not, they are sorted for every count.
         """
 
 
@@ -70,13 +66,13 @@ class Blocks(Pattern):
     def sets(self, size: tuple[int, int]) -> int:
         return size[0] if self.in_each_row else 1
 
-    def keep(
-        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def keep(self, scores: Tensor, count: int | None, once: bool = False) -> Tensor:
         assert count is not None
         rows = scores.reshape(self.sets((scores.shape[0], scores.shape[1])), -1)
+        if once:
+            return largest(rows, count).view(scores.shape)
         kept = torch.zeros_like(rows, dtype=torch.bool)
-        return kept.scatter_(1, (order or ranking)(rows)[:, :count], True).view(scores.shape)
+        return kept.scatter_(1, ranking(rows)[:, :count], True).view(scores.shape)
 
 
 @dataclass(frozen=True)
@@ -99,9 +95,7 @@ class NOfM(Pattern):
     def sets(self, size: tuple[int, int]) -> int:
         return size[0] * -(-size[1] // self.m)
 
-    def keep(
-        self, scores: Tensor, count: int | None, order: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def keep(self, scores: Tensor, count: int | None, once: bool = False) -> Tensor:
         rows, columns = scores.shape
         groups = F.pad(scores, (0, -columns % self.m), value=-torch.inf).view(rows, -1, self.m)
         best = descending(groups)
@@ -154,6 +148,19 @@ def descending(scores: Tensor) -> Tensor:
     Same shape, int64.
     """
     return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """The mask of the `count` largest scores of each row (rows, n), equal ones from the first on.
+
+    That of the first places of `descending`, without sorting: several times as fast.
+    """
+    if count < 1:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    least = scores.kthvalue(scores.shape[1] - count + 1, dim=1, keepdim=True).values
+    above, level = scores > least, scores == least
+    missing = count - above.sum(dim=1, keepdim=True)
+    return above | (level & (level.cumsum(dim=1) <= missing))
 
 
 @memoised

@@ -18,7 +18,7 @@ from lowrank.decomposers.curvature import (
     raised,
 )
 from lowrank.decomposers.magnitude_pruning import relative
-from lowrank.decomposers.patterns import NOfM, descending
+from lowrank.decomposers.patterns import NOfM
 from lowrank.decomposers.pruning import Pruning
 from lowrank.decomposers.survivors import exact_update
 from lowrank.factorizations import Factorization, Sparse
@@ -126,7 +126,7 @@ class SparseGPT(Pruning):
             count = None
             if total is not None:  # The blocks together keep as many as the matrix must.
                 count = total * block.stop // columns - total * block.start // columns
-            return pattern.keep(losses, count, descending)
+            return pattern.keep(losses, count, once=True)
 
         return choose, pattern.m if isinstance(pattern, NOfM) else self.block_size
 

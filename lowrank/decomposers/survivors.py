@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.decomposers.curvature import has_pairs
@@ -13,8 +14,9 @@ SINGULAR = 1e-10
 # Squared pivots above which an inverse keeps half of the digits.
 REGULAR = 1e-6
 
-# Numbers in the systems that are solved together.
-PIECE = 2**24
+# Numbers in the systems that are solved together: on a CPU those that stay in its cache.
+PIECE = 2**20
+ACCELERATED_PIECE = 2**26
 
 
 def exact_update(weight: Tensor, kept: Tensor, moment: Tensor) -> Tensor:
@@ -75,19 +77,22 @@ def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
 def solve_in_pieces(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
     """`solve_on` for as many rows at a time as fit in memory, those of equally many places."""
     solution = torch.zeros_like(right)
-    order = kept.sum(dim=1).argsort(stable=True)
+    counts = kept.sum(dim=1)
+    piece = PIECE if moment.device.type == "cpu" else ACCELERATED_PIECE
+    padded = F.pad(moment, (0, 1, 0, 1))
     # The systems of a piece are as large as its largest.
-    for rows in order.split(max(1, PIECE // len(moment) ** 2)):
-        solution[rows] = solve_on(kept[rows], moment, right[rows])
+    for rows in counts.argsort(stable=True).split(max(1, piece // max(1, int(counts.max())) ** 2)):
+        solution[rows] = solve_on(kept[rows], padded, right[rows])
     return solution
 
 
-def solve_on(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
+def solve_on(kept: Tensor, padded: Tensor, right: Tensor) -> Tensor:
     """For each row the solution of moment[S, S] x[S] = right[S] on its own kept places S.
 
     Args:
         kept: masks, shape (rows, in).
-        moment: (in, in), ones on the diagonal.
+        padded: the moment, ones on the diagonal, with a row and a column of zeros more, which fill
+            up the systems of rows that keep fewer: (in + 1, in + 1).
         right: (rows, in).
 
     Returns:
@@ -96,11 +101,13 @@ def solve_on(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
     width = max(1, int(kept.sum(dim=1).max()))
     places = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
     valid = kept.gather(1, places)
-    system = moment[places[:, :, None], places[:, None, :]]
-    system = system * (valid[:, :, None] & valid[:, None, :]) + torch.diag_embed((~valid).double())
-    wanted = (right.gather(1, places) * valid)[:, :, None]
+    places = places.where(valid, kept.shape[1])
+    system = padded[places[:, :, None], places[:, None, :]]
+    system.diagonal(dim1=1, dim2=2).add_(~valid)
+    wanted = F.pad(right, (0, 1)).gather(1, places)[:, :, None]
     factor, failed = torch.linalg.cholesky_ex(system)
-    solution = torch.cholesky_solve(wanted, factor)
+    solution = torch.linalg.solve_triangular(factor, wanted, upper=False)
+    solution = torch.linalg.solve_triangular(factor.mT, solution, upper=True)
     pivots = factor.diagonal(dim1=1, dim2=2).square().amin(dim=1)
     singular = (failed > 0) | ~(pivots > SINGULAR)
     if bool(singular.any()):
@@ -108,4 +115,5 @@ def solve_on(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
         regular = values > SINGULAR * values[:, -1:]
         inverse = torch.where(regular, 1 / values.where(regular, 1), 0)[:, :, None]
         solution[singular] = vectors @ (inverse * (vectors.mT @ wanted[singular]))
-    return torch.zeros_like(right).scatter_(1, places, solution[:, :, 0] * valid)
+    found = right.new_zeros(len(right), len(padded))
+    return found.scatter_(1, places, solution[:, :, 0])[:, :-1]

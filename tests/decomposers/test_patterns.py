@@ -1,0 +1,21 @@
+"""Selection without sorting selects what sorting does."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowrank.decomposers.patterns import descending, largest
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.integers(1, 4), st.integers(1, 12))
+def test_the_largest_are_the_first_in_descending_order(data, rows, columns):
+    """Few different values, so that many are equal."""
+    values = st.sampled_from([0.0, 0.5, 1.0, 2.0, float("inf"), 1e-300])
+    scores = torch.tensor(
+        [[data.draw(values) for _ in range(columns)] for _ in range(rows)], dtype=torch.float64
+    )
+    count = data.draw(st.integers(0, columns))
+    expected = torch.zeros_like(scores, dtype=torch.bool)
+    expected.scatter_(1, descending(scores)[:, :count], True)
+    assert torch.equal(largest(scores, count), expected)
