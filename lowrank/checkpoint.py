@@ -69,10 +69,24 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     tensors |= {alias: tensors[name] for alias, name in structure["aliases"].items()}
     _check_fit(model.state_dict(), tensors)
     model.load_state_dict(tensors)
+    for alias, name in structure["aliases"].items():
+        _tie(model, alias, name)
     frozen = set(structure["frozen"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return model
+
+
+def _tie(model: nn.Module, alias: str, name: str) -> None:
+    """Make one tensor again of two names that were one, such as a basis that layers share."""
+    (path, _, own), (source, _, theirs) = alias.rpartition("."), name.rpartition(".")
+    module, other = model.get_submodule(path), model.get_submodule(source)
+    for store, stored in (
+        (module._parameters, other._parameters),
+        (module._buffers, other._buffers),
+    ):
+        if own in store and theirs in stored:
+            store[own] = stored[theirs]  # type: ignore[assignment]
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -14,7 +14,7 @@ from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import Factorization, Scaled
 from lowrank.factorizations.operations import KernelView
-from lowrank.report import Compressed, LayerReport, report
+from lowrank.report import Compressed, LayerReport, count_once, report
 from lowrank.select import Select
 from lowrank.sites import naming, replace_module
 
@@ -70,6 +70,7 @@ def compress(
     memo: dict[int, Any] = {id(site.weight): site.weight for site in sites}
     compact = copy.deepcopy(model, memo)
     layers: dict[str, LayerReport] = {}
+    forms: dict[str, Factorization] = {}
     views: dict[str, KernelView] = {site.name: plan[site.name].kernel_view() for site in sites}
     job = Job(model, compact, sites, views, data)
     for site, site_norm in norm.over(job):
@@ -80,6 +81,7 @@ def compress(
                 site.decompose(decomposer, site_norm) if made is None else copy.deepcopy(made)
             )
             layers[site.name] = report(site, decomposer, factorization, site_norm)
+            forms[site.name] = factorization
         del site_norm  # Its memory is that of the statistics, and the next ones are collected now.
         if not site.weight.requires_grad:
             freeze(factorization)
@@ -88,6 +90,7 @@ def compress(
             new = use.rule.build(old, factorization, view).train(old.training)
             compact = replace_module(compact, old, new)
     in_order = [layers[site.name] for site in sites]
+    count_once(in_order, [forms[site.name] for site in sites])
     result = Compressed(compact, in_order, skipped, job.summary or None, chosen.summary or None)
     if example is not None:
         result.count_macs(model, example)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf
 from lowrank.measure.macs import layer_macs
-from lowrank.measure.size import nbytes
+from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.norms import IDENTITY, Norm
 from lowrank.sites import Site
 
@@ -124,6 +125,20 @@ def report(
         tied_to=[use.name for use in site.uses[1:]],
         note="; ".join(filter(None, notes)),
     )
+
+
+def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) -> None:
+    """Take from each report what a layer before it has already counted, such as a shared basis."""
+    seen: set[Hashable] = set()
+    for layer, form in zip(layers, forms, strict=True):
+        stored = {identity(tensor): tensor for tensor in form.state_dict().values()}
+        again = sum(tensor.nbytes for key, tensor in stored.items() if key in seen)
+        for leaf in leaves(form) if again else ():
+            own = {identity(t) for t in [*leaf.parameters(), *leaf.buffers()]}
+            layer.params -= leaf.params if own <= seen else 0
+        layer.bytes -= again
+        layer.bits_per_weight = 8 * layer.bytes / layer.dense_params
+        seen |= {key for key, tensor in stored.items() if tensor.numel()}
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -16,3 +16,4 @@ from lowrank.allocation.losses import Sensitivity as Sensitivity
 from lowrank.allocation.mix import Mix as Mix
 from lowrank.allocation.outlier_sparsity import OutlierSparsity as OutlierSparsity
 from lowrank.allocation.sensitivity_threshold import SensitivityThreshold as SensitivityThreshold
+from lowrank.allocation.shared_basis import SharedBasis as SharedBasis

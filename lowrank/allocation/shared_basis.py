@@ -1,0 +1,174 @@
+"""One basis for the layers that read the same inputs, stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.decomposers import Decomposer, TruncatedSVD
+from lowrank.decomposers.checks import check_ratio
+from lowrank.decomposers.low_rank import fitted, nearest, spectrum
+from lowrank.factorizations import Dense, Factorization, Product
+from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.sites import Site
+
+OTHER_INPUTS = "its inputs are others than those that the shared basis was made for"
+
+
+@dataclass(frozen=True)
+class SharedBasis(Allocation):
+    """W_i ≈ left_i @ right for the layers of a group, `right` one tensor that all of them use.
+
+    The weights of a group are stacked and decomposed once, in the norm of their inputs: of all
+    bases of that rank the nearest. A group of n layers (out, in) takes rank · (n · out + in)
+    numbers where truncated SVDs take rank · n · (out + in), so for square layers the rank can be
+    2n / (n + 1) times as large. Where truncated SVDs of the same size, the ranks divided among them
+    by singular values per number, lose less together, the group gets those, with a note.
+
+    Weights of rows choose no basis: its layers count alike.
+
+    Args:
+        groups: of names, such as [["query", "key", "value"]]: layers under one parent whose last
+            names are in one of them belong together.
+        compression_ratio: of each group, and of each layer without one, which gets a truncated SVD;
+            at least 1.
+
+    Raises:
+        ValueError: a name in two groups; none of the layers is in a group; a group of layers of
+            different input sizes, or whose rank 1 misses the ratio.
+
+    Source: Wang et al., Basis Sharing, ICLR 2025 (there across blocks).
+    """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
+
+    groups: Sequence[Sequence[str]]
+    compression_ratio: float
+
+    def __post_init__(self) -> None:
+        check_ratio(self.compression_ratio)
+        object.__setattr__(self, "groups", tuple(tuple(names) for names in self.groups))
+        names = [name for group in self.groups for name in group]
+        if len(set(names)) < len(names):
+            raise ValueError(f"groups={self.groups} name a layer twice")
+
+    def allocate(self, problem: Problem) -> Plan:
+        found: dict[tuple[str, int], list[Site]] = {}
+        alone = TruncatedSVD(compression_ratio=self.compression_ratio, view="channel")
+        plan: dict[str, Decomposer] = {site.name: alone for site in problem.sites}
+        for site in problem.sites:
+            parent, _, last = site.name.rpartition(".")
+            for number, names in enumerate(self.groups):
+                if last in names:
+                    found.setdefault((parent, number), []).append(site)
+        groups = [sites for sites in found.values() if len(sites) > 1]
+        if not groups:
+            raise ValueError(
+                f"groups={self.groups} join none of the selected layers, which are "
+                f"{[site.name for site in problem.sites]}"
+            )
+        for sites in groups:
+            basis = Basis(sites, self.compression_ratio)
+            plan |= {site.name: Member(basis, place) for place, site in enumerate(sites)}
+        return Plan(plan)
+
+
+class Basis:
+    """What the layers of a group share, made when the first of them brings its norm."""
+
+    def __init__(self, sites: Sequence[Site], compression_ratio: float) -> None:
+        self.names = [site.name for site in sites]
+        self.weights = [site.matrix() for site in sites]
+        widths = {name: w.shape[1] for name, w in zip(self.names, self.weights, strict=True)}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"layers of different input sizes share no basis: {widths}")
+        total = sum(weight.numel() for weight in self.weights)
+        per_rank = sum(len(weight) for weight in self.weights) + self.weights[0].shape[1]
+        self.rank = int(total / compression_ratio / per_rank)
+        self.params = self.rank * per_rank
+        if self.rank < 1:
+            raise ValueError(
+                f"compression_ratio={compression_ratio} is out of reach for {self.names}: rank 1 "
+                f"gives {total / per_rank:.3g}"
+            )
+        self.right: Dense | None = None
+        self.ranks: list[int] = []
+        self.moment = torch.empty(0)
+
+    def __repr__(self) -> str:
+        return f"Basis(rank={self.rank}, of={self.names})"
+
+    def prepare(self, moment: Tensor) -> None:
+        """Choose the basis, or the ranks where none pays, in the norm of these inputs."""
+        if self.moment.numel():
+            return
+        self.moment, norm = moment, Gram(moment)
+        stacked = torch.cat(self.weights)
+        energies = [spectrum(weight, norm).square() for weight in self.weights]
+        ranks, kept = divided(energies, [sum(w.shape) for w in self.weights], self.params)
+        together = spectrum(stacked, norm).square()[: self.rank].sum()
+        if kept > float(together):
+            self.ranks = ranks
+            return
+        right = nearest(stacked, self.rank, norm).right
+        self.right = Dense(right.to(stacked.dtype))
+
+
+@dataclass(frozen=True)
+class Member(Decomposer):
+    """A layer of a group: its left factor is the best one for the shared basis.
+
+    Args:
+        basis: of the group.
+        place: of the layer in it.
+    """
+
+    norms: ClassVar = (Identity, Diagonal, Gram)
+
+    basis: Basis = field(compare=False)
+    place: int
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        moment = norm.second_moment(weight)
+        self.basis.prepare(moment)
+        notes = [OTHER_INPUTS] if not torch.equal(self.basis.moment, moment) else []
+        others = [name for name in self.basis.names if name != self.basis.names[self.place]]
+        if self.basis.right is None:
+            notes.append(f"a basis shared with {', '.join(others)} does not pay here")
+            rank = self.basis.ranks[self.place]
+            left, right, note = nearest(weight, rank, norm)
+            return Product(
+                Dense(left), Dense(right), note="; ".join([*notes, *filter(None, [note])])
+            )
+        notes.append(f"shares its right factor with {', '.join(others)}, counted once")
+        right = self.basis.right.weight.detach()
+        left = fitted(weight.double(), moment, right.double())
+        return Product(Dense(left.to(weight.dtype)), self.basis.right, note="; ".join(notes))
+
+
+def divided(
+    energies: Sequence[Tensor], prices: Sequence[int], params: int
+) -> tuple[list[int], float]:
+    """The ranks of several matrices within so many numbers, at least 1 each, and what they keep.
+
+    Args:
+        energies: squared singular values of each, descending.
+        prices: numbers that a rank of each costs.
+    """
+    ranks, left = [1] * len(energies), params - sum(prices)
+    if left < 0:
+        return ranks, -1.0
+    steps = sorted(
+        (-float(energy) / price, order, place, price)
+        for place, (values, price) in enumerate(zip(energies, prices, strict=True))
+        for order, energy in enumerate(values[1:], start=1)
+    )
+    for _, order, place, price in steps:
+        if price <= left and ranks[place] == order:
+            ranks[place], left = order + 1, left - price
+    return ranks, sum(float(e[:rank].sum()) for e, rank in zip(energies, ranks, strict=True))
