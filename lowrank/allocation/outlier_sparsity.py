@@ -11,6 +11,7 @@ from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.calibration import Job
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.checks import check_number, check_sparsity
+from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Diagonal, Gram
 
 
@@ -50,7 +51,7 @@ class OutlierSparsity(Allocation):
 
     def allocate(self, problem: Problem) -> Plan:
         probe = self.of(sparsity=self.sparsity)
-        views = {site.name: probe.kernel_view() for site in problem.sites}
+        views: dict[str, KernelView] = {site.name: probe.kernel_view() for site in problem.sites}
         shares, sizes = [], []
         job = Job(problem.model, problem.model, problem.sites, views, problem.data)
         for site, norm in problem.norm.one_shot().over(job):
