@@ -62,10 +62,11 @@ class Grid(NamedTuple):
         padded = torch.nn.functional.pad(part, (0, 0, 0, -len(part) % self.height))
         return padded.unflatten(0, (-1, self.height))
 
-    def spectra(self) -> list[Tensor]:
-        """Singular values of the whitened blocks, (down, ≤ width), for each column of blocks."""
+    def energies(self) -> list[Tensor]:
+        """Squared singular values of the whitened blocks, (down, least side), descending, for each
+        column of blocks."""
         return [
-            block_svd(self.stacked(self.rows * self.weight[:, at] @ self.root(at)))[1]
+            block_energies(self.stacked(self.rows * self.weight[:, at] @ self.root(at)))
             for at in self.columns
         ]
 
@@ -79,6 +80,14 @@ def block_svd(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """The left singular vectors and the singular values of each of (count, height, width)."""
     u, s, _ = torch.linalg.svd(blocks, full_matrices=False)
     return u, s
+
+
+@memoised
+def block_energies(blocks: Tensor) -> Tensor:
+    """The squared singular values of each of (count, height, width), several times faster than by
+    SVDs and near enough to choose by."""
+    sides = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
+    return torch.linalg.eigvalsh(sides @ sides.mT).flip(1)
 
 
 # left (height, rank) and right (rank, width) of each block, by column and row of the grid.
@@ -139,7 +148,7 @@ def within(grid: Grid, params: float) -> Tensor | None:
     the optimum; at smaller blocks at the edge, within one step of it. Every row and every column of
     blocks gets one. None where not even that fits.
     """
-    energies = [column.square() for column in grid.spectra()]
+    energies = grid.energies()
     out, inner = grid.weight.shape
     heights = [min(grid.height, out - at) for at in range(0, out, grid.height)]
     ranks = torch.zeros(len(heights), len(energies), dtype=torch.int64)

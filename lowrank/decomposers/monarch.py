@@ -124,7 +124,7 @@ class Monarch(Decomposer):
 
     def _lost(self, grid: Grid) -> float:
         """The squared error of the blocks alone."""
-        return sum(float(s[:, self.rank :].square().sum()) for s in grid.spectra())
+        return sum(float(energy[:, self.rank :].sum()) for energy in grid.energies())
 
 
 def divisors(number: int) -> list[int]:
