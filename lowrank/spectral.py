@@ -21,7 +21,6 @@ which is about four times what perturbation theory says that x is, whether or no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -49,8 +48,7 @@ NEAR = 0.1
 PROBES, SAFETY = 8, 4.0
 
 
-@dataclass(frozen=True)
-class Spectral:
+class Spectral(NamedTuple):
     """W ≈ u diag(s) vh, of which the leading part of rank r is as good as `excess[r]` says.
 
     Attributes:

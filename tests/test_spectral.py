@@ -212,6 +212,12 @@ def test_the_same_matrix_gives_the_same_numbers():
         assert torch.equal(one, other)
 
 
+def test_what_is_kept_counts_in_the_memory_of_kernels():
+    matrix = random(70, 60).float()
+    leading(matrix, 20)
+    assert MEMO._bytes >= sum(part.nbytes for part in leading(matrix, 20).found)
+
+
 def test_large_and_small_matrices_take_other_routes(monkeypatch):
     monkeypatch.setattr(spectral, "SMALL", 10)
     monkeypatch.setattr(spectral, "LARGE", 20)

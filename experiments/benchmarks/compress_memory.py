@@ -16,6 +16,7 @@ space inside a kernel is not seen):
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -67,6 +68,7 @@ def above(model: nn.Module, work: Callable[[], None], others: list[Tensor]) -> t
     with AliveTensors([*model.parameters(), *others]) as alive:
         before = alive.now
         work()
+        gc.collect()
         return (alive.peak - before) / size, (alive.now - before) / size
 
 
