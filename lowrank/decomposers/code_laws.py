@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,29 +16,51 @@ SHAPES, PHASES = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 0.75)
 LOWEST = -10
 # Bits of an exponent that are tried.
 WIDTHS = range(6)
+# Of rows and columns in turn.
+ROUNDS = 3
 
 
 def fit_law(codes: Tensor) -> tuple[Law, Exponents, float]:
     """A law for codes (out, in), float64; how far they spread; and the bits that they then take.
 
     With an exponent for each row, and one for each column too, where that saves more than it takes;
-    its bits are counted. The best of a grid of laws, but the rows' exponents are chosen before
-    those of the columns.
+    its bits are counted. The best of a grid of laws, rows and columns chosen in turn.
     """
     reach = max(1, int(codes.abs().max()))
-    sums, squares = codes.abs().sum(dim=1), codes.square().sum(dim=1)
     families = [Family(shape, phase, reach) for shape in SHAPES for phase in PHASES]
-    costs = [family.costs(sums, squares, codes.shape[1]) for family in families]
-    best = min(range(len(costs)), key=lambda k: float(costs[k].amin(dim=1).sum()))
-    row, bits = assign(costs[best])
-    family, row = families[best], row + LOWEST
-    column, fewer = assign(family.column_costs(codes, row))
-    stored = len(row) * int(row.max() - row.min()).bit_length()
-    column = column - family.range
-    if fewer + stored >= bits:
-        column, fewer = torch.zeros_like(column), bits - stored
+    column = torch.zeros(codes.shape[1], dtype=torch.int64, device=codes.device)
+    family, row, bits = best_lines(families, codes.T, column)
+    best = family, row, column, bits
+    for _ in range(ROUNDS):
+        _, column, bits = best_lines([family], codes, row)
+        family, row, more = best_lines(families, codes.T, column)
+        total = more + len(column) * int(column.max() - column.min()).bit_length()
+        if total >= best[3]:
+            break
+        best = family, row, column, total
+    family, row, column, bits = best
     law = family.law(int(row.min() + column.min()))
-    return law, Exponents(row - row.min(), column - column.min()), fewer + stored
+    return law, Exponents(row - row.min(), column - column.min()), bits
+
+
+def best_lines(
+    families: Sequence[Family], codes: Tensor, other: Tensor
+) -> tuple[Family, Tensor, float]:
+    """The family and the exponents with which the columns of codes (n, lines) take the fewest bits.
+
+    Args:
+        other: the exponents of the rows, (n,).
+
+    Returns:
+        The family, the exponents (lines,), and the bits, with those of the exponents.
+    """
+    scale = torch.exp2(-other.double() / 2)
+    sums, squares = scale @ codes.abs(), scale.square() @ codes.square()
+    values, counts = other.unique(return_counts=True)
+    costs = [family.costs(sums, squares, (values, counts)) for family in families]
+    best = min(range(len(costs)), key=lambda k: float(costs[k].amin(dim=1).sum()))
+    place, bits = assign(costs[best])
+    return families[best], place - families[best].range, bits
 
 
 class Family:
@@ -56,41 +79,28 @@ class Family:
         # More exponents than any code needs on either side of 0.
         self.range = 2 * reach.bit_length() + 4 - LOWEST
         exponents = torch.arange(LOWEST, LOWEST + self.range, dtype=torch.float64)
-        self.factors = torch.exp2(-exponents / 2)
+        factors = torch.exp2(-exponents / 2)[:, None]
         q = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        powers = self.linear * q.abs() * self.factors[:, None]
-        powers = powers + self.square * q.square() * self.factors.square()[:, None]
+        powers = self.linear * q.abs() * factors + self.square * q.square() * factors.square()
         self.normalisers = (-powers).logsumexp(dim=1)
 
-    def costs(self, sums: Tensor, squares: Tensor, count: int) -> Tensor:
-        """Bits of groups of codes with each spread, (groups, range).
+    def costs(self, sums: Tensor, squares: Tensor, others: tuple[Tensor, Tensor]) -> Tensor:
+        """Bits of lines of codes by their exponent from −range to range − 1, (lines, 2 · range).
 
         Args:
-            sums, squares: of the sizes of the codes of each group, (groups,).
-            count: codes of a group.
+            sums, squares: of the sizes of the codes of each line, over the spreads that they have
+                from their places in the line, (lines,).
+            others: exponents of these places, (n,), and how many have each.
         """
-        factors = self.factors.to(sums.device)
-        powers = self.linear * torch.outer(sums, factors)
-        powers += self.square * torch.outer(squares, factors.square())
-        return (powers + count * self.normalisers.to(sums.device)) / math.log(2)
-
-    def column_costs(self, codes: Tensor, row: Tensor) -> Tensor:
-        """Bits of each column of codes (out, in), by its exponent from −range to range − 1.
-
-        Args:
-            row: exponents of the rows, (out,).
-        """
-        steps = torch.arange(-self.range, self.range, device=codes.device)
-        scale = torch.exp2(-row.double() / 2)
-        sums, squares = scale @ codes.abs(), scale.square() @ codes.square()
-        place = row[:, None] - LOWEST + steps
+        steps = torch.arange(-self.range, self.range, device=sums.device)
+        place = others[0][:, None] - LOWEST + steps
         inside = (place >= 0) & (place < self.range)
-        normaliser = self.normalisers.to(codes.device)[place.clamp(0, self.range - 1)]
-        total = torch.where(inside, normaliser, torch.inf).sum(dim=0)
+        normalisers = self.normalisers.to(sums.device)[place.clamp(0, self.range - 1)]
+        total = torch.where(inside, normalisers, torch.inf)
         factors = torch.exp2(-steps.double() / 2)
         powers = self.linear * torch.outer(sums, factors)
         powers += self.square * torch.outer(squares, factors.square())
-        return (powers + total) / math.log(2)
+        return (powers + others[1].double() @ total) / math.log(2)
 
     def law(self, exponent: int) -> Law:
         """The law whose exponent 0 is this one's `exponent`."""

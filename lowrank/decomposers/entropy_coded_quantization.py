@@ -15,6 +15,7 @@ from lowrank.decomposers.curvature import raised
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.rate_distortion import Coding, Matrix
 from lowrank.factorizations import EntropyCoded, Factorization
+from lowrank.factorizations.entropy_coded import LARGEST_CODE
 from lowrank.norms import Norm
 
 # Bits for each weight that may be left over where no step is found that leaves fewer.
@@ -22,7 +23,10 @@ TOLERANCE = 0.004
 # Steps that are tried at most: with codes as they are, then with all that is done to them.
 QUICK, FULL = 8, 12
 # By how much a step grows at a time where no other one fits.
-GROWTH = 1.02
+GROWTH = 1.05
+# As so many bits too many for each weight count codes beyond what can be stored.
+BEYOND = 1.0
+LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
 
 
 @dataclass(frozen=True)
@@ -33,25 +37,24 @@ class EntropyCodedQuantization(Decomposer):
     each group. In the full norm the columns are rounded in turn and later ones make up for errors,
     as in `GPTQ`; but each code is the one for which error and bits together cost least, and rows
     and columns have coarser steps where their errors count less, if that pays. At the same bytes
-    the squared error is less than half that of `GPTQ` with groups of 64, and any number of bits can
-    be had: nothing else here stores a matrix as well in fewer than 6 bits. Of what is left to gain,
-    a quarter of a bit would take quantizing many weights at once.
+    the squared error is about half that of `GPTQ` with groups of 64 and zero points, and any number
+    of bits can be had. For normal numbers a quarter of a bit is left to gain, by quantizing many
+    weights at once.
 
     It saves bytes, not time: a matrix is decoded when it is first used. Where codes must have one
     width, for kernels that compute with them, take `GPTQ`.
 
     The step is the smallest found with which the matrix takes no more than `bits`; mostly all but
-    0.004 bits of them are used.
+    0.004 bits of them are used. Codes end at 2^12; where that stops a step, a note says so.
 
     Args:
-        bits: of each weight, all that is stored counted; above 0, at most 10.
+        bits: of each weight, all that is stored counted; above 0, at most 8.
         sweeps: over the columns after they have been rounded, in the full norm, at least 0: each
             code is chosen anew, as the errors of the others want it. Each takes as long as
             rounding.
 
     Raises:
-        ValueError: bits out of range, or too few to say that all codes are 0, or so many that codes
-            pass 2^13.
+        ValueError: bits out of range, or too few to say that all codes are 0.
 
     Source: Gish & Pierce, IEEE Trans. Inf. Theory 1968 (evenly spaced levels and entropy codes);
     Sullivan & Wiegand, IEEE Signal Processing Magazine 1998 (choosing by error and rate);
@@ -64,14 +67,14 @@ class EntropyCodedQuantization(Decomposer):
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:
-        check_number("bits", self.bits, "lie in (0, 10]", lambda x: 0 < x <= 10)
+        check_number("bits", self.bits, "lie in (0, 8]", lambda x: 0 < x <= 8)
         check_integer("sweeps", self.sweeps, least=0)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         matrix = Matrix(weight, norm)
         search = Search(matrix, int(self.bits * weight.numel() / 8), self.sweeps, weight.dtype)
         result = search.run()
-        result.note = raised(matrix.share)
+        result.note = "; ".join(filter(None, (raised(matrix.share), result.note)))
         return result
 
 
@@ -108,15 +111,21 @@ class Search:
         if not bool(self.matrix.weight.any()):
             return nothing
         step, tried = self._quick(), Tried()
-        best = nothing
+        best, note = nothing, ""
         while best is nothing or len(tried.spare) < FULL:
-            form = self._form(self._codes(step), step)
-            spare = self._spare(form)
-            if spare >= 0 and (best is nothing or step < best.step):
-                best = form
+            codes = self._codes(step)
+            if codes is None:
+                spare, note = -BEYOND, LIMITED
+            else:
+                form = self._form(codes, step)
+                spare = self._spare(form)
+                if spare >= 0 and (best is nothing or step < best.step):
+                    best = form
             if 0 <= spare <= TOLERANCE:
+                note = ""
                 break
             step = tried.next(step, spare) if len(tried.spare) < FULL else step * GROWTH
+        best.note = note
         return best
 
     def _quick(self) -> float:
@@ -124,24 +133,30 @@ class Search:
         tried, step = Tried(), float(self.matrix.weight.std(correction=0))
         step *= 2 ** (2 - 8 * self.budget / self.count)
         while True:
-            bits = fit_law((self.matrix.weight / step).round().T)[2]
-            spare = (8 * self.budget - bits) / self.count
+            codes = self.matrix.weight / step
+            if is_beyond(codes):
+                spare = -BEYOND
+            else:
+                spare = (8 * self.budget - fit_law(codes.round().T)[2]) / self.count
             if abs(spare) < 0.05 or len(tried.spare) == QUICK:
                 return step
             step = tried.next(step, spare)
 
-    def _codes(self, step: float) -> Tensor:
-        """Codes (in, out) that cost little in error and bits.
+    def _codes(self, step: float) -> Tensor | None:
+        """Codes (in, out) that cost little in error and bits; none if some are too large.
 
         What a code takes depends on the others. The law is that of codes which are simply rounded,
         then that of those chosen by it; to go on would make rare codes ever rarer.
         """
-        coding = Coding(*fit_law((self.matrix.weight / step).round().T)[:2])
-        coding = Coding(*fit_law(self.matrix.round(step, coding).T)[:2])
-        codes = self.matrix.round(step, coding)
+        codes = (self.matrix.weight / step).round()
+        for _ in range(2):
+            if is_beyond(codes):
+                return None
+            coding = Coding(*fit_law(codes.T)[:2])
+            codes = self.matrix.round(step, coding)
         for _ in range(self.sweeps if self.matrix.factor is not None else 0):
             self.matrix.sweep(codes, step, coding)
-        return codes
+        return None if is_beyond(codes) else codes
 
     def _form(self, codes: Tensor, step: float) -> EntropyCoded:
         law, spreads, _ = fit_law(codes.T)
@@ -151,6 +166,11 @@ class Search:
     def _spare(self, form: EntropyCoded) -> float:
         """Bits for each weight that are left over."""
         return 8 * (self.budget - nbytes(form)) / self.count
+
+
+def is_beyond(codes: Tensor) -> bool:
+    """Whether codes would be larger than any law reaches."""
+    return not float(codes.abs().max()) <= LARGEST_CODE
 
 
 class Tried:

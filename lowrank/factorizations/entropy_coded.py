@@ -16,8 +16,8 @@ from lowrank.factorizations.packing import pack, packed_bytes, unpack
 
 # Digits with which probabilities are computed: correctly rounded, the same on every machine.
 EXACT = Context(prec=20)
-# Beyond it the frequencies of the codes no longer fit in their 16 bits.
-LARGEST_CODE = 2**13
+# Of far more, the frequencies would not fit in their 16 bits.
+LARGEST_CODE = 2**12
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ class Law:
             linear = Decimal(self.linear) / (Decimal(2) ** exponent).sqrt()
             weight, ratio = Decimal(1), (-linear - square).exp()
             falling, weights = (-2 * square).exp(), [2**60]
-            for _ in range(self.reach):
+            while len(weights) <= self.reach and weights[-1]:
                 weight, ratio = weight * ratio, ratio * falling
                 weights.append(int(weight * 2**60))
+            weights += [0] * (self.reach + 1 - len(weights))
         both = [*weights[:0:-1], *weights]
         total, spare = sum(both), ans.TOTAL - len(both)
         found = [1 + weight * spare // total for weight in both]

@@ -1,0 +1,147 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowrank.decomposers import GPTQ, EntropyCodedQuantization
+from lowrank.norms import IDENTITY, Diagonal, Gram
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def correlated(columns, samples, seed=0):
+    mixed = random(samples, columns, seed=seed) @ random(columns, columns, seed=seed + 1)
+    return mixed.T @ mixed / samples
+
+
+def nbytes(form):
+    return sum(tensor.nbytes for tensor in form.state_dict().values())
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 60)),
+    bits=st.sampled_from([0.7, 1.5, 3.0, 8.0]),
+    norm=st.sampled_from(["identity", "diagonal", "full"]),
+    seed=st.integers(0, 1000),
+)
+def test_it_never_takes_more_than_its_bits(shape, bits, norm, seed):
+    rows, columns = shape
+    weight = random(*shape, seed=seed)
+    norms = {
+        "identity": IDENTITY,
+        "diagonal": Diagonal(random(columns, seed=seed).square(), random(rows).square()),
+        "full": Gram(correlated(columns, 30, seed), damping=0.01),
+    }
+    budget = bits * weight.numel() / 8
+    method = EntropyCodedQuantization(bits)
+    if budget < 16 + rows + columns:
+        return  # What may be stored besides the codes: numbers, a state, and exponents.
+    found = method.decompose(weight, norms[norm])
+    assert nbytes(found) <= budget
+    assert norms[norm](weight - found.to_dense()) <= norms[norm](weight)
+
+
+@pytest.mark.parametrize("bits", [0.5, 1.0, 2.0, 3.3, 5.0, 8.0])
+def test_normal_numbers_come_within_a_quarter_of_a_bit_of_what_is_possible(bits):
+    weight = random(256, 256)
+    found = EntropyCodedQuantization(bits).decompose(weight)
+    stored = 8 * nbytes(found) / weight.numel()
+    assert bits - 0.02 <= stored <= bits
+    error = float((weight - found.to_dense()).norm() / weight.norm())
+    # Shannon: no code has an error below 2^-bits. Evenly spaced levels and entropy codes take
+    # log2(2πe/12)/2 = 0.254 bits more than that; what is stored besides codes 0.02.
+    assert 2**-stored < error < 2 ** -(stored - 0.28)
+
+
+def test_in_the_full_norm_the_error_is_that_of_its_determinant():
+    """Compensation makes of the strengths of the inputs their geometric mean, less correlation."""
+    inputs = random(900, 60) @ (torch.eye(60) + 0.1 * random(60, 60, seed=1))
+    weight, moment = random(400, 60), inputs.T @ inputs / 900
+    norm = Gram(moment)
+    found = EntropyCodedQuantization(5.0).decompose(weight, norm)
+    stored = 8 * nbytes(found) / weight.numel()
+    squared = norm(weight - found.to_dense()) ** 2 / weight.numel()
+    determinant = math.exp(float(torch.linalg.slogdet(moment)[1]) / 60)
+    bound = determinant * 4**-stored
+    assert bound < squared < bound * 4**0.33
+    assert determinant < 0.7 * float(moment.diagonal().mean())
+
+
+@pytest.mark.parametrize(("bits", "size"), [(2, 32), (3, 64), (4, 64)])
+def test_about_half_the_squared_error_of_codes_of_one_width_at_the_same_bytes(bits, size):
+    weight, norm = random(64, 128, dtype=torch.float32), Gram(correlated(128, 1000), damping=0.01)
+    other = GPTQ(bits, size, symmetric=False, sweeps=2).decompose(weight, norm)
+    stored = 8 * nbytes(other) / weight.numel()
+    found = EntropyCodedQuantization(stored).decompose(weight, norm)
+    assert nbytes(found) <= nbytes(other)
+    errors = [norm(weight - form.to_dense()) ** 2 for form in (found, other)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_rows_that_count_more_have_finer_steps():
+    rows = 4.0 ** (torch.arange(50) % 4)
+    weight = random(50, 100)
+    norm = Gram(correlated(100, 400), rows, damping=0.01)
+    plain = EntropyCodedQuantization(3.0).decompose(weight, Gram(norm.moment))
+    found = EntropyCodedQuantization(3.0).decompose(weight, norm)
+    errors = [(weight - found.to_dense())[torch.arange(50) % 4 == k].norm() for k in range(4)]
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert 1.5 < coarse / fine < 2.5
+    assert norm(weight - found.to_dense()) < 0.8 * norm(weight - plain.to_dense())
+
+
+def test_a_zero_weight_is_stored_without_error():
+    found = EntropyCodedQuantization(2.0).decompose(torch.zeros(20, 30))
+    assert not found.to_dense().any()
+
+
+def test_a_singular_moment_is_raised_and_the_report_says_so():
+    x = random(12)
+    found = EntropyCodedQuantization(4.0).decompose(random(30, 12), Gram(torch.outer(x, x)))
+    assert "singular second moment: its diagonal raised by 1e-" in found.note
+
+
+def test_codes_that_no_law_reaches_leave_bits_over_and_the_report_says_so():
+    """One column makes up for all others, so that nearly all bits belong into its few codes."""
+    x = random(6)
+    weight, norm = random(30, 6), Gram(torch.outer(x, x), damping=1e-9)
+    found = EntropyCodedQuantization(6.0).decompose(weight, norm)
+    assert found.note == "codes end at 4096: bits are left over"
+    assert int(found.codes.abs().max()) <= 2**12
+    assert norm.relative_error(weight, found.to_dense()) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_of_any_dtype(dtype):
+    weight = random(20, 30, dtype=dtype)
+    found = EntropyCodedQuantization(4.0).decompose(weight)
+    wanted = EntropyCodedQuantization(4.0).decompose(weight.double())
+    assert found.to_dense().dtype == dtype
+    assert torch.equal(found.codes, wanted.codes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"bits": 0}, r"bits=0 must lie in \(0, 8\]"),
+        ({"bits": 8.5}, r"bits=8.5 must lie in \(0, 8\]"),
+        ({"bits": "4"}, "bits='4' must be a number"),
+        ({"bits": 4, "sweeps": -1}, "sweeps=-1 must be at least 0 and an integer"),
+    ],
+)
+def test_bad_options(fields, text):
+    with pytest.raises(ValueError, match=text):
+        EntropyCodedQuantization(**fields)
+
+
+def test_too_few_bits_for_anything():
+    with pytest.raises(ValueError, match="2 bytes are too few for 100 weights.*give bits=1"):
+        EntropyCodedQuantization(0.2).decompose(random(10, 10))
+    least = EntropyCodedQuantization(1.6).decompose(random(10, 10))
+    assert nbytes(least) <= 20
