@@ -89,7 +89,7 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -
             energy = norm.size(weight) ** 2
         for decomposer in group:
             try:
-                factorization = decomposer.decompose(weight, norm)
+                factorization = site.decompose(decomposer, norm)
             except ValueError as error:
                 refused.append((site.name, repr(decomposer), str(error)))
                 continue
