@@ -138,5 +138,5 @@ def test_every_config_runs_on_the_digits(name):
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    recovery = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
+    recovery = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), _convert_="all")
     recovery.recover(NORMALISING.model(), NORMALISING)
