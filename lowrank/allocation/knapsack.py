@@ -198,7 +198,7 @@ def _exact(items: Items, kept: list[NDArray[np.intp]], limit: float, greedy: Cho
     )
     # Its bound holds to its own tolerance; that of the relaxation holds too.
     proven = -math.inf if found.mip_dual_bound is None else found.mip_dual_bound * scale
-    bound = max(greedy.bound, proven)
+    bound = float(max(greedy.bound, proven))
     best = greedy
     if found.x is not None:
         starts = np.cumsum([0, *sizes])
