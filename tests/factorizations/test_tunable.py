@@ -27,7 +27,7 @@ def forms():
     yield pytest.param(ScaledColumns(quantized("real"), torch.rand(7).half()), id="columns")
 
 
-@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("form", list(forms()))
 def test_what_is_stored_of_the_numbers_is_the_buffer(form):
     assert form.tunable()
     for name, tunable in form.tunable().items():
@@ -40,7 +40,7 @@ def test_what_is_stored_of_the_numbers_is_the_buffer(form):
         assert kept.dtype == buffer.dtype and kept.shape == buffer.shape
 
 
-@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("form", list(forms()))
 def test_in_the_buffers_place_they_give_the_same_matrix_and_its_derivative(form):
     dense, direction = form.to_dense(), torch.randn(5, 7)
     for name, tunable in form.tunable().items():
