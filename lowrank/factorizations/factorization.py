@@ -83,6 +83,11 @@ class Factorization(nn.Module, ABC):
     def to_dense(self) -> Tensor:
         """W as one matrix of shape (out, in); differentiable where the form can be trained."""
 
+    def multiplied_out(self, operation: Operation) -> bool:
+        """Whether factors of it are made one matrix at every call, for want of another way."""
+        del operation
+        return False
+
     @property
     @abstractmethod
     def params(self) -> int:
