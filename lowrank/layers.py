@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
-from lowrank.factorizations.operations import KernelView
+from lowrank.factorizations.factorization import MULTIPLY
+from lowrank.factorizations.operations import KernelView, Lookup, Operation
 from lowrank.factorized import (
     FactorizedConv2d,
     FactorizedEmbedding,
@@ -84,6 +85,11 @@ class Rule(ABC):
         del module, view
         return moment
 
+    def operation(self, module: nn.Module, view: KernelView) -> Operation:
+        """How the weight, seen as a matrix, acts on the module's inputs."""
+        del module, view
+        return MULTIPLY
+
     @abstractmethod
     def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
         """The module that stands in for `module`; takes over its bias and settings."""
@@ -137,6 +143,10 @@ class Conv2dRule(Rule):
         padding = tuple(module._reversed_padding_repeated_twice)
         return convolution(module, "channel"), module.padding_mode, padding
 
+    def operation(self, module: nn.Module, view: KernelView) -> Operation:
+        assert isinstance(module, nn.Conv2d)
+        return convolution(module, view)
+
     def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
         assert isinstance(module, nn.Conv2d)
         return convolution(module, view).moment(moment)
@@ -159,6 +169,10 @@ class EmbeddingRule(Rule):
 
     def reading(self, module: nn.Module) -> Any:
         return self.looks_up, len(self.weight(module))
+
+    def operation(self, module: nn.Module, view: KernelView) -> Operation:
+        assert isinstance(module, nn.Embedding)
+        return Lookup(module.padding_idx)
 
     def build(
         self, module: nn.Embedding, factorization: Factorization, view: KernelView

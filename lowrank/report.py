@@ -15,8 +15,10 @@ from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.norms import IDENTITY, Norm
 from lowrank.sites import Site
 
-# How a weight runs that another module reads instead of calling its own.
+# How a weight runs that another module reads instead of calling its own, and one whose factors
+# cannot do what the layer does.
 READ = "multiplied out"
+PRODUCT = "factors multiplied"
 
 
 @dataclass
@@ -27,8 +29,9 @@ class LayerReport:
     was approximated, which `norm` names.
 
     MACs are None without an example, and for a weight that is read by an attention. `kernel` is how
-    the weight runs: ``dense``, as one matrix; ``factored``; or ``multiplied out`` at every call,
-    because another module reads it.
+    the weight runs: ``dense``, as one matrix; ``factored``; ``multiplied out`` at every call,
+    because another module reads it; or ``factors multiplied``, at every call too, because the layer
+    looks rows up or convolves in a way in which some of its factors cannot act.
     """
 
     name: str
@@ -98,6 +101,9 @@ def report(
     weight = site.matrix(decomposer.kernel_view())
     called = all(use.rule.is_called(use.module) for use in site.uses)
     own = "dense" if isinstance(factorization, Leaf) else "factored"
+    operations = [use.rule.operation(use.module, decomposer.kernel_view()) for use in site.uses]
+    if any(factorization.multiplied_out(operation) for operation in operations):
+        own = PRODUCT
     hooks = [use.name for use in site.uses if has_hooks(use.module)]
     shared = len(site.uses) > 1 and norm != IDENTITY
     notes = [

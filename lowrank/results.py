@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.atomic import replacing
+from lowrank.record_checks import SCHEMA as SCHEMA
+from lowrank.record_checks import check_plain, check_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-
 # Parts of a config that say where and how a point is run, and not which point it is.
 VOLATILE = frozenset({"force", "hydra", "results", "sweep", "tracker"})
-
-REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "": (
-        *("schema", "key", "config", "task", "model", "method", "family", "level", "recovery"),
-        *("seed", "dense", "compressed", "ratios", "latency", "layers", "skipped", "environment"),
-        "timings",
-    ),
-    "dense": ("params", "bytes"),
-    "compressed": ("params", "bytes"),
-    "ratios": ("compression_ratio", "param_ratio"),
-}
 
 LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
 MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
@@ -50,7 +38,7 @@ def key(config: Mapping[str, Any]) -> str:
         ValueError: a value that JSON cannot hold, named by its path.
     """
     stable = {name: value for name, value in config.items() if name not in VOLATILE}
-    _check_plain(stable, "config")
+    check_plain(stable, "config")
     text = json.dumps(_canonical(stable), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -86,7 +74,7 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
             text names it by its path); or `key` is not the key of `config`.
         OSError: the file cannot be written.
     """
-    _check_record(record)
+    check_record(record)
     if record["key"] != key(record["config"]):
         raise ValueError(
             f"key={record['key']!r} is not the key of this record's config, which is "
@@ -181,7 +169,7 @@ def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str,
     for path in paths:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            _check_record(record)
+            check_record(record)
         except ValueError as error:
             raise _broken(path, error) from error
         yield path, record
@@ -253,40 +241,6 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = json.dumps(inner) if isinstance(inner, list) else inner
     return flat
-
-
-def _check_record(record: Any) -> None:
-    if not isinstance(record, Mapping):
-        raise ValueError(f"a record is a mapping of fields, not {type(record).__name__}")
-    for part, names in REQUIRED.items():
-        fields = record[part] if part else record
-        missing = [f"{part}.{name}" if part else name for name in names if name not in fields]
-        if missing:
-            raise ValueError(f"the record lacks {', '.join(missing)}")
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"schema={record['schema']!r} is not the known one, {SCHEMA}")
-    _check_plain(record, "")
-
-
-def _check_plain(value: Any, path: str) -> None:
-    """Raise ValueError, with the path of the field, unless JSON holds `value` as it is."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(
-            f"{path} is {value}: a failed measurement is a failed run, never a number on record"
-        )
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if not isinstance(name, str):
-                raise ValueError(f"the field {name!r} in {path or 'the record'} must be a string")
-            _check_plain(inner, f"{path}.{name}" if path else name)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _check_plain(inner, f"{path}[{index}]")
-    elif value is not None and not isinstance(value, str | bool | int | float):
-        raise ValueError(
-            f"{path} is a {type(value).__name__}, which JSON cannot hold: give a number, a text, "
-            "true, false, null, or lists and mappings of them"
-        )
 
 
 def _canonical(value: Any) -> Any:

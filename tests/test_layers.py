@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lowrank.compress import compress
-from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import BlockLowRank, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Dense, Product
 from lowrank.layers import rule_for
@@ -201,6 +201,24 @@ def test_a_convolution_that_changes_its_kernel_is_not_taken_for_its_parent():
 def test_an_empty_batch_gives_an_empty_output():
     layer = compress(nn.Conv2d(8, 6, 3, groups=2), Exact()).model
     assert layer(torch.zeros(0, 8, 6, 6)).shape == (0, 6, 4, 4)
+
+
+def test_factors_that_a_layer_cannot_run_are_reported_as_multiplied():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(60, 24)
+            self.grouped, self.whole = nn.Conv2d(12, 24, 3, groups=2), nn.Conv2d(12, 24, 3)
+
+        def forward(self, indices, x):
+            return self.table(indices), self.grouped(x), self.whole(x)
+
+    torch.manual_seed(0)
+    result = compress(Model(), BlockLowRank(2, (2, 2)))
+    assert [layer.factorization.split()[0] for layer in result.layers] == ["LowRankBlocks"] * 3
+    kernels = {layer.name: layer.kernel for layer in result.layers}
+    said = "factors multiplied"
+    assert kernels == {"table": said, "grouped": said, "whole": "factored"}
 
 
 def test_what_attention_reads_is_reported_as_multiplied_out():

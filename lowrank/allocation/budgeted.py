@@ -82,7 +82,8 @@ class Budgeted(Allocation):
 
     def allocate(self, problem: Problem) -> Plan:
         resource = self.budget.resource
-        key = ("analysis", resource, repr(self.candidates), *problem_key(problem))
+        conditions = RESOURCES[resource].conditions(problem.example)
+        key = ("analysis", resource, *conditions, repr(self.candidates), *problem_key(problem))
         analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, resource))
         losses: Losses = MEMO.get(
             ("losses", repr(self.loss), *key), lambda: self.loss.of(problem, analysis.options)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 # HiGHS solves such problems in seconds; beyond them the greedy choice is as good to a thousandth.
 EXACT_OPTIONS = 20_000
 SECONDS = 20.0
+OUT_OF_TIME = 1  # HiGHS' status, in scipy's numbers.
 # An answer this near to the bound is called the optimum.
 RELATIVE_GAP = 1e-6
 
@@ -62,7 +63,8 @@ class Choice:
         picks: the option of each item.
         cost, loss: of all together.
         bound: no choice within the limit has a smaller loss.
-        solver: ``exact`` (branch and bound) or ``greedy`` (convex hulls).
+        solver: ``exact`` (branch and bound), ``stopped`` (the same, out of time: another run may
+            choose otherwise) or ``greedy`` (convex hulls).
     """
 
     picks: list[int]
@@ -204,14 +206,14 @@ def _exact(items: Items, kept: list[NDArray[np.intp]], limit: float, greedy: Cho
         starts = np.cumsum([0, *sizes])
         parts = zip(kept, starts, starts[1:], strict=False)
         picks = [int(options[found.x[a:b].argmax()]) for options, a, b in parts]
-        exact = _choice(items, picks, bound, "exact")
+        exact = _choice(items, picks, bound, "stopped" if found.status == OUT_OF_TIME else "exact")
         # Whole numbers are whole to a tolerance there, so the limit is checked with real ones.
         if exact.cost <= limit and exact.loss <= greedy.loss:
             best = exact
-    return Choice(best.picks, best.cost, best.loss, min(bound, best.loss), best.solver)
+    return Choice(best.picks, best.cost, best.loss, float(min(bound, best.loss)), best.solver)
 
 
 def _choice(items: Items, picks: list[int], bound: float, solver: str) -> Choice:
     cost = sum(int(items.costs[i][pick]) for i, pick in enumerate(picks))
     loss = sum(float(items.losses[i][pick]) for i, pick in enumerate(picks))
-    return Choice(picks, cost, loss, min(bound, loss), solver)
+    return Choice(picks, cost, loss, float(min(bound, loss)), solver)

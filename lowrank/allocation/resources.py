@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.measure.forward import check_example, evaluating
@@ -18,7 +20,7 @@ from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
 from lowrank.sites import Site, Use
 
-# The inputs of every call of a module, by its name.
+# The arguments, in their order, of every call of a module, by its name.
 Calls = Mapping[str, Sequence[tuple[Tensor, ...]]]
 
 
@@ -41,6 +43,11 @@ class Resource(ABC):
         """
         del model, sites, example
         return {}
+
+    def conditions(self, example: tuple[Tensor, ...] | None) -> tuple[str, ...]:
+        """What else than the model and the candidates decides the costs; by default nothing."""
+        del example
+        return ()
 
     @abstractmethod
     def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
@@ -95,6 +102,9 @@ class _Run(Resource):
         check_example(example)
         return calls_in(model, sites, example)
 
+    def conditions(self, example: tuple[Tensor, ...] | None) -> tuple[str, ...]:
+        return (spelled(example), str(torch.get_num_threads()))
+
     def of_site(self, site: Site, calls: Calls) -> int:
         return sum(self.of_module(use.module, use.module, calls[use.name]) for use in site.uses)
 
@@ -103,6 +113,7 @@ class _Run(Resource):
         for use in site.uses:
             layer = use.rule.build(use.module, factorization, view).train(use.module.training)
             total += self.of_module(layer, use.module, calls[use.name])
+        factorization.eval()  # Drops the dense copies that leaves keep once they have run.
         return total
 
     @abstractmethod
@@ -156,14 +167,22 @@ def calls_in(model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...
     """The inputs with which one forward pass calls the modules that use these weights.
 
     Raises:
-        ValueError: a module that is not called by itself, or with keyword arguments.
+        ValueError: a module that is not called by itself, or with what has a name only.
     """
     uses = [use for site in sites for use in site.uses]
     seen: dict[str, list[tuple[Tensor, ...]]] = {use.name: [] for use in uses}
 
     def keep(use: Use) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-            seen[use.name].append((*args, *kwargs.values()))
+            call = inspect.signature(module.forward).bind(*args, **kwargs)
+            call.apply_defaults()  # What was left out between two arguments keeps its place.
+            if call.kwargs:
+                raise ValueError(
+                    f"the layer '{use.name}' is called with {sorted(call.kwargs)} by name only, so "
+                    "it cannot be run alone: leave it out with `where`, or give a budget of bytes "
+                    "or params"
+                )
+            seen[use.name].append(call.args)
 
         return hook
 

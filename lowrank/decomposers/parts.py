@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import replace
 
@@ -35,7 +36,8 @@ def better_of(
         parts: what one of its steps makes alone of the same bytes; None where nothing fits.
 
     Raises:
-        ValueError: a part that takes more bytes than the hybrid.
+        ValueError: a part that takes more bytes than the hybrid, or neither it nor any part is
+            finite in the dtype of the weight.
     """
     hybrid = hybrid.to(weight.dtype)
     allowed, best = stored_bytes(hybrid), hybrid
@@ -49,6 +51,11 @@ def better_of(
         alone = error_of(weight, norm, part)
         if alone < least:
             best, least = part, alone
+    if not math.isfinite(least) and not is_finite(best):
+        raise ValueError(
+            f"{hybrid.describe()} has numbers too large for {weight.dtype}: the terms of which it "
+            "is the sum grow without bound. Take a norm with damping, or a smaller form"
+        )
     if best is not hybrid:
         times = error / least if least else float("inf")
         hybrid_is = f"{hybrid.describe()} of {allowed} bytes has {times:.3g} times its error"
@@ -68,9 +75,14 @@ def better_than_svd(weight: Tensor, norm: Norm, hybrid: Factorization) -> Factor
 
 
 def error_of(weight: Tensor, norm: Norm, form: Factorization) -> float:
-    """‖W − Ŵ‖ of what is stored."""
-    working = weight.double()
-    return norm(working - form.to_dense().detach().double())
+    """‖W − Ŵ‖ of what is stored; infinite where that is not finite."""
+    error = norm(weight.double() - form.to_dense().detach().double())
+    return error if error == error else math.inf
+
+
+def is_finite(form: Factorization) -> bool:
+    """Whether every entry is, as it is stored."""
+    return bool(form.to_dense().isfinite().all())
 
 
 def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:

@@ -76,12 +76,14 @@ class RobustPCA(Decomposer):
         return self.view
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        if not bool(weight.any()):
-            return Dense(weight.clone(), note="kept dense: a zero weight has no parts")
         rows = norm.row_weights(weight).sqrt()[:, None]
         columns = norm.second_moment(weight).diagonal().sqrt()
+        scaled = rows * weight.double() * columns
+        if not bool(scaled.any()):
+            what = "what counts nothing in the norm" if bool(weight.any()) else "a zero weight"
+            return Dense(weight.clone(), note=f"kept dense: {what} has no parts")
         split = solve(
-            rows * weight.double() * columns,
+            scaled,
             sparse_weight=self.sparse_weight or max(weight.shape) ** -0.5,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,

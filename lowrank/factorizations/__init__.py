@@ -11,6 +11,7 @@ from lowrank.factorizations.entropy_coded import EntropyCoded as EntropyCoded
 from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf
+from lowrank.factorizations.factorization import Tunable as Tunable
 from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout

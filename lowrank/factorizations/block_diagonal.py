@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
-from lowrank.factorizations.operations import Operation
+from lowrank.factorizations.operations import Operation, Split
 
 
 class BlockDiagonal(Factorization):
@@ -40,14 +40,17 @@ class BlockDiagonal(Factorization):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        rows, width = self.values.shape
-        blocks = operation.in_blocks(self.count, (rows // self.count, width))
+        blocks = self._in_blocks(operation)
         if blocks is None:
             return operation.apply(x, self.to_dense(), bias)
         return self.values(x, blocks, bias)
 
     def to_dense(self) -> Tensor:
         return torch.block_diag(*self.values.to_dense().chunk(self.count))
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        blocks = self._in_blocks(operation)
+        return blocks is None or self.values.multiplied_out(blocks)
 
     @property
     def params(self) -> int:
@@ -67,6 +70,10 @@ class BlockDiagonal(Factorization):
         rows, width = self.values.shape
         values = "" if isinstance(self.values, Dense) else f", values {self.values.describe()}"
         return f"{self.count} blocks {width}→{rows // self.count}{values}"
+
+    def _in_blocks(self, operation: Operation) -> Operation | None:
+        rows, width = self.values.shape
+        return operation.in_blocks(self.count, (rows // self.count, width))
 
 
 class DirectSum(Factorization):
@@ -89,8 +96,7 @@ class DirectSum(Factorization):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        heights, widths = zip(*(block.shape for block in self._blocks), strict=True)
-        split = operation.split(heights, widths)
+        split = self._split(operation)
         if split is None:
             return operation.apply(x, self.to_dense(), bias)
         parts = x.split(split.lengths, split.axis)
@@ -99,6 +105,10 @@ class DirectSum(Factorization):
 
     def to_dense(self) -> Tensor:
         return torch.block_diag(*(block.to_dense() for block in self._blocks))
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        parts = (block.multiplied_out(operation) for block in self._blocks)
+        return self._split(operation) is None or any(parts)
 
     @property
     def params(self) -> int:
@@ -117,6 +127,10 @@ class DirectSum(Factorization):
     def describe(self) -> str:
         sizes = [f"{width}→{height}" for height, width in (block.shape for block in self._blocks)]
         return f"{len(sizes)} blocks {', '.join(sizes)}"
+
+    def _split(self, operation: Operation) -> Split | None:
+        heights, widths = zip(*(block.shape for block in self._blocks), strict=True)
+        return operation.split(heights, widths)
 
     @property
     def _blocks(self) -> list[Factorization]:

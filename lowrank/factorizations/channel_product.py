@@ -53,6 +53,13 @@ class ChannelProduct(Factorization):
         core = self.core.to_dense().unflatten(1, (-1, self.positions))
         return torch.einsum("orp,ri->oip", core, self.mixing.to_dense()).flatten(1)
 
+    def multiplied_out(self, operation: Operation) -> bool:
+        steps = operation.by_channel(self.positions)
+        if steps is None:
+            return True
+        mix, convolve = steps
+        return self.mixing.multiplied_out(mix) or self.core.multiplied_out(convolve)
+
     @property
     def params(self) -> int:
         return self.core.params + self.mixing.params

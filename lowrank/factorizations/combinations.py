@@ -46,6 +46,10 @@ class Product(Factorization):
             first = first @ matrix
         return first
 
+    def multiplied_out(self, operation: Operation) -> bool:
+        steps = operation.order(_parts(self.factors))
+        return any(factor.multiplied_out(step) for factor, step in steps)
+
     @property
     def params(self) -> int:
         return sum(factor.params for factor in _parts(self.factors))
@@ -98,6 +102,9 @@ class Sum(Factorization):
             first = first + matrix
         return first
 
+    def multiplied_out(self, operation: Operation) -> bool:
+        return any(term.multiplied_out(operation) for term in _parts(self.terms))
+
     @property
     def params(self) -> int:
         return sum(term.params for term in _parts(self.terms))
@@ -146,6 +153,9 @@ class Scaled(Factorization):
 
     def to_dense(self) -> Tensor:
         return self.term.to_dense() * self.scale
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        return self.term.multiplied_out(operation)
 
     @property
     def params(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,36 @@ from torch import Tensor, nn
 from lowrank.factorizations.operations import Multiply, Operation
 
 MULTIPLY = Multiply()
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """What a buffer holds, as numbers that may be moved while its bytes stay as many.
+
+    Args:
+        part: ``scales`` (with real zero points) or ``codes``.
+        numbers: in float32 at least; codes one by one.
+        rounded: the nearest numbers that can be stored.
+        stored: what the buffer holds for rounded numbers.
+        limits: the least and the largest number.
+    """
+
+    part: Literal["scales", "codes"]
+    numbers: Tensor
+    rounded: Callable[[Tensor], Tensor]
+    stored: Callable[[Tensor], Tensor]
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    @classmethod
+    def scales(cls, buffer: Tensor) -> Self:
+        """Of a buffer of real numbers."""
+        dtype, working = buffer.dtype, torch.promote_types(buffer.dtype, torch.float32)
+        return cls(
+            "scales",
+            buffer.detach().to(working),
+            rounded=lambda numbers: numbers.to(dtype).to(working),
+            stored=lambda numbers: numbers.to(dtype),
+        )
 
 
 class Factorization(nn.Module, ABC):
@@ -51,6 +83,11 @@ class Factorization(nn.Module, ABC):
     def to_dense(self) -> Tensor:
         """W as one matrix of shape (out, in); differentiable where the form can be trained."""
 
+    def multiplied_out(self, operation: Operation) -> bool:
+        """Whether factors of it are made one matrix at every call, for want of another way."""
+        del operation
+        return False
+
     @property
     @abstractmethod
     def params(self) -> int:
@@ -64,12 +101,11 @@ class Factorization(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """JSON that, with `state_dict()`, rebuilds this factorization."""
 
-    def scales(self) -> dict[str, Tensor]:
-        """The real numbers of this node itself that are stored beside codes, by buffer.
+    def tunable(self) -> dict[str, Tunable]:
+        """Numbers of this node itself that are no parameters but may be moved, by buffer.
 
-        Each shares its memory with its buffer and has the dtype in which it is stored. While they
-        are tuned, a tensor of the same shape, of higher precision and requiring a gradient, takes
-        the buffer's place; `to_dense` is differentiable in it.
+        While they are tuned, a tensor of the shape of their `numbers` that requires a gradient
+        takes the buffer's place; `to_dense` is differentiable in it.
         """
         return {}
 

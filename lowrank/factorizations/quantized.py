@@ -12,6 +12,7 @@ from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
+    Tunable,
     dtype_name,
     with_plain_strides,
 )
@@ -28,7 +29,8 @@ class Quantized(Leaf):
 
     Only codes, scales and zero points are stored: bits + (bits of a scale + bits of a zero point) /
     group_size bits for each weight. Multiplied as a dense matrix, so it saves bytes, not time; it
-    cannot be trained. `to(dtype)` changes the dtype of W alone, never the stored scales.
+    has no parameters, but what can be moved is `tunable`. `to(dtype)` changes the dtype of W alone,
+    never the stored scales.
 
     Args:
         layout: shape, bits and groups.
@@ -78,23 +80,41 @@ class Quantized(Leaf):
         dtype = self._as_dtype.dtype
         working = torch.promote_types(dtype, torch.float32)
         bits, count = self.layout.bits, self.layout.count
-        codes = unpack(self.codes, bits, self.shape[0] * self.shape[1]).view(self.shape)
         if self.zero is None:
-            zero = torch.full((count,), symmetric_zero(bits), dtype=working, device=codes.device)
+            device = self.codes.device
+            zero = torch.full((count,), symmetric_zero(bits), dtype=working, device=device)
         elif self.zero.is_floating_point():
             zero = self.zero.to(working)
         else:
             zero = unpack(self.zero, bits, count).to(working)
-        levels = self.layout.split(codes).to(working) - zero[:, None]
+        levels = self.layout.split(self._unpacked()).to(working) - zero[:, None]
         return self.layout.join(levels * self.scale.to(working)[:, None]).to(dtype)
 
     @property
     def params(self) -> int:
         return self.shape[0] * self.shape[1]
 
-    def scales(self) -> dict[str, Tensor]:
-        found = {"scale": self.scale, "zero": self.zero}
-        return {n: t for n, t in found.items() if t is not None and t.is_floating_point()}
+    def tunable(self) -> dict[str, Tunable]:
+        real = {"scale": self.scale, "zero": self.zero}
+        found = {
+            name: Tunable.scales(tensor)
+            for name, tensor in real.items()
+            if tensor is not None and tensor.is_floating_point()
+        }
+        bits = self.layout.bits
+        codes = Tunable(
+            "codes",
+            self._unpacked().to(torch.promote_types(self._as_dtype.dtype, torch.float32)),
+            rounded=torch.round,
+            stored=lambda numbers: pack(numbers.flatten(), bits),
+            limits=(0, 2**bits - 1),
+        )
+        return found | {"codes": codes}
+
+    def _unpacked(self) -> Tensor:
+        if self.codes.is_floating_point():  # They are being tuned.
+            return self.codes
+        return unpack(self.codes, self.layout.bits, self.shape[0] * self.shape[1]).view(self.shape)
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         return self

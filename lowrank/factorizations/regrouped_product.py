@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
-from lowrank.factorizations.operations import Operation
+from lowrank.factorizations.operations import Operation, Split
 
 
 class RegroupedProduct(Factorization):
@@ -66,14 +66,18 @@ class RegroupedProduct(Factorization):
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
         (first, before), (_, between), (last, step) = operation.order([self.left, self, self.right])
-        ones = [1] * len(self.index)
-        split = between.split(ones, ones)
+        split = self._split(between)
         if split is None:
             return operation.apply(x, self.to_dense(), bias)
         return last(first(x, before).index_select(split.axis, self.index), step, bias)
 
     def to_dense(self) -> Tensor:
         return self.left.to_dense() @ self.right.to_dense()[self.index]
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        (first, before), (_, between), (last, step) = operation.order([self.left, self, self.right])
+        parts = first.multiplied_out(before) or last.multiplied_out(step)
+        return self._split(between) is None or parts
 
     @property
     def params(self) -> int:
@@ -107,6 +111,10 @@ class RegroupedProduct(Factorization):
         least, most = int(self.ranks.to(torch.int64).min()), int(self.ranks.to(torch.int64).max())
         ranks = f"rank {most}" if least == most else f"ranks {least} to {most}"
         return f"LowRankBlocks {inner}→{out}, {self.grid[0]}x{self.grid[1]} blocks of {ranks}"
+
+    def _split(self, between: Operation) -> Split | None:
+        ones = [1] * len(self.index)
+        return between.split(ones, ones)
 
 
 def regrouping(ranks: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
+    Tunable,
     dtype_name,
     rebuild,
     with_plain_strides,
@@ -55,8 +56,8 @@ class ScaledColumns(Leaf):
     def params(self) -> int:
         return self.term.params
 
-    def scales(self) -> dict[str, Tensor]:
-        return {"scale": self.scale}
+    def tunable(self) -> dict[str, Tunable]:
+        return {"scale": Tunable.scales(self.scale)}
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         return ScaledColumns(self.term.map_dense(function), self.scale, self.note)

@@ -1,4 +1,4 @@
-"""Light tuning of scales, norms and biases against the outputs of the dense model."""
+"""Light tuning of scales, norms, biases and codes against the outputs of the dense model."""
 
 from __future__ import annotations
 
@@ -11,30 +11,26 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations import Factorization
+from lowrank.factorizations import Factorization, Tunable
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.fine_tune import SCHEDULES
 from lowrank.recovery.recovery import Progress, Recovery, silent
+from lowrank.recovery.tuned import Batch, Pair, Tuned
 from lowrank.tasks import Task
 
-Part = Literal["scales", "norms", "biases", "values"]
+Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SOURCES = ("calibration", "train")
-# The steps of a tensor are relative to the size of its values, but never to less than this, or
-# biases that begin at 0 would never move.
-LEAST_SIZE = 1e-3
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Tune(Recovery):
-    """Gradient steps on the few real numbers beside the codes, toward what the dense model gives.
+    """Gradient steps on scales, norms, biases and codes toward what the dense model gives.
 
     Minimised is the task's `distance`, such as KL(dense ‖ model), by Adam, without looking at a
-    label. The model runs in evaluation mode: no dropout, statistics as they are. Every number is
-    rounded to the dtype in which it is stored after each step, so the bytes stay to the byte, and
-    what was tuned is what is stored.
+    label. The model runs in evaluation mode: no dropout, statistics as they are. After each step
+    every number is rounded to what is stored of it, and a code to its level, so the bytes stay to
+    the byte, and what was tuned is what is stored.
 
     A part of the examples is held out, and of the states after each epoch, and of the untuned one,
     the one that is nearest to the dense model on it is kept. So on those examples it is never worse
@@ -45,10 +41,14 @@ class Tune(Recovery):
         learning_rate: relative to the root mean square of a tensor's values: 0.01 moves a scale by
             about 1 % at a step.
         batch_size: examples per step, ≥ 1.
-        parts: of ``scales`` (scales and real zero points of quantized leaves), ``norms`` (gains of
-            normalisations: all vectors outside of factorizations that are no biases), ``biases``,
-            and ``values`` (factors, survivors and centroids of the factorizations, unless they are
-            stored in 16 bits). Weights that were not selected for compression are never trained.
+        code_rate: about how many levels a code moves at a step, if it is always drawn one way; all
+            steps together should come to a level or more, or hardly a code changes.
+        parts: of ``scales`` (scales and real zero points of quantized leaves), ``codes`` (of evenly
+            spaced levels: rounding learnt by straight-through gradients, which takes more examples
+            than the rest), ``norms`` (gains of normalisations: all vectors outside of
+            factorizations that are no biases), ``biases``, and ``values`` (factors, survivors and
+            centroids of the factorizations, unless they are stored in 16 bits). Weights that were
+            not selected for compression are never trained.
         source: the split that the examples come from, ``calibration`` or ``train``.
         examples: how many, ≥ 2, held out included, drawn with the task's seed; all if not given.
         held_out: share of them in (0, 1).
@@ -59,12 +59,14 @@ class Tune(Recovery):
         FloatingPointError: from `recover`, a distance that is NaN or infinite.
 
     Source: distillation into scales and norms after quantization: e.g. Tseng et al., ICML 2024
-    (QuIP#, section 5) and Egiazarian et al., ICML 2024 (AQLM, section 3.4); relative steps: Shazeer
-    & Stern, ICML 2018, section 8.
+    (QuIP#, section 5) and Egiazarian et al., ICML 2024 (AQLM, section 3.4); straight-through
+    gradients: Bengio, Léonard & Courville 2013, and without labels Liu et al. 2023 (LLM-QAT);
+    relative steps: Shazeer & Stern, ICML 2018, section 8.
     """
 
     epochs: int = 8
     learning_rate: float = 0.003
+    code_rate: float = 0.01
     batch_size: int = 8
     parts: Sequence[Part] = ("scales", "norms", "biases")
     source: Literal["calibration", "train"] = "calibration"
@@ -76,6 +78,7 @@ class Tune(Recovery):
         allowed = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
+            "code_rate": (0 < self.code_rate < math.inf, "positive"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "parts": (known, f"one or more of {', '.join(PARTS)}"),
             "source": (self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
@@ -116,7 +119,7 @@ class Tune(Recovery):
                 raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
             found = self._descend(pair, numbers, (learnt, held), progress)
         return found | {
-            "tuned_params": sum(tuned.stored.numel() for tuned in numbers),
+            "tuned_params": sum(tuned.master.numel() for tuned in numbers),
             "examples": sum(len(inputs) for inputs, _ in learnt),
             "held_out_examples": sum(len(inputs) for inputs, _ in held),
         }
@@ -130,7 +133,8 @@ class Tune(Recovery):
     ) -> dict[str, Any]:
         learnt, held = batches
         steps, factor = self.epochs * len(learnt), SCHEDULES["cosine"]
-        optimizer = torch.optim.Adam([tuned.group(self.learning_rate) for tuned in numbers])
+        rates = self.learning_rate, self.code_rate
+        optimizer = torch.optim.Adam([tuned.group(*rates) for tuned in numbers])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
         orders = torch.Generator().manual_seed(pair.task.seed)
         distances = [pair.mean_distance(held)]
@@ -172,26 +176,26 @@ class Tune(Recovery):
         return batches[held:], batches[:held]
 
     def _found(self, model: nn.Module) -> Iterator[Tuned]:
-        """What there is to tune; scales give up their place in the model until they settle."""
+        """What there is to tune; buffers give up their place in the model until they settle."""
         factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
         inside = {id(p) for module in factorizations for p in module.parameters()}
-        for module in factorizations if "scales" in self.parts else ():
-            for name, stored in module.scales().items():
-                yield Tuned(stored, Place(module, name))
+        for module in factorizations:
+            for name, tunable in module.tunable().items():
+                if tunable.part in self.parts:
+                    yield Tuned(tunable, place=(module, name))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and _part(name, parameter, inside) in self.parts:
-                yield Tuned(parameter, None)
+                yield Tuned(Tunable.scales(parameter), parameter=parameter)
 
 
 def _step(distance: Tensor, numbers: list[Tuned], optimizer: torch.optim.Optimizer) -> None:
     places = [tuned.stand_in for tuned in numbers]
     gradients = torch.autograd.grad(distance, places, allow_unused=True)
     for tuned, gradient in zip(numbers, gradients, strict=True):
-        # Taken at the rounded numbers, and followed by those behind them.
-        tuned.master.grad = None if gradient is None else gradient.to(tuned.master.dtype)
+        tuned.take(gradient)
     optimizer.step()
     for tuned in numbers:
-        tuned.see(tuned.master)
+        tuned.follow()
 
 
 def _part(name: str, parameter: nn.Parameter, inside: set[int]) -> Part | None:
@@ -200,89 +204,3 @@ def _part(name: str, parameter: nn.Parameter, inside: set[int]) -> Part | None:
     if parameter.ndim > 1:
         return None
     return "biases" if name.endswith("bias") else "norms"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model and the dense one that it is to come near."""
-
-    model: nn.Module
-    dense: nn.Module
-    task: Task
-
-    def distance(self, batch: Batch) -> Tensor:
-        """The task's distance on a batch, differentiable.
-
-        Raises:
-            FloatingPointError: it is NaN or infinite.
-        """
-        inputs, targets = batch
-        with torch.no_grad():
-            wanted = self.task.observe(self.dense, inputs)
-        distance = self.task.distance(self.task.observe(self.model, inputs), wanted, targets)
-        if not bool(distance.isfinite()):
-            raise FloatingPointError(
-                f"the distance to the dense model became {float(distance)}; lower the learning "
-                "rate, or check the model before recovery"
-            )
-        return distance
-
-    @torch.no_grad()
-    def mean_distance(self, batches: Sequence[Batch]) -> float:
-        """The mean over all predictions of the batches."""
-        counts = [self.task.predictions(targets) for _, targets in batches]
-        distances = [float(self.distance(batch)) for batch in batches]
-        return sum(d * n for d, n in zip(distances, counts, strict=True)) / sum(counts)
-
-    @torch.no_grad()
-    def is_equal(self, inputs: Tensor) -> bool:
-        """Whether both give the same, bit for bit."""
-        observed = (self.task.observe(model, inputs) for model in (self.model, self.dense))
-        return all(torch.equal(ours, theirs) for ours, theirs in zip(*observed, strict=True))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a buffer is."""
-
-    module: nn.Module
-    name: str
-
-
-class Tuned:
-    """A tensor that is tuned in at least float32, and rounded to what is stored after each step.
-
-    Args:
-        stored: its numbers, in the dtype in which they are stored.
-        place: of its buffer, where the rounded numbers stand in until `settle`; none for a
-            parameter, which is changed itself.
-    """
-
-    def __init__(self, stored: Tensor, place: Place | None) -> None:
-        self.stored = stored
-        self.place = place
-        working = torch.promote_types(stored.dtype, torch.float32)
-        self.master = stored.detach().to(working, copy=True)
-        self.stand_in = stored
-        if place is not None:
-            # Their gradients would be too coarse in 16 bits.
-            self.stand_in = self.master.clone().requires_grad_()
-            self.buffer = place.module.get_buffer(place.name)
-            setattr(place.module, place.name, self.stand_in)
-
-    def group(self, learning_rate: float) -> dict[str, Any]:
-        """The optimizer's settings for it."""
-        size = float(self.master.square().mean().sqrt()) if self.master.numel() else 0.0
-        return {"params": [self.master], "lr": learning_rate * max(size, LEAST_SIZE)}
-
-    @torch.no_grad()
-    def see(self, numbers: Tensor) -> None:
-        """Let the model have these numbers as they would be stored."""
-        self.stand_in.copy_(numbers.to(self.stored.dtype))
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Store the numbers that the model sees, and give the buffer its place back."""
-        if self.place is not None:
-            self.stored.copy_(self.stand_in)
-            setattr(self.place.module, self.place.name, self.buffer)

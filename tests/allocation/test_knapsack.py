@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,3 +121,17 @@ def test_nothing_to_choose_from():
         items([], [])
     with pytest.raises(ValueError, match="layer 'layer0' has 0 costs"):
         items([[]], [[]])
+
+
+def test_a_choice_that_ran_out_of_time_says_so(monkeypatch):
+    solve = scipy.optimize.milp
+
+    def out_of_time(*args, **settings):
+        found = solve(*args, **settings)
+        found.status = 1
+        return found
+
+    problem = items([[1, 2, 4], [1, 3, 5]], [[9.0, 5.0, 0.0], [9.0, 4.0, 1.0]])
+    assert choose(problem, 6).solver == "exact"
+    monkeypatch.setattr(scipy.optimize, "milp", out_of_time)
+    assert choose(problem, 6).solver == "stopped"

@@ -1,5 +1,6 @@
 """The best split of a budget over the layers of a model."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -122,6 +123,56 @@ def test_other_budgets(model, data, resource):
     result = compress(model, mix, example=(data[0][:1],))
     assert count(result.model) <= count(model) / 2
     assert result.allocation["spent"] <= result.allocation["allowed"]
+
+
+def test_a_budget_of_macs_is_of_its_own_example():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.often, self.seldom = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x, y):
+            return self.often(x), self.seldom(y)
+
+    torch.manual_seed(0)
+    model, few, many = Two(), torch.randn(1, 1, 32), torch.randn(1, 50, 32)
+    mix = Mix(
+        [TruncatedSVD(rank=r) for r in (1, 4, 8)], Budget(ratio=2, resource="macs"), NormError()
+    )
+    for example in ((few, many), (many, few)):
+        result = compress(model, dataclasses.replace(mix, rivals=0), example=example)
+        assert macs(result.model, example) <= macs(model, example) / 2
+
+
+def test_layers_may_be_called_with_arguments_by_name():
+    # It hands its attention masks by name, which PyTorch's attention takes in another order.
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    example = (torch.randn(1, 5, 16),)
+    mix = Mix([TruncatedSVD(rank=2)], Budget(ratio=1.5, resource="macs"), NormError(), rivals=0)
+    result = compress(model, mix, where=["self_attn", "linear*"], example=example)
+    assert macs(result.model, example) <= macs(model, example) / 1.5
+
+
+def test_a_layer_that_needs_a_name_is_refused():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+            self.layer.forward = lambda *, x: nn.functional.linear(x, self.layer.weight)
+
+        def forward(self, x):
+            return self.layer(x=x)
+
+    mix = Mix([TruncatedSVD(rank=1)], Budget(ratio=2, resource="macs"), NormError(), rivals=0)
+    with pytest.raises(ValueError, match=r"'layer' is called with \['x'\] by name only"):
+        compress(Model(), mix, example=(torch.randn(1, 8),))
+
+
+def test_costs_that_are_run_leave_no_dense_copies(model, data):
+    problem = Problem(model, Select().split(model)[0], IdentityNorms(), None, (data[0][:1],))
+    analysis = analyse(problem, [Quantization(bits=4)], "macs")
+    forms = [option.factorization for of in analysis.options.values() for option in of[1:]]
+    assert all(form is not None and form._materialized is None for form in forms)
 
 
 def test_a_budget_of_time_is_kept_as_measured():

@@ -68,6 +68,16 @@ def test_an_exact_part_is_no_division_by_zero():
     assert "has inf times its error" in better_of(weight, IDENTITY, hybrid, part).note
 
 
+def test_what_is_not_finite_is_never_returned():
+    weight = random(10, 12).float()
+    broken = Dense(weight.clone())
+    broken.weight.data[3, 4] = torch.nan
+    part = product(weight, 1)
+    assert better_of(weight, IDENTITY, broken, part) is part
+    with pytest.raises(ValueError, match="numbers too large for torch.float32"):
+        better_of(weight, IDENTITY, broken, None)
+
+
 def test_errors_are_in_the_norm_and_of_what_is_stored():
     weight = random(10, 12)
     weight[:, :6] *= 3

@@ -195,6 +195,14 @@ def test_a_zero_weight_stays_dense():
     assert "a zero weight has no parts" in RobustPCA().decompose(torch.zeros(4, 5)).note
 
 
+def test_a_weight_of_which_nothing_counts_stays_dense():
+    weight, columns = torch.zeros(4, 5), torch.ones(5)
+    weight[:, 2], columns[2] = 1.0, 0.0
+    found = RobustPCA().decompose(weight, Diagonal(columns))
+    assert torch.equal(found.to_dense(), weight)
+    assert "what counts nothing in the norm has no parts" in found.note
+
+
 def test_what_has_not_converged_is_refused():
     text = r"\(30, 40\) has not converged: after max_iterations=3 .* tolerance=1e-06. Raise either"
     with pytest.raises(ValueError, match=text):

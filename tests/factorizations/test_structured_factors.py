@@ -86,6 +86,19 @@ def test_it_runs_as_its_dense_matrix(form, operation, x):
 
 
 @every_form
+@pytest.mark.parametrize(("operation", "x"), OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_it_says_where_it_is_multiplied_out(form, operation, x, monkeypatch):
+    made = []
+    for cls in (BlockDiagonal, DirectSum, ChannelProduct, RegroupedProduct):
+        to_dense = cls.to_dense
+        monkeypatch.setattr(
+            cls, "to_dense", lambda self, own=to_dense: (made.append(self), own(self))[1]
+        )
+    form(x, operation)
+    assert form.multiplied_out(operation) is bool(made)
+
+
+@every_form
 def test_it_comes_back_from_what_is_stored(form):
     back = rebuild(json.loads(json.dumps(form.config())))
     back.load_state_dict(form.state_dict())

@@ -137,6 +137,21 @@ def test_values_of_factors_are_tuned_where_chosen(task, dense):
         replace(TUNE, parts=("values",)).recover(codes, task)
 
 
+@pytest.mark.parametrize("zero_point", [True, False])
+def test_codes_that_are_tuned_come_nearer_and_stay_within_their_bits(task, dense, zero_point):
+    method = Quantization(3, group_size=16, symmetric=not zero_point)
+    model = compress(dense, method).model
+    before, size = numbers(model), nbytes(model)
+    record = replace(TUNE, epochs=30, code_rate=0.03, parts=("codes",)).recover(model, task)
+    assert record["distances"][record["kept_epoch"]] < 0.5 * record["distances"][0]
+    moved = changed(model, before)
+    assert moved and all(name.endswith("factorization.codes") for name in moved)
+    assert all(now.dtype == before[name].dtype for name, now in model.state_dict().items())
+    assert nbytes(model) == size
+    codes = sum(form.params for form in model.modules() if isinstance(form, Quantized))
+    assert record["tuned_params"] == codes
+
+
 def test_what_does_not_help_is_not_taken_and_said(task, dense):
     model = compress(dense, Quantization(3, group_size=16)).model
     before = numbers(model)
@@ -202,9 +217,10 @@ def test_recoveries_in_order(task, dense):
     [
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"learning_rate": math.inf}, "learning_rate=inf must be positive"),
+        ({"code_rate": 0.0}, "code_rate=0.0 must be positive"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"parts": ()}, r"parts=\(\) must be one or more of scales, norms, biases, values"),
-        ({"parts": ("codes",)}, "must be one or more of scales, norms, biases, values"),
+        ({"parts": ()}, r"parts=\(\) must be one or more of scales, codes, norms, biases, values"),
+        ({"parts": ("masks",)}, "must be one or more of scales, codes, norms, biases, values"),
         ({"source": "test"}, "source='test' must be one of calibration, train"),
         ({"examples": 1}, "examples=1 must be at least 2, or null"),
         ({"held_out": 1.0}, r"held_out=1.0 must be in \(0, 1\)"),

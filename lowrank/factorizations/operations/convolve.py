@@ -1,171 +1,19 @@
-"""How a matrix acts on data: as a linear layer, a convolution or an embedding table.
-
-A factorization is one matrix, however a layer uses it. An `Operation` says how one dense matrix is
-applied, in which order and each with which operation the factors of a product act, and how what
-has structure is applied without its zeros. That is all it takes to run any factorization in any
-kind of layer.
-"""
+"""Convolutions with a kernel that is seen as a matrix."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.factorizations.operations.operation import Operation, Split, T
+
 KernelView = Literal["channel", "channels_last", "spatial"]
 KERNEL_VIEWS: tuple[KernelView, ...] = ("channel", "channels_last", "spatial")
-
-T = TypeVar("T")
-
-
-class Operation(ABC):
-    """A way to apply a matrix of shape (out, in) to data."""
-
-    @abstractmethod
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Apply one dense matrix, and add a bias of shape (out,) if there is one."""
-
-    def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """`apply` for one matrix and bias, with what depends on them alone done beforehand."""
-        return lambda x: self.apply(x, matrix, bias)
-
-    def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        """Outputs of `apply`, with a bias added."""
-        return y if bias is None else y + bias
-
-    @abstractmethod
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        """The factors of a product `factors[0] @ factors[1] @ …`, first to act first.
-
-        Law: applying them one after the other equals applying the product at once.
-        """
-
-    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split | None:
-        """How to apply the blocks on the diagonal of a matrix one by one.
-
-        None, here and in the next two, where they cannot be; the matrix is then multiplied out.
-
-        Args:
-            heights, widths: of the blocks, in their order.
-        """
-        del heights, widths
-        return None
-
-    def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
-        """How to apply a block-diagonal matrix, given as its blocks one below the other.
-
-        Args:
-            count: the number of blocks.
-            shape: (height, width) of each.
-        """
-        del count, shape
-        return None
-
-    def by_channel(self, positions: int) -> tuple[Operation, Operation] | None:
-        """How to apply T and C of a matrix C (T ⊗ 1), whose columns are (channel, position)."""
-        del positions
-        return None
-
-
-@dataclass(frozen=True)
-class Split:
-    """Inputs are cut into parts of these lengths along an axis, and outputs joined along it."""
-
-    axis: int
-    lengths: list[int]
-
-
-@dataclass(frozen=True)
-class Multiply(Operation):
-    """y = x Wᵀ for x of shape (…, in): what `nn.Linear` does."""
-
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, matrix, bias)
-
-    def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        return lambda x: F.linear(x, matrix, bias)
-
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        return [(factor, self) for factor in reversed(factors)]
-
-    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split:
-        return Split(-1, list(widths))
-
-    def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation:
-        return MultiplyBlocks(count)
-
-    def by_channel(self, positions: int) -> tuple[Operation, Operation]:
-        return MultiplyAlong(positions), self
-
-
-@dataclass(frozen=True)
-class MultiplyBlocks(Operation):
-    """y = x Wᵀ, W block-diagonal and given as its blocks one below the other.
-
-    Args:
-        count: the number of blocks.
-        shared: whether the matrix is one block, that all are.
-    """
-
-    count: int
-    shared: bool = False
-
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        parts = x.unflatten(-1, (self.count, -1))
-        if self.shared:
-            return self.add_bias(F.linear(parts, matrix).flatten(-2), bias)
-        blocks = matrix.unflatten(0, (self.count, -1))
-        y = torch.einsum("...nc,nrc->...nr", parts, blocks)
-        return self.add_bias(y.flatten(-2), bias)
-
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        first, *rest = factors
-        shared = replace(self, shared=True)
-        return [*((factor, shared) for factor in reversed(rest)), (first, self)]
-
-
-@dataclass(frozen=True)
-class MultiplyAlong(Operation):
-    """y = x (W ⊗ 1)ᵀ: each position by itself, for x of shape (…, in · positions)."""
-
-    positions: int
-
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = matrix @ x.unflatten(-1, (-1, self.positions))
-        return self.add_bias(y.flatten(-2), bias)
-
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        return [(factor, self) for factor in reversed(factors)]
-
-
-@dataclass(frozen=True)
-class MultiplyTransposed(Operation):
-    """y = x W for x of shape (…, out)."""
-
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.add_bias(x @ matrix, bias)
-
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        return [(factor, self) for factor in factors]
-
-
-@dataclass(frozen=True)
-class Lookup(Operation):
-    """y = W[x] for integer x: what `nn.Embedding` does; W has shape (num_embeddings, dim)."""
-
-    padding_idx: int | None = None
-
-    def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.add_bias(F.embedding(x, matrix, padding_idx=self.padding_idx), bias)
-
-    def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
-        first, *rest = factors
-        return [(first, self), *((factor, MultiplyTransposed()) for factor in rest)]
 
 
 @dataclass(frozen=True)

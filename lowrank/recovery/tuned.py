@@ -1,0 +1,116 @@
+"""What a light tuning moves, and the dense model that it moves toward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations import Tunable
+from lowrank.tasks import Task
+
+# The steps of a tensor are relative to the size of its values, but never to less than this, or
+# biases that begin at 0 would never move.
+LEAST_SIZE = 1e-3
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and the dense one that it is to come near."""
+
+    model: nn.Module
+    dense: nn.Module
+    task: Task
+
+    def distance(self, batch: Batch) -> Tensor:
+        """The task's distance on a batch, differentiable.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite.
+        """
+        inputs, targets = batch
+        with torch.no_grad():
+            wanted = self.task.observe(self.dense, inputs)
+        distance = self.task.distance(self.task.observe(self.model, inputs), wanted, targets)
+        if not bool(distance.isfinite()):
+            raise FloatingPointError(
+                f"the distance to the dense model became {float(distance)}; lower the learning "
+                "rate, or check the model before recovery"
+            )
+        return distance
+
+    @torch.no_grad()
+    def mean_distance(self, batches: Sequence[Batch]) -> float:
+        """The mean over all predictions of the batches."""
+        counts = [self.task.predictions(targets) for _, targets in batches]
+        distances = [float(self.distance(batch)) for batch in batches]
+        return sum(d * n for d, n in zip(distances, counts, strict=True)) / sum(counts)
+
+    @torch.no_grad()
+    def is_equal(self, inputs: Tensor) -> bool:
+        """Whether both give the same, bit for bit."""
+        observed = (self.task.observe(model, inputs) for model in (self.model, self.dense))
+        return all(torch.equal(ours, theirs) for ours, theirs in zip(*observed, strict=True))
+
+
+class Tuned:
+    """Numbers that are tuned in at least float32; the model has them as they would be stored.
+
+    Gradients are taken at the rounded numbers, and followed by those behind them: a code that is
+    drawn toward the next level for long enough goes there.
+
+    Args:
+        tunable: the numbers.
+        place: the module and the name of their buffer, where a stand-in of higher precision is
+            until they `settle`; of a parameter, which is changed itself, none.
+        parameter: the parameter, if they are one.
+    """
+
+    def __init__(
+        self,
+        tunable: Tunable,
+        place: tuple[nn.Module, str] | None = None,
+        parameter: nn.Parameter | None = None,
+    ) -> None:
+        self.tunable = tunable
+        self.place = place
+        self.master = tunable.numbers.detach().clone()
+        # Gradients in the 16 bits of a buffer would be too coarse.
+        self.stand_in = self.master.clone().requires_grad_() if parameter is None else parameter
+        if place is not None:
+            module, name = place
+            self.buffer = module.get_buffer(name)
+            setattr(module, name, self.stand_in)
+
+    def group(self, learning_rate: float, code_rate: float) -> dict[str, Any]:
+        """The optimizer's settings for them."""
+        if self.tunable.part == "codes":
+            return {"params": [self.master], "lr": code_rate}
+        size = float(self.master.square().mean().sqrt()) if self.master.numel() else 0.0
+        return {"params": [self.master], "lr": learning_rate * max(size, LEAST_SIZE)}
+
+    def take(self, gradient: Tensor | None) -> None:
+        """Hand the optimizer a gradient, none where the numbers were not used."""
+        self.master.grad = None if gradient is None else gradient.to(self.master.dtype)
+
+    @torch.no_grad()
+    def see(self, numbers: Tensor) -> None:
+        """Let the model have these numbers as they would be stored."""
+        self.stand_in.copy_(self.tunable.rounded(numbers))
+
+    def follow(self) -> None:
+        """Let the model have what the optimizer made of them."""
+        self.master.clamp_(*self.tunable.limits)
+        self.see(self.master)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Store what the model has, and give the buffer its place back."""
+        if self.place is not None:
+            self.buffer.copy_(self.tunable.stored(self.stand_in.detach()))
+            setattr(*self.place, self.buffer)
