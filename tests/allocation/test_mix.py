@@ -182,7 +182,7 @@ def test_a_budget_of_time_is_kept_as_measured():
     )
     mix = Mix(
         [TruncatedSVD(rank=2)],
-        Budget(ratio=3, resource="latency", of="layers"),
+        Budget(ratio=1.2, resource="latency", of="layers"),
         NormError(),
         rivals=0,
     )

@@ -117,12 +117,8 @@ FULL = Gram(torch.eye(15))
         MagnitudePruning(0.5),
         RandomPruning(0.5),
         Quantization(4),
-        RobustPCA(),
-        LowRankPlusSparse(2, 0.5),
-        LowRankTimesSparse(2),
         Chain([MagnitudePruning(0.5), Quantization(4)]),
         LoRA(2, 4, base=Quantization(4)),
-        LoRA(2, 4, init="pissa"),
         LoRA(2, 4, init="residual", base=Quantization(4)),
     ],
 )
