@@ -34,12 +34,16 @@ class Decomposer(ABC):
 
         Raises:
             ValueError: the weight is no finite floating-point matrix, a hyperparameter does not
-                fit its shape, or the method does not know the norm or the norm not the weight.
+                fit its shape, the method does not know the norm or the norm not the weight, or
+                what it finds is too large for the weight's dtype.
         """
         check_weight(weight)
         check_norm(norm, self.norms, by=type(self).__name__)
         norm.check(weight)
-        return self._decompose(weight.detach(), norm).to(device=weight.device, dtype=weight.dtype)
+        form = self._decompose(weight.detach(), norm)
+        form = form.to(device=weight.device, dtype=weight.dtype)
+        check_finite(form)
+        return form
 
     @abstractmethod
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
@@ -113,6 +117,16 @@ def check_weight(weight: Tensor) -> None:
             f"{bad} of {weight.numel()} values of a weight of shape {tuple(weight.shape)} are NaN "
             "or infinite; only finite weights can be compressed. Check the checkpoint."
         )
+
+
+def check_finite(form: Factorization) -> None:
+    """Raise ValueError if a number that is stored left the range of its dtype."""
+    for name, tensor in form.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{form.describe()} would have numbers in {name} that are too large for "
+                f"{tensor.dtype}: compress the model in a wider dtype, or scale the weight"
+            )
 
 
 def check_rank(rank: int, weight: Tensor) -> None:
