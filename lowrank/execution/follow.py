@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lowrank.execution.kernel import Kernel, Prepared, Work
+from lowrank.execution.kernel import Accuracy, Kernel, Prepared, Work, allowed
 from lowrank.execution.observe import leaf_work
 from lowrank.execution.plan import FACTORED, LayerPlan, Plan
 from lowrank.execution.search import assemble, prepare
 
 
-def follow(works: Mapping[str, Work], plan: Plan, kernels: Sequence[Kernel]) -> dict[str, Prepared]:
+def follow(
+    works: Mapping[str, Work], plan: Plan, kernels: Sequence[Kernel], accuracy: Accuracy
+) -> dict[str, Prepared]:
     """The kernels of a plan, packed for the layers of a model.
 
     Raises:
-        ValueError: the plan does not fit the model, or a kernel does not run here.
+        ValueError: the plan does not fit the model, a kernel is less exact than `accuracy` allows,
+            or does not run here.
     """
+    loose = [layer.name for layer in plan.layers if not allowed(layer.accuracy, accuracy)]
+    if loose:
+        raise ValueError(
+            f"the plan runs {loose} less exactly than accuracy={accuracy!r} allows: give "
+            f"accuracy={plan.accuracy!r}, for which it was made, or optimise without a plan"
+        )
     planned = {layer.name: layer for layer in plan.layers}
     if planned.keys() != works.keys():
         missing, surplus = sorted(works.keys() - planned), sorted(planned.keys() - works.keys())

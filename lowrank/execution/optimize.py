@@ -63,7 +63,8 @@ def optimize_for(
 
     Raises:
         ValueError: the model has no factorized layer, or is optimised already; `example` is no
-            tuple; `accuracy` does not exist; or the plan does not fit model or machine.
+            tuple; `accuracy` does not exist; or the plan does not fit model or machine, or is less
+            exact than `accuracy`.
     """
     check_example(example)
     check_accuracy(accuracy)
@@ -81,7 +82,7 @@ def optimize_for(
             read = "its weight is read by another module, or the example does not reach it"
             plan = replace(plan, skipped=tuple((n, read) for n in layers if n not in works))
         else:
-            runs = follow(works, plan, search.kernels)
+            runs = follow(works, plan, search.kernels, accuracy)
     for name, layer in list(factorized_layers(compact)):
         if name in runs:
             substitute(layer, runs[name].run)

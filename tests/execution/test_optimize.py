@@ -227,6 +227,17 @@ def test_a_wrong_kernel_is_not_taken(model, times):
     assert "its error of 0.1 is above" in plan.layers[0].trials[1].refused
 
 
+def test_a_plan_that_is_less_exact_than_allowed_is_refused(model, times):
+    times(lambda i: 1.0 + i)
+    small = compress(model, Quantization(8)).model
+    plan = optimize_for(small, (IDS,)).plan
+    loose = dataclasses.replace(plan.layers[0], accuracy="int8")
+    plan = dataclasses.replace(plan, accuracy="int8", layers=(loose, *plan.layers[1:]))
+    with pytest.raises(ValueError, match=r"\['table'\] less exactly .*give accuracy='int8'"):
+        optimize_for(small, (IDS,), plan=plan)
+    assert optimize_for(small, (IDS,), "int8", plan=plan).plan is plan
+
+
 def test_a_plan_for_other_things_is_refused(model, times):
     times(lambda i: 1.0 + i)
     small = compress(model, MagnitudePruning(0.5)).model
