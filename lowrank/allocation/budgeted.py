@@ -51,7 +51,9 @@ class Budgeted(Allocation):
 
     Args:
         candidates: decomposers, also in nested lists and mappings; see `grid`.
-        budget: of the model or of the selected layers; never exceeded.
+        budget: of the model or of the selected layers. Never exceeded by what is chosen; in
+            sequential calibration that is made anew, and a method whose size depends on the weight
+            (an energy, entropy codes) can then take a little more or less than the record says.
         loss: how much a candidate counts.
 
     Raises:
