@@ -121,9 +121,9 @@ class EntropyCoded(Leaf):
     Stored are the codes, by `ans`, with a law for their probabilities: 3 numbers, and for rows and
     columns that are not like the others exponents of few bits, of their steps and of how far their
     codes spread. The reach of the law and the widths of the exponents, some 4 bytes, are in
-    `config`, like the shape. Multiplied as a dense matrix, so it saves bytes, not time; decoding a matrix takes
-    some ten milliseconds, however large up to millions of weights, and is done once. It cannot be
-    trained.
+    `config`, like the shape. Multiplied as a dense matrix, so it saves bytes, not time; decoding a
+    matrix takes some ten milliseconds, however large up to millions of weights, and is done once.
+    It cannot be trained.
 
     Args:
         shape: (out, in).
