@@ -93,7 +93,7 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -
             except ValueError as error:
                 refused.append((site.name, repr(decomposer), str(error)))
                 continue
-            cost = measure.of(site, factorization, view, calls)
+            cost = measure.of(site, factorization, view, calls, dense[site.name])
             error = norm(weight - factorization.to_dense()) ** 2
             options[site.name].append(Option(decomposer, factorization, cost, error, energy))
     _check_used(candidates, refused, len(sites))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowrank.allocation.resources import RESOURCES
-from lowrank.decomposers.checks import check_one_of, check_ratio
+from lowrank.decomposers.checks import check_number, check_one_of
 from lowrank.sites import Site
 
 
@@ -48,8 +48,7 @@ class Budget:
         (name, value), *_ = given.items()
         if not (isinstance(value, int | float) and 0 < value < math.inf):
             raise ValueError(f"{name}={value!r} must be a positive number")
-        if self.ratio is not None:
-            check_ratio(self.ratio)
+        check_number("ratio", self.ratio or 1, "be at least 1", lambda x: x >= 1)
         if self.bits_per_weight is not None and self.resource != "bytes":
             raise ValueError(f"bits_per_weight is a budget of bytes, not of {self.resource}")
 
@@ -75,8 +74,9 @@ class Budget:
         assert limit is not None
         if limit <= base:
             raise ValueError(
-                f"{self} allows {limit:.10g}, and the layers that are not selected alone take "
-                f"{base:.10g}: raise it, select more layers with `where`, or use of='layers'"
+                f"{self.describe()} is {limit:.10g}, and what is never compressed (biases, norms, "
+                f"layers that are not selected) alone takes {base:.10g}: raise it, select more "
+                "with `where`, or use of='layers'"
             )
         return limit - base
 

@@ -8,6 +8,7 @@ from lowrank.allocation.analysis import Option
 from lowrank.allocation.budgeted import Answer, Budgeted, Question
 from lowrank.allocation.knapsack import choose
 from lowrank.allocation.losses import Trial
+from lowrank.decomposers import Decomposer
 from lowrank.decomposers.checks import check_integer
 
 
@@ -55,12 +56,12 @@ class Mix(Budgeted):
 
     def _uniform(self, question: Question) -> dict[str, dict[str, Option]]:
         """The single candidates within the limit of least total loss; dense where they do not
-        fit a layer."""
+        fit a layer or take no less."""
         found = []
         options, losses = question.analysis.options, question.losses
         for candidate in self.candidates:
             picks = {
-                name: next((i for i, o in enumerate(of) if o.decomposer == candidate), 0)
+                name: next((i for i, o in enumerate(of) if pays(o, candidate, of[0])), 0)
                 for name, of in options.items()
             }
             plan = {name: options[name][pick] for name, pick in picks.items()}
@@ -69,3 +70,8 @@ class Mix(Budgeted):
                 found.append((loss, repr(candidate), plan))
         found.sort(key=lambda entry: entry[:2])
         return {label: plan for _, label, plan in found[: self.rivals]}
+
+
+def pays(option: Option, candidate: Decomposer, dense: Option) -> bool:
+    """Whether it is what a candidate makes of the weight, and takes less than the weight."""
+    return option.decomposer == candidate and option.cost < dense.cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.measure.forward import check_example, evaluating
+from lowrank.measure.latency import Latency as Times
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
@@ -58,8 +59,14 @@ class Resource(ABC):
         """What a dense weight takes, all its uses together."""
 
     @abstractmethod
-    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
-        """What it takes with a factorization in its place."""
+    def of(
+        self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
+    ) -> int:
+        """What it takes with a factorization in its place.
+
+        Args:
+            dense: what `of_site` gave.
+        """
 
 
 class Bytes(Resource):
@@ -71,7 +78,9 @@ class Bytes(Resource):
     def of_site(self, site: Site, calls: Calls) -> int:
         return site.weight.nbytes
 
-    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+    def of(
+        self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
+    ) -> int:
         return nbytes(factorization)
 
 
@@ -84,7 +93,9 @@ class Params(Resource):
     def of_site(self, site: Site, calls: Calls) -> int:
         return site.weight.numel()
 
-    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
+    def of(
+        self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
+    ) -> int:
         return params(factorization)
 
 
@@ -105,22 +116,13 @@ class _Run(Resource):
     def conditions(self, example: tuple[Tensor, ...] | None) -> tuple[str, ...]:
         return (spelled(example), str(torch.get_num_threads()))
 
-    def of_site(self, site: Site, calls: Calls) -> int:
-        return sum(self.of_module(use.module, use.module, calls[use.name]) for use in site.uses)
-
-    def of(self, site: Site, factorization: Factorization, view: KernelView, calls: Calls) -> int:
-        total = 0
+    def layers(
+        self, site: Site, factorization: Factorization, view: KernelView
+    ) -> Iterator[tuple[Use, nn.Module]]:
+        """Each use of a weight with the layer that stands in for it."""
         for use in site.uses:
-            layer = use.rule.build(use.module, factorization, view).train(use.module.training)
-            total += self.of_module(layer, use.module, calls[use.name])
+            yield use, use.rule.build(use.module, factorization, view).train(use.module.training)
         factorization.eval()  # Drops the dense copies that leaves keep once they have run.
-        return total
-
-    @abstractmethod
-    def of_module(
-        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
-    ) -> int:
-        """What a layer takes in all its calls."""
 
 
 class MACs(_Run):
@@ -130,16 +132,21 @@ class MACs(_Run):
         assert example is not None
         return macs(model, example)
 
-    def of_module(
-        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
+    def of_site(self, site: Site, calls: Calls) -> int:
+        return sum(macs(use.module, inputs) for use in site.uses for inputs in calls[use.name])
+
+    def of(
+        self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
     ) -> int:
-        return sum(macs(layer, inputs) for inputs in calls)
+        layers = self.layers(site, factorization, view)
+        return sum(macs(layer, inputs) for use, layer in layers for inputs in calls[use.name])
 
 
 class Latency(_Run):
     """Seconds of a forward pass, in nanoseconds; each layer measured beside its dense self.
 
-    The time of a model is taken to be the sum of its layers' and of what it does besides.
+    The time of a model is taken to be the sum of its layers' and of what it does besides. Short
+    timings on a busy machine err: measure the result.
     """
 
     unit = 1e-9
@@ -148,11 +155,26 @@ class Latency(_Run):
         assert example is not None
         return round(compare_latency(model, model, example).dense_s / self.unit)
 
-    def of_module(
-        self, layer: nn.Module, dense: nn.Module, calls: Sequence[tuple[Tensor, ...]]
+    def of_site(self, site: Site, calls: Calls) -> int:
+        pairs = [(use.module, inputs) for use in site.uses for inputs in calls[use.name]]
+        return round(sum(_seconds(m, m, inputs).dense_s for m, inputs in pairs) / self.unit)
+
+    def of(
+        self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
     ) -> int:
-        times = [compare_latency(dense, layer, inputs, seconds=0.02) for inputs in calls]
-        return round(sum(time.compressed_s for time in times) / self.unit)
+        # As a share of what the dense layer takes in the same moments: a machine that is busy for
+        # a while makes neither gains nor losses.
+        times = [
+            _seconds(use.module, layer, inputs)
+            for use, layer in self.layers(site, factorization, view)
+            for inputs in calls[use.name]
+        ]
+        share = sum(time.compressed_s for time in times) / sum(time.dense_s for time in times)
+        return round(dense * share)
+
+
+def _seconds(dense: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Times:
+    return compare_latency(dense, layer, inputs, seconds=0.05)
 
 
 RESOURCES: dict[str, Resource] = {

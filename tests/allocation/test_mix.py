@@ -12,6 +12,7 @@ from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option, analyse
 from lowrank.allocation.losses import Trial, interpolate, spread
+from lowrank.allocation.mix import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compress import compress
 from lowrank.decomposers import GPTQ, MagnitudePruning, Quantization, TruncatedSVD
@@ -209,6 +210,17 @@ def test_where_the_sum_misleads_the_better_uniform_choice_is_taken(model, data, 
     assert result.allocation["chosen"] != "mix"
     assert nbytes(result.model) <= nbytes(model) / 4
     assert len({layer.decomposer for layer in result.layers}) == 1
+
+
+def test_a_rival_leaves_dense_what_it_would_not_make_smaller(model, data):
+    mix = Mix([MagnitudePruning(0.01), Quantization(bits=3)], Budget(ratio=5), rivals=2)
+    question_budget = compress(model, mix, data=data).allocation
+    assert question_budget["spent"] <= question_budget["allowed"]
+    dense = Option(None, None, 100, 0.0, 1.0)
+    larger = Option(Quantization(bits=8), None, 100, 0.5, 1.0)
+    assert not pays(larger, Quantization(bits=8), dense)
+    assert pays(larger._replace(cost=99), Quantization(bits=8), dense)
+    assert not pays(larger._replace(cost=99), Quantization(bits=3), dense)
 
 
 class TestSensitivity:
