@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank.columns import MEASURES
-from lowrank.results import MEASURED_PARTS, VOLATILE
+from lowrank.results import MEASURED_PARTS, SEEDS, VOLATILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,7 +226,7 @@ def _is_setting(column: str) -> bool:
     part, dot, name = column.partition(".")
     outside = {*MEASURED_PARTS} | VOLATILE
     volatile = part in outside or (part == "config" and name in VOLATILE)
-    return bool(dot) and not volatile and column.rpartition(".")[2] not in ("seed", "level")
+    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEEDS, "level")
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Parts of a config that say where and how a point is run, and not which point it is.
 VOLATILE = frozenset({"force", "hydra", "results", "sweep", "tracker"})
-
+# Settings by which repetitions of one measurement differ.
+SEEDS = ("seed", "calibration_seed")
 LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
 MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
 
@@ -255,7 +256,7 @@ def _canonical(value: Any) -> Any:
 
 def _without_seeds(config: Any) -> Any:
     if isinstance(config, Mapping):
-        return {name: _without_seeds(value) for name, value in config.items() if name != "seed"}
+        return {name: _without_seeds(value) for name, value in config.items() if name not in SEEDS}
     if isinstance(config, list | tuple):
         return [_without_seeds(value) for value in config]
     return config

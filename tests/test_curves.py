@@ -137,6 +137,15 @@ def test_where_and_how_a_point_was_run_makes_no_difference(tmp_path):
     assert len(summarise(loaded(tmp_path, made_up), ["top1"])) == 2
 
 
+def test_draws_of_the_calibration_data_are_repetitions_as_seeds_are(tmp_path):
+    draws = [records.record("svd", 2, seed) for seed in range(3)]
+    for seed, draw in enumerate(draws):
+        draw["config"]["task"] = {**draw["config"].get("task", {}), "calibration_seed": seed}
+        draw["key"] = results.key(draw["config"])
+    row = summarise(loaded(tmp_path, draws), ["top1"]).iloc[0]
+    assert row["seeds"] == 3
+
+
 def test_what_cannot_be_averaged_is_refused(frame):
 
     with pytest.raises(ValueError, match=r"svd at level [0-9.]+ has seed [0-2] more than once"):
