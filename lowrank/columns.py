@@ -70,7 +70,7 @@ MEASURES: Mapping[str, Measure] = {
         "ratio",
     ),
     "body_compression_ratio": Measure(
-        "compression ratio\n(without embeddings and output head, dense bytes / compressed bytes)",
+        "compression ratio\n(without embeddings and head, dense / compressed bytes)",
         "compression ratio of the body",
         "ratio",
     ),
