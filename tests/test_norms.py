@@ -55,7 +55,7 @@ def cases(seed: int = 0) -> dict[str, tuple[Norm, Tensor, Tensor]]:
 every_case = pytest.mark.parametrize(("norm", "a", "b"), cases().values(), ids=cases().keys())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_its_square_is_the_trace(seed):
     weight = random(OUT, INNER, seed=seed)
@@ -135,7 +135,7 @@ class TestLaws:
         assert torch.equal(weight, before) and weight._version == version
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_without_knowledge_all_norms_are_the_plain_one(seed):
     weight = random(OUT, INNER, seed=seed)
@@ -190,7 +190,7 @@ def test_they_are_told_apart_in_reports():
 
 
 class TestSquareRoot:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(1, 9), st.integers(0, 1000))
     def test_it_is_a_root_also_of_a_singular_matrix(self, samples, seed):
         root = square_root(moment(samples, seed))

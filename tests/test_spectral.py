@@ -37,8 +37,11 @@ def least_errors(matrix: Tensor) -> np.ndarray:
 
 
 def rounding_errors(matrix: Tensor) -> float:
-    """Of the factors as they are stored, and of LAPACK's backward stable algorithm."""
-    steps = 4 if matrix.dtype == torch.float32 else 4 * max(matrix.shape)
+    """Of the factors as they are stored, and of a backward stable algorithm.
+
+    Of the latter LAPACK's own tests allow 50 max(m, n) units for the residual of a decomposition.
+    """
+    steps = 4 if matrix.dtype == torch.float32 else 50 * max(matrix.shape)
     return steps * torch.finfo(matrix.dtype).eps * float(matrix.norm())
 
 
@@ -67,7 +70,7 @@ kinds = st.sampled_from(
 sizes = st.integers(2, 80)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(kinds, sizes, sizes, st.sampled_from([torch.float32, torch.float64]), st.integers(0, 99))
 def test_at_every_rank_the_error_is_the_least(kind, out, inner, dtype, seed):
     count = min(out, inner)
@@ -79,7 +82,7 @@ def test_at_every_rank_the_error_is_the_least(kind, out, inner, dtype, seed):
         assert error(matrix, found, rank) <= (1 + TOLERANCE) * least[rank] + rounding
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(kinds, st.integers(3, 40), st.floats(-9, -2), st.integers(0, 999))
 def test_the_bounds_hold_of_any_orthogonal_vectors(kind, count, size, seed):
     """Of vectors that are turned away from the singular ones by any little angle."""
@@ -162,7 +165,7 @@ def test_vectors_that_are_not_orthogonal_are_noticed(monkeypatch):
     assert leading(matrix, 20).note.startswith("float64 Gram matrix not taken")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kinds, sizes, sizes, st.integers(0, 99))
 def test_the_left_basis_is_orthonormal_and_spans_the_leading_part(kind, out, inner, seed):
     matrix = with_values(spectrum(kind, min(out, inner)), out, inner, seed)
@@ -174,7 +177,7 @@ def test_the_left_basis_is_orthonormal_and_spans_the_leading_part(kind, out, inn
     assert projected <= (1 + TOLERANCE) * least[rank] + 1e-14 * least[0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kinds, sizes, sizes, st.sampled_from([torch.float32, torch.float64]))
 def test_singular_values_leave_the_least_errors(kind, out, inner, dtype):
     matrix = with_values(spectrum(kind, min(out, inner)), out, inner).to(dtype)

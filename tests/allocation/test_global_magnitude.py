@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -42,7 +42,6 @@ def test_the_survivors_are_the_largest_weights_of_all_layers(sparsity):
     assert sum(layer.params for layer in result.layers) == keep
 
 
-@settings(deadline=None)
 @given(st.floats(0, 0.95), st.lists(shapes, min_size=1, max_size=4), st.booleans())
 def test_one_threshold_for_all_layers(sparsity, shapes, equal):
     weights = {str(i): random(*shape, seed=i) * (i + 1) for i, shape in enumerate(shapes)}

@@ -41,7 +41,7 @@ def best_by_enumeration(problem, limit):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_exact_choice_is_that_of_enumeration(given_problem):
     problem, limit = given_problem
     choice = choose(problem, limit)
@@ -52,7 +52,7 @@ def test_the_exact_choice_is_that_of_enumeration(given_problem):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_greedy_choice_keeps_the_limit_and_brackets_the_optimum(given_problem):
     problem, limit = given_problem
     choice = choose(problem, limit, exact_options=0)

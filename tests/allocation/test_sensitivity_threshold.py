@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -44,7 +44,6 @@ def test_the_knapsack_never_loses_more(model):
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_each_takes_the_cheapest_below_the_threshold(pairs):
     costs, losses = (np.array(values) for values in zip(*pairs, strict=True))
     items = Items(["a"], [costs.astype(np.int64)], [losses.astype(np.float64)])

@@ -39,7 +39,7 @@ def test_the_diagonal_is_that_of_the_full_moment_and_does_not_grow_with_the_data
     assert again.count == 3 * diagonal.count
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.integers(1, 2),

@@ -40,7 +40,7 @@ patterns = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     options=patterns,
     shape=st.tuples(st.integers(2, 9), st.integers(4, 15)),
@@ -108,7 +108,6 @@ def test_values_are_the_best_for_the_mask():
     assert torch.equal(form.to_dense(), exact_update(weight, form.mask, norm.moment))
 
 
-@settings(deadline=None)
 @given(patterns, st.integers(0, 99))
 def test_without_pairs_of_inputs_it_is_magnitude_and_wanda(options, seed):
     weight = random(8, 12, seed=seed)

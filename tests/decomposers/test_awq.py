@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import AWQ, Quantization
@@ -34,7 +34,6 @@ def nearest(method):
     return Quantization(method.bits, method.group_size, method.symmetric, method.scale)
 
 
-@settings(deadline=None)
 @given(
     method=st.builds(AWQ, **fields, steps=st.integers(1, 4)),
     dead=st.integers(0, 2),

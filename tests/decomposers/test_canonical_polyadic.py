@@ -48,7 +48,7 @@ every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 
 
 @given(rank=st.integers(2, 20), iterations=st.integers(1, 30), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_error_is_at_most_that_of_tensorly(rank, iterations, seed):
     weight = random(OUT, CHANNELS * POSITIONS, seed=seed)
     tensor = weight.unflatten(1, (CHANNELS, POSITIONS))
@@ -103,7 +103,7 @@ def test_the_gradient_is_that_of_the_error():
 
 @every_norm
 @given(ratio=st.floats(1.1, 20), seed=st.integers(0, 20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_it_is_never_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
     weight = random(OUT, CHANNELS * POSITIONS, seed=seed)
     method = CanonicalPolyadic(compression_ratio=ratio, kernel_size=SIZE, iterations=2)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers.code_laws import assign, fit_law
@@ -30,7 +30,6 @@ def information(codes, law, spreads):
     return total
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(1, 7),
     columns=st.integers(1, 9),
@@ -71,7 +70,6 @@ def test_rows_and_columns_that_spread_differently_are_told_apart():
     assert bits < 0.95 * fit_law(codes.flatten()[order].view(codes.shape))[2]
 
 
-@settings(deadline=None)
 @given(items=st.integers(1, 6), options=st.integers(1, 9), seed=st.integers(0, 1000))
 def test_assign_is_the_best_of_all_windows(items, options, seed):
     costs = 3 * random(items, options, seed=seed)

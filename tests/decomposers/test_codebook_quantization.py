@@ -31,7 +31,7 @@ def optimum(values, clusters):
     return best
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=9), st.sampled_from([1, 2]))
 def test_small_groups_are_clustered_as_well_as_can_be(values, bits):
     weight = torch.tensor([values], dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_never_worse_than_scikit_learn(clusters, kind, count):
     assert ours <= theirs * (1 + 1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 40)),
     bits=st.integers(1, 5),
@@ -102,7 +102,7 @@ def test_neither_codes_nor_centroids_can_be_improved(shape, bits, group_size, se
             assert row[rounded == value].mean() == pytest.approx(float(value), abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8),
     bits=st.integers(3, 8),

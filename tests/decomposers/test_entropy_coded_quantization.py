@@ -23,7 +23,7 @@ def nbytes(form):
     return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 60)),
     bits=st.sampled_from([0.7, 1.5, 3.0, 8.0]),

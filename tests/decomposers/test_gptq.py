@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import GPTQ, Quantization
@@ -121,7 +121,6 @@ options = {
 }
 
 
-@settings(deadline=None)
 @given(
     method=st.builds(GPTQ, **options),
     samples=st.sampled_from([1, 2, 10, 100]),
@@ -140,7 +139,6 @@ def test_it_is_never_worse_than_round_to_nearest_in_its_norm(method, samples, da
     assert stored[0] == stored[1]
 
 
-@settings(deadline=None)
 @given(method=st.builds(GPTQ, **options), seed=st.integers(0, 1000))
 def test_without_correlation_it_is_round_to_nearest(method, seed):
     weight = random(5, 11, seed=seed)
@@ -167,7 +165,6 @@ def test_compensation_is_worth_much_where_inputs_come_together():
     assert errors[2] < 0.98 * errors[1]
 
 
-@settings(deadline=None)
 @given(method=st.builds(GPTQ, **(options | {"sweeps": st.just(0)})), seed=st.integers(0, 1000))
 def test_a_sweep_never_makes_the_error_larger(method, seed):
     weight, norm = random(3, 9, seed=seed), Gram(correlated(9, 20, seed))

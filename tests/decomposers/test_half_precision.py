@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import Chain, HalfPrecision, MagnitudePruning, TruncatedSVD
@@ -24,7 +24,6 @@ def test_values_are_those_of_numpy():
     assert np.array_equal(HalfPrecision().decompose(weight).to_dense().numpy(), expected)
 
 
-@settings(deadline=None)
 @given(
     dtype=st.sampled_from([("float16", 2.0**-11), ("bfloat16", 2.0**-8)]),
     exponent=st.floats(-4, 4),

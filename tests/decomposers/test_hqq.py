@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import HQQ, Quantization
@@ -64,7 +64,6 @@ def test_it_is_half_quadratic_splitting(bits, power):
         assert error.item() == pytest.approx(expected, rel=1e-9)
 
 
-@settings(deadline=None)
 @given(
     bits=st.integers(1, 6),
     size=st.sampled_from(["channel", "tensor", 1, 4, 7]),

@@ -118,7 +118,7 @@ class TestZero:
 
 
 class TestPissa:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.integers(1, 20), st.floats(0.5, 64), st.integers(0, 50))
     def test_the_adapter_is_the_principal_part_and_the_base_what_is_left(self, rank, alpha, seed):
         weight = random(20, 30, seed=seed)
@@ -147,7 +147,7 @@ class TestResidual:
         assert torch.equal(frozen.to_dense(), of_base(base, weight))
         torch.testing.assert_close(scale * left @ right, best(weight - of_base(base, weight), 4))
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(rank=st.integers(1, 20), alpha=st.floats(0.5, 64), seed=st.integers(0, 50))
     def test_never_worse_than_the_base_alone(self, base, rank, alpha, seed):
         weight = random(20, 30, seed=seed)

@@ -75,7 +75,7 @@ def test_it_is_what_alternating_least_squares_finds_at_best(norm, a, b, rank):
     assert ours == pytest.approx(min(others), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(3, 20), st.integers(3, 20), st.integers(0, 1000))
 def test_it_is_the_textbooks_where_that_can_be_computed(out, inner, seed):
     """SVD-LLM: W L = u s vᵀ for B = L Lᵀ, and Ŵ = u s vᵀ L⁻¹."""
@@ -88,7 +88,7 @@ def test_it_is_the_textbooks_where_that_can_be_computed(out, inner, seed):
     np.testing.assert_allclose(ours.numpy(), textbook, rtol=1e-5, atol=1e-6 * abs(textbook).max())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(4, 12), st.integers(4, 12), st.integers(1, 30), st.integers(0, 1000))
 def test_the_outputs_are_the_best_of_that_rank_also_for_few_samples(out, inner, samples, seed):
     """DRONE: min ‖W X − Ŵ X‖ over Ŵ of a rank is the truncated SVD of the outputs W X."""
@@ -100,7 +100,7 @@ def test_the_outputs_are_the_best_of_that_rank_also_for_few_samples(out, inner, 
         assert error == pytest.approx(np.linalg.norm(rest), rel=1e-6, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(4, 15), st.integers(4, 15), st.integers(1, 40), st.integers(0, 1000))
 def test_each_norm_is_best_served_by_its_own_optimum(out, inner, samples, seed):
     weight, b = random(out, inner, seed=seed), moment(samples, inner, seed)
@@ -112,7 +112,7 @@ def test_each_norm_is_best_served_by_its_own_optimum(out, inner, samples, seed):
         assert all(best <= norm(weight - other) + 1e-7 * scale for other in found)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_the_error_is_known_beforehand(seed, rank):
     weight = random(OUT, INNER, seed=seed)
@@ -184,7 +184,7 @@ def test_badly_conditioned_statistics_cost_nothing(condition):
 class TestSingular:
     """Directions that the data never showed cost nothing, and are still not thrown away."""
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 1000))
     def test_it_is_the_limit_of_a_damping_that_goes_to_zero(self, rank, samples, seed):
         weight, x = random(OUT, INNER, seed=seed), random(samples, INNER, seed=seed + 1)
@@ -254,7 +254,7 @@ class TestSingular:
             torch.testing.assert_close(product(weight, 4, norm), weight)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(0.05, 0.99), st.integers(0, 1000))
 def test_energy_counts_in_the_norm(energy, seed):
     weight = random(30, 40, seed=seed)
@@ -281,7 +281,7 @@ def test_all_ranks_cost_one_eigen_decomposition_and_one_svd(monkeypatch):
     assert sorted(calls) == ["eigh", "svd"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(0, 1000))
 def test_the_factors_are_equally_scaled(rank, seed):
     weight = random(OUT, INNER, seed=seed)

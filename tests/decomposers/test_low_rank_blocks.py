@@ -53,7 +53,7 @@ def matrix(grid: Grid, ranks: Tensor, iterations: int = 0) -> Tensor:
 
 
 @given(st.sampled_from([1, 2, 3, 4, 6]), st.sampled_from([1, 2, 3, 6, 9]), st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_closed_form_is_the_svd_of_each_block(down, across, seed):
     weight = random(OUT, INNER, seed=seed)
     grid = Grid.of(weight, IDENTITY, (down, across))
@@ -123,7 +123,7 @@ def test_at_the_end_no_small_change_of_the_factors_is_nearer():
 
 @every_norm
 @given(ratio=st.floats(1.1, 4), seed=st.integers(0, 20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_neither_is_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
     weight = random(OUT, INNER, seed=seed)
     for method in (

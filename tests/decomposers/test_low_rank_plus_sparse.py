@@ -40,7 +40,7 @@ def nbytes(form) -> int:
     return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 5), st.floats(0.8, 0.98), st.integers(0, 100))
 def test_the_error_never_grows_with_iterations(rank, sparsity, seed):
     weight = random(30, 40, seed=seed)
@@ -66,7 +66,7 @@ def norms(out: int, inner: int) -> dict:
 
 
 @pytest.mark.parametrize("name", ["identity", "diagonal", "full"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(rank=st.integers(1, 4), sparsity=st.floats(0.8, 0.97), seed=st.integers(0, 100))
 def test_in_every_norm_the_error_never_grows_and_is_below_that_of_the_svd(
     name, rank, sparsity, seed
@@ -152,7 +152,7 @@ def test_rank_and_non_zeros_are_those_asked_for():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     out=st.integers(20, 90),
     inner=st.integers(20, 300),

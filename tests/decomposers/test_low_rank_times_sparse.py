@@ -43,7 +43,7 @@ def nbytes(form) -> int:
     return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 8), st.floats(0.2, 0.9), st.integers(0, 100))
 def test_the_error_never_grows_and_is_never_above_that_of_pruning_the_svd(rank, sparsity, seed):
     weight = random(30, 60, seed=seed)
@@ -98,7 +98,7 @@ def test_in_every_norm_the_alternation_is_monotone(name, sparsity):
 
 
 @pytest.mark.parametrize("name", ["identity", "diagonal", "full"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(ratio=st.floats(1.5, 6), seed=st.integers(0, 50))
 def test_in_every_norm_never_worse_than_the_svd_of_as_many_bytes(name, ratio, seed):
     weight, norm = random(30, 60, seed=seed), norms(30, 60)[name]
@@ -173,7 +173,7 @@ def test_rank_and_non_zeros_are_those_asked_for():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     out=st.integers(20, 90),
     inner=st.integers(20, 300),

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
@@ -28,7 +28,6 @@ def pruned(weight, *args, **options):
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@settings(deadline=None)
 @given(shapes, st.floats(0, 0.99), st.integers(0, 1000))
 def test_exactly_the_largest_stay(shape, sparsity, seed):
     weight = random(*shape, seed=seed)
@@ -69,7 +68,6 @@ def test_no_other_rows_columns_or_blocks_are_nearer(pattern, size, blocks):
         assert (weight - other).norm() >= error - 1e-12
 
 
-@settings(deadline=None)
 @given(shapes, st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_among_equal_magnitudes_the_first_stay_and_the_count_is_exact(shape, sparsity):
     weight = torch.full(shape, -0.5)
@@ -95,7 +93,6 @@ def test_torch_prunes_the_same_rows_and_columns(pattern, axis):
     assert torch.equal(pruned(weight, 0.4, pattern=pattern), layer.weight)
 
 
-@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 5), st.integers(1, 13)),
     st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 5), (4, 8)]),
@@ -116,7 +113,6 @@ def test_every_group_keeps_its_n_largest_of_m(shape, counts, seed):
     assert factorization.values.shape[0] == shape[0]
 
 
-@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     ratio=st.floats(1, 60),
@@ -148,7 +144,6 @@ def positive(length, seed=0):
     return random(length, seed=seed).square()
 
 
-@settings(deadline=None)
 @given(shapes, st.floats(0, 0.99), st.booleans(), st.integers(0, 1000))
 def test_in_a_diagonal_norm_it_is_wanda(shape, sparsity, in_each_row, seed):
     """Against the formula of the paper, weight by weight: |w_ij| · ‖x_j‖."""
@@ -173,7 +168,6 @@ def test_in_a_diagonal_norm_it_is_wanda(shape, sparsity, in_each_row, seed):
         assert result.values.shape[0] == shape[0]
 
 
-@settings(deadline=None)
 @given(
     shapes,
     st.sampled_from(
@@ -220,7 +214,6 @@ def test_equal_weights_of_a_diagonal_norm_change_nothing():
         assert torch.equal(MagnitudePruning(**options).decompose(weight, flat).to_dense(), expected)
 
 
-@settings(deadline=None)
 @given(shape=shapes, sparsity=st.floats(0, 0.9))
 def test_a_row_of_equal_magnitudes_keeps_its_first(shape, sparsity):
     keep = shape[1] - round(sparsity * shape[1])

@@ -103,7 +103,7 @@ def test_a_part_of_more_bytes_is_refused():
 
 
 @every_norm
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(limit=st.integers(0, 1200))
 def test_the_svd_fits_and_one_rank_more_would_not(norm, limit):
     weight = random(10, 12)
@@ -126,7 +126,7 @@ def test_a_sparse_form_counts_its_index():
 
 
 @every_norm
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(limit=st.integers(0, 300), symmetric=st.booleans())
 def test_plain_quantizations_fit_and_smaller_groups_would_not(norm, limit, symmetric):
     weight, method = random(10, 12), GPTQ(4, symmetric=symmetric)
@@ -149,7 +149,7 @@ def test_plain_quantizations_fit_and_smaller_groups_would_not(norm, limit, symme
 
 
 @every_norm
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(limit=st.integers(0, 1200))
 def test_the_sparse_form_fits_and_one_entry_more_would_not(norm, limit):
     weight = random(10, 12)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lowrank.decomposers.patterns import descending, largest
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data(), st.integers(1, 4), st.integers(1, 12))
 def test_the_largest_are_the_first_in_descending_order(data, rows, columns):
     """Few different values, so that many are equal."""

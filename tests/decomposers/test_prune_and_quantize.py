@@ -56,7 +56,7 @@ def one_after_the_other(weight: Tensor, norm, method: PruneAndQuantize) -> Tenso
 
 
 @every_norm
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     sparsity=st.floats(0.2, 0.9),
     bits=st.integers(1, 4),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import Quantization
@@ -32,7 +32,6 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 11))
 SCALES = ["float16", "bfloat16", "float32"]
 
 
-@settings(deadline=None)
 @given(
     shape=shapes,
     bits=bits,
@@ -51,7 +50,6 @@ def test_no_weight_is_more_than_half_a_step_off(
     assert ((weight - quantized.to_dense()).abs() <= limit * (1 + 1e-12)).all()
 
 
-@settings(deadline=None)
 @given(shape=shapes, bits=bits, group_size=group_sizes, seed=st.integers(0, 1000))
 def test_a_symmetric_scale_is_that_of_the_formula_rounded_up(shape, bits, group_size, seed):
     weight = random(*shape, seed=seed, dtype=torch.float64)
@@ -80,7 +78,6 @@ def test_one_bit_more_about_halves_the_error(symmetric):
         assert 1.7 < more / less < 2.4
 
 
-@settings(deadline=None)
 @given(
     shape=shapes,
     bits=bits,
@@ -132,7 +129,6 @@ def test_least_squared_error_of_one_bit_is_known():
     assert error(weight, 1, scale="mse", scale_dtype="float32") == pytest.approx(best, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(shape=shapes, bits=st.integers(2, 8), symmetric=st.booleans(), mse=st.booleans())
 def test_zeros_stay_exactly_zero(shape, bits, symmetric, mse):
     weight = random(*shape)
@@ -230,7 +226,6 @@ def test_scales_that_do_not_fit_are_refused(magnitude, text):
         Quantization(8).decompose(random(3, 4) * magnitude)
 
 
-@settings(deadline=None)
 @given(
     bits=bits,
     symmetric=st.booleans(),
@@ -284,7 +279,6 @@ def importance(columns, seed=0, dead=0.2):
     return values * (torch.rand(columns, generator=generator) > dead)
 
 
-@settings(deadline=None)
 @given(
     shape=shapes,
     bits=bits,

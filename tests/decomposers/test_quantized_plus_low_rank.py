@@ -53,7 +53,7 @@ def test_one_iteration_is_the_base_and_the_svd_of_what_it_misses():
 
 
 @every_norm
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     rank=st.integers(1, 6),
     bits=st.integers(1, 4),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import MagnitudePruning, RandomPruning
@@ -25,7 +25,6 @@ options = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(options, st.integers(0, 100))
 def test_as_many_survive_as_of_magnitude_and_with_their_values(options, seed):
     weight = random(16, 24)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers.code_laws import fit_law
@@ -37,7 +37,6 @@ def some_coding(matrix, step):
     return Coding(*fit_law((matrix.weight / step).round().T)[:2])
 
 
-@settings(deadline=None)
 @given(
     number=st.floats(-30, 30),
     drawn=st.floats(0, 5),
@@ -52,7 +51,6 @@ def test_nearest_is_the_best_of_all_integers(number, drawn, divided):
     assert cost(found) <= min(cost(q) for q in range(-40, 41)) + 1e-9
 
 
-@settings(deadline=None)
 @given(
     samples=st.sampled_from([3, 20, 200]),
     step=st.sampled_from([0.05, 0.5, 3.0]),
@@ -118,7 +116,6 @@ def test_errors_cost_the_same_in_every_row_and_column():
         assert float(values.max() / values.min()) <= 2 * (1 + 1e-9)
 
 
-@settings(deadline=None)
 @given(lines=st.integers(1, 40), length=st.integers(1, 60), seed=st.integers(0, 1000))
 def test_exponents_are_taken_only_where_they_save_more_than_they_take(lines, length, seed):
     importance = torch.exp2(random(lines, seed=seed) * (seed % 4))

@@ -118,7 +118,7 @@ def test_the_minimum_is_that_of_another_solver(sparse_weight):
     assert split.gap <= 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.1, 0.6), st.floats(0.1, 10))
 def test_the_bound_is_below_every_split(seed, sparse_weight, scale):
     weight, guess = random(8, 6, seed=seed), random(8, 6, seed=seed + 1)

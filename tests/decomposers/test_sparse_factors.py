@@ -84,7 +84,7 @@ def test_more_iterations_gain(norm):
 
 @every_norm
 @given(ratio=st.floats(1.3, 2.2), factors=st.integers(2, 3), seed=st.integers(0, 9))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_it_is_never_worse_than_pruning_at_its_bytes(norm, ratio, factors, seed):
     weight = random(OUT, INNER, seed=seed)
     form = SparseFactors(ratio, factors, share=0.5, iterations=5).decompose(weight, norm)

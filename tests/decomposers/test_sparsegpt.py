@@ -91,7 +91,7 @@ methods = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(methods, st.tuples(st.integers(1, 6), st.integers(2, 17)), st.booleans(), st.integers(0, 99))
 def test_it_is_the_elimination_of_one_column_after_the_other(method, shape, by_rows, seed):
     weight = random(*shape, seed=seed)
@@ -127,7 +127,7 @@ def norms(draw, columns):
     return gram(inputs, damping=draw(st.sampled_from([0.0, 0.01])))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data(), methods, st.tuples(st.integers(1, 6), st.integers(2, 17)), st.integers(0, 99))
 def test_the_exact_update_is_never_worse_than_the_sequential_one(data, method, shape, seed):
     weight, norm = random(*shape, seed=seed), data.draw(norms(shape[1]))
@@ -145,7 +145,6 @@ def test_the_exact_update_is_never_worse_than_the_sequential_one(data, method, s
     assert error <= norm(weight * ~exact.mask) + 1e-6 * norm(weight)
 
 
-@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 9), st.integers(1, 30)),
     st.floats(0, 0.9),

@@ -26,7 +26,7 @@ def problems(draw):
     return weight, kept, inputs
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(problems())
 def test_every_row_is_its_least_squares(problem):
     weight, kept, inputs = problem
@@ -42,7 +42,6 @@ def test_every_row_is_its_least_squares(problem):
         assert (outputs - inputs @ (row * mask)).norm() >= error - 1e-12 * outputs.norm()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_with_a_regular_moment_the_solution_is_the_one_there_is(seed):
     weight, root = random(5, 9, seed=seed), random(40, 9, seed=seed + 1)

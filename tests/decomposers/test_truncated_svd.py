@@ -30,7 +30,6 @@ def rank_of(form) -> int:
     return form.factors[0].shape[1]
 
 
-@settings(deadline=None)
 @given(st.integers(8, 20), st.integers(8, 20), st.integers(1, 3), st.integers(0, 1000))
 def test_the_errors_are_the_discarded_spectrum_in_both_norms(out, inner, rank, seed):
     weight = random(out, inner, seed=seed)
@@ -40,7 +39,6 @@ def test_the_errors_are_the_discarded_spectrum_in_both_norms(out, inner, rank, s
     assert torch.linalg.matrix_norm(error, 2) == pytest.approx(rest[0])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8))
 def test_a_matrix_of_that_rank_comes_back(rank):
     weight = of_rank(rank)

@@ -48,7 +48,7 @@ every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_error_is_at_most_that_of_tensorly(given_ranks, taken, seed):
     weight = random(OUT, CHANNELS * POSITIONS, seed=seed)
     tensor = weight.unflatten(1, (CHANNELS, POSITIONS)).numpy()
@@ -92,7 +92,7 @@ def test_the_norm_is_what_is_minimised(name):
 
 @every_norm
 @given(ratio=st.floats(1.1, 8), seed=st.integers(0, 20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_it_is_never_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
     weight = random(OUT, CHANNELS * POSITIONS, seed=seed)
     form = Tucker2(compression_ratio=ratio, kernel_size=SIZE, iterations=2).decompose(weight, norm)

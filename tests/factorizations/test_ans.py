@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.factorizations import ans
@@ -29,7 +29,6 @@ def by_hand(stream, contexts, table):
     return found, state, data
 
 
-@settings(deadline=None)
 @given(
     count=st.sampled_from([1, 2, 17, 2048, 2049, 5000]),
     contexts=st.integers(1, 5),
@@ -47,7 +46,6 @@ def test_every_symbol_comes_back(count, contexts, alphabet, seed):
     assert torch.equal(ans.decode(stream, context, table), symbols)
 
 
-@settings(deadline=None)
 @given(
     count=st.sampled_from([10, 2048, 3000, 20000]),
     contexts=st.integers(1, 4),

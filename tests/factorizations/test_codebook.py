@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -17,7 +17,6 @@ def random_codebook(shape, bits, group_size, dtype=torch.float32, seed=0):
     return codes, centroids, Codebook(layout, codes, centroids)
 
 
-@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 11)),
     bits=st.integers(1, 8),

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.factorizations import EntropyCoded, rebuild
@@ -24,7 +24,6 @@ def example(rows=20, columns=30, largest=3, reach=9, seed=0, dtype=torch.float32
     return codes, (0.3, steps), coding, EntropyCoded.of(codes, (0.3, steps), coding, dtype)
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(1, 6),
     columns=st.integers(1, 9),
@@ -43,7 +42,6 @@ def test_it_stands_for_codes_times_steps(rows, columns, largest, reach, seed):
             assert math.isclose(float(dense[i, j]), wanted, rel_tol=1e-12)
 
 
-@settings(deadline=None)
 @given(
     linear=st.sampled_from([0.0, 0.5, 3.0]),
     square=st.sampled_from([0.0, 0.02, 1.0]),

@@ -71,7 +71,7 @@ def operation_of(layer: nn.Conv2d, view: str) -> Convolve:
 @pytest.mark.parametrize("view", KERNEL_VIEWS)
 class TestConvolve:
     @given(convolutions())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_the_matrix_of_a_kernel_convolves_as_the_layer(self, view, case):
         layer, x = case
         operation = operation_of(layer, view)
@@ -80,7 +80,7 @@ class TestConvolve:
         assert torch.equal(operation.apply(x, matrix), layer(x))
 
     @given(case=convolutions(), ranks=st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_a_product_of_any_length_equals_its_dense_convolution(self, view, case, ranks):
         layer, x = case
         operation = operation_of(layer, view)
@@ -93,7 +93,7 @@ class TestConvolve:
         torch.testing.assert_close(form(x, operation), wanted)
 
     @given(convolutions())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_products_in_products_and_sums_equal_their_dense_convolution(self, view, case):
         layer, x = case
         operation = operation_of(layer, view)
@@ -122,7 +122,7 @@ def test_the_spatial_view_splits_a_kernel_into_a_column_and_a_row():
 
 class TestMultiply:
     @given(st.lists(st.integers(1, 5), max_size=3), st.lists(st.integers(1, 5), min_size=1))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_any_product_on_any_leading_shape(self, leading, ranks):
         x = random(*leading, 6)
         runs_like_its_dense_matrix(low_rank(7, 6, *ranks[:4]), x, Multiply())

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.factorizations.packing import Layout, pack, packed_bytes, unpack
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(0, 100), st.integers(0, 2**32))
 def test_codes_come_back_from_exactly_as_many_bytes_as_they_need(bits, count, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -17,7 +16,6 @@ def test_codes_come_back_from_exactly_as_many_bytes_as_they_need(bits, count, se
     assert torch.equal(unpack(packed, bits, count).long(), codes)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.lists(st.integers(0, 255), max_size=40))
 def test_the_bits_stand_one_after_the_other_lowest_first(bits, values):
     codes = [value % 2**bits for value in values]
@@ -29,7 +27,6 @@ def test_the_bits_stand_one_after_the_other_lowest_first(bits, values):
 group_sizes = st.sampled_from(["channel", "tensor"]) | st.integers(1, 12)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 10), group_sizes)
 def test_groups_are_runs_of_inputs_and_join_again(rows, columns, group_size):
     layout = Layout((rows, columns), 4, group_size)

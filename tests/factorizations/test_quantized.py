@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -29,7 +29,6 @@ def random_quantized(shape, bits, group_size, zeros, dtype=torch.float32, seed=0
 group_sizes = st.sampled_from(["channel", "tensor"]) | st.integers(1, 12)
 
 
-@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 11)),
     bits=st.integers(1, 8),

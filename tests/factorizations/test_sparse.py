@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -55,7 +55,6 @@ cases = {
 }
 
 
-@settings(deadline=None)
 @given(**cases)
 def test_kept_blocks_keep_their_values_and_the_rest_is_zero(rows, columns, block, density, seed):
     weight, kept, sparse = random_sparse(rows, columns, block, density, seed)
@@ -66,7 +65,6 @@ def test_kept_blocks_keep_their_values_and_the_rest_is_zero(rows, columns, block
     assert torch.equal(sparse(x), torch.nn.functional.linear(x, expected))
 
 
-@settings(deadline=None)
 @given(**cases)
 def test_the_stored_tensors_bring_it_back_bit_for_bit(rows, columns, block, density, seed):
     _, _, sparse = random_sparse(rows, columns, block, density, seed)
@@ -77,7 +75,6 @@ def test_the_stored_tensors_bring_it_back_bit_for_bit(rows, columns, block, dens
     assert fresh.config() == sparse.config()
 
 
-@settings(deadline=None)
 @given(**cases)
 def test_the_smaller_index_is_stored(rows, columns, block, density, seed):
     _, kept, sparse = random_sparse(rows, columns, block, density, seed)

@@ -119,7 +119,7 @@ def test_the_parameters_are_those_of_its_tensors(form):
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_permutation_brings_the_segments_of_a_row_together(ranks):
     table = torch.tensor(ranks)
     by_column = [(j, k) for k in range(3) for j in range(len(ranks)) for _ in range(ranks[j][k])]

@@ -27,7 +27,7 @@ def test_the_convention_is_one_mac_per_multiplication():
     assert macs(nn.Linear(64, 32), (torch.zeros(8, 64),)) == 16_384
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.tuples(*[st.integers(1, 5)] * 3),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
