@@ -27,6 +27,7 @@ from lowrank.decomposers import (
     Decomposer,
     EntropyCodedQuantization,
     HalfPrecision,
+    Keep,
     LoRA,
     LowRankPlusSparse,
     LowRankTimesSparse,
@@ -286,6 +287,7 @@ ROWS = {
     "quantized SVD": Row(
         Chain([TruncatedSVD(rank=3), Quantization(8)]), {Product, Quantized}, 180, set()
     ),
+    "kept": Row(Keep(), {Dense}, ALL, {"weight"}),
     "half precision": Row(HalfPrecision(), {Half}, ALL, set()),
     "half precision of wide range": Row(HalfPrecision("bfloat16"), {Half}, ALL, set()),
     "SVD in half precision": Row(

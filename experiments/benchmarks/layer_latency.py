@@ -116,7 +116,7 @@ def measure(case: Case, dense: nn.Module, options: argparse.Namespace) -> list[d
         search = Search(seconds=options.seconds)
         optimized = optimize_for(compressed, example, case.allowed, search=search)
         models = (dense, compressed, optimized.model)
-        times = race(models, example[0], 20 * options.seconds)
+        times = race(models, example[0], 5 * options.seconds)
         speedup, promised = times[2].speedup, case.promised.get(batch)
         rows.append(
             {
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 512])
-    parser.add_argument("--seconds", type=float, default=0.05, help="per search of a layer")
+    parser.add_argument("--seconds", type=float, default=0.2, help="per search of a layer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()

@@ -11,7 +11,7 @@ from lowrank.allocation.allocation import Problem
 from lowrank.allocation.knapsack import Items
 from lowrank.allocation.resources import RESOURCES
 from lowrank.calibration import Job
-from lowrank.decomposers import Decomposer
+from lowrank.decomposers import Decomposer, Keep
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
@@ -22,14 +22,14 @@ class Option(NamedTuple):
     """What a weight can become.
 
     Attributes:
-        decomposer: None: it stays as it is.
-        factorization: what the decomposer makes of the weight; not to be changed.
+        factorization: what the decomposer makes of the weight, not to be changed; None where it
+            keeps the weight.
         cost: in the whole units of the resource.
         error: ‖W − Ŵ‖² in the norm.
         energy: ‖W‖² in the norm.
     """
 
-    decomposer: Decomposer | None
+    decomposer: Decomposer
     factorization: Factorization | None
     cost: int
     error: float
@@ -40,7 +40,7 @@ class Analysis(NamedTuple):
     """All options of all weights.
 
     Attributes:
-        options: by the name of the weight; the first is to leave it as it is.
+        options: by the name of the weight; the first is to keep it.
         refused: (weight, candidate, reason) of what does not fit.
         rest: what the model takes besides these weights.
     """
@@ -81,7 +81,7 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -
     measure, sites = RESOURCES[resource], problem.sites
     calls = measure.calls(problem.model, sites, problem.example)
     dense = {site.name: measure.of_site(site, calls) for site in sites}
-    options = {s.name: [Option(None, None, dense[s.name], 0.0, 0.0)] for s in sites}
+    options = {s.name: [Option(Keep(), None, dense[s.name], 0.0, 0.0)] for s in sites}
     refused: list[tuple[str, str, str]] = []
     for site, norm, group, view in _with_norms(problem, candidates):
         weight = site.matrix(view)

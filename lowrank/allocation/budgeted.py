@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Budgeted(Allocation):
-    """One candidate for each weight within a budget; leaving it as it is is always one of them.
+    """One candidate for each weight within a budget; keeping it is always one of them.
 
     Candidates, their costs and their losses are found once and serve every budget.
 
@@ -107,7 +107,7 @@ class Budgeted(Allocation):
             "options": sum(len(options) for options in analysis.options.values()),
             "refused": len(analysis.refused),
         }
-        decomposers = {n: o.decomposer for n, o in taken.items() if o.decomposer is not None}
+        decomposers = {n: o.decomposer for n, o in taken.items()}
         made = {n: o.factorization for n, o in taken.items() if o.factorization is not None}
         is_one_shot = problem.norm == problem.norm.one_shot()
         return Plan(decomposers, said | summary, made if is_one_shot else {})

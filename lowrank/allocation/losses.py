@@ -177,7 +177,7 @@ class Trial:
                 new.eval()  # Drops the dense copies that leaves keep once they have run.
 
     def _put(self, site: Site, option: Option) -> list[tuple[nn.Module, nn.Module]]:
-        if option.decomposer is None or option.factorization is None:
+        if option.factorization is None:
             return []
         pairs = []
         for use in site.uses:

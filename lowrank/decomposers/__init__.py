@@ -13,6 +13,7 @@ from lowrank.decomposers.entropy_coded_quantization import (
 from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
 from lowrank.decomposers.hqq import HQQ as HQQ
+from lowrank.decomposers.keep import Keep as Keep
 from lowrank.decomposers.lora import LoRA as LoRA
 from lowrank.decomposers.lora import merge as merge
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse

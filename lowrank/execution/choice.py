@@ -8,14 +8,14 @@ from lowrank.execution.kernel import ACCURACIES, Accuracy, allowed
 from lowrank.execution.plan import Trial
 
 # So many times faster counts as clearly faster, and what is not counts as equally fast.
-MARGIN = 1.05
+MARGIN = 1.03
 
 
 def choose(trials: Sequence[Trial], limit: Accuracy = "exact") -> int:
     """The place of the kernel to take: never one that was measured slower than dense.
 
-    The fastest of those that are clearly faster than dense (the lower quartile of the speed-up
-    reaches 1.05); of those equally fast to it the most exact, then the one that holds the least
+    The fastest of those that are clearly faster than dense (their speed-up is above 1.03
+    with a confidence of 95 %); of those equally fast to it the most exact, then the one that holds the least
     memory. Where none is clearly faster, an exact kernel that is as fast as dense and holds less,
     or else dense.
 

@@ -21,8 +21,8 @@ class Trial:
 
     Attributes:
         seconds: median of one pass over the layer's inputs.
-        speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` their lower
-            quartile.
+        speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` is what it is
+            above with a confidence of 95 %.
         error: relative error of the outputs against those of the factorization as it runs itself.
         packed_bytes: memory that it holds besides what is stored.
         refused: why it could not run, or was not taken for its error; empty otherwise.

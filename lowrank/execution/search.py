@@ -42,7 +42,7 @@ class Search:
         ValueError: seconds or threads cannot be, or the first kernel is not the dense one.
     """
 
-    seconds: float = 0.05
+    seconds: float = 0.2
     threads: int | None = None
     kernels: tuple[Kernel, ...] = KERNELS
 

@@ -1,0 +1,26 @@
+"""No compression: the weight as it is, among those that are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Dense, Factorization
+from lowrank.norms import Norm
+
+
+@dataclass(frozen=True)
+class Keep(Decomposer):
+    """Ŵ = W.
+
+    What an allocation gives a layer that is worth all its bytes. The layer counts among the
+    compressed ones, in ratios and bits per weight too, unlike one that was not selected.
+    """
+
+    norms: ClassVar = (Norm,)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        return Dense(weight.clone(), note="kept dense")
