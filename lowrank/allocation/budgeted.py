@@ -78,11 +78,16 @@ class Budgeted(Allocation):
         for candidate in self.candidates:
             candidate.check_norms(types)
 
+    def check(self, problem: Problem) -> None:
+        """Raise ValueError if something is missing that the choice needs; takes no time."""
+        self.loss.check(problem)
+
     @abstractmethod
     def answer(self, question: Question) -> Answer:
         """Choose; the limit can be met, and is not met by the dense weights."""
 
     def allocate(self, problem: Problem) -> Plan:
+        self.check(problem)
         resource = self.budget.resource
         conditions = RESOURCES[resource].conditions(problem.example)
         key = ("analysis", resource, *conditions, repr(self.candidates), *problem_key(problem))

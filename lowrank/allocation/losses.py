@@ -27,12 +27,15 @@ Losses = dict[str, list[float]]
 class Loss(ABC):
     """How much each option of each weight counts; the losses of a model's weights are added."""
 
+    def check(self, problem: Problem) -> None:
+        """Raise ValueError if the data that it needs are not there; takes no time."""
+
     @abstractmethod
     def of(self, problem: Problem, options: Options) -> Losses:
         """The loss of every option, at least 0, by the name of the weight.
 
         Raises:
-            ValueError: the data that it needs are not there.
+            ValueError: what `check` raises.
         """
 
 
@@ -80,6 +83,9 @@ class Sensitivity(Loss):
             check_integer("examples", self.examples, least=1)
         if self.probes is not None:
             check_integer("probes", self.probes, least=2)
+
+    def check(self, problem: Problem) -> None:
+        check_runnable(problem)
 
     def of(self, problem: Problem, options: Options) -> Losses:
         trial = Trial(problem, self.examples, self.batch_size)
@@ -137,11 +143,7 @@ class Trial:
     """
 
     def __init__(self, problem: Problem, examples: int | None, batch_size: int) -> None:
-        if problem.data is None or isinstance(problem.data, Calibration):
-            raise ValueError(
-                "how far a model's outputs move is measured on calibration data: give `data`, a "
-                "task or a list of batches; or choose by the error in the norm alone"
-            )
+        check_runnable(problem)
         self.data = as_data(problem.data, batch_size)
         self.sites = {site.name: site for site in problem.sites}
         shared: dict[int, Any] = {id(site.weight): site.weight for site in problem.sites}
@@ -196,6 +198,16 @@ class Trial:
             count += weight
         # Rounding can take a distance that is zero in truth below it.
         return max(0.0, total / count)
+
+
+def check_runnable(problem: Problem) -> None:
+    """Raise ValueError unless there are data that a model can be run on."""
+    if problem.data is None or isinstance(problem.data, Calibration):
+        raise ValueError(
+            "how far a model's outputs move is measured on calibration data: give `data`, a task "
+            "or a list of batches; or choose by the error in the norm alone, with the loss "
+            "NormError() and, of a Mix, rivals=0"
+        )
 
 
 def length_of(batch: Any) -> int:

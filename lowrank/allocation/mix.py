@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
 from lowrank.allocation.budgeted import Answer, Budgeted, Question
 from lowrank.allocation.knapsack import choose
-from lowrank.allocation.losses import Trial
+from lowrank.allocation.losses import Trial, check_runnable
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.checks import check_integer
 
@@ -39,6 +40,11 @@ class Mix(Budgeted):
         super().__post_init__()
         check_integer("rivals", self.rivals, least=0)
         check_integer("trial_examples", self.trial_examples, least=1)
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if self.rivals:
+            check_runnable(problem)
 
     def answer(self, question: Question) -> Answer:
         choice = choose(question.items, question.limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class Batches(CalibrationData):
     and where the model returns a loss (``labels`` given) it can be used.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch; from `forward`, a tuple that the model does not take.
     """
 
     given: Sequence[Any]
@@ -139,7 +140,17 @@ class Batches(CalibrationData):
     def forward(self, model: nn.Module, batch: Any) -> Any:
         if isinstance(batch, Mapping):
             return model(**batch)
-        return model(*batch) if isinstance(batch, tuple) else model(batch)
+        if not isinstance(batch, tuple):
+            return model(batch)
+        try:
+            inspect.signature(model.forward).bind(*batch)
+        except TypeError as error:
+            raise ValueError(
+                f"a calibration batch is a tuple of {len(batch)}, the positional arguments of the "
+                f"model, which does not take them ({error}): leave out what is no input, such as "
+                "labels"
+            ) from None
+        return model(*batch)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)

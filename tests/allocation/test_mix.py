@@ -324,6 +324,17 @@ class TestBadInput:
         with pytest.raises(ValueError, match="measured on calibration data: give `data`"):
             compress(model, Mix(CANDIDATES, Budget(ratio=2)))
 
+    @pytest.mark.parametrize("missing", ["loss", "rivals"])
+    def test_missing_data_are_noticed_before_anything_is_computed(self, model, missing):
+        class Slow(Quantization):
+            def _decompose(self, weight, norm):
+                raise AssertionError("the candidate was made")
+
+        loss = Sensitivity() if missing == "loss" else NormError()
+        mix = Mix([Slow(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals"))
+        with pytest.raises(ValueError, match=r"NormError\(\) and, of a Mix, rivals=0"):
+            compress(model, mix)
+
     def test_a_loss_that_is_negative(self, model):
         class Negative(NormError):
             def of(self, problem, options):

@@ -263,6 +263,11 @@ def test_calibration_data_are_a_list_with_something_in_it(given_data):
         Batches(given_data)
 
 
+def test_a_batch_with_labels_that_the_model_does_not_take():
+    with pytest.raises(ValueError, match=r"tuple of 2, .*leave out what is no input, such as lab"):
+        collect(nn.Linear(3, 2), [""], Batches([(torch.ones(4, 3), torch.ones(4))]), full=True)
+
+
 def test_two_masks_that_differ_are_ambiguous():
     class Two(nn.Module):
         def __init__(self):
