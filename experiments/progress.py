@@ -35,9 +35,15 @@ class Progress:
         """Say that a point was measured."""
         dense, compressed = record["dense"], record["compressed"]
         metric = QUALITY if QUALITY in compressed else next(iter(compressed))
-        level = "" if record["level"] is None else f" {record['level']:g}"
+        method = record["method"]
+        if record["level"] is not None:
+            method += f" {record['level']:g}"
+        if record["norm"] != "identity":
+            method += f", {record['norm']} norm"
+        if record["recovery"] != "none":
+            method += f" + {record['recovery']}"
         self._say(
-            f"{record['task']} {record['model']} {record['method']}{level} seed {record['seed']}  "
+            f"{record['task']} {record['model']} {method}, seed {record['seed']}  "
             f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
             f"{record['ratios']['compression_ratio']:.2f}x  {record['timings']['total_s']:.1f} s",
             sys.stdout,

@@ -1,0 +1,40 @@
+"""The line that a sweep prints for each point."""
+
+import pytest
+
+from experiments.progress import counting
+
+RECORD = {
+    "task": "digits",
+    "model": "mlp",
+    "method": "gptq",
+    "level": 3,
+    "seed": 1,
+    "norm": "full",
+    "recovery": "tune",
+    "dense": {"loss": 0.1, "top1": 0.98},
+    "compressed": {"loss": 0.2, "top1": 0.5},
+    "ratios": {"compression_ratio": 7.1234},
+    "timings": {"total_s": 0.51},
+}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, "[3/4] digits mlp gptq 3, full norm + tune, seed 1  top1 0.500 (dense 0.980)  7.12x"),
+        ({"norm": "identity", "recovery": "none", "level": None}, "[3/4] digits mlp gptq, seed 1"),
+    ],
+)
+def test_it_says_which_point_it_is_and_what_came_out(changes, expected, capsys):
+    with counting(total=4, done=2) as progress:
+        progress.finished(RECORD | changes)
+    assert capsys.readouterr().out.startswith(expected)
+
+
+def test_a_failure_says_why_and_goes_to_stderr(capsys):
+    with counting(total=2, done=0) as progress:
+        progress.failed("decomposer.rank=99", "too large")
+    printed = capsys.readouterr()
+    assert printed.err.startswith("[1/2] FAILED decomposer.rank=99: too large")
+    assert not printed.out
