@@ -19,8 +19,13 @@ class BatchNormReestimation(Recovery):
 
     Compression moves the activations, and the statistics that BatchNorm learnt before no longer
     fit them; this estimates them anew from training data, as plain averages over the batches. Only
-    BatchNorm runs in training mode: dropout stays off. Does not pay for a model without BatchNorm
-    (refused) or with few examples per batch, which makes the estimates noisy.
+    BatchNorm runs in training mode: dropout stays off.
+
+    Does not pay for a model without BatchNorm (refused), with few examples per batch, which makes
+    the estimates noisy, or where the model was trained on augmented images: its statistics are
+    those of padded crops, and the images as they are have others. On ResNet-20 for CIFAR-10 this
+    takes the dense model from 91.5 to 88.8 %, of 1,000 images as of 40,000, and estimates from
+    crops with black borders, as in its training, leave it at 91.5 %.
 
     Args:
         batches: how many, ≥ 1; drawn with the task's seed, all full.

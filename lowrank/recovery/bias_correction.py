@@ -37,7 +37,11 @@ class BiasCorrection(Recovery):
     that takes the place of re-estimated statistics, and leaves the dense model as it is. No layer
     gets a bias that had none, so the bytes stay.
 
-    Does not pay in a model without biases, such as Llama (refused).
+    Does not pay in a model without biases, such as Llama (refused), nor where little is left of
+    the signal: outputs whose spread has shrunk are drowned by means of full size. A classifier of
+    digits with 80 % of its weights zero comes nearer to the dense outputs in the mean square (33
+    to 23) and falls from 83 to 65 % top-1, because logits of a quarter of the spread lose to the
+    differences between the classes' means.
 
     Args:
         examples: of the calibration split, its first; all if not given. They run as one batch, so
