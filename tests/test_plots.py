@@ -59,11 +59,20 @@ def test_what_was_tuned_beside_an_untouched_dense_model_has_hollow_markers(frame
     drawn = lines(figure.axes[0])
     assert to_hex(drawn["svd + tune"].get_markerfacecolor()) == "#ffffff"
     assert to_hex(drawn["svd"].get_markerfacecolor()) == to_hex(drawn["svd"].get_color())
-    hollow = "hollow: tuned on calibration data"
+    hollow = "hollow: tuned on data"
     assert hollow in [text.get_text() for text in figure.legends[0].get_texts()]
     # After a training that the dense model had too, all are alike.
     trained = plots.quality_curve(plain.assign(**own, dense_recovery="tune"))
     assert hollow not in [text.get_text() for text in trained.legends[0].get_texts()]
+
+
+def test_a_legend_of_long_names_stays_within_the_figure(few):
+    longer = {name: f"{name} + corrected_tune_of_parts" for name in FEW}
+    figure = plots.quality_curve(few.assign(method=few["method"].map(longer)))
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("x", ["compression_ratio", "theoretical_speedup", "speedup_b1"])

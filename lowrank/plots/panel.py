@@ -233,7 +233,7 @@ def keys(curves: Curves) -> list:
     ]
     if any(style.hollow for style in curves.styles.values()):
         hollow = {"marker": "s", "markerfacecolor": "white", "markersize": 4, "color": "0.2"}
-        label = "hollow: tuned on calibration data"
+        label = "hollow: tuned on data"
         handles.append(Line2D([], [], linestyle="none", label=label, **hollow, **HOLLOW))
     if len(beyond):
         most = float(f"{beyond.max():.3g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lowrank.plots.panel import Curves, curves_of, draw, finish, keys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # More lines than this in one pair of axes cannot be told apart in print.
 MOST_LINES = 6
-# Names up to this long fit twice above a panel.
+# Names up to this long fit twice into the width of a panel.
 MOST_LETTERS = 28
 
 
@@ -72,8 +72,7 @@ def quality_curve(
             draw(axes, curves, family)
             if family is not None:
                 handles, names = axes.get_legend_handles_labels()
-                wide = 1 if max(map(len, names)) > MOST_LETTERS else 2
-                legend_above(axes, family, handles, columns=wide)
+                legend_above(axes, family, handles, columns=_columns(names))
         for axes in cells[len(panels) :]:
             axes.remove()
         finish(cells[0], curves)
@@ -86,13 +85,19 @@ def _grid(panels: int) -> tuple[int, int]:
     return -(-panels // columns), columns
 
 
+def _columns(names: Sequence[str]) -> int:
+    """Of a legend with these names."""
+    return 1 if max(map(len, names)) > MOST_LETTERS else 2
+
+
 def _label(figure: Figure, panels: list[Axes], curves: Curves, columns: int) -> None:
     marks = keys(curves)
     if len(panels) == 1:
         panels[0].set_xlabel(curves.x_measure.title)
         panels[0].set_ylabel(curves.y_measure.title)
         handles = [*panels[0].get_legend_handles_labels()[0], *marks]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        columns = _columns([str(handle.get_label()) for handle in handles])
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         return
     for axes in panels[-columns:]:
         axes.xaxis.set_tick_params(labelbottom=True)
