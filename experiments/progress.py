@@ -63,9 +63,9 @@ class Progress:
         count = self.ticks.stat().st_size
         remaining = self.total - self.done - count
         minutes, seconds = divmod(round((time.time() - self.started) / count * remaining), 60)
-        place = f"[{self.done + count}/{self.total}]"
+        place = f"[{self.done + count}/{self.total}, {minutes}:{seconds:02d} left]"
         # One write for the whole line, because workers share the terminal.
-        stream.write(f"{place} {text}  left {minutes}:{seconds:02d}\n")
+        stream.write(f"{place} {text}\n")
         stream.flush()
 
 

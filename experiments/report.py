@@ -47,6 +47,8 @@ def report(config: DictConfig) -> None:
         own = own.assign(method=own["key"].map(names))
         written += draw(config, name, part, own)
         written += tabulate(config, name, part)
+        written.append(Path(config.out) / f"{name}-layers.csv")
+        own.to_csv(written[-1], index=False)
     print(f"{len(frame)} records of {config.runs}; written to {config.out}:")
     for path in written:
         print(f"  {path}")

@@ -9,6 +9,7 @@ Each point becomes one record in `results`; a point that has its record is passe
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def task_function(config: DictConfig, progress: Progress) -> str | None:
     return run_point(config, progress)
 
 
+def show_progress() -> None:
+    """Print what the library says of long work to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("  %(message)s"))
+    logger = logging.getLogger("lowrank")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def register_resolvers() -> None:
     """Make the functions known that the configs call."""
     for function in (given, share_of_zeros):
@@ -51,6 +61,7 @@ def register_resolvers() -> None:
 def main() -> None:
     """Run the sweep of the command line."""
     register_resolvers()
+    show_progress()
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import records
 from hydra import compose, initialize
@@ -58,7 +59,10 @@ def test_it_writes_every_figure_and_table_and_prints_the_summary(
     tables = {
         f"digits-mlp-{name}.{end}" for name in ("summary", "points") for end in ("csv", "md", "tex")
     }
-    assert written == expected | tables
+    assert written == expected | tables | {"digits-mlp-layers.csv"}
+    layers = pd.read_csv(tmp_path / "out" / "digits-mlp-layers.csv")
+    assert len(layers) == 6 * len(records.LAYERS)
+    assert {"method", "level", "name", "decomposer", "bits_per_weight"} <= set(layers)
     for path in (tmp_path / "out").glob("*.png"):
         with Image.open(path) as image:
             assert image.width > 700

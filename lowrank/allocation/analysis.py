@@ -9,13 +9,17 @@ import numpy as np
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.knapsack import Items
-from lowrank.allocation.resources import RESOURCES
+from lowrank.allocation.progress import reported
+from lowrank.allocation.resources import RESOURCES, Calls
 from lowrank.calibration import Job
 from lowrank.decomposers import Decomposer, Keep
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
 from lowrank.sites import Site, naming
+
+# What the lines of its progress are about.
+MADE = "candidates made, by layers"
 
 
 class Option(NamedTuple):
@@ -36,18 +40,37 @@ class Option(NamedTuple):
     energy: float
 
 
+class Costs(NamedTuple):
+    """What the dense model takes, in the whole units of the resource.
+
+    Attributes:
+        resource: a key of `RESOURCES`.
+        layers: by the name of the weight.
+        rest: everything besides them.
+        calls: how the layers run, where that had to be known.
+    """
+
+    resource: str
+    layers: dict[str, int]
+    rest: int
+    calls: Calls
+
+    @property
+    def total(self) -> int:
+        """Of the selected weights together."""
+        return sum(self.layers.values())
+
+
 class Analysis(NamedTuple):
     """All options of all weights.
 
     Attributes:
         options: by the name of the weight; the first is to keep it.
         refused: (weight, candidate, reason) of what does not fit.
-        rest: what the model takes besides these weights.
     """
 
     options: dict[str, list[Option]]
     refused: list[tuple[str, str, str]]
-    rest: int
 
     def items(self, losses: Mapping[str, Sequence[float]]) -> Items:
         """The choice as a knapsack.
@@ -63,7 +86,23 @@ class Analysis(NamedTuple):
         )
 
 
-def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -> Analysis:
+def dense_costs(problem: Problem, resource: str) -> Costs:
+    """What the model takes as it is.
+
+    Args:
+        resource: a key of `RESOURCES`.
+
+    Raises:
+        ValueError: it cannot be known: no example, or a weight that is not run by itself.
+    """
+    measure, sites = RESOURCES[resource], problem.sites
+    calls = measure.calls(problem.model, sites, problem.example)
+    layers = {site.name: measure.of_site(site, calls) for site in sites}
+    rest = measure.of_model(problem.model, problem.example) - sum(layers.values())
+    return Costs(resource, layers, rest, calls)
+
+
+def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) -> Analysis:
     """Make every candidate of every weight, and see what it costs and how far it is off.
 
     The norms are those of one-shot calibration, whatever the problem's: no candidate can wait for
@@ -71,19 +110,21 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -
     should be given.
 
     Args:
-        resource: a key of `RESOURCES`.
+        costs: of the dense model, in the resource in which those of the options are.
 
     Raises:
         ValueError: no candidates; a candidate that fits no layer; what the norm raises.
     """
     if not candidates:
         raise ValueError("candidates=[] must name at least one decomposer")
-    measure, sites = RESOURCES[resource], problem.sites
-    calls = measure.calls(problem.model, sites, problem.example)
-    dense = {site.name: measure.of_site(site, calls) for site in sites}
-    options = {s.name: [Option(Keep(), None, dense[s.name], 0.0, 0.0)] for s in sites}
+    measure = RESOURCES[costs.resource]
+    options = {n: [Option(Keep(), None, cost, 0.0, 0.0)] for n, cost in costs.layers.items()}
     refused: list[tuple[str, str, str]] = []
-    for site, norm, group, view in _with_norms(problem, candidates):
+    views: dict[KernelView, list[Decomposer]] = {}
+    for candidate in candidates:
+        views.setdefault(candidate.kernel_view(), []).append(candidate)
+    steps = reported(_with_norms(problem, views), len(views) * len(problem.sites), MADE)
+    for site, norm, group, view in steps:
         weight = site.matrix(view)
         with naming(site):
             energy = norm.size(weight) ** 2
@@ -93,21 +134,17 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], resource: str) -
             except ValueError as error:
                 refused.append((site.name, repr(decomposer), str(error)))
                 continue
-            cost = measure.of(site, factorization, view, calls, dense[site.name])
+            cost = measure.of(site, factorization, view, costs.calls, costs.layers[site.name])
             error = norm(weight - factorization.to_dense()) ** 2
             options[site.name].append(Option(decomposer, factorization, cost, error, energy))
-    _check_used(candidates, refused, len(sites))
-    rest = measure.of_model(problem.model, problem.example) - sum(dense.values())
-    return Analysis(options, refused, rest)
+    _check_used(candidates, refused, len(problem.sites))
+    return Analysis(options, refused)
 
 
 def _with_norms(
-    problem: Problem, candidates: Sequence[Decomposer]
+    problem: Problem, views: Mapping[KernelView, list[Decomposer]]
 ) -> Iterator[tuple[Site, Norm, list[Decomposer], KernelView]]:
     """Every weight with each view of it, its norm, and the candidates that see it so."""
-    views: dict[KernelView, list[Decomposer]] = {}
-    for candidate in candidates:
-        views.setdefault(candidate.kernel_view(), []).append(candidate)
     for view, group in views.items():
         seen: dict[str, KernelView] = {site.name: view for site in problem.sites}
         job = Job(problem.model, problem.model, problem.sites, seen, problem.data)

@@ -43,7 +43,8 @@ class Budget:
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:
             raise ValueError(
-                f"a budget is one of ratio, limit and bits_per_weight, got {given or 'none'}"
+                f"a budget is one of ratio, limit and bits_per_weight, got {given or 'none'}: "
+                "leave out, or set to null, all but one"
             )
         (name, value), *_ = given.items()
         if not (isinstance(value, int | float) and 0 < value < math.inf):
@@ -74,9 +75,10 @@ class Budget:
         assert limit is not None
         if limit <= base:
             raise ValueError(
-                f"{self.describe()} is {limit:.10g}, and what is never compressed (biases, norms, "
-                f"layers that are not selected) alone takes {base:.10g}: raise it, select more "
-                "with `where`, or use of='layers'"
+                f"{self.describe()} is {limit:.6g}, and what is never compressed (biases, norms, "
+                f"layers that are not selected) alone takes {base:.6g}: give a larger budget, a "
+                f"smaller ratio (below {(layers + base) / base:.4g}), select more with "
+                "`where`, or use of='layers'"
             )
         return limit - base
 

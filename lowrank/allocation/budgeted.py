@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from lowrank.allocation.allocation import Allocation, Plan, Problem
-from lowrank.allocation.analysis import Analysis, Option, analyse
+from lowrank.allocation.analysis import Analysis, Costs, Option, analyse, dense_costs
 from lowrank.allocation.budget import Budget
 from lowrank.allocation.knapsack import Items
 from lowrank.allocation.losses import Loss, Losses, Sensitivity
@@ -89,25 +89,25 @@ class Budgeted(Allocation):
     def allocate(self, problem: Problem) -> Plan:
         self.check(problem)
         resource = self.budget.resource
-        conditions = RESOURCES[resource].conditions(problem.example)
-        key = ("analysis", resource, *conditions, repr(self.candidates), *problem_key(problem))
-        analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, resource))
+        measure = RESOURCES[resource]
+        what = (resource, *measure.conditions(problem.example), *problem_key(problem))
+        costs: Costs = MEMO.get(("costs", *what), lambda: dense_costs(problem, resource))
+        limit = self._limit(problem, costs)
+        key = ("analysis", repr(self.candidates), *what)
+        analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, costs))
         losses: Losses = MEMO.get(
             ("losses", repr(self.loss), *key), lambda: self.loss.of(problem, analysis.options)
         )
-        dense = sum(options[0].cost for options in analysis.options.values())
-        unit = RESOURCES[resource].unit
-        limit = self.budget.allowance(problem.sites, dense * unit, analysis.rest * unit) / unit
         items = analysis.items(losses)
-        self._check_reach(analysis.rest, dense, items.smallest, limit)
+        self._check_reach(costs, items.smallest, limit)
         taken, summary = self.answer(Question(problem, analysis, losses, items, limit))
         spent = sum(option.cost for option in taken.values())
         said = {
             "budget": self.budget.describe(),
             "resource": resource,
-            "allowed": limit * unit,
-            "spent": spent * unit,
-            "unspent": (limit - spent) * unit,
+            "allowed": limit * measure.unit,
+            "spent": spent * measure.unit,
+            "unspent": (limit - spent) * measure.unit,
             "measure": repr(self.loss),
             "options": sum(len(options) for options in analysis.options.values()),
             "refused": len(analysis.refused),
@@ -117,22 +117,32 @@ class Budgeted(Allocation):
         is_one_shot = problem.norm == problem.norm.one_shot()
         return Plan(decomposers, said | summary, made if is_one_shot else {})
 
-    def _check_reach(self, rest: int, dense: int, smallest: int, limit: float) -> None:
+    def _limit(self, problem: Problem, costs: Costs) -> float:
+        """What the selected layers together may take, in whole units."""
         unit = RESOURCES[self.budget.resource].unit
-        if smallest > limit:
-            base = 0 if self.budget.is_of_layers else rest
-            reach = (dense + base) / (smallest + base)
-            raise ValueError(
-                f"the budget of {self.budget.describe()} leaves {limit * unit:.10g} to the "
-                f"selected layers, and their smallest candidates take {smallest * unit:.10g}: a "
-                f"ratio of {reach:.4g} is the most that can be reached. Raise the budget, or give "
-                "smaller candidates"
-            )
-        if dense <= limit:
+        limit = self.budget.allowance(problem.sites, costs.total * unit, costs.rest * unit) / unit
+        # A ratio of 1 is not to be missed by a rounding error.
+        if costs.total <= limit * (1 + 1e-9):
             raise ValueError(
                 f"the budget of {self.budget.describe()} allows the model as it is, so there is "
-                "nothing to compress: lower it"
+                "nothing to compress: give a smaller budget, which is a larger ratio"
             )
+        return limit
+
+    def _check_reach(self, costs: Costs, smallest: int, limit: float) -> None:
+        if smallest <= limit:
+            return
+        amount = RESOURCES[self.budget.resource].amount
+        base = 0 if self.budget.is_of_layers else costs.rest
+        most = (costs.total + base) / (smallest + base)
+        reach = f"a ratio of {most:.4g} is the most that can be reached"
+        if smallest >= costs.total:
+            reach = "none takes less than the layer that it stands for"
+        raise ValueError(
+            f"the budget of {self.budget.describe()} leaves {amount(limit)} to the selected "
+            f"layers, and their smallest candidates take {amount(smallest)}: {reach}. Give a "
+            "larger budget or smaller candidates"
+        )
 
 
 def grid(of: Callable[..., Decomposer], over: Mapping[str, Sequence[Any]]) -> list[Decomposer]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
+from lowrank.allocation.progress import reported
 from lowrank.calibration import Calibration
 from lowrank.calibration.data import as_data
 from lowrank.decomposers.checks import check_integer
@@ -27,6 +28,7 @@ Losses = dict[str, list[float]]
 class Loss(ABC):
     """How much each option of each weight counts; the losses of a model's weights are added."""
 
+    @abstractmethod
     def check(self, problem: Problem) -> None:
         """Raise ValueError if the data that it needs are not there; takes no time."""
 
@@ -50,6 +52,9 @@ class NormError(Loss):
     """
 
     relative: bool = False
+
+    def check(self, problem: Problem) -> None:
+        pass  # The errors are there, whatever the norm needed.
 
     def of(self, problem: Problem, options: Options) -> Losses:
         return {
@@ -89,7 +94,8 @@ class Sensitivity(Loss):
 
     def of(self, problem: Problem, options: Options) -> Losses:
         trial = Trial(problem, self.examples, self.batch_size)
-        return {site.name: self._of_site(trial, site, options[site.name]) for site in problem.sites}
+        sites = reported(problem.sites, len(problem.sites), "losses measured, by layers")
+        return {site.name: self._of_site(trial, site, options[site.name]) for site in sites}
 
     def _of_site(self, trial: Trial, site: Site, options: Sequence[Option]) -> list[float]:
         def measured(index: int) -> float:

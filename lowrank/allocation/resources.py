@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,16 @@ class Resource(ABC):
 
     Attributes:
         unit: of the whole numbers, in the unit in which a limit is given.
+        noun: of that unit.
     """
 
-    unit: float = 1.0
+    unit: ClassVar[float] = 1.0
+    noun: ClassVar[str]
+
+    def amount(self, count: float) -> str:
+        """So many whole units, for people."""
+        number = f"{count:,.0f}" if self.unit == 1 else f"{count * self.unit:.3g}"
+        return f"{number} {self.noun}"
 
     def calls(
         self, model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...] | None
@@ -72,6 +79,8 @@ class Resource(ABC):
 class Bytes(Resource):
     """Of the saved file; see `lowrank.measure.size.nbytes`."""
 
+    noun = "bytes"
+
     def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
         return nbytes(model)
 
@@ -86,6 +95,8 @@ class Bytes(Resource):
 
 class Params(Resource):
     """Stored learned values; see `lowrank.measure.size.params`."""
+
+    noun = "params"
 
     def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
         return params(model)
@@ -128,6 +139,8 @@ class _Run(Resource):
 class MACs(_Run):
     """Of one example; see `lowrank.measure.macs.macs`."""
 
+    noun = "MACs"
+
     def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
         assert example is not None
         return macs(model, example)
@@ -150,6 +163,7 @@ class Latency(_Run):
     """
 
     unit = 1e-9
+    noun = "s"
 
     def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
         assert example is not None

@@ -56,9 +56,10 @@ def layer_figure(layers: pd.DataFrame, at: float | None = None) -> Figure:
         for axes in grid[0]:
             _bars(axes, dense)
         grid[0][0].set_ylabel("dense\nKiB")
-        _map(grid[1][0], error, "relative error  ‖W − Ŵ‖ / ‖W‖", "Oranges", "{:.2f}")
+        _map(grid[1][0], error, "relative error  ‖W − Ŵ‖ / ‖W‖", "Oranges", "{:.2g}")
         _map(grid[1][1], share, "bytes, % of the layer's dense bytes", "Blues", "{:.0f}")
-        grid[1][0].set_ylabel("method, level (compression ratio)")
+        # Beside the whole figure: a few rows are lower than the label is long.
+        figure.supylabel("method, level (compression ratio)", fontsize=RC["axes.labelsize"])
         grid[1][1].set_yticklabels([])
     return figure
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid
+from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid, progress
 from lowrank.allocation.allocation import Problem
-from lowrank.allocation.analysis import Option, analyse
+from lowrank.allocation.analysis import Option, analyse, dense_costs
 from lowrank.allocation.losses import Trial, interpolate, spread
 from lowrank.allocation.mix import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compress import compress
-from lowrank.decomposers import GPTQ, Keep, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import GPTQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
 from lowrank.memo import MEMO
@@ -26,6 +26,13 @@ CANDIDATES = (
     grid(MagnitudePruning, {"sparsity": [0.5, 0.8]}),
     [TruncatedSVD(rank=4), TruncatedSVD(rank=8)],
 )
+
+
+class Unmade(Quantization):
+    """A candidate that is not to be made."""
+
+    def _decompose(self, weight, norm):
+        raise AssertionError("the candidate was made")
 
 
 @pytest.fixture
@@ -175,7 +182,7 @@ def test_a_layer_that_needs_a_name_is_refused():
 
 def test_costs_that_are_run_leave_no_dense_copies(model, data):
     problem = Problem(model, Select().split(model)[0], IdentityNorms(), None, (data[0][:1],))
-    analysis = analyse(problem, [Quantization(bits=4)], "macs")
+    analysis = analyse(problem, [Quantization(bits=4)], dense_costs(problem, "macs"))
     forms = [option.factorization for of in analysis.options.values() for option in of[1:]]
     assert all(form is not None and form._materialized is None for form in forms)
 
@@ -230,7 +237,7 @@ def test_a_rival_leaves_dense_what_it_would_not_make_smaller(model, data):
 class TestSensitivity:
     def test_it_is_the_distance_with_that_layer_alone_replaced(self, model, data):
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
-        options = analyse(problem, [Quantization(bits=3)], "bytes").options
+        options = analyse(problem, [Quantization(bits=3)], dense_costs(problem, "bytes")).options
         losses = Sensitivity(examples=None).of(problem, options)
         for name, values in losses.items():
             alone = compress(model, {name: Quantization(bits=3)}).model
@@ -244,7 +251,7 @@ class TestSensitivity:
 
     def test_the_model_is_left_as_it_was(self, model, data):
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
-        options = analyse(problem, [Quantization(bits=3)], "bytes").options
+        options = analyse(problem, [Quantization(bits=3)], dense_costs(problem, "bytes")).options
         before = model(data[0])
         trial = Trial(problem, None, 8)
         assert trial.distance({"0": options["0"][1]}) > 0
@@ -256,7 +263,7 @@ class TestSensitivity:
         model = nn.Sequential(shared, nn.ReLU(), nn.Linear(24, 24, bias=False))
         model[2].weight = shared.weight
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
-        options = analyse(problem, [Quantization(bits=2)], "bytes").options
+        options = analyse(problem, [Quantization(bits=2)], dense_costs(problem, "bytes")).options
         found = Trial(problem, None, 8).distance({"0": options["0"][1]})
         alone = compress(model, Quantization(bits=2)).model
         with torch.no_grad():
@@ -266,7 +273,7 @@ class TestSensitivity:
     def test_between_probes_it_follows_the_error(self, model, data):
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
         candidates = grid(Quantization, {"bits": [2, 3, 4, 5, 6, 7, 8]})
-        options = analyse(problem, candidates, "bytes").options
+        options = analyse(problem, candidates, dense_costs(problem, "bytes")).options
         full = Sensitivity(examples=None).of(problem, options)
         probed = Sensitivity(examples=None, probes=3).of(problem, options)
         for name in full:
@@ -306,13 +313,30 @@ class TestBadInput:
         assert compress(model, mix).allocation["refused"] == 1
 
     def test_a_budget_below_the_smallest(self, model):
-        text = r"smallest candidates take \d+: a ratio of 3\.\d+ is the most that can be reached"
+        text = r"smallest candidates take [\d,]+ bytes: a ratio of 3\.\d+ is the most that can be"
         with pytest.raises(ValueError, match=text):
             compress(model, Mix([Quantization(bits=8)], Budget(ratio=8), NormError(), rivals=0))
 
     def test_a_budget_that_needs_no_compression(self, model):
         mix = Mix([Quantization(bits=8)], Budget(ratio=1), NormError(), rivals=0)
         with pytest.raises(ValueError, match="allows the model as it is"):
+            compress(model, mix)
+
+    @pytest.mark.parametrize("resource", ["bytes", "latency"])
+    def test_a_ratio_of_one_is_no_budget(self, model, resource):
+        mix = Mix(CANDIDATES, Budget(ratio=1, resource=resource), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="allows the model as it is"):
+            compress(model, mix, example=(torch.randn(1, 24),))
+
+    def test_candidates_that_save_nothing(self, model):
+        mix = Mix([LoRA(rank=2, alpha=2)], Budget(ratio=2), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="none takes less than the layer that it stands for"):
+            compress(model, mix)
+
+    @pytest.mark.parametrize("ratio", [1, 1e6])
+    def test_what_cannot_be_is_refused_before_anything_is_computed(self, model, ratio):
+        mix = Mix([Unmade(bits=2)], Budget(ratio=ratio), NormError(), rivals=0)
+        with pytest.raises(ValueError, match="budget"):
             compress(model, mix)
 
     def test_a_time_budget_without_an_example(self, model):
@@ -326,12 +350,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize("missing", ["loss", "rivals"])
     def test_missing_data_are_noticed_before_anything_is_computed(self, model, missing):
-        class Slow(Quantization):
-            def _decompose(self, weight, norm):
-                raise AssertionError("the candidate was made")
-
         loss = Sensitivity() if missing == "loss" else NormError()
-        mix = Mix([Slow(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals"))
+        mix = Mix([Unmade(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals"))
         with pytest.raises(ValueError, match=r"NormError\(\) and, of a Mix, rivals=0"):
             compress(model, mix)
 
@@ -361,3 +381,12 @@ def test_a_grid_is_all_combinations():
         Quantization(bits=2, group_size=8, scale="mse"),
         Quantization(bits=3, group_size=8, scale="mse"),
     ]
+
+
+def test_long_work_gives_signs_of_life(monkeypatch, caplog):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level("INFO", logger="lowrank"):
+        assert list(progress.reported("abcdef", 6, "letters")) == list("abcdef")
+    said = [record.getMessage() for record in caplog.records]
+    assert said and all(line.startswith("letters: ") and line.endswith(" of 6") for line in said)

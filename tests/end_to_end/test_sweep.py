@@ -50,7 +50,7 @@ def test_finished_points_are_passed_over_and_forced_ones_are_the_same_again(
     assert "3 points: 1 had their record, 2 measured, 0 failed" in second.stdout
     assert first.stat().st_mtime_ns == before
     # From the point that was there the count goes on.
-    line = r"\[3/3\] digits mlp svd 8, seed 0  top1 0\.\d+ \(dense 0\.\d+\)  4\.46x  .* left 0:00"
+    line = r"\[3/3, 0:00 left\] digits mlp svd 8, seed 0  top1 0\.\d+ \(dense 0\.\d+\)  4\.46x  "
     assert re.search(line, second.stdout)
     forced = run(cache, *arguments, "force=true")
     assert "3 points: 0 had their record, 3 measured, 0 failed" in forced.stdout
@@ -80,7 +80,7 @@ def test_parallel_workers_make_the_same_records_and_outlive_a_failing_point(
     assert finished.stderr.count("FAILED") == 2
     assert "layer 'fc1': rank=65 does not fit" in finished.stderr
     assert "Traceback" not in finished.stderr
-    assert re.search(r"^\[8/8\]", finished.stdout + finished.stderr, re.MULTILINE)
+    assert re.search(r"^\[8/8, ", finished.stdout + finished.stderr, re.MULTILINE)
     assert records(tmp_path) == records(undisturbed)
 
 
