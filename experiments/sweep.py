@@ -37,6 +37,7 @@ def share_of_zeros(n: int, m: int) -> float:
 
 def task_function(config: DictConfig, progress: Progress) -> str | None:
     """Run one point; see `experiments.point.run_point`."""
+    show_progress()
     # Brings torch, which a sweep whose records are all there does without.
     from experiments.point import run_point
 
@@ -44,12 +45,13 @@ def task_function(config: DictConfig, progress: Progress) -> str | None:
 
 
 def show_progress() -> None:
-    """Print what the library says of long work to stderr."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("  %(message)s"))
+    """Print what the library says of long work to stderr, in this process."""
     logger = logging.getLogger("lowrank")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("  %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def register_resolvers() -> None:
@@ -61,7 +63,6 @@ def register_resolvers() -> None:
 def main() -> None:
     """Run the sweep of the command line."""
     register_resolvers()
-    show_progress()
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

@@ -1,7 +1,8 @@
 """What a curve over 16 budgets costs beside one analysis of the candidates.
 
     python -m experiments.benchmarks.budget_curve task=digits
-    python -m experiments.benchmarks.budget_curve experiment=budget_sst2_minilm allocation.budget.of=layers
+    python -m experiments.benchmarks.budget_curve experiment=budget_sst2_minilm \\
+        allocation.budget.of=layers
 
 In one process: the analysis of all candidates, then for each budget the choice, the compression and
 the evaluation on the test split. The ratio is of the whole to one analysis and 16 evaluations.

@@ -150,7 +150,6 @@ def _with_norms(
         job = Job(problem.model, problem.model, problem.sites, seen, problem.data)
         for site, norm in problem.norm.one_shot().over(job):
             yield site, norm, group, view
-            del norm
 
 
 def _check_used(

@@ -74,13 +74,32 @@ class Budget:
         limit = (layers + base) / self.ratio if self.ratio is not None else self.limit
         assert limit is not None
         if limit <= base:
+            most = self.just(sites, layers, rest, 0.0)
             raise ValueError(
-                f"{self.describe()} is {limit:.6g}, and what is never compressed (biases, norms, "
-                f"layers that are not selected) alone takes {base:.6g}: give a larger budget, a "
-                f"smaller ratio (below {(layers + base) / base:.4g}), select more with "
-                "`where`, or use of='layers'"
+                f"the budget of {self.describe()} is {self._amount(limit)}, and what is never "
+                f"compressed (biases, norms, layers that are not selected) alone takes "
+                f"{self._amount(base)}, {most}: give a larger budget, select more with `where`, or "
+                "use of='layers'"
             )
         return limit - base
+
+    def just(self, sites: Sequence[Site], layers: float, rest: float, cost: float) -> str:
+        """The budget, given in the same way, that would just do: ``a ratio of 7.9``.
+
+        Args:
+            layers, rest: as for `allowance`.
+            cost: what the selected layers take.
+        """
+        if self.bits_per_weight is not None:
+            return f"{8 * cost / sum(site.weight.numel() for site in sites):.4g} bits per weight"
+        base = 0.0 if self.is_of_layers else rest
+        if self.ratio is not None:
+            return f"a ratio of {(layers + base) / (cost + base):.4g}"
+        return f"a limit of {self._amount(cost + base)}"
+
+    def _amount(self, value: float) -> str:
+        resource = RESOURCES[self.resource]
+        return resource.amount(value / resource.unit)
 
     def describe(self) -> str:
         """``bytes of the model / 8``."""
@@ -89,4 +108,4 @@ class Budget:
             return f"{self.bits_per_weight:g} bits per weight of the layers"
         if self.ratio is not None:
             return f"{self.resource} of the {whose} / {self.ratio:g}"
-        return f"{self.limit:g} {self.resource} of the {whose}"
+        return f"{self.limit:.10g} {self.resource} of the {whose}"

@@ -19,6 +19,7 @@ from lowrank.calibration.statistics import Calibration, model_fingerprint
 from lowrank.decomposers import Decomposer
 from lowrank.memo import MEMO
 from lowrank.norms import Norm
+from lowrank.sites import Site
 
 
 class Question(NamedTuple):
@@ -93,13 +94,14 @@ class Budgeted(Allocation):
         what = (resource, *measure.conditions(problem.example), *problem_key(problem))
         costs: Costs = MEMO.get(("costs", *what), lambda: dense_costs(problem, resource))
         limit = self._limit(problem, costs)
-        key = ("analysis", repr(self.candidates), *what)
+        # With the costs, which are measured for some resources and can be forgotten before it.
+        key = ("analysis", repr(self.candidates), repr(costs.layers), costs.rest, *what)
         analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, costs))
         losses: Losses = MEMO.get(
             ("losses", repr(self.loss), *key), lambda: self.loss.of(problem, analysis.options)
         )
         items = analysis.items(losses)
-        self._check_reach(costs, items.smallest, limit)
+        self._check_reach(problem.sites, costs, items.smallest, limit)
         taken, summary = self.answer(Question(problem, analysis, losses, items, limit))
         spent = sum(option.cost for option in taken.values())
         said = {
@@ -125,23 +127,24 @@ class Budgeted(Allocation):
         if costs.total <= limit * (1 + 1e-9):
             raise ValueError(
                 f"the budget of {self.budget.describe()} allows the model as it is, so there is "
-                "nothing to compress: give a smaller budget, which is a larger ratio"
+                "nothing to compress: give a smaller budget"
             )
         return limit
 
-    def _check_reach(self, costs: Costs, smallest: int, limit: float) -> None:
+    def _check_reach(
+        self, sites: Sequence[Site], costs: Costs, smallest: int, limit: float
+    ) -> None:
         if smallest <= limit:
             return
-        amount = RESOURCES[self.budget.resource].amount
-        base = 0 if self.budget.is_of_layers else costs.rest
-        most = (costs.total + base) / (smallest + base)
-        reach = f"a ratio of {most:.4g} is the most that can be reached"
+        resource = RESOURCES[self.budget.resource]
+        sizes = (size * resource.unit for size in (costs.total, costs.rest, smallest))
+        reach = f"the smallest budget that can be met is {self.budget.just(sites, *sizes)}"
         if smallest >= costs.total:
             reach = "none takes less than the layer that it stands for"
+        left, least = resource.amount(limit), resource.amount(smallest)
         raise ValueError(
-            f"the budget of {self.budget.describe()} leaves {amount(limit)} to the selected "
-            f"layers, and their smallest candidates take {amount(smallest)}: {reach}. Give a "
-            "larger budget or smaller candidates"
+            f"the budget of {self.budget.describe()} leaves {left} to the selected layers, whose "
+            f"smallest candidates take {least}: {reach}. Give a larger budget or smaller candidates"
         )
 
 
@@ -167,7 +170,11 @@ def flattened(candidates: Any) -> Iterator[Any]:
 
 
 def problem_key(problem: Problem) -> tuple[str, ...]:
-    """The content of a problem, equal for equal ones."""
+    """The content of a problem, equal for equal ones.
+
+    Of a model its tensors and what its modules print; see `model_fingerprint`. Two models that
+    differ only in what none of them prints, such as the number of heads, are taken for one.
+    """
     data = problem.data
     if data is None or isinstance(data, Calibration):
         data_key = "" if data is None else repr(data.source)

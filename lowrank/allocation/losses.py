@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ class Sensitivity(Loss):
     measured.
 
     Args:
-        examples: of the calibration data, from the first on; all if not given.
+        examples: of the calibration data, from the first on and in whole batches; all if not
+            given.
         probes: options measured in each layer, spread evenly over their errors; between them the
             distance is interpolated as a power of the error in the norm. None: all are measured.
         batch_size: examples that run at once, if the data are a task's.
@@ -172,7 +174,9 @@ class Trial:
         return batches
 
     def distance(self, options: Mapping[str, Option]) -> float:
-        """The mean distance to the dense model's outputs with these options in place."""
+        """The mean distance to the dense model's outputs with these options in place; infinite if
+        it is no number.
+        """
         replaced: list[tuple[nn.Module, nn.Module]] = []
         for name, option in options.items():
             replaced += self._put(self.sites[name], option)
@@ -202,8 +206,10 @@ class Trial:
             observed = self.data.observe(self.model, batch)
             total += weight * float(self.data.distance(observed, dense, batch))
             count += weight
-        # Rounding can take a distance that is zero in truth below it.
-        return max(0.0, total / count)
+        # Rounding can take a distance that is zero in truth below it. Outputs that are no numbers
+        # are as far as can be, and `max` would take NaN for 0.
+        mean = total / count
+        return max(0.0, mean) if math.isfinite(mean) else math.inf
 
 
 def check_runnable(problem: Problem) -> None:

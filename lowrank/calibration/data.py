@@ -143,14 +143,10 @@ class Batches(CalibrationData):
         if not isinstance(batch, tuple):
             return model(batch)
         try:
-            inspect.signature(model.forward).bind(*batch)
-        except TypeError as error:
-            raise ValueError(
-                f"a calibration batch is a tuple of {len(batch)}, the positional arguments of the "
-                f"model, which does not take them ({error}): leave out what is no input, such as "
-                "labels"
-            ) from None
-        return model(*batch)
+            return model(*batch)
+        except TypeError:
+            check_arguments(model, batch)
+            raise  # They fit; it has another cause.
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)
@@ -196,6 +192,17 @@ class Batches(CalibrationData):
             return []
         given = [batch[name] for name in MASKS if isinstance(batch.get(name), Tensor)]
         return [mask.to(torch.bool) for mask in given if mask.ndim == 2]
+
+
+def check_arguments(model: nn.Module, batch: tuple[Any, ...]) -> None:
+    """Raise ValueError if a model cannot be called with these positional arguments."""
+    try:
+        inspect.signature(model.forward).bind(*batch)
+    except TypeError as error:
+        raise ValueError(
+            f"a calibration batch is a tuple of {len(batch)}, the positional arguments of the "
+            f"model, which does not take them ({error}): leave out what is no input, such as labels"
+        ) from None
 
 
 def spelled(value: Any) -> str:

@@ -14,8 +14,8 @@ MARGIN = 1.03
 def choose(trials: Sequence[Trial], limit: Accuracy = "exact") -> int:
     """The place of the kernel to take: never one that was measured slower than dense.
 
-    The fastest of those that are clearly faster than dense (their speed-up is above 1.03 with a
-    confidence of 95 %); of those equally fast to it the most exact, then the one that holds the
+    The fastest of those that are clearly faster than dense (the speed-up of each is above 1.03 with
+    a confidence of 95 %); of those equally fast to it the most exact, then the one that holds the
     least memory. Where none is clearly faster, an exact kernel that is as fast as dense and holds
     less, or else dense.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -116,8 +115,10 @@ def surely_above(values: Sequence[float]) -> float:
     no distribution, and comes nearer to the median with every round, as quartiles do not. Of fewer
     than 5 it is the least, and less sure.
     """
-    below, sure = 0, 0
-    while below + math.comb(len(values), sure) <= 0.05 * 2 ** len(values):
-        below += math.comb(len(values), sure)
+    count, sure = len(values), 0
+    below = ways = 1  # in which at most, and exactly, `sure` of the coins show heads
+    while 20 * below <= 2**count:
+        ways = ways * (count - sure) // (sure + 1)
         sure += 1
+        below += ways
     return sorted(values)[max(0, sure - 1)]

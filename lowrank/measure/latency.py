@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from lowrank.factorizations.factorization import dtype_name
 from lowrank.measure.forward import check_example, evaluating
@@ -68,6 +67,9 @@ def compare_latency(
     Raises:
         ValueError: `example` is no tuple, or seconds or threads are not positive.
     """
+    # Looks for compilers, and where it finds CUDA's and no GPU it prints that.
+    from torch.utils.benchmark import Timer
+
     check_example(example)
     threads = torch.get_num_threads() if threads is None else threads
     if not seconds > 0 or threads < 1:

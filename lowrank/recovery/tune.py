@@ -47,8 +47,8 @@ class Tune(Recovery):
             spaced levels: rounding learnt by straight-through gradients, which takes more examples
             than the rest), ``norms`` (gains of normalisations: all vectors outside of
             factorizations that are no biases), ``biases``, and ``values`` (factors, survivors and
-            centroids of the factorizations, unless they are stored in 16 bits). Weights that were
-            not selected for compression are never trained.
+            centroids of the factorizations, and weights kept dense, unless they are stored in 16
+            bits). Weights that were not selected for compression are never trained.
         source: the split that the examples come from, ``calibration`` or ``train``.
         examples: how many, ≥ 2, held out included, drawn with the task's seed; all if not given.
         held_out: share of them in (0, 1).

@@ -16,6 +16,7 @@ from lowrank.allocation.mix import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compress import compress
 from lowrank.decomposers import GPTQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.factorizations import Dense
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
 from lowrank.memo import MEMO
@@ -313,7 +314,7 @@ class TestBadInput:
         assert compress(model, mix).allocation["refused"] == 1
 
     def test_a_budget_below_the_smallest(self, model):
-        text = r"smallest candidates take [\d,]+ bytes: a ratio of 3\.\d+ is the most that can be"
+        text = r"smallest candidates take [\d,]+ bytes: the smallest budget .* a ratio of 3\.\d+"
         with pytest.raises(ValueError, match=text):
             compress(model, Mix([Quantization(bits=8)], Budget(ratio=8), NormError(), rivals=0))
 
@@ -327,6 +328,19 @@ class TestBadInput:
         mix = Mix(CANDIDATES, Budget(ratio=1, resource=resource), NormError(), rivals=0)
         with pytest.raises(ValueError, match="allows the model as it is"):
             compress(model, mix, example=(torch.randn(1, 24),))
+
+    @pytest.mark.parametrize(
+        ("budget", "least"),
+        [
+            (Budget(ratio=9), r"a ratio of 3\.\d+\."),
+            (Budget(limit=2500), r"a limit of [\d,]+ bytes\."),
+            (Budget(bits_per_weight=2), r"8\.\d+ bits per weight\."),
+        ],
+    )
+    def test_the_smallest_budget_is_named_in_the_way_it_was_given(self, model, budget, least):
+        mix = Mix([Quantization(bits=8)], budget, NormError(), rivals=0)
+        with pytest.raises(ValueError, match="the smallest budget that can be met is " + least):
+            compress(model, mix)
 
     def test_candidates_that_save_nothing(self, model):
         mix = Mix([LoRA(rank=2, alpha=2)], Budget(ratio=2), NormError(), rivals=0)
@@ -354,6 +368,24 @@ class TestBadInput:
         mix = Mix([Unmade(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals"))
         with pytest.raises(ValueError, match=r"NormError\(\) and, of a Mix, rivals=0"):
             compress(model, mix)
+
+    def test_a_candidate_whose_outputs_are_no_numbers(self):
+        class Log(nn.Module):
+            def forward(self, x):
+                return x.log()
+
+        class Negated(Quantization):
+            def _decompose(self, weight, norm):
+                return Dense(-weight)
+
+        model = nn.Sequential(nn.Linear(16, 16), Log()).eval()
+        model[0].weight.data.abs_()
+        model[0].bias.data.fill_(1)
+        data = [torch.rand(8, 16)]
+        assert bool(model(data[0]).isfinite().all())
+        mix = Mix([Negated(bits=3), Quantization(bits=8)], Budget(ratio=2))
+        with pytest.raises(ValueError, match="layer '0': a candidate's loss is inf"):
+            compress(model, mix, data=data)
 
     def test_a_loss_that_is_negative(self, model):
         class Negative(NormError):
@@ -388,5 +420,6 @@ def test_long_work_gives_signs_of_life(monkeypatch, caplog):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with caplog.at_level("INFO", logger="lowrank"):
         assert list(progress.reported("abcdef", 6, "letters")) == list("abcdef")
+    # 20, 20 and 20 seconds after the line before, on a clock that moves 10 when it is read.
     said = [record.getMessage() for record in caplog.records]
-    assert said and all(line.startswith("letters: ") and line.endswith(" of 6") for line in said)
+    assert said == [f"letters: {done} of 6" for done in (1, 3, 5)]

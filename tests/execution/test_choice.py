@@ -103,6 +103,7 @@ def test_the_lower_bound_is_below_the_median_as_often_as_it_says():
         # Four standard deviations of such a share are 0.014.
         assert above <= 0.05 + 0.014
     assert timing.surely_above([3.0]) == 3
+    assert timing.surely_above([1.0] * 5000) == 1  # 2^5000 is no float
 
 
 def test_more_rounds_bring_the_lower_bound_to_the_median():

@@ -48,7 +48,7 @@ def fake(monkeypatch):
     def run(dense: list[float], compressed: list[float], seconds: float | None = None):
         clock, log = Clock(), []
         monkeypatch.setattr(latency, "time", clock)
-        monkeypatch.setattr(latency, "Timer", FakeTimer)
+        monkeypatch.setattr("torch.utils.benchmark.Timer", FakeTimer)
         models = [Scripted("d", dense, clock, log), Scripted("c", compressed, clock, log)]
         # By default exactly until the scripts are used up.
         seconds = 2 * len(dense) - 1 if seconds is None else seconds

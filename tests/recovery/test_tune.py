@@ -84,10 +84,11 @@ def test_it_comes_nearer_on_examples_that_it_did_not_see(task, dense):
     )
 
 
-def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path):
+@pytest.mark.parametrize("parts", [TUNE.parts, ("codes",)])
+def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path, parts):
     model = compress(dense, Quantization(2, group_size=16)).model
     size = nbytes(model)
-    TUNE.recover(model, task)
+    replace(TUNE, code_rate=0.03, parts=parts).recover(model, task)
     assert nbytes(model) == size
     checkpoint.save(model, tmp_path / "tuned.safetensors")
     inputs, _ = next(task.split("calibration").batches(50))
@@ -150,6 +151,18 @@ def test_codes_that_are_tuned_come_nearer_and_stay_within_their_bits(task, dense
     assert nbytes(model) == size
     codes = sum(form.params for form in model.modules() if isinstance(form, Quantized))
     assert record["tuned_params"] == codes
+    # What is stored, and no longer the stand-ins, is as near as it was found to be.
+    batches = [inputs for inputs, _ in task.split("calibration").batches(16, task.seed)]
+    held_out = torch.cat(batches[: record["held_out_examples"] // 16])
+    kept = record["distances"][record["kept_epoch"]]
+    assert distance(model, dense, held_out) == pytest.approx(kept, rel=1e-3)
+
+
+def test_codes_move_at_their_own_rate(task, dense):
+    model = compress(dense, Quantization(3, group_size=16)).model
+    before = numbers(model)
+    record = replace(TUNE, epochs=30, code_rate=1e-6, parts=("codes",)).recover(model, task)
+    assert changed(model, before) == set() and record["kept_epoch"] == 0
 
 
 def test_what_does_not_help_is_not_taken_and_said(task, dense):
