@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid, progress
+from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid, progress, resources
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option, analyse, dense_costs
 from lowrank.allocation.losses import Trial, interpolate, spread
@@ -413,6 +414,27 @@ def test_a_grid_is_all_combinations():
         Quantization(bits=2, group_size=8, scale="mse"),
         Quantization(bits=3, group_size=8, scale="mse"),
     ]
+
+
+def test_a_limit_and_its_options_are_of_one_measurement(model, monkeypatch):
+    seconds = [1e-3]
+
+    def timed(dense, layer, inputs):
+        share = 1.0 if dense is layer else 0.5
+        return SimpleNamespace(dense_s=seconds[0], compressed_s=seconds[0] * share)
+
+    monkeypatch.setattr(resources, "_seconds", timed)
+    budget = Budget(ratio=1.5, resource="latency", of="layers")
+    mix = Mix([TruncatedSVD(rank=2)], budget, NormError(), rivals=0)
+    example = (torch.randn(1, 24),)
+    first = compress(model, mix, example=example).allocation
+    # Costs are forgotten before what was made of them, and then measured on a slower machine.
+    for key in [key for key in MEMO._store if key[0] == "costs"]:
+        MEMO._bytes -= MEMO._store.pop(key)[0]
+    seconds[0] = 4e-3
+    second = compress(model, mix, example=example).allocation
+    assert second["spent"] == pytest.approx(4 * first["spent"])
+    assert second["allowed"] == pytest.approx(4 * first["allowed"])
 
 
 def test_long_work_gives_signs_of_life(monkeypatch, caplog):
