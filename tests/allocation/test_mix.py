@@ -417,6 +417,7 @@ def test_a_grid_is_all_combinations():
 
 
 def test_a_limit_and_its_options_are_of_one_measurement(model, monkeypatch):
+    MEMO.clear()
     seconds = [1e-3]
 
     def timed(dense, layer, inputs):
