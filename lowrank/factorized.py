@@ -31,6 +31,11 @@ class FactorizedLayer(nn.Module):
         """
         return self.factorization(x, bias=self.bias)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides besides the tensors what it computes, as JSON."""
+        return {}
+
     def extra_repr(self) -> str:
         return f"view={self.view}" if self.view != "channel" else ""
 
@@ -69,6 +74,12 @@ class FactorizedConv2d(FactorizedLayer):
         self.view = view
         self.factorization = factorization
         self.bias = layer.bias
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        values = {name: getattr(self, name) for name in names}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
     @property
     def weight(self) -> Tensor:
@@ -123,6 +134,11 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
         state["_parameters"] = {k: p for k, p in layer._parameters.items() if k != "in_proj_weight"}
         self.__dict__.update(state)
         self.factorization = factorization
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        names = ("num_heads", "batch_first", "add_zero_attn")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
