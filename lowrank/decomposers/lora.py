@@ -16,7 +16,13 @@ from lowrank.decomposers.checks import (
     check_one_of,
     check_positive,
 )
-from lowrank.decomposers.decomposer import Decomposer, check_rank, generator_for, working
+from lowrank.decomposers.decomposer import (
+    Decomposer,
+    check_rank,
+    generator_for,
+    nearest_of,
+    working,
+)
 from lowrank.decomposers.low_rank import nearest
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
@@ -102,8 +108,13 @@ class LoRA(Decomposer):
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
         return self if self.base is None else replace(self, base=self.base.for_kernel(size))
 
-    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+    def check_shape(self, weight: Tensor) -> None:
         check_rank(self.rank, weight)
+        if self.base is not None:
+            with nearest_of(lambda base: replace(self, base=base)):
+                self.base.check_shape(weight)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         base, left, right = STARTS[self.init](self, weight, norm)
         adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
         return Sum(base.requires_grad_(False), adapter, note=base.note)

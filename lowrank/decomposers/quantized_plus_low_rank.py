@@ -76,8 +76,10 @@ class QuantizedPlusLowRank(Decomposer):
         if isinstance(self.factor_bits, bool) or self.factor_bits not in (*BITS, HALF):
             raise ValueError(f"factor_bits={self.factor_bits!r} must lie in 1..8, or be {HALF}")
 
-    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+    def check_shape(self, weight: Tensor) -> None:
         check_rank(self.rank, weight)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if not bool(weight.any()):
             return self.base.decompose(weight, norm)
         left, right, _ = nearest(weight.double(), self.rank, norm)
