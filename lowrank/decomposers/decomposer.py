@@ -10,12 +10,14 @@ from typing import ClassVar
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Unfit(ValueError):
@@ -128,10 +130,25 @@ def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], 
 
 def check_weight(weight: Tensor) -> None:
     """Raise ValueError unless `weight` is a finite, non-empty floating-point matrix."""
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"a weight must be a tensor, not a {type(weight).__name__}")
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
-    if not weight.is_floating_point():
-        raise ValueError(f"a weight must be floating point, not {weight.dtype}")
+    if weight.dtype not in DTYPES:
+        raise ValueError(
+            f"a weight must be floating point of 16, 32 or 64 bits, not {weight.dtype}: convert "
+            "the model first, such as by model.to(torch.bfloat16), with its scales if it has any"
+        )
+    if type(weight) not in (Tensor, nn.Parameter):
+        raise ValueError(
+            f"a weight must be a plain tensor, not a {type(weight).__name__}: another library "
+            "has quantized or distributed it. Give the model as it was before"
+        )
+    if weight.is_meta:
+        raise ValueError(
+            "the weight is on the meta device and has no numbers: load the model's weights first, "
+            "without offloading"
+        )
     # A sum is finite only if all its terms are, and 20 times faster to check; one that overflows
     # decides nothing.
     if not bool(weight.sum().isfinite()) and not bool(weight.isfinite().all()):

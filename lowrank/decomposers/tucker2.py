@@ -64,7 +64,7 @@ class Tucker2(Decomposer):
             check_ratio(self.compression_ratio)
         for name in ("ranks", "kernel_size"):
             pair = getattr(self, name)
-            if pair is not None:
+            if pair is not None or name == "kernel_size":
                 object.__setattr__(self, name, pair_of(name, pair))
         check_integer("iterations", self.iterations, least=0)
 
