@@ -97,7 +97,8 @@ def _load(model: nn.Module, file: TensorFile) -> nn.Module:
     frozen = _frozen(blank, file)
     # All that can be known is known; now it is read.
     tensors, is_whole = file.read()
-    values = skeleton.placed(_extras(file, tensors), blank, layers)
+    bases = {view.base for view in views.values()}
+    values = skeleton.placed(_extras(file, tensors), layers, bases)
     values |= {name: spread(view, values[view.base]) for name, view in views.items()}
     parameters = dict(blank.named_parameters(remove_duplicate=False))
     values = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from lowrank.shared_memory import groups, identity, overlap, span
 
 # How torch names what `get_extra_state` of a module gives.
 EXTRA = "_extra_state"
@@ -95,7 +97,7 @@ def views_among(tensors: Mapping[str, Tensor]) -> dict[str, View]:
         ValueError: as `contents`.
     """
     views: dict[str, View] = {}
-    for names in _overlapping(tensors):
+    for names in groups(tensors):
         # What others may be a part of comes first.
         order = sorted(names, key=lambda n: (not tensors[n].is_contiguous(), -tensors[n].numel()))
         bases: list[str] = []
@@ -105,7 +107,7 @@ def views_among(tensors: Mapping[str, Tensor]) -> dict[str, View]:
                 views[name] = view
                 continue
             for base in bases:
-                if _meet(tensors[name], tensors[base]):
+                if overlap(tensors[name], tensors[base]):
                     raise ValueError(
                         f"'{base}' and '{name}' share some of their memory, and neither is a part "
                         "of the other, so that they cannot be stored once: give one of them memory "
@@ -115,71 +117,15 @@ def views_among(tensors: Mapping[str, Tensor]) -> dict[str, View]:
     return views
 
 
-def identity(tensor: Tensor) -> Hashable:
-    """Equal for two tensors that are the same numbers in the same memory."""
-    return (
-        *_place(tensor),
-        tensor.storage_offset(),
-        tensor.dtype,
-        tuple(tensor.shape),
-        tensor.stride(),
-    )
-
-
-def _place(tensor: Tensor) -> tuple[str, int]:
-    """The device and where in its memory the storage begins.
-
-    A storage without memory, such as one on the meta device, is a place by itself.
-    """
-    storage = tensor.untyped_storage()
-    at = storage.data_ptr()
-    return (str(tensor.device), at) if at else (f"{tensor.device} {storage._cdata}", 0)
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """The first byte of a tensor, and the first after its last one."""
-    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    start = _place(tensor)[1] + tensor.storage_offset() * tensor.itemsize
-    return start, start + (reach + 1) * tensor.itemsize
-
-
-def _overlapping(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """Groups of names whose spans meet."""
-    spans = {n: (_place(t)[0], *_span(t)) for n, t in tensors.items() if t.numel()}
-    group: list[str] = []
-    device, end = "", 0
-    for name in sorted(spans, key=lambda name: spans[name]):
-        where, start, stop = spans[name]
-        if where != device or start >= end:
-            yield group
-            group, device, end = [], where, 0
-        group.append(name)
-        end = max(end, stop)
-    yield group
-
-
 def _view(tensors: Mapping[str, Tensor], name: str, base: str) -> View | None:
     """A tensor as a view of another; None if it is no part of it, or that is not contiguous."""
     tensor, other = tensors[name], tensors[base]
-    (start, stop), (first, last) = _span(tensor), _span(other)
+    (start, stop), (first, last) = span(tensor), span(other)
     is_aligned = tensor.dtype == other.dtype and (start - first) % other.itemsize == 0
     if not (other.is_contiguous() and is_aligned and first <= start and stop <= last):
         return None
     offset = (start - first) // other.itemsize
     return View(base, tuple(tensor.shape), tensor.stride(), offset)
-
-
-def _meet(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have memory in common; of different dtypes, whether their spans do."""
-    (start, stop), (first, last) = _span(one), _span(other)
-    low, itemsize = min(start, first), one.itemsize
-    if stop <= first or last <= start:
-        return False
-    if one.dtype != other.dtype or (start - first) % itemsize:
-        return True
-    seen = torch.zeros((max(stop, last) - low) // itemsize, dtype=torch.bool)
-    seen.as_strided(one.shape, one.stride(), (start - low) // itemsize).fill_(True)
-    return bool(seen.as_strided(other.shape, other.stride(), (first - low) // itemsize).any())
 
 
 def spread(view: View, base: Tensor) -> Tensor:

@@ -15,6 +15,13 @@ from lowrank.layers import Rule, rule_for, why_no_rule
 from lowrank.norms import Norm
 from lowrank.shared_memory import identity, overlapping
 
+# Where a module keeps what others let it run when it is called.
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
 
 @dataclass(frozen=True)
 class Use:
@@ -150,6 +157,13 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
             if child is old:
                 setattr(parent, name, new)
     return model
+
+
+def with_hooks(new: nn.Module, old: nn.Module) -> nn.Module:
+    """`new`, on which the hooks of the module that it replaces act too."""
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+    return new
 
 
 @contextmanager

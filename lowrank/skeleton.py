@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.contents import names_of
+from lowrank.copying import copied
 from lowrank.factorizations import Factorization, rebuild
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorized import FactorizedLayer
 from lowrank.fields import Fields
 from lowrank.layers import Rule, rule_for
-from lowrank.sites import replace_module
+from lowrank.sites import replace_module, with_hooks
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,7 @@ class Skeleton:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 blank = nn.Parameter(blank, requires_grad=False) if is_parameter else blank
                 memo[id(tensor)] = values.get(name, blank)
-        try:
-            model = copy.deepcopy(self.model, memo)
-        except RuntimeError as error:
-            raise ValueError(f"the model cannot be copied, give a new one: {error}") from error
+        model = copied(self.model, instead=memo).model
         for layer in layers:
             for name, kind in zip(layer.modules, layer.kinds, strict=True):
                 model = _put(model, name, layer, kind)
@@ -131,19 +128,22 @@ class Skeleton:
             )
 
     def placed(
-        self, values: Mapping[str, Any], blank: nn.Module, layers: Sequence[Layer]
+        self, values: Mapping[str, Any], layers: Sequence[Layer], bases: Collection[str]
     ) -> dict[str, Any]:
-        """Tensors on the devices of those that they take the place of; on the CPU for meta."""
-        devices = {name: tensor.device for name, tensor in self.stored.items()}
+        """Tensors on the devices, and in the strides, of those that they take the place of.
+
+        Args:
+            values: by name, contiguous, on the CPU, where they stay for tensors on the meta device.
+            bases: those that stay contiguous, because views of them are made.
+        """
+        places = dict(self.stored)
         for layer in layers:
             for name in layer.modules:
                 rule, module = _dense(self.model, name)
                 for own in layer.factorization.state_dict():
-                    devices[_join(name, f"factorization.{own}")] = rule.weight(module).device
+                    places[_join(name, f"factorization.{own}")] = rule.weight(module)
         return {
-            name: value.to(devices[name])
-            if isinstance(value, Tensor) and name in devices and devices[name].type != "meta"
-            else value
+            name: _like(places[name], value, name in bases) if name in places else value
             for name, value in values.items()
         }
 
@@ -166,6 +166,14 @@ class Skeleton:
             raise ValueError(f"nothing says what {names_of(empty)} are")
 
 
+def _like(own: Tensor, value: Tensor, is_base: bool) -> Tensor:
+    """`value` where `own` is, and as it lies there if it has the same shape."""
+    placed = value if own.is_meta else value.to(own.device)
+    if is_base or own.shape != value.shape or own.is_contiguous():
+        return placed
+    return torch.empty_like(own, dtype=value.dtype, device=placed.device).copy_(placed)
+
+
 def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.Module:
     """The model with a factorization in the place of one layer."""
     rule, old = _dense(model, name)
@@ -181,7 +189,7 @@ def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.
     new = rule.build(old, form, layer.view).train(old.training)
     if (_kind(new), new.view) != (kind, layer.view):
         raise ValueError(f"'{name}' is {kind} in the file and {_kind(new)} in the model")
-    return replace_module(model, old, new)
+    return replace_module(model, old, with_hooks(new, old))
 
 
 def _dense(model: nn.Module, name: str) -> tuple[Rule, nn.Module]:

@@ -8,11 +8,11 @@ from collections.abc import Hashable, Iterable
 from torch import Tensor, nn
 
 from lowrank.contents import contents, split_extra, views_among
-from lowrank.contents import identity as identity
 from lowrank.factorizations import Leaf, storage
 from lowrank.factorizations.factorization import dtype_name
 from lowrank.factorized import FactorizedEmbedding, FactorizedLayer
 from lowrank.layers import rule_for
+from lowrank.shared_memory import identity as identity
 
 
 def nbytes(model: nn.Module) -> int:
