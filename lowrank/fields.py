@@ -19,36 +19,37 @@ class FieldError(ValueError):
     """A field is not as expected; the text begins with its place."""
 
 
-def parse(text: str | bytes, place: str) -> Any:
+def parse(text: str | bytes, place: str, numbers: bool = True) -> Any:
     """What a JSON text says.
+
+    Args:
+        place: of the text, for errors.
+        numbers: whether NaN, infinity and integers beyond 64 bits are refused here.
 
     Raises:
         FieldError: it is no JSON as this library writes it: NaN, numbers or nesting beyond all
             bounds, text that cannot be written again.
     """
 
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number")
-
     try:
-        value = json.loads(text, parse_constant=refuse)
-        _check_plain(value)
+        value = json.loads(text if isinstance(text, str) else text.decode())
+        _check_plain(value, numbers)
     except (ValueError, RecursionError) as error:
         raise FieldError(f"{place} is not JSON as written here: {error}") from error
     return value
 
 
-def _check_plain(value: Any) -> None:
+def _check_plain(value: Any, numbers: bool) -> None:
     """Raise ValueError for what Python reads and cannot work with."""
     level = [value]
     for _ in range(DEEPEST):
         for one in level:
             if isinstance(one, str):
                 one.encode()
-            elif isinstance(one, int) and one.bit_length() > MOST_BITS:
+            elif numbers and isinstance(one, int) and one.bit_length() > MOST_BITS:
                 raise ValueError(f"an integer of {one.bit_length()} bits")
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise ValueError("a number beyond the largest")
+            elif numbers and isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{one} is no number")
         nested = [one for one in level if isinstance(one, dict | list)]
         keys = [key for one in nested if isinstance(one, dict) for key in one]
         inner = [i for one in nested for i in (one.values() if isinstance(one, dict) else one)]

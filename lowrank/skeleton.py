@@ -67,7 +67,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
             form = module.factorization
             layer = found.setdefault(id(form), Layer(form, module.view, [], []))
             layer.modules.append(name)
-            layer.kinds.append(_kind(module))
+            layer.kinds.append(module.settings)
     return list(found.values())
 
 
@@ -187,8 +187,8 @@ def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.
             "model"
         )
     new = rule.build(old, form, layer.view).train(old.training)
-    if (_kind(new), new.view) != (kind, layer.view):
-        raise ValueError(f"'{name}' is {kind} in the file and {_kind(new)} in the model")
+    if (new.settings, new.view) != (kind, layer.view):
+        raise ValueError(f"'{name}' is {kind} in the file and {new.settings} in the model")
     return replace_module(model, old, with_hooks(new, old))
 
 
@@ -201,10 +201,6 @@ def _dense(model: nn.Module, name: str) -> tuple[Rule, nn.Module]:
     if rule is None:
         raise ValueError(f"'{name}' is a {type(module).__name__}, which holds no weight")
     return rule, module
-
-
-def _kind(layer: FactorizedLayer) -> dict[str, Any]:
-    return {"type": type(layer).__name__, **layer.settings}
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
