@@ -19,7 +19,7 @@ from lowrank.factorizations import Factorization
 from lowrank.factorized import FactorizedLayer
 from lowrank.fields import Fields
 from lowrank.save_guard import refuse_other_files
-from lowrank.skeleton import Layer, Skeleton, layers_of
+from lowrank.skeleton import Layer, Skeleton, check_same, layers_of
 from lowrank.tensor_files import TensorFile, check_storable, opened, write
 
 FORMAT = 2
@@ -68,8 +68,8 @@ def load(model: nn.Module, path: str | Path, device: str | torch.device | None =
 
     Args:
         model: a dense model of the same architecture and dtype, whatever its weights; it is not
-            changed. Its weights may be on the meta device, but not its buffers that are no part of
-            the file.
+            changed. What no file holds, such as buffers that are not persistent, comes from it; so
+            these may not be on the meta device, while weights may.
         device: where to put it; by default each tensor where it is in `model`, or on the CPU.
 
     Raises:
@@ -163,8 +163,11 @@ def _check_fit(
     """Raise ValueError unless the file has exactly the tensors of the model, shapes and dtypes."""
     own, own_extra = split_extra(blank.state_dict())
     extra = file.header.fields("extra")
-    inner = [name for key in extra for name in _inner(extra, key)]
-    shapes = {name: shape for name, shape in file.shapes.items() if name not in set(inner)}
+    inner = {name for key in extra for name in _inner(extra, key)}
+    missing = sorted(inner - file.shapes.keys())
+    if missing or not inner.isdisjoint({*same.values(), *(v.base for v in views.values())}):
+        raise ValueError(f"extra state has tensors {names_of(missing)} that are not its own")
+    shapes = {name: shape for name, shape in file.shapes.items() if name not in inner}
     dtypes = dict(file.dtypes)
     for name, view in views.items():
         shapes[name], dtypes[name] = view.shape, dtypes[view.base]
@@ -178,14 +181,7 @@ def _check_fit(
             f"{names_of(surplus)} besides"
         )
     for name, tensor in own.items():
-        if (tuple(tensor.shape), tensor.dtype) != (shapes[name], dtypes[name]):
-            raise ValueError(
-                f"'{name}' is {shapes[name]} {dtypes[name]} in the file and "
-                f"{tuple(tensor.shape)} {tensor.dtype} in the model"
-            )
-    for name, view in views.items():
-        if not set(inner).isdisjoint({view.base}):
-            raise ValueError(f"'{name}' is a view of extra state")
+        check_same(name, (shapes[name], dtypes[name]), (tuple(tensor.shape), tensor.dtype))
 
 
 def _frozen(blank: nn.Module, file: TensorFile) -> set[str]:

@@ -121,7 +121,7 @@ class Fields(Mapping[str, Any]):
     def one_of(self, name: str, allowed: Collection[str]) -> str:
         """One of these texts."""
         holds = lambda v: isinstance(v, str) and v in allowed  # noqa: E731
-        return self._of(self[name], name, holds, f"one of {sorted(allowed)}")
+        return self._of(self[name], name, holds, f"one of {shown(sorted(allowed))}")
 
     def sequence(self, name: str) -> list[Any]:
         """A list of anything."""

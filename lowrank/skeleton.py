@@ -59,6 +59,20 @@ class Layer:
         return cls(form, view, modules, [dict(kind) for kind in kinds])  # type: ignore[arg-type]
 
 
+def check_same(
+    name: str,
+    saved: tuple[tuple[int, ...], torch.dtype],
+    own: tuple[tuple[int, ...], torch.dtype],
+) -> None:
+    """Raise ValueError unless shape and dtype are the same in file and model."""
+    if saved == own:
+        return
+    hint = f": convert the model first, `model.to({saved[1]})`" if saved[0] == own[0] else ""
+    raise ValueError(
+        f"'{name}' is {saved[0]} {saved[1]} in the file and {own[0]} {own[1]} in the model{hint}"
+    )
+
+
 def layers_of(model: nn.Module) -> list[Layer]:
     """The factorizations of a model."""
     found: dict[int, Layer] = {}
@@ -181,11 +195,7 @@ def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.
     with torch.device("meta"):
         shape = tuple(rule.as_matrix(old, torch.empty(weight.shape), layer.view).shape)
     form = layer.factorization
-    if (form.shape, form.dtype) != (shape, weight.dtype):
-        raise ValueError(
-            f"'{name}' is {form.shape} {form.dtype} in the file and {shape} {weight.dtype} in the "
-            "model"
-        )
+    check_same(name, (form.shape, form.dtype), (shape, weight.dtype))
     new = rule.build(old, form, layer.view).train(old.training)
     if (new.settings, new.view) != (kind, layer.view):
         raise ValueError(f"'{name}' is {kind} in the file and {new.settings} in the model")
@@ -199,7 +209,8 @@ def _dense(model: nn.Module, name: str) -> tuple[Rule, nn.Module]:
         raise ValueError(f"the model has no module '{name}', which the file holds") from None
     rule = rule_for(module)
     if rule is None:
-        raise ValueError(f"'{name}' is a {type(module).__name__}, which holds no weight")
+        kind = type(module).__name__
+        raise ValueError(f"'{name}' is a {kind} in the model, which holds no weight")
     return rule, module
 
 

@@ -170,8 +170,9 @@ def check_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file")
     with open(path, "rb") as file:
-        start = file.read(4)
-    if start.startswith(PICKLES):
+        start = file.read(9)
+    # Of safetensors, the first bytes are a length, and may be any; the ninth begins the header.
+    if start.startswith(PICKLES) and start[8:] != b"{":
         raise ValueError(
             f"{path} is a pickle, as torch.save writes it: reading one can run any code, so it is "
             "never opened here. Have whoever made it save it as safetensors"

@@ -61,7 +61,7 @@ def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
     below = (table.cumsum(dim=1) - table).numpy().astype(np.uint64)
     alphabet = torch.arange(table.shape[1])
     # Which symbol each of the 2^16 places in a context stands for.
-    places = np.stack([alphabet.repeat_interleave(row).numpy() for row in table])
+    places = np.stack([alphabet.repeat_interleave(row).numpy().astype(np.uint16) for row in table])
     own, context = table.numpy().astype(np.uint64), contexts.cpu().long().numpy()
     data = stream.cpu().numpy().tobytes()
     count = streams(len(context))

@@ -6,10 +6,12 @@ import torch
 
 from lowrank.fields import LARGEST, Fields
 
+# What numbers of a matrix are computed with and stored in.
 FLOATING = {
-    name: dtype
-    for name, dtype in vars(torch).items()
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point and str(dtype) == f"torch.{name}"
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
 }
 
 

@@ -51,14 +51,14 @@ def body_bytes(model: nn.Module) -> int:
 def stored_dtype(model: nn.Module) -> str:
     """In which floating dtypes a model is stored, such as ``float16`` or ``float16+float32``.
 
-    Those of at least 1 % of its bytes, the largest share first; see `factorizations.storage`.
+    Those of at least a tenth of its bytes, the largest share first; see `factorizations.storage`.
     """
     shares: Counter[str] = Counter()
     for tensor in contents(model).stored:
         dtype = storage.stored_dtype(tensor)
         if dtype.is_floating_point:
             shares[dtype_name(dtype)] += tensor.numel() * dtype.itemsize
-    named = [name for name, count in shares.most_common() if count >= shares.total() / 100]
+    named = [name for name, count in shares.most_common() if count >= shares.total() / 10]
     return "+".join(named)
 
 
