@@ -51,7 +51,8 @@ def body_bytes(model: nn.Module) -> int:
 def stored_dtype(model: nn.Module) -> str:
     """In which floating dtypes a model is stored, such as ``float16`` or ``float16+float32``.
 
-    Those of at least a tenth of its bytes, the largest share first; see `factorizations.storage`.
+    Those of at least a tenth of its bytes, the largest share first, or ``none``; see
+    `factorizations.storage`.
     """
     shares: Counter[str] = Counter()
     for tensor in contents(model).stored:
@@ -59,7 +60,7 @@ def stored_dtype(model: nn.Module) -> str:
         if dtype.is_floating_point:
             shares[dtype_name(dtype)] += tensor.numel() * dtype.itemsize
     named = [name for name, count in shares.most_common() if count >= shares.total() / 10]
-    return "+".join(named)
+    return "+".join(named) or "none"
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
