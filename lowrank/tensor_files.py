@@ -191,10 +191,11 @@ def _opened(file: Any, kind: str, form: int, by: str) -> TensorFile:
     if header.get("kind") != kind:
         raise ValueError(f"it holds no {kind} saved by {by}, but {shown(header.get('kind'))}")
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    dtypes = {name: NAMES.get(part.get_dtype()) for name, part in slices.items()}
-    unknown = sorted(name for name, dtype in dtypes.items() if dtype is None)
+    codes = {name: part.get_dtype() for name, part in slices.items()}
+    unknown = sorted(name for name, code in codes.items() if code not in NAMES)
     if unknown:
         raise ValueError(f"it holds tensors of a dtype that is not known: {shown(unknown)}")
+    dtypes = {name: NAMES[code] for name, code in codes.items()}
     dtypes |= _wider(header.fields("dtypes"), dtypes)
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
     return TensorFile(header, shapes, dtypes, file.get_tensor, metadata.get("hash", ""))
@@ -237,4 +238,4 @@ class Digest:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data

@@ -162,9 +162,11 @@ def _read_pickled(file: Path, url: str) -> dict[str, Tensor]:
             f"({type(error).__name__}). Nothing but tensors is ever read of such a file, since "
             "reading more could run any code"
         ) from None
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    is_state = isinstance(state, dict) and state and all(type(name) is str for name in state)
-    if not is_state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+    is_state = isinstance(state, dict) and len(state) > 0
+    if not is_state or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
         raise ValueError(f"no weights from {url}: it is no mapping from names to tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
