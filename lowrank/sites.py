@@ -15,7 +15,6 @@ from lowrank.layers import Rule, rule_for, why_no_rule
 from lowrank.norms import Norm
 from lowrank.shared_memory import identity, overlapping
 
-
 # Where a module keeps what others let it run when it is called.
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
