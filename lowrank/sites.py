@@ -148,6 +148,18 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
     return reasons
 
 
+def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) -> nn.Module:
+    """The module that runs a factorization in the place of `old`, in its mode and with its hooks.
+
+    Args:
+        use: of `old`, or of the module of which it is a copy.
+    """
+    new = use.rule.build(old, form, view).train(old.training)
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+    return new
+
+
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put `new` wherever `old` stands in `model`, in place; returns the root."""
     if model is old:
@@ -157,13 +169,6 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
             if child is old:
                 setattr(parent, name, new)
     return model
-
-
-def with_hooks(new: nn.Module, old: nn.Module) -> nn.Module:
-    """`new`, on which the hooks of the module that it replaces act too."""
-    for name in HOOKS:
-        setattr(new, name, getattr(old, name))
-    return new
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorized import FactorizedLayer
 from lowrank.fields import Fields
 from lowrank.layers import Rule, rule_for
-from lowrank.sites import replace_module, with_hooks
+from lowrank.sites import Use, replace_module, stand_in
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,11 @@ def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.
         shape = tuple(rule.as_matrix(old, torch.empty(weight.shape), layer.view).shape)
     form = layer.factorization
     check_same(name, (form.shape, form.dtype), (shape, weight.dtype))
-    new = rule.build(old, form, layer.view).train(old.training)
+    new = stand_in(Use(name, rule, old), old, form, layer.view)
+    assert isinstance(new, FactorizedLayer)
     if (new.settings, new.view) != (kind, layer.view):
         raise ValueError(f"'{name}' is {kind} in the file and {new.settings} in the model")
-    return replace_module(model, old, with_hooks(new, old))
+    return replace_module(model, old, new)
 
 
 def _dense(model: nn.Module, name: str) -> tuple[Rule, nn.Module]:

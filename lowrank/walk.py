@@ -19,7 +19,7 @@ from lowrank.norms import Norm
 from lowrank.report import Compressed, LayerReport, count_once, report
 from lowrank.save_guard import refuse_other_files
 from lowrank.shared_memory import identity
-from lowrank.sites import Site, naming, replace_module, with_hooks
+from lowrank.sites import Site, naming, replace_module, stand_in
 
 
 @dataclass
@@ -70,8 +70,8 @@ class Walk:
             del norm  # Its memory is that of the statistics, and the next ones are collected now.
             for use in site.uses if site.name in self.forms else ():
                 old = copies.of[id(use.module)]
-                new = use.rule.build(old, self.forms[site.name], views[site.name])
-                compact = replace_module(compact, old, with_hooks(new.train(old.training), old))
+                new = stand_in(use, old, self.forms[site.name], views[site.name])
+                compact = replace_module(compact, old, new)
         for site in sites:
             if site.name in job.unreached:
                 with naming(site):
