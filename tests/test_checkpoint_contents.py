@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lowrank import checkpoint
+from lowrank.calibration import Calibration
 from lowrank.compress import compress
 from lowrank.decomposers import Quantization, TruncatedSVD
 from lowrank.measure.size import nbytes, params, trainable_params
@@ -267,3 +268,9 @@ def test_a_layer_without_a_shape_is_named(tmp_path):
     checkpoint.save(nn.Sequential(nn.Linear(8, 4)), tmp_path / "m")
     with pytest.raises(ValueError, match=r"'0.weight'.*have no shape yet: run it once"):
         checkpoint.load(nn.Sequential(nn.LazyLinear(4)), tmp_path / "m")
+
+
+def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):
+    for read in (lambda p: checkpoint.load(nn.Linear(2, 2), p), Calibration.load):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            read(tmp_path / "nowhere")
