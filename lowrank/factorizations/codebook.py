@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import (
-    Dense,
-    Factorization,
-    Leaf,
-    dtype_name,
-)
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.factorizations.packing import Layout, pack, unpack
 from lowrank.fields import Fields
 

@@ -13,12 +13,7 @@ from torch import Tensor
 
 from lowrank.factorizations import ans
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import (
-    Dense,
-    Factorization,
-    Leaf,
-    dtype_name,
-)
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.fields import Fields
 

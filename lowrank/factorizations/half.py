@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import (
-    Dense,
-    Factorization,
-    Leaf,
-    dtype_name,
-)
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.fields import Fields
 
 

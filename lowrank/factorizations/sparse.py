@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.configs import shape_in
-from lowrank.factorizations.factorization import (
-    Dense,
-    Factorization,
-    Leaf,
-    rebuild,
-)
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.fields import Fields
 
