@@ -58,7 +58,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], kind: str, header: Mapping[
         header: JSON.
 
     Raises:
-        ValueError: a tensor that no such file holds, by its name.
+        ValueError: a tensor that no such file holds, by its name, or a header that is no JSON.
         OSError: the file cannot be written.
     """
     for name, tensor in tensors.items():
@@ -69,28 +69,50 @@ def write(path: Path, tensors: Mapping[str, Tensor], kind: str, header: Mapping[
         if dtypes[name] != tensor.dtype:
             wider.setdefault(dtype_name(tensor.dtype), []).append(name)
     content = {"kind": kind, **header, "dtypes": wider}
-    text = json.dumps(content, allow_nan=False)
+    text, digest = _text(content), Digest(content)
+    entries = _entries(tensors, dtypes)
+    with replacing(path) as file, open(file, "w+b") as out:
+        # The hash is known last and stands first: its place is kept.
+        out.write(_first(entries, text, "0" * 32))
+        for name in entries:
+            stored = tensors[name].detach().resolve_conj().resolve_neg()
+            stored = stored.to("cpu", dtypes[name]).contiguous()
+            digest.add(name, stored)
+            out.write(bytes_of(stored))
+        out.seek(0)
+        out.write(_first(entries, text, digest.hex()))
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    """JSON that can be read again."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"this cannot be saved, since it is no JSON: {error}") from error
+    parse(text, "what is to be saved")
+    return text
+
+
+def _entries(
+    tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, dict[str, Any]]:
+    """What a safetensors header says of each tensor, in the order in which they are written."""
     # Long numbers first, so that each lies at a multiple of its length.
     order = sorted(tensors, key=lambda name: -dtypes[name].itemsize)
-    digest, end, entries = Digest(content), 0, {}
+    end, entries = 0, {}
     for name in order:
-        shape, start = list(tensors[name].shape), end
-        end += tensors[name].numel() * dtypes[name].itemsize
-        code = CODES[dtypes[name]]
-        entries[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
-    with replacing(path) as file, open(file, "w+b") as out:
-        # The hash is known last and stands first.
-        for known in ("0" * 32, None):
-            metadata = {"format": "pt", "lowrank": text, "hash": known or digest.hex()}
-            first = json.dumps({"__metadata__": metadata, **entries}).encode()
-            first += b" " * (-len(first) % 8)
-            out.seek(0)
-            out.write(len(first).to_bytes(8, "little") + first)
-            for name in order if known else ():
-                stored = tensors[name].detach().resolve_conj().resolve_neg()
-                stored = stored.to("cpu", dtypes[name]).contiguous()
-                digest.add(name, stored)
-                out.write(bytes_of(stored))
+        shape, start, dtype = list(tensors[name].shape), end, dtypes[name]
+        end += tensors[name].numel() * dtype.itemsize
+        entries[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": [start, end]}
+    return entries
+
+
+def _first(entries: Mapping[str, Any], text: str, digest: str) -> bytes:
+    """The length of a safetensors header, and the header, filled up with blanks."""
+    metadata = {"format": "pt", "lowrank": text, "hash": digest}
+    header = json.dumps({"__metadata__": metadata, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def check_storable(name: str, tensor: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowrank import checkpoint
 from lowrank.compress import compress
-from lowrank.factorizations import Dense, Layout, Quantized
+from lowrank.factorizations import Dense, Layout, Quantized, Scaled
 from lowrank.factorized import FactorizedLinear
 
 
@@ -71,7 +71,16 @@ def pretrained(way):
     return lambda folder: getattr(compress(Hub(linear()), FOUR_BITS).model, way)(folder)
 
 
+def nested(scale, times):
+    form = Dense(torch.ones(8, 12))
+    for _ in range(times):
+        form = Scaled(form, scale)
+    return lambda _: nn.Sequential(FactorizedLinear(form, None))
+
+
 ROWS = [
+    Row("save a scale that is NaN", save(nested(NAN, 1)), "cannot be saved, since it is no JSON"),
+    Row("save a form of 99 parts", save(nested(1.0, 99)), "what is to be saved .* nested more"),
     Row("save offloaded", save(offloaded), "'1.weight' cannot be saved: it is on the meta device"),
     Row("save lazily", save(lambda m: m.append(nn.LazyLinear(2))), "'2.weight' cannot be saved"),
     Row("save sparse", save(registered(torch.eye(3).to_sparse())), "'extra' .*layout torch.sparse"),
