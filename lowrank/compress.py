@@ -6,19 +6,23 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lowrank.allocation import Allocation, ByName, Problem, Uniform
-from lowrank.calibration import IdentityNorms, Job, Norms
+from lowrank.calibration import IdentityNorms, Job, Norms, at_hand
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import Factorization, Scaled
 from lowrank.factorizations.operations import KernelView
+from lowrank.memo import unchanging_meanwhile
 from lowrank.report import Compressed, LayerReport, count_once, report
 from lowrank.select import Select
 from lowrank.sites import naming, replace_module
 
 
+@torch.inference_mode(False)
+@unchanging_meanwhile
 def compress(
     model: nn.Module,
     method: Decomposer | Allocation | Mapping[str, Decomposer],
@@ -47,7 +51,7 @@ def compress(
             weight, a method does not know the norm, or the data do not fit; the text names the
             layer.
     """
-    norm = norm or IdentityNorms()
+    norm, data = norm or IdentityNorms(), at_hand(data)
     select = where if isinstance(where, Select) else Select(include="*" if where is None else where)
     sites, skipped = select.split(model)
     for site in sites:
@@ -81,6 +85,8 @@ def compress(
                 site.decompose(decomposer, site_norm) if made is None else copy.deepcopy(made)
             )
             layers[site.name] = report(site, decomposer, factorization, site_norm)
+            notes = [layers[site.name].note, job.notes.get(site.name, "")]
+            layers[site.name].note = "; ".join(filter(None, notes))
             forms[site.name] = factorization
         del site_norm  # Its memory is that of the statistics, and the next ones are collected now.
         if not site.weight.requires_grad:
@@ -89,6 +95,8 @@ def compress(
             old = memo[id(use.module)]
             new = use.rule.build(old, factorization, view).train(old.training)
             compact = replace_module(compact, old, new)
+    skipped += job.unreached.items()
+    sites = [site for site in sites if site.name in layers]
     in_order = [layers[site.name] for site in sites]
     count_once(in_order, [forms[site.name] for site in sites])
     result = Compressed(compact, in_order, skipped, job.summary or None, chosen.summary or None)

@@ -52,15 +52,15 @@ class OutlierSparsity(Allocation):
     def allocate(self, problem: Problem) -> Plan:
         probe = self.of(sparsity=self.sparsity)
         views: dict[str, KernelView] = {site.name: probe.kernel_view() for site in problem.sites}
-        shares, sizes = [], []
+        names, shares, sizes = [], [], []
         job = Job(problem.model, problem.model, problem.sites, views, problem.data)
         for site, norm in problem.norm.one_shot().over(job):
             weight = site.matrix(views[site.name])
+            names.append(site.name)
             scores = weight.double().abs() * norm.entry_weights(weight).sqrt()
             shares.append(float((scores > self.outlier * scores.mean()).double().mean()))
             sizes.append(weight.numel())
         densities = self._densities(torch.tensor(shares), torch.tensor(sizes))
-        names = [site.name for site in problem.sites]
         for name, density in zip(names, densities, strict=True):
             if not 0 < density <= 1:
                 raise ValueError(
@@ -68,7 +68,9 @@ class OutlierSparsity(Allocation):
                     f"for a density of {density:.3g}, which must lie in (0, 1]: lower the spread"
                 )
         pairs = zip(names, densities, strict=True)
-        return Plan({name: self.of(sparsity=1 - density) for name, density in pairs})
+        made = {name: self.of(sparsity=1 - density) for name, density in pairs}
+        # What the data say nothing about has no density; it will be left as it is.
+        return Plan({site.name: made.get(site.name, probe) for site in problem.sites})
 
     def _densities(self, shares: torch.Tensor, sizes: torch.Tensor) -> list[float]:
         shares = shares.double()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowrank.atomic import replacing
-from lowrank.memo import fingerprint
 
-FORMAT = 1
+# 1 was of a time when padding was found in each layer, and sometimes counted.
+FORMAT = 2
 
 
 class Statistics(NamedTuple):
@@ -26,12 +24,16 @@ class Statistics(NamedTuple):
             weight's columns (in,); None for a look-up table.
         rows: of the outputs: the share of look-ups of each row of a table, or E[g²] of the gradient
             g of the loss with respect to the output (out,); None where it was not asked for.
-        count: positions; 0 for a module that only holds a weight that others share and use.
+        count: positions; 0 for a module that nothing reached, such as one that only holds a weight
+            that others share and use.
+        note: what a report must say of them, such as padding that counts; why nothing reached the
+            module, where nothing did.
     """
 
     columns: Tensor | None
     rows: Tensor | None
     count: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Calibration:
         places: dict[int, str] = {}
         layers = {}
         for name, entry in self.statistics.items():
-            layers[name] = {"count": entry.count}
+            layers[name] = {"count": entry.count, "note": entry.note}
             for part in ("columns", "rows"):
                 tensor = getattr(entry, part)
                 if tensor is not None:
@@ -75,35 +77,50 @@ class Calibration:
         """
         from safetensors import SafetensorError, safe_open
 
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file {path}: save statistics with Calibration.save")
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("lowrank", "{}"))
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-        if header.get("format") != FORMAT or "source" not in header:
-            raise ValueError(f"{path} holds no statistics saved by Calibration.save")
-        statistics = {
-            name: Statistics(
-                tensors.get(layer.get("columns", "")),
-                tensors.get(layer.get("rows", "")),
-                layer["count"],
+        try:
+            header = json.loads(metadata["lowrank"])
+            known = header["format"] == FORMAT
+            layers, source = header["layers"], dict(header["source"])
+            statistics = {name: _entry(layer, tensors) for name, layer in layers.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} holds no statistics saved by Calibration.save") from error
+        if not known:
+            raise ValueError(
+                f"{path} holds statistics of format {header['format']}, and this version reads "
+                f"format {FORMAT}: calibrate anew"
             )
-            for name, layer in header["layers"].items()
-        }
-        return cls(statistics, header["source"])
+        return cls(statistics, source)
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """A hash of all numbers of a model, of their names and ties, and of its modules as printed.
+def _entry(layer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Statistics:
+    """The statistics of a module, from what the header says of it.
 
-    Buffers that are not saved count, such as the frequencies of positions; settings that no module
-    prints do not.
+    Raises:
+        KeyError, TypeError, ValueError: it does not say what `Calibration.save` would.
     """
-    digest = xxhash.xxh3_128(repr(model).encode())
-    first: dict[int, str] = {}
-    parameters = model.named_parameters(remove_duplicate=False)
-    for name, tensor in chain(parameters, model.named_buffers(remove_duplicate=False)):
-        same = first.setdefault(id(tensor), name)
-        digest.update(f"{name} {fingerprint(tensor) if same == name else same} ".encode())
-    return digest.hexdigest()
+    columns, rows = (
+        tensors[layer[part]] if part in layer else None for part in ("columns", "rows")
+    )
+    return Statistics(columns, rows, int(layer["count"]), str(layer.get("note", "")))
+
+
+def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError unless these statistics are of this model and of the kind that is wanted."""
+    different = [name for name, value in wanted.items() if data.source.get(name) != value]
+    if different:
+        raise ValueError(
+            f"these statistics differ from what is wanted in {', '.join(different)}: they are of "
+            f"{ {name: data.source.get(name) for name in different} }, wanted is "
+            f"{ {name: wanted[name] for name in different} }. Calibrate anew"
+        )
+    missing = [name for name in names if name not in data.statistics]
+    if missing:
+        raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")
