@@ -49,7 +49,8 @@ def axes_of(reading: Reading, name: str, tensor: Tensor) -> Axes:
     """
     if not tensor.ndim:
         return Axes(None, {})
-    if is_mask(name) and (tensor.ndim > 2 or reading.is_pairwise(tensor)):
+    is_pairwise = name not in reading.taken and reading.is_pairwise(tensor)
+    if is_mask(name) and (tensor.ndim > 2 or is_pairwise):
         return _of_pairs(reading, name, tensor)
     stream = reading.stream_of(name)
     if name == COUNTED and tensor.ndim == 1:

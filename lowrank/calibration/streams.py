@@ -51,6 +51,7 @@ class Reading:
         is_sure: whether that can be known.
         decodes: whether the model has a decoder beside an encoder.
         streams: by prefix.
+        taken: the masks that were taken for padding.
         unread: masks that hide something and were not taken for padding.
     """
 
@@ -60,6 +61,7 @@ class Reading:
     is_sure: bool = True
     decodes: bool = False
     streams: dict[str, Stream] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -162,10 +164,10 @@ def _read_mask(reading: Reading, name: str, mask: Tensor) -> None:
     source = reading.streams.get("src")
     if prefix == "memory" and "memory" not in reading.arguments and source is not None:
         prefix = "src"
-    known = reading.streams.get(prefix)
-    if known is None:
-        reading.streams[prefix] = Stream(prefix, name, real)
-    elif not torch.equal(known.real, real):
+    known = reading.streams.setdefault(prefix, Stream(prefix, name, real))
+    if torch.equal(known.real, real):
+        reading.taken.add(name)
+    else:
         reading.unread.append(name)
 
 
