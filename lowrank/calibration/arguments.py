@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.calibration.piece import Refused
+
 
 def named(model: nn.Module, batch: Any) -> dict[str, Any]:
     """The arguments of `model.forward` that a batch gives, by name; in the batch's order.
@@ -53,11 +55,11 @@ def check_arguments(model: nn.Module, batch: Any) -> None:
         signature.bind(*places, **given)
     except TypeError as error:
         if given:
-            raise ValueError(
-                f"a calibration batch gives the arguments {list(given)}, and {error} of the model, "
-                f"whose arguments are {list(signature.parameters)}: leave out what is no input"
+            raise Refused(
+                f"a calibration batch gives the arguments {list(given)}, which the model does not "
+                f"take ({error}); it takes {list(signature.parameters)}: leave out what is no input"
             ) from None
-        raise ValueError(
+        raise Refused(
             f"a calibration batch is a tuple of {len(places)}, the positional arguments of the "
             f"model, which does not take them ({error}): leave out what is no input, such as "
             "labels, or give a model that takes one list the tuple ([...],)"

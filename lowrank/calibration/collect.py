@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lowrank.calibration.contents import described, tensors
 from lowrank.calibration.data import CalibrationData
-from lowrank.calibration.piece import Piece, running
+from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
 from lowrank.layers import rule_for
 from lowrank.measure.forward import evaluating, unfused_attention
@@ -180,18 +180,23 @@ class Collector:
         assert rule is not None
         if not self._leads(name, x, rule.reading(module)):
             return
-        if not rule.looks_up:
-            self._check_examples(name, module, x)
-        vectors = rule.inputs(module, x)
         if rule.looks_up:
-            indices = self._real(name, vectors.flatten(), x.shape)
-            size = rule.weight(module).shape[0]
-            self.sums[name].add(torch.bincount(indices, minlength=size), len(indices))
+            self._look_up(name, x, rule.weight(module).shape[0])
             return
+        self._check_examples(name, module, x)
+        vectors = rule.inputs(module, x)
+        if vectors.shape[-1] != rule.matrix(module, "channel").shape[1]:
+            return  # The module itself says what is wrong.
         kept = self._real(name, vectors.reshape(-1, vectors.shape[-1]), x.shape[:-1])
         kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
         moment = kept.T @ kept if self.full else kept.square().sum(dim=0, dtype=torch.float64)
         self.sums[name].add(moment, len(kept))
+
+    def _look_up(self, name: str, x: Tensor, size: int) -> None:
+        if x.is_floating_point() or bool(((x < 0) | (x >= size)).any()):
+            return  # The module itself says what is wrong.
+        indices = self._real(name, x.flatten(), x.shape)
+        self.sums[name].add(torch.bincount(indices, minlength=size), len(indices))
 
     def _real(self, name: str, rows: Tensor, positions: torch.Size) -> Tensor:
         """The rows (n, …) that are no padding, as far as that can be told, or else the note that
@@ -206,7 +211,7 @@ class Collector:
         """Raise ValueError if neither the batch nor what a layer makes of it has examples."""
         least = module.weight.ndim if isinstance(module, _ConvNd) else 2
         if x.ndim < least and self.axes <= x.ndim:
-            raise ValueError(
+            raise Refused(
                 f"layer '{name}': its input of shape {tuple(x.shape)} has no axis of examples, and "
                 f"neither has calibration batch {self.piece.number} "
                 f"({described(self.piece.batch)}): give batches with one, such as "

@@ -97,6 +97,11 @@ def check_contents(batch: Any, number: int) -> None:
         number: of the batch, from 0, for the text.
     """
     name = f"calibration batch {number}"
+    keys = [key for key in batch if not isinstance(key, str)] if isinstance(batch, Mapping) else []
+    if keys:
+        raise ValueError(
+            f"{name} has the key {keys[0]!r}, and keys are names of arguments, as text"
+        )
     found = list(leaves(batch))
     own = [(place, leaf) for place, leaf in found if isinstance(leaf, Tensor)]
     if any(isinstance(leaf, str) for _, leaf in found) and not own:

@@ -21,7 +21,7 @@ from lowrank.calibration.contents import (
     trainable,
 )
 from lowrank.calibration.masks import placed
-from lowrank.calibration.piece import Piece
+from lowrank.calibration.piece import Piece, Refused
 from lowrank.calibration.statistics import Calibration
 from lowrank.calibration.task_pieces import task_pieces
 from lowrank.calibration.unpadded import unpadded
@@ -203,7 +203,7 @@ class Batches(CalibrationData):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)
         if loss is None:
-            raise ValueError(
+            raise Refused(
                 "the model returns no loss for these calibration data: give batches as mappings "
                 "with `labels`, or a task"
             )
@@ -221,7 +221,7 @@ class Batches(CalibrationData):
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point() and part.ndim:
                 return (part,)
-        raise ValueError(
+        raise Refused(
             f"the model returns a {type(returned).__name__} without floating-point tensors, so "
             "compressed and dense outputs cannot be compared"
         )
@@ -267,8 +267,10 @@ def batches_of(data: Any) -> Sequence[Any]:
         ValueError: it cannot, or there is no batch.
     """
     wanted = "calibration data must be a non-empty list of batches (tensors, tuples or dicts)"
-    if isinstance(data, Tensor | np.ndarray | Mapping):
-        raise ValueError(f"{wanted}, got one {type(data).__name__}: give [data], or data.split(8)")
+    singles = {Tensor: "[data] or data.split(8)", np.ndarray: "[torch.from_numpy(data)]"}
+    for kind, instead in (singles | {Mapping: "[data]"}).items():
+        if isinstance(data, kind):
+            raise ValueError(f"{wanted}, got one {type(data).__name__}: give {instead}")
     if isinstance(data, Iterator):
         raise ValueError(
             f"{wanted}, which are gone through more than once, got a {type(data).__name__}, which "
@@ -277,8 +279,9 @@ def batches_of(data: Any) -> Sequence[Any]:
     is_text = isinstance(data, str | bytes)
     given = list(data) if isinstance(data, Iterable) and not isinstance(data, Sequence) else data
     if is_text or not isinstance(given, Sequence) or not len(given):
-        kind = data.__name__ if isinstance(data, type) else type(data).__name__
-        raise ValueError(f"{wanted}, a loader of such, or a task; got {kind} without any")
+        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
+        empty = " that is empty" if isinstance(given, Sequence) and not len(given) else ""
+        raise ValueError(f"{wanted}, a loader of such, or a task; got {kind}{empty}")
     return given
 
 

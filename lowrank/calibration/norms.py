@@ -16,7 +16,7 @@ from lowrank.calibration.fisher import fisher
 from lowrank.calibration.pooling import pooled, positions
 from lowrank.calibration.sequential import calibrate_in_sequence
 from lowrank.calibration.statistics import Calibration, Statistics, check_source
-from lowrank.decomposers.checks import check_integer, check_number, check_one_of
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_switch
 from lowrank.factorizations.operations import KernelView
 from lowrank.memo import MEMO, model_fingerprint, model_key
 from lowrank.norm_checks import check_damping
@@ -123,6 +123,7 @@ class CalibratedNorms(Norms):
         check_damping(self.damping)
         check_number("power", self.power, "lie in (0, 1]", lambda x: 0 < x <= 1)
         check_integer("batch_size", self.batch_size, least=1)
+        check_switch("outputs", self.outputs)
         if self.moment == "full" and self.power != 1:
             raise ValueError(f"power={self.power} is for a diagonal; with moment='full' it is 1")
         if self.mode == "sequential" and (self.outputs or self.moment == "fisher"):
@@ -187,12 +188,13 @@ class CalibratedNorms(Norms):
         """
         kind = {"moment": self.moment, "outputs": self.outputs}
         names = [use.name for site in sites for use in site.uses]
+        owner = model_key(model)
+        source = {"model": owner[-1] if owner else model_fingerprint(model), **kind}
         if isinstance(data, Calibration):
-            check_source(data, {"model": model_fingerprint(model), **kind}, names)
+            check_source(data, source, names)
             return data
         data = self._data(model, data)
-        source = {"model": model_fingerprint(model), **kind, "data": data.fingerprint()}
-        owner = model_key(model)
+        source["data"] = data.fingerprint()
         key = None if owner is None else ("calibration", *owner, *source.values(), *names)
         return Calibration(MEMO.get(key, lambda: self._collect(model, sites, data)), source)
 

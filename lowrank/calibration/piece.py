@@ -14,7 +14,12 @@ from lowrank.calibration.contents import described
 from lowrank.calibration.masks import placed
 
 # What a model raises that is given what it does not take.
-ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, AssertionError)
+ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+
+
+class Refused(ValueError):
+    """What this package itself says of data while a model runs; `running` makes it a ValueError
+    as any other."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def running(piece: Piece, model: nn.Module) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
+    except Refused as error:
+        raise ValueError(*error.args) from None
     except ERRORS as error:
         reason = str(error).strip().splitlines() or [""]
         cut = f", less the padding by {' and '.join(piece.cut)}" if piece.cut else ""

@@ -21,7 +21,7 @@ from torch import nn
 
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import CalibrationData
-from lowrank.calibration.piece import Piece, running
+from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
 from lowrank.measure.forward import evaluating, unfused_attention
 from lowrank.memo import MEMO
@@ -118,7 +118,8 @@ class Replay:
                 module = self.model.get_submodule(unit.name)
                 handle = module.register_forward_hook(keep, prepend=True)
                 try:
-                    self.run(unit, piece, number)
+                    with running(piece, self.model):
+                        self.run(unit, piece, number)
                 finally:
                     handle.remove()
                 torch.save(outputs, self._file(len(self.finished), number))
@@ -137,7 +138,7 @@ def kept(file: Path, name: str) -> Iterator[Any]:
     outputs = torch.load(file, weights_only=False)
     while outputs:
         yield outputs.pop(0)  # Not held here while the blocks that follow run.
-    raise ValueError(
+    raise Refused(
         f"block '{name}' runs more often for some batches than for the first, by which the "
         "sequence is planned: use mode='one-shot'"
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowrank.decomposers.checks import check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 
@@ -45,11 +46,8 @@ class BatchNormReestimation(Recovery):
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        if self.batches < 1 or self.batch_size < 2:
-            raise ValueError(
-                f"batches={self.batches} must be at least 1 and batch_size={self.batch_size} at "
-                "least 2"
-            )
+        check_integer("batches", self.batches, least=1)
+        check_integer("batch_size", self.batch_size, least=2)
 
     @property
     def changes_dense(self) -> bool:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowrank.calibration.piece import Piece
 from lowrank.calibration.sequential import Finished, stopping
 from lowrank.calibration.task_pieces import task_pieces
+from lowrank.decomposers.checks import check_integer, check_switch
 from lowrank.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.recovery import Progress, Recovery, silent
@@ -62,8 +63,9 @@ class BiasCorrection(Recovery):
     gains: bool = True
 
     def __post_init__(self) -> None:
-        if self.examples is not None and self.examples < 1:
-            raise ValueError(f"examples={self.examples} must be at least 1, or null for all")
+        check_switch("gains", self.gains)
+        if self.examples is not None:
+            check_integer("examples", self.examples, least=1)
 
     @property
     def changes_dense(self) -> bool:

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 from lowrank.calibration.piece import examples_of
 from lowrank.calibration.task_pieces import task_pieces
+from lowrank.decomposers.checks import (
+    check_integer,
+    check_number,
+    check_one_of,
+    check_positive,
+)
 from lowrank.factorizations import Factorization, Tunable
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.fine_tune import SCHEDULES
@@ -77,20 +83,18 @@ class Tune(Recovery):
     held_out: float = 0.25
 
     def __post_init__(self) -> None:
-        known = len(self.parts) > 0 and set(self.parts) <= set(PARTS)
-        allowed = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
-            "code_rate": (0 < self.code_rate < math.inf, "positive"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "parts": (known, f"one or more of {', '.join(PARTS)}"),
-            "source": (self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
-            "examples": (self.examples is None or self.examples >= 2, "at least 2, or null"),
-            "held_out": (0 < self.held_out < 1, "in (0, 1)"),
-        }
-        for name, (good, what) in allowed.items():
-            if not good:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
+        check_integer("epochs", self.epochs, least=1)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("code_rate", self.code_rate)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_one_of("source", self.source, SOURCES)
+        check_number("held_out", self.held_out, "lie in (0, 1)", lambda x: 0 < x < 1)
+        if self.examples is not None:
+            check_integer("examples", self.examples, least=2)
+        if isinstance(self.parts, str) or not self.parts:
+            raise ValueError(f"parts={self.parts!r} must be a list of some of {', '.join(PARTS)}")
+        for part in self.parts:
+            check_one_of("parts", part, PARTS)
 
     @property
     def changes_dense(self) -> bool:
