@@ -18,7 +18,7 @@ from lowrank.allocation.analysis import Option
 from lowrank.allocation.progress import reported
 from lowrank.calibration import Calibration
 from lowrank.calibration.data import as_data, quotient
-from lowrank.calibration.piece import Piece, examples_of, running
+from lowrank.calibration.piece import Piece, running
 from lowrank.decomposers.checks import check_integer
 from lowrank.measure.forward import evaluating
 from lowrank.sites import Site, replace_module
@@ -161,17 +161,9 @@ class Trial:
         uses = [use for site in problem.sites for use in site.uses]
         self.modules: dict[str, nn.Module] = {use.name: shared[id(use.module)] for use in uses}
         self.data.check(problem.model)
-        self.pieces = self._first(examples)
+        self.pieces = list(self.data.pieces(self.model, examples))
         with evaluating(self.model), torch.inference_mode():
             self.dense = [self._dense(piece) for piece in self.pieces]
-
-    def _first(self, examples: int | None) -> list[Piece]:
-        pieces: list[Piece] = []
-        for group in self.data.groups(self.model):
-            if examples is not None and examples_of(pieces) >= examples:
-                break
-            pieces += group
-        return pieces
 
     def _dense(self, piece: Piece) -> tuple[Tensor, ...]:
         with running(piece, self.model):

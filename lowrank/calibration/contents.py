@@ -1,11 +1,12 @@
-"""What is in a batch: its tensors by their places, its text, and what a batch may not hold."""
+"""What is in data and their batches: tensors by their places, a text of them, what may not be."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from lowrank.memo import fingerprint
@@ -153,3 +154,28 @@ def check_finite(arguments: Mapping[str, Any], number: int) -> None:
 def at(name: str, place: str) -> str:
     """``calibration batch 3, argument input_ids``."""
     return f"{name}, argument {place}" if place else name
+
+
+def batches_of(data: Any) -> Sequence[Any]:
+    """A list of batches, of whatever can be gone through again.
+
+    Raises:
+        ValueError: it cannot, or there is no batch.
+    """
+    wanted = "calibration data must be a non-empty list of batches (tensors, tuples or dicts)"
+    singles = {Tensor: "[data] or data.split(8)", np.ndarray: "[torch.from_numpy(data)]"}
+    for kind, instead in (singles | {Mapping: "[data]"}).items():
+        if isinstance(data, kind):
+            raise ValueError(f"{wanted}, got one {type(data).__name__}: give {instead}")
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"{wanted}, which are gone through more than once, got a {type(data).__name__}, which "
+            "can be gone through only once: give list(data)"
+        )
+    is_text = isinstance(data, str | bytes)
+    given = list(data) if isinstance(data, Iterable) and not isinstance(data, Sequence) else data
+    if is_text or not isinstance(given, Sequence) or not len(given):
+        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
+        empty = " that is empty" if isinstance(given, Sequence) and not len(given) else ""
+        raise ValueError(f"{wanted}, a loader of such, or a task; got {kind}{empty}")
+    return given

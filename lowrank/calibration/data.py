@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xxhash
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lowrank.calibration.arguments import check_arguments, named
 from lowrank.calibration.contents import (
+    batches_of,
     check_contents,
     check_finite,
     length_of,
@@ -21,9 +23,9 @@ from lowrank.calibration.contents import (
     trainable,
 )
 from lowrank.calibration.masks import placed
-from lowrank.calibration.piece import Piece, Refused
+from lowrank.calibration.piece import Piece, Refused, examples_of
 from lowrank.calibration.statistics import Calibration
-from lowrank.calibration.task_pieces import task_pieces
+from lowrank.calibration.task_pieces import together, unpadded_batches
 from lowrank.calibration.unpadded import unpadded
 
 if TYPE_CHECKING:
@@ -60,20 +62,31 @@ class CalibrationData(ABC):
         """How far a model is from the dense one, summed over what is compared; and how much that
         is. The distance on several pieces is the quotient of the sums over them."""
 
-    def groups(self, model: nn.Module) -> Iterator[list[Piece]]:
-        """Each batch as the pieces in which the model runs it; here as it is.
+    def pieces(self, model: nn.Module, examples: int | None = None) -> Iterator[Piece]:
+        """The pieces in which the model runs the batches, once.
+
+        Args:
+            examples: how many are wanted, in whole batches from the first on; all if not given.
 
         Raises:
             ValueError: everything in a batch is padding.
         """
-        del model
+        done = 0
         for number, batch in enumerate(self.batches()):
-            yield [Piece(batch, length_of(batch), number)]
+            if examples is not None and done >= examples:
+                break
+            own = self.pieces_of(model, batch, number)
+            yield from own
+            done += examples_of(own)
 
-    def pieces(self, model: nn.Module) -> Iterator[Piece]:
-        """The pieces of all batches, once."""
-        for group in self.groups(model):
-            yield from group
+    def pieces_of(self, model: nn.Module, batch: Any, number: int) -> list[Piece]:
+        """The pieces in which the model runs a batch; here the batch as it is.
+
+        Args:
+            number: of the batch, from 0.
+        """
+        del model
+        return [Piece(batch, length_of(batch), number)]
 
     def check(self, model: nn.Module) -> None:
         """Find out what can be known of the data before the model runs; here nothing.
@@ -134,8 +147,13 @@ class TaskData(CalibrationData):
         mask = self.task.mask(batch[0])
         return [] if mask is None else [mask]
 
-    def groups(self, model: nn.Module) -> Iterator[list[Piece]]:
-        return task_pieces(self.task, self.task.split("calibration"), self.batch_size)
+    def pieces(self, model: nn.Module, examples: int | None = None) -> Iterator[Piece]:
+        split = self.task.split("calibration")
+        if examples is not None:
+            whole = self.batch_size * math.ceil(examples / self.batch_size)
+            examples = min(whole, len(split))
+        found = unpadded_batches(self.task, split, self.batch_size, examples=examples)
+        return together(chain.from_iterable(found), self.batch_size)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
         return self.task.forward(model, batch[0])
@@ -180,9 +198,8 @@ class Batches(CalibrationData):
     def batches(self) -> Iterator[Any]:
         return map(trainable, self.given)
 
-    def groups(self, model: nn.Module) -> Iterator[list[Piece]]:
-        for number, batch in enumerate(self.batches()):
-            yield unpadded(model, batch, number)
+    def pieces_of(self, model: nn.Module, batch: Any, number: int) -> list[Piece]:
+        return unpadded(model, batch, number)
 
     def check(self, model: nn.Module) -> None:
         for number, batch in enumerate(self.given):
@@ -258,31 +275,6 @@ def at_hand(data: Any) -> Any:
     if data is None or isinstance(data, CalibrationData | Calibration | Task):
         return data
     return batches_of(data)
-
-
-def batches_of(data: Any) -> Sequence[Any]:
-    """A list of batches, of whatever can be gone through again.
-
-    Raises:
-        ValueError: it cannot, or there is no batch.
-    """
-    wanted = "calibration data must be a non-empty list of batches (tensors, tuples or dicts)"
-    singles = {Tensor: "[data] or data.split(8)", np.ndarray: "[torch.from_numpy(data)]"}
-    for kind, instead in (singles | {Mapping: "[data]"}).items():
-        if isinstance(data, kind):
-            raise ValueError(f"{wanted}, got one {type(data).__name__}: give {instead}")
-    if isinstance(data, Iterator):
-        raise ValueError(
-            f"{wanted}, which are gone through more than once, got a {type(data).__name__}, which "
-            "can be gone through only once: give list(data)"
-        )
-    is_text = isinstance(data, str | bytes)
-    given = list(data) if isinstance(data, Iterable) and not isinstance(data, Sequence) else data
-    if is_text or not isinstance(given, Sequence) or not len(given):
-        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
-        empty = " that is empty" if isinstance(given, Sequence) and not len(given) else ""
-        raise ValueError(f"{wanted}, a loader of such, or a task; got {kind}{empty}")
-    return given
 
 
 def as_data(data: Any, batch_size: int) -> CalibrationData:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -49,20 +49,25 @@ class Reading:
         batch: how many examples there are.
         turned: whether tensors that are no masks have the length first and the batch on axis 1.
         is_sure: whether that can be known.
-        decodes: whether the model has a decoder beside an encoder.
+        model: that they are for.
         streams: by prefix.
         taken: the masks that were taken for padding.
         unread: masks that hide something and were not taken for padding.
     """
 
     arguments: Mapping[str, Tensor]
+    model: nn.Module
     batch: int
     turned: bool = False
     is_sure: bool = True
-    decodes: bool = False
     streams: dict[str, Stream] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     unread: list[str] = field(default_factory=list)
+
+    @cached_property
+    def decodes(self) -> bool:
+        """Whether the model has a decoder beside an encoder."""
+        return has_decoder(self.model)
 
     @property
     def others(self) -> list[Tensor]:
@@ -131,7 +136,7 @@ def read(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading | None:
 
 def _layout(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading:
     """A reading of which the streams are yet to be found."""
-    reading = partial(Reading, arguments, decodes=has_decoder(model))
+    reading = partial(Reading, arguments, model)
     shapes = [tensor.shape for name, tensor in arguments.items() if not is_mask(name)]
     known = {n: t for n, t in arguments.items() if prefix_of(n) is not None and t.ndim > 1}
     for mask in known.values():

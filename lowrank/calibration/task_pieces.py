@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,27 +11,38 @@ import torch
 from torch import Tensor
 
 from lowrank.calibration.contents import trainable
-from lowrank.calibration.piece import Piece
+from lowrank.calibration.piece import Piece, examples_of
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Split, Task
 
 
 def task_pieces(
+    task: Task, split: Split, batch_size: int, shuffle_seed: int | None, examples: int
+) -> Iterator[list[Piece]]:
+    """Each batch (inputs, targets) of a task as the pieces in which it runs without padding.
+
+    Args:
+        examples: how many, from the first on.
+
+    Raises:
+        ValueError: everything in a batch is padding.
+    """
+    for pieces in unpadded_batches(task, split, batch_size, shuffle_seed, examples):
+        yield list(together(pieces, batch_size))
+
+
+def unpadded_batches(
     task: Task,
     split: Split,
     batch_size: int,
     shuffle_seed: int | None = None,
     examples: int | None = None,
 ) -> Iterator[list[Piece]]:
-    """The batches (inputs, targets) of a task, each as the pieces in which it runs.
+    """Each batch of a task as one piece, or where `Task.mask` finds padding in it as pieces of one
+    example, which batches of one hold without padding.
 
-    Where `Task.mask` finds padding in a batch, its examples are those of batches of one, which hold
-    no padding, and examples of one shape run together. What is still padded runs alone, and the
-    layers whose positions are those of the mask leave padding out themselves.
-
-    Args:
-        examples: how many, from the first on; all if not given.
+    What is still padded runs so, and the layers whose positions are those of the mask leave it out.
 
     Raises:
         ValueError: everything in a batch is padding.
@@ -42,35 +54,54 @@ def task_pieces(
     for number, (inputs, targets) in enumerate(batches):
         count = min(len(targets), left)
         inputs, targets = inputs[:count], targets[:count]
-        mask = task.mask(inputs)
-        if mask is None or bool(mask.all()):
+        if _is_real(task, inputs):
             yield [Piece((inputs, targets), count, number)]
         else:
-            own = list(islice(singles, done - taken, done - taken + count))
+            own = islice(singles, done - taken, done - taken + count)
+            yield _alone(task, own, number)
             taken = done + count
-            yield _alike(task, own, number)
         done, left = done + count, left - count
         if not left:
             break
 
 
-def _alike(task: Task, singles: list[tuple[Tensor, Tensor]], number: int) -> list[Piece]:
-    """Examples alone or with others of their shape."""
-    whole: list[Piece] = []
-    shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-    for inputs, targets in singles:
-        mask = task.mask(inputs)
-        if mask is None or bool(mask.all()):
-            shapes.setdefault(inputs.shape[1:], []).append((inputs, targets))
-        elif bool(mask.any()):
-            whole.append(Piece((inputs, targets), 1, number, (mask,)))
-    together = []
-    for group in shapes.values():
-        inputs, targets = (torch.cat(parts) for parts in zip(*group, strict=True))
-        together.append(Piece((inputs, targets), len(group), number))
-    if not whole and not together:
+def together(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
+    """Examples that came alone in pieces of up to so many of one shape; the others as they are."""
+    waiting: dict[torch.Size, list[Piece]] = {}
+    for piece in pieces:
+        if piece.examples > 1 or piece.streams:
+            yield piece
+            continue
+        shape = piece.batch[0].shape
+        alike = waiting.setdefault(shape, [])
+        alike.append(piece)
+        if len(alike) == most:
+            yield _joined(waiting.pop(shape))
+    for alike in waiting.values():
+        yield _joined(alike)
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    inputs, targets = (torch.cat(p) for p in zip(*(p.batch for p in pieces), strict=True))
+    return replace(pieces[0], batch=(inputs, targets), examples=examples_of(pieces))
+
+
+def _alone(task: Task, singles: Iterable[tuple[Tensor, Tensor]], number: int) -> list[Piece]:
+    """Examples alone, those that are all padding left out."""
+    pieces = []
+    for batch in singles:
+        mask = task.mask(batch[0])
+        if mask is None or bool(mask.any()):
+            streams = () if mask is None or bool(mask.all()) else (mask,)
+            pieces.append(Piece(batch, 1, number, streams))
+    if not pieces:
         raise ValueError(
             f"batch {number} of the task '{task.name}' is all padding by its mask: check what "
             "`Task.mask` returns, True where a position is real"
         )
-    return together + whole
+    return pieces
+
+
+def _is_real(task: Task, inputs: Tensor) -> bool:
+    mask = task.mask(inputs)
+    return mask is None or bool(mask.all())

@@ -88,7 +88,7 @@ class BiasCorrection(Recovery):
             raise ValueError(
                 f"examples={count} are more than the {len(split)} of the calibration split"
             )
-        pieces = next(task_pieces(task, split, count))
+        pieces = next(task_pieces(task, split, count, None, count))
         layers = _with_bias(model)
         expected: dict[str, Seen] = {}  # In the order of the first calls.
         with evaluating(model, dense):

@@ -405,6 +405,31 @@ def test_a_mask_that_may_be_causal_or_padding_is_noted():
     assert "attention_mask was not taken for padding" in found["pooler.dense"].note
 
 
+def test_a_batch_without_padding_runs_as_it_is():
+    words = ids(2, 5)
+    for mask in (torch.ones(2, 5), torch.tensor([[1, 1, 2, 2, 2], [1] * 5]), words > 0):
+        batch = {"input_ids": words, "attention_mask": mask}
+        (piece,) = Batches([batch]).pieces(bert())
+        assert piece.batch is batch and not piece.streams and not piece.notes
+
+
+def test_numbers_that_stand_for_padding_may_be_anything():
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x, mask):
+            return self.layer(x)
+
+    x, mask = numbers(2, 5, 4), right([2, 5], 5)
+    x[mask == 0] = torch.nan
+    model = made(Features)
+    norm = CalibratedNorms("full").calibrate(model, find_sites(model), [(x, mask)])
+    real = x[mask.bool()].double()
+    torch.testing.assert_close(norm.statistics["layer"].columns, real.T @ real / 7)
+
+
 def test_examples_that_are_all_padding_are_left_out():
     words, lengths = ids(3, 6), [4, 0, 6]
     batch = {"input_ids": words, "attention_mask": right(lengths, 6)}

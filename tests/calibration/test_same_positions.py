@@ -125,20 +125,32 @@ def test_a_task_runs_its_sentences_without_padding(batch_size):
 
 
 def test_sentences_of_one_length_run_together_and_each_runs_once():
-    groups = list(task_pieces(TASK, TASK.split("train"), 10))
+    groups = list(task_pieces(TASK, TASK.split("train"), 10, None, 10))
     assert [piece.examples for piece in groups[0]] == [2, 3, 2, 1, 1, 1]
-    few = [p for group in task_pieces(TASK, TASK.split("train"), 4, examples=6) for p in group]
+    few = [p for group in task_pieces(TASK, TASK.split("train"), 4, None, 6) for p in group]
     assert sorted(p.batch[0].numel() // p.examples for p in few for _ in range(p.examples)) == (
         sorted(LENGTHS[:6])
     )
     rows = [
         row
-        for group in task_pieces(TASK, TASK.split("train"), 4, 7)
+        for group in task_pieces(TASK, TASK.split("train"), 4, 7, 10)
         for p in group
         for row in p.batch[0]
     ]
     assert sorted(map(tuple, map(torch.Tensor.tolist, rows))) == (
         sorted(tuple(row.tolist()) for row in TASK.split("train").rows)
+    )
+
+
+def test_sentences_of_one_length_run_together_across_batches():
+    pieces = list(TaskData(TASK, 3).pieces(TASK.model()))
+    # By length: 6, 6, 6 are full first; 3, 3 and 2, 2 wait for the end.
+    assert sorted((p.batch[0].shape[1], p.examples) for p in pieces) == [
+        (1, 1), (2, 2), (3, 2), (4, 1), (5, 1), (6, 3),
+    ]  # fmt: skip
+    first = list(TaskData(TASK, 3).pieces(TASK.model(), examples=4))
+    assert sorted(p.batch[0].shape[1] for p in first for _ in range(p.examples)) == (
+        sorted(LENGTHS[:6])
     )
 
 
@@ -158,7 +170,7 @@ def test_a_tuning_measures_the_distance_at_real_positions(batch_size):
     model = compress(dense, Quantization(2)).model
     tune = Tune(epochs=1, batch_size=batch_size, held_out=0.01, learning_rate=1e-9)
     if batch_size == 10:
-        groups = list(task_pieces(TASK, TASK.split("train"), 10, TASK.seed))
+        groups = list(task_pieces(TASK, TASK.split("train"), 10, TASK.seed, 10))
         found = Pair(model, dense, TASK).mean_distance(groups)
         assert found == pytest.approx(divergence(model, dense, singles()) / sum(LENGTHS), rel=1e-6)
         return
@@ -267,7 +279,7 @@ def test_outputs_of_a_decoder_count_where_the_decoder_is_real():
     batch["input_ids"] = batch["input_ids"] % 40
     batch["labels"] = torch.arange(16).view(2, 8)
     data = Batches([batch])
-    (piece, other) = next(data.groups(model))
+    piece, other = data.pieces(model)
     with torch.no_grad():
         dense = data.observe(model, piece.batch)
     wrong = dense[0].clone()
