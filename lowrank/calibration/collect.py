@@ -137,7 +137,7 @@ class Collector:
                 if not self.unseen[name]:
                     hook = partial(self._before, name)
                     stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            for number, piece in enumerate(data.pieces(self.model)):
+            for number, piece in enumerate(data.pieces(self.model, alone=True)):
                 self.piece = piece
                 self.axes = max((tensor.ndim for tensor in tensors(piece.batch)), default=0)
                 with running(piece, self.model):

@@ -62,11 +62,16 @@ class CalibrationData(ABC):
         """How far a model is from the dense one, summed over what is compared; and how much that
         is. The distance on several pieces is the quotient of the sums over them."""
 
-    def pieces(self, model: nn.Module, examples: int | None = None) -> Iterator[Piece]:
+    def pieces(
+        self, model: nn.Module, examples: int | None = None, alone: bool = False
+    ) -> Iterator[Piece]:
         """The pieces in which the model runs the batches, once.
 
         Args:
             examples: how many are wanted, in whole batches from the first on; all if not given.
+            alone: whether each example of a batch with padding runs by itself. What examples have
+                in common, such as the numbers of their positions, a model looks up once for all
+                that run together, and statistics would depend on which these are.
 
         Raises:
             ValueError: everything in a batch is padding.
@@ -75,17 +80,18 @@ class CalibrationData(ABC):
         for number, batch in enumerate(self.batches()):
             if examples is not None and done >= examples:
                 break
-            own = self.pieces_of(model, batch, number)
+            own = self.pieces_of(model, batch, number, alone)
             yield from own
             done += examples_of(own)
 
-    def pieces_of(self, model: nn.Module, batch: Any, number: int) -> list[Piece]:
+    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
         """The pieces in which the model runs a batch; here the batch as it is.
 
         Args:
             number: of the batch, from 0.
+            alone: see `pieces`.
         """
-        del model
+        del model, alone
         return [Piece(batch, length_of(batch), number)]
 
     def check(self, model: nn.Module) -> None:
@@ -147,13 +153,15 @@ class TaskData(CalibrationData):
         mask = self.task.mask(batch[0])
         return [] if mask is None else [mask]
 
-    def pieces(self, model: nn.Module, examples: int | None = None) -> Iterator[Piece]:
+    def pieces(
+        self, model: nn.Module, examples: int | None = None, alone: bool = False
+    ) -> Iterator[Piece]:
         split = self.task.split("calibration")
         if examples is not None:
             whole = self.batch_size * math.ceil(examples / self.batch_size)
             examples = min(whole, len(split))
         found = unpadded_batches(self.task, split, self.batch_size, examples=examples)
-        return together(chain.from_iterable(found), self.batch_size)
+        return together(chain.from_iterable(found), 1 if alone else self.batch_size)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
         return self.task.forward(model, batch[0])
@@ -198,13 +206,13 @@ class Batches(CalibrationData):
     def batches(self) -> Iterator[Any]:
         return map(trainable, self.given)
 
-    def pieces_of(self, model: nn.Module, batch: Any, number: int) -> list[Piece]:
-        return unpadded(model, batch, number)
+    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+        return unpadded(model, batch, number, alone)
 
     def check(self, model: nn.Module) -> None:
         for number, batch in enumerate(self.given):
             check_contents(batch, number)
-            for piece in unpadded(model, batch, number):
+            for piece in unpadded(model, batch, number, alone=True):
                 check_finite(named(model, piece.batch), number)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:

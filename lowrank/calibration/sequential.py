@@ -111,7 +111,7 @@ class Replay:
         """Keep what `unit`, compressed by now, returns for each batch."""
         # Entered once: it makes the module forget matrices that were multiplied out.
         with evaluating(self.model), torch.no_grad(), unfused_attention():
-            for number, piece in enumerate(self.data.pieces(self.model)):
+            for number, piece in enumerate(self.data.pieces(self.model, alone=True)):
                 outputs: list[Any] = []
                 keep = lambda module, args, output, outputs=outputs: outputs.append(output)  # noqa: E731
                 # Before hooks of the model's own, which act on what is replayed too.
@@ -202,7 +202,7 @@ def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dic
     """
     calls: dict[str, int] = {}
     order: list[str] = []
-    for piece in data.pieces(model):
+    for piece in data.pieces(model, alone=True):
         found = _calls_of(model, names, data, piece)
         before = 0
         for name in found:

@@ -1,9 +1,10 @@
 """Padding is taken away before the model runs, so that whatever a layer is given is real.
 
-A batch that has padding runs in pieces: examples of which the same positions are real together,
-each tensor cut to these. What a model makes of positions, such as experts that are given some of
-them or a convolution that skips some, then needs no mask. Where a batch cannot be cut, its examples
-run whole, and the layers whose positions are those of the mask leave padding out themselves.
+A batch that has padding runs in pieces: examples alone, or those of which the same positions are
+real together, each tensor cut to these. What a model makes of positions, such as experts that are
+given some of them or a convolution that skips some, then needs no mask. Where a batch cannot be
+cut, its examples run whole, and the layers whose positions are those of the mask leave padding out
+themselves.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ Spans = Mapping[str, tuple[int, int]]
 UNREAD = "the argument {} was not taken for padding"
 
 
-def unpadded(model: nn.Module, batch: Any, number: int) -> list[Piece]:
+def unpadded(model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
     """The pieces in which a batch runs: the batch itself where nothing in it is padding.
 
     An example of which nothing is real is in none of them.
 
     Args:
         number: of the batch, from 0.
+        alone: whether also examples of which the same positions are real run apart.
 
     Raises:
         ValueError: everything in it is padding.
@@ -55,8 +57,8 @@ def unpadded(model: nn.Module, batch: Any, number: int) -> list[Piece]:
     for row in rows:
         spans = spans_of(reading, row) if can_cut else None
         # One that runs whole although something of it is padding has positions of its own.
-        is_whole = spans is None and not all_real(reading, row)
-        alike.setdefault(row if is_whole else str(spans), []).append(row)
+        is_own = alone or (spans is None and not all_real(reading, row))
+        alike.setdefault(row if is_own else str(spans), []).append(row)
     pieces = [piece_of(reading, arguments, group, can_cut) for group in alike.values()]
     return [
         replace(piece, batch=given_as(batch, piece.batch), number=number, notes=notes)
