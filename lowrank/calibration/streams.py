@@ -24,7 +24,7 @@ class Stream:
     Attributes:
         prefix: what the names of its tensors begin with; empty for those without such a beginning.
         mask: the argument that says which of its positions are padding.
-        real: bool (batch, length).
+        real: bool (batch, length), on the CPU.
     """
 
     prefix: str
@@ -129,7 +129,7 @@ def read(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading | None:
         if is_mask(name):
             _read_mask(reading, name, mask)
     if labels is not None and labelled and reading.decodes and "decoder" not in reading.streams:
-        real = (labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
+        real = ((labels != IGNORED).flip(1).cumsum(1).flip(1) > 0).cpu()
         reading.streams["decoder"] = Stream("decoder", "labels", real)
     return reading
 
@@ -165,7 +165,7 @@ def _read_mask(reading: Reading, name: str, mask: Tensor) -> None:
         looks_so = mask.ndim == 2 and len(mask) == reading.batch
         reading.unread += [name] if hides or (looks_so and not bool(shown.all())) else []
         return
-    real = real_keys(shown)
+    real = real_keys(shown).cpu()  # Where it is read row by row.
     source = reading.streams.get("src")
     if prefix == "memory" and "memory" not in reading.arguments and source is not None:
         prefix = "src"

@@ -88,7 +88,7 @@ def real_rows(reading: Reading, number: int) -> list[int]:
     Raises:
         ValueError: there are none.
     """
-    shown = [stream.real.any(dim=1).cpu() for stream in reading.padded]
+    shown = [stream.real.any(dim=1) for stream in reading.padded]
     rows = torch.stack(shown).all(dim=0).nonzero().flatten().tolist()
     if not rows:
         masks = " and ".join(stream.mask for stream in reading.padded)
@@ -158,7 +158,7 @@ def part_of(
 
 def streams_of(reading: Reading, rows: Tensor) -> tuple[Tensor, ...]:
     """Which positions of some examples are real, also of tensors that no mask is for."""
-    found = [stream.real[rows.to(stream.real.device)] for stream in reading.streams.values()]
+    found = [stream.real[rows] for stream in reading.streams.values()]
     for name, tensor in reading.arguments.items():
         if is_mask(name) or tensor.ndim < 2:
             continue
