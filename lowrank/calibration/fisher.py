@@ -40,12 +40,7 @@ def fisher(
     Source: Hsu et al., ICLR 2022 (FWSVD), section 4.
     """
     weights = [site.weight for site in sites.values()]
-    fixed = [name for name, site in sites.items() if site.weight.is_inference()]
-    if fixed:
-        raise ValueError(
-            f"layers {fixed}: their weights were made inside torch.inference_mode(), so that no "
-            "loss can be differentiated by them: make or load the model outside of it"
-        )
+    _check_differentiable(sites)
     frozen = [weight for weight in weights if not weight.requires_grad]
     squares: dict[str, tuple[Tensor, Tensor]] = {}
     batches = 0
@@ -69,6 +64,15 @@ def fisher(
     unused = Statistics(None, None, 0, UNUSED)
     found = {name: _mean(sums, batches) for name, sums in squares.items()}
     return {name: found.get(name, unused) for name in sites}
+
+
+def _check_differentiable(sites: Mapping[str, Site]) -> None:
+    fixed = [name for name, site in sites.items() if site.weight.is_inference()]
+    if fixed:
+        raise ValueError(
+            f"layers {fixed}: their weights were made inside torch.inference_mode(), so that no "
+            "loss can be differentiated by them: make or load the model outside of it"
+        )
 
 
 def _mean(sums: tuple[Tensor, Tensor], batches: int) -> Statistics:

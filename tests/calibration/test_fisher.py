@@ -83,6 +83,15 @@ def test_a_weight_that_the_loss_does_not_see_says_so():
     assert found["used"].columns.tolist() == [2.0, 2.0, 2.0]  # Of each column two gradients of 1.
 
 
+def test_weights_made_in_inference_mode_have_no_information():
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(
+        ValueError, match=r"layers \['0', '3'\]: their weights were made inside torch.infer"
+    ):
+        fisher(model, {site.name: site for site in find_sites(model)}, batches(1))
+
+
 def test_batches_without_a_loss_say_so():
     model = nn.Sequential(nn.Linear(3, 2))
     sites = {site.name: site for site in find_sites(model)}
