@@ -33,6 +33,7 @@ from lowrank.calibration import Norms
 from lowrank.compress import compress
 from lowrank.environment import environment
 from lowrank.measure import Measured, MeasureSettings, compare, measure
+from lowrank.memo import unchanging
 from lowrank.recovery import Recovery
 from lowrank.select import Select
 from lowrank.tasks import Task
@@ -227,7 +228,7 @@ def shared_task(config: str) -> Task:
 @functools.lru_cache(maxsize=4)
 def dense_model(config: str) -> nn.Module:
     """The trained dense model of a task's configuration (JSON); not to be changed."""
-    return shared_task(config).model()
+    return unchanging(shared_task(config).model())
 
 
 @functools.lru_cache(maxsize=4)
