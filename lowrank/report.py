@@ -72,6 +72,15 @@ class Compressed:
     calibration: dict[str, Any] | None = None
     allocation: dict[str, Any] | None = None
 
+    @property
+    def coverage(self) -> float:
+        """The share of all the model's parameters that lie in compressed weights."""
+        forms = [module for module in self.model.modules() if isinstance(module, Factorization)]
+        inside = {id(parameter) for form in forms for parameter in form.parameters()}
+        outside = sum(p.numel() for p in self.model.parameters() if id(p) not in inside)
+        dense = sum(layer.dense_params for layer in self.layers)
+        return dense / (dense + outside)
+
     def to_frame(self) -> Any:
         """The layer reports as a pandas DataFrame."""
         import pandas as pd

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from torch import Tensor, nn
 
 from lowrank.factorizations import Leaf
+from lowrank.factorizations.factorization import dtype_name
 from lowrank.factorized import FactorizedEmbedding, FactorizedLayer
 from lowrank.layers import rule_for
 
@@ -34,6 +35,16 @@ def body_bytes(model: nn.Module) -> int:
             weights.append(module)
     left_out = {name for module in [*outside, *weights[-1:]] for name in _stored(module)}
     return sum(t.nbytes for name, t in _stored(model).items() if name not in left_out)
+
+
+def stored_dtype(model: nn.Module) -> str:
+    """The dtypes of the floating-point tensors in the saved file, that of most bytes first."""
+    taken: dict[str, int] = {}
+    for tensor in _stored(model).values():
+        if tensor.is_floating_point():
+            name = dtype_name(tensor.dtype)
+            taken[name] = taken.get(name, 0) + tensor.nbytes
+    return "+".join(sorted(taken, key=lambda name: -taken[name])) or "none"
 
 
 def _stored(model: nn.Module) -> dict[Hashable, Tensor]:
