@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.factorization import dtype_name
 from lowrank.measure.forward import check_example, evaluating
+from lowrank.measure.speedup import paired_speedup
 
 LEAST_PAIRS = 5
 BLOCK_SECONDS = 0.002
@@ -22,10 +23,11 @@ class Latency:
     Attributes:
         dense_s, compressed_s: medians over the blocks.
         dense_iqr_s, compressed_iqr_s: interquartile ranges over the blocks.
-        speedup: dense_s / compressed_s, above 1 where the compressed model is faster.
-        speedup_low, speedup_high: quartiles of the ratios of neighbouring blocks. A load on the
-            machine that slows both models spreads the times but not these; `speedup` is a ratio of
-            medians and need not lie between them.
+        speedup: the median of the ratios dense / compressed of neighbouring blocks, above 1 where
+            the compressed model is faster. A load on the machine that slows both spreads the times
+            but not this, so that it is not just dense_s / compressed_s. None where there is
+            nothing to compare; see `without_speedup`.
+        speedup_low, speedup_high: ends of an interval around it; see `paired_speedup`.
         threads: of the CPU.
         dtype: of the dense model's first weight.
     """
@@ -35,12 +37,19 @@ class Latency:
     dense_iqr_s: float
     compressed_s: float
     compressed_iqr_s: float
-    speedup: float
-    speedup_low: float
-    speedup_high: float
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
     threads: int
     device: str
     dtype: str
+
+    def without_speedup(self) -> Latency:
+        """The times alone, of a model whose compressed layers run as dense matrices.
+
+        Both models then do the same, and a ratio of their times would be noise.
+        """
+        return replace(self, speedup=None, speedup_low=None, speedup_high=None)
 
 
 def compare_latency(
@@ -89,7 +98,7 @@ def compare_latency(
                 times[turn].append(timers[turn].timeit(passes[turn]).median)
     dense_low, dense_s, dense_high = _quartiles(times[0])
     compressed_low, compressed_s, compressed_high = _quartiles(times[1])
-    speedup_low, _, speedup_high = _quartiles([d / c for d, c in zip(*times, strict=True)])
+    speedup = paired_speedup(*times)
     dtypes = [p.dtype for p in dense.parameters() if p.is_floating_point()]
     return Latency(
         batch_size=len(example[0]),
@@ -97,9 +106,9 @@ def compare_latency(
         dense_iqr_s=dense_high - dense_low,
         compressed_s=compressed_s,
         compressed_iqr_s=compressed_high - compressed_low,
-        speedup=dense_s / compressed_s,
-        speedup_low=speedup_low,
-        speedup_high=speedup_high,
+        speedup=speedup.median,
+        speedup_low=speedup.low,
+        speedup_high=speedup.high,
         threads=threads,
         device=str(example[0].device),
         dtype=dtype_name(dtypes[0] if dtypes else example[0].dtype),
