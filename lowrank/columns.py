@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -145,6 +145,16 @@ MEASURES: Mapping[str, Measure] = {
         dense=0.0,
     ),
 }
+
+
+# What tasks of classes and of language judge by; others by the first that they measure.
+PRIMARY = ("top1", "perplexity")
+
+
+def primary_measure(measured: Iterable[str]) -> str:
+    """The one of a compressed model's measures, in the order of its record, to be shown first."""
+    names = list(measured)
+    return next((name for name in PRIMARY if name in names), names[0])
 
 
 def measure(frame: pd.DataFrame, column: str) -> Measure:

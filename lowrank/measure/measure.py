@@ -195,8 +195,8 @@ def ratios(
 
     "body_compression_ratio" is that of the whole model without embedding tables and output head
     (see `body_bytes`), "theoretical_speedup" the ratio of MACs and "trainable_ratio" that of
-    trainable parameters, each None for a model that has none. "layers_bits_per_weight" is no ratio
-    to the dense model: all stored bits of the compressed layers over their weights.
+    trainable parameters, each None where one of the models has none. "layers_bits_per_weight" is no
+    ratio to the dense model: all stored bits of the compressed layers over their weights.
 
     Raises:
         ValueError: no layer was compressed.
@@ -224,4 +224,4 @@ def ratios(
 
 
 def _ratio(dense: float, compressed: float) -> float | None:
-    return dense / compressed if compressed else None
+    return dense / compressed if dense and compressed else None
