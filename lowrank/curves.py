@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank.columns import MEASURES
+from lowrank.file_names import stems
 from lowrank.meaning import one_meaning
 from lowrank.repeats import POINT, dense_of_their_own, is_timed, of_their_own
 
@@ -87,7 +88,7 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
         ValueError: as `summarise`.
     """
     one_comparison(frame)
-    if f"dense_{column}" not in frame:
+    if f"dense_{column}" not in frame or all(frame[f"dense_{column}"].isna()):
         known = MEASURES.get(column)
         if known is not None and known.dense is not None:
             return known.dense, float("nan")
@@ -127,14 +128,12 @@ def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     In each, methods are `told_apart`. What the dense model must have in common is its recovery: a
     model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
     that was not. The name carries that recovery unless it is "none", and can begin the name of a
-    file: a ``/``, as in a model's name on the hub, is written as ``--``.
+    file; see `stems`.
     """
-    parts = []
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
-    for (task, model, recovery), part in groups:
-        words = [task, model] + ([] if recovery == "none" else [recovery])
-        parts.append(("-".join(map(str, words)).replace("/", "--"), told_apart(part)))
-    return parts
+    parts = {tuple(map(str, words)): told_apart(part) for words, part in groups}
+    names = [[*words[:2]] + ([] if words[2] == "none" else [words[2]]) for words in parts]
+    return list(zip(stems(names), parts.values(), strict=True))
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
