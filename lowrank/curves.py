@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # What the points of one curve figure or table must have in common.
 COMPARISON = ("task", "model", "dense_recovery")
+# What a model takes, and not how good it is; the dense one has it too.
+SIZES = (
+    *("params", "trainable_params", "trainable_bytes", "bytes", "body_bytes", "macs"),
+    *("peak_memory_bytes", "layers_bits_per_weight", "recovery"),
+)
 # The norms from left to right of the table of methods, each nearer to what the model computes.
 NORMS = ("identity", "diagonal", "full")
 
@@ -59,7 +64,7 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             "than once. The records of several sweeps are mixed: read one folder at a time."
         )
     wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
-    values: Any = frame.astype(dict.fromkeys(wanted, float))
+    values: Any = frame.assign(**{name: _numbers(frame, name) for name in wanted})
     own = of_their_own(values)
     parts = [
         _means(own, [name for name in wanted if not is_timed(name)]),
@@ -69,6 +74,13 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     ]
     means = parts[0].join(parts[1:]).reset_index()
     return means.sort_values(["family", "method", "compression_ratio"], ignore_index=True)
+
+
+def _numbers(frame: Any, column: str) -> Any:
+    try:
+        return frame[column].astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{column} is no measure: the records hold texts in it") from error
 
 
 def _means(rows: Any, columns: list[str]) -> Any:
@@ -96,6 +108,19 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     values: Any = frame.astype({f"dense_{column}": float})
     seeds = values.groupby("seed")[f"dense_{column}"].mean()[dense_of_their_own(frame)]
     return float(seeds.mean()), float(seeds.std())
+
+
+def quality_measures(frame: pd.DataFrame) -> list[str]:
+    """The measures of quality that the records hold, of the dense model too where it has any."""
+    held = [str(name) for name in frame if not all(frame[name].isna())]
+    by_definition = {name for name, known in MEASURES.items() if known.dense is not None}
+    return [
+        name
+        for name in held
+        if (f"dense_{name}" in held or name in by_definition)
+        and name not in SIZES
+        and not is_timed(name)
+    ]
 
 
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
