@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # How figures against a size are called, if not by its name.
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
+# Why there is no figure against a cost.
+DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
 # Of Hydra: whether its errors come with their traceback.
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -163,10 +165,7 @@ def figures(
             print(f"{name}: no figure of the norms: {error}")
     for x in costs(part):
         if x not in part or all(part[x].isna()):
-            why = (
-                "every compressed layer runs as a dense matrix" if x in part else "no record has it"
-            )
-            print(f"{name}: no figure against {x}: {why}")
+            print(f"{name}: no figure against {x}, {DENSE if x.startswith('speedup') else NOWHERE}")
             continue
         yield x.replace("_", "-"), plots.quality_curve(part, x, metric)
     try:
