@@ -36,8 +36,8 @@ def subject(frame: Any) -> str:
 
 def dense_dtype(frame: Any) -> str:
     """In which dtype the dense model is counted; empty if that is on no record."""
-    found = frame["dense_dtype"].dropna().unique() if "dense_dtype" in frame else []
-    return f"dense in {' or '.join(sorted(found))}" if len(found) else ""
+    named = set(frame["dense_dtype"].dropna()) - {""} if "dense_dtype" in frame else set()
+    return f"dense in {' or '.join(sorted(named))}" if named else ""
 
 
 def coverage(frame: Any) -> str:

@@ -20,7 +20,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 # What becomes part of tables, figures and the names of files.
 NAMES = ("key", "task", "model", "method", "family", "recovery")
-LATER_NAMES = ("norm", "dense_recovery", "dense_dtype")
+LATER_NAMES = ("norm", "dense_recovery")
 LONGEST_NAME = 200
 DEEPEST = 50
 MAPPINGS = ("config", "dense", "compressed", "ratios", "environment", "timings")
@@ -53,6 +53,8 @@ def check_record(record: Any) -> None:
         _check_present(record[part] if part else record, part, names)
     for name in (*NAMES, *filter(record.__contains__, LATER_NAMES)):
         _check_name(record[name], name)
+    if record.get("dense_dtype", "") != "":  # A model may have no numbers with a fraction.
+        _check_name(record["dense_dtype"], "dense_dtype")
     _check_level(record)
     for part in filter(record.__contains__, NUMBERS):
         _check_numbers(record[part], part)

@@ -17,6 +17,7 @@ from lowrank.curves import (
     in_several_norms,
     norms_in_order,
     pareto_front,
+    quality_measures,
     summarise,
     told_apart,
 )
@@ -170,6 +171,27 @@ def test_comparisons_are_named_and_complete(frame):
     assert sum(len(part) for _, part in parts) == len(both)
     (named,) = comparisons(frame.assign(model="me/tiny"))
     assert named[0] == "digits-me--tiny"  # As files, not as folders.
+
+
+def test_the_measures_of_quality_are_those_that_the_dense_model_has_too(frame, tmp_path):
+    found = ["top1", "top5", "macro_recall", "macro_f1", "loss", "flipped", "kl"]
+    assert quality_measures(frame) == found
+    both = pd.concat([frame, results.load(records.write_texts(tmp_path, 1, ("rtn",)))])
+    parts = {name: quality_measures(part) for name, part in comparisons(both)}
+    assert parts["digits-mlp"] == found
+    assert parts["stories-llama"] == [
+        "loss",
+        "kl",
+        "perplexity",
+        "word_perplexity",
+        "bits_per_byte",
+    ]
+
+
+def test_comparisons_whose_names_would_be_alike_are_told_apart(frame):
+    others = [frame.assign(task="a-b", model="c"), frame.assign(task="a", model="b-c")]
+    names = [name for name, _ in comparisons(pd.concat([frame, *others]))]
+    assert len(set(names)) == 3 and "digits-mlp" in names
 
 
 def with_recovery(made_up, name, both, tuned):

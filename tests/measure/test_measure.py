@@ -173,6 +173,19 @@ def test_nor_has_what_a_plan_runs_as_dense(kernels, dense, monkeypatch):
     assert found["latency"][0]["kernels"] == f"2 × {kernels[-1].name}"
 
 
+@pytest.mark.parametrize(("where", "dense"), [("*", False), ("head", True)])
+def test_a_weight_that_an_attention_reads_runs_as_it_does_whatever_the_plan(
+    where, dense, monkeypatch
+):
+    only = partial(search.Search, kernels=KERNELS[:1])
+    monkeypatch.setattr("lowrank.execution.Search", only)
+    task, settings = Attending(), replace(SETTINGS, threads=1, optimize="exact")
+    small = compress(task.model(), ROUNDED, where)
+    before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
+    for entry in compare(before, after, small, task, settings)["latency"]:
+        assert (entry["speedup"] is None) == dense
+
+
 def test_what_a_model_has_none_of_has_no_ratio():
     table = nn.Embedding(20, 16)
     small = compress(table, TruncatedSVD(rank=2))
