@@ -173,6 +173,19 @@ def test_nor_has_what_a_plan_runs_as_dense(kernels, dense, monkeypatch):
     assert found["latency"][0]["kernels"] == f"2 × {kernels[-1].name}"
 
 
+def test_nor_has_a_product_that_a_plan_multiplies_out(monkeypatch):
+    def race(runs, x, seconds):  # Dense is the fastest.
+        return [Timed(1.0 + i, 1 / (1 + i), 1 / (1 + i), 1 / (1 + i)) for i in range(len(runs))]
+
+    monkeypatch.setattr(search, "race", race)
+    task, settings = RampTask(), replace(SETTINGS, threads=1, optimize="exact")
+    small = compress(task.model(), FACTORED)
+    before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
+    found = compare(before, after, small, task, settings)
+    assert {layer.kernel for layer in small.layers} == {"factored"}
+    assert [entry["speedup"] for entry in found["latency"]] == [None, None]
+
+
 @pytest.mark.parametrize(("where", "dense"), [("*", False), ("head", True)])
 def test_a_weight_that_an_attention_reads_runs_as_it_does_whatever_the_plan(
     where, dense, monkeypatch
