@@ -175,7 +175,7 @@ def usual_size(frame: pd.DataFrame) -> str:
     bits = "layers_bits_per_weight"
     if "coverage" not in frame or bits not in frame or all(frame[bits].isna()):
         return "compression_ratio"
-    return bits if frame["coverage"].min() < MOSTLY else "compression_ratio"
+    return bits if float(frame["coverage"].min()) < MOSTLY else "compression_ratio"  # type: ignore
 
 
 def measure(frame: pd.DataFrame, column: str) -> Measure:

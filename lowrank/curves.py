@@ -50,7 +50,8 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """
     one_comparison(frame)
     one_meaning(frame)
-    missing = [column for column in columns if column not in frame]
+    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
+    missing = [column for column in wanted if column not in frame]
     if missing:
         held = ", ".join(name for name in MEASURES if name in frame)
         raise ValueError(
@@ -63,9 +64,8 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
             "than once. The records of several sweeps are mixed: read one folder at a time."
         )
-    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
     values: Any = frame.assign(**{name: _numbers(frame, name) for name in wanted})
-    own = of_their_own(values)
+    own: Any = of_their_own(values)
     parts = [
         _means(own, [name for name in wanted if not is_timed(name)]),
         _means(values, [name for name in wanted if is_timed(name)]),

@@ -101,10 +101,10 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     """
     import pandas as pd
 
-    columns = [name for name in dict.fromkeys((size, *LONG)) if _measured(frame, name)]
+    columns = list(dict.fromkeys((size, *(name for name in LONG if _measured(frame, name)))))
     if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
         columns = [name for name in columns if not name.startswith("trainable")]
-    if "coverage" in columns and frame["coverage"].nunique(dropna=False) == 1:
+    if "coverage" in columns and len(frame["coverage"].unique()) == 1:
         columns.remove("coverage")  # The caption says it of all.
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}

@@ -35,7 +35,15 @@ def paired_speedup(reference: Sequence[float], own: Sequence[float]) -> Speedup:
     Args:
         reference, own: seconds, as many of each and at least one; the n-th of both were taken one
             right after the other.
+
+    Raises:
+        ValueError: there are not as many of each, or there is none.
     """
+    if len(reference) != len(own) or not len(own):
+        raise ValueError(
+            f"{len(reference)} and {len(own)} times are no pairs: give as many of each, and one "
+            "of each at least"
+        )
     ratios = [r / max(o, LEAST_SECONDS) for r, o in zip(reference, own, strict=True)]
     reversed_ratios = [-ratio for ratio in ratios]
     return Speedup(statistics.median(ratios), surely_above(ratios), -surely_above(reversed_ratios))

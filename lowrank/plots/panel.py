@@ -85,7 +85,7 @@ def curves_of(
     if span is not None and not 0 < span < np.inf:
         raise ValueError(f"span={span} must be above 0: how far below the dense model to look")
     columns = [x, y, *(name for name in (f"{x}_low", f"{x}_high") if name in frame)]
-    points = summarise(frame, columns)
+    points: Any = summarise(frame, columns)
     measures = measure(frame, x), measure(frame, y)
     there = points[[x, y]].notna().all(axis=1) & (points[x] > 0)
     left_out = sorted(set(points["method"]) - set(points["method"][there]))
