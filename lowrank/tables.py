@@ -138,7 +138,8 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     if size != LONG[0]:
         caption += f" First: {measures[size].words}."
     if SPEEDUP in columns:
-        caption += f" Speedup: {measures[SPEEDUP].words}; {NONE} where every layer runs as dense."
+        caption += f" Speedup: {measures[SPEEDUP].words}; {NONE} where every compressed layer runs "
+        caption += "as dense."
     return Table(values, cells, best, caption, labels=2 + len(norms))
 
 

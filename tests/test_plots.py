@@ -362,3 +362,10 @@ def test_percent_ticks_of_a_narrow_axis_have_no_needless_zeros(few):
     assert texts == ["98.4%", "98.35%", "98%", "100%"]
     labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert "dense model (97.4%)" in labels
+
+
+def test_intervals_of_speedups_lie_within_the_axes(few):
+    part = few.assign(speedup_b1_low=few["speedup_b1"] / 30, speedup_b1_high=few["speedup_b1"] * 9)
+    low, high = plots.quality_curve(part, "speedup_b1").axes[0].get_xlim()
+    ends = part.groupby(["method", "level"])[["speedup_b1_low", "speedup_b1_high"]].mean()
+    assert low < ends["speedup_b1_low"].min() and ends["speedup_b1_high"].max() < high

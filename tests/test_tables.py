@@ -278,7 +278,7 @@ def test_a_point_without_a_speedup_has_a_dash_and_no_column_is_claimed(frame):
     cells = table.cells.set_index("method")["speedup, batch 1"]
     assert set(cells["uniform"]) == {"–"} and "–" not in set(cells["svd"])
     assert table.values.set_index("method").loc["uniform", "speedup_b1"].isna().all()
-    assert "– where every layer runs as dense" in table.caption
+    assert "– where every compressed layer runs as dense" in table.caption
     # All dashes where all were timed, and no column where none was.
     none = long_table(frame.assign(speedup_b1=float("nan")))
     assert set(none.cells["speedup, batch 1"]) == {"–"}

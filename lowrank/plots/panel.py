@@ -149,8 +149,9 @@ def draw(axes: Axes, curves: Curves, family: str | None = None) -> None:
 
 def finish(axes: Axes, curves: Curves) -> None:
     """Scales, limits and ticks; once for panels that share their axes."""
-    seeds = curves.seeds[curves.x].astype(float)
-    x = [curves.dense_x, *seeds[seeds > 0]]
+    ends = curves.points.filter([f"{curves.x}_low", f"{curves.x}_high"]).to_numpy().ravel()
+    values = np.append(curves.seeds[curves.x].astype(float), ends)
+    x = [curves.dense_x, *values[values > 0]]
     set_axis(axes.xaxis, curves.x_measure.scale, x)
     set_axis(axes.yaxis, curves.y_measure.scale, curves.limits or ())
     if curves.limits:
