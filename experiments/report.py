@@ -43,7 +43,7 @@ def program(config: DictConfig) -> None:
     try:
         report(config)
     except (ValueError, OSError) as error:
-        sys.exit(f"report: {error}")
+        sys.exit(f"report: {on_one_line(error)}")
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if asked == "1":
             raise
-        sys.exit(" ".join(str(error).split()))
+        sys.exit(on_one_line(error))
 
 
 def report(config: DictConfig) -> None:
@@ -81,6 +81,12 @@ def report(config: DictConfig) -> None:
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
+
+
+def on_one_line(error: Exception) -> str:
+    """The text of an error, in which names of somebody's record move no cursor."""
+    text = " ".join(str(error).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def fitting(
@@ -178,7 +184,7 @@ def figures(
             yield "spectra", plots.spectra(found, title(part))
         except Exception as error:
             # Whatever a task may raise whose data or weights are not at hand; all else is drawn.
-            print(f"{name}: no figure of the spectra: {' '.join(str(error).split())}")
+            print(f"{name}: no figure of the spectra: {on_one_line(error)}")
 
 
 def costs(part: pd.DataFrame) -> list[str]:

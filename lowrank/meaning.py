@@ -23,6 +23,8 @@ COPIES = {
     "stored.": ("allocation.decomposer.",),
 }
 NULL = "null"
+# So many fields, and values of each, are named.
+MOST = 4
 
 
 def one_meaning(frame: pd.DataFrame) -> None:
@@ -77,10 +79,20 @@ def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
         if name.startswith(own)
         for prefix in prefixes
     }
-    shown = [f"{name} ({', '.join(v)})" for name, v in fields.items() if name not in copies]
+    shown = [
+        f"{name[:80]} ({_some([one[:60] for one in v])})"
+        for name, v in fields.items()
+        if name not in copies
+    ]
     if shown:
         raise ValueError(
-            f"the records of method {method!r}{where} differ in {'; '.join(shown)}, and would be "
+            f"the records of method {method!r}{where} differ in {_some(shown, '; ')}, and would be "
             "drawn as one curve. Name them apart in the sweep (method=...), sweep them into "
             "folders of their own, or select some of the rows."
         )
+
+
+def _some(texts: list[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f"{between}… {len(texts) - MOST} more" if len(texts) > MOST else ""
+    return between.join(texts[:MOST]) + more

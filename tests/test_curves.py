@@ -304,3 +304,15 @@ def test_families_in_several_norms_are_kept_whole(tmp_path):
     assert settings and set(in_several_norms(frame)["method"]) == {"rtn", "gptq"}
     with pytest.raises(ValueError, match=r"more than one norm \(found: identity\)"):
         in_several_norms(frame[frame["norm"] == "identity"])
+
+
+def test_of_many_fields_that_differ_some_are_named(tmp_path):
+    made_up = [
+        records.record("svd", 1, decomposer={f"field{i}": f"{part}{'x' * 500}" for i in range(50)})
+        for part in range(9)
+    ]
+    with pytest.raises(
+        ValueError, match=r"field0 \(0xxx.*… 5 more\).*; … 46 more, and would"
+    ) as error:
+        summarise(loaded(tmp_path, made_up), ["top1"])
+    assert len(str(error.value)) < 2000
