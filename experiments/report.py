@@ -189,12 +189,9 @@ def figures(
 
 def costs(part: pd.DataFrame) -> list[str]:
     """What quality is drawn against besides the size: multiplications, trained values, time."""
-    speedups = [
-        str(x)
-        for x in part
-        if str(x).startswith("speedup_b") and str(x).removeprefix("speedup_b").isdigit()
-    ]
-    timed = [x for x in speedups if not all(part[f"latency_{x.removeprefix('speedup_')}_s"].isna())]
+    held = [str(name) for name in part if not all(part[name].isna())]
+    speedups = [str(x) for x in part if str(x).startswith("speedup_")]
+    timed = [x for x in speedups if f"latency_{x.removeprefix('speedup_')}_s" in held]
     trained = [] if set(part["dense_recovery"]) == {"none"} else ["trainable_ratio"]
     return ["theoretical_speedup", *trained, *timed]
 

@@ -192,7 +192,7 @@ def measure(frame: pd.DataFrame, column: str) -> Measure:
     if column in MEASURES:
         return MEASURES[column]
     batch = column.removeprefix("speedup_b")
-    if batch.isdigit():
+    if f"latency_b{batch}_device" in frame:
         device, threads, dtype = (
             "/".join(map(_text, frame[f"latency_b{batch}_{name}"].dropna().unique()))
             for name in ("device", "threads", "dtype")

@@ -152,7 +152,9 @@ def _check_layers(layers: Any) -> None:
             raise ValueError(f"{place}.shape={_short(shape)} must be two whole numbers")
         if not _is_list(layer["tied_to"]) or any(type(n) is not str for n in layer["tied_to"]):
             raise ValueError(f"{place}.tied_to={_short(layer['tied_to'])} must be a list of names")
-        numbers = (*LAYER_NUMBERS, *(name for name in ("norm_error",) if name in layer))
+        if "norm" in layer:
+            _check_name(layer["norm"], f"{place}.norm")
+        numbers = (*LAYER_NUMBERS, *filter(layer.__contains__, ("norm_error",)))
         for name in numbers:
             if not _is_number(layer[name]) or layer[name] < 0:
                 raise ValueError(f"{place}.{name}={_short(layer[name])} must be a number from 0")

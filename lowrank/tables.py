@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
 UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
+RUNS_DENSE = "every compressed layer runs as dense"
 BITS, SPEEDUP = "layers_bits_per_weight", "speedup_b1"
 # The columns of the long table, of those that were measured.
 LONG = (
@@ -101,11 +102,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     """
     import pandas as pd
 
-    columns = list(dict.fromkeys((size, *(name for name in LONG if _measured(frame, name)))))
-    if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
-        columns = [name for name in columns if not name.startswith("trainable")]
-    if "coverage" in columns and len(frame["coverage"].unique()) == 1:
-        columns.remove("coverage")  # The caption says it of all.
+    columns = _columns(frame, size)
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}
     # In one norm only, its name says nothing.
@@ -128,7 +125,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     spreads = [name for column in columns for name in (column, f"{column}_std")]
     values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    one = "token" if "perplexity" in frame else "example"
+    one = "token" if _measured(frame, "perplexity") else "example"
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
         "model; flipped: predictions that differ from the dense model's; KL: of the compressed "
@@ -138,9 +135,18 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     if size != LONG[0]:
         caption += f" First: {measures[size].words}."
     if SPEEDUP in columns:
-        caption += f" Speedup: {measures[SPEEDUP].words}; {NONE} where every compressed layer runs "
-        caption += "as dense."
+        caption += f" Speedup: {measures[SPEEDUP].words}; {NONE} where {RUNS_DENSE}."
     return Table(values, cells, best, caption, labels=2 + len(norms))
+
+
+def _columns(frame: Any, size: str) -> list[str]:
+    """The columns of the long table: `size`, and what was measured and differs."""
+    names = [name for name in LONG if _measured(frame, name)]
+    if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
+        names = [name for name in names if not name.startswith("trainable")]
+    if "coverage" in names and len(frame["coverage"].unique()) == 1:
+        names.remove("coverage")  # The caption says it of all.
+    return list(dict.fromkeys((size, *names)))
 
 
 def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | None) -> list[float]:

@@ -11,6 +11,7 @@ import pytest
 import records
 
 from lowrank import results
+from lowrank.curves import comparisons
 from lowrank.table import csv_text
 from lowrank.tables import long_table, summary_table
 
@@ -291,6 +292,18 @@ def test_against_a_size_that_some_lack_columns_reach_as_far_as_the_others(frame)
     table = summary_table(part, size="speedup_b1")
     assert list(table.cells)[1:] == list(summary_table(frame, size="speedup_b1").cells)[1:]
     assert len(list(table.cells)) > 2
+
+
+def test_any_ratio_can_come_first(frame):
+    for size in ("trainable_params", "layers_param_ratio", "speedup_b64"):
+        table = long_table(frame.assign(trainable_params=1000.0), size)
+        assert list(table.values)[3] == size and "First: " in table.caption
+
+
+def test_beside_a_language_model_images_are_still_examples(frame, texts):
+    for _, part in comparisons(pd.concat([frame, texts], ignore_index=True)):
+        one = "token" if part["task"].iloc[0] == "stories" else "example"
+        assert f"from the dense model's, per {one}." in long_table(part).caption
 
 
 def test_what_is_no_number_has_no_mean(frame):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,17 +91,10 @@ def compare_latency(
         Timer(statement, globals={"model": m, "example": example}, num_threads=threads)
         for m in (dense, compressed)
     ]
-    times: tuple[list[float], list[float]] = ([], [])
     with evaluating(dense, compressed), torch.inference_mode():
         for model in (dense, compressed):
             call(model, example)
-        # Asked for a whole block, it would run up to ten of them to find out how long one is.
-        warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
-        passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
-        started = time.perf_counter()
-        while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
-            for turn in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
-                times[turn].append(timers[turn].timeit(passes[turn]).median)
+        times = _in_turns(timers, seconds)
     dense_low, dense_s, dense_high = _quartiles(times[0])
     compressed_low, compressed_s, compressed_high = _quartiles(times[1])
     speedup = paired_speedup(*times)
@@ -118,6 +112,19 @@ def compare_latency(
         device=str(inputs[0].device),
         dtype=dtype_name(dtypes[0] if dtypes else inputs[0].dtype),
     )
+
+
+def _in_turns(timers: Sequence[Any], seconds: float) -> tuple[list[float], list[float]]:
+    """Seconds of one pass, from pairs of blocks in changing order."""
+    times: tuple[list[float], list[float]] = ([], [])
+    # Asked for a whole block, it would run up to ten of them to find out how long one is.
+    warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
+    passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
+    started = time.perf_counter()
+    while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
+        for turn in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
+            times[turn].append(timers[turn].timeit(passes[turn]).median)
+    return times
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
