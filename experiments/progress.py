@@ -35,7 +35,7 @@ class Progress:
     def finished(self, record: Mapping[str, Any]) -> None:
         """Say that a point was measured."""
         dense, compressed = record["dense"], record["compressed"]
-        metric = primary_measure(compressed)
+        metric = primary_measure([name for name in compressed if name in dense])
         method = record["method"]
         if record["level"] is not None:
             method += f" {record['level']:g}"

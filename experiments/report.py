@@ -23,7 +23,7 @@ from experiments.report_options import Options, options
 from lowrank import results
 from lowrank.captions import title
 from lowrank.columns import usual_size
-from lowrank.curves import comparisons, quality_measures
+from lowrank.curves import comparisons, first_measure, quality_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,19 +101,18 @@ def fitting(
 
     found, left_out = [], {}
     for name, part in parts:
-        metric = chosen.metric or str(part["primary"].iloc[0])
+        metric = chosen.metric or first_measure(part)
         if metric in quality_measures(part):
             own = replace(chosen, metric=metric, size=chosen.size or usual_size(part))
             # Whatever cannot be compared is found before anything is written.
             summary_table(part, metric, str(own.size))
             found.append((name, part, own))
         else:
-            left_out[name] = metric
+            left_out[name] = metric or "measure of quality"
     if not found:
-        held = dict.fromkeys(name for _, part in parts for name in quality_measures(part))
-        raise ValueError(
-            f"no record holds metric={chosen.metric}: there are {', '.join(held)}; or leave it out"
-        )
+        every = dict.fromkeys(name for _, part in parts for name in quality_measures(part))
+        asked = f"metric={chosen.metric}" if chosen.metric else "a measure of quality"
+        raise ValueError(f"no record holds {asked}: there are {', '.join(every) or 'none'}")
     for name, metric in left_out.items():
         print(f"{name}: left out, for its records hold no {metric}")
     return found

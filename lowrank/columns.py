@@ -158,7 +158,7 @@ PRIMARY = ("top1", "perplexity")
 
 
 def primary_measure(measured: Iterable[str]) -> str:
-    """The one of a compressed model's measures, in the order of its record, to be shown first."""
+    """The one of a model's measures, in the order of its record, to be shown first."""
     names = list(measured)
     return next((name for name in PRIMARY if name in names), names[0])
 

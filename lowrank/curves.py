@@ -123,6 +123,16 @@ def quality_measures(frame: pd.DataFrame) -> list[str]:
     ]
 
 
+def first_measure(frame: pd.DataFrame) -> str | None:
+    """The measure by which the task judges first; the next where no model has a value of it.
+
+    None if the records hold no measure of quality.
+    """
+    held = quality_measures(frame)
+    primary = str(frame["primary"].iloc[0])
+    return primary if primary in held else next(iter(held), None)
+
+
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
     """Which points no other one beats: more `x` is better, and more (or less) `y`.
 

@@ -33,7 +33,8 @@ def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: two fields of the record make one column.
     """
     ratios, row = record["ratios"], _labels(path, record)
-    _add(row, {"primary": primary_measure(record["compressed"])})
+    # By the dense model, which has values where a broken one has none.
+    _add(row, {"primary": primary_measure(record["dense"])})
     _add(row, record["compressed"])
     _add(row, ratios)
     if "dense_dtype" in record:

@@ -139,3 +139,8 @@ def test_the_measure_by_which_a_task_judges_first(tmp_path, measures, first):
     values = dict.fromkeys(measures, 0.5) | {"params": 1, "bytes": 4}
     results.save(made_up | {"compressed": values, "dense": values}, tmp_path)
     assert results.load(tmp_path)["primary"][0] == first
+    # A model that is broken has no value of some of them.
+    left = {name: value for name, value in values.items() if name != first}
+    results.save(made_up | {"compressed": left, "dense": values}, tmp_path)
+    broken = results.load(tmp_path)
+    assert broken["primary"][0] == first and first not in broken

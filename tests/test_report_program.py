@@ -368,3 +368,23 @@ def test_a_report_that_fails_keeps_the_files_of_the_last(tmp_path, run, quick, m
     with pytest.raises(OSError, match="full"):
         run(*folders, "metric=loss")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_models_too_broken_for_the_first_measure_are_shown_in_the_next(
+    tmp_path, run, quick, capsys
+):
+    for step in range(2):
+        made_up = records.text_record("rtn", step)
+        del made_up["compressed"]["perplexity"]
+        results.save(made_up, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    assert "stories, llama, without recovery: perplexity (test split, per word)" in (
+        capsys.readouterr().out
+    )
+    # One that has a value is shown, with a dash for the others.
+    results.save(records.text_record("gptq", 0), tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    printed = capsys.readouterr().out
+    assert "without recovery: perplexity (test split, per token)" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("| rtn")]
+    assert set(row.split("|")[2:-1]) == {row.split("|")[2]} and "–" in row

@@ -149,6 +149,13 @@ def shown(**changes):
     return lambda folder: fitting(option(**changes)(folder), comparisons(frame(folder)))
 
 
+def unmeasured(folder):
+    """Ask a report of a record that says nothing of quality."""
+    sizes = {"params": 1, "bytes": 4}
+    rows = frame(folder, records.record("svd", 1) | {"dense": sizes, "compressed": sizes})
+    return fitting(option()(folder), comparisons(rows))
+
+
 def timed(example=PAIR, **settings):
     return lambda _: compare_latency(nn.Linear(2, 2), nn.Linear(2, 2), example, **settings)
 
@@ -369,6 +376,9 @@ REPORTS = [
         "a measure that none has", shown(metric="perplexity"), "no record holds metric=perplexity: "
     ),
     Row("a label for a measure", shown(metric="task"), "metric=task: there are top1, top5"),
+    Row(
+        "records of sizes alone", unmeasured, "no record holds a measure of quality: there are none"
+    ),
     Row("a size for a measure", shown(metric="bytes"), "metric=bytes: there are"),
     Row(
         "a size that none has", shown(size="layers_bits_per_weight"), "hold no layers_bits_per_weig"
