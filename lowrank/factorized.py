@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factorizations import Factorization, Leaf
+from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.lazy_weight import LazyWeight, matrix_of, refuse
 from lowrank.factorizations.operations import Convolve, KernelView, Lookup
-from lowrank.factorizations.unread import Unread
+from lowrank.factorizations.tracing import is_recorded
 
 
 class FactorizedLayer(nn.Module):
@@ -23,6 +24,18 @@ class FactorizedLayer(nn.Module):
 
     factorization: Factorization
     view: KernelView = "channel"
+    # By which name code reads the weight of the layer that this one stands for.
+    weight_name: ClassVar[str] = "weight"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().register_parameter(name, param)
 
     def run(self, x: Tensor) -> Tensor:
         """Apply the factorization to inputs as its operation takes them, and add the bias.
@@ -117,6 +130,8 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     out: it saves bytes and no MACs, and the dropout of an adapter does not act.
     """
 
+    weight_name = "in_proj_weight"
+
     def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
         nn.Module.__init__(self)
         state = {**layer.__dict__, "_modules": dict(layer._modules)}
@@ -127,7 +142,7 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
         """The packed projection (3·embed, embed)."""
-        return _materialize(self.factorization)
+        return _read(self.factorization)
 
 
 def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:
@@ -152,18 +167,15 @@ def _pair(values: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _materialize(factorization: Factorization) -> Tensor:
-    if isinstance(factorization, Leaf):
-        return factorization.materialize()
-    return factorization.to_dense()
-
-
 def _read(
     factorization: Factorization,
-    finish: Callable[[Tensor], Tensor] = lambda weight: weight,
+    finish: Callable[[Tensor], Tensor] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """The matrix, or what `finish` makes of it, of `shape`; factors are multiplied when needed."""
-    if isinstance(factorization, Leaf):
-        return finish(factorization.materialize())
-    return Unread.of(factorization, finish, shape or factorization.shape)
+    """The matrix, or what `finish` makes of it, of `shape`: the parameter itself if it is one."""
+    if isinstance(factorization, Dense) and finish is None:
+        return factorization.weight
+    finish = finish or (lambda matrix: matrix)
+    if is_recorded():
+        return finish(matrix_of(factorization))  # What is traced are plain tensors.
+    return LazyWeight.of(factorization, finish, shape or factorization.shape)

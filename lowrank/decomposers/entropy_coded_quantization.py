@@ -15,7 +15,7 @@ from lowrank.decomposers.curvature import raised
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.rate_distortion import Coding, Matrix
 from lowrank.factorizations import EntropyCoded, Factorization
-from lowrank.factorizations.entropy_coded import LARGEST_CODE
+from lowrank.factorizations.laws import LARGEST_CODE
 from lowrank.norms import Norm
 
 # Bits for each weight that may be left over where no step is found that leaves fewer.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.decomposers.curvature import has_pairs, inverse_factor
 from lowrank.decomposers.gptq import without_dead
-from lowrank.factorizations.entropy_coded import Exponents, Law, width
+from lowrank.factorizations.laws import Exponents, Law, width
 from lowrank.norms import Norm
 
 # Columns after which all others are updated, by one product of matrices.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.operations import Multiply, Operation
+from lowrank.factorizations.tracing import is_recorded
 
 MULTIPLY = Multiply()
 
@@ -163,6 +164,8 @@ class Leaf(Factorization):
 
     def materialize(self) -> Tensor:
         """`to_dense()`, kept between calls while no tensor of this leaf changes."""
+        if is_recorded():
+            return self.to_dense()  # What is recorded must not depend on what is kept.
         kept = self._materialized
         if torch.is_grad_enabled() and self._is_trained(kept):
             # Dropped, because a fused optimizer steps without touching version counters.
@@ -170,8 +173,8 @@ class Leaf(Factorization):
             return self.to_dense()
         if kept is None or not kept.is_current():
             tensors = [*self.parameters(), *self.buffers()]
-            if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
-                return self.to_dense()  # Neither has a version counter to watch.
+            if any(tensor.is_inference() for tensor in tensors):
+                return self.to_dense()  # They have no version counter to watch.
             # Not an inference tensor: it may be used in training later.
             with torch.inference_mode(False), torch.no_grad():
                 kept = self._materialized = Materialized(self.to_dense(), tensors)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.tracing import untraced
 
 
 class Half(Leaf):
@@ -43,7 +44,8 @@ class Half(Leaf):
         self.register_buffer("_as_dtype", marker, persistent=False)
 
     def to_dense(self) -> Tensor:
-        return self.stored.view(self.stored_dtype).to(self._as_dtype.dtype, copy=True)
+        with untraced():
+            return self.stored.view(self.stored_dtype).to(self._as_dtype.dtype, copy=True)
 
     @property
     def params(self) -> int:
