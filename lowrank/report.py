@@ -106,13 +106,15 @@ def report(
         own = PRODUCT
     hooks = [use.name for use in site.uses if has_hooks(use.module)]
     shared = len(site.uses) > 1 and norm != IDENTITY
+    dense = factorization.to_dense()
+    norm_error = norm.relative_error(weight, dense)
     notes = [
         factorization.note,
+        "worse than zeros" if norm_error > 1 else "",
         f"forward hooks of {', '.join(hooks)} are dropped" if hooks else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     ]
     size = nbytes(factorization)
-    dense = factorization.to_dense()
     return LayerReport(
         name=site.name,
         kind=site.kind,
@@ -121,7 +123,7 @@ def report(
         factorization=factorization.describe(),
         relative_error=IDENTITY.relative_error(weight, dense),
         norm=norm.describe(),
-        norm_error=norm.relative_error(weight, dense),
+        norm_error=norm_error,
         dense_bytes=weight.nbytes,
         bytes=size,
         dense_params=weight.numel(),

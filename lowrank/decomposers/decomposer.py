@@ -15,6 +15,9 @@ from lowrank.factorizations.operations import KernelView
 from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
 
+# Weights of up to this share of the largest number are far enough from it.
+NEAR = 1 / 64
+
 
 @dataclass(frozen=True)
 class Decomposer(ABC):
@@ -42,7 +45,7 @@ class Decomposer(ABC):
         norm.check(weight)
         form = self._decompose(weight.detach(), norm)
         form = form.to(device=weight.device, dtype=weight.dtype)
-        check_finite(form)
+        check_finite(form, weight.detach())
         return form
 
     @abstractmethod
@@ -119,14 +122,24 @@ def check_weight(weight: Tensor) -> None:
         )
 
 
-def check_finite(form: Factorization) -> None:
-    """Raise ValueError if a number that is stored left the range of its dtype."""
-    for name, tensor in form.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(
-                f"{form.describe()} would have numbers in {name} that are too large for "
-                f"{tensor.dtype}: compress the model in a wider dtype, or scale the weight"
-            )
+def check_finite(form: Factorization, weight: Tensor) -> None:
+    """Raise ValueError if what stands for a weight has numbers beyond the range of their dtype.
+
+    Multiplied out only where the weight itself comes near to it.
+    """
+    names = [
+        name
+        for name, tensor in form.state_dict().items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    is_near = float(weight.abs().max()) > NEAR * torch.finfo(weight.dtype).max
+    if not names and is_near and not bool(form.to_dense().isfinite().all()):
+        names = ["its matrix"]
+    if names:
+        raise ValueError(
+            f"{form.describe()} would have numbers in {names[0]} that are too large for "
+            f"{weight.dtype}: compress the model in a wider dtype, or scale the weight"
+        )
 
 
 def check_rank(rank: int, weight: Tensor) -> None:

@@ -103,8 +103,13 @@ class GPTQ(Decomposer):
         result, kept = result.better_rows(nearest, weight, moment)
         for _ in range(self.sweeps):
             result.descend(weight, alive, order)
+        zeros = 0
+        if self.bits == 1 and not self.symmetric:
+            # Of two levels, one of them 0, the other may be far from all weights of a row.
+            result, zeros = result.better_rows(result.zeros(), weight, moment)
         quantized = rounding.quantized(result.codes.T, result.grid(layout), weight.dtype)
-        quantized.note = "; ".join(filter(None, (raised(share), kept_nearest(kept))))
+        notes = raised(share), kept_nearest(kept), made_zero(zeros)
+        quantized.note = "; ".join(filter(None, notes))
         return quantized
 
     def _order(self, strength: Tensor, columns: RoundedColumns) -> Tensor:
@@ -184,4 +189,10 @@ def without_dead(moment: Tensor) -> Tensor:
 def kept_nearest(rows: int) -> str:
     """What a report should say of rows that compensation would have made worse."""
     text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
+    return text * (rows > 0)
+
+
+def made_zero(rows: int) -> str:
+    """What a report should say of rows whose levels are farther in the norm than zeros are."""
+    text = f"{rows} row{'s' * (rows > 1)} made zero, which is nearer in the norm"
     return text * (rows > 0)

@@ -156,9 +156,8 @@ class EntropyCoded(Leaf):
         working = torch.promote_types(dtype, torch.float32)
         number, power = math.frexp(self._numbers()[0])
         scaled = self.codes * (number * self._exponents("step").factors(working))
-        # The power of two last, in two halves: nothing before leaves the range if W does not.
-        half = (power + self.exponent) // 2
-        return scaled.mul_(2.0**half).mul_(2.0 ** (power + self.exponent - half)).to(dtype)
+        # The power of two last: nothing before it leaves the range if W does not.
+        return times_power(scaled, power + self.exponent).to(dtype)
 
     @property
     def params(self) -> int:
@@ -268,3 +267,9 @@ def as_float32(step: float, exponent: int) -> tuple[float, int]:
     if -125 <= power + exponent <= 127:
         return math.ldexp(number, power + exponent), 0
     return number, power + exponent
+
+
+def times_power(tensor: Tensor, exponent: int) -> Tensor:
+    """A tensor times 2^exponent, in two steps: the power itself may be beyond the dtype's range."""
+    half = exponent // 2
+    return tensor * 2.0**half * 2.0 ** (exponent - half)
