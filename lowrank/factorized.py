@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,10 +50,19 @@ class FactorizedLayer(nn.Module):
 
 
 class FactorizedLinear(FactorizedLayer):
-    """y = x Wᵀ + bias, W a factorization of shape (out, in)."""
+    """y = x Wᵀ + bias, W a factorization of shape (out, in).
+
+    Raises:
+        ValueError: a bias of another length than out.
+    """
 
     def __init__(self, factorization: Factorization, bias: nn.Parameter | None) -> None:
         super().__init__()
+        if bias is not None and tuple(bias.shape) != (factorization.shape[0],):
+            raise ValueError(
+                f"a bias of shape {tuple(bias.shape)} does not fit {factorization.describe()}, "
+                f"which needs ({factorization.shape[0]},)"
+            )
         self.out_features, self.in_features = factorization.shape
         self.factorization = factorization
         self.bias = bias
@@ -67,7 +77,11 @@ class FactorizedLinear(FactorizedLayer):
 
 
 class FactorizedConv2d(FactorizedLayer):
-    """A convolution, its kernel a factorization of the matrix that `view` names."""
+    """A convolution, its kernel a factorization of the matrix that `view` names.
+
+    Raises:
+        ValueError: a view that does not exist, or a factorization of another shape.
+    """
 
     def __init__(self, layer: nn.Conv2d, factorization: Factorization, view: KernelView) -> None:
         super().__init__()
@@ -79,6 +93,12 @@ class FactorizedConv2d(FactorizedLayer):
         self._pad = list(layer._reversed_padding_repeated_twice)
         self._pads_first = pads_first(layer)
         self._operation = convolution(layer, view)
+        wanted = tuple(self._operation.matrix(torch.empty(layer.weight.shape, device="meta")).shape)
+        if factorization.shape != wanted:
+            raise ValueError(
+                f"{factorization.describe()} of shape {factorization.shape} is no kernel of this "
+                f"layer, whose matrix in the view {view!r} has shape {wanted}"
+            )
         self.view = view
         self.factorization = factorization
         self.bias = layer.bias
@@ -102,11 +122,18 @@ class FactorizedConv2d(FactorizedLayer):
 
 
 class FactorizedEmbedding(FactorizedLayer):
-    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim)."""
+    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim).
+
+    Raises:
+        ValueError: a row for padding that the table does not have.
+    """
 
     def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = factorization.shape
+        rows = self.num_embeddings
+        if padding_idx is not None and not -rows <= padding_idx < rows:
+            raise ValueError(f"padding_idx={padding_idx} is none of {rows} rows")
         self.padding_idx = padding_idx
         self._operation = Lookup(padding_idx)
         self.factorization = factorization

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_contract import INNER, OUT, moment, random, structured
+from test_contract import INNER, OUT, ROWS, moment, random, structured
 from torch import nn
 
 from lowrank.compress import compress
@@ -110,8 +110,6 @@ def name(method: Decomposer) -> str:
 
 
 def test_every_method_but_one_is_in_the_table():
-    from test_contract import ROWS
-
     missing = {type(row.decomposer) for row in ROWS.values()} - {type(m) for m in EXTREME}
     assert missing == {AWQ}  # One bit without compensation: see below.
 
@@ -123,6 +121,30 @@ def test_no_farther_than_zeros(method):
             if knows(method, norm):
                 dense = method.decompose(weight, norm).to_dense().detach()
                 assert norm(weight - dense) <= norm(weight) * (1 + 1e-6), (what, norm)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [
+        (torch.float16, 6.5e4),
+        (torch.bfloat16, 3.3e38),
+        (torch.float32, 3.4e38),
+        (torch.float64, 1e160),
+        (torch.float64, 1.7e308),
+    ],
+)
+@pytest.mark.parametrize("name", ROWS)
+def test_at_the_end_of_the_range_it_is_finite_or_refused(name, dtype, largest):
+    weight = structured() / structured().abs().max()
+    try:
+        form = ROWS[name].decompose((weight * largest).to(dtype))
+    except ValueError as error:
+        said = ("dtype", "too large", "Raise", "Scale", "did not converge")
+        assert any(word in str(error) for word in said)
+    else:
+        dense = form.to_dense().detach()
+        assert bool(dense.isfinite().all())
+        assert (weight - dense.double() / largest).norm() < weight.norm()
 
 
 class Opposite(Decomposer):

@@ -15,6 +15,7 @@ from lowrank.factorizations.operations import KernelView
 from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
 
+LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 # Weights of up to this share of the largest number are far enough from it.
 NEAR = 1 / 64
 
@@ -38,12 +39,19 @@ class Decomposer(ABC):
         Raises:
             ValueError: the weight is no finite floating-point matrix, a hyperparameter does not
                 fit its shape, the method does not know the norm or the norm not the weight, or
-                what it finds is too large for the weight's dtype.
+                what it finds, or needs on the way, is too large for the weight's dtype.
         """
         check_weight(weight)
         check_norm(norm, self.norms, by=type(self).__name__)
         norm.check(weight)
-        form = self._decompose(weight.detach(), norm)
+        try:
+            form = self._decompose(weight.detach(), norm)
+        except LinAlgError as error:
+            shape, largest = tuple(weight.shape), float(weight.detach().abs().max())
+            raise ValueError(
+                f"{type(self).__name__} found no decomposition of a weight of shape {shape} with "
+                f"magnitudes up to {largest:.3g}: {error} Scale the weight, or take another method"
+            ) from error
         form = form.to(device=weight.device, dtype=weight.dtype)
         check_finite(form, weight.detach())
         return form

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.factorizations.tracing import is_recorded
 
@@ -227,6 +228,9 @@ class Dense(Leaf):
 
     Args:
         weight: shape (out, in), any floating dtype.
+
+    Raises:
+        ValueError: something else.
     """
 
     def __init__(self, weight: Tensor, note: str = "") -> None:
@@ -234,6 +238,7 @@ class Dense(Leaf):
             raise ValueError(
                 f"a dense factorization needs a matrix, not shape {tuple(weight.shape)}"
             )
+        check_floating("the weight of a dense factorization", weight)
         super().__init__((weight.shape[0], weight.shape[1]), note)
         self.weight = nn.Parameter(with_plain_strides(weight.detach()))
 
@@ -259,6 +264,16 @@ class Dense(Leaf):
 
     def describe(self) -> str:
         return f"Dense {self.shape[1]}→{self.shape[0]}"
+
+
+def check_forms(name: str, forms: Iterable[object]) -> None:
+    """Raise ValueError unless all are factorizations."""
+    for form in forms:
+        if not isinstance(form, Factorization):
+            raise ValueError(
+                f"{name} must be a factorization, not {type(form).__name__}: a matrix is one as "
+                "Dense(matrix)"
+            )
 
 
 def with_plain_strides(tensor: Tensor) -> Tensor:
