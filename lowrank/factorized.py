@@ -33,6 +33,11 @@ class FactorizedLayer(nn.Module):
             refuse(self.factorization)
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().__delattr__(name)
+
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         if name == self.weight_name:
             refuse(self.factorization)

@@ -33,7 +33,8 @@ class GPTQ(Decomposer):
     After a column is rounded, those that are not yet rounded move to where the error in the full
     norm is least. Row by row the result is no farther from W in the norm than round to nearest is,
     weighted scales included: a row that compensation would make worse keeps its nearest levels, and
-    a note says how many do. Pays at 4 bits and fewer, with at least as many samples of calibration
+    a note says how many do. With one bit and zero points a row that is nearer as zeros becomes
+    zeros, with a note too. Pays at 4 bits and fewer, with at least as many samples of calibration
     as inputs; stored as `Quantization` stores, bit for bit as much.
 
     In the identity and diagonal norms no column can make up for another, and it is `Quantization`.

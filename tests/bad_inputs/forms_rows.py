@@ -235,6 +235,7 @@ ROWS = [
     Row("as an output", written(lambda m: torch.add(1, m.weight, out=m.weight), EIGHT), LOST),
     Row("activated in place", written(lambda m: F.relu(m.weight, inplace=True)), LOST),
     Row("weight assigned", written(lambda m: setattr(m, "weight", MATRIX), Keep()), LOST),
+    Row("weight deleted", written(lambda m: delattr(m, "weight"), EIGHT), LOST),
     Row(
         "weight registered",
         written(lambda m: m.register_parameter("weight", nn.Parameter(MATRIX))),
