@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factorizations import Factorization, Leaf
+from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.lazy_weight import LazyWeight, matrix_of, refuse
 from lowrank.factorizations.operations import Convolve, KernelView, Lookup
-from lowrank.factorizations.unread import Unread
+from lowrank.factorizations.tracing import is_recorded
 
 
 class FactorizedLayer(nn.Module):
@@ -25,6 +27,23 @@ class FactorizedLayer(nn.Module):
     kind: ClassVar[str]
     factorization: Factorization
     view: KernelView = "channel"
+    # By which name code reads the weight of the layer that this one stands for.
+    weight_name: ClassVar[str] = "weight"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == self.weight_name:
+            refuse(self.factorization)
+        super().register_parameter(name, param)
 
     def run(self, x: Tensor) -> Tensor:
         """Apply the factorization to inputs as its operation takes them, and add the bias.
@@ -43,12 +62,21 @@ class FactorizedLayer(nn.Module):
 
 
 class FactorizedLinear(FactorizedLayer):
-    """y = x Wᵀ + bias, W a factorization of shape (out, in)."""
+    """y = x Wᵀ + bias, W a factorization of shape (out, in).
+
+    Raises:
+        ValueError: a bias of another length than out.
+    """
 
     kind = "linear"
 
     def __init__(self, factorization: Factorization, bias: nn.Parameter | None) -> None:
         super().__init__()
+        if bias is not None and tuple(bias.shape) != (factorization.shape[0],):
+            raise ValueError(
+                f"a bias of shape {tuple(bias.shape)} does not fit {factorization.describe()}, "
+                f"which needs ({factorization.shape[0]},)"
+            )
         self.out_features, self.in_features = factorization.shape
         self.factorization = factorization
         self.bias = bias
@@ -63,7 +91,11 @@ class FactorizedLinear(FactorizedLayer):
 
 
 class FactorizedConv2d(FactorizedLayer):
-    """A convolution, its kernel a factorization of the matrix that `view` names."""
+    """A convolution, its kernel a factorization of the matrix that `view` names.
+
+    Raises:
+        ValueError: a view that does not exist, or a factorization of another shape.
+    """
 
     kind = "conv2d"
 
@@ -77,6 +109,12 @@ class FactorizedConv2d(FactorizedLayer):
         self._pad = list(layer._reversed_padding_repeated_twice)
         self._pads_first = pads_first(layer)
         self._operation = convolution(layer, view)
+        wanted = tuple(self._operation.matrix(torch.empty(layer.weight.shape, device="meta")).shape)
+        if factorization.shape != wanted:
+            raise ValueError(
+                f"{factorization.describe()} of shape {factorization.shape} is no kernel of this "
+                f"layer, whose matrix in the view {view!r} has shape {wanted}"
+            )
         self.view = view
         self.factorization = factorization
         self.bias = layer.bias
@@ -107,13 +145,20 @@ class FactorizedConv2d(FactorizedLayer):
 
 
 class FactorizedEmbedding(FactorizedLayer):
-    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim)."""
+    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim).
+
+    Raises:
+        ValueError: a row for padding that the table does not have.
+    """
 
     kind = "embedding"
 
     def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = factorization.shape
+        rows = self.num_embeddings
+        if padding_idx is not None and not -rows <= padding_idx < rows:
+            raise ValueError(f"padding_idx={padding_idx} is none of {rows} rows")
         self.padding_idx = padding_idx
         self._operation = Lookup(padding_idx)
         self.factorization = factorization
@@ -138,6 +183,7 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     """
 
     kind = "attention"
+    weight_name = "in_proj_weight"
 
     def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
         nn.Module.__init__(self)
@@ -154,7 +200,7 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
         """The packed projection (3·embed, embed)."""
-        return _materialize(self.factorization)
+        return _read(self.factorization)
 
 
 def convolution(layer: nn.Conv2d, view: KernelView) -> Convolve:
@@ -179,18 +225,15 @@ def _pair(values: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _materialize(factorization: Factorization) -> Tensor:
-    if isinstance(factorization, Leaf):
-        return factorization.materialize()
-    return factorization.to_dense()
-
-
 def _read(
     factorization: Factorization,
-    finish: Callable[[Tensor], Tensor] = lambda weight: weight,
+    finish: Callable[[Tensor], Tensor] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """The matrix, or what `finish` makes of it, of `shape`; factors are multiplied when needed."""
-    if isinstance(factorization, Leaf):
-        return finish(factorization.materialize())
-    return Unread.of(factorization, finish, shape or factorization.shape)
+    """The matrix, or what `finish` makes of it, of `shape`: the parameter itself if it is one."""
+    if isinstance(factorization, Dense) and finish is None:
+        return factorization.weight
+    finish = finish or (lambda matrix: matrix)
+    if is_recorded():
+        return finish(matrix_of(factorization))  # What is traced are plain tensors.
+    return LazyWeight.of(factorization, finish, shape or factorization.shape)

@@ -73,6 +73,11 @@ class Norm(ABC):
         """
         working = torch.promote_types(weight.dtype, torch.float32)
         weight, approximation = weight.detach().to(working), approximation.detach().to(working)
+        if working == torch.float64:
+            largest = float(weight.abs().max())
+            # The squares of such numbers are beyond the range of float64.
+            if largest and not 1e-120 < largest < 1e120:
+                weight, approximation = weight / largest, approximation / largest
         error, scale = self(weight - approximation), self.size(weight)
         if error == 0:
             return 0.0

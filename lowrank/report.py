@@ -130,12 +130,14 @@ def report(
     if any(factorization.multiplied_out(operation) for operation in operations):
         own = PRODUCT
     shared = len(site.uses) > 1 and norm != IDENTITY
+    dense = factorization.to_dense()
+    norm_error = norm.relative_error(weight, dense)
     notes = [
         factorization.note,
+        "worse than zeros" if norm_error > 1 else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     ]
     size = nbytes(factorization)
-    dense = factorization.to_dense()
     return LayerReport(
         name=site.name,
         kind=site.kind,
@@ -144,7 +146,7 @@ def report(
         factorization=factorization.describe(),
         relative_error=IDENTITY.relative_error(weight, dense),
         norm=norm.describe(),
-        norm_error=norm.relative_error(weight, dense),
+        norm_error=norm_error,
         dense_bytes=stored_bytes(weight),
         bytes=size,
         dense_params=weight.numel(),

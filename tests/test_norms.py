@@ -180,6 +180,13 @@ def test_a_plain_norm_is_any_other_plain_norm():
     assert Identity() == IDENTITY and hash(Identity()) == hash(IDENTITY)
 
 
+@pytest.mark.parametrize("size", [1e-320, 1e-200, 1e160, 1e307])
+@pytest.mark.parametrize("norm", [IDENTITY, Diagonal(positive(INNER)), Gram(moment())])
+def test_the_relative_error_of_weights_whose_squares_leave_the_range(norm, size):
+    weight = random(OUT, INNER).clamp(-4, 4) * size
+    assert norm.relative_error(weight, weight / 2) == pytest.approx(0.5, rel=1e-3)
+
+
 def test_they_are_told_apart_in_reports():
     norms = [IDENTITY, Diagonal(positive(INNER)), Gram(moment(), positive(OUT))]
     assert [norm.describe() for norm in norms] == ["identity", "diagonal", "full"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.entropy_coded import Exponents, Law
+from lowrank.factorizations.laws import Exponents, Law
 
 # How much of the law is Laplace's and not Gauss', and where between two spreads the first one is.
 SHAPES, PHASES = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 0.75)

@@ -17,6 +17,9 @@ from lowrank.factorizations.operations import KernelView
 from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
 
+LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+# Weights of up to this share of the largest number are far enough from it.
+NEAR = 1 / 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -52,15 +55,22 @@ class Decomposer(ABC):
         Raises:
             ValueError: the weight is no finite floating-point matrix, a hyperparameter does not
                 fit its shape, the method does not know the norm or the norm not the weight, or
-                what it finds is too large for the weight's dtype.
+                what it finds, or needs on the way, is too large for the weight's dtype.
         """
         check_weight(weight)
         self.check_shape(weight)
         check_norm(norm, self.norms, by=type(self).__name__)
         norm.check(weight)
-        form = self._decompose(weight.detach(), norm)
+        try:
+            form = self._decompose(weight.detach(), norm)
+        except LinAlgError as error:
+            shape, largest = tuple(weight.shape), float(weight.detach().abs().max())
+            raise ValueError(
+                f"{type(self).__name__} found no decomposition of a weight of shape {shape} with "
+                f"magnitudes up to {largest:.3g}: {error} Scale the weight, or take another method"
+            ) from error
         form = form.to(device=weight.device, dtype=weight.dtype)
-        check_finite(form)
+        check_finite(form, weight.detach())
         return form
 
     @abstractmethod
@@ -161,14 +171,24 @@ def check_weight(weight: Tensor) -> None:
         )
 
 
-def check_finite(form: Factorization) -> None:
-    """Raise ValueError if a number that is stored left the range of its dtype."""
-    for name, tensor in form.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(
-                f"{form.describe()} would have numbers in {name} that are too large for "
-                f"{tensor.dtype}: compress the model in a wider dtype, or scale the weight"
-            )
+def check_finite(form: Factorization, weight: Tensor) -> None:
+    """Raise ValueError if what stands for a weight has numbers beyond the range of their dtype.
+
+    Multiplied out only where the weight itself comes near to it.
+    """
+    names = [
+        name
+        for name, tensor in form.state_dict().items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    is_near = float(weight.abs().max()) > NEAR * torch.finfo(weight.dtype).max
+    if not names and is_near and not bool(form.to_dense().isfinite().all()):
+        names = ["its matrix"]
+    if names:
+        raise ValueError(
+            f"{form.describe()} would have numbers in {names[0]} that are too large for "
+            f"{weight.dtype}: compress the model in a wider dtype, or scale the weight"
+        )
 
 
 def check_rank(rank: int, weight: Tensor) -> None:

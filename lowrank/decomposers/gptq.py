@@ -33,7 +33,8 @@ class GPTQ(Decomposer):
     After a column is rounded, those that are not yet rounded move to where the error in the full
     norm is least. Row by row the result is no farther from W in the norm than round to nearest is,
     weighted scales included: a row that compensation would make worse keeps its nearest levels, and
-    a note says how many do. Pays at 4 bits and fewer, with at least as many samples of calibration
+    a note says how many do. With one bit and zero points a row that is nearer as zeros becomes
+    zeros, with a note too. Pays at 4 bits and fewer, with at least as many samples of calibration
     as inputs; stored as `Quantization` stores, bit for bit as much.
 
     In the identity and diagonal norms no column can make up for another, and it is `Quantization`.
@@ -103,8 +104,13 @@ class GPTQ(Decomposer):
         result, kept = result.better_rows(nearest, weight, moment)
         for _ in range(self.sweeps):
             result.descend(weight, alive, order)
+        zeros = 0
+        if self.bits == 1 and not self.symmetric:
+            # Of two levels, one of them 0, the other may be far from all weights of a row.
+            result, zeros = result.better_rows(result.zeros(), weight, moment)
         quantized = rounding.quantized(result.codes.T, result.grid(layout), weight.dtype)
-        quantized.note = "; ".join(filter(None, (raised(share), kept_nearest(kept))))
+        notes = raised(share), kept_nearest(kept), made_zero(zeros)
+        quantized.note = "; ".join(filter(None, notes))
         return quantized
 
     def _order(self, strength: Tensor, columns: RoundedColumns) -> Tensor:
@@ -184,4 +190,10 @@ def without_dead(moment: Tensor) -> Tensor:
 def kept_nearest(rows: int) -> str:
     """What a report should say of rows that compensation would have made worse."""
     text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
+    return text * (rows > 0)
+
+
+def made_zero(rows: int) -> str:
+    """What a report should say of rows whose levels are farther in the norm than zeros are."""
+    text = f"{rows} row{'s' * (rows > 1)} made zero, which is nearer in the norm"
     return text * (rows > 0)

@@ -73,7 +73,8 @@ class HQQ(Decomposer):
             current = self._fitted(current, groups, filled, beta)
             beta *= GROWTH
         best, _ = best.better(error, current, self._error(current, groups, filled))
-        codes = layout.join(best.codes(groups)).to(torch.uint8)
+        codes = best.within_range(layout.join(best.codes(groups)), layout, weight.dtype)
+        codes = codes.to(torch.uint8)
         return Quantized(layout, codes, best.scale.to(stored), best.zero.to(stored), weight.dtype)
 
     def _error(self, grid: Grid, groups: Tensor, filled: Tensor) -> Tensor:

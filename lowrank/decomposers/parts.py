@@ -36,8 +36,8 @@ def better_of(
         parts: what one of its steps makes alone of the same bytes; None where nothing fits.
 
     Raises:
-        ValueError: a part that takes more bytes than the hybrid, or neither it nor any part is
-            finite in the dtype of the weight.
+        ValueError: a part that takes more bytes than the hybrid, or the error of neither it nor any
+            part is finite in the dtype of the weight.
     """
     hybrid = hybrid.to(weight.dtype)
     allowed, best = stored_bytes(hybrid), hybrid
@@ -51,10 +51,11 @@ def better_of(
         alone = error_of(weight, norm, part)
         if alone < least:
             best, least = part, alone
-    if not math.isfinite(least) and not is_finite(best):
+    if not math.isfinite(least):
         raise ValueError(
-            f"{hybrid.describe()} has numbers too large for {weight.dtype}: the terms of which it "
-            "is the sum grow without bound. Take a norm with damping, or a smaller form"
+            f"{hybrid.describe()} has numbers too large for {weight.dtype}: they are those of the "
+            "weight, or the terms of which it is the sum grow without bound. Scale the weight, "
+            "take a norm with damping, or a smaller form"
         )
     if best is not hybrid:
         times = error / least if least else float("inf")
@@ -78,11 +79,6 @@ def error_of(weight: Tensor, norm: Norm, form: Factorization) -> float:
     """‖W − Ŵ‖ of what is stored; infinite where that is not finite."""
     error = norm(weight.double() - form.to_dense().detach().double())
     return error if error == error else math.inf
-
-
-def is_finite(form: Factorization) -> bool:
-    """Whether every entry is, as it is stored."""
-    return bool(form.to_dense().isfinite().all())
 
 
 def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:

@@ -22,7 +22,8 @@ class Quantization(Decomposer):
     With ``scale="range"`` no weight is clipped: |W − Ŵ| ≤ |scale|/2 everywhere (scales are rounded
     up to their stored dtype, before the codes are made), so one bit more about halves the error.
     Needs no data. 8 bits cost next to nothing; at 4 bits smaller groups help; at 2 or 3 rounding
-    without data is poor, and at 1 bit symmetric levels have no zero.
+    without data is poor. 1 bit has symmetric levels at plus and minus the mean magnitude, by the
+    range too, weighted in the diagonal norm: the best there are without a zero.
 
     Takes bits + 16 / group_size bits for each weight, with zero points bits / group_size more, so
     groups must be much larger than 16 / bits to pay.
@@ -76,6 +77,6 @@ def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantize
     """Each weight rounded by itself, to levels that suit the diagonal of the norm."""
     weights = norm.entry_weights(weight)
     result = rounding.nearest(weight, rounding.grid(weight, weights))
-    if rounding.scale == "range" and is_uneven(weights):
+    if rounding.ignores_norm and is_uneven(weights):
         result.note = SAME_IN_EVERY_NORM
     return result

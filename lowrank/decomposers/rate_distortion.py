@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.decomposers.curvature import has_pairs, inverse_factor
 from lowrank.decomposers.gptq import without_dead
-from lowrank.factorizations.entropy_coded import Exponents, Law, width
+from lowrank.factorizations.laws import Exponents, Law, width
 from lowrank.norms import Norm
 
 # Columns after which all others are updated, by one product of matrices.
@@ -90,11 +90,13 @@ class Matrix:
     def round(self, step: float, coding: Coding | None) -> Tensor:
         """Codes (in, out), float64; the columns rounded in turn, later ones making up for errors.
 
+        Here and in `sweep` codes are those from the centre of the law.
+
         Args:
             step: between levels, in units of `steps`.
             coding: how many bits codes take; None: whatever they take.
         """
-        rest = (self.weight / step)[self.order]
+        rest = self.in_steps(step, coding)[self.order]
         drawn, divided = (p[self.order] for p in self._penalties(self.strength, coding))
         codes = torch.empty_like(rest)
         if self.factor is None:
@@ -117,7 +119,7 @@ class Matrix:
         Of one code, error and bits are a parabola on either side of 0, so that neither ever makes
         their sum larger.
         """
-        missing = self.weight / step - codes
+        missing = self.in_steps(step, coding) - codes
         diagonal = self.moment.diagonal()
         drawn, divided = self._penalties(diagonal, coding)
         for columns in self.order.split(BLOCK):
@@ -130,6 +132,11 @@ class Matrix:
                 codes[column] = rounded
                 missing[column] -= change
                 pull[place + 1 :] -= torch.outer(within[place + 1 :, place], change)
+
+    def in_steps(self, step: float, coding: Coding | None) -> Tensor:
+        """The weight in steps from the centre of the law, (in, out), float64."""
+        steps = self.weight / step
+        return steps - coding.law.centre if coding is not None and coding.law.centre else steps
 
     def _penalties(self, strength: Tensor, coding: Coding | None) -> tuple[Tensor, Tensor]:
         importance = strength[:, None] * self.rows

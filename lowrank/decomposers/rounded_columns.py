@@ -58,10 +58,18 @@ class RoundedColumns:
         tensors = {name: getattr(self, name).clone() for name in ("codes", "scale", "zero")}
         return replace(self, **tensors)
 
+    def zeros(self) -> RoundedColumns:
+        """Every entry at the level that is 0, for levels of which one is."""
+        return replace(self, codes=self.zero[self._group()])
+
     def dense(self) -> Tensor:
         """The matrix that it stands for, shape (in, out)."""
-        group = torch.arange(len(self.codes), device=self.codes.device) // self.width
+        group = self._group()
         return (self.codes - self.zero[group]) * self.scale[group]
+
+    def _group(self) -> Tensor:
+        """That of each column, (in,)."""
+        return torch.arange(len(self.codes), device=self.codes.device) // self.width
 
     def levels(self, columns: Tensor) -> Levels:
         """Those of some columns, (n,)."""

@@ -89,7 +89,7 @@ class Rounding:
         Args:
             largest: scale of the matrix, if these are not all of its groups.
         """
-        grid = self._range_grid(groups, largest)
+        grid = self._range_grid(groups, weights, largest)
         if self.scale == "range":
             return grid
         # Piece by piece: each fits in the cache, and is done when its own groups are.
@@ -102,8 +102,19 @@ class Rounding:
         scale, zero = torch.cat([g.scale for g in found]), torch.cat([g.zero for g in found])
         return Grid(self.bits, scale, zero)
 
+    @property
+    def ignores_norm(self) -> bool:
+        """Whether levels are the same whatever an error counts."""
+        return self.scale == "range" and not self._is_binary
+
+    @property
+    def _is_binary(self) -> bool:
+        """Whether there are two levels and 0 is none of them."""
+        return self.symmetric and self.bits == 1
+
     def quantized(self, codes: Tensor, grid: Grid, dtype: torch.dtype) -> Quantized:
         """The factorization of codes (out, in) on their grid, of a weight of that dtype."""
+        codes = grid.within_range(codes, self.layout(codes), dtype)
         zero = None if self.symmetric else grid.zero.to(torch.uint8)
         scale = grid.scale.to(SCALE_DTYPES[self.scale_dtype])
         return Quantized(self.layout(codes), codes.to(torch.uint8), scale, zero, dtype)
@@ -114,8 +125,10 @@ class Rounding:
         codes = layout.join(grid.codes(layout.split(weight.double())))
         return self.quantized(codes, grid, weight.dtype)
 
-    def _range_grid(self, groups: Tensor, largest: Tensor | None) -> Grid:
+    def _range_grid(self, groups: Tensor, weights: Tensor, largest: Tensor | None) -> Grid:
         """Levels that span each group (count, width)."""
+        if self._is_binary:
+            return self._binary_grid(groups, weights, largest)
         if self.symmetric:
             return self._symmetric_grid(groups, largest)
         low, high = groups.amin(dim=1).clamp_max(0), groups.amax(dim=1).clamp_min(0)
@@ -133,11 +146,23 @@ class Rounding:
         high, low = groups.amax(dim=1).clamp_min(0), groups.amin(dim=1).clamp_max(0).neg()
         longer, shorter = torch.maximum(high, low), torch.minimum(high, low)
         half = 2 ** (self.bits - 1)
-        # One bit has as many levels on either side.
-        step = torch.maximum(longer / half, shorter / (half - 0.5)) if half > 1 else 2 * longer
+        step = torch.maximum(longer / half, shorter / (half - 0.5))
         scale = round_up(step, self.scale_dtype, largest)
         zero = torch.full_like(scale, symmetric_zero(self.bits))
         return Grid(self.bits, torch.where(high > low, -scale, scale), zero)
+
+    def _binary_grid(self, groups: Tensor, weights: Tensor, largest: Tensor | None) -> Grid:
+        """Two levels, at the mean magnitude on either side: those of least squares.
+
+        At the largest magnitude, where those of more bits begin, most weights would be farther from
+        their level than from 0, and the matrix from W than a matrix of zeros.
+        """
+        sizes = groups.abs()
+        # In a group of which nothing counts, its weights count the same.
+        counts = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, (sizes > 0).double())
+        mean = divide((sizes * counts).sum(dim=1), counts.sum(dim=1))
+        scale = round_up(2 * mean, self.scale_dtype, largest)
+        return Grid(self.bits, scale, torch.full_like(scale, symmetric_zero(self.bits)))
 
     def _least_squares(self, groups: Tensor, weights: Tensor, grid: Grid) -> Grid:
         """The best found grid for each group."""
@@ -178,6 +203,20 @@ class Grid:
     def values(self, codes: Tensor) -> Tensor:
         """The levels that codes (count, width) stand for."""
         return (codes - self.zero[:, None]) * self.scale[:, None]
+
+    def within_range(self, codes: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
+        """Codes (out, in), those whose levels `dtype` does not hold moved to the nearest it does.
+
+        A weight near the end of the range of its dtype may be next to a level beyond it.
+        """
+        largest = torch.finfo(dtype).max
+        reach = torch.maximum(self.zero.abs(), (2**self.bits - 1 - self.zero).abs())
+        if not bool((reach * self.scale.abs() > largest).any()):
+            return codes
+        room = (largest / self.scale.abs())[:, None]
+        low, high = (self.zero[:, None] - room).ceil(), (self.zero[:, None] + room).floor()
+        groups = layout.split(codes.double())
+        return layout.join(torch.minimum(torch.maximum(groups, low), high)).to(codes.dtype)
 
     def error(self, groups: Tensor, weights: Tensor) -> Tensor:
         """Sum of the weighted squared errors of each group, (count,)."""

@@ -8,7 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.checks import check_whole
+from lowrank.factorizations.factorization import (
+    MULTIPLY,
+    Dense,
+    Factorization,
+    check_forms,
+    rebuild,
+)
 from lowrank.factorizations.operations import Operation, Split
 from lowrank.fields import Fields
 
@@ -25,12 +32,14 @@ class BlockDiagonal(Factorization):
         values: the blocks one below the other, shape (count · height, width).
 
     Raises:
-        ValueError: rows that are not those of so many blocks.
+        ValueError: rows that are not those of so many blocks, or values that are no factorization.
     """
 
     def __init__(self, count: int, values: Factorization, note: str = "") -> None:
+        check_forms("the blocks", [values])
+        check_whole("count", count)
         rows, width = values.shape
-        if count < 1 or rows % count:
+        if rows % count:
             raise ValueError(
                 f"{rows} rows are not those of {count} blocks of one shape one below the other"
             )
@@ -84,12 +93,13 @@ class DirectSum(Factorization):
     `BlockDiagonal`), the matrix is multiplied out at every call.
 
     Raises:
-        ValueError: no block.
+        ValueError: no block, or something that is none.
     """
 
     def __init__(self, *blocks: Factorization, note: str = "") -> None:
         if not blocks:
             raise ValueError("a direct sum needs at least 1 block, got none")
+        check_forms("a block", blocks)
         heights, widths = zip(*(block.shape for block in blocks), strict=True)
         super().__init__((sum(heights), sum(widths)), note)
         self.blocks = nn.ModuleList(blocks)

@@ -8,7 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.checks import check_whole
+from lowrank.factorizations.factorization import (
+    MULTIPLY,
+    Dense,
+    Factorization,
+    check_forms,
+    rebuild,
+)
 from lowrank.factorizations.operations import Operation
 from lowrank.fields import Fields
 
@@ -27,12 +34,14 @@ class ChannelProduct(Factorization):
         positions: of the kernel, kh · kw; at least 1.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or something that is no factorization.
     """
 
     def __init__(
         self, core: Factorization, mixing: Factorization, positions: int, note: str = ""
     ) -> None:
+        check_forms("the core or the mixing", [core, mixing])
+        check_whole("positions", positions)
         if core.shape[1] != mixing.shape[0] * positions:
             raise ValueError(
                 f"a core of shape {core.shape} has no {positions} columns for each of the "

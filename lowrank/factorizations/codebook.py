@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.factorizations.packing import Layout, pack, unpack
@@ -28,7 +29,8 @@ class Codebook(Leaf):
         centroids: shape (layout.count, 2^bits), any floating dtype, which is that of W.
 
     Raises:
-        ValueError: shapes that do not fit the layout.
+        ValueError: shapes that do not fit the layout, codes that are none of its bits, or centroids
+            that are not floating point.
 
     Source: Han, Mao & Dally, Deep Compression, ICLR 2016, section 3.
     """
@@ -42,6 +44,7 @@ class Codebook(Leaf):
             raise ValueError(
                 f"codes and centroids of shapes {given} do not fit {layout}, which needs {expected}"
             )
+        check_floating("centroids", centroids)
         super().__init__(layout.shape)
         self.layout = layout
         self.register_buffer("codes", pack(codes.flatten(), layout.bits))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.factorization import (
+    MULTIPLY,
+    Dense,
+    Factorization,
+    check_forms,
+    rebuild,
+)
 from lowrank.factorizations.operations import Operation
 from lowrank.fields import Fields
 
@@ -20,12 +27,14 @@ class Product(Factorization):
     out·in, so smaller only for r < out·in / (out + in).
 
     Raises:
-        ValueError: fewer than two factors, or inner dimensions that do not agree.
+        ValueError: fewer than two factors, something that is none, or inner dimensions that do not
+            agree.
     """
 
     def __init__(self, *factors: Factorization, note: str = "") -> None:
         if len(factors) < 2:
             raise ValueError(f"a product needs at least 2 factors, got {len(factors)}")
+        check_forms("a factor", factors)
         for left, right in zip(factors, factors[1:], strict=False):
             if left.shape[1] != right.shape[0]:
                 shapes = " @ ".join(str(f.shape) for f in factors)
@@ -77,12 +86,13 @@ class Sum(Factorization):
     """W = terms[0] + terms[1] + …, each applied in its own form.
 
     Raises:
-        ValueError: fewer than two terms, or shapes that differ.
+        ValueError: fewer than two terms, something that is none, or shapes that differ.
     """
 
     def __init__(self, *terms: Factorization, note: str = "") -> None:
         if len(terms) < 2:
             raise ValueError(f"a sum needs at least 2 terms, got {len(terms)}")
+        check_forms("a term", terms)
         if len({term.shape for term in terms}) > 1:
             raise ValueError(f"the terms of a sum differ in shape: {[t.shape for t in terms]}")
         super().__init__(terms[0].shape, note)
@@ -131,7 +141,7 @@ class Scaled(Factorization):
     `config`. At evaluation dropout does nothing.
 
     Raises:
-        ValueError: dropout outside [0, 1).
+        ValueError: dropout outside [0, 1), a scale that is not finite, or a term that is none.
     """
 
     def __init__(
@@ -139,6 +149,9 @@ class Scaled(Factorization):
     ) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale={scale} must be finite")
+        check_forms("the term", [term])
         super().__init__(term.shape, note)
         self.term = term
         self.scale = float(scale)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Context, Decimal, localcontext
 from typing import Any, Self
 
 import torch
@@ -14,90 +14,16 @@ from torch import Tensor
 from lowrank.factorizations import ans
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.laws import LARGEST_CODE, Exponents, Law, contexts, width
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
+from lowrank.factorizations.tracing import untraced
 from lowrank.fields import Fields
-
-# Digits with which probabilities are computed: correctly rounded, the same on every machine.
-EXACT = Context(prec=20)
-# Of far more, the frequencies would not fit in their 16 bits.
-LARGEST_CODE = 2**12
-# Twice the exponent of a spread for which all codes are about as likely.
-WIDEST = 126
-
-
-@dataclass(frozen=True)
-class Law:
-    """How often codes q occur: p(q) ∝ exp(−linear · |q|/s − square · q²/s²), s their spread.
-
-    Args:
-        linear, square: at least 0, not both 0; Laplace's law has no square, Gauss' no linear part.
-            Rounded to float32, in which they are stored.
-        reach: the largest |q|.
-    """
-
-    linear: float
-    square: float
-    reach: int
-
-    def __post_init__(self) -> None:
-        for name in ("linear", "square"):
-            object.__setattr__(self, name, float(torch.tensor(getattr(self, name)).float()))
-
-    def frequencies(self, exponents: range) -> Tensor:
-        """Those of −reach..reach for spreads 2^(exponent/2), (exponents, 2 · reach + 1), int64.
-
-        Integers of at least 1 that sum to 2^16, the same on every machine.
-        """
-        return torch.tensor([self._frequencies(exponent) for exponent in exponents])
-
-    def _frequencies(self, exponent: int) -> list[int]:
-        with localcontext(EXACT):
-            square = Decimal(self.square) / Decimal(2) ** exponent
-            linear = Decimal(self.linear) / (Decimal(2) ** exponent).sqrt()
-            weight, ratio = Decimal(1), (-linear - square).exp()
-            falling, weights = (-2 * square).exp(), [2**60]
-            while len(weights) <= self.reach and weights[-1]:
-                weight, ratio = weight * ratio, ratio * falling
-                weights.append(int(weight * 2**60))
-            weights += [0] * (self.reach + 1 - len(weights))
-        both = [*weights[:0:-1], *weights]
-        total, spare = sum(both), ans.TOTAL - len(both)
-        found = [1 + weight * spare // total for weight in both]
-        found[self.reach] += ans.TOTAL - sum(found)
-        return found
-
-
-@dataclass(frozen=True)
-class Exponents:
-    """For each entry (i, j) of a matrix the factor 2^((row[i] + column[j]) / 2).
-
-    Args:
-        row, column: shapes (out,) and (in,), integers in 0..255; without bits where all are 0.
-    """
-
-    row: Tensor
-    column: Tensor
-
-    def total(self) -> Tensor:
-        """row[i] + column[j], (out, in), int64."""
-        return self.row.long()[:, None] + self.column.long()
-
-    def factors(self, dtype: torch.dtype) -> Tensor:
-        """The factors, (out, in)."""
-        return torch.exp2(self.total().to(dtype) / 2)
-
-    @property
-    def bits(self) -> int:
-        """What storing them takes, but for what fills up the last byte of either."""
-        return sum(len(values) * width(values) for values in (self.row, self.column))
-
-
-def width(values: Tensor) -> int:
-    """Bits of the largest of integers."""
-    return int(values.max()).bit_length()
-
+from lowrank.memo import memoised
 
 PARTS: tuple[str, ...] = ("row_step", "column_step", "row_spread", "column_spread")
+# Twice the exponent of a spread for which all codes are about as likely.
+WIDEST = 126
+STORED = ("numbers", "stream", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -105,7 +31,8 @@ class Stored:
     """What an `EntropyCoded` keeps.
 
     Attributes:
-        reach: of the law.
+        reach, centre: of the law.
+        exponent: of a power of two by which all is multiplied; 0 where float32 holds the step.
         widths: bits of each of `PARTS`, 0 where all its exponents are 0.
         tensors: uint8: ``stream``, ``numbers`` (step, linear and square as float32) and `PARTS`.
     """
@@ -113,6 +40,8 @@ class Stored:
     reach: int
     widths: dict[str, int]
     tensors: dict[str, Tensor]
+    centre: int = 0
+    exponent: int = 0
 
 
 class EntropyCoded(Leaf):
@@ -125,10 +54,11 @@ class EntropyCoded(Leaf):
 
     Stored are the codes, by `ans`, with a law for their probabilities: 3 numbers, and for rows and
     columns that are not like the others exponents of few bits, of their steps and of how far their
-    codes spread. The reach of the law and the widths of the exponents, some 4 bytes, are in
-    `config`, like the shape. Multiplied as a dense matrix, so it saves bytes, not time; decoding a
-    matrix takes some ten milliseconds, however large up to millions of weights, and is done once.
-    It cannot be trained.
+    codes spread. The reach and centre of the law and the widths of the exponents, some 4 bytes,
+    are in `config`, like the shape. Multiplied as a dense matrix, so it saves bytes, not time;
+    decoding a matrix takes some ten milliseconds, however large up to millions of weights, and is
+    done once. It cannot be trained. A compiled or exported model decodes by an operator of this
+    module, which must be imported where such a model is loaded; `torch.jit.trace` keeps the matrix.
 
     Args:
         shape: (out, in).
@@ -145,7 +75,8 @@ class EntropyCoded(Leaf):
 
     def __init__(self, shape: tuple[int, int], stored: Stored, dtype: torch.dtype) -> None:
         super().__init__(shape)
-        self.reach = stored.reach
+        self.reach, self.centre = stored.reach, stored.centre
+        self.exponent = stored.exponent
         self.widths = stored.widths
         for name, tensor in stored.tensors.items():
             self.register_buffer(name, tensor)
@@ -160,19 +91,25 @@ class EntropyCoded(Leaf):
         levels: tuple[float, Exponents],
         coding: tuple[Law, Exponents],
         dtype: torch.dtype = torch.float32,
+        exponent: int = 0,
     ) -> Self:
         """The matrix of codes (out, in), integers.
 
         Args:
-            levels: the step between them where exponents are 0, rounded to float32, and factors of
-                it.
+            levels: the step between them where exponents are 0, above 0, rounded to the digits of
+                float32, and factors of it.
             coding: the law of the codes, and factors of their spread.
             dtype: of W. It is computed in float32, for float64 in float64, and then rounded.
+            exponent: of a power of two by which the step is multiplied; with it the step may have
+                any size.
 
         Raises:
-            ValueError: exponents that do not fit the codes, or codes beyond the law's reach.
+            ValueError: codes that are no integer matrix, a step that is not above 0 and finite,
+                exponents that do not fit the codes, or codes beyond the law's reach.
         """
         (step, steps), (law, spreads) = levels, coding
+        check_codes(codes)
+        step, exponent = as_float32(step, exponent)
         exponents = (steps.row, steps.column, spreads.row, spreads.column)
         parts: dict[str, Tensor] = dict(zip(PARTS, exponents, strict=True))
         lengths, expected = [len(part) for part in exponents], [*codes.shape, *codes.shape]
@@ -181,40 +118,50 @@ class EntropyCoded(Leaf):
                 f"exponents of lengths {lengths} do not fit codes of shape {tuple(codes.shape)}, "
                 f"which need {expected}"
             )
-        largest = int(codes.abs().max())
-        if not largest <= law.reach <= LARGEST_CODE:
+        largest = int((codes - law.centre).abs().max())
+        if largest > law.reach:
             raise ValueError(
-                f"codes up to {largest} need a law that reaches them, which can be up to "
-                f"{LARGEST_CODE}; this one reaches {law.reach}. Take a larger step: fewer bits."
+                f"codes up to {largest} from the centre need a law that reaches them, and this one "
+                f"reaches {law.reach}. Take a larger step: fewer bits."
             )
+        symbols = codes - law.centre + law.reach
         numbers = torch.tensor([step, law.linear, law.square], dtype=torch.float32)
         tensors = {
             # Kept as bytes: rounded to another dtype, they would decode to something else.
             "numbers": numbers.view(torch.uint8).to(codes.device),
-            "stream": ans.encode((codes + law.reach).flatten(), *contexts(law, spreads)),
+            "stream": ans.encode(symbols.flatten(), *contexts(law, spreads)),
         }
         widths = {name: width(part) for name, part in parts.items()}
         for name, bits in widths.items():
             tensors[name] = pack(parts[name], bits) if bits else codes.new_empty(0).byte()
         shape = (codes.shape[0], codes.shape[1])
-        return cls(shape, Stored(law.reach, widths, tensors), dtype)
+        return cls(shape, Stored(law.reach, widths, tensors, law.centre, exponent), dtype)
 
     @property
     def step(self) -> float:
         """Between levels where exponents are 0."""
-        return self._numbers()[0]
+        return math.ldexp(self._numbers()[0], self.exponent)
 
     @property
     def codes(self) -> Tensor:
         """The codes, decoded, (out, in), int64."""
         law, spreads = self.coding
         symbols = ans.decode(self.stream, *contexts(law, spreads))  # type: ignore[call-arg]
-        return symbols.view(self.shape) - self.reach
+        return symbols.view(self.shape) - self.reach + self.centre
 
     def to_dense(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            return decoded([self.get_buffer(name) for name in STORED], self._described())
+        with untraced():
+            return self._decoded()
+
+    def _decoded(self) -> Tensor:
         dtype = self._as_dtype.dtype
         working = torch.promote_types(dtype, torch.float32)
-        return (self.codes * (self.step * self._exponents("step").factors(working))).to(dtype)
+        number, power = math.frexp(self._numbers()[0])
+        scaled = self.codes * (number * self._exponents("step").factors(working))
+        # The power of two last: nothing before it leaves the range if W does not.
+        return times_power(scaled, power + self.exponent).to(dtype)
 
     @property
     def params(self) -> int:
@@ -228,6 +175,8 @@ class EntropyCoded(Leaf):
             "type": "EntropyCoded",
             "shape": list(self.shape),
             "reach": self.reach,
+            "centre": self.centre,
+            "exponent": self.exponent,
             "widths": self.widths,
             "stream_bytes": len(self.stream),
             "dtype": dtype_name(self._as_dtype.dtype),
@@ -242,18 +191,20 @@ class EntropyCoded(Leaf):
         sizes = {name: packed_bytes(length, widths[name]) for name, length in lengths}
         sizes |= {"numbers": 12, "stream": config.integer("stream_bytes")}
         tensors = {name: torch.zeros(size, dtype=torch.uint8) for name, size in sizes.items()}
-        stored = Stored(config.integer("reach", 1, LARGEST_CODE), widths, tensors)
+        centre = config.integer("centre", -(2**53), 2**53)
+        exponent = config.integer("exponent", -4096, 4096)
+        reach = config.integer("reach", 0, LARGEST_CODE)
+        stored = Stored(reach, widths, tensors, centre, exponent)
         return cls((rows, columns), stored, dtype_in(config, "dtype"))
 
     def check_stored(self) -> None:
         step, linear, square = self._numbers()
         if not all(0 <= number < math.inf for number in (step, linear, square)):
             raise ValueError(f"step, linear and square are {step}, {linear} and {square}: below 0")
-        if linear == square == 0:
-            raise ValueError("a law of codes is not both linear=0 and square=0")
-        largest = step * 2 ** (int(self._exponents("step").total().max()) / 2)
-        if largest > torch.finfo(torch.promote_types(self._as_dtype.dtype, torch.float32)).max:
-            raise ValueError(f"a step of {largest:.3g} is beyond the largest number")
+        dtype = torch.promote_types(self._as_dtype.dtype, torch.float32)
+        power = int(self._exponents("step").total().max()) / 2 + self.exponent
+        if step and math.log2(step) + power >= math.log2(torch.finfo(dtype).max):
+            raise ValueError(f"a step of {step:.3g} times 2^{power:g} is beyond the largest number")
         widest = int(self.coding[1].total().max())
         if widest > WIDEST:
             raise ValueError(f"exponents of spreads sum up to {widest}, which is above {WIDEST}")
@@ -264,6 +215,10 @@ class EntropyCoded(Leaf):
         bits = 8 * stored / (self.shape[0] * self.shape[1])
         return f"EntropyCoded {self.shape[1]}→{self.shape[0]}, {bits:.2f} bits"
 
+    @torch.compiler.assume_constant_result
+    def _described(self) -> str:
+        return json.dumps(self.config())
+
     def _numbers(self) -> list[float]:
         return self.numbers.cpu().view(torch.float32).tolist()
 
@@ -271,7 +226,7 @@ class EntropyCoded(Leaf):
     def coding(self) -> tuple[Law, Exponents]:
         """The law of the codes and how far they spread."""
         _, linear, square = self._numbers()
-        return Law(linear, square, self.reach), self._exponents("spread")
+        return Law(linear, square, self.reach, self.centre), self._exponents("spread")
 
     def _exponents(self, kind: str) -> Exponents:
         values = []
@@ -283,7 +238,57 @@ class EntropyCoded(Leaf):
         return Exponents(*values)
 
 
-def contexts(law: Law, spreads: Exponents) -> tuple[Tensor, Tensor]:
-    """Of each code, in order, its row of the frequencies, and these."""
-    exponents = spreads.total().flatten()
-    return exponents, law.frequencies(range(int(exponents.max()) + 1))
+@torch.library.custom_op("lowrank::entropy_coded", mutates_args=())
+def decoded(tensors: list[Tensor], config: str) -> Tensor:
+    """The matrix of an `EntropyCoded` as one operator, into which no compiler looks.
+
+    Args:
+        tensors: those called `STORED`.
+        config: JSON.
+    """
+    # Whoever compiled the operator may write into what it returns.
+    return kept_matrix(*tensors, config=config).clone()
+
+
+@decoded.register_fake
+def _(tensors: list[Tensor], config: str) -> Tensor:
+    described = json.loads(config)
+    return tensors[0].new_empty(described["shape"], dtype=getattr(torch, described["dtype"]))
+
+
+@memoised
+def kept_matrix(*tensors: Tensor, config: str) -> Tensor:
+    """The same, decoded once."""
+    form = EntropyCoded.from_config(Fields(json.loads(config), "config"))
+    for name, tensor in zip(STORED, tensors, strict=True):
+        setattr(form, name, tensor)
+    return form._decoded()
+
+
+def check_codes(codes: Tensor) -> None:
+    """Raise ValueError unless they are a matrix of integers."""
+    if codes.ndim != 2 or not codes.numel() or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(
+            f"codes must be a matrix of integers, not of shape {tuple(codes.shape)} and "
+            f"{codes.dtype}"
+        )
+
+
+def as_float32(step: float, exponent: int) -> tuple[float, int]:
+    """A number of normal size and the rest of a power of two, 0 if float32 has step · 2^exponent.
+
+    Raises:
+        ValueError: a step that is not above 0 and finite.
+    """
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step} between levels must be above 0 and finite")
+    number, power = math.frexp(step)
+    if -125 <= power + exponent <= 127:
+        return math.ldexp(number, power + exponent), 0
+    return number, power + exponent
+
+
+def times_power(tensor: Tensor, exponent: int) -> Tensor:
+    """A tensor times 2^exponent, in two steps: the power itself may be beyond the dtype's range."""
+    half = exponent // 2
+    return tensor * 2.0**half * 2.0 ** (exponent - half)

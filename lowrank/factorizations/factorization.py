@@ -6,15 +6,17 @@ import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
+from lowrank.factorizations.tracing import is_recorded
 from lowrank.fields import FieldError, Fields, shown
 
 MULTIPLY = Multiply()
@@ -193,6 +195,8 @@ class Leaf(Factorization):
 
     def materialize(self) -> Tensor:
         """`to_dense()`, kept between calls while no tensor of this leaf changes."""
+        if is_recorded():
+            return self.to_dense()  # What is recorded must not depend on what is kept.
         kept = self._materialized
         if torch.is_grad_enabled() and self._is_trained(kept):
             # Dropped, because a fused optimizer steps without touching version counters.
@@ -200,8 +204,8 @@ class Leaf(Factorization):
             return self.to_dense()
         if kept is None or not kept.is_current():
             tensors = [*self.parameters(), *self.buffers()]
-            if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
-                return self.to_dense()  # Neither has a version counter to watch.
+            if any(tensor.is_inference() for tensor in tensors):
+                return self.to_dense()  # They have no version counter to watch.
             # Not an inference tensor: it may be used in training later.
             with torch.inference_mode(False), torch.no_grad():
                 kept = self._materialized = Materialized(self.to_dense(), tensors)
@@ -254,6 +258,9 @@ class Dense(Leaf):
 
     Args:
         weight: shape (out, in), any floating dtype.
+
+    Raises:
+        ValueError: something else.
     """
 
     def __init__(self, weight: Tensor, note: str = "") -> None:
@@ -261,6 +268,7 @@ class Dense(Leaf):
             raise ValueError(
                 f"a dense factorization needs a matrix, not shape {tuple(weight.shape)}"
             )
+        check_floating("the weight of a dense factorization", weight)
         super().__init__((weight.shape[0], weight.shape[1]), note)
         self.weight = nn.Parameter(with_plain_strides(weight.detach()))
 
@@ -286,6 +294,16 @@ class Dense(Leaf):
 
     def describe(self) -> str:
         return f"Dense {self.shape[1]}→{self.shape[0]}"
+
+
+def check_forms(name: str, forms: Iterable[object]) -> None:
+    """Raise ValueError unless all are factorizations."""
+    for form in forms:
+        if not isinstance(form, Factorization):
+            raise ValueError(
+                f"{name} must be a factorization, not {type(form).__name__}: a matrix is one as "
+                "Dense(matrix)"
+            )
 
 
 def with_plain_strides(tensor: Tensor) -> Tensor:

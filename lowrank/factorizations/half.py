@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.tracing import untraced
 from lowrank.fields import Fields
 
 
@@ -45,7 +46,8 @@ class Half(Leaf):
         self.register_buffer("_as_dtype", marker, persistent=False)
 
     def to_dense(self) -> Tensor:
-        return self.stored.view(self.stored_dtype).to(self._as_dtype.dtype, copy=True)
+        with untraced():
+            return self.stored.view(self.stored_dtype).to(self._as_dtype.dtype, copy=True)
 
     @property
     def params(self) -> int:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.factorizations.checks import check_pair, check_range
+
 BITS = range(1, 9)
 
 
@@ -15,10 +17,16 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Write codes one after the other, lowest bit first: ⌈n·bits/8⌉ bytes (uint8).
 
     Args:
-        codes: shape (n,), any integer dtype, each in 0..2^bits − 1.
+        codes: shape (n,), whole numbers of any dtype, each in 0..2^bits − 1.
         bits: 1..8.
+
+    Raises:
+        ValueError: other codes, or bits that do not exist.
     """
     check_bits(bits)
+    if codes.is_floating_point() and not torch.equal(codes, codes.round()):
+        raise ValueError(f"codes of {codes.dtype} must be whole numbers: round them first")
+    check_range("codes", codes.to(torch.int64), 2**bits - 1)
     flat = F.pad(codes.to(torch.int64), (0, -codes.numel() % 8))
     # Eight codes of any width fill a whole number of bytes and fit in one 64-bit word.
     words = (flat.view(-1, 8) << _steps(8, bits, codes.device)).sum(dim=1)
@@ -27,8 +35,18 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` codes of `pack(codes, bits)`, shape (count,), uint8."""
+    """The first `count` codes of `pack(codes, bits)`, shape (count,), uint8.
+
+    Raises:
+        ValueError: bytes that do not hold so many, or bits that do not exist.
+    """
     check_bits(bits)
+    if packed.dtype != torch.uint8 or packed.numel() < packed_bytes(count, bits):
+        needed = packed_bytes(count, bits)
+        raise ValueError(
+            f"{count} codes of {bits} bits are {needed} bytes (uint8), and these are "
+            f"{packed.numel()} of {packed.dtype}"
+        )
     flat = F.pad(packed.to(torch.int64), (0, -packed.numel() % bits))
     words = (flat.view(-1, bits) << _steps(bits, 8, packed.device)).sum(dim=1)
     codes = (words[:, None] >> _steps(8, bits, packed.device)) & (2**bits - 1)
@@ -61,7 +79,7 @@ class Layout:
             shorter where the row cannot be divided. ``"channel"``: a whole row; ``"tensor"``: all.
 
     Raises:
-        ValueError: bits or a group size that does not exist.
+        ValueError: bits or a group size that does not exist, or what is no shape of a matrix.
     """
 
     shape: tuple[int, int]
@@ -69,6 +87,7 @@ class Layout:
     group_size: int | str
 
     def __post_init__(self) -> None:
+        check_pair("shape", self.shape, least=0)
         check_bits(self.bits)
         check_group_size(self.group_size)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.checks import check_numbers, check_range
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import (
     Dense,
@@ -43,7 +44,8 @@ class Quantized(Leaf):
         dtype: of W. It is computed in float32, for float64 in float64, and then rounded.
 
     Raises:
-        ValueError: shapes that do not fit the layout.
+        ValueError: shapes that do not fit the layout, codes or zero points that are no codes of its
+            bits, or scales that are no finite numbers.
     """
 
     codes: Tensor
@@ -66,12 +68,17 @@ class Quantized(Leaf):
                     f"{name} of shape {tuple(tensor.shape)} do not fit {layout}, which needs "
                     f"{expected[name]}"
                 )
+        check_numbers("scale", scale)
         super().__init__(layout.shape)
         self.layout = layout
         self.register_buffer("codes", pack(codes.flatten(), layout.bits))
         self.register_buffer("scale", with_plain_strides(scale.detach()))
         if zero is not None:
             is_real = zero.is_floating_point()
+            if is_real:
+                check_numbers("zero", zero)
+            else:
+                check_range("zero", zero, 2**layout.bits - 1)
             zero = with_plain_strides(zero.detach()) if is_real else pack(zero, layout.bits)
         self.register_buffer("zero", zero)
         # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.

@@ -8,7 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
+from lowrank.factorizations.checks import check_integers, check_pair, check_range
+from lowrank.factorizations.factorization import (
+    MULTIPLY,
+    Dense,
+    Factorization,
+    check_forms,
+    rebuild,
+)
 from lowrank.factorizations.operations import Operation, Split
 from lowrank.fields import Fields
 
@@ -30,7 +37,8 @@ class RegroupedProduct(Factorization):
             cannot be run as convolutions and is multiplied out.
 
     Raises:
-        ValueError: ranks of another shape, negative ones, or factors that they do not fit.
+        ValueError: a grid that is none, ranks of another shape or beyond 0..65535, or factors that
+            they do not fit.
     """
 
     ranks: Tensor
@@ -44,15 +52,19 @@ class RegroupedProduct(Factorization):
         ranks: Tensor,
         note: str = "",
     ) -> None:
+        check_forms("left and right", [left, right])
+        check_pair("grid", grid)
         super().__init__((left.shape[0], right.shape[1]), note)
-        ranks = ranks.to(torch.int64)
-        grid = (int(grid[0]), int(grid[1]))
-        if tuple(ranks.shape) not in (grid, (1, 1)) or int(ranks.min()) < 0:
+        self.grid = (int(grid[0]), int(grid[1]))
+        if tuple(ranks.shape) not in (self.grid, (1, 1)):
             raise ValueError(
-                f"ranks of shape {tuple(ranks.shape)} must be those of a grid {grid}, or "
-                "one for all, and at least 0"
+                f"ranks of shape {tuple(ranks.shape)} must be those of a grid {self.grid}, or "
+                "one for all"
             )
-        inner = int(ranks.expand(grid).sum())
+        check_integers("ranks", ranks)
+        ranks = ranks.to(torch.int64)
+        check_range("ranks", ranks, 2**16 - 1)
+        inner = int(ranks.expand(self.grid).sum())
         if left.shape[1] != inner or right.shape[0] != inner:
             raise ValueError(
                 f"factors of shapes {left.shape} and {right.shape} do not fit ranks of sum {inner}"

@@ -8,12 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.checks import check_numbers
 from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
     Tunable,
+    check_forms,
     dtype_name,
     rebuild,
     with_plain_strides,
@@ -35,12 +37,14 @@ class ScaledColumns(Leaf):
         scale: shape (in,), in the dtype in which it is stored.
 
     Raises:
-        ValueError: another number of scales than of columns.
+        ValueError: another number of scales than of columns, or scales that are no finite numbers.
     """
 
     scale: Tensor
 
     def __init__(self, term: Factorization, scale: Tensor, note: str = "") -> None:
+        check_forms("the term", [term])
+        check_numbers("scale", scale)
         if tuple(scale.shape) != (term.shape[1],):
             raise ValueError(
                 f"scales of shape {tuple(scale.shape)} do not fit the columns of a term of shape "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.checks import check_pair
 from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
@@ -27,15 +29,15 @@ class BlockGrid:
             for columns.
 
     Raises:
-        ValueError: a block without weights.
+        ValueError: a block without weights, or what is no shape of a matrix.
     """
 
     shape: tuple[int, int]
     block: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if min(self.block) < 1:
-            raise ValueError(f"a block has at least 1 row and 1 column, got {self.block}")
+        check_pair("shape", self.shape, least=0)
+        check_pair("block", self.block)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,7 +51,16 @@ class BlockGrid:
         return self.size[0] * self.size[1]
 
     def expand(self, kept: Tensor) -> Tensor:
-        """The mask (out, in) of a mask of blocks."""
+        """The mask (out, in) of a mask of blocks.
+
+        Raises:
+            ValueError: what is no mask of these blocks.
+        """
+        if tuple(kept.shape) != self.size or kept.dtype != torch.bool:
+            raise ValueError(
+                f"kept blocks of shape {tuple(kept.shape)} and {kept.dtype} do not fit {self}, "
+                f"which needs {self.size} and torch.bool"
+            )
         height, width = self.block
         mask = kept.repeat_interleave(min(height, self.shape[0]), 0)
         mask = mask.repeat_interleave(min(width, self.shape[1]), 1)
@@ -142,14 +153,23 @@ class Sparse(Leaf):
             where each of them keeps the same number k (N:M patterns, columns, rows), and so can be
             quantized row by row; of shape (1, nnz) otherwise, which `map_dense` notes.
 
+    Raises:
+        ValueError: kept blocks that are not those of the grid, or another number of values.
+
     Source: CSR: Saad, Iterative Methods for Sparse Linear Systems, 2003, section 3.4.
     """
 
     mask: Tensor
 
     def __init__(self, grid: BlockGrid, kept: Tensor, values: Factorization) -> None:
+        mask, number = grid.expand(kept), int(kept.sum())
+        # Blocks at the edge may be smaller; which of them are kept is not known before loading.
+        if not number <= values.shape[0] * values.shape[1] <= number * math.prod(grid.block):
+            raise ValueError(
+                f"values of shape {values.shape} do not fit {number} kept blocks of {grid.block}"
+            )
         super().__init__(grid.shape)
-        self._hold(grid, grid.encode(kept), grid.expand(kept), values)
+        self._hold(grid, grid.encode(kept), mask, values)
 
     def _hold(
         self, grid: BlockGrid, index: dict[str, Tensor], mask: Tensor, values: Factorization

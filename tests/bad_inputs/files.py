@@ -9,18 +9,20 @@ from torch import nn
 
 from lowrank import checkpoint
 from lowrank.compress import compress
-from lowrank.decomposers import (
-    EntropyCodedQuantization,
-    MagnitudePruning,
-    Quantization,
+from lowrank.decomposers import MagnitudePruning, Quantization
+from lowrank.factorizations import (
+    BlockDiagonal,
+    Dense,
+    EntropyCoded,
+    Factorization,
+    RegroupedProduct,
 )
-from lowrank.factorizations import BlockDiagonal, Dense, Factorization, RegroupedProduct
+from lowrank.factorizations.laws import Exponents, Law
 from lowrank.factorized import FactorizedLinear
 
 FOUR_BITS, ZEROS = Quantization(4), Quantization(3, group_size=4, symmetric=False)
 PRUNED, FEW = MagnitudePruning(0.5), MagnitudePruning(0.99)
 BLOCKS = MagnitudePruning(0.5, pattern="4x3")
-ENTROPY = EntropyCodedQuantization(3)
 NAN, INF = float("nan"), float("inf")
 NOT_WHOLE = "no whole safetensors file"
 
@@ -35,6 +37,13 @@ def convolution() -> nn.Conv2d:
     return nn.Conv2d(4, 8, 3)
 
 
+def entropy_coded() -> EntropyCoded:
+    """The layer's weight in steps of a sixteenth."""
+    codes = (linear().weight.detach() * 16).round().long()
+    none = Exponents(torch.zeros(8, dtype=torch.int64), torch.zeros(12, dtype=torch.int64))
+    return EntropyCoded.of(codes, (1 / 16, none), (Law(0.5, 0.0, 8), none))
+
+
 def two() -> nn.Sequential:
     return nn.Sequential(linear(), nn.Linear(8, 3))
 
@@ -43,7 +52,7 @@ def monarch() -> RegroupedProduct:
     """A matrix of 8 x 12 in 2 x 2 blocks of rank 1."""
     left = BlockDiagonal(2, Dense(torch.rand(8, 2)))
     right = BlockDiagonal(2, Dense(torch.rand(4, 6)))
-    return RegroupedProduct(left, right, (2, 2), torch.ones(2, 2))
+    return RegroupedProduct(left, right, (2, 2), torch.ones(2, 2).long())
 
 
 def pickled(value, zipped=True) -> bytes:
@@ -51,6 +60,9 @@ def pickled(value, zipped=True) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
+
+
+ENTROPY = entropy_coded()
 
 
 def saved(folder: Path, layer=linear, method=FOUR_BITS) -> Path:

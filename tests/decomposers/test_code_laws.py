@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lowrank.decomposers.code_laws import assign, fit_law
 from lowrank.factorizations import EntropyCoded
-from lowrank.factorizations.entropy_coded import Exponents
+from lowrank.factorizations.laws import Exponents
 
 
 def random(*shape, seed=0):

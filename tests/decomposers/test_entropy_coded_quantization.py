@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import GPTQ, EntropyCodedQuantization
+from lowrank.factorizations import EntropyCoded
 from lowrank.norms import IDENTITY, Diagonal, Gram
 
 
@@ -99,6 +100,95 @@ def test_rows_that_count_more_have_finer_steps():
 def test_a_zero_weight_is_stored_without_error():
     found = EntropyCodedQuantization(2.0).decompose(torch.zeros(20, 30))
     assert not found.to_dense().any()
+
+
+@pytest.mark.parametrize("value", [1 / 9, -0.3, 7.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(40, 30), (1, 60), (60, 1)])
+def test_a_constant_weight_is_one_number(value, dtype, shape):
+    weight = torch.full(shape, value, dtype=dtype)
+    found = EntropyCodedQuantization(4.0).decompose(weight)
+    torch.testing.assert_close(found.to_dense(), weight, rtol=1e-7, atol=0)
+    assert len(found.codes.unique()) == 1 and nbytes(found) < 0.7 * weight.numel() / 8 + 20
+
+
+def few_valued(values, shares, shape=(60, 80)):
+    generator = torch.Generator().manual_seed(0)
+    places = torch.multinomial(
+        torch.tensor(shares).float(), shape[0] * shape[1], True, generator=generator
+    )
+    return 0.02 * torch.tensor(values).double()[places].view(shape)
+
+
+@pytest.mark.parametrize(
+    ("values", "shares", "bits"),
+    [
+        ([-1, 0, 1], [0.1, 0.8, 0.1], 1.2),
+        ([-1, 0, 1], [1, 1, 1], 1.8),
+        ([-2, -1, 0, 1, 2], [1.0, 4, 6, 4, 1], 2.3),
+        ([3, 4, 5], [1, 2, 1], 1.9),
+        ([-1, 1], [19, 1], 0.8),
+        ([-1, 1], [1, 1], 1.1),
+        ([-0.3, 0.7], [2, 1], 1.2),
+    ],
+)
+@pytest.mark.parametrize("norm", ["identity", "diagonal", "full"])
+def test_few_values_come_back_without_error_where_their_entropy_fits(values, shares, bits, norm):
+    weight = few_valued(values, shares)
+    columns = random(80).square() + 0.1
+    norms = {"identity": IDENTITY, "diagonal": Diagonal(columns), "full": Gram(correlated(80, 300))}
+    found = EntropyCodedQuantization(bits).decompose(weight, norms[norm])
+    assert nbytes(found) <= bits * weight.numel() / 8
+    torch.testing.assert_close(found.to_dense(), weight, rtol=1e-6, atol=0)
+
+
+def test_weights_of_one_sign_are_coded_from_their_mean():
+    weight = 1 + 0.01 * random(64, 64)
+    found = EntropyCodedQuantization(2.0).decompose(weight)
+    assert isinstance(found, EntropyCoded) and found.centre > 10
+    # As if the mean were known: the error of normal numbers at that rate, see above.
+    assert float((weight - found.to_dense()).norm() / (0.01 * 64)) < 2**-1.6
+    about = EntropyCodedQuantization(2.0).decompose(weight - 1)
+    assert about.centre == 0
+
+
+SCALES = {
+    torch.float16: [1.2e4, 6e-5, 6e-8],
+    torch.bfloat16: [8e37, 1e-38, 1e-40],
+    torch.float32: [8e37, 1e-38, 1e-43],
+    torch.float64: [1e160, 4e307, 1e-160, 1e-300, 5e-322],
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
+)
+@pytest.mark.parametrize("bits", [1.5, 4.5])
+def test_weights_of_any_size_are_coded_as_those_of_usual_size_are(dtype, scale, bits):
+    """Up to the digits that the smallest numbers of a dtype have lost."""
+    weight = (random(20, 30).clamp(-4, 4) * scale).to(dtype)
+    usual = weight.double() / weight.double().abs().max()
+    found = EntropyCodedQuantization(bits).decompose(weight)
+    assert bool(found.to_dense().isfinite().all())
+    ratio = found.to_dense().detach().double() / weight.double().abs().max()
+    error = float((ratio - usual).detach().norm() / usual.norm())
+    wanted = EntropyCodedQuantization(bits).decompose(usual).to_dense().detach()
+    assert error < 1.05 * float((wanted - usual).norm() / usual.norm()) + 0.03
+
+
+def test_levels_beyond_the_range_of_the_dtype_are_not_taken():
+    weight = (random(12, 16).clamp(-1, 1) * 6.5e4).half()
+    for bits in (1.5, 2, 3):
+        dense = EntropyCodedQuantization(bits).decompose(weight).to_dense().detach()
+        error = float((dense.double() - weight.double()).norm() / weight.double().norm())
+        assert bool(dense.isfinite().all()) and error < 2 ** -(bits - 1)
+
+
+def test_the_step_is_that_of_least_squares_where_levels_are_few():
+    """Of three levels at ±c and noise, c is what matters; codes would be the same for many."""
+    weight = random(60, 80).sign() * (random(60, 80, seed=1) > 0.5) + 0.01 * random(60, 80, seed=2)
+    found = EntropyCodedQuantization(1.6).decompose(weight)
+    assert float((weight - found.to_dense()).norm() / weight.norm()) < 0.03
 
 
 def test_a_singular_moment_is_raised_and_the_report_says_so():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.factorizations import EntropyCoded, rebuild
-from lowrank.factorizations.entropy_coded import Exponents, Law
+from lowrank.factorizations.laws import Exponents, Law
 
 
 def exponents(rows, columns, largest, seed=0):
@@ -96,6 +96,26 @@ def test_another_dtype_changes_what_it_stands_for_and_not_what_is_stored(dtype):
     assert torch.equal(back.to_dense(), moved.to_dense())
 
 
+@given(
+    centre=st.sampled_from([-1000, -3, 0, 7, 10**6]),
+    exponent=st.sampled_from([-1000, -140, -5, 0, 3, 140, 1000]),
+    step=st.sampled_from([0.3, 1.0, 1e-3]),
+    seed=st.integers(0, 100),
+)
+def test_it_stands_for_codes_about_any_centre_times_steps_of_any_size(centre, exponent, step, seed):
+    codes, (_, steps), (law, spreads), _ = example(6, 5, largest=2, seed=seed)
+    coding = Law(law.linear, law.square, law.reach, centre), spreads
+    form = EntropyCoded.of(codes + centre, (step, steps), coding, torch.float64, exponent)
+    assert torch.equal(form.codes, codes + centre)
+    wanted = (codes + centre).double() * float(torch.tensor(step)) * steps.factors(torch.float64)
+    back = rebuild(form.config())
+    back.load_state_dict(form.state_dict())
+    for found in (form, back):
+        # In two halves, or the power alone would be beyond the range of float64.
+        ratio = found.to_dense() * 2.0 ** -(exponent // 2) * 2.0 ** -(exponent - exponent // 2)
+        torch.testing.assert_close(ratio, wanted, rtol=1e-12, atol=0)
+
+
 def test_it_says_what_it_takes():
     form = example()[-1]
     stored = sum(tensor.nbytes for tensor in form.state_dict().values())
@@ -106,5 +126,5 @@ def test_what_does_not_fit():
     codes, levels, (law, spreads), _ = example()
     with pytest.raises(ValueError, match=r"exponents of lengths \[20, 30, 30, 20\] do not fit"):
         EntropyCoded.of(codes, levels, (law, Exponents(spreads.column, spreads.row)))
-    with pytest.raises(ValueError, match="codes up to 90 need a law that reaches them"):
+    with pytest.raises(ValueError, match="codes up to 90 from the centre need a law that"):
         EntropyCoded.of(codes * 10, levels, (law, spreads))

@@ -189,7 +189,9 @@ def test_it_prints_readably():
 
 
 def test_a_block_without_weights_is_refused():
-    with pytest.raises(ValueError, match=r"at least 1 row and 1 column, got \(0, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"block=\(0, 1\), of which=0 must be an integer of at least 1"
+    ):
         BlockGrid((3, 4), (0, 1))
 
 

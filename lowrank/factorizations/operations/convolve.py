@@ -35,6 +35,9 @@ class Convolve(Operation):
     Args:
         shared: how many consecutive groups of channels the whole matrix is applied to, each by
             itself; 1 for a layer, more for the right factor of a grouped convolution.
+
+    Raises:
+        ValueError: a view that does not exist, or numbers below 1 (padding: below 0).
     """
 
     kernel_size: tuple[int, int]
@@ -44,6 +47,13 @@ class Convolve(Operation):
     groups: int = 1
     view: KernelView = "channel"
     shared: int = 1
+
+    def __post_init__(self) -> None:
+        if self.view not in KERNEL_VIEWS:
+            raise ValueError(f"view={self.view!r} must be one of {KERNEL_VIEWS}")
+        sizes = (*self.kernel_size, *self.stride, *self.dilation, self.groups, self.shared)
+        if min(sizes) < 1 or min(self.padding) < 0:
+            raise ValueError(f"{self}: all numbers must be at least 1, padding at least 0")
 
     def matrix(self, kernel: Tensor) -> Tensor:
         """The matrix of a kernel (out, in/groups, kh, kw), contiguous."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.operations.operation import Operation, Split, T
 
 
@@ -42,10 +43,16 @@ class MultiplyBlocks(Operation):
     Args:
         count: the number of blocks.
         shared: whether the matrix is one block, that all are.
+
+    Raises:
+        ValueError: no block.
     """
 
     count: int
     shared: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("count", self.count)
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         parts = x.unflatten(-1, (self.count, -1))
@@ -63,9 +70,16 @@ class MultiplyBlocks(Operation):
 
 @dataclass(frozen=True)
 class MultiplyAlong(Operation):
-    """y = x (W ⊗ 1)ᵀ: each position by itself, for x of shape (…, in · positions)."""
+    """y = x (W ⊗ 1)ᵀ: each position by itself, for x of shape (…, in · positions).
+
+    Raises:
+        ValueError: no position.
+    """
 
     positions: int
+
+    def __post_init__(self) -> None:
+        check_whole("positions", self.positions)
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         y = matrix @ x.unflatten(-1, (-1, self.positions))

@@ -1,0 +1,48 @@
+"""Weights that are multiples of one step: of few values, such as those of a quantized matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from lowrank.factorizations.laws import LARGEST_CODE
+
+# Weights that near to a multiple, in shares of themselves, count as one: some roundings of float32.
+ROUNDINGS = 2.0**-20
+# Among the first so many weights are all their values if these are not more than so few.
+SOME, FEW_VALUES = 2**12, 2**8
+
+
+def as_multiples(weight: Tensor) -> Iterator[tuple[Tensor, float, int]]:
+    """Codes, counted from a centre, with which (codes + centre) · step is the weight.
+
+    Args:
+        weight: shape (out, in), float64, not zero.
+
+    Yields:
+        Codes (out, in), float64; the step; the centre. Nothing for weights that are no multiples.
+    """
+    for step in smallest_distances(weight):
+        steps = weight / step
+        codes = steps.round()
+        if bool(((steps - codes).abs() > ROUNDINGS * codes.abs()).any()):
+            continue
+        for centre in {0, round(float(codes.mean()))}:
+            if not is_beyond(codes - centre):
+                yield codes - centre, step, centre
+
+
+def smallest_distances(weight: Tensor) -> list[float]:
+    """Steps of which all weights may be multiples: the smallest, and what is between neighbours."""
+    sizes = weight.abs()
+    smallest = float(sizes[sizes > 0].min())
+    gaps = weight.flatten()[:SOME].sort().values.diff()
+    gaps = gaps[gaps > ROUNDINGS * sizes.max()]
+    # Of many values hardly two are as far apart as the step.
+    return [smallest, float(gaps.min())] if 0 < len(gaps) < FEW_VALUES else [smallest]
+
+
+def is_beyond(codes: Tensor) -> bool:
+    """Whether codes would be larger than any law reaches."""
+    return not float(codes.abs().max()) <= LARGEST_CODE

@@ -1,0 +1,36 @@
+"""A weight at a size at which all can be computed with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lowrank.factorizations.entropy_coded import times_power
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A weight beside itself at a size at which nothing that is computed leaves float64.
+
+    Attributes:
+        weight: shape (out, in).
+        exponent: of the power of two at or below its largest magnitude; 0 if it is zero.
+        unit: the weight divided by that, float64.
+    """
+
+    weight: Tensor
+    exponent: int
+    unit: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Normalised:
+        """A weight and its size."""
+        largest = float(weight.abs().max())
+        exponent = math.frexp(largest)[1] - 1 if largest else 0
+        return cls(weight, exponent, times_power(weight.double(), -exponent))
+
+    def units(self, matrix: Tensor) -> Tensor:
+        """An approximation of the weight as one of `unit`."""
+        return times_power(matrix.detach().double(), -self.exponent)

@@ -1,0 +1,200 @@
+"""What an entropy code must beat: levels of one width and codebooks, given the same bytes."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.codebook_quantization import CodebookQuantization
+from lowrank.decomposers.curvature import has_pairs
+from lowrank.decomposers.normalised import Normalised
+from lowrank.decomposers.rounding import Rounding
+from lowrank.factorizations import EntropyCoded, Factorization
+from lowrank.factorizations.packing import BITS, Layout, packed_bytes
+from lowrank.norms import Norm
+
+# Rows of about so many weights are tried first, but at least so many rows.
+SAMPLE, LEAST_ROWS = 2**12, 4
+# How many times the squared error of the entropy code the best rival's may be on them.
+CHANCE = 1.25
+# Bits of a codebook for which centroids are searched on some rows; more take long.
+FEW = 4
+SCALE_BYTES = 2
+
+
+class Rival(ABC):
+    """A plain way to store a weight."""
+
+    @abstractmethod
+    def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
+        """What it makes of a weight (out, in), of whose entries errors count so much."""
+
+    @abstractmethod
+    def error_on(self, sample: Sample) -> float:
+        """About what its squared error on a sample is."""
+
+
+@dataclass(frozen=True)
+class Levels(Rival):
+    """`Quantization` by least squares."""
+
+    bits: int
+    group_size: int | str
+    symmetric: bool
+
+    def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
+        with suppress(ValueError):
+            return self._made_of(weight, counts, "float16")
+        return self._made_of(weight, counts, "bfloat16")  # Of scales beyond the range of float16.
+
+    def error_on(self, sample: Sample) -> float:
+        return sample.squared_error(self.made_of(sample.weight, sample.counts).to_dense())
+
+    def _made_of(self, weight: Tensor, counts: Tensor, scale_dtype: str) -> Factorization:
+        rounding = Rounding(self.bits, self.group_size, self.symmetric, "mse", scale_dtype)
+        return rounding.nearest(weight, rounding.grid(weight, counts))
+
+
+@dataclass(frozen=True)
+class Shared(Rival):
+    """`CodebookQuantization` of the whole matrix."""
+
+    bits: int
+
+    def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
+        del counts
+        return CodebookQuantization(self.bits).decompose(weight)
+
+    def error_on(self, sample: Sample) -> float:
+        if self.bits <= FEW or sample.is_whole:
+            return sample.squared_error(self.made_of(sample.weight, sample.counts).to_dense())
+        return float(sample.counts.mean()) * least_error(sample.weight, 2**self.bits)
+
+
+def least_error(values: Tensor, levels: int) -> float:
+    """About the least sum of squared errors of many levels, from the density of the values.
+
+    A fourth too little, because distances between neighbours scatter: no rival is to be missed.
+
+    Source: Panter & Dite, Proceedings of the IRE 39(1), 1951.
+    """
+    gaps = values.flatten().sort().values.diff()
+    if int((gaps > 0).sum()) < levels:
+        return 0.0
+    root = gaps.pow(2 / 3).sum() / values.numel() ** (1 / 3)
+    return values.numel() * float(root) ** 3 / (12 * levels**2)
+
+
+def rivals(weight: Tensor, budget: int) -> list[Rival]:
+    """Those that take at most `budget` bytes: of the two largest numbers of bits, in the smallest
+    groups that fit, and the longest codebook."""
+    shape = (weight.shape[0], weight.shape[1])
+    codes = {bits: packed_bytes(weight.numel(), bits) for bits in BITS}
+    codebooks = [bits for bits in BITS if codes[bits] + 2**bits * weight.itemsize <= budget]
+    found: list[Rival] = [Shared(bits) for bits in codebooks[-1:]]
+    for bits in [bits for bits in BITS if codes[bits] + SCALE_BYTES <= budget][-2:]:
+        for symmetric in (True, False):
+            size = smallest_group(shape, bits, symmetric, budget)
+            if size is not None:
+                found.append(Levels(bits, size, symmetric))
+    return found
+
+
+def smallest_group(
+    shape: tuple[int, int], bits: int, symmetric: bool, budget: int
+) -> int | Literal["tensor"] | None:
+    """The smallest groups whose scales, and zero points, still fit; None if none do."""
+
+    def fits(size: int | Literal["tensor"]) -> bool:
+        layout = Layout(shape, bits, size)
+        zeros = 0 if symmetric else packed_bytes(layout.count, bits)
+        return layout.code_bytes + layout.count * SCALE_BYTES + zeros <= budget
+
+    low, high = 1, shape[1]
+    if not fits(high):
+        return "tensor" if fits("tensor") else None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return high
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a weight, and the error there of the form that is to be beaten.
+
+    Attributes:
+        weight: shape (rows, in).
+        counts: what each squared error counts alone, of that shape.
+        moment: which inputs come together, (in, in); None where none do.
+        importance: of the rows, (rows,); `counts` where no inputs come together.
+        is_whole: whether these are all rows.
+        error: squared, in the norm, of the form.
+    """
+
+    weight: Tensor
+    counts: Tensor
+    moment: Tensor | None
+    importance: Tensor
+    is_whole: bool
+    error: float = 0.0
+
+    @classmethod
+    def of(cls, weight: Tensor, norm: Norm, found: Tensor) -> Sample:
+        """Rows of a weight (out, in), and how far an approximation is from them."""
+        count = max(LEAST_ROWS, SAMPLE // weight.shape[1])
+        rows = torch.arange(0, len(weight), max(1, len(weight) // count), device=weight.device)
+        counts = norm.entry_weights(weight).expand(weight.shape)[rows]
+        moment, importance = norm.second_moment(weight), counts
+        if has_pairs(moment):
+            importance = norm.row_weights(weight).expand(len(weight))[rows]
+        within = moment if has_pairs(moment) else None
+        sample = cls(weight[rows], counts, within, importance, len(rows) == len(weight))
+        return replace(sample, error=sample.squared_error(found[rows]))
+
+    def nearest(self, rivals: list[Rival]) -> Rival | None:
+        """The rival that is nearest to these rows, unless it is much farther than the form."""
+        errors = [rival.error_on(self) for rival in rivals]
+        best = min(range(len(errors)), key=errors.__getitem__, default=None)
+        return None if best is None or errors[best] > CHANCE * self.error else rivals[best]
+
+    def squared_error(self, matrix: Tensor) -> float:
+        """That of an approximation, in the norm."""
+        missing = self.weight - matrix.detach().double()
+        if self.moment is None:
+            return float((missing.square() * self.importance).sum())
+        return float(((missing @ self.moment) * missing).sum(dim=1) @ self.importance)
+
+
+def nearer_of_rivals(
+    weight: Normalised, norm: Norm, own: tuple[EntropyCoded, Tensor], budget: int
+) -> Factorization:
+    """An entropy code, or what a rival makes of at most `budget` bytes where that is nearer.
+
+    Args:
+        weight: what is approximated.
+        norm: in which the error counts.
+        own: the entropy code, and what it stands for beside `weight.unit`.
+    """
+    form, found = own
+    error = norm(weight.unit - found)
+    candidates = rivals(weight.weight, budget) if error else []
+    rival = Sample.of(weight.unit, norm, found).nearest(candidates)
+    if rival is None:
+        return form
+    try:
+        other = rival.made_of(weight.weight, norm.entry_weights(weight.unit))
+    except ValueError:  # No scale of 16 bits suits it.
+        return form
+    least = norm(weight.unit - weight.units(other.to_dense()))
+    if not least < error:
+        return form
+    times = error / least if least else math.inf
+    other.note = f"instead of an entropy code: {form.describe()} has {times:.3g} times its error"
+    return other

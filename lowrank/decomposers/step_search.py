@@ -1,0 +1,271 @@
+"""The step between levels with which a matrix takes so many bytes once its codes are coded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.budget import stored_bytes
+from lowrank.decomposers.code_laws import fit_law
+from lowrank.decomposers.multiples import as_multiples, is_beyond
+from lowrank.decomposers.normalised import Normalised
+from lowrank.decomposers.rate_distortion import Coding, Matrix
+from lowrank.factorizations import EntropyCoded
+from lowrank.factorizations.laws import LARGEST_CODE, Exponents
+from lowrank.norms import Norm
+
+# Bits for each weight that may be left over where no step is found that leaves fewer.
+TOLERANCE = 0.004
+# Steps that are tried at most: with codes as they are, then with all that is done to them.
+QUICK, FULL = 8, 12
+# By how much a step grows at a time where no other one fits.
+GROWTH = 1.05
+# As so many bits too many for each weight count codes beyond what can be stored.
+BEYOND = 1.0
+# To what share the error must fall for another step to be worth it.
+WORTH = 0.95
+# So many powers of two below the largest number of a dtype, levels may lie above it.
+NEAR = 4
+LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
+
+
+class Search:
+    """The smallest step with which a weight takes no more than so many bytes.
+
+    Args:
+        weight: what is to be approximated.
+        norm: in which its error counts.
+        budget: in bytes.
+        sweeps: after rounding.
+    """
+
+    def __init__(self, weight: Normalised, norm: Norm, budget: int, sweeps: int) -> None:
+        self.unit, self.exponent = weight.unit, weight.exponent
+        self.matrix = Matrix(self.unit, norm)
+        self.budget = budget
+        self.sweeps = sweeps
+        self.norm = norm
+        self.dtype = weight.weight.dtype
+        self.count = self.unit.numel()
+        mean, spread = float(self.matrix.weight.mean()), float(self.matrix.weight.std(correction=0))
+        self.spread = spread or abs(mean)
+        self.limit = self._largest_values()
+        # Weights about 0 are coded from there, those of one sign from their mean.
+        self.mean = mean if abs(mean) >= spread else 0.0
+
+    def run(self) -> tuple[EntropyCoded, Tensor]:
+        """What is stored with the smallest step that was found to fit, and what it stands for.
+
+        The latter as `unit` is, (out, in), float64.
+
+        Raises:
+            ValueError: not even codes that are all 0 fit.
+        """
+        nothing = self._form(torch.zeros_like(self.matrix.weight), 1.0)
+        if self._spare(nothing) < 0:
+            bits = 8 * stored_bytes(nothing) / self.count
+            raise ValueError(
+                f"{self.budget} bytes are too few for {self.count} weights, of which even codes "
+                f"that are all 0 take {stored_bytes(nothing)}: give bits={bits:.3g} or more"
+            )
+        if not bool(self.unit.any()):
+            return nothing, self.unit
+        exact = self._exact()
+        return self._nearer_than_mean(*self._smallest()) if exact is None else (exact, self.unit)
+
+    def _largest_values(self) -> Tensor | None:
+        """Up to which values its dtype holds each entry, (in, out), if the weight comes near."""
+        largest = torch.finfo(self.dtype).max
+        if self.exponent < math.frexp(largest)[1] - NEAR:
+            return None
+        # Less what rounding to the digits of a step and to those of float32 can add.
+        within = math.ldexp(largest, -self.exponent) * (1 - 2.0**-20)
+        return within / self.matrix.steps.factors(torch.float64).T
+
+    def _smallest(self) -> tuple[EntropyCoded, Tensor]:
+        step, tried = self._quick(), Tried()
+        best: tuple[EntropyCoded, Tensor] | None = None
+        least, note = math.inf, ""
+        while best is None or len(tried.spare) < FULL:
+            step = self._snapped(step)
+            codes = self._codes(step)
+            if codes is None:
+                spare, note = -BEYOND, LIMITED
+            else:
+                form = self._form(codes, step, self._centre(step))
+                spare = self._spare(form)
+                if spare >= 0 and step < least:
+                    best, least = (form, codes), step
+            if 0 <= spare <= TOLERANCE:
+                note = ""
+                break
+            step = tried.next(step, spare) if len(tried.spare) < FULL else step * GROWTH
+        assert best is not None
+        form, found = self._fitted(best[0], best[1], least)
+        form.note = note
+        return form, found
+
+    def _exact(self) -> EntropyCoded | None:
+        """The weight without error, if its values are multiples of one step and that fits."""
+        found = [
+            self._form(codes.T, step, centre, self._plain())
+            for codes, step, centre in as_multiples(self.unit)
+        ]
+        fitting = [form for form in found if self._spare(form) >= 0]
+        return min(fitting, key=stored_bytes, default=None)
+
+    def _nearer_than_mean(self, form: EntropyCoded, found: Tensor) -> tuple[EntropyCoded, Tensor]:
+        """An approximation, or the mean everywhere if it is nearer; that takes next to nothing."""
+        mean = float(self.unit.mean())
+        everywhere = torch.full_like(self.unit, mean)
+        if not self.mean or self.norm(self.unit - found) <= self.norm(self.unit - everywhere):
+            return form, found
+        none = torch.zeros_like(self.matrix.weight)
+        sign = 1 if mean > 0 else -1
+        return self._form(none, abs(mean), sign, self._plain()), everywhere
+
+    def _plain(self) -> Exponents:
+        """One step for all."""
+        return Exponents(*(torch.zeros(n, dtype=torch.int64) for n in self.unit.shape))
+
+    def _quick(self) -> float:
+        """A step with which the codes about fit if weights are simply rounded."""
+        tried, step = Tried(), self.spread * 2 ** (2 - 8 * self.budget / self.count)
+        while True:
+            step = self._snapped(step)
+            codes = self._rounded(step)
+            if is_beyond(codes):
+                spare = -BEYOND
+            else:
+                spare = (8 * self.budget - fit_law(codes.T)[2]) / self.count
+            if abs(spare) < 0.05 or len(tried.spare) == QUICK:
+                return step
+            step = tried.next(step, spare)
+
+    def _centre(self, step: float) -> int:
+        """The code that stands for the mean; 0 if that is below a step."""
+        # A step that was snapped may be a rounding too large.
+        return int(self.mean / step * (1 + 2.0**-40))
+
+    def _snapped(self, step: float) -> float:
+        """The next step, not below this one, of which the mean is a multiple if it has a code."""
+        centre = self._centre(step)
+        return self.mean / centre if centre else step
+
+    def _rounded(self, step: float) -> Tensor:
+        """Each weight rounded by itself, codes from the centre, (in, out)."""
+        return (self.matrix.weight / step).round() - self._centre(step)
+
+    def _codes(self, step: float) -> Tensor | None:
+        """Codes (in, out) that cost little in error and bits; none if some are too large.
+
+        What a code takes depends on the others. The law is that of codes which are simply rounded,
+        then that of those chosen by it; to go on would make rare codes ever rarer.
+        """
+        codes, centre = self._rounded(step), self._centre(step)
+        for _ in range(2):
+            if is_beyond(codes):
+                return None
+            law, spreads, _ = fit_law(codes.T)
+            coding = Coding(replace(law, centre=centre), spreads)
+            codes = self.matrix.round(step, coding)
+        for _ in range(self.sweeps if self.matrix.factor is not None else 0):
+            self.matrix.sweep(codes, step, coding)
+        return None if is_beyond(codes) else self._within_range(codes, step)
+
+    def _within_range(self, codes: Tensor, step: float) -> Tensor:
+        """Codes whose levels the dtype of the weight holds, the nearest to these."""
+        if self.limit is None:
+            return codes
+        most, centre = (self.limit / step).floor(), self._centre(step)
+        return torch.minimum(torch.maximum(codes, -most - centre), most - centre)
+
+    def _fitted(
+        self, form: EntropyCoded, codes: Tensor, step: float
+    ) -> tuple[EntropyCoded, Tensor]:
+        """The step of least squares and the codes for it, in turn, while the error falls much.
+
+        Where many levels are taken, next to nothing is gained. With few, as of ternary weights,
+        nearly all of the error may be that of the step.
+
+        Returns:
+            What is stored, and what it stands for as `unit` is.
+        """
+        found = self._values(codes, step)
+        error = self.norm(self.unit - found)
+        while True:
+            ratio = self._ratio(found)
+            fitted = ratio * found
+            if ratio <= 0 or self.norm(self.unit - fitted) > WORTH * error:
+                return form, found
+            form = self._form(codes, step * ratio, self._centre(step))
+            found, error = fitted, self.norm(self.unit - fitted)
+            step = self._snapped(step * ratio)
+            again = self._codes(step)
+            if again is None:
+                return form, found
+            other, values = self._form(again, step, self._centre(step)), self._values(again, step)
+            if self._spare(other) < 0 or self.norm(self.unit - values) > WORTH * error:
+                return form, found
+            form, codes, found, error = other, again, values, self.norm(self.unit - values)
+
+    def _values(self, codes: Tensor, step: float) -> Tensor:
+        """What codes (in, out) from the centre stand for, (out, in)."""
+        whole = codes + self._centre(step)
+        return (whole * step).T * self.matrix.steps.factors(torch.float64)
+
+    def _ratio(self, found: Tensor) -> float:
+        """How many times an approximation is nearest to the weight; 0 of one that is zero."""
+        size = self.norm(found)
+        # ‖a + b‖² − ‖a − b‖² = 4 ⟨a, b⟩.
+        both, less = self.norm(self.unit + found), self.norm(self.unit - found)
+        return (both**2 - less**2) / (4 * size**2) if size else 0.0
+
+    def _form(
+        self, codes: Tensor, step: float, centre: int = 0, steps: Exponents | None = None
+    ) -> EntropyCoded:
+        """What is stored of codes (in, out) from the centre.
+
+        Args:
+            steps: factors of the step; those of the matrix if not given.
+        """
+        law, spreads, _ = fit_law(codes.T)
+        levels = step, steps or self.matrix.steps
+        coding = replace(law, centre=centre), spreads
+        whole = codes.T.long() + centre
+        return EntropyCoded.of(whole, levels, coding, self.dtype, self.exponent)
+
+    def _spare(self, form: EntropyCoded) -> float:
+        """Bits for each weight that are left over."""
+        return 8 * (self.budget - stored_bytes(form)) / self.count
+
+
+class Tried:
+    """Steps and how many bits for each weight they leave over: the larger the step, the more."""
+
+    def __init__(self) -> None:
+        self.exponent: list[float] = []
+        self.spare: list[float] = []
+
+    def next(self, step: float, spare: float) -> float:
+        """A step that should leave half of the tolerance, from one that leaves `spare`.
+
+        By the secant through the last two, or half-way between those that are nearest on either
+        side.
+        """
+        self.exponent.append(math.log2(step))
+        self.spare.append(spare)
+        points = sorted(zip(self.exponent, self.spare, strict=True))
+        slope = 1.0
+        if len(points) > 1 and abs(self.exponent[-1] - self.exponent[-2]) > 0.02:
+            rise = self.spare[-1] - self.spare[-2]
+            slope = min(1.2, max(0.05, rise / (self.exponent[-1] - self.exponent[-2])))
+        wanted = self.exponent[-1] + (TOLERANCE / 2 - spare) / slope
+        low = max((x for x, left in points if left < 0), default=-math.inf)
+        high = min((x for x, left in points if left >= 0), default=math.inf)
+        if low < high and not low < wanted < high:
+            wanted = (low + high) / 2
+        return 2.0**wanted

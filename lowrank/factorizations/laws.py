@@ -1,0 +1,122 @@
+"""How often the codes of a matrix occur: what an entropy code of it is made by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Context, Decimal, localcontext
+
+import torch
+from torch import Tensor
+
+from lowrank.factorizations import ans
+
+# Digits with which probabilities are computed: correctly rounded, the same on every machine.
+EXACT = Context(prec=20)
+# Of far more, the frequencies would not fit in their 16 bits.
+LARGEST_CODE = 2**12
+LARGEST_EXPONENT = 255
+
+
+@dataclass(frozen=True)
+class Law:
+    """How often codes occur: p(centre + q) ∝ exp(−linear · |q|/s − square · q²/s²), s their spread.
+
+    Args:
+        linear, square: at least 0; Laplace's law has no square, Gauss' no linear part. Rounded to
+            float32, in which they are stored.
+        reach: the largest |q|, 0..4096.
+        centre: the most frequent code; not 0 only where nearly all weights have one sign.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    linear: float
+    square: float
+    reach: int
+    centre: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("linear", "square"):
+            value = float(torch.tensor(getattr(self, name)).float())
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} of a law of codes must be at least 0 and finite")
+            object.__setattr__(self, name, value)
+        if not 0 <= self.reach <= LARGEST_CODE:
+            raise ValueError(f"reach={self.reach} of a law of codes must lie in 0..{LARGEST_CODE}")
+
+    def frequencies(self, exponents: range) -> Tensor:
+        """Those of −reach..reach for spreads 2^(exponent/2), (exponents, 2 · reach + 1), int64.
+
+        Integers of at least 1 that sum to 2^16, the same on every machine.
+        """
+        return torch.tensor([self._frequencies(exponent) for exponent in exponents])
+
+    def _frequencies(self, exponent: int) -> list[int]:
+        with localcontext(EXACT):
+            square = Decimal(self.square) / Decimal(2) ** exponent
+            linear = Decimal(self.linear) / (Decimal(2) ** exponent).sqrt()
+            weight, ratio = Decimal(1), (-linear - square).exp()
+            falling, weights = (-2 * square).exp(), [2**60]
+            while len(weights) <= self.reach and weights[-1]:
+                weight, ratio = weight * ratio, ratio * falling
+                weights.append(int(weight * 2**60))
+            weights += [0] * (self.reach + 1 - len(weights))
+        both = [*weights[:0:-1], *weights]
+        total, spare = sum(both), ans.TOTAL - len(both)
+        found = [1 + weight * spare // total for weight in both]
+        found[self.reach] += ans.TOTAL - sum(found)
+        return found
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """For each entry (i, j) of a matrix the factor 2^((row[i] + column[j]) / 2).
+
+    Args:
+        row, column: shapes (out,) and (in,), integers in 0..255; without bits where all are 0.
+
+    Raises:
+        ValueError: something else.
+    """
+
+    row: Tensor
+    column: Tensor
+
+    def __post_init__(self) -> None:
+        for name, values in (("row", self.row), ("column", self.column)):
+            if values.ndim != 1 or not len(values) or values.is_floating_point():
+                raise ValueError(
+                    f"the exponents of each {name} are a vector of integers, not of shape "
+                    f"{tuple(values.shape)} and {values.dtype}"
+                )
+            if not 0 <= int(values.min()) <= int(values.max()) <= LARGEST_EXPONENT:
+                raise ValueError(
+                    f"the exponents of each {name} must lie in 0..{LARGEST_EXPONENT}, not in "
+                    f"{int(values.min())}..{int(values.max())}"
+                )
+
+    def total(self) -> Tensor:
+        """row[i] + column[j], (out, in), int64."""
+        return self.row.long()[:, None] + self.column.long()
+
+    def factors(self, dtype: torch.dtype) -> Tensor:
+        """The factors, (out, in)."""
+        return torch.exp2(self.total().to(dtype) / 2)
+
+    @property
+    def bits(self) -> int:
+        """What storing them takes, but for what fills up the last byte of either."""
+        return sum(len(values) * width(values) for values in (self.row, self.column))
+
+
+def width(values: Tensor) -> int:
+    """Bits of the largest of integers."""
+    return int(values.max()).bit_length()
+
+
+def contexts(law: Law, spreads: Exponents) -> tuple[Tensor, Tensor]:
+    """Of each code, in order, its row of the frequencies, and these."""
+    exponents = spreads.total().flatten()
+    return exponents, law.frequencies(range(int(exponents.max()) + 1))

@@ -1,0 +1,142 @@
+"""Every form can be compiled, exported and traced, before it ran and after it did."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from test_contract import INNER, OUT, ROWS, structured
+from torch import nn
+
+from lowrank.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+
+# One row of the table for each set of classes that it shows.
+FORMS = {frozenset(row.kinds): name for name, row in reversed(ROWS.items())}
+every_form = pytest.mark.parametrize("name", FORMS.values())
+after_a_run = pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+
+X = torch.randn(2, INNER, generator=torch.Generator().manual_seed(0))
+
+
+def layer(name: str) -> FactorizedLinear:
+    return FactorizedLinear(ROWS[name].decompose(structured(torch.float32)), None).eval()
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """The compilers warn of themselves."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def compiled(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    torch._dynamo.reset()
+    return torch.compile(module, backend="eager", fullgraph=True)
+
+
+def exported(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    return torch.export.export(module, (x,), strict=False).module()
+
+
+def strictly_exported(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    return torch.export.export(module, (x,), strict=True).module()
+
+
+def traced(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    return torch.jit.trace(module, (x,))
+
+
+every_way = pytest.mark.parametrize("record", [compiled, exported, strictly_exported, traced])
+
+
+@every_form
+@after_a_run
+@every_way
+def test_what_is_recorded_gives_the_outputs(name, ran, record):
+    module = layer(name)
+    expected = X @ module.factorization.to_dense().T
+    if ran:
+        module(X)
+    found = record(module, X)
+    for _ in range(2):
+        torch.testing.assert_close(found(X), expected, rtol=1e-4, atol=1e-3)
+
+
+class Reads(nn.Module):
+    """A module that reads the weight of its layer, as attention does."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.inner.weight.dtype) @ self.inner.weight.T
+
+
+@pytest.mark.parametrize("name", ["svd", "quantized 8 bits", "entropy coded", "magnitude", "LoRA"])
+@after_a_run
+@every_way
+def test_a_weight_that_is_read_is_recorded_too(name, ran, record):
+    module = Reads(layer(name))
+    expected = X @ module.inner.factorization.to_dense().T
+    if ran:
+        module(X)
+    torch.testing.assert_close(record(module, X)(X), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["entropy coded", "SVD in half precision", "Monarch"])
+@every_way
+def test_convolutions_and_tables_are_recorded(name, record):
+    form = ROWS[name].decompose(structured(torch.float32))
+    convolution = FactorizedConv2d(nn.Conv2d(4, OUT, 3, bias=False), form, "channel").eval()
+    x = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(record(convolution, x)(x), convolution(x), rtol=1e-4, atol=1e-3)
+    table, index = FactorizedEmbedding(form, None).eval(), torch.tensor([[0, 5], [7, 5]])
+    torch.testing.assert_close(record(table, index)(index), table(index), rtol=1e-4, atol=1e-3)
+
+
+@every_form
+def test_training_is_compiled_after_a_run(name):
+    module, x = layer(name), X.clone().requires_grad_()
+    module(X)
+    gradients = []
+    with torch.enable_grad():
+        for run in (module, compiled(module, X)):
+            gradients.append(torch.autograd.grad(run(x).square().sum(), [x, *trained(module)]))
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def trained(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+@every_form
+def test_a_model_that_ran_can_be_copied_and_pickled(name, tmp_path):
+    module = layer(name)
+    expected = module(X)
+    torch.save(module, tmp_path / "model.pt")  # Pickle: torch's, which knows all its dtypes.
+    pickled = torch.load(tmp_path / "model.pt", weights_only=False)
+    for twin in (copy.deepcopy(module), pickled):
+        assert torch.equal(twin(X), expected)
+
+
+def test_an_exported_entropy_code_is_one_operator_that_decodes_what_is_stored(tmp_path):
+    module = layer("entropy coded")
+    program = torch.export.export(module, (X,))
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert names[0] == "lowrank.entropy_coded.default"
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(loaded(X), module(X))
+    stored = sum(tensor.nbytes for tensor in module.state_dict().values())
+    assert sum(tensor.nbytes for tensor in program.state_dict.values()) == stored
+
+
+def test_a_compiled_layer_sees_its_codes_change():
+    module = layer("quantized 8 bits")
+    module(X)
+    found = compiled(module, X)
+    before = found(X)
+    module.factorization.scale.mul_(2)
+    torch.testing.assert_close(found(X), 2 * before)
