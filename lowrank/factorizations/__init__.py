@@ -20,3 +20,4 @@ from lowrank.factorizations.regrouped_product import RegroupedProduct as Regroup
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import BlockGrid as BlockGrid
 from lowrank.factorizations.sparse import Sparse as Sparse
+from lowrank.factorizations.tunable import Tunable

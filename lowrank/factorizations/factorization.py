@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,39 +15,10 @@ from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.factorizations.tracing import is_recorded
+from lowrank.factorizations.tunable import Tunable
 from lowrank.fields import FieldError, Fields, shown
 
 MULTIPLY = Multiply()
-
-
-@dataclass(frozen=True)
-class Tunable:
-    """What a buffer holds, as numbers that may be moved while its bytes stay as many.
-
-    Args:
-        part: ``scales`` (with real zero points) or ``codes``.
-        numbers: in float32 at least; codes one by one.
-        rounded: the nearest numbers that can be stored.
-        stored: what the buffer holds for rounded numbers.
-        limits: the least and the largest number.
-    """
-
-    part: Literal["scales", "codes"]
-    numbers: Tensor
-    rounded: Callable[[Tensor], Tensor]
-    stored: Callable[[Tensor], Tensor]
-    limits: tuple[float, float] = (-math.inf, math.inf)
-
-    @classmethod
-    def scales(cls, buffer: Tensor) -> Self:
-        """Of a buffer of real numbers."""
-        dtype, working = buffer.dtype, torch.promote_types(buffer.dtype, torch.float32)
-        return cls(
-            "scales",
-            buffer.detach().to(working),
-            rounded=lambda numbers: numbers.to(dtype).to(working),
-            stored=lambda numbers: numbers.to(dtype),
-        )
 
 
 class Factorization(nn.Module, ABC):

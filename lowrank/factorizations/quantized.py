@@ -14,11 +14,11 @@ from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
-    Tunable,
     dtype_name,
     with_plain_strides,
 )
 from lowrank.factorizations.packing import Layout, pack, unpack
+from lowrank.factorizations.tunable import Tunable
 from lowrank.fields import Fields
 
 

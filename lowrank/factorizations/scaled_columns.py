@@ -14,13 +14,13 @@ from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
-    Tunable,
     check_forms,
     dtype_name,
     rebuild,
     with_plain_strides,
 )
 from lowrank.factorizations.quantized import check_scales
+from lowrank.factorizations.tunable import Tunable
 from lowrank.fields import Fields
 
 
