@@ -73,16 +73,29 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
         ValueError: no such dataset, configuration or split.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     root = mirror()
     path = dataset if root is None else str(_mirrored(root, "datasets", dataset))
     try:
         return load_dataset(path, name=config, split=split, revision=revision)  # type: ignore
-    except (ValueError, OSError) as error:  # a missing dataset and a dead network are OSErrors
+    # A missing dataset and a dead network are OSErrors, a script in the dataset a RuntimeError.
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:
+        cause = "" if error.__cause__ is None else f" ({error.__cause__})"
         raise ValueError(
             f"split {split!r} of dataset {dataset!r} (configuration {config!r}) cannot be loaded "
-            f"from {root or f'the Hugging Face hub ({HINT})'}: {error}"
+            f"from {root or f'the Hugging Face hub ({HINT})'}: {error}{cause}"
         ) from error
+
+
+def check_weights(repository: str, url: str | None) -> None:
+    """Raise ValueError if it is known without reading or asking the network that these weights are
+    not there: the mirror lacks them, or `url` has no hash. See `load_weights`."""
+    root = mirror()
+    if root is not None:
+        _weights_file(root, repository)
+    elif url is not None:
+        _check_hash(url)
 
 
 def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
@@ -102,10 +115,7 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
 
     root = mirror()
     if root is not None:
-        file = _mirrored(root, "models", repository) / WEIGHTS_FILE
-        if not file.is_file():
-            raise ValueError(f"the mirror has no file {file}")
-        return load_file(file)
+        return load_file(_weights_file(root, repository))
     if url is not None:
         return _download(url)
     from huggingface_hub import hf_hub_download
@@ -119,12 +129,23 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
         ) from error
 
 
-def _download(url: str) -> dict[str, Tensor]:
+def _weights_file(root: Path, repository: str) -> Path:
+    file = _mirrored(root, "models", repository) / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"the mirror has no file {file}")
+    return file
+
+
+def _check_hash(url: str) -> None:
     if re.search(r"-[0-9a-f]{8,64}\.[^/]*$", url) is None:
         raise ValueError(
             f"{url} must end in -<first 8 or more digits of the file's SHA-256>.<suffix>, so that "
             "the download can be checked"
         )
+
+
+def _download(url: str) -> dict[str, Tensor]:
+    _check_hash(url)
     try:
         checkpoint = torch.hub.load_state_dict_from_url(
             url,
