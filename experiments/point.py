@@ -159,8 +159,9 @@ def measure_point(settings: Settings) -> dict[str, Any]:
     with timing(timings, "total_s"):
         dense = dense_model(text(settings["task"]))
         with timing(timings, "compress_s"):
+            data = parts.task if parts.norm.needs_data or parts.allocation.needs_data else None
             compressed = compress(
-                dense, parts.allocation, parts.where, parts.task.example(), parts.norm, parts.task
+                dense, parts.allocation, parts.where, parts.task.example(), parts.norm, data
             )
         # After the compression, so that a hyperparameter that does not fit is found at once.
         both = parts.recovery.changes_dense

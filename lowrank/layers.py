@@ -37,6 +37,8 @@ class Rule(ABC):
             known is not None
             and isinstance(module, known)
             and type(module).forward is known.forward
+            # Set by hand or by other libraries, it does more than the class says.
+            and "forward" not in vars(module)
             and isinstance(module._parameters.get(self.parameter), nn.Parameter)
         )
 
@@ -224,3 +226,18 @@ RULES: tuple[Rule, ...] = (
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule that knows this module, if there is one."""
     return next((rule for rule in RULES if rule.fits(module)), None)
+
+
+def why_no_rule(module: nn.Module) -> str:
+    """Why a module whose weight is a matrix is not compressed."""
+    kinds = [kind for kind in (rule.module_type() for rule in RULES) if kind is not None]
+    if not isinstance(module, tuple(kinds)):
+        return "no rule for a module that uses it"
+    if "forward" in vars(module):
+        return "its `forward` was set on this one module, and would be lost"
+    if rule_for(module) is None:
+        return (
+            f"no rule for a {type(module).__name__} that runs code of its own, or whose weight is "
+            "made of other tensors (weight_norm, parametrizations, pruning masks)"
+        )
+    return "no rule for another module that uses it"

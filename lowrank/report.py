@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf
-from lowrank.measure.macs import layer_macs
 from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.norms import IDENTITY, Norm
 from lowrank.sites import Site
@@ -19,6 +18,8 @@ from lowrank.sites import Site
 # cannot do what the layer does.
 READ = "multiplied out"
 PRODUCT = "factors multiplied"
+# How the note of a weight begins that could not have the level that was asked for.
+NEAREST = "at its nearest level"
 
 
 @dataclass
@@ -61,7 +62,11 @@ class Compressed:
     Attributes:
         model: the compressed model.
         layers: one report for each selected weight, in the order of the model.
-        skipped: (name, reason) of every weight matrix that was left as it is.
+        skipped: (name, reason) of every weight matrix that nobody asked to compress, or that cannot
+            be replaced.
+        left: (name, reason) of every selected weight that could not be compressed as asked, and
+            stays as it is.
+        model_params: the parameters of the dense model.
         calibration: how the data came into it; None if none were used.
         allocation: how the decomposers were chosen; None if by a plain rule.
     """
@@ -69,6 +74,8 @@ class Compressed:
     model: nn.Module
     layers: list[LayerReport]
     skipped: list[tuple[str, str]]
+    left: list[tuple[str, str]] = field(default_factory=list)
+    model_params: int = 0
     calibration: dict[str, Any] | None = None
     allocation: dict[str, Any] | None = None
 
@@ -78,14 +85,31 @@ class Compressed:
 
         return pd.DataFrame([asdict(layer) for layer in self.layers])
 
-    def count_macs(self, dense: nn.Module, example: tuple[Tensor, ...]) -> None:
-        """Fill the MACs of each layer from one forward pass of each model.
+    @property
+    def coverage(self) -> float:
+        """The share of the dense model's parameters that is in weights that were compressed.
+
+        Those that were kept dense, because nothing else would be smaller, are not.
+        """
+        shrunk = [layer for layer in self.layers if layer.bytes < layer.dense_bytes]
+        return sum(layer.dense_params for layer in shrunk) / self.model_params
+
+    def summary(self) -> str:
+        """Such as ``12 layers with 98.2 % of the parameters compressed, 1 left as it is``."""
+        count = (
+            f"{len(self.layers)} layers compressed, {100 * self.coverage:.1f} % of the parameters"
+        )
+        nearest = sum(NEAREST in layer.note for layer in self.layers)
+        parts = [count, f"{nearest} at the nearest level" if nearest else ""]
+        parts.append(f"{len(self.left)} left as they are" if self.left else "")
+        return ", ".join(filter(None, parts))
+
+    def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Fill the MACs of each layer.
 
         Args:
-            dense: the model before compression.
-            example: the inputs of ONE example.
+            before, after: what `layer_macs` says of the dense and of the compressed model.
         """
-        before, after = layer_macs(dense, example), layer_macs(self.model, example)
         for layer in self.layers:
             if layer.kernel == READ:
                 continue  # Their MACs are those of the attention that reads them.
@@ -104,11 +128,9 @@ def report(
     operations = [use.rule.operation(use.module, decomposer.kernel_view()) for use in site.uses]
     if any(factorization.multiplied_out(operation) for operation in operations):
         own = PRODUCT
-    hooks = [use.name for use in site.uses if has_hooks(use.module)]
     shared = len(site.uses) > 1 and norm != IDENTITY
     notes = [
         factorization.note,
-        f"forward hooks of {', '.join(hooks)} are dropped" if hooks else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     ]
     size = nbytes(factorization)
@@ -145,8 +167,3 @@ def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) ->
         layer.bytes -= again
         layer.bits_per_weight = 8 * layer.bytes / layer.dense_params
         seen |= {key for key, tensor in stored.items() if tensor.numel()}
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs code besides its own."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)

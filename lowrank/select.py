@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lowrank.sites import Site, find_sites
+from lowrank.decomposers.checks import check_flag, check_integer
+from lowrank.sites import Site, find_sites, why_not
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Select:
     last: bool = True
     embeddings: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude", "kinds"):
+            object.__setattr__(self, name, as_names(name, getattr(self, name)))
+        check_integer("min_params", self.min_params, least=0)
+        for name in ("first", "last", "embeddings"):
+            check_flag(name, getattr(self, name))
+
     def split(self, model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
         """The chosen weights of `model`, and (name, reason) of every matrix that is not.
 
@@ -55,7 +63,11 @@ class Select:
             raise ValueError(
                 f"{self} matches no layer of the model. Weights that can be compressed: {names}."
             )
-        return chosen, left + _unsupported(model, sites)
+        return chosen, left + why_not(model, sites)
+
+    def named(self, sites: Sequence[Site]) -> set[str]:
+        """The names of the weights that `include` names one by one, and not by a wildcard."""
+        return {site.name for site in sites if site.name in as_tuple(self.include)}
 
     def _check(self, sites: Sequence[Site]) -> None:
         """Raise ValueError for a kind or pattern that decides nothing: it is a slip."""
@@ -90,6 +102,23 @@ class Select:
         return ""
 
 
+def as_names(field: str, values: object) -> str | tuple[str, ...]:
+    """One name or several; a whole number, as YAML reads the name of a layer such as ``0``, is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(values, str):
+        return values
+    if isinstance(values, int) and not isinstance(values, bool):
+        return str(values)
+    if isinstance(values, Sequence) and not isinstance(values, bytes):
+        names = [as_names(field, value) for value in values]
+        if all(isinstance(name, str) for name in names):
+            return tuple(map(str, names))
+    raise ValueError(f"{field}={values!r} must be a name, a glob pattern, or several of them")
+
+
 def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
     """One name or several as a tuple."""
     return (values,) if isinstance(values, str) else tuple(values)
@@ -98,13 +127,3 @@ def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
     """Whether one of the glob patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in as_tuple(patterns))
-
-
-def _unsupported(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
-    """Matrices that cannot be replaced, so that no report leaves them out silently."""
-    known = {id(site.weight) for site in sites}
-    return [
-        (name, "no rule for a module that uses it")
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and id(parameter) not in known
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.layers import Rule, rule_for
+from lowrank.layers import Rule, rule_for, why_no_rule
 from lowrank.norms import Norm
+from lowrank.shared_memory import identity, overlapping
 
 
 @dataclass(frozen=True)
@@ -51,42 +52,56 @@ class Site:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter in the module's own layout."""
+        """The parameter in the module's own layout; of modules that are tied, that of the first."""
         return self.uses[0].rule.weight(self.uses[0].module)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are the weight: one, or several on the same memory."""
+        found = {id(weight): weight for weight in (u.rule.weight(u.module) for u in self.uses)}
+        return list(found.values())
 
     def matrix(self, view: KernelView = "channel") -> Tensor:
         """The weight as a matrix (out, in), detached."""
         return self.uses[0].rule.matrix(self.uses[0].module, view).detach()
 
+    def check_shape(self, decomposer: Decomposer) -> None:
+        """Raise `Unfit` where a method does not fit the shape of the weight."""
+        self._seen_by(decomposer).check_shape(self.matrix(decomposer.kernel_view()))
+
     def decompose(self, decomposer: Decomposer, norm: Norm) -> Factorization:
         """What a method makes of the weight, as the method sees it."""
-        size = self.uses[0].rule.kernel_size(self.uses[0].module)
-        fitted = decomposer.for_kernel(size)
-        return fitted.decompose(self.matrix(decomposer.kernel_view()), norm)
+        return self._seen_by(decomposer).decompose(self.matrix(decomposer.kernel_view()), norm)
+
+    def _seen_by(self, decomposer: Decomposer) -> Decomposer:
+        return decomposer.for_kernel(self.uses[0].rule.kernel_size(self.uses[0].module))
 
 
 def find_sites(model: nn.Module) -> list[Site]:
     """The weights of a model that can be replaced, in the order of its modules; tied ones once.
 
-    A weight that is also used by a module that no rule knows is none of them.
+    Modules are tied that own one parameter, or parameters that are the same memory. A weight that
+    is also used by a module that no rule knows, or that shares its memory with another tensor in
+    another layout, is none of them; see `why_not`.
 
     Raises:
         ValueError: modules that share a weight read it as matrices of different shape.
     """
-    users: dict[int, set[int]] = {}  # Of each parameter, the modules that own it.
-    uses: dict[int, list[Use]] = {}
-    order: list[int] = []
+    users: dict[Hashable, set[int]] = {}  # Of each memory, the modules that own it.
+    uses: dict[Hashable, list[Use]] = {}
+    order: list[Hashable] = []
     for name, module in model.named_modules():
         rule = rule_for(module)
         for parameter in module.parameters(recurse=False):
-            users.setdefault(id(parameter), set()).add(id(module))
+            users.setdefault(identity(parameter), set()).add(id(module))
         if rule is not None:
-            order.append(id(rule.weight(module)))
+            order.append(identity(rule.weight(module)))
             uses.setdefault(order[-1], []).append(Use(name, rule, module))
+    apart = overlaps(model)
     sites = [
         Site(tuple(group), weight == order[0], weight == order[-1])
         for weight, group in uses.items()
-        if users[weight] == {id(use.module) for use in group}
+        if users[weight] == {id(use.module) for use in group} and weight not in apart
     ]
     for site in sites:
         shapes = {
@@ -98,6 +113,32 @@ def find_sites(model: nn.Module) -> list[Site]:
                 "them before compressing"
             )
     return sites
+
+
+def overlaps(model: nn.Module) -> dict[Hashable, list[str]]:
+    """Of each memory that shares elements with other tensors in another layout, their names."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    return {identity(tensors[name]): others for name, others in overlapping(tensors).items()}
+
+
+def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
+    """(name, reason) of the matrices that no site can replace, so that none is left out silently.
+
+    Args:
+        sites: of the model, those that can be replaced.
+    """
+    known, apart = {identity(site.weight) for site in sites}, overlaps(model)
+    reasons = []
+    for name, parameter in model.named_parameters():
+        weight = identity(parameter)
+        if parameter.ndim < 2 or weight in known:
+            continue
+        reason = why_no_rule(model.get_submodule(name.rpartition(".")[0]))
+        if weight in apart:
+            reason = f"shares its memory with {', '.join(apart[weight])} in another layout"
+        reasons.append((name, reason))
+    return reasons
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -91,7 +91,7 @@ def test_what_is_left_out_is_listed(name):
     architecture = ARCHITECTURES[name]
     result = compress(dense(name), Quantization(8))
     assert {skipped for skipped, _ in result.skipped} == architecture.skipped
-    assert {reason for _, reason in result.skipped} <= {"no rule for a module that uses it"}
+    assert all(reason.startswith("no rule for a") for _, reason in result.skipped)
 
 
 @every_tied

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import ByName, Uniform
+from lowrank.allocation import Budget, ByName, GlobalRank, Mix, Uniform
+from lowrank.calibration import CalibratedNorms
 from lowrank.compress import compress
-from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import GPTQ, HQQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.select import Select
 
@@ -215,11 +216,21 @@ def test_embeddings_are_in_or_out_by_an_explicit_setting(is_tied):
     assert [layer.name for layer in whole.layers] == (["0", "1"] if is_tied else ["0", "1", "2"])
 
 
-def test_dropped_hooks_are_reported():
-    model = small_network()
-    model[6].register_forward_hook(lambda *_: None)
-    notes = {layer.name: layer.note for layer in compress(model, Quantization(8)).layers}
-    assert notes["6"] == "forward hooks of 6 are dropped" and notes["8"] == ""
+def test_hooks_of_a_layer_act_on_what_stands_in_for_it():
+    model, seen = small_network(), []
+    model[6].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    model[6].register_forward_hook(lambda m, args, kwargs, y: seen.append(y), with_kwargs=True)
+    model[6].register_full_backward_hook(lambda *_: seen.append("backward"))
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    small = compress(model, Keep()).model
+    outputs = small(x)
+    torch.testing.assert_close(outputs, model(x))
+    assert len(seen) == 2
+    outputs.sum().backward()
+    assert seen[2:] == ["backward"]
+    # The copy's hooks are its own.
+    small[6]._forward_pre_hooks.clear()
+    assert model[6]._forward_pre_hooks
 
 
 @pytest.mark.parametrize(
@@ -246,3 +257,70 @@ def test_what_is_no_method(method):
 def test_a_method_for_no_layer():
     with pytest.raises(ValueError, match="gives none of the selected layers a decomposer"):
         compress(small_network(), {})
+
+
+class Named(nn.Module):
+    """A model whose inputs have names only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(16, 8)
+
+    def forward(self, *, x, scale=1.0):
+        return {"y": self.body(x) * scale}
+
+
+def test_an_example_may_be_given_by_name():
+    x = torch.randn(1, 16)
+    by_name = compress(Named(), TruncatedSVD(rank=2), example={"x": x, "scale": 2.0}).layers[0]
+    by_place = compress(Named().body, TruncatedSVD(rank=2), example=(x,)).layers[0]
+    assert by_name.macs == by_place.macs == 2 * 24 and by_name.dense_macs == 128
+
+
+def test_a_forward_that_was_set_on_a_module_is_left_alone_and_said():
+    model = small_network()
+    run = model[6].forward
+    model[6].forward = lambda x: 3 * run(x)
+    result = compress(model, Quantization(bits=8))
+    assert [layer.name for layer in result.layers] == ["0", "3", "8"]
+    assert dict(result.skipped)["6.weight"].startswith("its `forward` was set")
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(result.model(x), model(x), rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("method", [GPTQ(bits=3), MagnitudePruning(0.5), TruncatedSVD(rank=3)])
+def test_data_without_a_norm_are_used_as_far_as_the_method_knows(method):
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+    data = [torch.randn(64, 16) @ torch.randn(16, 16)]
+    word = "diagonal" if isinstance(method, MagnitudePruning) else "full"
+    given = compress(model, method, data=data)
+    asked = compress(model, method, norm=word, data=data)
+    spelled = compress(model, method, norm=CalibratedNorms(word), data=data)
+    assert {layer.norm for layer in given.layers} == {word}
+    for result in (asked, spelled):
+        assert [layer.norm_error for layer in result.layers] == [
+            layer.norm_error for layer in given.layers
+        ]
+    blind = compress(model, method)
+    assert blind.layers[0].relative_error < given.layers[0].relative_error
+
+
+def test_data_that_nothing_would_use_are_refused():
+    model, data = nn.Sequential(nn.Linear(16, 16)), [torch.randn(8, 16)]
+    for method, norm in ((HQQ(bits=4), None), (GPTQ(bits=4), "identity"), (GlobalRank(1.2), None)):
+        with pytest.raises(ValueError, match="calibration data would have no effect"):
+            compress(model, method, norm=norm, data=data)
+    # A mix measures on them how far outputs move.
+    mix = Mix([HQQ(bits=4), TruncatedSVD(rank=2)], Budget(ratio=3))
+    assert {layer.norm for layer in compress(model, mix, data=data).layers} == {"identity"}
+
+
+def test_compressed_inside_inference_mode_it_can_be_trained_outside():
+    model, x = small_network(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        small = compress(model, TruncatedSVD(rank=2), example=(x[:1],)).model
+        inside = small(x)
+    small(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    torch.testing.assert_close(small(x).detach(), inside.clone())

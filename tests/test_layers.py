@@ -79,7 +79,7 @@ def test_an_embedding_that_renormalises_its_rows_is_left_and_reported():
     model = nn.Sequential(nn.Embedding(20, 6, max_norm=1.0), nn.Linear(6, 6))
     result = compress(model, Quantization(8))
     assert [layer.name for layer in result.layers] == ["1"]
-    assert ("0.weight", "no rule for a module that uses it") in result.skipped
+    assert [name for name, _ in result.skipped] == ["0.weight"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -184,7 +184,7 @@ def test_a_weight_that_an_unknown_module_uses_too_stays_as_it_is():
     model[2].weight = model[0].weight
     result = compress(model, Quantization(4))
     assert [layer.name for layer in result.layers] == ["1"]
-    assert ("0.weight", "no rule for a module that uses it") in result.skipped
+    assert [name for name, _ in result.skipped] == ["0.weight"]
     assert result.model[0].weight is result.model[2].weight
     assert result.model[0].weight is not model[0].weight
 

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.calibration import Norms
-from lowrank.decomposers import Decomposer
+from lowrank.decomposers import Decomposer, Keep
 from lowrank.decomposers.decomposer import check_norms
 from lowrank.factorizations import Factorization
+from lowrank.measure.forward import Example
 from lowrank.norms import Norm
 from lowrank.select import matches
 from lowrank.sites import Site
+from lowrank.values import Values
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,20 @@ class Problem:
         norm: in which norms they will be approximated.
         data: what the norms are calibrated on; None if they need none.
         example: the inputs of ONE example; None if not given.
+        values: how real values are stored.
     """
 
     model: nn.Module
     sites: Sequence[Site]
     norm: Norms
     data: Any = None
-    example: tuple[Tensor, ...] | None = None
+    example: Example | None = None
+    values: Values = field(default_factory=Values)
+
+    def decompose(self, site: Site, decomposer: Decomposer, norm: Norm) -> Factorization:
+        """What a method makes of a weight, as it is stored; what is kept stays as it is."""
+        form = site.decompose(decomposer, norm)
+        return form if decomposer == Keep() else self.values.stored(form)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,28 @@ class Allocation(ABC):
         """Raise ValueError unless it can choose decomposers that know all of these norms."""
         check_norms(types, self.norms, by=type(self).__name__)
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the choice itself is made on calibration data, whatever the norm."""
+        return False
+
+    def rules(self, sites: Sequence[Site]) -> dict[str, str]:
+        """By the name of a weight, which of the caller's choices decides over it."""
+        return dict.fromkeys((site.name for site in sites), "")
+
+    def check_shapes(self, problem: Problem) -> None:
+        """Raise ValueError for what is out of reach by the shapes of the weights alone.
+
+        Args:
+            problem: without data or example, and perhaps without numbers in the weights.
+        """
+        del problem
+
+    def by_shape(self, problem: Problem) -> Plan | None:
+        """The plan, where no number decides over it; None where one does."""
+        del problem
+        return None
+
     @abstractmethod
     def allocate(self, problem: Problem) -> Plan:
         """Choose a decomposer for each weight."""
@@ -80,6 +111,9 @@ class Uniform(Allocation):
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         self.decomposer.check_norms(types)
+
+    def by_shape(self, problem: Problem) -> Plan:
+        return self.allocate(problem)
 
     def allocate(self, problem: Problem) -> Plan:
         return Plan({site.name: self.decomposer for site in problem.sites})
@@ -99,15 +133,17 @@ class ByName(Allocation):
         for decomposer in self.decomposers.values():
             decomposer.check_norms(types)
 
+    def rules(self, sites: Sequence[Site]) -> dict[str, str]:
+        found = {s.name: [p for p in self.decomposers if matches(s.name, p)] for s in sites}
+        return {name: patterns[0] for name, patterns in found.items() if patterns}
+
+    def by_shape(self, problem: Problem) -> Plan:
+        return self.allocate(problem)
+
     def allocate(self, problem: Problem) -> Plan:
-        plan: dict[str, Decomposer] = {}
-        used = set()
-        for site in problem.sites:
-            pattern = next((p for p in self.decomposers if matches(site.name, p)), None)
-            if pattern is not None:
-                used.add(pattern)
-                plan[site.name] = self.decomposers[pattern]
-        idle = [pattern for pattern in self.decomposers if pattern not in used]
+        rules = self.rules(problem.sites)
+        plan = {name: self.decomposers[pattern] for name, pattern in rules.items()}
+        idle = [pattern for pattern in self.decomposers if pattern not in rules.values()]
         if idle:
             raise ValueError(
                 f"the patterns {idle} decide no layer; the selected layers are "

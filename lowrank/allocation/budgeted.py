@@ -19,7 +19,7 @@ from lowrank.calibration.statistics import Calibration, model_fingerprint
 from lowrank.decomposers import Decomposer
 from lowrank.memo import MEMO
 from lowrank.norms import Norm
-from lowrank.sites import Site
+from lowrank.sites import Site, naming
 
 
 class Question(NamedTuple):
@@ -79,6 +79,24 @@ class Budgeted(Allocation):
         for candidate in self.candidates:
             candidate.check_norms(types)
 
+    @property
+    def needs_data(self) -> bool:
+        return self.loss.needs_data
+
+    def check_shapes(self, problem: Problem) -> None:
+        for candidate in self.candidates:
+            errors = []
+            for site in problem.sites:
+                try:
+                    with naming(site):
+                        site.check_shape(candidate)
+                except ValueError as error:
+                    errors.append(error)
+            if len(errors) == len(problem.sites):
+                raise ValueError(
+                    f"the candidate {candidate} fits none of the {len(errors)} layers; {errors[0]}"
+                )
+
     def check(self, problem: Problem) -> None:
         """Raise ValueError if something is missing that the choice needs; takes no time."""
         self.loss.check(problem)
@@ -89,6 +107,7 @@ class Budgeted(Allocation):
 
     def allocate(self, problem: Problem) -> Plan:
         self.check(problem)
+        self.check_shapes(problem)
         resource = self.budget.resource
         measure = RESOURCES[resource]
         what = (resource, *measure.conditions(problem.example), *problem_key(problem))
@@ -181,4 +200,5 @@ def problem_key(problem: Problem) -> tuple[str, ...]:
     else:
         data_key = as_data(data, 16).fingerprint()
     names = " ".join(site.name for site in problem.sites)
-    return (model_fingerprint(problem.model), data_key, repr(problem.norm.one_shot()), names)
+    how = (repr(problem.norm.one_shot()), repr(problem.values))
+    return (model_fingerprint(problem.model), data_key, *how, names)

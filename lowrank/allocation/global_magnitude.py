@@ -35,6 +35,10 @@ class GlobalMagnitude(Allocation):
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
+    def check_shapes(self, problem: Problem) -> None:
+        sizes = [site.weight.numel() for site in problem.sites]
+        kept_of(sum(sizes), len(sizes), self.sparsity)
+
     def allocate(self, problem: Problem) -> Plan:
         weights = {site.name: site.matrix() for site in problem.sites}
         shares = global_sparsities(weights, self.sparsity)
@@ -67,13 +71,7 @@ def global_sparsities(weights: Mapping[str, Tensor], sparsity: float) -> dict[st
         magnitude = weight.detach().flatten().abs()
         magnitude[magnitude.argmax()] = torch.inf
         magnitudes.append(magnitude)
-    total = sum(map(len, magnitudes))
-    keep = total - round(sparsity * total)
-    if keep < len(weights):
-        raise ValueError(
-            f"sparsity={sparsity} leaves {keep} of {total} weights to {len(weights)} layers, each "
-            "of which keeps at least 1; lower it"
-        )
+    keep = kept_of(sum(map(len, magnitudes)), len(weights), sparsity)
     kept = ranking(torch.cat(magnitudes))[:keep]
     ends = torch.tensor([len(magnitude) for magnitude in magnitudes]).cumsum(0)
     layer = torch.bucketize(kept, ends.to(kept.device), right=True)
@@ -81,3 +79,18 @@ def global_sparsities(weights: Mapping[str, Tensor], sparsity: float) -> dict[st
     sizes = map(len, magnitudes)
     shares = [(size - count) / size for size, count in zip(sizes, counts, strict=True)]
     return dict(zip(weights, shares, strict=True))
+
+
+def kept_of(total: int, layers: int, sparsity: float) -> int:
+    """How many of `total` weights stay.
+
+    Raises:
+        ValueError: so few that one of the layers would keep none.
+    """
+    keep = total - round(sparsity * total)
+    if keep < layers:
+        raise ValueError(
+            f"sparsity={sparsity} leaves {keep} of {total} weights to {layers} layers, each of "
+            "which keeps at least 1; lower it"
+        )
+    return keep

@@ -22,10 +22,8 @@ class GlobalRank(RankAllocation):
     worth stays dense. Every layer keeps at least rank 1. Weights count as they are, not relative
     to their layer: a layer of larger weights keeps more.
 
-    Args:
-        compression_ratio: dense over compressed parameters of the selected layers together, at
-            least 1; reached or exceeded by less than one threshold step.
-        view: as which matrix a convolution's kernel is factored (see `Convolve`).
+    The ratio is reached or exceeded by less than one threshold step. Arguments as of
+    `RankAllocation`.
     """
 
     def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:

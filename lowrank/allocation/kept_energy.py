@@ -15,14 +15,10 @@ from lowrank.allocation.rank_budget import RankAllocation, singular_values, stor
 class KeptEnergy(RankAllocation):
     """Truncated SVDs that keep the same share of Σ s² in every layer.
 
-    The share is the largest with which the selected layers together have at most 1 /
-    `compression_ratio` of their dense parameters. Every layer keeps at least rank 1; a layer for
-    which the share asks for break-even or more stays dense.
+    The share is the largest with which the ratio is reached. Every layer keeps at least rank 1; a
+    layer for which the share asks for break-even or more stays dense.
 
-    Args:
-        compression_ratio: dense over compressed parameters of the selected layers together, at
-            least 1.
-        view: as which matrix a convolution's kernel is factored (see `Convolve`).
+    Arguments as of `RankAllocation`.
     """
 
     def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:

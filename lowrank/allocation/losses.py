@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from lowrank.allocation.analysis import Option
 from lowrank.allocation.progress import reported
 from lowrank.calibration import Calibration
 from lowrank.calibration.data import as_data
-from lowrank.decomposers.checks import check_integer
+from lowrank.copying import copied
+from lowrank.decomposers.checks import check_flag, check_integer
 from lowrank.measure.forward import evaluating
 from lowrank.sites import Site, replace_module
 
@@ -28,6 +28,11 @@ Losses = dict[str, list[float]]
 
 class Loss(ABC):
     """How much each option of each weight counts; the losses of a model's weights are added."""
+
+    @property
+    @abstractmethod
+    def needs_data(self) -> bool:
+        """Whether it is measured on calibration data."""
 
     @abstractmethod
     def check(self, problem: Problem) -> None:
@@ -53,6 +58,13 @@ class NormError(Loss):
     """
 
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("relative", self.relative)
+
+    @property
+    def needs_data(self) -> bool:
+        return False
 
     def check(self, problem: Problem) -> None:
         pass  # The errors are there, whatever the norm needed.
@@ -90,6 +102,10 @@ class Sensitivity(Loss):
             check_integer("examples", self.examples, least=1)
         if self.probes is not None:
             check_integer("probes", self.probes, least=2)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
 
     def check(self, problem: Problem) -> None:
         check_runnable(problem)
@@ -154,11 +170,10 @@ class Trial:
         check_runnable(problem)
         self.data = as_data(problem.data, batch_size)
         self.sites = {site.name: site for site in problem.sites}
-        shared: dict[int, Any] = {id(site.weight): site.weight for site in problem.sites}
-        self.model = copy.deepcopy(problem.model, shared)
-        # The memo of the copy says what became of each module.
+        weights = [weight for site in problem.sites for weight in site.parameters]
+        self.model, copies = copied(problem.model, weights)
         uses = [use for site in problem.sites for use in site.uses]
-        self.modules: dict[str, nn.Module] = {use.name: shared[id(use.module)] for use in uses}
+        self.modules: dict[str, nn.Module] = {use.name: copies[id(use.module)] for use in uses}
         self.batches = self._first(examples)
         with evaluating(self.model), torch.inference_mode():
             self.dense = [self.data.observe(self.model, batch) for batch in self.batches]

@@ -41,6 +41,10 @@ class Mix(Budgeted):
         check_integer("rivals", self.rivals, least=0)
         check_integer("trial_examples", self.trial_examples, least=1)
 
+    @property
+    def needs_data(self) -> bool:
+        return super().needs_data or self.rivals > 0
+
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.rivals:

@@ -52,15 +52,15 @@ class OutlierSparsity(Allocation):
     def allocate(self, problem: Problem) -> Plan:
         probe = self.of(sparsity=self.sparsity)
         views: dict[str, KernelView] = {site.name: probe.kernel_view() for site in problem.sites}
-        shares, sizes = [], []
+        names, shares, sizes = [], [], []
         job = Job(problem.model, problem.model, problem.sites, views, problem.data)
         for site, norm in problem.norm.one_shot().over(job):
             weight = site.matrix(views[site.name])
             scores = weight.double().abs() * norm.entry_weights(weight).sqrt()
+            names.append(site.name)
             shares.append(float((scores > self.outlier * scores.mean()).double().mean()))
             sizes.append(weight.numel())
         densities = self._densities(torch.tensor(shares), torch.tensor(sizes))
-        names = [site.name for site in problem.sites]
         for name, density in zip(names, densities, strict=True):
             if not 0 < density <= 1:
                 raise ValueError(

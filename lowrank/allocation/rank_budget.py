@@ -1,15 +1,18 @@
-"""What the allocations that spend a number of parameters on ranks have in common."""
+"""What the allocations that spend a number of bytes on ranks have in common."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from lowrank import memo
 from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.allocation.budget import Budget
+from lowrank.allocation.resources import RESOURCES
 from lowrank.decomposers import TruncatedSVD, low_rank
 from lowrank.decomposers.checks import check_one_of, check_ratio
 from lowrank.decomposers.decomposer import working
@@ -19,47 +22,63 @@ from lowrank.norms import Identity
 
 @dataclass(frozen=True)
 class RankAllocation(Allocation):
-    """Truncated SVDs whose ranks together fit a number of parameters; a rule says which.
+    """Truncated SVDs whose ranks together fit a number of bytes; a rule says which.
 
     Args:
-        compression_ratio: dense over compressed parameters of the selected layers together, at
-            least 1.
+        compression_ratio: dense over compressed bytes, at least 1.
         view: as which matrix a convolution's kernel is factored (see `Convolve`).
+        of: ``model``: of the whole model, with what is not compressed; ``layers``: of the selected
+            weights together.
     """
 
     norms = (Identity,)
 
     compression_ratio: float
     view: KernelView = "spatial"
+    of: Literal["model", "layers"] = "model"
 
     def __post_init__(self) -> None:
         check_ratio(self.compression_ratio)
         check_one_of("view", self.view, KERNEL_VIEWS)
+        check_one_of("of", self.of, ("model", "layers"))
+
+    def check_shapes(self, problem: Problem) -> None:
+        self._numbers(problem, self._matrices(problem))
 
     def allocate(self, problem: Problem) -> Plan:
-        matrices = {site.name: site.matrix(self.view) for site in problem.sites}
-        ranks = self.ranks(matrices, parameter_budget(matrices, self.compression_ratio))
+        matrices = self._matrices(problem)
+        ranks = self.ranks(matrices, self._numbers(problem, matrices))
         return Plan({name: TruncatedSVD(rank=r, view=self.view) for name, r in ranks.items()})
 
     @abstractmethod
     def ranks(self, matrices: Mapping[str, Tensor], budget: float) -> dict[str, int]:
         """A rank for each matrix (out, in), `stored_params` of all together within `budget`."""
 
+    def _matrices(self, problem: Problem) -> dict[str, Tensor]:
+        return {site.name: site.matrix(self.view) for site in problem.sites}
 
-def parameter_budget(matrices: Mapping[str, Tensor], ratio: float) -> float:
-    """The parameters that a compression ratio of matrices (out, in) together allows.
+    def _numbers(self, problem: Problem, matrices: Mapping[str, Tensor]) -> float:
+        """How many numbers the selected weights may have in the bytes that the ratio leaves them.
 
-    Raises:
-        ValueError: rank 1 in every matrix needs more.
-    """
-    dense = sum(matrix.numel() for matrix in matrices.values())
-    smallest = stored_params(matrices, dict.fromkeys(matrices, 1))
-    if smallest > dense / ratio:
-        raise ValueError(
-            f"compression_ratio={ratio} is out of reach: rank 1 in every layer gives "
-            f"{dense / smallest:.3g}. Lower it, or select larger layers with `where`."
-        )
-    return dense / ratio
+        Raises:
+            ValueError: rank 1 in every matrix needs more.
+        """
+        resource = RESOURCES["bytes"]
+        dense = sum(resource.of_site(site, {}) for site in problem.sites)
+        rest = resource.of_model(problem.model, None) - dense
+        each = max(problem.values.itemsize(matrix.dtype) for matrix in matrices.values())
+        budget = Budget(ratio=self.compression_ratio, of=self.of)
+        # What just fits is not to be missed by a rounding error.
+        allowed = budget.allowance(problem.sites, dense, rest) * (1 + 1e-9)
+        smallest = each * stored_params(matrices, dict.fromkeys(matrices, 1))
+        if smallest > allowed:
+            reached = budget.just(problem.sites, dense, rest, smallest)
+            raise ValueError(
+                f"compression_ratio={self.compression_ratio} is out of reach: rank 1 in every "
+                f"layer gives {reached} of the {self.of}. Lower it, or select larger layers with "
+                "`where`."
+            )
+        return allowed / each
 
 
 def stored_params(matrices: Mapping[str, Tensor], ranks: Mapping[str, int]) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.measure.forward import check_example, evaluating
+from lowrank.measure.forward import Example, call, check_example, evaluating
 from lowrank.measure.latency import Latency as Times
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
@@ -41,9 +41,7 @@ class Resource(ABC):
         number = f"{count:,.0f}" if self.unit == 1 else f"{count * self.unit:.3g}"
         return f"{number} {self.noun}"
 
-    def calls(
-        self, model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...] | None
-    ) -> Calls:
+    def calls(self, model: nn.Module, sites: Sequence[Site], example: Example | None) -> Calls:
         """What must be known of how the layers run; by default nothing.
 
         Raises:
@@ -52,13 +50,13 @@ class Resource(ABC):
         del model, sites, example
         return {}
 
-    def conditions(self, example: tuple[Tensor, ...] | None) -> tuple[str, ...]:
+    def conditions(self, example: Example | None) -> tuple[str, ...]:
         """What else than the model and the candidates decides the costs; by default nothing."""
         del example
         return ()
 
     @abstractmethod
-    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+    def of_model(self, model: nn.Module, example: Example | None) -> int:
         """What the whole dense model takes."""
 
     @abstractmethod
@@ -81,7 +79,7 @@ class Bytes(Resource):
 
     noun = "bytes"
 
-    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+    def of_model(self, model: nn.Module, example: Example | None) -> int:
         return nbytes(model)
 
     def of_site(self, site: Site, calls: Calls) -> int:
@@ -98,7 +96,7 @@ class Params(Resource):
 
     noun = "params"
 
-    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+    def of_model(self, model: nn.Module, example: Example | None) -> int:
         return params(model)
 
     def of_site(self, site: Site, calls: Calls) -> int:
@@ -113,9 +111,7 @@ class Params(Resource):
 class _Run(Resource):
     """A resource that only a run of the layer shows."""
 
-    def calls(
-        self, model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...] | None
-    ) -> Calls:
+    def calls(self, model: nn.Module, sites: Sequence[Site], example: Example | None) -> Calls:
         if example is None:
             raise ValueError(
                 f"a budget of {type(self).__name__.lower()} needs the inputs of one example to run "
@@ -124,8 +120,11 @@ class _Run(Resource):
         check_example(example)
         return calls_in(model, sites, example)
 
-    def conditions(self, example: tuple[Tensor, ...] | None) -> tuple[str, ...]:
-        return (spelled(example), str(torch.get_num_threads()))
+    def conditions(self, example: Example | None) -> tuple[str, ...]:
+        return (
+            spelled(dict(example) if isinstance(example, Mapping) else example),
+            str(torch.get_num_threads()),
+        )
 
     def layers(
         self, site: Site, factorization: Factorization, view: KernelView
@@ -141,7 +140,7 @@ class MACs(_Run):
 
     noun = "MACs"
 
-    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+    def of_model(self, model: nn.Module, example: Example | None) -> int:
         assert example is not None
         return macs(model, example)
 
@@ -165,7 +164,7 @@ class Latency(_Run):
     unit = 1e-9
     noun = "s"
 
-    def of_model(self, model: nn.Module, example: tuple[Tensor, ...] | None) -> int:
+    def of_model(self, model: nn.Module, example: Example | None) -> int:
         assert example is not None
         return round(compare_latency(model, model, example).dense_s / self.unit)
 
@@ -199,11 +198,11 @@ RESOURCES: dict[str, Resource] = {
 }
 
 
-def calls_in(model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...]) -> Calls:
+def calls_in(model: nn.Module, sites: Sequence[Site], example: Example) -> Calls:
     """The inputs with which one forward pass calls the modules that use these weights.
 
     Raises:
-        ValueError: a module that is not called by itself, or with what has a name only.
+        ValueError: a module that is not called by itself.
     """
     uses = [use for site in sites for use in site.uses]
     seen: dict[str, list[tuple[Tensor, ...]]] = {use.name: [] for use in uses}
@@ -212,12 +211,6 @@ def calls_in(model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...
         def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             call = inspect.signature(module.forward).bind(*args, **kwargs)
             call.apply_defaults()  # What was left out between two arguments keeps its place.
-            if call.kwargs:
-                raise ValueError(
-                    f"the layer '{use.name}' is called with {sorted(call.kwargs)} by name only, so "
-                    "it cannot be run alone: leave it out with `where`, or give a budget of bytes "
-                    "or params"
-                )
             seen[use.name].append(call.args)
 
         return hook
@@ -228,7 +221,7 @@ def calls_in(model: nn.Module, sites: Sequence[Site], example: tuple[Tensor, ...
         for use in uses:
             handle = use.module.register_forward_pre_hook(keep(use), with_kwargs=True)
             stack.callback(handle.remove)
-        model(*example)
+        call(model, example)
     never = [name for name, calls in seen.items() if not calls]
     if never:
         raise ValueError(

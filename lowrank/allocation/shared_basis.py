@@ -57,10 +57,25 @@ class SharedBasis(Allocation):
         if len(set(names)) < len(names):
             raise ValueError(f"groups={self.groups} name a layer twice")
 
+    def check_shapes(self, problem: Problem) -> None:
+        for sites in self._groups(problem):
+            Basis(sites, self.compression_ratio)
+
     def allocate(self, problem: Problem) -> Plan:
-        found: dict[tuple[str, int], list[Site]] = {}
         alone = TruncatedSVD(compression_ratio=self.compression_ratio, view="channel")
         plan: dict[str, Decomposer] = {site.name: alone for site in problem.sites}
+        for sites in self._groups(problem):
+            basis = Basis(sites, self.compression_ratio)
+            plan |= {site.name: Member(basis, place) for place, site in enumerate(sites)}
+        return Plan(plan)
+
+    def _groups(self, problem: Problem) -> list[list[Site]]:
+        """The weights that share a basis.
+
+        Raises:
+            ValueError: none do.
+        """
+        found: dict[tuple[str, int], list[Site]] = {}
         for site in problem.sites:
             parent, _, last = site.name.rpartition(".")
             for number, names in enumerate(self.groups):
@@ -72,10 +87,7 @@ class SharedBasis(Allocation):
                 f"groups={self.groups} join none of the selected layers, which are "
                 f"{[site.name for site in problem.sites]}"
             )
-        for sites in groups:
-            basis = Basis(sites, self.compression_ratio)
-            plan |= {site.name: Member(basis, place) for place, site in enumerate(sites)}
-        return Plan(plan)
+        return groups
 
 
 class Basis:

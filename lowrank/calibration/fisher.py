@@ -30,7 +30,7 @@ def fisher(
 
     Source: Hsu et al., ICLR 2022 (FWSVD), section 4.
     """
-    weights = [site.weight for site in sites.values()]
+    weights = [weight for site in sites.values() for weight in site.parameters]
     frozen = [weight for weight in weights if not weight.requires_grad]
     squares: dict[str, tuple[Tensor, Tensor]] = {}
     batches = 0
@@ -41,11 +41,14 @@ def fisher(
             for batch in data.batches():
                 batches += 1
                 loss = data.loss(model, batch)
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                for (name, site), gradient in zip(sites.items(), gradients, strict=True):
-                    if gradient is not None:
-                        use = site.uses[0]
-                        matrix = use.rule.as_matrix(use.module, gradient, "channel")
+                gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
+                for name, site in sites.items():
+                    # Parameters on one memory are one weight, whose gradient is the sum of theirs.
+                    own = [next(gradients) for _ in site.parameters]
+                    parts = [gradient for gradient in own if gradient is not None]
+                    if parts:
+                        use, total = site.uses[0], torch.stack(parts).sum(dim=0)
+                        matrix = use.rule.as_matrix(use.module, total, "channel")
                         _add(squares, name, matrix.double().square())
     finally:
         for weight in frozen:

@@ -41,6 +41,8 @@ class Job:
     views: dict[str, KernelView]
     data: Any
     summary: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
 
 
 class Norms(ABC):
@@ -50,6 +52,11 @@ class Norms(ABC):
     @abstractmethod
     def types(self) -> tuple[type[Norm], ...]:
         """The classes of the norms that it gives."""
+
+    @property
+    @abstractmethod
+    def needs_data(self) -> bool:
+        """Whether it is calibrated."""
 
     def one_shot(self) -> Norms:
         """The same norms as far as they can be known before any weight is compressed."""
@@ -73,6 +80,10 @@ class IdentityNorms(Norms):
     @property
     def types(self) -> tuple[type[Norm], ...]:
         return (Identity,)
+
+    @property
+    def needs_data(self) -> bool:
+        return False
 
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
         for site in job.sites:
@@ -129,6 +140,10 @@ class CalibratedNorms(Norms):
     @property
     def types(self) -> tuple[type[Norm], ...]:
         return (Gram,) if self.moment == "full" else (Diagonal,)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
 
     def one_shot(self) -> Norms:
         return replace(self, mode="one-shot")
@@ -277,3 +292,9 @@ def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[s
     missing = [name for name in names if name not in data.statistics]
     if missing:
         raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")
+
+
+def norm_named(word: str) -> Norms:
+    if word == "identity":
+        return IdentityNorms()
+    return CalibratedNorms(word)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
-from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.low_rank_blocks import Grid, fit, within
+from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
+from lowrank.decomposers.low_rank_blocks import Grid, block_sizes, fit, within
 from lowrank.decomposers.parts import better_than_svd
 from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import Dense, DirectSum, Factorization, RegroupedProduct
@@ -58,17 +58,30 @@ class BlockLowRank(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        block_sizes(weight, self.blocks)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         grid = Grid.of(weight, norm, self.blocks)
-        stored = 2 * self.blocks[0] * self.blocks[1]  # The ranks, in 2 bytes each.
-        available = (weight.nbytes / self.compression_ratio - stored) / weight.itemsize
-        ranks = within(grid, available)
+
+        def available(ratio: float) -> float:
+            """The numbers that a ratio leaves, beside the ranks, in 2 bytes each."""
+            stored = 2 * self.blocks[0] * self.blocks[1]
+            return (weight.nbytes / ratio - stored) / weight.itemsize
+
+        ranks = within(grid, available(self.compression_ratio))
         if ranks is None:
-            raise ValueError(
+            nearest = at_reachable(
+                self,
+                self.compression_ratio,
+                lambda ratio: within(grid, available(ratio)) is not None,
+            )
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
                 f"{tuple(weight.shape)} in {self.blocks[0]} x {self.blocks[1]} blocks: it leaves "
-                f"{max(0, int(available))} numbers, less than one singular value for each row and "
-                "column of blocks. Lower it, or take fewer blocks."
+                f"{max(0, int(available(self.compression_ratio)))} numbers, less than one singular "
+                "value for each row and column of blocks. Lower it, or take fewer blocks.",
+                nearest,
             )
         columns = fit(grid, ranks, self.iterations)
         rows = zip(*columns, strict=True)

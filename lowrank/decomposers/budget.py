@@ -6,6 +6,7 @@ from bisect import bisect_right
 
 from torch import Tensor
 
+from lowrank.decomposers.decomposer import Unfit
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.sparse import BlockGrid
 
@@ -42,11 +43,11 @@ def count_of(sparsity: float, total: int) -> int:
     """How many of `total` weights stay at this share of zeros.
 
     Raises:
-        ValueError: none.
+        Unfit: none.
     """
     count = total - round(sparsity * total)
     if count < 1:
-        raise ValueError(
+        raise Unfit(
             f"sparsity={sparsity} keeps none of {total} weights. Lower it, or leave this layer out "
             "with `where`."
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
 from lowrank.decomposers.checks import check_integer, check_ratio
-from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.kernel_tensor import Kernel, descend
+from lowrank.decomposers.decomposer import Decomposer, Unfit
+from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
 from lowrank.decomposers.low_rank import equally_scaled, fitted
 from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
@@ -74,10 +74,20 @@ class CanonicalPolyadic(Decomposer):
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
         return replace(self, kernel_size=size)
 
+    def check_shape(self, weight: Tensor) -> None:
+        if self.kernel_size == (1, 1):
+            self._svd.check_shape(weight)
+        else:
+            self.rank_for(weight, positions_of(weight, self.kernel_size))
+
+    @property
+    def _svd(self) -> TruncatedSVD:
+        """What it is for a weight that is no kernel."""
+        return TruncatedSVD(self.rank, compression_ratio=self.compression_ratio, view="channel")
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if self.kernel_size == (1, 1):
-            svd = TruncatedSVD(self.rank, compression_ratio=self.compression_ratio, view="channel")
-            form = svd.decompose(weight, norm)
+            form = self._svd.decompose(weight, norm)
             form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
             return form
         kernel = Kernel.of(weight, norm, self.kernel_size)
@@ -104,7 +114,7 @@ class CanonicalPolyadic(Decomposer):
         """The number of outer products that a weight (out, in · positions) is given.
 
         Raises:
-            ValueError: even one misses `compression_ratio`.
+            Unfit: even one misses `compression_ratio`.
         """
         if self.rank is not None:
             return self.rank
@@ -112,10 +122,11 @@ class CanonicalPolyadic(Decomposer):
         each = weight.shape[0] + weight.shape[1] // positions + positions
         rank = int(weight.numel() / (self.compression_ratio * each))
         if rank < 1:
-            raise ValueError(
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a kernel of shape "
                 f"{tuple(weight.shape)}: rank 1 gives {weight.numel() / each:.3g}. Lower it, or "
-                "leave this layer out with `where`."
+                "leave this layer out with `where`.",
+                nearest=replace(self, compression_ratio=None, rank=1),
             )
         return rank
 

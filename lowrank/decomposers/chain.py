@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
@@ -78,6 +79,10 @@ class Chain(Decomposer):
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
         return Chain([self.steps[0].for_kernel(size), *self.steps[1:]])
 
+    def check_shape(self, weight: Tensor) -> None:
+        with self._naming(0):  # What later steps are given, the first decides.
+            self.steps[0].check_shape(weight)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         result = self._step(0, weight, norm)
         for index in range(1, len(self.steps)):
@@ -95,8 +100,19 @@ class Chain(Decomposer):
         return result if leaf.weight.requires_grad else result.requires_grad_(False)
 
     def _step(self, index: int, weight: Tensor, norm: Norm) -> Factorization:
+        with self._naming(index):
+            return self.steps[index].decompose(weight, norm)
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Put the step before the text of a ValueError."""
         step = self.steps[index]
         try:
-            return step.decompose(weight, norm)
+            yield
         except ValueError as error:
-            raise ValueError(f"step {index + 1} of Chain, {step}: {error}") from error
+            text = f"step {index + 1} of Chain, {step}: {error}"
+            nearest = error.nearest if isinstance(error, Unfit) else None
+            if nearest is None:
+                raise ValueError(text) from error
+            before, after = self.steps[:index], self.steps[index + 1 :]
+            raise Unfit(text, Chain([*before, nearest, *after])) from error

@@ -29,6 +29,12 @@ def check_one_of(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(f"{name}={value!r} must be one of {tuple(allowed)}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless it is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+
+
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError unless it is a finite number above 0."""
     check_number(name, value, "be above 0 and finite", lambda x: 0 < x < math.inf)

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Unfit(ValueError):
+    """A hyperparameter that a weight of this shape cannot have.
+
+    Attributes:
+        nearest: the method at the nearest level that the weight can have; None where no level is
+            near, as of a rank above its sides.
+    """
+
+    def __init__(self, text: str, nearest: Decomposer | None = None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Decomposer(ABC):
                 what it finds is too large for the weight's dtype.
         """
         check_weight(weight)
+        self.check_shape(weight)
         check_norm(norm, self.norms, by=type(self).__name__)
         norm.check(weight)
         form = self._decompose(weight.detach(), norm)
@@ -52,6 +70,13 @@ class Decomposer(ABC):
         Its dtype is that in which the values of the result are stored, and so counts where bytes
         do. Compute with `working(weight)`; what is returned is converted back.
         """
+
+    def check_shape(self, weight: Tensor) -> None:
+        """Raise `Unfit` where a hyperparameter does not fit a weight of this shape (out, in).
+
+        Known before any work: of `weight` only shape and dtype are read.
+        """
+        del weight
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         """Raise ValueError unless the method, with all its steps, knows all of these norms."""
@@ -105,10 +130,25 @@ def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], 
 
 def check_weight(weight: Tensor) -> None:
     """Raise ValueError unless `weight` is a finite, non-empty floating-point matrix."""
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"a weight must be a tensor, not a {type(weight).__name__}")
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
-    if not weight.is_floating_point():
-        raise ValueError(f"a weight must be floating point, not {weight.dtype}")
+    if weight.dtype not in DTYPES:
+        raise ValueError(
+            f"a weight must be floating point of 16, 32 or 64 bits, not {weight.dtype}: convert "
+            "the model first, such as by model.to(torch.bfloat16), with its scales if it has any"
+        )
+    if type(weight) not in (Tensor, nn.Parameter):
+        raise ValueError(
+            f"a weight must be a plain tensor, not a {type(weight).__name__}: another library "
+            "has quantized or distributed it. Give the model as it was before"
+        )
+    if weight.is_meta:
+        raise ValueError(
+            "the weight is on the meta device and has no numbers: load the model's weights first, "
+            "without offloading"
+        )
     # A sum is finite only if all its terms are, and 20 times faster to check; one that overflows
     # decides nothing.
     if not bool(weight.sum().isfinite()) and not bool(weight.isfinite().all()):
@@ -130,9 +170,41 @@ def check_finite(form: Factorization) -> None:
 
 
 def check_rank(rank: int, weight: Tensor) -> None:
-    """Raise ValueError unless a weight of shape (out, in) has factors of this rank."""
+    """Raise `Unfit` unless a weight of shape (out, in) has factors of this rank."""
     if not 1 <= rank <= min(weight.shape):
-        raise ValueError(
+        raise Unfit(
             f"rank={rank} does not fit a weight of shape {tuple(weight.shape)}: it must lie in "
             f"1..{min(weight.shape)}. Lower it, or leave this layer out with `where`."
         )
+
+
+def at_reachable(
+    method: Decomposer, ratio: float, fits: Callable[[float], bool]
+) -> Decomposer | None:
+    """The method at the largest `compression_ratio` from 1 to `ratio` that `fits`, to 9 digits.
+
+    None if none does.
+
+    Args:
+        fits: whether a ratio can be reached; once it cannot, no larger one can.
+    """
+    if not fits(1.0):
+        return None
+    low, high = 1.0, ratio
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return replace(method, compression_ratio=low)  # type: ignore[call-arg]
+
+
+@contextmanager
+def nearest_of(outer: Callable[[Decomposer], Decomposer]) -> Iterator[None]:
+    """What part of a method says does not fit, said of the whole.
+
+    Args:
+        outer: the whole method, made of another part.
+    """
+    try:
+        yield
+    except Unfit as error:
+        raise Unfit(str(error), error.nearest and outer(error.nearest)) from error

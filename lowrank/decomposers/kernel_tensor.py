@@ -37,12 +37,7 @@ class Kernel(NamedTuple):
         Raises:
             ValueError: columns that are not those of a kernel of that size.
         """
-        positions = size[0] * size[1]
-        if weight.shape[1] % positions:
-            raise ValueError(
-                f"the {weight.shape[1]} columns of a weight are not those of kernels of "
-                f"{size[0]} x {size[1]}: kernel_size is for convolutions, seen by channel"
-            )
+        positions = positions_of(weight, size)
         weight = weight.double()
         rows = norm.row_weights(weight).expand(len(weight))
         return cls(weight, norm.second_moment(weight), rows, positions)
@@ -83,6 +78,21 @@ class Kernel(NamedTuple):
         weighted = left.T * self.rows
         curvature, wanted = weighted @ left, weighted @ self.weight
         return lambda right: (curvature @ right - wanted) @ self.moment
+
+
+def positions_of(weight: Tensor, size: tuple[int, int]) -> int:
+    """The positions of a kernel of that (height, width), seen as a matrix by channel.
+
+    Raises:
+        ValueError: its columns are not those of a kernel of that size.
+    """
+    positions = size[0] * size[1]
+    if weight.shape[1] % positions:
+        raise ValueError(
+            f"the {weight.shape[1]} columns of a weight are not those of kernels of "
+            f"{size[0]} x {size[1]}: kernel_size is for convolutions, seen by channel"
+        )
+    return positions
 
 
 def descend(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int = STEPS) -> Tensor:

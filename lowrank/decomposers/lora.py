@@ -16,15 +16,18 @@ from lowrank.decomposers.checks import (
     check_one_of,
     check_positive,
 )
-from lowrank.decomposers.decomposer import Decomposer, check_rank, generator_for, working
-from lowrank.decomposers.low_rank import nearest
+from lowrank.decomposers.decomposer import (
+    Decomposer,
+    Unfit,
+    check_rank,
+    generator_for,
+    nearest_of,
+    working,
+)
+from lowrank.decomposers.low_rank import beyond_rounding, nearest
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
-
-# An SVD and the product of its factors are off by up to 50 roundings of the largest weight (seen on
-# matrices of rank 1 to 64 and up to 2000 rows), quantization to 8 bits by 2^14.
-ROUNDINGS = 128
 
 Start = tuple[Factorization, Tensor, Tensor]  # the base, left (out, rank), right (rank, in)
 
@@ -102,8 +105,13 @@ class LoRA(Decomposer):
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
         return self if self.base is None else replace(self, base=self.base.for_kernel(size))
 
-    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+    def check_shape(self, weight: Tensor) -> None:
         check_rank(self.rank, weight)
+        if self.base is not None:
+            with nearest_of(lambda base: replace(self, base=base)):
+                self.base.check_shape(weight)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         base, left, right = STARTS[self.init](self, weight, norm)
         adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
         return Sum(base.requires_grad_(False), adapter, note=base.note)
@@ -147,11 +155,8 @@ def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     left, right = _principal(lora, weight, norm)
     # The base holds what the factors as they are stored leave, and so their rounding too.
     rest = working(weight) - lora.scale * (working(left) @ working(right))
-    # All of W is in the factors: a base is not to represent their rounding, for which it may have
-    # no scale that is small enough.
-    noise = ROUNDINGS * torch.finfo(rest.dtype).eps * weight.abs().max()
-    if lora.base is not None and bool(rest.abs().max() <= noise):
-        rest = torch.zeros_like(rest)
+    if lora.base is not None:
+        rest = beyond_rounding(rest, weight)
     return lora.frozen(rest.to(weight.dtype), norm), left, right
 
 
@@ -161,10 +166,11 @@ def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
         residual = working(weight) - working(base.to_dense())
     if not bool(residual.any()):
         # Both factors would be zero, and zero times zero has no gradient.
-        raise ValueError(
+        raise Unfit(
             f"init='residual' has nothing to start from: {base.describe()} equals the weight"
             f"{f' ({base.note})' if base.note else ''}. Use init='zero', or a base that loses "
-            "something."
+            "something.",
+            nearest=replace(lora, init="zero"),
         )
     left, right = _principal(lora, residual, norm)
     return base, left.to(weight.dtype), right.to(weight.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.curvature import has_pairs
+from lowrank.decomposers.decomposer import Unfit
 from lowrank.decomposers.low_rank import equally_scaled
 from lowrank.memo import memoised
 from lowrank.norms import Norm, square_root
@@ -37,16 +38,9 @@ class Grid(NamedTuple):
         """A weight in as many blocks (down, across).
 
         Raises:
-            ValueError: more blocks than rows or columns, or a number in which they cannot be cut.
+            Unfit: as `block_sizes`.
         """
-        sizes = []
-        for length, count, what in zip(weight.shape, blocks, ("rows", "columns"), strict=True):
-            sizes.append(-(-length // count))
-            if -(-length // sizes[-1]) != count:
-                raise ValueError(
-                    f"{length} {what} cannot be cut into {count} blocks of {sizes[-1]}, the last "
-                    f"perhaps smaller: {what} make {-(-length // sizes[-1])}"
-                )
+        sizes = block_sizes(weight, blocks)
         rows = norm.row_weights(weight).expand(len(weight))
         rows = rows.where(rows > 0, UNCOUNTED * rows[rows > 0].min()).sqrt()[:, None]
         return cls(weight.double(), norm.second_moment(weight), rows, *sizes)
@@ -92,6 +86,23 @@ def block_energies(blocks: Tensor) -> Tensor:
 
 # left (height, rank) and right (rank, width) of each block, by column and row of the grid.
 Factors = list[list[tuple[Tensor, Tensor]]]
+
+
+def block_sizes(weight: Tensor, blocks: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the blocks of a weight that is cut into so many (down, across).
+
+    Raises:
+        Unfit: more blocks than rows or columns, or a number in which they cannot be cut.
+    """
+    sizes = []
+    for length, count, what in zip(weight.shape, blocks, ("rows", "columns"), strict=True):
+        sizes.append(-(-length // count))
+        if -(-length // sizes[-1]) != count:
+            raise Unfit(
+                f"{length} {what} cannot be cut into {count} blocks of {sizes[-1]}, the last "
+                f"perhaps smaller: {what} make {-(-length // sizes[-1])}"
+            )
+    return sizes[0], sizes[1]
 
 
 def fit(grid: Grid, ranks: Tensor, iterations: int) -> Factors:

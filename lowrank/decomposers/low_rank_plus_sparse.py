@@ -15,7 +15,7 @@ from lowrank.decomposers.checks import (
     check_ratio,
     check_sparsity,
 )
-from lowrank.decomposers.decomposer import Decomposer, check_rank
+from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, check_rank
 from lowrank.decomposers.low_rank import Factors, nearest
 from lowrank.decomposers.parts import better_than_svd
 from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
@@ -91,6 +91,9 @@ class LowRankPlusSparse(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        self.parts_for(weight)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank, count = self.parts_for(weight)
         part, target = SparsePart(norm, count), weight.double()
@@ -117,7 +120,7 @@ class LowRankPlusSparse(Decomposer):
         """The rank and the number of non-zeros that a weight of shape (out, in) is given.
 
         Raises:
-            ValueError: `rank` does not fit the shape, or rank 1 and one non-zero already miss
+            Unfit: `rank` does not fit the shape, or rank 1 and one non-zero already miss
                 `compression_ratio`.
         """
         out, inner = weight.shape
@@ -125,13 +128,23 @@ class LowRankPlusSparse(Decomposer):
             check_rank(self.rank, weight)
             return self.rank, budget.count_of(self.sparsity, weight.numel())
         assert self.compression_ratio is not None
-        total, per_rank = weight.nbytes / self.compression_ratio, (out + inner) * weight.itemsize
-        rank = max(1, int(self.rank_ratio * total / per_rank))
-        count = budget.affordable(BlockGrid((out, inner)), total - rank * per_rank, weight.itemsize)
+        rank, count = self._parts_at(self.compression_ratio, weight)
         if count < 1:
-            raise ValueError(
+            reached = at_reachable(
+                self, self.compression_ratio, lambda r: self._parts_at(r, weight)[1] > 0
+            )
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
-                f"({out}, {inner}): it leaves {int(total)} bytes, and rank {rank} alone takes "
-                f"{rank * per_rank}. Lower it, or leave this layer out with `where`."
+                f"({out}, {inner}): it leaves {int(weight.nbytes / self.compression_ratio)} bytes, "
+                f"and rank {rank} alone takes {rank * (out + inner) * weight.itemsize}. Lower it, "
+                "or leave this layer out with `where`.",
+                reached,
             )
         return rank, count
+
+    def _parts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
+        """The rank, at least 1, and how many non-zeros the bytes that it leaves hold."""
+        total, per_rank = weight.nbytes / ratio, sum(weight.shape) * weight.itemsize
+        rank = max(1, int(self.rank_ratio * total / per_rank))
+        grid = BlockGrid((weight.shape[0], weight.shape[1]))
+        return rank, budget.affordable(grid, total - rank * per_rank, weight.itemsize)

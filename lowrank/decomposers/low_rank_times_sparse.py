@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lowrank import memo
 from lowrank.decomposers import budget
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio, check_sparsity
-from lowrank.decomposers.decomposer import Decomposer, check_rank
+from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
 from lowrank.decomposers.low_rank import equally_scaled, fitted
 from lowrank.decomposers.parts import better_than_svd
 from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
@@ -81,6 +81,9 @@ class LowRankTimesSparse(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        budget.count_of(self.sparsity, self.rank_for(weight) * weight.shape[1])
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
         count = budget.count_of(self.sparsity, rank * weight.shape[1])
@@ -108,7 +111,7 @@ class LowRankTimesSparse(Decomposer):
         """The rank that this decomposer gives a weight of shape (out, in).
 
         Raises:
-            ValueError: `rank` does not fit the shape, or even rank 1 misses `compression_ratio`.
+            Unfit: `rank` does not fit the shape, or even rank 1 misses `compression_ratio`.
         """
         out, inner = weight.shape
         ranks = range(1, min(out, inner) + 1)
@@ -126,9 +129,10 @@ class LowRankTimesSparse(Decomposer):
         total = weight.nbytes / self.compression_ratio
         rank = bisect_right(ranks, total, key=nbytes)
         if rank < 1:
-            raise ValueError(
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
                 f"({out}, {inner}): rank 1 gives {weight.nbytes / nbytes(1):.3g}. Lower it, or "
-                "leave this layer out with `where`."
+                "leave this layer out with `where`.",
+                nearest=replace(self, compression_ratio=None, rank=1),
             )
         return rank

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.low_rank_blocks import Grid, fit
 from lowrank.decomposers.parts import better_than_svd
 from lowrank.decomposers.tucker2 import pair_of
@@ -72,6 +72,9 @@ class Monarch(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        self._fitting(weight)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         blocks = self.blocks_for(weight, norm)
         grid = Grid.of(weight, norm, blocks)
@@ -87,8 +90,20 @@ class Monarch(Decomposer):
         """The grid that a weight of shape (out, in) is given.
 
         Raises:
-            ValueError: blocks that are no divisors, or blocks of less than `rank` rows or columns;
-                no grid reaches `compression_ratio`.
+            Unfit: as `check_shape`.
+        """
+        fitting = self._fitting(weight)
+        finest = [pair for pair in fitting if not any(refines(other, pair) for other in fitting)]
+        if len(finest) == 1:
+            return finest[0]
+        return min(finest, key=lambda pair: self._lost(Grid.of(weight, norm, pair)))
+
+    def _fitting(self, weight: Tensor) -> list[tuple[int, int]]:
+        """The grids that fit the shape of a weight and the ratio.
+
+        Raises:
+            Unfit: blocks that are no divisors, or blocks of less than `rank` rows or columns; no
+                grid reaches `compression_ratio`.
         """
         out, inner = weight.shape
         allowed = [
@@ -99,24 +114,25 @@ class Monarch(Decomposer):
         ]
         if self.blocks is not None:
             if self.blocks not in allowed:
-                raise ValueError(
+                raise Unfit(
                     f"blocks={self.blocks} do not fit a weight of shape ({out}, {inner}): "
                     f"{divisors(out)} blocks down and {divisors(inner)} across are possible, and "
                     f"each has at least rank={self.rank} rows and columns"
                 )
-            return self.blocks
+            return [self.blocks]
         assert self.compression_ratio is not None
         limit = (weight.nbytes / self.compression_ratio - 2) / weight.itemsize
         fitting = [pair for pair in allowed if self.params(weight, pair) <= limit]
         if not fitting:
-            raise ValueError(
+            one_block = replace(self, compression_ratio=None, blocks=(1, 1))
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
                 f"({out}, {inner}): one block of rank {self.rank} gives "
                 f"{weight.numel() / self.params(weight, (1, 1)):.3g}. Lower it, or leave this "
-                "layer out with `where`."
+                "layer out with `where`.",
+                nearest=one_block if allowed else None,
             )
-        finest = [pair for pair in fitting if not any(refines(other, pair) for other in fitting)]
-        return min(finest, key=lambda pair: self._lost(Grid.of(weight, norm, pair)))
+        return fitting
 
     def params(self, weight: Tensor, blocks: tuple[int, int]) -> int:
         """Numbers in the factors of a weight (out, in)."""

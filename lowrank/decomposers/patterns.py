@@ -120,7 +120,7 @@ def parse(pattern: str, within: str = "matrix") -> Pattern:
     check_one_of("within", within, ("matrix", "row"))
     named = {"unstructured": Blocks(), "rows": Blocks(width=None), "columns": Blocks(height=None)}
     sizes = re.fullmatch(r"(\d+)([:x])(\d+)", str(pattern))
-    found: Pattern | None = named.get(pattern)
+    found: Pattern | None = named.get(str(pattern))
     if sizes is not None:
         first, second = int(sizes[1]), int(sizes[3])
         if sizes[2] == "x" and first >= 1 and second >= 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from lowrank.decomposers.alps import ALPS
 from lowrank.decomposers.budget import stored_bytes
 from lowrank.decomposers.curvature import has_pairs, inverse_factor, raised
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, nearest_of
 from lowrank.decomposers.gptq import GPTQ, kept_nearest, without_dead
 from lowrank.decomposers.parts import better_of, quantized_within, sparse_within
 from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
@@ -79,6 +79,10 @@ class PruneAndQuantize(Decomposer):
 
     def kernel_view(self) -> KernelView:
         return self.pruning.kernel_view()
+
+    def check_shape(self, weight: Tensor) -> None:
+        with nearest_of(lambda pruning: replace(self, pruning=pruning)):
+            self.pruning.check_shape(weight)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         pruned = self.pruning.decompose(weight, norm)

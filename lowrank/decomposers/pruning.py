@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_ratio, check_sparsity
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.patterns import Pattern, count_within, parse
 from lowrank.factorizations import BlockGrid, Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
@@ -47,33 +47,61 @@ class Pruning(Decomposer):
         # filter, large in the middle and small at the rim, would make poor groups.
         return "channel" if self._pattern.is_counted else "channels_last"
 
-    def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
-        """How many blocks survive in each set that competes; None where the pattern says it."""
-        shape = f"a weight of shape {grid.shape} in blocks of {grid.block[0]}x{grid.block[1]}"
+    def check_shape(self, weight: Tensor) -> None:
+        grid = self._pattern.grid((weight.shape[0], weight.shape[1]))
         sets = self._pattern.sets(grid.size)
         if self.sparsity is not None:
-            blocks = grid.count // sets
-            count = blocks - round(self.sparsity * blocks)
-            if count == 0:
-                of = "each row of blocks of " if self.within == "row" else ""
-                raise ValueError(
-                    f"sparsity={self.sparsity} keeps none of the {blocks} blocks of {of}{shape}. "
-                    "Lower it, or leave this layer out with `where`."
-                )
-            return count
+            self._count_at(self.sparsity, grid)
         if self.compression_ratio is not None:
-            limit = weight.nbytes / self.compression_ratio
-            competing = scores.reshape(sets, -1)
-            count = count_within(competing, grid, weight.element_size(), limit)
-            if count == 0:
-                raise ValueError(
-                    f"compression_ratio={self.compression_ratio} is out of reach for {shape}, "
-                    f"{weight.dtype}: it leaves {limit:.4g} bytes, too few for the best block and "
-                    f"its index of {grid.index_bytes(1)} bytes. Lower it, or leave this layer out "
-                    "with `where`."
-                )
-            return count
-        return None
+            # What blocks of more than one weight take depends on which are best, and is seen later.
+            least, ratio = sets * weight.itemsize + grid.index_bytes(sets), self.compression_ratio
+            if least > weight.nbytes / ratio:
+                lower = at_reachable(self, ratio, lambda r: least <= weight.nbytes / r)
+                raise self._out_of_reach(weight, grid, lower)
+
+    def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
+        """How many blocks survive in each set that competes; None where the pattern says it."""
+        if self.sparsity is not None:
+            return self._count_at(self.sparsity, grid)
+        if self.compression_ratio is None:
+            return None
+        competing = scores.reshape(self._pattern.sets(grid.size), -1)
+
+        def count(ratio: float) -> int:
+            return count_within(competing, grid, weight.itemsize, weight.nbytes / ratio)
+
+        found = count(self.compression_ratio)
+        if found == 0:
+            lower = at_reachable(self, self.compression_ratio, lambda ratio: count(ratio) > 0)
+            raise self._out_of_reach(weight, grid, lower)
+        return found
+
+    def _count_at(self, sparsity: float, grid: BlockGrid) -> int:
+        """How many blocks survive in each set.
+
+        Raises:
+            Unfit: none.
+        """
+        blocks = grid.count // self._pattern.sets(grid.size)
+        count = blocks - round(sparsity * blocks)
+        if count == 0:
+            of = "each row of blocks of " if self.within == "row" else ""
+            raise Unfit(
+                f"sparsity={sparsity} keeps none of the {blocks} blocks of {of}{_described(grid)}. "
+                "Lower it, or leave this layer out with `where`.",
+                nearest=replace(self, sparsity=1 - 1 / blocks),
+            )
+        return count
+
+    def _out_of_reach(self, weight: Tensor, grid: BlockGrid, nearest: Decomposer | None) -> Unfit:
+        limit = weight.nbytes / (self.compression_ratio or 1)
+        return Unfit(
+            f"compression_ratio={self.compression_ratio} is out of reach for {_described(grid)}, "
+            f"{weight.dtype}: it leaves {limit:.4g} bytes, too few for the best block and its "
+            f"index of {grid.index_bytes(1)} bytes. Lower it, or leave this layer out with "
+            "`where`.",
+            nearest,
+        )
 
     @property
     def _pattern(self) -> Pattern:
@@ -93,3 +121,8 @@ class ScoredPruning(Pruning):
         scores = self.scores(weight, grid, norm)
         kept = self._pattern.keep(scores, self._count(weight, grid, scores))
         return Sparse.from_dense(weight, kept, grid.block)
+
+
+def _described(grid: BlockGrid) -> str:
+    height, width = grid.block
+    return f"a weight of shape {grid.shape} in blocks of {height}x{width}"

@@ -13,7 +13,7 @@ from lowrank.decomposers.checks import check_integer
 from lowrank.decomposers.decomposer import Decomposer, check_rank
 from lowrank.decomposers.gptq import GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision
-from lowrank.decomposers.low_rank import fitted, nearest
+from lowrank.decomposers.low_rank import beyond_rounding, fitted, nearest
 from lowrank.decomposers.parts import better_of, error_of, quantized_within
 from lowrank.factorizations import Factorization, Product, Sum
 from lowrank.factorizations.packing import BITS
@@ -76,8 +76,10 @@ class QuantizedPlusLowRank(Decomposer):
         if isinstance(self.factor_bits, bool) or self.factor_bits not in (*BITS, HALF):
             raise ValueError(f"factor_bits={self.factor_bits!r} must lie in 1..8, or be {HALF}")
 
-    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+    def check_shape(self, weight: Tensor) -> None:
         check_rank(self.rank, weight)
+
+    def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if not bool(weight.any()):
             return self.base.decompose(weight, norm)
         left, right, _ = nearest(weight.double(), self.rank, norm)
@@ -95,9 +97,10 @@ class QuantizedPlusLowRank(Decomposer):
         """Every iterate, beginning with the base of what `low_rank` (out, in) leaves."""
         exact, forms = weight.double(), []
         for _ in range(self.iterations):
-            base = self.base.decompose(exact - low_rank, norm).to(weight.dtype)
+            rest = beyond_rounding(exact - low_rank, weight)
+            base = self.base.decompose(rest, norm).to(weight.dtype)
             missed = exact - base.to_dense().double()
-            if not bool(missed.any()):
+            if not bool(beyond_rounding(missed, weight).any()):
                 return [*forms, base]
             product = self._product(missed, norm).to(weight.dtype)
             forms.append(Sum(base, product, note=base.note))

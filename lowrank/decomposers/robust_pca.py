@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank import memo
-from lowrank.decomposers.checks import check_integer, check_one_of, check_positive
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_positive
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.low_rank import truncated
 from lowrank.decomposers.parts import better_than_svd
@@ -68,7 +68,7 @@ class RobustPCA(Decomposer):
     def __post_init__(self) -> None:
         if self.sparse_weight is not None:
             check_positive("sparse_weight", self.sparse_weight)
-        check_positive("tolerance", self.tolerance)
+        check_number("tolerance", self.tolerance, "lie in (0, 1)", lambda x: 0 < x < 1)
         check_integer("max_iterations", self.max_iterations, least=1)
         check_one_of("view", self.view, KERNEL_VIEWS)
 

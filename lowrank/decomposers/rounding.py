@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_one_of
+from lowrank.decomposers.checks import check_flag, check_one_of
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size
 from lowrank.factorizations.quantized import symmetric_zero
@@ -50,6 +50,7 @@ class Rounding:
     def __post_init__(self) -> None:
         check_bits(self.bits)
         check_group_size(self.group_size)
+        check_flag("symmetric", self.symmetric)
         check_one_of("scale", self.scale, ("range", "mse"))
         check_one_of("scale_dtype", self.scale_dtype, SCALE_DTYPES)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowrank.decomposers.budget import affordable, dense_unless_smaller, largest, stored_bytes
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.kernel_tensor import descend
 from lowrank.decomposers.parts import better_of, sparse_within
 from lowrank.factorizations import Factorization, Product, Sparse
@@ -68,6 +68,9 @@ class SparseFactors(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        self.counts_for(weight)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         target = Target(weight, norm)
         counts = self.counts_for(weight)
@@ -95,22 +98,36 @@ class SparseFactors(Decomposer):
         """How many entries each factor of a weight (out, in) keeps, in the order of the product.
 
         Raises:
-            ValueError: a square factor could not be an identity, or the large one has no entry.
+            Unfit: a square factor could not be an identity, or the large one has no entry.
         """
         out, inner = weight.shape
-        side, budget = min(out, inner), weight.nbytes / self.compression_ratio
-        each = self.share * budget / (self.factors - 1)
-        square = affordable(BlockGrid((side, side)), each, weight.itemsize)
-        large = affordable(BlockGrid((out, inner)), (1 - self.share) * budget, weight.itemsize)
-        if square < side or large < 1:
-            raise ValueError(
+        side, (square, large) = min(out, inner), self._counts_at(self.compression_ratio, weight)
+
+        def is_reachable(ratio: float) -> bool:
+            square, large = self._counts_at(ratio, weight)
+            return square >= side and large >= 1
+
+        if not is_reachable(self.compression_ratio):
+            each = self.share * weight.nbytes / self.compression_ratio / (self.factors - 1)
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for {self.factors} "
                 f"factors of a weight of shape ({out}, {inner}): {int(each)} bytes hold {square} "
                 f"entries of a factor of {side} rows, which needs at least one each. Lower it, "
-                "raise share, or leave this layer out with `where`."
+                "raise share, or leave this layer out with `where`.",
+                at_reachable(self, self.compression_ratio, is_reachable),
             )
         squares = [square] * (self.factors - 1)
         return [large, *squares] if out > inner else [*squares, large]
+
+    def _counts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
+        """The entries that a square factor and the large one can keep."""
+        out, inner = weight.shape
+        side, budget = min(out, inner), weight.nbytes / ratio
+        each = self.share * budget / (self.factors - 1)
+        square = affordable(BlockGrid((side, side)), each, weight.itemsize)
+        return square, affordable(
+            BlockGrid((out, inner)), (1 - self.share) * budget, weight.itemsize
+        )
 
 
 class Target:

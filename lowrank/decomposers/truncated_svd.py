@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
-from lowrank.decomposers.decomposer import Decomposer, check_rank
+from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
 from lowrank.decomposers.low_rank import factored_params, is_smaller, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
@@ -76,6 +76,10 @@ class TruncatedSVD(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.view
 
+    def check_shape(self, weight: Tensor) -> None:
+        if self.energy is None:
+            self.rank_for(weight)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight, norm)
         if not is_smaller(weight.shape, rank):
@@ -91,7 +95,7 @@ class TruncatedSVD(Decomposer):
         """The rank that this decomposer gives a weight of shape (out, in).
 
         Raises:
-            ValueError: `rank` does not fit the shape, or even rank 1 misses `compression_ratio`.
+            Unfit: `rank` does not fit the shape, or even rank 1 misses `compression_ratio`.
         """
         out, inner = weight.shape
         if self.rank is not None:
@@ -108,9 +112,10 @@ class TruncatedSVD(Decomposer):
         if out * inner / (rank * (out + inner)) < self.compression_ratio:
             rank -= 1
         if rank < 1:
-            raise ValueError(
+            raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
                 f"({out}, {inner}): rank 1 gives {out * inner / (out + inner):.3g}. Lower it, or "
-                "leave this layer out with `where`."
+                "leave this layer out with `where`.",
+                nearest=replace(self, compression_ratio=None, rank=1),
             )
         return rank

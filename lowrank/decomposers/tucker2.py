@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
 from lowrank.decomposers.checks import check_integer, check_ratio
-from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.kernel_tensor import Kernel, descend
+from lowrank.decomposers.decomposer import Decomposer, Unfit
+from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
 from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
@@ -64,12 +64,19 @@ class Tucker2(Decomposer):
             check_ratio(self.compression_ratio)
         for name in ("ranks", "kernel_size"):
             pair = getattr(self, name)
-            if pair is not None:
+            if pair is not None or name == "kernel_size":
                 object.__setattr__(self, name, pair_of(name, pair))
         check_integer("iterations", self.iterations, least=0)
 
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
         return replace(self, kernel_size=size)
+
+    def check_shape(self, weight: Tensor) -> None:
+        if self.kernel_size == (1, 1):
+            self._svd.check_shape(weight)
+            return
+        positions = positions_of(weight, self.kernel_size)
+        self._check_ranks(weight.shape[0], weight.shape[1] // positions, positions)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if self.kernel_size == (1, 1):
@@ -93,19 +100,9 @@ class Tucker2(Decomposer):
         Args:
             weight: (out, in · positions).
             tensor: it in the norm, (out, in, positions).
-
-        Raises:
-            ValueError: `ranks` do not fit the kernel, or ranks of 1 miss `compression_ratio`.
         """
         out, channels, positions = tensor.shape
         if self.ranks is not None:
-            given, taken = self.ranks
-            if given > min(out, taken * positions) or taken > min(channels, given * positions):
-                raise ValueError(
-                    f"ranks={self.ranks} do not fit a kernel of {out} x {channels} channels and "
-                    f"{positions} positions: each is at most the number of its channels, and "
-                    "neither more than the other has with its positions"
-                )
             return self.ranks
         assert self.compression_ratio is not None
         kept = kept_energy(tensor.cpu()).to(tensor.device)
@@ -114,20 +111,37 @@ class Tucker2(Decomposer):
         params = given * out + given * taken * positions + taken * channels
         fits = params * self.compression_ratio <= weight.numel()
         fits &= (given <= taken * positions) & (taken <= given * positions)
-        if not bool(fits.any()):
-            raise ValueError(
-                f"compression_ratio={self.compression_ratio} is out of reach for a kernel of "
-                f"{out} x {channels} channels and {positions} positions: one channel each gives "
-                f"{weight.numel() / float(params[0, 0]):.3g}. Lower it, or leave this layer out "
-                "with `where`."
-            )
         best = int(kept.where(fits, -1).argmax())
         return best // channels + 1, best % channels + 1
 
-    def _of_matrix(self, weight: Tensor, norm: Norm) -> Factorization:
+    def _check_ranks(self, out: int, channels: int, positions: int) -> None:
+        if self.ranks is not None:
+            given, taken = self.ranks
+            if given > min(out, taken * positions) or taken > min(channels, given * positions):
+                raise Unfit(
+                    f"ranks={self.ranks} do not fit a kernel of {out} x {channels} channels and "
+                    f"{positions} positions: each is at most the number of its channels, and "
+                    "neither more than the other has with its positions"
+                )
+            return
+        assert self.compression_ratio is not None
+        most = out * channels * positions / (out + positions + channels)
+        if self.compression_ratio > most:
+            raise Unfit(
+                f"compression_ratio={self.compression_ratio} is out of reach for a kernel of "
+                f"{out} x {channels} channels and {positions} positions: one channel each gives "
+                f"{most:.3g}. Lower it, or leave this layer out with `where`.",
+                nearest=replace(self, compression_ratio=None, ranks=(1, 1)),
+            )
+
+    @property
+    def _svd(self) -> TruncatedSVD:
+        """What it is for a weight that is no kernel."""
         rank = None if self.ranks is None else min(self.ranks)
-        svd = TruncatedSVD(rank, compression_ratio=self.compression_ratio, view="channel")
-        form = svd.decompose(weight, norm)
+        return TruncatedSVD(rank, compression_ratio=self.compression_ratio, view="channel")
+
+    def _of_matrix(self, weight: Tensor, norm: Norm) -> Factorization:
+        form = self._svd.decompose(weight, norm)
         form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
         return form
 

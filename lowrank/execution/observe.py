@@ -15,11 +15,11 @@ from lowrank.factorizations import Factorization
 from lowrank.factorizations.factorization import MULTIPLY
 from lowrank.factorizations.operations import Operation
 from lowrank.factorized import FactorizedLayer
-from lowrank.measure.forward import evaluating
+from lowrank.measure.forward import Example, call, evaluating
 from lowrank.measure.size import leaves
 
 
-def layer_work(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Work]:
+def layer_work(model: nn.Module, example: Example) -> dict[str, Work]:
     """The work of each factorized layer that the example calls; the largest of several calls."""
     found: dict[str, Work] = {}
     calling: list[str] = []
@@ -39,7 +39,7 @@ def layer_work(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Work]
     forms = {id(layer.factorization): layer.factorization for layer in layers.values()}
     with evaluating(model), torch.no_grad(), _watched(forms.values(), record):
         try:
-            model(*example)
+            call(model, example)
         finally:
             for handle in handles:
                 handle.remove()

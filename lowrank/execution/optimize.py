@@ -17,7 +17,7 @@ from lowrank.execution.plan import FACTORED, LayerPlan, Plan
 from lowrank.execution.search import Search, try_layer
 from lowrank.execution.substitute import OptimizedLayer, share, substitute
 from lowrank.execution.timing import threads
-from lowrank.measure.forward import check_example
+from lowrank.measure.forward import Example, check_example, tensors_of
 
 MACHINE = ("cpu", "torch")
 
@@ -38,7 +38,7 @@ class Optimized:
 
 def optimize_for(
     model: nn.Module,
-    example: tuple[Tensor, ...],
+    example: Example,
     accuracy: Accuracy = "exact",
     plan: Plan | None = None,
     search: Search | None = None,
@@ -54,7 +54,7 @@ def optimize_for(
     Args:
         model: compressed, on the device on which it will run; it is not changed, and later changes
             of its weights do not reach the optimised model.
-        example: inputs for `model(*example)`, of the batch size to come.
+        example: inputs by position or by name, of the batch size to come.
         accuracy: which changes of numbers are allowed for speed: ``exact``, none but rounding in
             the layer's own dtype; ``bfloat16``; ``int8``, inputs rounded to 8 bits. The plan has
             the error of each layer's outputs that was measured.
@@ -62,8 +62,8 @@ def optimize_for(
         search: what is tried, and for how long.
 
     Raises:
-        ValueError: the model has no factorized layer, or is optimised already; `example` is no
-            tuple; `accuracy` does not exist; or the plan does not fit model or machine, or is less
+        ValueError: the model has no factorized layer, or is optimised already; `example` holds no
+            inputs; `accuracy` does not exist; or the plan does not fit model or machine, or is less
             exact than `accuracy`.
     """
     check_example(example)
@@ -78,7 +78,7 @@ def optimize_for(
     works = layer_work(compact, example)
     with threads(search.threads):
         if plan is None:
-            plan, runs = _search(works, accuracy, search, example[0])
+            plan, runs = _search(works, accuracy, search, tensors_of(example)[0])
             read = "its weight is read by another module, or the example does not reach it"
             plan = replace(plan, skipped=tuple((n, read) for n in layers if n not in works))
         else:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+# The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
+Example = tuple[Any, ...] | Mapping[str, Any]
 
 
 @contextmanager
@@ -33,13 +39,53 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def check_example(example: tuple[Tensor, ...]) -> None:
-    """Raise ValueError unless `example` is a tuple of inputs for `model(*example)`.
+def check_example(example: Example) -> None:
+    """Raise ValueError unless `example` holds the inputs of a model, by position or by name.
 
     A bare tensor would be taken apart row by row, and the wrong thing measured.
     """
-    if not isinstance(example, tuple) or not example:
+    is_named = isinstance(example, Mapping) and all(isinstance(name, str) for name in example)
+    if not (isinstance(example, tuple) or is_named) or not example:
         raise ValueError(
-            f"example must be a non-empty tuple of input tensors, got {type(example).__name__}; "
-            "for a model of one input write (inputs,)"
+            "example must be a non-empty tuple of input tensors, or a mapping of inputs by name, "
+            f"got {type(example).__name__}; for a model of one input write (inputs,)"
         )
+    if not tensors_of(example):
+        raise ValueError(f"example must hold tensors, and {described(example)} has none")
+
+
+def tensors_of(example: Example) -> list[Tensor]:
+    """The tensors of an example, in its order."""
+    values = list(example.values()) if isinstance(example, Mapping) else list(example)
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def call(model: nn.Module, example: Example) -> Any:
+    """What a model gives for the inputs of an example.
+
+    Raises:
+        ValueError: it does not run on them.
+    """
+    try:
+        return model(**example) if isinstance(example, Mapping) else model(*example)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the model does not run on the example, {described(example)}: "
+            f"{type(error).__name__}: {error}. Give the inputs of {type(model).__name__}.forward"
+            f"{inspect.signature(model.forward)}, as a tuple or as a mapping by name"
+        ) from error
+
+
+def described(example: Example) -> str:
+    """Such as ``(float32 (1, 784))`` or ``{input_ids: int64 (1, 12)}``."""
+
+    def one(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        return type(value).__name__
+
+    if isinstance(example, Mapping):
+        return f"{{{', '.join(f'{name}: {one(value)}' for name, value in example.items())}}}"
+    return f"({', '.join(map(one, example))})"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.factorizations.factorization import dtype_name
-from lowrank.measure.forward import check_example, evaluating
+from lowrank.measure.forward import Example, call, check_example, evaluating, tensors_of
 
 LEAST_PAIRS = 5
 BLOCK_SECONDS = 0.002
@@ -46,7 +47,7 @@ class Latency:
 def compare_latency(
     dense: nn.Module,
     compressed: nn.Module,
-    example: tuple[Tensor, ...],
+    example: Example,
     seconds: float = 0.2,
     threads: int | None = None,
 ) -> Latency:
@@ -71,15 +72,19 @@ def compare_latency(
     from torch.utils.benchmark import Timer
 
     check_example(example)
+    inputs = tensors_of(example)
     threads = torch.get_num_threads() if threads is None else threads
     if not seconds > 0 or threads < 1:
         raise ValueError(f"seconds={seconds} must be above 0 and threads={threads} at least 1")
+    statement = "model(**example)" if isinstance(example, Mapping) else "model(*example)"
     timers = [
-        Timer("model(*example)", globals={"model": m, "example": example}, num_threads=threads)
+        Timer(statement, globals={"model": m, "example": example}, num_threads=threads)
         for m in (dense, compressed)
     ]
     times: tuple[list[float], list[float]] = ([], [])
     with evaluating(dense, compressed), torch.inference_mode():
+        for model in (dense, compressed):
+            call(model, example)
         # Asked for a whole block, it would run up to ten of them to find out how long one is.
         warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
         passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
@@ -92,7 +97,7 @@ def compare_latency(
     speedup_low, _, speedup_high = _quartiles([d / c for d, c in zip(*times, strict=True)])
     dtypes = [p.dtype for p in dense.parameters() if p.is_floating_point()]
     return Latency(
-        batch_size=len(example[0]),
+        batch_size=len(inputs[0]),
         dense_s=dense_s,
         dense_iqr_s=dense_high - dense_low,
         compressed_s=compressed_s,
@@ -101,8 +106,8 @@ def compare_latency(
         speedup_low=speedup_low,
         speedup_high=speedup_high,
         threads=threads,
-        device=str(example[0].device),
-        dtype=dtype_name(dtypes[0] if dtypes else example[0].dtype),
+        device=str(inputs[0].device),
+        dtype=dtype_name(dtypes[0] if dtypes else inputs[0].dtype),
     )
 
 

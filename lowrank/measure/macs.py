@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from lowrank.measure.forward import check_example, evaluating, unfused_attention
+from lowrank.measure.forward import Example, call, check_example, evaluating, unfused_attention
 from lowrank.measure.size import leaves
 
 aten = torch.ops.aten
 
 
-def macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
+def macs(model: nn.Module, example: Example) -> int:
     """Multiply-accumulates of one forward pass of `example`: those of one example if it is one.
 
     Counts matrix products, convolutions (their zero padding included), attention (causal attention
@@ -29,15 +29,16 @@ def macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
     module reads instead of calling it, as attention does, counts as it runs: multiplied out.
 
     Args:
-        example: the inputs, for `model(*example)`.
+        example: the inputs, by position or by name.
 
     Raises:
-        ValueError: `example` is no tuple, or the model runs an operation that cannot be counted.
+        ValueError: `example` holds no inputs, the model does not run on them, or it runs an
+            operation that cannot be counted.
     """
     return layer_macs(model, example)[""]
 
 
-def layer_macs(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:
+def layer_macs(model: nn.Module, example: Example) -> dict[str, int]:
     """`macs` spent inside each module, by its name; "" is the model itself.
 
     Keys are all names of all modules: one that has two names has the same number under both. A
@@ -70,7 +71,7 @@ def layer_macs(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:
         _meter(stack, leaves(model), executed, skip_zeros)
         _meter(stack, model.modules(), lambda: executed() - zeros, add)
         stack.enter_context(counter)
-        model(*example)
+        call(model, example)
     names = model.named_modules(remove_duplicate=False)
     return {name: round(spent[module] / 2) for name, module in names}
 

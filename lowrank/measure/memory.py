@@ -12,10 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lowrank.measure.forward import check_example, evaluating, unfused_attention
+from lowrank.measure.forward import (
+    Example,
+    call,
+    check_example,
+    evaluating,
+    tensors_of,
+    unfused_attention,
+)
 
 
-def peak_memory(model: nn.Module, example: tuple[Tensor, ...]) -> int:
+def peak_memory(model: nn.Module, example: Example) -> int:
     """Bytes of all tensors alive at the peak of one forward pass of `example`.
 
     Counted are the model's parameters and buffers, the dense copies that sparse and quantized
@@ -28,25 +35,25 @@ def peak_memory(model: nn.Module, example: tuple[Tensor, ...]) -> int:
     included, so numbers of the two devices do not compare.
 
     Args:
-        example: the inputs, for `model(*example)`.
+        example: the inputs, by position or by name.
 
     Raises:
-        ValueError: `example` is no tuple.
+        ValueError: `example` holds no inputs.
     """
     check_example(example)
-    device = example[0].device
-    resident = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
+    device = tensors_of(example)[0].device
+    resident = [*model.parameters(), *model.buffers(), *tensors_of(example)]
     with evaluating(model), unfused_attention(), torch.no_grad():
         with AliveTensors(resident) as alive:
-            model(*example)  # Fills the caches of the leaves; what stays alive is resident.
+            call(model, example)  # Fills the caches of the leaves; what stays alive is resident.
             alive.peak = alive.now
             if device.type != "cuda":
-                model(*example)
+                call(model, example)
         if device.type != "cuda":
             return alive.peak
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        model(*example)
+        call(model, example)
         return alive.now + torch.cuda.max_memory_allocated(device) - before
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lowrank.allocation import GlobalRank
 from lowrank.compress import compress
+from lowrank.measure import nbytes
 
 
 def network(widths=(30, 20, 40, 25)) -> nn.Sequential:
@@ -22,7 +23,7 @@ def squared_error(model: nn.Sequential, compact: nn.Module) -> float:
 
 @pytest.mark.parametrize("ratio", [1.1, 1.5, 2, 4, 8])
 def test_the_size_is_met(ratio):
-    layers = compress(network(), GlobalRank(ratio)).layers
+    layers = compress(network(), GlobalRank(ratio, of="layers")).layers
     assert (
         sum(layer.params for layer in layers) <= sum(layer.dense_params for layer in layers) / ratio
     )
@@ -33,7 +34,7 @@ def test_no_other_ranks_of_that_size_have_less_error(ratio):
     """Against every combination of ranks, on a network small enough to try them all."""
     model = network((9, 7, 8))
     model[0].weight.data *= 3
-    result = compress(model, GlobalRank(ratio))
+    result = compress(model, GlobalRank(ratio, of="layers"))
     spent = sum(layer.params for layer in result.layers)
     best = squared_error(model, result.model)
     curves = []
@@ -51,19 +52,22 @@ def test_no_other_ranks_of_that_size_have_less_error(ratio):
 def test_larger_weights_keep_more():
     model = network((20, 20, 20))
     model[0].weight.data *= 5
-    ranks = [int(x.factorization.split("→")[1]) for x in compress(model, GlobalRank(4)).layers]
+    ranks = [
+        int(x.factorization.split("→")[1])
+        for x in compress(model, GlobalRank(4, of="layers")).layers
+    ]
     assert ranks[0] > ranks[1]
 
 
 def test_a_size_below_rank_one_says_what_can_be_had():
     with pytest.raises(
-        ValueError, match="compression_ratio=100 is out of reach: rank 1 .* gives 13"
+        ValueError, match="compression_ratio=100 is out of reach: rank 1 .* gives a ratio of 13"
     ):
-        compress(network(), GlobalRank(100))
+        compress(network(), GlobalRank(100, of="layers"))
 
 
 def test_ratio_one_leaves_all_dense():
-    layers = compress(network(), GlobalRank(1)).layers
+    layers = compress(network(), GlobalRank(1, of="layers")).layers
     assert [layer.params for layer in layers] == [layer.dense_params for layer in layers]
 
 
@@ -71,10 +75,28 @@ def test_a_row_vector_costs_what_it_costs_dense():
     """Rank 1 of 1 × n would be n + 1 numbers, so it stays dense, and no more is counted."""
     model = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 1))
     smallest = 30 + 20 + 20
-    layers = compress(model, GlobalRank(620 / smallest)).layers
+    layers = compress(model, GlobalRank(620 / smallest, of="layers")).layers
     assert [layer.params for layer in layers] == [50, 20]
-    with pytest.raises(ValueError, match="out of reach: rank 1 in every layer gives 8.86"):
-        compress(model, GlobalRank(8.9))
+    with pytest.raises(
+        ValueError, match="out of reach: rank 1 in every layer gives a ratio of 8.857"
+    ):
+        compress(model, GlobalRank(8.9, of="layers"))
+
+
+@pytest.mark.parametrize("values", [None, "float16"])
+@pytest.mark.parametrize("ratio", [1.5, 2, 4, 8])
+def test_the_ratio_is_that_of_the_whole_model_in_bytes(ratio, values):
+    """With biases, and with a layer that is not selected."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise((64, 128, 96, 64, 10))))
+    for layer in model:
+        u, spectrum, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+        layer.weight.data = u * (spectrum * 0.9 ** torch.arange(len(spectrum))) @ v
+    where = ["0", "1", "2"]
+    result = compress(model, GlobalRank(ratio), where=where, values=values)
+    reached = nbytes(model) / nbytes(result.model)
+    # All in 16 bits, nothing has to be factored for less than half the bytes.
+    assert ratio <= reached <= max(1.1 * ratio, 2 if values else 0)
 
 
 @pytest.mark.parametrize(

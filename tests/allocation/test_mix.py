@@ -167,21 +167,6 @@ def test_layers_may_be_called_with_arguments_by_name():
     assert macs(result.model, example) <= macs(model, example) / 1.5
 
 
-def test_a_layer_that_needs_a_name_is_refused():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(8, 8)
-            self.layer.forward = lambda *, x: nn.functional.linear(x, self.layer.weight)
-
-        def forward(self, x):
-            return self.layer(x=x)
-
-    mix = Mix([TruncatedSVD(rank=1)], Budget(ratio=2, resource="macs"), NormError(), rivals=0)
-    with pytest.raises(ValueError, match=r"'layer' is called with \['x'\] by name only"):
-        compress(Model(), mix, example=(torch.randn(1, 8),))
-
-
 def test_costs_that_are_run_leave_no_dense_copies(model, data):
     problem = Problem(model, Select().split(model)[0], IdentityNorms(), None, (data[0][:1],))
     analysis = analyse(problem, [Quantization(bits=4)], dense_costs(problem, "macs"))

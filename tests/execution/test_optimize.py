@@ -305,3 +305,20 @@ def test_a_model_that_is_one_layer_and_is_measured():
     optimized = optimize_for(small, (x,)).model
     assert relative_error(outputs(optimized, x), outputs(small, x)) < 1e-5
     assert macs(optimized, (x,)) > 0
+
+
+def test_inputs_may_be_given_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(64, 64)
+
+        def forward(self, *, x):
+            return self.body(x)
+
+    small = compress(Named(), TruncatedSVD(rank=4)).model
+    example = {"x": torch.randn(3, 64)}
+    fast = optimize_for(small, example, search=Search(seconds=0.01))
+    torch.testing.assert_close(fast.model(**example), small(**example))
+    again = optimize_for(small, example, plan=fast.plan)
+    assert again.plan == fast.plan

@@ -39,7 +39,7 @@ class Own(Method):
             {name: self.recipe(weight.shape[1]) for name, weight in subject.weights().items()},
             where=Select(include=subject.layers),
             norm=self.norm,
-            data=list(subject.tokens.split(BATCH)),
+            data=list(subject.tokens.split(BATCH)) if self.norm.needs_data else None,
         )
         kept = {}
         for report in result.layers:
