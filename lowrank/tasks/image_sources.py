@@ -93,7 +93,7 @@ def check_part(part: Part) -> None:
 
 def check_size(size: object) -> None:
     """Raise ValueError unless it is the height and the width of an image."""
-    numbers = size if isinstance(size, list | tuple) else ()
+    numbers = () if isinstance(size, str) or not isinstance(size, Sequence) else size
     if len(numbers) != 2 or not all(type(number) is int and number >= 1 for number in numbers):
         raise ValueError(f"size={size!r} must be [height, width], each an integer from 1")
 
