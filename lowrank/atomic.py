@@ -2,34 +2,122 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+# After so many seconds without a change a file is no longer being written, whoever began it.
+ABANDONED = 24 * 3600
+# What is being written: for which name, by which machine and process. Short, because any name of
+# 255 characters that stands for the whole must have one.
+TEMPORARY = re.compile(r"\.lowrank-(?P<name>\w{8})-(?P<host>\w{8})-(?P<process>\d+)-\w{8}\.tmp")
 
 
 @contextmanager
-def replacing(path: Path, shared: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path` to write to, which takes its place if the block ends without error.
 
     It lies in the same folder, because only within one file system is a rename atomic, and is
-    flushed to the disk before, so that no crash leaves an empty file under `path`.
+    flushed to the disk before, so that no crash leaves an empty file under `path`. Of a link, the
+    file that it points to is replaced. What killed processes left of the same file is removed.
 
-    Args:
-        shared: whether other processes may write the same path at the same time. If not, the new
-            file has always the same name, and what a killed process left of it is overwritten.
+    Raises:
+        OSError: the file cannot be written; the text names `path`.
     """
-    unique = f".{uuid.uuid4().hex}" if shared else ""
-    temporary = path.with_name(f".{path.name}{unique}.tmp")
-    try:
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write to")
+    temporary = temporary_in(target.parent, target.name)
+    with _naming(path, {str(temporary), str(target.parent)}):
+        _remove_abandoned(target.parent, _short(target.name))
         # Made here for its permissions, which some writers narrow to the owner's.
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.touch(exist_ok=False)
+        try:
+            mode = temporary.stat().st_mode
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(mode)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_in(folder: Path, name: str) -> Path:
+    """A path in `folder` for something that stands in for `name`, and that `clean` would remove."""
+    unique = uuid.uuid4().hex[:8]
+    return folder / f".lowrank-{_short(name)}-{_host()}-{os.getpid()}-{unique}.tmp"
+
+
+def clean(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    Safe beside others that are writing, on this machine or on another that shares the folder: what
+    goes is of processes of this machine that are no more, or has not changed for a day.
+
+    Raises:
+        OSError: the folder cannot be read or changed.
+    """
+    _remove_abandoned(Path(folder), None)
+
+
+def _remove_abandoned(folder: Path, name: str | None) -> None:
+    for entry in os.scandir(folder):
+        found = TEMPORARY.fullmatch(entry.name)
+        if found is None or (name is not None and found["name"] != name):
+            continue
+        try:
+            is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
+            if is_left or (found["host"] == _host() and not _is_alive(int(found["process"]))):
+                os.unlink(entry.path)
+        except (FileNotFoundError, PermissionError):
+            continue  # Its writer was done, another one removed it, or it is somebody else's.
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # Elsewhere the question would end the process.
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@cache
+def _host() -> str:
+    """This machine since it was started, and the processes that one sees from here.
+
+    Containers may share a name and number their processes alike.
+    """
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    except OSError:
+        parts.append(str(uuid.getnode()))
+    return _short("\n".join(parts))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+@contextmanager
+def _naming(path: Path, instead_of: set[str]) -> Iterator[None]:
+    """Name the file that was asked for in an OSError, not what was touched on the way to it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in {None, *instead_of}:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

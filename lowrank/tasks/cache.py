@@ -70,5 +70,5 @@ def _locked(path: Path) -> AcquireReturnProxy:
 def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) -> None:
     # Copies, because safetensors does not store tensors that share memory (tied weights).
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.items()}
-    with replacing(path, shared=False) as partial:  # The lock lets in one process at a time.
+    with replacing(path) as partial:
         save_file(copies, partial, metadata={"config": json.dumps(config, sort_keys=True)})
