@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lowrank import results
@@ -18,6 +20,16 @@ class Job:
 
     overrides: list[str]
     settings: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where its record is to be."""
+        return Path(self.settings["results"])
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its record."""
+        return results.key(self.settings)
 
     def check_choices(self) -> None:
         """Raise ValueError if a choice lacks its labels, or would have no effect."""
@@ -49,9 +61,7 @@ class Job:
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        if self.settings["force"]:
-            return False
-        return results.exists(results.key(self.settings), self.settings["results"])
+        return not self.settings["force"] and results.exists(self.key, self.folder)
 
 
 def pending(jobs: Sequence[Job]) -> list[Job]:
@@ -67,35 +77,52 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
             job.check_choices()
             if not job.is_done():
                 left.append(job)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             errors.setdefault(str(error), " ".join(job.overrides))
     _stop(errors)
     return left
 
 
-def check(jobs: Sequence[Job]) -> None:
-    """Find what is wrong with the jobs' settings before any of them starts.
+def check(jobs: Sequence[Job], processes: int = 1) -> None:
+    """Find what is wrong with the jobs' settings and data before any of them starts.
+
+    Args:
+        processes: how many jobs run at once.
 
     Raises:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
-    from experiments.point import check_fit, check_options, make_parts, reason
+    from experiments import checks
 
-    errors = {}
-    for folder in {job.settings["results"] for job in jobs}:
-        try:
-            results.check_writable(folder)
-        except ValueError as error:
-            errors[reason(error)] = "results"
+    # What takes no time comes before what reads the data of all.
+    _each(jobs, checks.check_options)
+    _stop(_of_folders({job.folder for job in jobs}))
+    _each(jobs, checks.check_fit)
+    _each(jobs, lambda settings: checks.check_data(settings, processes))
+    checks.forget()
+
+
+def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:
+    from experiments.parts import reason
+
+    errors: dict[str, str] = {}
     for job in jobs:
         try:
-            check_options(job.settings)
-            make_parts(job.settings)
-            check_fit(job.settings)
+            check_one(job.settings)
         except Exception as error:
             errors.setdefault(reason(error), " ".join(job.overrides))
     _stop(errors)
+
+
+def _of_folders(folders: set[Path]) -> dict[str, str]:
+    errors = {}
+    for folder in folders:
+        try:
+            results.check_writable(folder)
+        except ValueError as error:
+            errors[str(error)] = "results"
+    return errors
 
 
 def _stop(errors: Mapping[str, str]) -> None:

@@ -47,7 +47,13 @@ class Need:
         return max(0, math.floor(left / max(self.example, 1.0)))
 
 
-def check_room(model: nn.Module, task: Task, settings: MeasureSettings, copies: int = 0) -> None:
+def check_room(
+    model: nn.Module,
+    task: Task,
+    settings: MeasureSettings,
+    copies: int = 0,
+    processes: int = 1,
+) -> None:
     """Find out from one example and two whether all that is measured fits the free memory.
 
     What the examples take is what the tensors of one take that is as long as the longest; scratch
@@ -56,6 +62,7 @@ def check_room(model: nn.Module, task: Task, settings: MeasureSettings, copies: 
     Args:
         settings: with the batch sizes filled in; see `MeasureSettings.of`.
         copies: how often the model's weights will be there that are not yet.
+        processes: how many do the same at once.
 
     Raises:
         ValueError: it does not fit; the text says how much is needed, how much there is, and which
@@ -63,7 +70,7 @@ def check_room(model: nn.Module, task: Task, settings: MeasureSettings, copies: 
     """
     assert settings.batch_size is not None and settings.latency_batch_sizes is not None
     device = torch.device(task.device)
-    free = free_memory(device)
+    free = free_memory(device) / processes
     weights = copies * sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     inputs, targets = _longest(task, settings.batch_size)
     kept = min(2 * KEPT_BYTES, 2 * len(task.split("test")) * _output_bytes(model, task, inputs))

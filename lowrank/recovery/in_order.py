@@ -26,8 +26,13 @@ class InOrder(Recovery):
     steps: Sequence[Recovery]
 
     def __post_init__(self) -> None:
-        if not self.steps:
-            raise ValueError("steps must hold at least one recovery")
+        known = isinstance(self.steps, Sequence) and all(
+            isinstance(step, Recovery) for step in self.steps
+        )
+        if not known or not self.steps:
+            raise ValueError(
+                f"steps={self.steps!r} must be a list that holds at least one recovery"
+            )
 
     @property
     def changes_dense(self) -> bool:
@@ -40,6 +45,10 @@ class InOrder(Recovery):
     def check(self, network: nn.Module) -> None:
         for step in self.steps:
             step.check(network)
+
+    def check_data(self, task: Task) -> None:
+        for step in self.steps:
+            step.check_data(task)
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"steps": [step.recover(model, task, progress) for step in self.steps]}
