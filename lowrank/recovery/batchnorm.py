@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowrank.decomposers.checks import check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 
@@ -43,11 +44,8 @@ class BatchNormReestimation(Recovery):
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        if self.batches < 1 or self.batch_size < 2:
-            raise ValueError(
-                f"batches={self.batches} must be at least 1 and batch_size={self.batch_size} at "
-                "least 2"
-            )
+        check_integer("batches", self.batches, least=1)
+        check_integer("batch_size", self.batch_size, least=2)
 
     @property
     def changes_dense(self) -> bool:
@@ -56,6 +54,14 @@ class BatchNormReestimation(Recovery):
     @property
     def tunes(self) -> bool:
         return False
+
+    def check_data(self, task: Task) -> None:
+        needed, there = self.batches * self.batch_size, len(task.split("train"))
+        if needed > there:
+            raise ValueError(
+                f"batches={self.batches} of batch_size={self.batch_size} need {needed} examples, "
+                f"and the train split has {there}"
+            )
 
     def check(self, network: nn.Module) -> None:
         _with_statistics(network)

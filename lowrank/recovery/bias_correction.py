@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank.calibration.collect import without_padding
+from lowrank.decomposers.checks import check_flag, check_integer
 from lowrank.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.recovery import Progress, Recovery, silent
@@ -59,8 +60,9 @@ class BiasCorrection(Recovery):
     gains: bool = True
 
     def __post_init__(self) -> None:
-        if self.examples is not None and self.examples < 1:
-            raise ValueError(f"examples={self.examples} must be at least 1, or null for all")
+        if self.examples is not None:
+            check_integer("examples", self.examples, least=1)
+        check_flag("gains", self.gains)
 
     @property
     def changes_dense(self) -> bool:
@@ -69,6 +71,13 @@ class BiasCorrection(Recovery):
     @property
     def tunes(self) -> bool:
         return False
+
+    def check_data(self, task: Task) -> None:
+        there = len(task.split("calibration"))
+        if self.examples is not None and self.examples > there:
+            raise ValueError(
+                f"examples={self.examples} are more than the {there} of the calibration split"
+            )
 
     def check(self, network: nn.Module) -> None:
         _with_bias(network)

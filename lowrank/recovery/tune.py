@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_positive
 from lowrank.factorizations import Factorization, Tunable
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.fine_tune import SCHEDULES
@@ -21,6 +22,7 @@ from lowrank.tasks import Task
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SOURCES = ("calibration", "train")
+LEARNING_RATE, CODE_RATE = 0.003, 0.01
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Tune(Recovery):
     """
 
     epochs: int = 8
-    learning_rate: float = 0.003
-    code_rate: float = 0.01
+    learning_rate: float = LEARNING_RATE
+    code_rate: float = CODE_RATE
     batch_size: int = 8
     parts: Sequence[Part] = ("scales", "norms", "biases")
     source: Literal["calibration", "train"] = "calibration"
@@ -74,20 +76,26 @@ class Tune(Recovery):
     held_out: float = 0.25
 
     def __post_init__(self) -> None:
-        known = len(self.parts) > 0 and set(self.parts) <= set(PARTS)
-        allowed = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
-            "code_rate": (0 < self.code_rate < math.inf, "positive"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "parts": (known, f"one or more of {', '.join(PARTS)}"),
-            "source": (self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
-            "examples": (self.examples is None or self.examples >= 2, "at least 2, or null"),
-            "held_out": (0 < self.held_out < 1, "in (0, 1)"),
-        }
-        for name, (good, what) in allowed.items():
-            if not good:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
+        check_integer("epochs", self.epochs, least=1)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("code_rate", self.code_rate)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_one_of("source", self.source, SOURCES)
+        if self.examples is not None:
+            check_integer("examples", self.examples, least=2)
+        check_number("held_out", self.held_out, "lie in (0, 1)", lambda x: 0 < x < 1)
+        if not isinstance(self.parts, Sequence) or not self.parts or set(self.parts) - set(PARTS):
+            raise ValueError(f"parts={self.parts!r} must be one or more of {', '.join(PARTS)}")
+        if "codes" not in self.parts and self.code_rate != CODE_RATE:
+            raise ValueError(
+                f"code_rate={self.code_rate} has no effect without codes in parts="
+                f"{list(self.parts)}: leave it out, or add them"
+            )
+        if set(self.parts) == {"codes"} and self.learning_rate != LEARNING_RATE:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} has no effect on parts=['codes'], which move "
+                "by code_rate: leave it out, or add other parts"
+            )
 
     @property
     def changes_dense(self) -> bool:
@@ -96,6 +104,20 @@ class Tune(Recovery):
     @property
     def tunes(self) -> bool:
         return True
+
+    def check_data(self, task: Task) -> None:
+        there = len(task.split(self.source))
+        if self.examples is not None and self.examples > there:
+            raise ValueError(
+                f"examples={self.examples} are more than the {there} of the {self.source} split"
+            )
+        count = there if self.examples is None else self.examples
+        batches = math.ceil(count / self.batch_size)
+        if math.ceil(self.held_out * batches) == batches:
+            raise ValueError(
+                f"the {count} examples are {batches} batches of batch_size={self.batch_size}, "
+                f"of which held_out={self.held_out} leaves none to learn from: lower one of them"
+            )
 
     def check(self, network: nn.Module) -> None:
         # What there is to tune is known only once the factorizations are there.
