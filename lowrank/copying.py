@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,9 @@ class Copied(NamedTuple):
     of: dict[int, Any]
 
 
-def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> Copied:
+def copied(
+    model: nn.Module, shared: Iterable[Tensor] = (), instead: Mapping[int, Any] | None = None
+) -> Copied:
     """A deep copy of a model; tensors that are, or overlap in, one memory do so in the copy.
 
     What modules keep of a run, such as an activation or the weight that `weight_norm` computes, is
@@ -33,11 +35,12 @@ def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> Copied:
 
     Args:
         shared: tensors that the copy uses too.
+        instead: by the `id` of a tensor, what the copy has in its place.
 
     Raises:
         ValueError: something in the model that cannot be copied.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared} | dict(instead or {})
     _copy_tied(model, memo)
     for module in model.modules():
         for value in tree_leaves(vars(module)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ class FactorizedLayer(nn.Module):
     Attributes:
         factorization: the weight as a matrix.
         view: as which matrix a kernel is seen; of no effect but in convolutions.
+        kind: of the layer that it stands in for, in a word.
     """
 
+    kind: ClassVar[str]
     factorization: Factorization
     view: KernelView = "channel"
 
@@ -31,12 +33,19 @@ class FactorizedLayer(nn.Module):
         """
         return self.factorization(x, bias=self.bias)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides besides the tensors what it computes, as JSON."""
+        return {"kind": self.kind}
+
     def extra_repr(self) -> str:
         return f"view={self.view}" if self.view != "channel" else ""
 
 
 class FactorizedLinear(FactorizedLayer):
     """y = x Wᵀ + bias, W a factorization of shape (out, in)."""
+
+    kind = "linear"
 
     def __init__(self, factorization: Factorization, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -56,6 +65,8 @@ class FactorizedLinear(FactorizedLayer):
 class FactorizedConv2d(FactorizedLayer):
     """A convolution, its kernel a factorization of the matrix that `view` names."""
 
+    kind = "conv2d"
+
     def __init__(self, layer: nn.Conv2d, factorization: Factorization, view: KernelView) -> None:
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
@@ -69,6 +80,13 @@ class FactorizedConv2d(FactorizedLayer):
         self.view = view
         self.factorization = factorization
         self.bias = layer.bias
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        values = {name: getattr(self, name) for name in names}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return super().settings | plain
 
     @property
     def weight(self) -> Tensor:
@@ -90,6 +108,8 @@ class FactorizedConv2d(FactorizedLayer):
 
 class FactorizedEmbedding(FactorizedLayer):
     """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim)."""
+
+    kind = "embedding"
 
     def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
         super().__init__()
@@ -117,12 +137,19 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     out: it saves bytes and no MACs, and the dropout of an adapter does not act.
     """
 
+    kind = "attention"
+
     def __init__(self, layer: nn.MultiheadAttention, factorization: Factorization) -> None:
         nn.Module.__init__(self)
         state = {**layer.__dict__, "_modules": dict(layer._modules)}
         state["_parameters"] = {k: p for k, p in layer._parameters.items() if k != "in_proj_weight"}
         self.__dict__.update(state)
         self.factorization = factorization
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        names = ("num_heads", "batch_first", "add_zero_attn")
+        return super().settings | {name: getattr(self, name) for name in names}
 
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]

@@ -10,6 +10,7 @@ from torch import nn
 
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf
+from lowrank.factorizations.storage import stored_bytes
 from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.norms import IDENTITY, Norm
 from lowrank.sites import Site
@@ -144,7 +145,7 @@ def report(
         relative_error=IDENTITY.relative_error(weight, dense),
         norm=norm.describe(),
         norm_error=norm.relative_error(weight, dense),
-        dense_bytes=weight.nbytes,
+        dense_bytes=stored_bytes(weight),
         bytes=size,
         dense_params=weight.numel(),
         params=factorization.params,
@@ -160,7 +161,7 @@ def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) ->
     seen: set[Hashable] = set()
     for layer, form in zip(layers, forms, strict=True):
         stored = {identity(tensor): tensor for tensor in form.state_dict().values()}
-        again = sum(tensor.nbytes for key, tensor in stored.items() if key in seen)
+        again = sum(stored_bytes(tensor) for key, tensor in stored.items() if key in seen)
         for leaf in leaves(form) if again else ():
             own = {identity(t) for t in [*leaf.parameters(), *leaf.buffers()]}
             layer.params -= leaf.params if own <= seen else 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.atomic import replacing
+from lowrank.atomic import replacing, temporary_in
+from lowrank.fields import parse
 from lowrank.record_checks import SCHEMA as SCHEMA
 from lowrank.record_checks import check_plain, check_record
 
@@ -57,12 +57,12 @@ def exists(key: str, folder: str | Path) -> bool:
     """
     path = Path(folder) / f"{key}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read(path)
         if not isinstance(found, Mapping) or found.get("key") != key:
             raise ValueError("it does not hold its key")
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except ValueError as error:
+    except (ValueError, IsADirectoryError) as error:
         raise _broken(path, error) from error
     return True
 
@@ -97,7 +97,7 @@ def check_writable(folder: str | Path) -> None:
         ValueError: they cannot; the text says why.
     """
     folder = Path(folder)
-    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    probe = temporary_in(folder, "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
@@ -169,14 +169,19 @@ def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str,
         raise ValueError(f"there is no record ({pattern}) in {folder}; run a sweep into it first")
     for path in paths:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = _read(path)
             check_record(record)
         except ValueError as error:
             raise _broken(path, error) from error
         yield path, record
 
 
-def _broken(path: Path, error: ValueError) -> ValueError:
+def _read(path: Path) -> Any:
+    """The JSON in a file; NaN is left to the checks, which name its field."""
+    return parse(path.read_bytes(), "the text", numbers=False)
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"{path} is not a whole record: {error}. Move it away, and run its point again."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import combinations
 
 import torch
@@ -11,11 +11,8 @@ from torch import Tensor
 
 def identity(tensor: Tensor) -> Hashable:
     """Equal for two tensors that are the same numbers in the same memory."""
-    if tensor.is_meta or not tensor.numel():  # They have no address of their own.
-        return id(tensor)
     return (
-        tensor.device,
-        tensor.untyped_storage().data_ptr(),
+        *_place(tensor),
         tensor.storage_offset(),
         tensor.dtype,
         tuple(tensor.shape),
@@ -29,37 +26,62 @@ def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     Such are a transposed view, or rows of a larger matrix; tensors that are the same memory in the
     same layout are not meant.
     """
-    by_storage: dict[Hashable, list[str]] = {}
-    for name, tensor in tensors.items():
-        if tensor.numel() and not tensor.is_meta:
-            storage = (tensor.device, tensor.untyped_storage().data_ptr())
-            by_storage.setdefault(storage, []).append(name)
     found: dict[str, list[str]] = {}
-    for names in by_storage.values():
+    for names in groups(tensors):
         for first, second in combinations(names, 2):
-            if _overlap(tensors[first], tensors[second]):
+            if overlap(tensors[first], tensors[second]):
                 found.setdefault(first, []).append(second)
                 found.setdefault(second, []).append(first)
     return found
 
 
-def _overlap(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors on one storage share an element, in layouts that differ."""
+def groups(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """Names whose spans meet one another's, in the order of the mapping; others by themselves."""
+    places = {name: place for place, name in enumerate(tensors)}
+    spans = {n: (_place(t)[0], *span(t)) for n, t in tensors.items() if t.numel()}
+    group: list[str] = []
+    device, end = "", 0
+    for name in sorted(spans, key=lambda name: spans[name]):
+        where, start, stop = spans[name]
+        if where != device or start >= end:
+            yield sorted(group, key=lambda name: places[name])
+            group, device, end = [], where, 0
+        group.append(name)
+        end = max(end, stop)
+    yield sorted(group, key=lambda name: places[name])
+
+
+def overlap(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one group share an element, in layouts that differ.
+
+    Of two dtypes, whether their spans meet.
+    """
     if identity(tensor) == identity(other):
         return False
-    spans = [_span(tensor), _span(other)]
-    if spans[0][0] >= spans[1][1] or spans[1][0] >= spans[0][1]:
+    (start, stop), (first, last) = span(tensor), span(other)
+    if stop <= first or last <= start:
         return False
-    if tensor.dtype != other.dtype:
+    if tensor.dtype != other.dtype or (start - first) % tensor.itemsize:
         return True
     # Columns of one matrix lie among each other and yet are apart.
-    taken = torch.zeros(max(end for _, end in spans) // tensor.itemsize, dtype=torch.bool)
-    taken.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(True)
-    return bool(taken.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+    low, itemsize = min(start, first), tensor.itemsize
+    taken = torch.zeros((max(stop, last) - low) // itemsize, dtype=torch.bool)
+    taken.as_strided(tensor.shape, tensor.stride(), (start - low) // itemsize).fill_(True)
+    return bool(taken.as_strided(other.shape, other.stride(), (first - low) // itemsize).any())
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """The bytes of its storage between which all its elements lie."""
+def span(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of a tensor in its device's memory, and the first after its last one."""
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.storage_offset())
-    return start * tensor.itemsize, (start + int(last) + 1) * tensor.itemsize
+    start = _place(tensor)[1] + int(tensor.storage_offset()) * tensor.itemsize
+    return start, start + (int(last) + 1) * tensor.itemsize
+
+
+def _place(tensor: Tensor) -> tuple[str, int]:
+    """The device and where in its memory the storage begins.
+
+    A storage without memory, such as one on the meta device, is a place by itself.
+    """
+    storage = tensor.untyped_storage()
+    at = storage.data_ptr()
+    return (str(tensor.device), at) if at else (f"{tensor.device} {storage._cdata}", 0)

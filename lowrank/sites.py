@@ -15,6 +15,13 @@ from lowrank.layers import Rule, rule_for, why_no_rule
 from lowrank.norms import Norm
 from lowrank.shared_memory import identity, overlapping
 
+# Where a module keeps what others let it run when it is called.
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
 
 @dataclass(frozen=True)
 class Use:
@@ -139,6 +146,18 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
             reason = f"shares its memory with {', '.join(apart[weight])} in another layout"
         reasons.append((name, reason))
     return reasons
+
+
+def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) -> nn.Module:
+    """The module that runs a factorization in the place of `old`, in its mode and with its hooks.
+
+    Args:
+        use: of `old`, or of the module of which it is a copy.
+    """
+    new = use.rule.build(old, form, view).train(old.training)
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+    return new
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -17,15 +17,9 @@ from lowrank.factorizations.operations import KernelView
 from lowrank.fit import Fit
 from lowrank.norms import Norm
 from lowrank.report import Compressed, LayerReport, count_once, report
+from lowrank.save_guard import refuse_other_files
 from lowrank.shared_memory import identity
-from lowrank.sites import Site, naming, replace_module
-
-# Where a module keeps what others let it run when it is called.
-HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
-)
+from lowrank.sites import Site, naming, replace_module, stand_in
 
 
 @dataclass
@@ -76,8 +70,8 @@ class Walk:
             del norm  # Its memory is that of the statistics, and the next ones are collected now.
             for use in site.uses if site.name in self.forms else ():
                 old = copies.of[id(use.module)]
-                new = use.rule.build(old, self.forms[site.name], views[site.name])
-                compact = replace_module(compact, old, with_hooks(new.train(old.training), old))
+                new = stand_in(use, old, self.forms[site.name], views[site.name])
+                compact = replace_module(compact, old, new)
         for site in sites:
             if site.name in job.unreached:
                 with naming(site):
@@ -118,6 +112,7 @@ class Walk:
             notes = [layer.note, self.fit.notes.get(layer.name), job.notes.get(layer.name)]
             layer.note = "; ".join(filter(None, notes))
         count_once(layers, [self.forms[name] for name in names])
+        refuse_other_files(compact)
         distinct = {identity(p): p.numel() for p in self.problem.model.parameters()}
         return Compressed(
             compact,
@@ -128,13 +123,6 @@ class Walk:
             calibration=job.summary or None,
             allocation=self.chosen.summary or None,
         )
-
-
-def with_hooks(new: nn.Module, old: nn.Module) -> nn.Module:
-    """`new`, on which the hooks of the module that it replaces act too."""
-    for name in HOOKS:
-        setattr(new, name, getattr(old, name))
-    return new
 
 
 def freeze(factorization: Factorization) -> None:

@@ -77,11 +77,12 @@ def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
 def structured(dtype: torch.dtype = torch.float64) -> Tensor:
     """Rank 2 and 4 % large entries, so that every method has something to find.
 
-    Small integers, with many of equal magnitude, that every dtype represents exactly.
+    Multiples of one number, small ones, with many of equal magnitude. The number is about 1, and
+    such that every dtype needs all its bits for them: they could be stored in no narrower one.
     """
     low_rank = (2 * random(OUT, 2)).round() @ random(2, INNER).mul(2).round()
     spikes = (20 * random(OUT, INNER, seed=1)).round() * (random(OUT, INNER, seed=2) > 1.75)
-    return (low_rank + spikes).to(dtype)
+    return ((low_rank + spikes) * (1 + 2**-13 + 2**-40)).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lowrank.calibration.data import as_data
 from lowrank.copying import copied
 from lowrank.decomposers.checks import check_flag, check_integer
 from lowrank.measure.forward import evaluating
-from lowrank.sites import Site, replace_module
+from lowrank.sites import Site, replace_module, stand_in
 
 Options = Mapping[str, Sequence[Option]]
 Losses = dict[str, list[float]]
@@ -209,7 +209,8 @@ class Trial:
         pairs = []
         for use in site.uses:
             old = self.modules[use.name]
-            new = use.rule.build(old, option.factorization, option.decomposer.kernel_view()).eval()
+            view = option.decomposer.kernel_view()
+            new = stand_in(use, old, option.factorization, view).eval()
             self.model = replace_module(self.model, old, new)
             pairs.append((old, new))
         return pairs

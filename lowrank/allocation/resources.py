@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
+from lowrank.factorizations.storage import stored_bytes
 from lowrank.measure.forward import Example, call, check_example, evaluating
 from lowrank.measure.latency import Latency as Times
 from lowrank.measure.latency import compare_latency
@@ -83,7 +84,7 @@ class Bytes(Resource):
         return nbytes(model)
 
     def of_site(self, site: Site, calls: Calls) -> int:
-        return site.weight.nbytes
+        return stored_bytes(site.weight)
 
     def of(
         self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,10 +11,8 @@ from typing import Any, NamedTuple
 import xxhash
 from torch import Tensor, nn
 
-from lowrank.atomic import replacing
+from lowrank.calibration.statistics_file import load_statistics, save_statistics
 from lowrank.memo import fingerprint
-
-FORMAT = 1
 
 
 class Statistics(NamedTuple):
@@ -48,23 +45,14 @@ class Calibration:
     source: Mapping[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all; shared tensors are written once."""
-        from safetensors.torch import save_file
+        """Write a safetensors file, whole or not at all; shared tensors are written once.
 
-        tensors: dict[str, Tensor] = {}
-        places: dict[int, str] = {}
-        layers = {}
-        for name, entry in self.statistics.items():
-            layers[name] = {"count": entry.count}
-            for part in ("columns", "rows"):
-                tensor = getattr(entry, part)
-                if tensor is not None:
-                    place = places.setdefault(id(tensor), f"{name}.{part}")
-                    tensors[place] = tensor.contiguous()
-                    layers[name][part] = place
-        header = {"format": FORMAT, "layers": layers, "source": dict(self.source)}
-        with replacing(Path(path)) as file:
-            save_file(tensors, file, metadata={"lowrank": json.dumps(header)})
+        Raises:
+            ValueError: statistics that could not be read again.
+            OSError: the file cannot be written.
+        """
+        layers = {name: entry._asdict() for name, entry in self.statistics.items()}
+        save_statistics(Path(path), layers, self.source)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -72,26 +60,10 @@ class Calibration:
 
         Raises:
             ValueError: the file is damaged or holds something else.
+            FileNotFoundError: it is not there.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("lowrank", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-        if header.get("format") != FORMAT or "source" not in header:
-            raise ValueError(f"{path} holds no statistics saved by Calibration.save")
-        statistics = {
-            name: Statistics(
-                tensors.get(layer.get("columns", "")),
-                tensors.get(layer.get("rows", "")),
-                layer["count"],
-            )
-            for name, layer in header["layers"].items()
-        }
-        return cls(statistics, header["source"])
+        layers, source = load_statistics(Path(path))
+        return cls({name: Statistics(**fields) for name, fields in layers.items()}, source)
 
 
 def model_fingerprint(model: nn.Module) -> str:

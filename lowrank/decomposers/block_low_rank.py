@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.budget import dense_bytes
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.low_rank_blocks import Grid, block_sizes, fit, within
@@ -67,7 +68,7 @@ class BlockLowRank(Decomposer):
         def available(ratio: float) -> float:
             """The numbers that a ratio leaves, beside the ranks, in 2 bytes each."""
             stored = 2 * self.blocks[0] * self.blocks[1]
-            return (weight.nbytes / ratio - stored) / weight.itemsize
+            return (dense_bytes(weight) / ratio - stored) / weight.itemsize
 
         ranks = within(grid, available(self.compression_ratio))
         if ranks is None:

@@ -7,25 +7,30 @@ from bisect import bisect_right
 from torch import Tensor
 
 from lowrank.decomposers.decomposer import Unfit
-from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations import Dense, Factorization, storage
 from lowrank.factorizations.sparse import BlockGrid
 
 
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
     """`form` in the weight's dtype, or the weight itself, with a note, where that is not larger."""
     form = form.to(weight.dtype)
-    needed = stored_bytes(form)
-    if needed < weight.nbytes:
+    needed, dense = stored_bytes(form), dense_bytes(weight)
+    if needed < dense:
         return form
     return Dense(
         weight.clone(),
-        note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {weight.nbytes}",
+        note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {dense}",
     )
+
+
+def dense_bytes(weight: Tensor) -> int:
+    """What the weight itself takes, 16 bits a value where its numbers have no more."""
+    return storage.stored_bytes(weight)
 
 
 def stored_bytes(form: Factorization) -> int:
     """Bytes of the tensors of a form, as `measure.nbytes` counts them."""
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
+    return sum(map(storage.stored_bytes, form.state_dict().values()))
 
 
 def sparse_bytes(grid: BlockGrid, kept: int, itemsize: int) -> int:

@@ -134,10 +134,12 @@ def check_weight(weight: Tensor) -> None:
         raise ValueError(f"a weight must be a tensor, not a {type(weight).__name__}")
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"a weight must be floating point, not {weight.dtype}")
     if weight.dtype not in DTYPES:
         raise ValueError(
-            f"a weight must be floating point of 16, 32 or 64 bits, not {weight.dtype}: convert "
-            "the model first, such as by model.to(torch.bfloat16), with its scales if it has any"
+            f"a weight must have 16, 32 or 64 bits to be computed with, not {weight.dtype}: "
+            "convert the model first, as by model.to(torch.bfloat16), with its scales if it has any"
         )
     if type(weight) not in (Tensor, nn.Parameter):
         raise ValueError(

@@ -133,9 +133,10 @@ class LowRankPlusSparse(Decomposer):
             reached = at_reachable(
                 self, self.compression_ratio, lambda r: self._parts_at(r, weight)[1] > 0
             )
+            dense = budget.dense_bytes(weight)
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
-                f"({out}, {inner}): it leaves {int(weight.nbytes / self.compression_ratio)} bytes, "
+                f"({out}, {inner}): it leaves {int(dense / self.compression_ratio)} bytes, "
                 f"and rank {rank} alone takes {rank * (out + inner) * weight.itemsize}. Lower it, "
                 "or leave this layer out with `where`.",
                 reached,
@@ -144,7 +145,7 @@ class LowRankPlusSparse(Decomposer):
 
     def _parts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
         """The rank, at least 1, and how many non-zeros the bytes that it leaves hold."""
-        total, per_rank = weight.nbytes / ratio, sum(weight.shape) * weight.itemsize
+        total, per_rank = budget.dense_bytes(weight) / ratio, sum(weight.shape) * weight.itemsize
         rank = max(1, int(self.rank_ratio * total / per_rank))
         grid = BlockGrid((weight.shape[0], weight.shape[1]))
         return rank, budget.affordable(grid, total - rank * per_rank, weight.itemsize)

@@ -126,12 +126,12 @@ class LowRankTimesSparse(Decomposer):
             sparse = budget.sparse_bytes(grid, kept, weight.itemsize)
             return rank * out * weight.itemsize + sparse
 
-        total = weight.nbytes / self.compression_ratio
-        rank = bisect_right(ranks, total, key=nbytes)
+        dense = budget.dense_bytes(weight)
+        rank = bisect_right(ranks, dense / self.compression_ratio, key=nbytes)
         if rank < 1:
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
-                f"({out}, {inner}): rank 1 gives {weight.nbytes / nbytes(1):.3g}. Lower it, or "
+                f"({out}, {inner}): rank 1 gives {dense / nbytes(1):.3g}. Lower it, or "
                 "leave this layer out with `where`.",
                 nearest=replace(self, compression_ratio=None, rank=1),
             )

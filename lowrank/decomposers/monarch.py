@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.budget import dense_bytes
 from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.low_rank_blocks import Grid, fit
@@ -121,7 +122,7 @@ class Monarch(Decomposer):
                 )
             return [self.blocks]
         assert self.compression_ratio is not None
-        limit = (weight.nbytes / self.compression_ratio - 2) / weight.itemsize
+        limit = (dense_bytes(weight) / self.compression_ratio - 2) / weight.itemsize
         fitting = [pair for pair in allowed if self.params(weight, pair) <= limit]
         if not fitting:
             one_block = replace(self, compression_ratio=None, blocks=(1, 1))

@@ -90,7 +90,7 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
 
     Where that is as large as the weight, the weight itself.
     """
-    if limit >= weight.nbytes:
+    if limit >= budget.dense_bytes(weight):
         return Dense(weight.clone())
     rank = min(int(limit // (sum(weight.shape) * weight.itemsize)), *weight.shape)
     if rank < 1:
@@ -101,7 +101,7 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
 
 def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:
     """`ALPS` with the most single weights that take at most `limit` bytes; None if none does."""
-    if limit >= weight.nbytes:
+    if limit >= budget.dense_bytes(weight):
         return Dense(weight.clone())
     grid = BlockGrid((weight.shape[0], weight.shape[1]))
     count = budget.affordable(grid, limit, weight.itemsize)
@@ -134,4 +134,6 @@ def quantized_bytes(weight: Tensor, method: GPTQ) -> int:
     rounding = method.rounding()
     count = rounding.layout(weight).count
     blank = Grid(method.bits, *torch.zeros(2, count, dtype=torch.float64))
-    return stored_bytes(rounding.quantized(torch.zeros(weight.shape), blank, weight.dtype))
+    form = rounding.quantized(torch.zeros(weight.shape), blank, weight.dtype)
+    # Not `stored_bytes`: of zeros, no scale needs more than 16 bits.
+    return sum(tensor.nbytes for tensor in form.state_dict().values())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from lowrank.decomposers.budget import dense_bytes
 from lowrank.decomposers.checks import check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.patterns import Pattern, count_within, parse
-from lowrank.factorizations import BlockGrid, Factorization, Sparse
+from lowrank.factorizations import BlockGrid, Factorization, Sparse, storage
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
 
@@ -21,7 +22,12 @@ class Pruning(Decomposer):
     """Keeps some of the blocks of a pattern; a method says which, and with what values.
 
     See `MagnitudePruning` for the arguments.
+
+    Attributes:
+        moves_values: whether kept weights change, and so need all the bits of the weight's dtype.
     """
+
+    moves_values: ClassVar[bool] = True
 
     sparsity: float | None = None
     compression_ratio: float | None = None
@@ -54,9 +60,10 @@ class Pruning(Decomposer):
             self._count_at(self.sparsity, grid)
         if self.compression_ratio is not None:
             # What blocks of more than one weight take depends on which are best, and is seen later.
-            least, ratio = sets * weight.itemsize + grid.index_bytes(sets), self.compression_ratio
-            if least > weight.nbytes / ratio:
-                lower = at_reachable(self, ratio, lambda r: least <= weight.nbytes / r)
+            least = sets * self._value_bytes(weight) + grid.index_bytes(sets)
+            dense, ratio = dense_bytes(weight), self.compression_ratio
+            if least > dense / ratio:
+                lower = at_reachable(self, ratio, lambda r: least <= dense / r)
                 raise self._out_of_reach(weight, grid, lower)
 
     def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
@@ -66,15 +73,21 @@ class Pruning(Decomposer):
         if self.compression_ratio is None:
             return None
         competing = scores.reshape(self._pattern.sets(grid.size), -1)
+        dense, each = dense_bytes(weight), self._value_bytes(weight)
 
         def count(ratio: float) -> int:
-            return count_within(competing, grid, weight.itemsize, weight.nbytes / ratio)
+            return count_within(competing, grid, each, dense / ratio)
 
         found = count(self.compression_ratio)
         if found == 0:
             lower = at_reachable(self, self.compression_ratio, lambda ratio: count(ratio) > 0)
             raise self._out_of_reach(weight, grid, lower)
         return found
+
+    def _value_bytes(self, weight: Tensor) -> int:
+        """What a kept weight takes."""
+        dtype = weight.dtype if self.moves_values else storage.stored_dtype(weight)
+        return dtype.itemsize
 
     def _count_at(self, sparsity: float, grid: BlockGrid) -> int:
         """How many blocks survive in each set.
@@ -94,7 +107,7 @@ class Pruning(Decomposer):
         return count
 
     def _out_of_reach(self, weight: Tensor, grid: BlockGrid, nearest: Decomposer | None) -> Unfit:
-        limit = weight.nbytes / (self.compression_ratio or 1)
+        limit = dense_bytes(weight) / (self.compression_ratio or 1)
         return Unfit(
             f"compression_ratio={self.compression_ratio} is out of reach for {_described(grid)}, "
             f"{weight.dtype}: it leaves {limit:.4g} bytes, too few for the best block and its "
@@ -111,6 +124,8 @@ class Pruning(Decomposer):
 @dataclass(frozen=True)
 class ScoredPruning(Pruning):
     """Keeps the blocks that score highest, as they are; a method says how they score."""
+
+    moves_values: ClassVar[bool] = False
 
     @abstractmethod
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:

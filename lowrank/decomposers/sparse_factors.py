@@ -10,7 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import affordable, dense_unless_smaller, largest, stored_bytes
+from lowrank.decomposers.budget import (
+    affordable,
+    dense_bytes,
+    dense_unless_smaller,
+    largest,
+    stored_bytes,
+)
 from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.kernel_tensor import descend
@@ -108,7 +114,7 @@ class SparseFactors(Decomposer):
             return square >= side and large >= 1
 
         if not is_reachable(self.compression_ratio):
-            each = self.share * weight.nbytes / self.compression_ratio / (self.factors - 1)
+            each = self.share * dense_bytes(weight) / self.compression_ratio / (self.factors - 1)
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for {self.factors} "
                 f"factors of a weight of shape ({out}, {inner}): {int(each)} bytes hold {square} "
@@ -122,7 +128,7 @@ class SparseFactors(Decomposer):
     def _counts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
         """The entries that a square factor and the large one can keep."""
         out, inner = weight.shape
-        side, budget = min(out, inner), weight.nbytes / ratio
+        side, budget = min(out, inner), dense_bytes(weight) / ratio
         each = self.share * budget / (self.factors - 1)
         square = affordable(BlockGrid((side, side)), each, weight.itemsize)
         return square, affordable(

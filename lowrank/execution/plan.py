@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lowrank.execution.kernel import Accuracy
+from lowrank.fields import Fields, parse
+from lowrank.from_json import built
 
 FACTORED = "factored"
 # Those that any weight could run by, with the same outputs.
@@ -143,18 +145,25 @@ class Plan:
             ValueError: the text is no plan.
         """
         try:
-            fields = dict(json.loads(text) if isinstance(text, str) else text)
-            layers = tuple(_layer(layer) for layer in fields.pop("layers"))
-            skipped = tuple((name, why) for name, why in fields.pop("skipped"))
-            return cls(layers=layers, skipped=skipped, **fields)
-        except (KeyError, TypeError, ValueError) as error:
+            value = parse(text, "the text") if isinstance(text, str) else text
+            plan = built(cls, Fields(value, "plan"))
+            _check(plan)
+            return plan
+        except ValueError as error:
             raise ValueError(
                 f"this is no plan of optimize_for ({error}): give what Plan.to_json wrote, or an "
                 'entry of "execution" in a record'
             ) from error
 
 
-def _layer(fields: Mapping[str, Any]) -> LayerPlan:
-    own = dict(fields)
-    trials = tuple(Trial(**trial) for trial in own.pop("trials"))
-    return LayerPlan(inputs=tuple(own.pop("inputs")), trials=trials, **own)
+def _check(plan: Plan) -> None:
+    """Raise ValueError for what no search finds."""
+    names = Counter(layer.name for layer in plan.layers)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(f"it has the layers {twice[:5]} twice")
+    for layer in plan.layers:
+        for found in (layer, *layer.trials):
+            numbers = [v for v in vars(found).values() if isinstance(v, int | float)]
+            if min([*numbers, *layer.inputs], default=0) < 0 or plan.threads < 1:
+                raise ValueError(f"times, errors and sizes of '{layer.name}' are not all above 0")

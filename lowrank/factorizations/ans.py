@@ -22,6 +22,7 @@ PRECISION = 16
 TOTAL = 1 << PRECISION
 # Symbols of one stream.
 LENGTH = 2048
+NO_STREAM = "a stream of entropy codes cannot be decoded: it is damaged, or not that of this matrix"
 
 
 def encode(symbols: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
@@ -51,15 +52,21 @@ def encode(symbols: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
 
 @torch.compiler.disable
 def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
-    """The symbols of `encode`, shape (n,), int64, on the device of the stream."""
+    """The symbols of `encode`, shape (n,), int64, on the device of the stream.
+
+    Raises:
+        ValueError: the stream is not one of so many symbols with these frequencies.
+    """
     table = frequencies.cpu().long()
     below = (table.cumsum(dim=1) - table).numpy().astype(np.uint64)
     alphabet = torch.arange(table.shape[1])
     # Which symbol each of the 2^16 places in a context stands for.
-    places = np.stack([alphabet.repeat_interleave(row).numpy() for row in table])
+    places = np.stack([alphabet.repeat_interleave(row).numpy().astype(np.uint16) for row in table])
     own, context = table.numpy().astype(np.uint64), contexts.cpu().long().numpy()
     data = stream.cpu().numpy().tobytes()
     count = streams(len(context))
+    if len(data) < 4 * count or len(data) % 2:
+        raise ValueError(NO_STREAM)
     states = np.frombuffer(data, "<u4", count).astype(np.uint64)
     words = np.frombuffer(data, "<u2", offset=4 * count).astype(np.uint64)
     symbols, read = np.empty(len(context), dtype=np.int64), 0
@@ -69,9 +76,14 @@ def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
         found = places[where, place.astype(np.int64)]
         state[:] = own[where, found] * (state >> PRECISION) + place - below[where, found]
         low = np.flatnonzero(state < TOTAL)
+        if read + len(low) > len(words):
+            raise ValueError(NO_STREAM)
         state[low] = state[low] << PRECISION | words[read : read + len(low)]
         read += len(low)
         symbols[part] = found
+    # Back where the encoder began.
+    if read < len(words) or bool((states != TOTAL).any()):
+        raise ValueError(NO_STREAM)
     return torch.from_numpy(symbols).to(stream.device)
 
 

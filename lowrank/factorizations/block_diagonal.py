@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
 from lowrank.factorizations.operations import Operation, Split
+from lowrank.fields import Fields
 
 
 class BlockDiagonal(Factorization):
@@ -63,8 +64,8 @@ class BlockDiagonal(Factorization):
         return {"type": "BlockDiagonal", "count": self.count, "values": self.values.config()}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(config["count"], rebuild(config["values"]))
+    def from_config(cls, config: Fields) -> Self:
+        return cls(config.integer("count", 1), rebuild(config.fields("values")))
 
     def describe(self) -> str:
         rows, width = self.values.shape
@@ -121,8 +122,8 @@ class DirectSum(Factorization):
         return {"type": "DirectSum", "blocks": [block.config() for block in self._blocks]}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(*(rebuild(block) for block in config["blocks"]))
+    def from_config(cls, config: Fields) -> Self:
+        return cls(*map(rebuild, config.each("blocks")))
 
     def describe(self) -> str:
         sizes = [f"{width}→{height}" for height, width in (block.shape for block in self._blocks)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
 from lowrank.factorizations.operations import Operation
+from lowrank.fields import Fields
 
 
 class ChannelProduct(Factorization):
@@ -77,8 +78,9 @@ class ChannelProduct(Factorization):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(rebuild(config["core"]), rebuild(config["mixing"]), config["positions"])
+    def from_config(cls, config: Fields) -> Self:
+        core, mixing = rebuild(config.fields("core")), rebuild(config.fields("mixing"))
+        return cls(core, mixing, config.integer("positions", 1))
 
     def describe(self) -> str:
         channels, inner = self.mixing.shape

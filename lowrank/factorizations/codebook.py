@@ -8,8 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.factorizations.packing import Layout, pack, unpack
+from lowrank.fields import Fields
 
 
 class Codebook(Leaf):
@@ -68,11 +70,10 @@ class Codebook(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        rows, columns = config["shape"]
-        layout = Layout((rows, columns), config["bits"], config["group_size"])
+    def from_config(cls, config: Fields) -> Self:
+        layout = Layout(shape_in(config), config["bits"], config["group_size"])
         codes = torch.zeros(layout.shape, dtype=torch.uint8)
-        dtype = getattr(torch, config["dtype"])
+        dtype = dtype_in(config, "dtype")
         return cls(layout, codes, torch.zeros(layout.count, 2**layout.bits, dtype=dtype))
 
     def describe(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
 from lowrank.factorizations.operations import Operation
+from lowrank.fields import Fields
 
 
 class Product(Factorization):
@@ -61,8 +62,8 @@ class Product(Factorization):
         return {"type": "Product", "factors": [f.config() for f in _parts(self.factors)]}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(*(rebuild(factor) for factor in config["factors"]))
+    def from_config(cls, config: Fields) -> Self:
+        return cls(*map(rebuild, config.each("factors")))
 
     def describe(self) -> str:
         factors = _parts(self.factors)
@@ -116,8 +117,8 @@ class Sum(Factorization):
         return {"type": "Sum", "terms": [term.config() for term in _parts(self.terms)]}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(*(rebuild(term) for term in config["terms"]))
+    def from_config(cls, config: Fields) -> Self:
+        return cls(*map(rebuild, config.each("terms")))
 
     def describe(self) -> str:
         return f"Sum({', '.join(term.describe() for term in _parts(self.terms))})"
@@ -173,8 +174,9 @@ class Scaled(Factorization):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(rebuild(config["term"]), config["scale"], config["dropout"])
+    def from_config(cls, config: Fields) -> Self:
+        term = rebuild(config.fields("term"))
+        return cls(term, config.number("scale"), config.number("dropout", 0, 1))
 
     def describe(self) -> str:
         return f"{self.scale:g}·{self.term.describe()}"

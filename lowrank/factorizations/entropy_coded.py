@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations import ans
+from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
+from lowrank.fields import Fields
 
 # Digits with which probabilities are computed: correctly rounded, the same on every machine.
 EXACT = Context(prec=20)
 # Of far more, the frequencies would not fit in their 16 bits.
 LARGEST_CODE = 2**12
+# Twice the exponent of a spread for which all codes are about as likely.
+WIDEST = 126
 
 
 @dataclass(frozen=True)
@@ -229,15 +234,30 @@ class EntropyCoded(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        rows, columns = config["shape"]
-        widths: dict[str, int] = config["widths"]
+    def from_config(cls, config: Fields) -> Self:
+        rows, columns = shape_in(config)
+        given = config.fields("widths")
+        widths = {name: given.integer(name, most=8) for name in PARTS}
         lengths = zip(PARTS, (rows, columns, rows, columns), strict=True)
         sizes = {name: packed_bytes(length, widths[name]) for name, length in lengths}
-        sizes |= {"numbers": 12, "stream": config["stream_bytes"]}
+        sizes |= {"numbers": 12, "stream": config.integer("stream_bytes")}
         tensors = {name: torch.zeros(size, dtype=torch.uint8) for name, size in sizes.items()}
-        stored = Stored(config["reach"], widths, tensors)
-        return cls((rows, columns), stored, getattr(torch, config["dtype"]))
+        stored = Stored(config.integer("reach", 1, LARGEST_CODE), widths, tensors)
+        return cls((rows, columns), stored, dtype_in(config, "dtype"))
+
+    def check_stored(self) -> None:
+        step, linear, square = self._numbers()
+        if not all(0 <= number < math.inf for number in (step, linear, square)):
+            raise ValueError(f"step, linear and square are {step}, {linear} and {square}: below 0")
+        if linear == square == 0:
+            raise ValueError("a law of codes is not both linear=0 and square=0")
+        largest = step * 2 ** (int(self._exponents("step").total().max()) / 2)
+        if largest > torch.finfo(torch.promote_types(self._as_dtype.dtype, torch.float32)).max:
+            raise ValueError(f"a step of {largest:.3g} is beyond the largest number")
+        widest = int(self.coding[1].total().max())
+        if widest > WIDEST:
+            raise ValueError(f"exponents of spreads sum up to {widest}, which is above {WIDEST}")
+        assert self.codes.shape == self.shape  # Decoding says whether the stream is one.
 
     def describe(self) -> str:
         stored = sum(tensor.nbytes for tensor in self.state_dict().values())

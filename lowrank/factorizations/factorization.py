@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
+from lowrank.fields import FieldError, Fields, shown
 
 MULTIPLY = Multiply()
 
@@ -101,6 +105,20 @@ class Factorization(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """JSON that, with `state_dict()`, rebuilds this factorization."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of W: that of its parameters, and of the marker of a leaf that has none."""
+        markers = [b for n, b in self.named_buffers() if n.rpartition(".")[2] == "_as_dtype"]
+        dtypes = [tensor.dtype for tensor in (*self.parameters(), *markers)]
+        return functools.reduce(torch.promote_types, dtypes)
+
+    def check_stored(self) -> None:
+        """Raise ValueError unless the tensors of this node itself are those of some matrix.
+
+        Called when they come from a file. Learned values may be any; indices, codes and scales
+        that could not have been stored are refused.
+        """
+
     def tunable(self) -> dict[str, Tunable]:
         """Numbers of this node itself that are no parameters but may be moved, by buffer.
 
@@ -111,8 +129,13 @@ class Factorization(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """A factorization of this form with its tensors not yet filled."""
+    def from_config(cls, config: Fields) -> Self:
+        """A factorization of this form with its tensors not yet filled.
+
+        It is asked for on the meta device too, where tensors have no numbers: what a file says is
+        compared before memory is taken. Buffers that are not stored and have numbers are made when
+        the others are loaded, by a `register_load_state_dict_post_hook`.
+        """
 
     @abstractmethod
     def describe(self) -> str:
@@ -122,20 +145,27 @@ class Factorization(nn.Module, ABC):
         return self.describe()
 
 
-def rebuild(config: dict[str, Any]) -> Factorization:
+def rebuild(config: Mapping[str, Any]) -> Factorization:
     """The factorization that `config` describes, its tensors not yet filled.
 
     Raises:
-        ValueError: `config` names a type that is not loaded.
+        ValueError: `config` names a type that is not loaded, or no such factorization can be.
     """
+    fields = config if isinstance(config, Fields) else Fields(config, "config")
+    name = fields.text("type")
+    cls = Factorization.types.get(name)
+    if cls is None or inspect.isabstract(cls):
+        known = sorted(n for n, cls in Factorization.types.items() if not inspect.isabstract(cls))
+        raise FieldError(
+            f"{fields.place}: factorization type {shown(name)} is not known; known are {known}. "
+            "Import the module that defines it before loading."
+        )
     try:
-        cls = Factorization.types[config["type"]]
-    except KeyError:
-        raise ValueError(
-            f"factorization type {config.get('type')!r} is not known; known are "
-            f"{sorted(Factorization.types)}. Import the module that defines it before loading."
-        ) from None
-    return cls.from_config(config)
+        return cls.from_config(fields)
+    except FieldError:
+        raise
+    except Exception as error:  # A form of others may fail in any way on what it does not expect.
+        raise FieldError(f"{fields.place} is no {name}: {error}") from error
 
 
 class Leaf(Factorization):
@@ -251,8 +281,8 @@ class Dense(Leaf):
         return {"type": "Dense", "shape": list(self.shape), "dtype": dtype_name(self.weight.dtype)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(torch.empty(config["shape"], dtype=getattr(torch, config["dtype"])))
+    def from_config(cls, config: Fields) -> Self:
+        return cls(torch.empty(shape_in(config), dtype=dtype_in(config, "dtype")))
 
     def describe(self) -> str:
         return f"Dense {self.shape[1]}→{self.shape[0]}"

@@ -8,7 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.fields import Fields
 
 
 class Half(Leaf):
@@ -61,9 +63,9 @@ class Half(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        values = torch.zeros(config["shape"], dtype=getattr(torch, config["stored_dtype"]))
-        return cls(values, getattr(torch, config["dtype"]))
+    def from_config(cls, config: Fields) -> Self:
+        values = torch.zeros(shape_in(config), dtype=dtype_in(config, "stored_dtype"))
+        return cls(values, dtype_in(config, "dtype"))
 
     def describe(self) -> str:
         return f"Half {self.shape[1]}→{self.shape[0]}, {dtype_name(self.stored_dtype)}"

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
@@ -17,6 +18,7 @@ from lowrank.factorizations.factorization import (
     with_plain_strides,
 )
 from lowrank.factorizations.packing import Layout, pack, unpack
+from lowrank.fields import Fields
 
 
 class Quantized(Leaf):
@@ -131,17 +133,25 @@ class Quantized(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        rows, columns = config["shape"]
-        layout = Layout((rows, columns), config["bits"], config["group_size"])
-        zero_dtype = config["zero_dtype"]
+    def from_config(cls, config: Fields) -> Self:
+        layout = Layout(shape_in(config), config["bits"], config["group_size"])
+        zero = None
+        if config["zero_dtype"] is not None:
+            is_packed = config["zero_dtype"] == "uint8"
+            dtype = torch.uint8 if is_packed else dtype_in(config, "zero_dtype")
+            zero = torch.zeros(layout.count, dtype=dtype)
         return cls(
             layout,
             codes=torch.zeros(layout.shape, dtype=torch.uint8),
-            scale=torch.zeros(layout.count, dtype=getattr(torch, config["scale_dtype"])),
-            zero=zero_dtype and torch.zeros(layout.count, dtype=getattr(torch, zero_dtype)),
-            dtype=getattr(torch, config["dtype"]),
+            scale=torch.zeros(layout.count, dtype=dtype_in(config, "scale_dtype")),
+            zero=zero,
+            dtype=dtype_in(config, "dtype"),
         )
+
+    def check_stored(self) -> None:
+        check_scales("scale", self.scale)
+        if self.zero is not None and self.zero.is_floating_point():
+            check_scales("zero", self.zero)
 
     def describe(self) -> str:
         if self.zero is None:
@@ -160,6 +170,13 @@ class Quantized(Leaf):
         finally:
             for name, dtype in stored.items():
                 setattr(self, name, getattr(self, name).view(dtype))
+
+
+def check_scales(name: str, values: Tensor) -> None:
+    """Raise ValueError unless all of them are numbers."""
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{bad} of {values.numel()} numbers in {name!r} are NaN or infinite")
 
 
 def symmetric_zero(bits: int) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrank.factorizations.factorization import MULTIPLY, Dense, Factorization, rebuild
 from lowrank.factorizations.operations import Operation, Split
+from lowrank.fields import Fields
 
 
 class RegroupedProduct(Factorization):
@@ -45,21 +46,31 @@ class RegroupedProduct(Factorization):
     ) -> None:
         super().__init__((left.shape[0], right.shape[1]), note)
         ranks = ranks.to(torch.int64)
-        self.grid = (int(grid[0]), int(grid[1]))
-        if tuple(ranks.shape) not in (self.grid, (1, 1)) or int(ranks.min()) < 0:
+        grid = (int(grid[0]), int(grid[1]))
+        if tuple(ranks.shape) not in (grid, (1, 1)) or int(ranks.min()) < 0:
             raise ValueError(
-                f"ranks of shape {tuple(ranks.shape)} must be those of a grid {self.grid}, or "
+                f"ranks of shape {tuple(ranks.shape)} must be those of a grid {grid}, or "
                 "one for all, and at least 0"
             )
-        inner = int(ranks.expand(self.grid).sum())
+        inner = int(ranks.expand(grid).sum())
         if left.shape[1] != inner or right.shape[0] != inner:
             raise ValueError(
                 f"factors of shapes {left.shape} and {right.shape} do not fit ranks of sum {inner}"
             )
-        self.left, self.right = left, right
-        self.register_buffer("ranks", ranks.to(torch.uint16))
+        self._hold((left, right), grid, ranks.to(torch.uint16), regrouping(ranks.expand(grid)))
+
+    def _hold(
+        self,
+        factors: tuple[Factorization, Factorization],
+        grid: tuple[int, int],
+        ranks: Tensor,
+        index: Tensor,
+    ) -> None:
+        self.left, self.right = factors
+        self.grid = grid
+        self.register_buffer("ranks", ranks)
         # Follows from the ranks: moved along, but not stored.
-        self.register_buffer("index", regrouping(ranks.expand(self.grid)), persistent=False)
+        self.register_buffer("index", index, persistent=False)
         self.register_load_state_dict_post_hook(_derive_index)
 
     def forward(
@@ -97,14 +108,28 @@ class RegroupedProduct(Factorization):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        (down, across), shape = config["grid"], config["ranks"]
-        left, right = rebuild(config["left"]), rebuild(config["right"])
-        # Any ranks of the right sum stand in.
-        equal, rest = divmod(left.shape[1], down * across)
-        ranks = torch.full(shape, equal)
-        ranks[0, 0] += rest
-        return cls(left, right, (down, across), ranks)
+    def from_config(cls, config: Fields) -> Self:
+        down, across = config.integers("grid", 2, least=1)
+        shape = config.integers("ranks", 2)
+        left, right = rebuild(config.fields("left")), rebuild(config.fields("right"))
+        out, inner = left.shape[0], right.shape[1]
+        if down > out or across > inner or shape not in ((down, across), (1, 1)):
+            allowed = f"that of blocks of {out} x {inner}, one rank for each or one for all"
+            config.refuse("grid", (down, across), allowed)
+        if left.shape[1] != right.shape[0]:
+            raise ValueError(f"factors of shapes {left.shape} and {right.shape} do not fit")
+        form = cls.__new__(cls)
+        Factorization.__init__(form, (out, inner))
+        index = torch.zeros(left.shape[1], dtype=torch.int64)
+        form._hold((left, right), (down, across), torch.zeros(shape, dtype=torch.uint16), index)
+        return form
+
+    def check_stored(self) -> None:
+        down, across = self.grid
+        times = down * across if self.ranks.numel() == 1 else 1
+        total = times * int(self.ranks.to(torch.int64).sum())
+        if total != self.left.shape[1]:
+            raise ValueError(f"ranks of sum {total} do not fit factors of {self.left.shape[1]}")
 
     def describe(self) -> str:
         out, inner = self.shape
@@ -133,4 +158,5 @@ def regrouping(ranks: Tensor) -> Tensor:
 
 def _derive_index(product: RegroupedProduct, _: Any) -> None:
     """After other ranks were loaded, the permutation is another one too."""
+    product.check_stored()
     product.index = regrouping(product.ranks.to(torch.int64).expand(product.grid))

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
@@ -17,6 +18,8 @@ from lowrank.factorizations.factorization import (
     rebuild,
     with_plain_strides,
 )
+from lowrank.factorizations.quantized import check_scales
+from lowrank.fields import Fields
 
 
 class ScaledColumns(Leaf):
@@ -70,9 +73,12 @@ class ScaledColumns(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        term = rebuild(config["term"])
-        return cls(term, torch.zeros(term.shape[1], dtype=getattr(torch, config["scale_dtype"])))
+    def from_config(cls, config: Fields) -> Self:
+        term = rebuild(config.fields("term"))
+        return cls(term, torch.zeros(term.shape[1], dtype=dtype_in(config, "scale_dtype")))
+
+    def check_stored(self) -> None:
+        check_scales("scale", self.scale)
 
     def describe(self) -> str:
         return f"{self.term.describe()}, scaled columns"

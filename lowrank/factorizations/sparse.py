@@ -9,8 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
+from lowrank.fields import Fields
 
 ONE_ROW = "rows keep different numbers of weights: the values were taken as one row, of all of them"
 
@@ -67,13 +69,40 @@ class BlockGrid:
     def encode(self, kept: Tensor) -> dict[str, Tensor]:
         """The smaller of a packed bitmask and compressed sparse rows (CSR) of a mask of blocks."""
         number = int(kept.sum())
-        if packed_bytes(self.count, 1) <= self._csr_bytes(number):
+        if self._is_bitmask(number):
             return {"bitmask": pack(kept.flatten(), 1)}
         pointer, column = self._csr_dtypes(number)
         ends = kept.sum(dim=1).cumsum(0)
         starts = torch.cat([ends.new_zeros(1), ends])
         columns = kept.nonzero()[:, 1]
         return {"row_pointers": starts.to(pointer), "columns": columns.to(column)}
+
+    def blank(self, kept: int) -> dict[str, Tensor]:
+        """Tensors of the shapes and dtypes of the encoding of a mask that keeps so many blocks."""
+        if self._is_bitmask(kept):
+            return {"bitmask": torch.zeros(packed_bytes(self.count, 1), dtype=torch.uint8)}
+        pointer, column = self._csr_dtypes(kept)
+        return {
+            "row_pointers": torch.zeros(self.size[0] + 1, dtype=pointer),
+            "columns": torch.zeros(kept, dtype=column),
+        }
+
+    def check_index(self, index: dict[str, Tensor]) -> None:
+        """Raise ValueError unless it is the encoding of some mask of blocks."""
+        if "bitmask" in index:
+            return
+        starts, columns = (index[name].to(torch.int64) for name in ("row_pointers", "columns"))
+        is_wrong = starts[0] != 0 or starts[-1] != len(columns) or bool((starts.diff() < 0).any())
+        if is_wrong:
+            raise ValueError(
+                f"the row pointers of a sparse matrix rise from 0 to {len(columns)}, the number of "
+                "its kept blocks; these do not"
+            )
+        outside = (columns < 0) | (columns >= self.size[1])
+        if bool(outside.any()):
+            raise ValueError(
+                f"{int(outside.sum())} columns of a sparse matrix lie outside 0..{self.size[1] - 1}"
+            )
 
     def decode(self, index: dict[str, Tensor]) -> Tensor:
         """The mask of blocks, shape `size`, of its encoding."""
@@ -85,6 +114,9 @@ class BlockGrid:
         kept = torch.zeros(self.size, dtype=torch.bool, device=columns.device)
         kept[row, columns] = True
         return kept
+
+    def _is_bitmask(self, kept: int) -> bool:
+        return packed_bytes(self.count, 1) <= self._csr_bytes(kept)
 
     def _csr_dtypes(self, kept: int) -> tuple[torch.dtype, torch.dtype]:
         return _smallest_dtype(kept), _smallest_dtype(self.size[1] - 1)
@@ -117,14 +149,18 @@ class Sparse(Leaf):
 
     def __init__(self, grid: BlockGrid, kept: Tensor, values: Factorization) -> None:
         super().__init__(grid.shape)
+        self._hold(grid, grid.encode(kept), grid.expand(kept), values)
+
+    def _hold(
+        self, grid: BlockGrid, index: dict[str, Tensor], mask: Tensor, values: Factorization
+    ) -> None:
         self.grid = grid
         self.values = values
-        index = grid.encode(kept)
         self._index_names = tuple(index)
         for name, tensor in index.items():
             self.register_buffer(name, tensor)
         # Follows from the index: moved along, but not stored.
-        self.register_buffer("mask", grid.expand(kept), persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
         self.register_load_state_dict_post_hook(_derive_mask)
 
     @classmethod
@@ -171,12 +207,23 @@ class Sparse(Leaf):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        (rows, columns), (height, width) = config["shape"], config["block"]
-        grid = BlockGrid((rows, columns), (height, width))
-        # The first so many blocks stand in: their index has the shapes and dtypes of the true one.
-        kept = (torch.arange(grid.count) < config["kept_blocks"]).view(grid.size)
-        return cls(grid, kept, rebuild(config["values"]))
+    def from_config(cls, config: Fields) -> Self:
+        height, width = config.integers("block", 2, least=1)
+        grid = BlockGrid(shape_in(config), (height, width))
+        index = grid.blank(config.integer("kept_blocks", most=grid.count))
+        form = cls.__new__(cls)
+        Leaf.__init__(form, grid.shape)
+        mask = torch.zeros(grid.shape, dtype=torch.bool)
+        form._hold(grid, index, mask, rebuild(config.fields("values")))
+        return form
+
+    def check_stored(self) -> None:
+        kept, (rows, columns) = int(self.mask.sum()), self.values.shape
+        if kept != rows * columns:
+            raise ValueError(
+                f"the index of a sparse matrix keeps {kept} weights, and it has {rows * columns} "
+                "values"
+            )
 
     def describe(self) -> str:
         rows, columns = self.shape
@@ -193,6 +240,7 @@ class Sparse(Leaf):
 
 def _derive_mask(sparse: Sparse, _: Any) -> None:
     """After other indices were loaded, the mask is another one too."""
+    sparse.grid.check_index(sparse._index())
     sparse.mask = sparse.grid.expand(sparse.grid.decode(sparse._index()))
 
 

@@ -19,5 +19,6 @@ from lowrank.measure.room import check_room as check_room
 from lowrank.measure.size import body_bytes as body_bytes
 from lowrank.measure.size import nbytes as nbytes
 from lowrank.measure.size import params as params
+from lowrank.measure.size import stored_dtype as stored_dtype
 from lowrank.measure.size import trainable_bytes as trainable_bytes
 from lowrank.measure.size import trainable_params as trainable_params

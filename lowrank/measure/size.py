@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 
 from torch import Tensor, nn
 
-from lowrank.factorizations import Leaf
+from lowrank.contents import contents, split_extra, views_among
+from lowrank.factorizations import Leaf, storage
+from lowrank.factorizations.factorization import dtype_name
 from lowrank.factorized import FactorizedEmbedding, FactorizedLayer
 from lowrank.layers import rule_for
+from lowrank.shared_memory import identity as identity
 
 
 def nbytes(model: nn.Module) -> int:
     """Bytes of the tensors in the saved file: its size less its header.
 
     Everything in `state_dict` counts, so also indices, scales, codebooks and the running statistics
-    of BatchNorm; a tensor that has several names, as in tied modules, counts once.
+    of BatchNorm; memory that has several names, as in tied modules, counts once. A tensor of 32 or
+    64 bits whose numbers all have 16 counts as such (see `factorizations.storage`), so that weights
+    published in float16 are compared with what is published, whatever dtype they are loaded in.
+
+    Raises:
+        ValueError: two tensors share part of their memory.
     """
-    return sum(tensor.nbytes for tensor in _stored(model).values())
+    return sum(map(storage.stored_bytes, contents(model).stored))
 
 
 def body_bytes(model: nn.Module) -> int:
@@ -32,14 +41,30 @@ def body_bytes(model: nn.Module) -> int:
             outside.append(module)
         if isinstance(module, FactorizedLayer) or rule_for(module) is not None:
             weights.append(module)
-    left_out = {name for module in [*outside, *weights[-1:]] for name in _stored(module)}
-    return sum(t.nbytes for name, t in _stored(model).items() if name not in left_out)
+    found = contents(model)
+    inside = {identity(t) for m in [*outside, *weights[-1:]] for t in _tensors(m).values()}
+    left_out = {found.owner(n) for n, t in _tensors(model).items() if identity(t) in inside}
+    kept = [tensor for name, tensor in found.tensors.items() if name not in left_out]
+    return sum(map(storage.stored_bytes, [*kept, *found.stored[len(found.tensors) :]]))
 
 
-def _stored(model: nn.Module) -> dict[Hashable, Tensor]:
-    """The tensors of the saved file, each once."""
-    tensors = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
-    return {identity(tensor): tensor for tensor in tensors}
+def stored_dtype(model: nn.Module) -> str:
+    """In which floating dtypes a model is stored, such as ``float16`` or ``float16+float32``.
+
+    Those of at least a tenth of its bytes, the largest share first, or ``none``; see
+    `factorizations.storage`.
+    """
+    shares: Counter[str] = Counter()
+    for tensor in contents(model).stored:
+        dtype = storage.stored_dtype(tensor)
+        if dtype.is_floating_point:
+            shares[dtype_name(dtype)] += tensor.numel() * dtype.itemsize
+    named = [name for name, count in shares.most_common() if count >= shares.total() / 10]
+    return "+".join(named) or "none"
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return split_extra(module.state_dict())[0]
 
 
 def params(model: nn.Module) -> int:
@@ -54,8 +79,8 @@ def params(model: nn.Module) -> int:
         if not tensors <= seen:
             total += leaf.params
         seen |= tensors
-    others = {identity(p): p.numel() for p in model.parameters() if identity(p) not in seen}
-    return total + sum(others.values())
+    others = _once(p for p in model.parameters() if identity(p) not in seen)
+    return total + sum(tensor.numel() for tensor in others)
 
 
 def trainable_params(model: nn.Module) -> int:
@@ -65,7 +90,7 @@ def trainable_params(model: nn.Module) -> int:
 
 def trainable_bytes(model: nn.Module) -> int:
     """Bytes of those values: of LoRA's adapters, what is saved beside a base that others have."""
-    return sum(tensor.nbytes for tensor in _trained(model))
+    return sum(map(storage.stored_bytes, _trained(model)))
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
@@ -80,17 +105,13 @@ def leaves(model: nn.Module) -> list[Leaf]:
 
 
 def _trained(model: nn.Module) -> list[Tensor]:
-    trained = {identity(p): p for p in model.parameters() if p.requires_grad}
-    return list(trained.values())
+    return _once(p for p in model.parameters() if p.requires_grad)
 
 
-def identity(tensor: Tensor) -> Hashable:
-    """Equal for two tensors that are the same numbers in the same memory."""
-    return (
-        tensor.device,
-        tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
-        tensor.dtype,
-        tuple(tensor.shape),
-        tensor.stride(),
-    )
+def _once(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those among tensors whose memory no other one has."""
+    different = {
+        str(place): t for place, t in enumerate({identity(t): t for t in tensors}.values())
+    }
+    views = views_among(different)
+    return [tensor for name, tensor in different.items() if name not in views]

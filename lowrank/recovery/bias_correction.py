@@ -36,7 +36,7 @@ class BiasCorrection(Recovery):
     normalisations are among them, and with `gains` their gains too, so that their outputs also have
     the dense standard deviations: in a network with BatchNorm, whose convolutions have no bias,
     that takes the place of re-estimated statistics, and leaves the dense model as it is. No layer
-    gets a bias that had none, so the bytes stay.
+    gets a bias that had none, so the bytes stay, but for numbers that had only 16 bits before.
 
     Does not pay in a model without biases, such as Llama (refused), nor where little is left of
     the signal: outputs whose spread has shrunk are drowned by means of full size. A classifier of

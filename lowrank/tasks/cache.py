@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from lowrank.atomic import replacing
@@ -43,17 +43,15 @@ def tensors(
         config: JSON with everything that the content depends on; it is kept in the file.
 
     Raises:
-        ValueError: the cache folder cannot be written, or a file in it is damaged.
+        ValueError: the cache folder cannot be written, or a file in it is damaged or was made for
+            something else.
     """
     path = folder() / kind / f"{key(config)}.safetensors"
     if not path.exists():
         with _locked(path):
             if not path.exists():
                 _write(path, make(), config)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"the cached file {path} is damaged ({error}); delete it.") from error
+    return _read(path, config)
 
 
 def _locked(path: Path) -> AcquireReturnProxy:
@@ -71,4 +69,16 @@ def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) ->
     # Copies, because safetensors does not store tensors that share memory (tied weights).
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.items()}
     with replacing(path) as partial:
-        save_file(copies, partial, metadata={"config": json.dumps(config, sort_keys=True)})
+        partial.write_bytes(save(copies, {"config": json.dumps(config, sort_keys=True)}))
+
+
+def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_for = (file.metadata() or {}).get("config")
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"the cached file {path} is damaged ({error}); delete it.") from error
+    if made_for != json.dumps(config, sort_keys=True):
+        raise ValueError(f"the cached file {path} was made for something else; delete it.")
+    return content

@@ -7,8 +7,8 @@ Where it is set, nothing is fetched from elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +95,7 @@ def check_weights(repository: str, url: str | None) -> None:
     if root is not None:
         _weights_file(root, repository)
     elif url is not None:
-        _check_hash(url)
+        _named_by_hash(url)
 
 
 def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
@@ -111,22 +111,21 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
     Raises:
         ValueError: no such weights, a name without a hash, or a file that does not match it.
     """
-    from safetensors.torch import load_file
-
     root = mirror()
     if root is not None:
-        return load_file(_weights_file(root, repository))
+        return _read_safetensors(_weights_file(root, repository))
     if url is not None:
-        return _download(url)
+        return _read_pickled(_download(url), url)
     from huggingface_hub import hf_hub_download
 
     try:
-        return load_file(hf_hub_download(repository, WEIGHTS_FILE))
+        file = hf_hub_download(repository, WEIGHTS_FILE)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{WEIGHTS_FILE} of model {repository!r} cannot be loaded from the Hugging Face hub "
             f"({HINT}): {error}"
         ) from error
+    return _read_safetensors(Path(file))
 
 
 def _weights_file(root: Path, repository: str) -> Path:
@@ -136,31 +135,62 @@ def _weights_file(root: Path, repository: str) -> Path:
     return file
 
 
-def _check_hash(url: str) -> None:
-    if re.search(r"-[0-9a-f]{8,64}\.[^/]*$", url) is None:
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{file} is no whole safetensors file of weights: {error}") from error
+
+
+def _named_by_hash(url: str) -> tuple[str, str]:
+    """The name of the file at an address, and the digits of its hash in that name."""
+    found = re.search(r"/([^/]*-([0-9a-f]{8,64})\.[^/]*)$", url)
+    if found is None:
         raise ValueError(
             f"{url} must end in -<first 8 or more digits of the file's SHA-256>.<suffix>, so that "
             "the download can be checked"
         )
+    return found[1], found[2]
 
 
-def _download(url: str) -> dict[str, Tensor]:
-    _check_hash(url)
+def _download(url: str) -> Path:
+    """The file at an address, kept in the cache and checked against the hash in its name."""
+    name, digits = _named_by_hash(url)
+    folder = cache.folder() / "downloads"
+    file = folder / name
     try:
-        checkpoint = torch.hub.load_state_dict_from_url(
-            url,
-            model_dir=str(cache.folder() / "downloads"),
-            map_location="cpu",
-            progress=False,
-            check_hash=True,
-            weights_only=True,
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digits, progress=False)
+        with open(file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"no weights from {url} ({HINT}): {error}") from error
-    except pickle.UnpicklingError as error:
-        # Its text advises to load without this protection.
-        raise ValueError(f"no weights from {url}: it holds more than tensors") from error
-    state = checkpoint.get("state_dict", checkpoint)
+    if not digest.startswith(digits):
+        raise ValueError(f"{file} is no longer what was downloaded from {url}: delete it")
+    return file
+
+
+def _read_pickled(file: Path, url: str) -> dict[str, Tensor]:
+    """The tensors in a PyTorch checkpoint, which are all that is read of it."""
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Not from the error, whose text advises to load without this protection.
+        raise ValueError(
+            f"no weights from {url}: it holds more than tensors, or is damaged "
+            f"({type(error).__name__}). Nothing but tensors is ever read of such a file, since "
+            "reading more could run any code"
+        ) from None
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+    is_state = isinstance(state, dict) and len(state) > 0
+    if not is_state or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise ValueError(f"no weights from {url}: it is no mapping from names to tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -213,7 +213,7 @@ def test_what_has_not_converged_is_refused():
     ("options", "text"),
     [
         ({"sparse_weight": 0.0}, "sparse_weight=0.0 must be above 0"),
-        ({"tolerance": 0.0}, "tolerance=0.0 must be above 0"),
+        ({"tolerance": 0.0}, "tolerance=0.0 must lie in"),
         ({"max_iterations": 0}, "max_iterations=0 must be at least 1"),
         ({"view": "row"}, "view='row' must be one of"),
     ],

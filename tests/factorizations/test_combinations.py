@@ -134,7 +134,7 @@ def test_dropout_acts_on_the_scaled_branch_alone_and_only_in_training():
         (lambda: Scaled(dense(3, 4), 1.0, dropout=-0.1), r"dropout=-0.1 must lie in \[0, 1\)"),
         (lambda: Dense(random(3, 4, 5)), r"needs a matrix, not shape \(3, 4, 5\)"),
         (lambda: rebuild({"type": "Tensor"}), "type 'Tensor' is not known; known are .*'Dense'"),
-        (lambda: rebuild({}), "type None is not known"),
+        (lambda: rebuild({}), "config lacks .type."),
     ],
 )
 def test_what_does_not_fit_is_refused(build, text):

@@ -94,7 +94,8 @@ def test_all_measures_of_a_model_whose_output_is_no_tensor(kind, decomposer, req
 
 
 def test_tied_embeddings_count_once(llama):
-    parameters = {id(p): p.nbytes for p in llama.parameters()}
+    # Those of norms are all 1, for which 16 bits are enough.
+    parameters = {id(p): p.nbytes // (2 if p.ndim == 1 else 1) for p in llama.parameters()}
     assert nbytes(llama) == sum(parameters.values())
     assert llama.lm_head.weight is llama.model.embed_tokens.weight
 

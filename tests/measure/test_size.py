@@ -1,3 +1,4 @@
+import copy
 import json
 import struct
 
@@ -5,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.checkpoint import save
+from lowrank.checkpoint import load, save
 from lowrank.compress import compress
-from lowrank.decomposers import Quantization, TruncatedSVD
+from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Scaled, Sparse, Sum
 from lowrank.factorized import FactorizedLinear
 from lowrank.measure import body_bytes, nbytes, params, trainable_params
+from lowrank.measure.size import stored_dtype, trainable_bytes
+
+THIRD = 1 / 3  # Needs all bits of any dtype.
 
 
 class Holder(nn.Module):
@@ -24,15 +28,20 @@ class Holder(nn.Module):
         return self.parts[0](x)
 
 
+def dense(out: int, columns: int) -> Dense:
+    return Dense(torch.full((out, columns), THIRD))
+
+
 def quantized(out: int, columns: int) -> Quantized:
     """2 bits for each weight, a float32 scale for each row."""
     layout = Layout((out, columns), bits=2, group_size=columns)
-    return Quantized(layout, torch.ones(out, columns, dtype=torch.uint8), torch.ones(out))
+    codes, scale = torch.ones(out, columns, dtype=torch.uint8), torch.full((out,), THIRD)
+    return Quantized(layout, codes, scale)
 
 
 def sparse(out: int, columns: int, nonzeros: int) -> Sparse:
     kept = torch.arange(out * columns).view(out, columns) < nonzeros
-    return Sparse.from_dense(torch.ones(out, columns), kept)
+    return Sparse.from_dense(torch.full((out, columns), THIRD), kept)
 
 
 def sparse_and_quantized() -> Sparse:
@@ -46,12 +55,12 @@ def tied() -> nn.Module:
 
 
 def low_rank(out: int, rank: int, columns: int) -> Product:
-    return Product(Dense(torch.ones(out, rank)), Dense(torch.ones(rank, columns)))
+    return Product(dense(out, rank), dense(rank, columns))
 
 
 def shared_factor() -> nn.Module:
-    right = Dense(torch.ones(2, 5))
-    first, second = (Product(Dense(torch.ones(out, 2)), right) for out in (6, 7))
+    right = dense(2, 5)
+    first, second = (Product(dense(out, 2), right) for out in (6, 7))
     return Holder(FactorizedLinear(first, None), FactorizedLinear(second, None))
 
 
@@ -80,9 +89,9 @@ def test_bytes_are_those_of_the_safetensors_file_less_its_header(name, tmp_path)
 
 def test_bytes_by_hand():
     assert nbytes(nn.Linear(5, 3)) == 4 * (15 + 3)
-    # 2 · 1 · 9 + 2 of the convolution, 4 · 2 of BatchNorm, and its int64 count of batches.
-    assert nbytes(MODELS["batch norm"]()) == 4 * (20 + 8) + 8
-    assert nbytes(tied()) == 4 * (40 + 10 + 4 * 10) + 8
+    # 2 · 1 · 9 + 2 of the convolution, 4 · 2 of BatchNorm, all 0 or 1, and its int64 count.
+    assert nbytes(MODELS["batch norm"]()) == 4 * 20 + 2 * 8 + 8
+    assert nbytes(tied()) == 4 * (40 + 10) + 2 * (4 * 10) + 8
     assert nbytes(quantized(4, 8)) == 8 + 4 * 4
     # A bit for each position; the mask that follows from it is not stored.
     assert nbytes(sparse(4, 8, 9)) == 4 + 4 * 9
@@ -90,7 +99,7 @@ def test_bytes_by_hand():
 
 def test_parts_of_one_storage_are_different_tensors():
     model = Holder()
-    whole = torch.zeros(4, 4)
+    whole = torch.full((4, 4), THIRD)
     model.upper, model.lower = nn.Parameter(whole[:2]), nn.Parameter(whole[2:])
     assert nbytes(model) == 64
     assert params(model) == trainable_params(model) == 16
@@ -167,3 +176,64 @@ def test_the_body_is_without_tables_and_head_whatever_became_of_them(is_tied):
 
 def test_a_model_of_one_weight_has_no_body():
     assert body_bytes(nn.Linear(5, 3)) == body_bytes(nn.Embedding(5, 3)) == 0
+
+
+def test_numbers_of_16_bits_count_so_whatever_dtype_they_are_loaded_in(tmp_path):
+    torch.manual_seed(0)
+    published = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 20)).half()
+    size = nbytes(published)
+    assert size == 2 * (40 * 30 + 30 + 30 * 20 + 20)
+    for dtype in (torch.float32, torch.float64):
+        model = copy.deepcopy(published).to(dtype)
+        assert nbytes(model) == size == body_bytes(nn.Sequential(model, nn.Linear(1, 1)))
+        assert stored_dtype(model) == "float16" and trainable_bytes(model) == size
+        save(model, tmp_path / "m")
+        loaded = load(copy.deepcopy(model), tmp_path / "m")
+        state, own = loaded.state_dict(), model.state_dict()
+        assert all(t.dtype == dtype and torch.equal(t, own[n]) for n, t in state.items())
+
+
+def test_a_compression_is_compared_with_what_was_published():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False)).half().float()
+    layer = compress(model, TruncatedSVD(rank=8)).layers[0]
+    # The factors are new numbers, of 32 bits unless something is done about it.
+    assert (layer.dense_bytes, layer.bytes) == (2 * 64 * 64, 4 * 8 * 128)
+    pruned = compress(model, MagnitudePruning(compression_ratio=4)).layers[0]
+    # What is kept has the bits that it had: index of 1 bit each, then values of 2 bytes.
+    assert pruned.bytes <= 64 * 64 / 2 < pruned.bytes + 4
+    kept = compress(model, MagnitudePruning(0.5)).model
+    assert nbytes(kept) == 64 * 64 / 8 + 2 * 64 * 64 / 2
+    half = compress(model, TruncatedSVD(rank=8), values="float16").layers[0]
+    assert half.bytes == 2 * 8 * 128
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "name"),
+    [
+        ((torch.float32, torch.float32), "float32"),
+        ((torch.float16, torch.float16), "float16"),
+        ((torch.float32, torch.float16), "float32+float16"),
+        ((torch.bfloat16, torch.float64), "float64+bfloat16"),
+    ],
+)
+def test_a_model_names_what_it_is_stored_in(dtypes, name):
+    torch.manual_seed(0)
+    layers = [nn.Linear(50, 50, dtype=torch.float64).to(d).double() for d in dtypes]
+    assert stored_dtype(nn.Sequential(*layers, nn.BatchNorm1d(3))) == name
+
+
+def test_memory_in_several_layouts_counts_once():
+    model = Holder(nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 2))
+    model.parts[1].weight = nn.Parameter(model.parts[0].weight.T)
+    model.parts[2].weight = nn.Parameter(model.parts[0].weight[1:3])
+    assert nbytes(model) == 4 * (24 + 4 + 6 + 2) == 4 * params(model) == trainable_bytes(model)
+    assert trainable_params(model) == params(model)
+    # The last weight is a part of the first, which is left out with it.
+    assert body_bytes(model) == 4 * (4 + 6)
+
+
+def test_models_without_memory_have_their_bytes_too():
+    with torch.device("meta"):
+        assert nbytes(nn.Sequential(nn.Linear(5, 3), nn.Linear(5, 3))) == 2 * 4 * 18
+        assert nbytes(tied()) == 4 * (40 + 10 + 4 * 10) + 8

@@ -71,6 +71,16 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(server, fresh_cach
     assert not list(fresh_cache.rglob("*.th"))
 
 
+def test_a_download_that_was_damaged_since_is_refused(server, fresh_cache):
+    folder, address = server
+    url = f"{address}/{publish(folder, {'weight': torch.ones(2)})}"
+    hub.load_weights("a/b", url)
+    (file,) = fresh_cache.rglob("*.th")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is no longer what was downloaded from .*: delete it"):
+        hub.load_weights("a/b", url)
+
+
 def test_an_address_without_a_hash_is_refused(server):
     with pytest.raises(ValueError, match="SHA-256"):
         hub.load_weights("a/b", f"{server[1]}/net.th")

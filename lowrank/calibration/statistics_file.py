@@ -1,0 +1,98 @@
+"""Statistics in a file, and what they must be to come from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lowrank.contents import names_of
+from lowrank.tensor_files import TensorFile, opened, write
+
+FORMAT = 2
+# The fields of statistics that are tensors.
+PARTS = ("columns", "rows")
+# The fields of the statistics of each layer, by the layer's name.
+Layers = Mapping[str, Mapping[str, Any]]
+
+
+def save_statistics(path: Path, statistics: Layers, source: Mapping[str, Any]) -> None:
+    """Write a safetensors file, whole or not at all; tensors that several share are written once.
+
+    Raises:
+        ValueError: statistics that could not be read again, by the name of the layer.
+        OSError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    places: dict[int, str] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for name, entry in statistics.items():
+        _check(name, entry)
+        layers[name] = {"count": entry["count"]}
+        for part in PARTS:
+            if (tensor := entry[part]) is not None:
+                place = places.setdefault(id(tensor), f"{name}.{part}")
+                tensors[place] = tensor
+                layers[name][part] = place
+    header = {"format": FORMAT, "layers": layers, "source": dict(source)}
+    write(path, tensors, "statistics", header)
+
+
+def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
+    """The statistics in such a file, and their source.
+
+    Raises:
+        ValueError: it is damaged or holds something else.
+        FileNotFoundError: it is not there.
+    """
+    with opened(path, "statistics", FORMAT, "Calibration.save") as file:
+        layers, places = file.header.fields("layers"), _places(file)
+        source = dict(file.header.fields("source"))
+        counts = {name: layers.fields(name).integer("count") for name in layers}
+        tensors, is_whole = file.read()
+        statistics = {}
+        for name, own in places.items():
+            parts = {part: tensors[own[part]] if part in own else None for part in PARTS}
+            statistics[name] = {**parts, "count": counts[name]}
+            _check(name, statistics[name])
+        if not is_whole:
+            raise ValueError("it is damaged: its content is not what was written")
+    return statistics, source
+
+
+def _places(file: TensorFile) -> dict[str, dict[str, str]]:
+    """Which tensors each layer has."""
+    layers = file.header.fields("layers")
+    found = {}
+    for name in layers:
+        fields = layers.fields(name)
+        fields.only("count", *PARTS)
+        found[name] = {p: fields.one_of(p, file.shapes.keys()) for p in PARTS if p in fields}
+    used = {place for own in found.values() for place in own.values()}
+    if surplus := sorted(file.shapes.keys() - used):
+        raise ValueError(f"no layer has the tensors {names_of(surplus)}")
+    return found
+
+
+def _check(name: str, entry: Mapping[str, Any]) -> None:
+    """Raise ValueError unless they are what calibration could have found."""
+    count = entry["count"]
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(f"'{name}': count={count!r} must be a number of positions")
+    for part in PARTS:
+        values = entry[part]
+        if values is None:
+            continue
+        shape = tuple(values.shape)
+        is_square = part == "columns" and len(shape) == 2 and shape[0] == shape[1]
+        if not values.is_floating_point() or not (len(shape) == 1 or is_square) or 0 in shape:
+            raise ValueError(f"'{name}': {part} of shape {shape} {values.dtype} are no means")
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"'{name}': {part} are not finite")
+        means = values.diagonal() if is_square else values
+        if bool((means < 0).any()):
+            raise ValueError(f"'{name}': {part} have negative mean squares")
+        if is_square and float((values - values.T).abs().max()) > 1e-4 * float(means.max()):
+            raise ValueError(f"'{name}': {part} are no second moment, which is symmetric")
