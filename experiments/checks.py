@@ -6,7 +6,6 @@ import functools
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,7 @@ from lowrank.measure.room import check_room
 
 # What numpy, the narrowest of the generators, takes as seeds.
 SEEDS = 2**32
-# Bytes of a file's name.
-LONGEST_NAME = 255
+VALUES = ("float16", "bfloat16")
 
 
 class Remembered:
@@ -63,9 +61,12 @@ def check_options(settings: Settings) -> None:
         raise ValueError(f"threads={threads} must be a whole number from 1, or null")
     if type(settings["force"]) is not bool:
         raise ValueError(f"force={settings['force']} must be true or false")
-    _check_labels(settings)
-    _check_sweep(settings["sweep"], settings["results"])
-    _check_device(settings["device"])
+    values, device = settings["values"], settings["device"]
+    if values is not None and values not in VALUES:
+        raise ValueError(f"values={values} must be one of {', '.join(VALUES)}, or null")
+    if not isinstance(device, str):
+        raise ValueError(f"device={device} must be a text, such as cpu or cuda:0")
+    _check_device(device)
     make(settings["tracker"])
 
 
@@ -76,23 +77,6 @@ def _check_labels(settings: Settings) -> None:
     for name in ("method", "family", "norm_name", "recovery_name"):
         if not isinstance(settings[name], str) or not settings[name].strip():
             raise ValueError(f"{name}={settings[name]!r} must be a text that is not empty")
-
-
-def _check_sweep(sweep: Any, folder: Any) -> None:
-    for name, value in (("sweep", sweep), ("results", folder)):
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise ValueError(f"{name}={value!r} must be a text that is not empty")
-    if "/" in sweep or "\\" in sweep or sweep in (".", ".."):
-        raise ValueError(
-            f"sweep={sweep} must be the name of a folder, and not a path: give results=… for "
-            "records in another place"
-        )
-    for part in (sweep, *Path(folder).parts):
-        if len(part.encode()) > LONGEST_NAME:
-            raise ValueError(
-                f"the name {part[:20]}… has {len(part.encode())} bytes; that of a folder has at "
-                f"most {LONGEST_NAME}"
-            )
 
 
 @remembering(16)
@@ -117,6 +101,8 @@ def check_fit(settings: Settings) -> None:
         ValueError: they do not.
     """
     parts = make_parts(settings)
+    # After the parts, whose own errors say more of what became a label.
+    _check_labels(settings)
     network = untrained(_any_seed(settings["task"]))
     check_compression(network, parts.allocation, parts.where, parts.norm, values=settings["values"])
     parts.recovery.check(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from lowrank import results
 
 # What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
 LABELS = ("family", "level")
+# Bytes of a file's name.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Job:
         return results.key(self.settings)
 
     def check_choices(self) -> None:
-        """Raise ValueError if a choice lacks its labels, or would have no effect."""
+        """Raise ValueError if a choice lacks its labels, would have no effect, or cannot be a name
+        or a number."""
+        _check_names(self.settings["sweep"], self.settings["results"])
+        _check_finite(self.settings, "")
         missing = [name for name in LABELS if name not in self.settings]
         if missing:
             raise ValueError(
@@ -64,6 +70,38 @@ class Job:
         return not self.settings["force"] and results.exists(self.key, self.folder)
 
 
+def _check_names(sweep: Any, folder: Any) -> None:
+    """Raise ValueError unless they can be the names of a sweep and of its folder of records."""
+    for name, value in (("sweep", sweep), ("results", folder)):
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError(f"{name}={value!r} must be a text that is not empty")
+    if "/" in sweep or "\\" in sweep or sweep in (".", ".."):
+        raise ValueError(
+            f"sweep={sweep} must be the name of a folder, and not a path: give results=… for "
+            "records in another place"
+        )
+    for part in (sweep, *Path(folder).parts):
+        if len(part.encode()) > LONGEST_NAME:
+            raise ValueError(
+                f"the name {part[:20]}… has {len(part.encode())} bytes; that of a folder has at "
+                f"most {LONGEST_NAME}"
+            )
+
+
+def _check_finite(value: Any, place: str) -> None:
+    """Raise ValueError for a number in the settings, at that place, that none can be."""
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    elif isinstance(value, list):
+        value = [(str(number), part) for number, part in enumerate(value)]
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place}={value} must be a finite number")
+    else:
+        return
+    for name, part in value:
+        _check_finite(part, f"{place}.{name}" if place else name)
+
+
 def pending(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that have no record yet.
 
@@ -83,18 +121,23 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
     return left
 
 
-def check(jobs: Sequence[Job], processes: int = 1) -> None:
+def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
     """Find what is wrong with the jobs' settings and data before any of them starts.
 
     Args:
-        processes: how many jobs run at once.
+        n_jobs: how many run at once, as `worker_count` has it.
 
     Raises:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
     from experiments import checks
+    from experiments.workers import worker_count
 
+    try:
+        processes = worker_count(n_jobs)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run, because of\n{error}") from None
     # What takes no time comes before what reads the data of all.
     _each(jobs, checks.check_options)
     _stop(_of_folders({job.folder for job in jobs}))

@@ -18,6 +18,20 @@ PAUSE = 0.5
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
+def worker_count(n_jobs: object) -> int:
+    """How many workers `n_jobs` asks for: −1 is one for each core.
+
+    Raises:
+        ValueError: neither that nor a whole number from 1.
+    """
+    if type(n_jobs) is not int or (n_jobs < 1 and n_jobs != -1):
+        raise ValueError(
+            f"hydra.launcher.n_jobs={n_jobs!r} must be a whole number from 1, or -1 for one on "
+            "each core"
+        )
+    return n_jobs if n_jobs > 0 else os.cpu_count() or 1
+
+
 def run_in_workers(
     function: Callable[[Any], Any], tasks: Sequence[Any], workers: int, lost: Any
 ) -> list[Any]:

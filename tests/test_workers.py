@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.workers import run_in_workers
+from experiments.workers import run_in_workers, worker_count
 
 
 def triple(number: int) -> int:
@@ -49,6 +49,13 @@ def test_workers_run_at_the_same_time(tmp_path):
     (one, begun, ended), (other, later, _) = run_in_workers(who_and_when, [tmp_path] * 2, 2, None)
     assert one != other and os.getpid() not in (one, other)
     assert max(begun, later) < ended
+
+
+@pytest.mark.parametrize("asked", [0, -2, 1.5, True, "2", None])
+def test_a_number_of_workers_that_cannot_be(asked):
+    with pytest.raises(ValueError, match=r"n_jobs=.* must be a whole number from 1, or -1 for one"):
+        worker_count(asked)
+    assert worker_count(3) == 3 and worker_count(-1) == os.cpu_count()
 
 
 def test_an_error_ends_the_work_and_is_raised():

@@ -205,7 +205,8 @@ class ImageClassification(Task):
         build = import_builder(self.builder)
         try:
             inspect.signature(build).bind(**self.arguments)
-        except TypeError as error:
+        # A ValueError: Python does not know what a builtin takes.
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"builder {self.builder} does not take arguments={dict(self.arguments)}: {error}"
             ) from error

@@ -87,10 +87,10 @@ def part_sizes(
             if learnt > 0
             else f"validation_size is at most {found - 1}"
         )
+        asked = "" if calibration is None else f" and calibration_size={calibration}"
         raise ValueError(
-            f"validation_size={validating} and calibration_size={calibrating} do not fit the "
-            f"{found} {of}: calibration is a part of those that are not validation, so {fits}; "
-            "lower them, or take more data"
+            f"validation_size={validating}{asked} do not fit the {found} {of}: calibration is a "
+            f"part of those that are not validation, so {fits}; lower it, or take more data"
         )
     return validating, calibrating
 

@@ -108,7 +108,7 @@ class UnionSweeper(Sweeper):
     def launch(self, left: list[Job], total: int, composer: Composer) -> Counter[Outcome]:
         """Run jobs through Hydra's launcher; how many ended in which way."""
         assert self.config is not None
-        check(left, processes=self.config.hydra.launcher.get("n_jobs", 1))
+        check(left, self.config.hydra.launcher.get("n_jobs", 1))
         with counting(total, total - len(left), _ready(left)) as progress:
             launcher = self.launcher(composer, progress)
 

@@ -7,7 +7,6 @@ hydra_plugins; `experiments.sweep` makes this one known.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.jobs import Work, run_one
-from experiments.workers import run_in_workers
+from experiments.workers import run_in_workers, worker_count
 
 # By the name of the plugin's, which this takes the place of where both are installed: it is found
 # later, because this folder comes last.
@@ -41,12 +40,7 @@ class WorkerLauncher(Launcher):
     """
 
     def __init__(self, n_jobs: int) -> None:
-        if type(n_jobs) is not int or (n_jobs < 1 and n_jobs != -1):
-            raise ValueError(
-                f"hydra.launcher.n_jobs={n_jobs!r} must be a whole number from 1, or -1 for one "
-                "on each core"
-            )
-        self.n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+        self.n_jobs = worker_count(n_jobs)
         self.work: Work | None = None
 
     def setup(
