@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,6 +145,19 @@ def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
     _each(jobs, checks.check_fit)
     _each(jobs, lambda settings: checks.check_data(settings, processes))
     checks.forget()
+
+
+def say_repeats(jobs: Sequence[Job]) -> None:
+    """Say if points are there for several seeds that draw nothing."""
+    from experiments.seeds import repeats
+
+    count = repeats(jobs)
+    if count:
+        print(
+            f"note: {count} of these {len(jobs)} points only repeat another one: no weights, no "
+            "calibration data and no method in them is drawn with the seed",
+            file=sys.stderr,
+        )
 
 
 def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:

@@ -98,6 +98,10 @@ class CausalLM(Task):
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
 
+    @property
+    def draws_model(self) -> bool:
+        return False
+
     def check(self) -> None:
         super().check()
         self._pretrained.check_weights()

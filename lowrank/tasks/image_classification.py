@@ -93,6 +93,10 @@ class ImageClassification(Task):
         check_seed("split_seed", self.split_seed)
         check_seed("seed", self.seed)
 
+    @property
+    def draws_model(self) -> bool:
+        return self.weights is None or self.weights.draws
+
     def check(self) -> None:
         super().check()
         self._check_outputs(self.network())

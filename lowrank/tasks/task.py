@@ -116,6 +116,11 @@ class Task(ABC):
         What the model returns for them need not be a tensor.
         """
 
+    @property
+    def draws_model(self) -> bool:
+        """Whether another `seed` gives another dense model, as where it is trained here."""
+        return True
+
     def check(self) -> None:
         """Find what does not fit before anything is trained or compressed; reads the data.
 

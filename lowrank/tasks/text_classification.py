@@ -115,6 +115,10 @@ class TextClassification(Task):
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
 
+    @property
+    def draws_model(self) -> bool:
+        return False
+
     def check(self) -> None:
         super().check()
         self._check_classes(self.split("train"))

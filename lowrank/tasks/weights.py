@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 class Weights(ABC):
     """The weights of a dense model; a frozen dataclass in each final class."""
 
+    @property
+    @abstractmethod
+    def draws(self) -> bool:
+        """Whether they depend on the task's seed."""
+
     @abstractmethod
     def check(self) -> None:
         """Find what can be known before the weights are needed; neither loads nor trains.
@@ -65,6 +70,10 @@ class Trained(Weights):
                 f"scope={self.recipe.scope!r} has no effect on a dense model, which has no "
                 "factorizations and is trained whole: leave it out"
             )
+
+    @property
+    def draws(self) -> bool:
+        return True
 
     def check(self) -> None:
         pass  # They are made when they are needed.
@@ -112,6 +121,10 @@ class Published(Weights):
         check_text("repository", self.repository)
         if self.url is not None:
             check_text("url", self.url)
+
+    @property
+    def draws(self) -> bool:
+        return False
 
     def check(self) -> None:
         hub.check_weights(self.repository, self.url)

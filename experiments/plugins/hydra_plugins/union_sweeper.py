@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from experiments.composer import Composer
 from experiments.launching import launch_all
-from experiments.plan import Job, check, pending
+from experiments.plan import Job, check, pending, say_repeats
 from experiments.progress import Outcome, Progress, counting
 from experiments.trackers import log_curves
 from lowrank import atomic
@@ -109,6 +109,7 @@ class UnionSweeper(Sweeper):
         """Run jobs through Hydra's launcher; how many ended in which way."""
         assert self.config is not None
         check(left, self.config.hydra.launcher.get("n_jobs", 1))
+        say_repeats(left)
         with counting(total, total - len(left), _ready(left)) as progress:
             launcher = self.launcher(composer, progress)
 
