@@ -41,6 +41,7 @@ from lowrank.claims import Claims
 from lowrank.compress import compress
 from lowrank.environment import environment
 from lowrank.measure import Measured, compare, measure
+from lowrank.memo import unchanging
 
 
 def run_point(config: DictConfig, progress: Progress) -> Outcome:
@@ -155,7 +156,7 @@ class Baseline:
 @functools.lru_cache(maxsize=4)
 def dense_model(config: str) -> nn.Module:
     """The trained dense model of a task's configuration (JSON); not to be changed."""
-    return shared_task(config).model()
+    return unchanging(shared_task(config).model())
 
 
 @functools.lru_cache(maxsize=4)

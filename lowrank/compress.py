@@ -10,13 +10,21 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lowrank.allocation import Allocation, ByName, Problem, Uniform
-from lowrank.calibration import CalibratedNorms, Calibration, IdentityNorms, Norms
-from lowrank.calibration.norms import norm_named
+from lowrank.calibration import (
+    CalibratedNorms,
+    Calibration,
+    IdentityNorms,
+    Norms,
+    at_hand,
+    best_norm,
+    norm_named,
+)
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.fit import Fit
 from lowrank.measure.forward import Example, check_example
 from lowrank.measure.macs import layer_macs
+from lowrank.memo import unchanging_meanwhile
 from lowrank.report import Compressed
 from lowrank.select import Select
 from lowrank.sites import Site, naming
@@ -28,6 +36,7 @@ Where = str | Sequence[str] | Select | None
 
 
 @torch.inference_mode(False)
+@unchanging_meanwhile
 def compress(
     model: nn.Module,
     method: Method,
@@ -70,7 +79,7 @@ def compress(
             would have no effect, or the model does not run on the example; the text names the
             layer. What can be known before the work is.
     """
-    allocation, select = as_allocation(method), as_select(where)
+    allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
     norms, storing = as_norms(norm, allocation, data), Values(values)
     sites, skipped = selected(model, select)
     for site in sites:
@@ -174,14 +183,7 @@ def most_known(allocation: Allocation, data: Any) -> Norms:
     """The norms that know most of the data, of those that all methods of an allocation know."""
     if isinstance(data, Calibration):
         return CalibratedNorms(data.source["moment"], outputs=data.source["outputs"])
-    for word in ("full", "diagonal"):
-        norms = norm_named(word)
-        try:
-            allocation.check_norms(norms.types)
-        except ValueError:
-            continue
-        return norms
-    return IdentityNorms()
+    return best_norm(allocation.check_norms)
 
 
 def as_select(where: Where) -> Select:

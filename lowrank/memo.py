@@ -2,6 +2,10 @@
 
 A sweep over 32 ranks calls `svd(weight)` 32 times with the same numbers; only the first call works.
 Keyed by content and not by object, because each point of a sweep sees its own copy of a weight.
+
+What comes from running a model depends on more than its numbers: on its code, its plain attributes
+and its hooks, which no key can show. Such results are kept only for a model whose owner promises
+that these stay as they are: `unchanging`.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import xxhash
@@ -29,8 +35,10 @@ class Memo:
     _store: OrderedDict[tuple[Any, ...], tuple[int, Any]] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
-    def get(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        """The kept result of `key`, or that of `compute()`, now kept."""
+    def get(self, key: tuple[Any, ...] | None, compute: Callable[[], Any]) -> Any:
+        """The kept result of `key`, or that of `compute()`, now kept; of None nothing is kept."""
+        if key is None:
+            return compute()
         if key in self._store:
             self.hits += 1
             self._store.move_to_end(key)
@@ -54,6 +62,11 @@ class Memo:
         finally:
             for key in self._store.keys() - before:
                 self._bytes -= self._store.pop(key)[0]
+
+    def forget(self, part: object) -> None:
+        """Forget all results that have this as a part of their keys."""
+        for key in [key for key in self._store if any(own is part for own in key)]:
+            self._bytes -= self._store.pop(key)[0]
 
     def clear(self) -> None:
         """Forget every result and count."""
@@ -83,6 +96,62 @@ def memoised(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return MEMO.get(key, lambda: kernel(*tensors, **options))
 
     return wrapper
+
+
+# Of each model whose owner promised that it stays as it is, what stands for it in keys.
+_PROMISED: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
+
+
+def unchanging(model: nn.Module) -> nn.Module:
+    """Promise that this model stays as it is, so that what comes from running it is computed once.
+
+    Promised is that from here on the code of its modules, their plain attributes and their hooks
+    stay as they are, and so does the code of the task that it is run on. Its weights and buffers
+    and the data may change: what is kept is kept by their content. The promise is of this object;
+    a copy of it has none.
+
+    Returns:
+        The model itself.
+    """
+    _PROMISED.setdefault(model, object())
+    return model
+
+
+def model_key(model: nn.Module) -> tuple[Any, ...] | None:
+    """What stands for a model in a key of `Memo`; None without the promise of `unchanging`."""
+    token = _PROMISED.get(model)
+    return None if token is None else (token, model_fingerprint(model))
+
+
+def unchanging_meanwhile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what comes from running the model, the first argument, be kept until the call ends."""
+
+    @functools.wraps(function)
+    def wrapper(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(model, nn.Module) or model in _PROMISED:
+            return function(model, *args, **kwargs)
+        unchanging(model)
+        try:
+            return function(model, *args, **kwargs)
+        finally:
+            MEMO.forget(_PROMISED.pop(model))
+
+    return wrapper
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A hash of all numbers of a model, of their names and ties, and of its modules as printed.
+
+    Buffers that are not saved count, such as the frequencies of positions; code and settings that
+    no module prints do not.
+    """
+    digest = xxhash.xxh3_128(repr(model).encode())
+    first: dict[int, str] = {}
+    parameters = model.named_parameters(remove_duplicate=False)
+    for name, tensor in chain(parameters, model.named_buffers(remove_duplicate=False)):
+        same = first.setdefault(id(tensor), name)
+        digest.update(f"{name} {fingerprint(tensor) if same == name else same} ".encode())
+    return digest.hexdigest()
 
 
 @memoised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 
 def check_moment(moment: Tensor) -> None:
     """Raise ValueError unless it is a second moment that says something."""
+    check_tensor("a second moment", moment)
     shape = tuple(moment.shape)
     if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
         raise ValueError(
@@ -27,6 +29,7 @@ def check_moment(moment: Tensor) -> None:
 
 def check_importance(name: str, values: Tensor) -> None:
     """Raise ValueError unless they are weights of a mean square: ≥ 0, finite, not all zero."""
+    check_tensor(name, values)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name}: a non-empty vector is needed, not shape {tuple(values.shape)}")
     if not bool(values.isfinite().all()):
@@ -38,10 +41,18 @@ def check_importance(name: str, values: Tensor) -> None:
         raise ValueError(f"{name}: all {values.numel()} are zero, so that no error would count")
 
 
-def check_damping(damping: float) -> None:
+def check_damping(damping: Any) -> None:
     """Raise ValueError unless it is a share that can be added."""
-    if not 0 <= damping < math.inf:
-        raise ValueError(f"damping={damping} must be at least 0 and finite")
+    is_number = isinstance(damping, int | float) and not isinstance(damping, bool)
+    if not is_number or not 0 <= damping < math.inf:
+        raise ValueError(f"damping={damping!r} must be at least 0 and finite, a number")
+
+
+def check_tensor(name: str, values: object) -> None:
+    """Raise ValueError unless it is a tensor of real numbers."""
+    if not isinstance(values, Tensor) or values.is_complex() or values.dtype == torch.bool:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name}: a tensor of real numbers is needed, not {kind}: torch.tensor(…)")
 
 
 def check_fits(name: str, values: Tensor | None, weight: Tensor, length: int) -> None:

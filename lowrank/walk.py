@@ -74,8 +74,7 @@ class Walk:
                 compact = replace_module(compact, old, new)
         for site in sites:
             if site.name in job.unreached:
-                with naming(site):
-                    error = ValueError(job.unreached[site.name])
+                error = ValueError(f"layer '{site.name}': {job.unreached[site.name]}")
                 self.leave(site, error, copies)
         self.fit.check()
         return self.result(compact, skipped, job)

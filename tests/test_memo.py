@@ -1,12 +1,18 @@
 """Expensive kernels are paid once, by content."""
 
+import copy
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank import memo
-from lowrank.decomposers import TruncatedSVD
+from lowrank.allocation import Budget, Mix, NormError, budgeted
+from lowrank.calibration import CalibratedNorms, norms
+from lowrank.compress import compress
+from lowrank.decomposers import GPTQ, TruncatedSVD
 from lowrank.memo import Memo
+from lowrank.select import Select
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +145,103 @@ def test_no_decomposer_changes_what_the_memo_keeps(empty_memo):
             parameter.zero_()
     second = TruncatedSVD(rank=3).decompose(random(30, 20))
     assert second.to_dense().abs().sum() > 0
+
+
+class Counting(nn.Module):
+    """A layer behind a plain factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.factor, self.runs = nn.Linear(3, 3), 1.0, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.layer(x * self.factor)
+
+
+def energy(model: nn.Module) -> float:
+    """The mean square of what the layer is given, by way of compress."""
+    norm = CalibratedNorms("full", damping=0.0)
+    sites, _ = Select("layer").split(model)
+    entry = norm.calibrate(model, sites, [random(4, 3, dtype=torch.float32)]).statistics["layer"]
+    return float(entry.columns.trace())
+
+
+def changed_attribute(model):
+    model.factor = 3.0
+
+
+def added_hook(model):
+    model.layer.register_forward_pre_hook(lambda module, args: (3 * args[0],))
+
+
+def changed_forward(model):
+    model.forward = lambda x: model.layer(3 * x)
+
+
+def changed_class(model):
+    class Counting(type(model)):
+        def forward(self, x):
+            return self.layer(3 * x)
+
+    model.__class__ = Counting
+
+
+CHANGES = [changed_attribute, added_hook, changed_forward, changed_class]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_no_key_shows_is_seen_without_the_promise(empty_memo, change):
+    model = Counting()
+    before = energy(model)
+    change(model)
+    assert energy(model) == pytest.approx(9 * before)
+
+
+def test_the_promise_is_kept_by_content_and_of_that_object_alone(empty_memo):
+    model = memo.unchanging(Counting())
+    assert memo.unchanging(model) is model
+    first = energy(model)
+    assert energy(model) == first and model.runs == 1
+    with torch.no_grad():
+        model.layer.weight += 1  # Weights may change: the key has them.
+    energy(model)
+    assert model.runs == 2
+    twin = copy.deepcopy(model)
+    assert memo.model_key(twin) is None and memo.model_key(model) is not None
+    energy(twin), energy(twin)
+    assert twin.runs == 4
+    assert memo.model_key(memo.unchanging(twin)) != memo.model_key(model)
+
+
+def test_one_call_runs_a_model_once_and_leaves_no_promise(empty_memo, monkeypatch):
+    monkeypatch.setattr(norms, "MEMO", empty_memo)
+    monkeypatch.setattr(budgeted, "MEMO", empty_memo)
+    model, data = Counting(), [random(8, 3, dtype=torch.float32)]
+    mix = Mix([GPTQ(bits=2)], Budget(ratio=1.2), NormError(), rivals=0)
+    compress(model, mix, norm=CalibratedNorms("full"), data=data)
+    assert model.runs == 1  # For the choice and for what is made of it.
+    assert memo.model_key(model) is None
+    assert not any(key[0] in ("calibration", "analysis", "losses") for key in empty_memo._store)
+    model.factor = 3.0
+    compress(model, mix, norm=CalibratedNorms("full"), data=data)
+    assert model.runs == 2
+
+
+def test_a_promise_outlives_the_call(empty_memo, monkeypatch):
+    monkeypatch.setattr(norms, "MEMO", empty_memo)
+    model, data = memo.unchanging(Counting()), [random(8, 3, dtype=torch.float32)]
+    for bits in (2, 3, 4):
+        compress(model, GPTQ(bits=bits), norm=CalibratedNorms("full"), data=data)
+    assert model.runs == 1
+
+
+def test_forgetting_a_part_of_keys_leaves_the_others():
+    own, part = Memo(), object()
+    own.get(("a", part), lambda: torch.ones(4))
+    own.get(("b",), lambda: torch.ones(4))
+    own.forget(part)
+    assert list(own._store) == [("b",)] and own._bytes == 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int8])

@@ -25,6 +25,7 @@ from experiments.point import computing
 from experiments.sweep import CONF, register_resolvers
 from lowrank.compress import compress
 from lowrank.measure.quality import evaluate
+from lowrank.memo import unchanging
 
 BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
 
@@ -46,7 +47,7 @@ def main() -> None:
 def run(settings: dict[str, Any]) -> None:
     """Time the curve and print it."""
     parts = make_parts(settings)
-    dense = parts.task.model()
+    dense = unchanging(parts.task.model())
     evaluate(dense, parts.task, batch_size=parts.measure.batch_size)  # Data are read once.
     chosen, evaluated = [], []
     for ratio in BUDGETS:

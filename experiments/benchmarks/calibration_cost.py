@@ -26,7 +26,7 @@ from lowrank.calibration import CalibratedNorms, Job
 from lowrank.compress import compress
 from lowrank.decomposers import TruncatedSVD
 from lowrank.measure.memory import AliveTensors
-from lowrank.memo import MEMO
+from lowrank.memo import MEMO, unchanging
 from lowrank.sites import find_sites
 
 LEVELS = 16
@@ -106,6 +106,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = Chain(options.width, options.depth).eval()
+    unchanging(model)
     data = [torch.randn(256, options.width) for _ in range(16)]
     print(f"{options.depth} blocks of width {options.width}, {options.threads} thread(s)")
     print(f"   1 level   {counts(model, data, 1)}")

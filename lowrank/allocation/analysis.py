@@ -106,8 +106,8 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) ->
     """Make every candidate of every weight, and see what it costs and how far it is off.
 
     The norms are those of one-shot calibration, whatever the problem's: no candidate can wait for
-    the choice of those before it. All factorizations are held, so for a large model few candidates
-    should be given.
+    the choice of those before it. A weight that their data say nothing about is kept. All
+    factorizations are held, so for a large model few candidates should be given.
 
     Args:
         costs: of the dense model, in the resource in which those of the options are.
@@ -124,7 +124,9 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) ->
     for candidate in candidates:
         views.setdefault(candidate.kernel_view(), []).append(candidate)
     steps = reported(_with_norms(problem, views), len(views) * len(problem.sites), MADE)
+    reached = set()
     for site, norm, group, view in steps:
+        reached.add(site.name)
         weight = site.matrix(view)
         with naming(site):
             energy = norm.size(weight) ** 2
@@ -137,7 +139,7 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) ->
             cost = measure.of(site, factorization, view, costs.calls, costs.layers[site.name])
             error = norm(weight - factorization.to_dense()) ** 2
             options[site.name].append(Option(decomposer, factorization, cost, error, energy))
-    _check_used(candidates, refused, len(problem.sites))
+    _check_used(candidates, refused, len(reached))
     return Analysis(options, refused)
 
 

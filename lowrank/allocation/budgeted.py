@@ -15,9 +15,9 @@ from lowrank.allocation.knapsack import Items
 from lowrank.allocation.losses import Loss, Losses, Sensitivity
 from lowrank.allocation.resources import RESOURCES
 from lowrank.calibration.data import as_data
-from lowrank.calibration.statistics import Calibration, model_fingerprint
+from lowrank.calibration.statistics import Calibration
 from lowrank.decomposers import Decomposer
-from lowrank.memo import MEMO
+from lowrank.memo import MEMO, model_key
 from lowrank.norms import Norm
 from lowrank.sites import Site, naming
 
@@ -110,15 +110,15 @@ class Budgeted(Allocation):
         self.check_shapes(problem)
         resource = self.budget.resource
         measure = RESOURCES[resource]
-        what = (resource, *measure.conditions(problem.example), *problem_key(problem))
-        costs: Costs = MEMO.get(("costs", *what), lambda: dense_costs(problem, resource))
+        owner = problem_key(problem)
+        what = (resource, *measure.conditions(problem.example))
+        costs: Costs = kept(("costs", *what), owner, lambda: dense_costs(problem, resource))
         limit = self._limit(problem, costs)
         # With the costs, which are measured for some resources and can be forgotten before it.
         key = ("analysis", repr(self.candidates), repr(costs.layers), costs.rest, *what)
-        analysis: Analysis = MEMO.get(key, lambda: analyse(problem, self.candidates, costs))
-        losses: Losses = MEMO.get(
-            ("losses", repr(self.loss), *key), lambda: self.loss.of(problem, analysis.options)
-        )
+        analysis: Analysis = kept(key, owner, lambda: analyse(problem, self.candidates, costs))
+        key = ("losses", repr(self.loss), *key)
+        losses: Losses = kept(key, owner, lambda: self.loss.of(problem, analysis.options))
         items = analysis.items(losses)
         self._check_reach(problem.sites, costs, items.smallest, limit)
         taken, summary = self.answer(Question(problem, analysis, losses, items, limit))
@@ -188,12 +188,13 @@ def flattened(candidates: Any) -> Iterator[Any]:
         yield candidates
 
 
-def problem_key(problem: Problem) -> tuple[str, ...]:
-    """The content of a problem, equal for equal ones.
-
-    Of a model its tensors and what its modules print; see `model_fingerprint`. Two models that
-    differ only in what none of them prints, such as the number of heads, are taken for one.
+def problem_key(problem: Problem) -> tuple[Any, ...] | None:
+    """What stands for a problem in a key of `Memo`, equal for equal ones; None if its model is not
+    `lowrank.memo.unchanging`.
     """
+    owner = model_key(problem.model)
+    if owner is None:
+        return None
     data = problem.data
     if data is None or isinstance(data, Calibration):
         data_key = "" if data is None else repr(data.source)
@@ -201,4 +202,9 @@ def problem_key(problem: Problem) -> tuple[str, ...]:
         data_key = as_data(data, 16).fingerprint()
     names = " ".join(site.name for site in problem.sites)
     how = (repr(problem.norm.one_shot()), repr(problem.values))
-    return (model_fingerprint(problem.model), data_key, *how, names)
+    return (*owner, data_key, *how, names)
+
+
+def kept(what: tuple[Any, ...], owner: tuple[Any, ...] | None, compute: Callable[[], Any]) -> Any:
+    """A result of a problem, from the memo if that may be; `owner` is its `problem_key`."""
+    return MEMO.get(None if owner is None else (*what, *owner), compute)

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
 from lowrank.allocation.progress import reported
 from lowrank.calibration import Calibration
-from lowrank.calibration.data import as_data
+from lowrank.calibration.data import as_data, quotient
+from lowrank.calibration.piece import Piece, running
 from lowrank.copying import copied
 from lowrank.decomposers.checks import check_flag, check_integer
 from lowrank.measure.forward import evaluating
@@ -80,9 +80,9 @@ class NormError(Loss):
 class Sensitivity(Loss):
     """How far the model's outputs move when this weight alone takes the candidate.
 
-    Measured on calibration data, as `CalibrationData.distance` has it: for a classifier or a
-    language model KL(dense ‖ model). A forward pass of `examples` for every option that is
-    measured.
+    Measured on calibration data, as `CalibrationData.difference` has it: for a classifier or a
+    language model KL(dense ‖ model). Padding does not count. A forward pass of `examples` for every
+    option that is measured.
 
     Args:
         examples: of the calibration data, from the first on and in whole batches; all if not
@@ -174,19 +174,14 @@ class Trial:
         self.model, copies = copied(problem.model, weights)
         uses = [use for site in problem.sites for use in site.uses]
         self.modules: dict[str, nn.Module] = {use.name: copies[id(use.module)] for use in uses}
-        self.batches = self._first(examples)
+        self.data.check(problem.model)
+        self.pieces = list(self.data.pieces(self.model, examples))
         with evaluating(self.model), torch.inference_mode():
-            self.dense = [self.data.observe(self.model, batch) for batch in self.batches]
+            self.dense = [self._dense(piece) for piece in self.pieces]
 
-    def _first(self, examples: int | None) -> list[Any]:
-        batches: list[Any] = []
-        seen = 0
-        for batch in self.data.batches():
-            if examples is not None and seen >= examples:
-                break
-            batches.append(batch)
-            seen += length_of(batch)
-        return batches
+    def _dense(self, piece: Piece) -> tuple[Tensor, ...]:
+        with running(piece, self.model):
+            return self.data.observe(self.model, piece.batch)
 
     def distance(self, options: Mapping[str, Option]) -> float:
         """The mean distance to the dense model's outputs with these options in place; infinite if
@@ -216,15 +211,15 @@ class Trial:
         return pairs
 
     def _mean(self) -> float:
-        total = count = 0.0
-        for batch, dense in zip(self.batches, self.dense, strict=True):
-            weight = self.data.weight(batch)
-            observed = self.data.observe(self.model, batch)
-            total += weight * float(self.data.distance(observed, dense, batch))
-            count += weight
+        total = weight = 0.0
+        for piece, dense in zip(self.pieces, self.dense, strict=True):
+            observed = self.data.observe(self.model, piece.batch)
+            own, count = self.data.difference(observed, dense, piece)
+            total += own
+            weight += count
         # Rounding can take a distance that is zero in truth below it. Outputs that are no numbers
         # are as far as can be, and `max` would take NaN for 0.
-        mean = total / count
+        mean = quotient(total, weight)
         return max(0.0, mean) if math.isfinite(mean) else math.inf
 
 
@@ -236,12 +231,3 @@ def check_runnable(problem: Problem) -> None:
             "or a list of batches; or choose by the error in the norm alone, with the loss "
             "NormError() and, of a Mix, rivals=0"
         )
-
-
-def length_of(batch: Any) -> int:
-    """How many examples are in a batch."""
-    if isinstance(batch, Mapping):
-        batch = next(iter(batch.values()))
-    while not isinstance(batch, Tensor):
-        batch = batch[0]
-    return len(batch)

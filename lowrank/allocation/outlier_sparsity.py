@@ -68,7 +68,9 @@ class OutlierSparsity(Allocation):
                     f"for a density of {density:.3g}, which must lie in (0, 1]: lower the spread"
                 )
         pairs = zip(names, densities, strict=True)
-        return Plan({name: self.of(sparsity=1 - density) for name, density in pairs})
+        made = {name: self.of(sparsity=1 - density) for name, density in pairs}
+        # What the data say nothing about has no density; it will be left as it is.
+        return Plan({site.name: made.get(site.name, probe) for site in problem.sites})
 
     def _densities(self, shares: torch.Tensor, sizes: torch.Tensor) -> list[float]:
         shares = shares.double()

@@ -11,14 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from lowrank.calibration.contents import described, tensors
 from lowrank.calibration.data import CalibrationData
+from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
-from lowrank.layers import Rule, rule_for
-from lowrank.measure.forward import evaluating
+from lowrank.layers import rule_for
+from lowrank.measure.forward import evaluating, unfused_attention
 
-# Runs the model on a batch, given with its number.
-Run = Callable[[Any, int], Any]
+# Runs the model on a piece of the data, given with its number.
+Run = Callable[[Piece, int], Any]
+
+UNREACHED = "no example of the calibration data reached it"
 
 
 class NotShared(Exception):
@@ -39,8 +44,9 @@ def collect(
     """The second moments of the inputs of modules, from one pass in evaluation mode.
 
     Sums are kept in float64, the products of one batch computed in float32 at least. Positions
-    that are padding do not count. Modules that always get the very same tensor and read it
-    alike, such as query, key and value projections, share one statistic, which is computed once.
+    that are padding do not count, or the statistics' note says so. Modules that always get the very
+    same tensor and read it alike, such as query, key and value projections, share one statistic,
+    which is computed once.
 
     Args:
         names: of modules that a rule of `lowrank.layers` knows.
@@ -48,12 +54,15 @@ def collect(
             row, in both cases.
         run: runs the model, instead of `data.forward`.
 
+    Returns:
+        By name; a module that nothing reached has a count of 0, and a note that says why.
+
     Raises:
-        ValueError: a module whose inputs cannot be seen or that no example reached, no data, or
-            inputs that are NaN or infinite.
+        ValueError: no data, a batch that the model cannot run or that has no axis of examples, or
+            inputs of a module that are NaN or infinite.
     """
     if run is None:
-        run = lambda batch, _: data.forward(model, batch)  # noqa: E731
+        run = lambda piece, _: data.forward(model, piece.batch)  # noqa: E731
     separate: set[str] = set()
     while True:
         collector = Collector(model, names, full, separate)
@@ -89,7 +98,12 @@ class Seen:
 
     def is_of(self, x: Tensor, reading: Any) -> bool:
         """Whether `x` is that tensor, unchanged, and `Rule.reading` the same."""
-        return self.tensor() is x and x._version == self.version and self.reading == reading
+        return self.tensor() is x and version(x) == self.version and self.reading == reading
+
+
+def version(x: Tensor) -> int:
+    """How often a tensor was changed in place; one made in inference mode cannot be, outside it."""
+    return 0 if x.is_inference() else x._version
 
 
 class Collector:
@@ -102,12 +116,15 @@ class Collector:
         self.full = full
         self.separate = separate
         self.modules = {name: model.get_submodule(name) for name in names}
-        self.rules = {name: visible_rule(name, module) for name, module in self.modules.items()}
+        self.rules = {name: rule_for(module) for name, module in self.modules.items()}
+        self.unseen = {name: why_unseen(module) for name, module in self.modules.items()}
         self.sums = {name: Sum() for name in names}
         self.calls = dict.fromkeys(names, 0)
+        self.notes: dict[str, dict[str, None]] = {name: {} for name in names}
         self.leaders: dict[str, str] = {}
         self.recent: list[Seen] = []
-        self.masks: list[Tensor] = []
+        self.piece = Piece(None, 0)
+        self.axes = 0
 
     def observe(self, data: CalibrationData, run: Run) -> None:
         """Run all batches."""
@@ -115,12 +132,16 @@ class Collector:
             stack.enter_context(evaluating(self.model))
             # Not inference_mode: whether a tensor was changed in place must be seen.
             stack.enter_context(torch.no_grad())
+            stack.enter_context(unfused_attention())  # Whose kernels call no module.
             for name, module in self.modules.items():
-                hook = partial(self._before, name)
-                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            for number, batch in enumerate(data.batches()):
-                self.masks = data.masks(batch)
-                run(batch, number)
+                if not self.unseen[name]:
+                    hook = partial(self._before, name)
+                    stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            for number, piece in enumerate(data.pieces(self.model, alone=True)):
+                self.piece = piece
+                self.axes = max((tensor.ndim for tensor in tensors(piece.batch)), default=0)
+                with running(piece, self.model):
+                    run(piece, number)
                 self.recent.clear()
 
     def statistics(self) -> dict[str, Statistics]:
@@ -138,44 +159,64 @@ class Collector:
         return {name: means[self.leaders.get(name, name)] for name in self.modules}
 
     def _mean(self, name: str) -> Statistics:
-        found = self.sums[name]
-        if not self.calls[name] and self._is_called_by_another_name(name):
-            return Statistics(None, None, 0)
-        if found.total is None or not found.count:
-            raise ValueError(
-                f"layer '{name}': no example of the calibration data reached it. Calibrate on more "
-                "data, or leave the layer out with `where`"
-            )
+        found, rule = self.sums[name], self.rules[name]
+        if found.total is None or not found.count or rule is None:
+            return Statistics(None, None, 0, self.unseen[name] or UNREACHED)
         mean = found.total.div_(found.count)
         if not bool(mean.sum().isfinite()):  # Squares: a sum is finite only if all terms are.
             raise ValueError(
                 f"layer '{name}': its inputs on the calibration data are NaN or infinite, or too "
                 "large for float32. Check the model and the data"
             )
-        if self.rules[name].looks_up:
-            return Statistics(None, mean, found.count)
-        return Statistics(mean, None, found.count)
-
-    def _is_called_by_another_name(self, name: str) -> bool:
-        """Whether the module only holds a weight that another one, which is called, shares."""
-        weights = {n: self.rules[n].weight(module) for n, module in self.modules.items()}
-        return any(self.calls[n] and weights[n] is weights[name] for n in weights)
+        note = "; ".join(self.notes[name])
+        if rule.looks_up:
+            return Statistics(None, mean, found.count, note)
+        return Statistics(mean, None, found.count, note)
 
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
         self.calls[name] += 1
-        if not self._leads(name, x, self.rules[name].reading(module)):
+        rule = self.rules[name]
+        assert rule is not None
+        if not self._leads(name, x, rule.reading(module)):
             return
-        vectors = self.rules[name].inputs(module, x)
-        if self.rules[name].looks_up:
-            indices = without_padding(vectors, x.shape, self.masks, name)
-            size = self.rules[name].weight(module).shape[0]
-            self.sums[name].add(torch.bincount(indices, minlength=size), len(indices))
+        if rule.looks_up:
+            self._look_up(name, x, rule.weight(module).shape[0])
             return
-        kept = without_padding(vectors, x.shape[:-1], self.masks, name)
+        self._check_examples(name, module, x)
+        vectors = rule.inputs(module, x)
+        if vectors.shape[-1] != rule.matrix(module, "channel").shape[1]:
+            return  # The module itself says what is wrong.
+        kept = self._real(name, vectors.reshape(-1, vectors.shape[-1]), x.shape[:-1])
         kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
         moment = kept.T @ kept if self.full else kept.square().sum(dim=0, dtype=torch.float64)
         self.sums[name].add(moment, len(kept))
+
+    def _look_up(self, name: str, x: Tensor, size: int) -> None:
+        if x.is_floating_point() or bool(((x < 0) | (x >= size)).any()):
+            return  # The module itself says what is wrong.
+        indices = self._real(name, x.flatten(), x.shape)
+        self.sums[name].add(torch.bincount(indices, minlength=size), len(indices))
+
+    def _real(self, name: str, rows: Tensor, positions: torch.Size) -> Tensor:
+        """The rows (n, …) that are no padding, as far as that can be told, or else the note that
+        it cannot."""
+        self.notes[name] |= dict.fromkeys(self.piece.notes)
+        # A convolution has other vectors than its input has positions.
+        real, note = self.piece.real(positions if positions.numel() == len(rows) else None)
+        self.notes[name] |= {note: None} if note else {}
+        return rows if real is None else rows[real.to(rows.device)]
+
+    def _check_examples(self, name: str, module: nn.Module, x: Tensor) -> None:
+        """Raise ValueError if neither the batch nor what a layer makes of it has examples."""
+        least = module.weight.ndim if isinstance(module, _ConvNd) else 2
+        if x.ndim < least and self.axes <= x.ndim:
+            raise Refused(
+                f"layer '{name}': its input of shape {tuple(x.shape)} has no axis of examples, and "
+                f"neither has calibration batch {self.piece.number} "
+                f"({described(self.piece.batch)}): give batches with one, such as "
+                "torch.stack(examples), or example[None]"
+            )
 
     def _leads(self, name: str, x: Tensor, reading: Any) -> bool:
         """Whether this input is to be added up, not being that of an earlier module too."""
@@ -184,50 +225,19 @@ class Collector:
             seen = next((entry.leader for entry in self.recent if entry.is_of(x, reading)), None)
         expected = self.leaders.setdefault(name, seen or name)
         if expected == name:
-            self.recent.append(Seen(weakref.ref(x), x._version, reading, name))
+            self.recent.append(Seen(weakref.ref(x), version(x), reading, name))
             return True
         if seen != expected:
             raise NotShared(name)
         return False
 
 
-def visible_rule(name: str, module: nn.Module) -> Rule:
-    """The rule of a module whose inputs hooks can see.
-
-    Raises:
-        ValueError: another module reads its weight, or no rule knows it.
-    """
+def why_unseen(module: nn.Module) -> str:
+    """Why hooks cannot see the inputs of a module that holds a weight; empty if they can."""
     rule = rule_for(module)
-    if rule is None or not rule.is_called(module):
-        raise ValueError(
-            f"layer '{name}': the inputs of this {type(module).__name__} cannot be seen, because "
-            "another module reads its weight instead of calling it. Leave it out with `where`, or "
-            "compress in the identity norm"
-        )
-    return rule
-
-
-def without_padding(
-    vectors: Tensor, positions: torch.Size, masks: Sequence[Tensor], name: str
-) -> Tensor:
-    """The vectors (n, in), or indices (n,), of positions that are no padding.
-
-    Args:
-        positions: the shape of the positions in the module's input.
-        masks: see `CalibrationData.masks`; one counts where it has just these positions, also as
-            (length, batch), in which some models order them inside, or as one row.
-
-    Raises:
-        ValueError: two masks that differ would fit.
-    """
-    turned = [m.T if m.shape != positions and m.T.shape == positions else m for m in masks]
-    fitting = [m for m in turned if m.shape.numel() == positions.numel()]
-    if any(not torch.equal(mask.flatten(), fitting[0].flatten()) for mask in fitting[1:]):
-        raise ValueError(
-            f"layer '{name}': two masks of padding fit its input and differ. Calibrate with "
-            "batches whose encoder and decoder inputs differ in length, or of one example each"
-        )
-    flat = vectors.flatten() if not vectors.is_floating_point() else vectors.flatten(0, -2)
-    if fitting and len(flat) == positions.numel():
-        return flat[fitting[0].flatten().to(flat.device)]
-    return flat
+    if rule is not None and rule.is_called(module):
+        return ""
+    return (
+        f"the inputs of this {type(module).__name__} cannot be seen, because another module reads "
+        "its weight instead of calling it; the identity norm needs none"
+    )

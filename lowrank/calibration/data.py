@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 import xxhash
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lowrank.memo import fingerprint
+from lowrank.calibration.arguments import check_arguments, named
+from lowrank.calibration.contents import (
+    batches_of,
+    check_contents,
+    check_finite,
+    length_of,
+    spelled,
+    trainable,
+)
+from lowrank.calibration.masks import placed
+from lowrank.calibration.piece import Piece, Refused, examples_of
+from lowrank.calibration.statistics import Calibration
+from lowrank.calibration.task_pieces import together, unpadded_batches
+from lowrank.calibration.unpadded import unpadded
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
-
-# The names under which models of `transformers` take their masks of padding.
-MASKS = ("attention_mask", "decoder_attention_mask")
 
 
 class CalibrationData(ABC):
@@ -42,22 +52,65 @@ class CalibrationData(ABC):
         """
 
     @abstractmethod
-    def masks(self, batch: Any) -> list[Tensor]:
-        """Masks, bool (batch, length), True where a position is real and not padding."""
-
-    @abstractmethod
     def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        """What `distance` compares of a model on a batch."""
+        """What `difference` compares of a model on a batch."""
 
     @abstractmethod
+    def difference(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
+    ) -> tuple[float, float]:
+        """How far a model is from the dense one, summed over what is compared; and how much that
+        is. The distance on several pieces is the quotient of the sums over them."""
+
+    def pieces(
+        self, model: nn.Module, examples: int | None = None, alone: bool = False
+    ) -> Iterator[Piece]:
+        """The pieces in which the model runs the batches, once.
+
+        Args:
+            examples: how many are wanted, in whole batches from the first on; all if not given.
+            alone: whether each example of a batch with padding runs by itself. What examples have
+                in common, such as the numbers of their positions, a model looks up once for all
+                that run together, and statistics would depend on which these are.
+
+        Raises:
+            ValueError: everything in a batch is padding.
+        """
+        done = 0
+        for number, batch in enumerate(self.batches()):
+            if examples is not None and done >= examples:
+                break
+            own = self.pieces_of(model, batch, number, alone)
+            yield from own
+            done += examples_of(own)
+
+    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+        """The pieces in which the model runs a batch; here the batch as it is.
+
+        Args:
+            number: of the batch, from 0.
+            alone: see `pieces`.
+        """
+        del model, alone
+        return [Piece(batch, length_of(batch), number)]
+
+    def check(self, model: nn.Module) -> None:
+        """Find out what can be known of the data before the model runs; here nothing.
+
+        Raises:
+            ValueError: the data cannot be used.
+        """
+        del model
+
     def distance(
         self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
-    ) -> Tensor:
-        """How far a model is from the dense one on a batch, differentiable; 0 where they agree."""
+    ) -> float:
+        """How far a model is from the dense one on a batch that has no padding; 0 where they agree.
 
-    @abstractmethod
-    def weight(self, batch: Any) -> int:
-        """How much the batch counts in a mean of distances."""
+        Args:
+            observed, dense: what `observe` gives for the model and for the dense one.
+        """
+        return quotient(*self.difference(observed, dense, Piece(batch, length_of(batch))))
 
     @property
     def kind(self) -> str:
@@ -68,9 +121,14 @@ class CalibrationData(ABC):
         """A hash of all numbers in all batches, of their places in them, and of `kind`."""
         digest = xxhash.xxh3_128(self.kind.encode())
         for batch in self.batches():
-            for value in (batch, self.masks(batch)):
+            for value in (batch, self.beside(batch)):
                 digest.update(f"{spelled(value)}\n".encode())
         return digest.hexdigest()
+
+    def beside(self, batch: Any) -> list[Any]:
+        """What is known of a batch besides its content, for `fingerprint`."""
+        del batch
+        return []
 
 
 @dataclass(frozen=True)
@@ -78,7 +136,7 @@ class TaskData(CalibrationData):
     """The calibration split of a task.
 
     Args:
-        batch_size: examples that run at once.
+        batch_size: examples that run at once, fewer where a batch would hold padding.
     """
 
     task: Task
@@ -89,7 +147,21 @@ class TaskData(CalibrationData):
         return f"{super().kind} of {type(self.task).__qualname__}"
 
     def batches(self) -> Iterator[Any]:
-        return self.task.split("calibration").batches(self.batch_size)
+        return map(trainable, self.task.split("calibration").batches(self.batch_size))
+
+    def beside(self, batch: Any) -> list[Any]:
+        mask = self.task.mask(batch[0])
+        return [] if mask is None else [mask]
+
+    def pieces(
+        self, model: nn.Module, examples: int | None = None, alone: bool = False
+    ) -> Iterator[Piece]:
+        split = self.task.split("calibration")
+        if examples is not None:
+            whole = self.batch_size * math.ceil(examples / self.batch_size)
+            examples = min(whole, len(split))
+        found = unpadded_batches(self.task, split, self.batch_size, examples=examples)
+        return together(chain.from_iterable(found), 1 if alone else self.batch_size)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
         return self.task.forward(model, batch[0])
@@ -101,57 +173,62 @@ class TaskData(CalibrationData):
     def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
         return self.task.observe(model, batch[0])
 
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
-    ) -> Tensor:
-        return self.task.distance(observed, dense, batch[1])
-
-    def weight(self, batch: Any) -> int:
-        return self.task.predictions(batch[1])
-
-    def masks(self, batch: Any) -> list[Tensor]:
-        mask = self.task.mask(batch[0])
-        return [] if mask is None else [mask]
+    def difference(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
+    ) -> tuple[float, float]:
+        """The task's distance, for each of its predictions."""
+        _, targets = piece.batch
+        count = self.task.predictions(targets)
+        return count * float(self.task.distance(observed, dense, targets)), count
 
 
 @dataclass(frozen=True)
 class Batches(CalibrationData):
     """Batches at hand: each a tensor, a tuple of positional or a mapping of named arguments.
 
-    Of a mapping, ``attention_mask`` and ``decoder_attention_mask`` say which positions are padding,
-    and where the model returns a loss (``labels`` given) it can be used.
+    What masks of padding say, by the names of the model's arguments (`lowrank.calibration.masks`),
+    decides in which pieces a batch runs. Where the model returns a loss (``labels`` given) it can
+    be used, on the batches as they are: padding then is what the model's loss and masks make of it.
+
+    Args:
+        given: a list, or a loader that can be gone through again, whose batches are then held.
 
     Raises:
-        ValueError: there is no batch; from `forward`, a tuple that the model does not take.
+        ValueError: there is no batch; from `check`, one that holds no examples, text, or numbers
+            that are not finite; from `forward`, arguments that the model does not take.
     """
 
     given: Sequence[Any]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.given, Sequence) or not self.given:
-            raise ValueError(
-                f"calibration data must be a non-empty list of batches (tensors, tuples or dicts), "
-                f"got {type(self.given).__name__}"
-            )
+        object.__setattr__(self, "given", batches_of(self.given))
 
     def batches(self) -> Iterator[Any]:
-        return iter(self.given)
+        return map(trainable, self.given)
+
+    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+        return unpadded(model, batch, number, alone)
+
+    def check(self, model: nn.Module) -> None:
+        for number, batch in enumerate(self.given):
+            check_contents(batch, number)
+            for piece in unpadded(model, batch, number, alone=True):
+                check_finite(named(model, piece.batch), number)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
-        if isinstance(batch, Mapping):
-            return model(**batch)
-        if not isinstance(batch, tuple):
-            return model(batch)
         try:
-            return model(*batch)
+            if isinstance(batch, Mapping):
+                return model(**batch)
+            return model(*batch) if isinstance(batch, list | tuple) else model(batch)
         except TypeError:
-            check_arguments(model, batch)
+            if isinstance(batch, Mapping | list | tuple):
+                check_arguments(model, batch)
             raise  # They fit; it has another cause.
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)
         if loss is None:
-            raise ValueError(
+            raise Refused(
                 "the model returns no loss for these calibration data: give batches as mappings "
                 "with `labels`, or a task"
             )
@@ -169,60 +246,43 @@ class Batches(CalibrationData):
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point() and part.ndim:
                 return (part,)
-        raise ValueError(
+        raise Refused(
             f"the model returns a {type(returned).__name__} without floating-point tensors, so "
             "compressed and dense outputs cannot be compared"
         )
 
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
-    ) -> Tensor:
-        """‖y − ŷ‖² / ‖y‖², over the positions that are real."""
+    def difference(
+        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
+    ) -> tuple[float, float]:
+        """‖y − ŷ‖² and ‖y‖², over the positions that are real as far as that can be told."""
         (ours,), (theirs,) = observed, dense
-        for mask in self.masks(batch):
-            if mask.shape == ours.shape[:2]:
-                ours, theirs = ours[mask], theirs[mask]
-        return (ours - theirs).square().sum() / theirs.square().sum()
-
-    def weight(self, batch: Any) -> int:
-        return 1
-
-    def masks(self, batch: Any) -> list[Tensor]:
-        if not isinstance(batch, Mapping):
-            return []
-        given = [batch[name] for name in MASKS if isinstance(batch.get(name), Tensor)]
-        return [mask.to(torch.bool) for mask in given if mask.ndim == 2]
+        real = placed(ours.shape[:2], piece.streams)
+        if real is not None:
+            kept = real.to(ours.device)
+            ours, theirs = ours.flatten(0, 1)[kept], theirs.flatten(0, 1)[kept]
+        return float((ours - theirs).square().sum()), float(theirs.square().sum())
 
 
-def check_arguments(model: nn.Module, batch: tuple[Any, ...]) -> None:
-    """Raise ValueError if a model cannot be called with these positional arguments."""
-    try:
-        inspect.signature(model.forward).bind(*batch)
-    except TypeError as error:
-        raise ValueError(
-            f"a calibration batch is a tuple of {len(batch)}, the positional arguments of the "
-            f"model, which does not take them ({error}): leave out what is no input, such as labels"
-        ) from None
+def quotient(total: float, weight: float) -> float:
+    """A mean of so much; infinite if there is something of nothing."""
+    if total == 0:
+        return 0.0
+    return total / weight if weight else float("inf")
 
 
-def spelled(value: Any) -> str:
-    """A batch as text, tensors as hashes of their content.
+def at_hand(data: Any) -> Any:
+    """Data that are the same each time: the batches of a loader as a list; a task, calibration
+    data, statistics or a list of batches as they are.
 
     Raises:
-        ValueError: something in it whose content has no such text.
+        ValueError: data that can be gone through only once, or that are no batches.
     """
-    if isinstance(value, Tensor):
-        return fingerprint(value)
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key!r}: {spelled(part)}' for key, part in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"{type(value).__name__}({', '.join(map(spelled, value))})"
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
-    raise ValueError(
-        f"calibration data hold a {type(value).__name__}, by which they cannot be told from "
-        "others: give tensors, numbers and texts, alone or in tuples, lists and mappings"
-    )
+    # The tasks bring the libraries of their data; whoever has one has loaded them.
+    from lowrank.tasks.task import Task
+
+    if data is None or isinstance(data, CalibrationData | Calibration | Task):
+        return data
+    return batches_of(data)
 
 
 def as_data(data: Any, batch_size: int) -> CalibrationData:
@@ -233,7 +293,6 @@ def as_data(data: Any, batch_size: int) -> CalibrationData:
     """
     if isinstance(data, CalibrationData):
         return data
-    # The tasks bring the libraries of their data; whoever has one has loaded them.
     from lowrank.tasks.task import Task
 
     return TaskData(data, batch_size) if isinstance(data, Task) else Batches(data)

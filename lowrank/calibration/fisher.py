@@ -7,10 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lowrank.calibration.contents import length_of
 from lowrank.calibration.data import CalibrationData
+from lowrank.calibration.piece import Piece, running
 from lowrank.calibration.statistics import Statistics
 from lowrank.measure.forward import evaluating
 from lowrank.sites import Site
+
+UNUSED = "the loss on the calibration data does not depend on it"
 
 
 def fisher(
@@ -22,15 +26,21 @@ def fisher(
     all of them. With one example in each batch that is the information itself; with more, gradients
     of examples that disagree cancel. One backward pass for each batch.
 
+    A batch runs as it is, padding and masks included: what padding adds is what the model's own
+    loss makes of it, which is nothing where the masks keep it from the positions that the loss
+    counts, and the loss from those of padding (labels of -100).
+
     Returns:
-        By name, `columns` Σ_i F_ij (in,) and `rows` Σ_j F_ij (out,), of the view ``channel``.
+        By name, `columns` Σ_i F_ij (in,) and `rows` Σ_j F_ij (out,), of the view ``channel``; of a
+        weight that the loss does not depend on a count of 0, and a note that says so.
 
     Raises:
-        ValueError: the data say no loss, or it does not depend on a weight.
+        ValueError: the data say no loss, or it cannot be differentiated.
 
     Source: Hsu et al., ICLR 2022 (FWSVD), section 4.
     """
     weights = [weight for site in sites.values() for weight in site.parameters]
+    _check_differentiable(sites)
     frozen = [weight for weight in weights if not weight.requires_grad]
     squares: dict[str, tuple[Tensor, Tensor]] = {}
     batches = 0
@@ -38,10 +48,11 @@ def fisher(
         for weight in frozen:
             weight.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
-            for batch in data.batches():
+            for number, batch in enumerate(data.batches()):
                 batches += 1
-                loss = data.loss(model, batch)
-                gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
+                with running(Piece(batch, length_of(batch), number), model):
+                    loss = data.loss(model, batch)
+                    gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
                 for name, site in sites.items():
                     # Parameters on one memory are one weight, whose gradient is the sum of theirs.
                     own = [next(gradients) for _ in site.parameters]
@@ -53,16 +64,23 @@ def fisher(
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-    unused = [name for name in sites if name not in squares]
-    if unused:
+    unused = Statistics(None, None, 0, UNUSED)
+    found = {name: _mean(sums, batches) for name, sums in squares.items()}
+    return {name: found.get(name, unused) for name in sites}
+
+
+def _check_differentiable(sites: Mapping[str, Site]) -> None:
+    fixed = [name for name, site in sites.items() if site.weight.is_inference()]
+    if fixed:
         raise ValueError(
-            f"layers {unused}: the loss on the calibration data does not depend on them. Calibrate "
-            "on more data, or leave them out with `where`"
+            f"layers {fixed}: their weights were made inside torch.inference_mode(), so that no "
+            "loss can be differentiated by them: make or load the model outside of it"
         )
-    return {
-        name: Statistics(columns / batches, rows / batches, batches)
-        for name, (columns, rows) in squares.items()
-    }
+
+
+def _mean(sums: tuple[Tensor, Tensor], batches: int) -> Statistics:
+    columns, rows = sums
+    return Statistics(columns / batches, rows / batches, batches)
 
 
 def _add(squares: dict[str, tuple[Tensor, Tensor]], name: str, square: Tensor) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lowrank.calibration.collect import collect
+from lowrank.calibration.collect import UNREACHED, collect
 from lowrank.calibration.data import CalibrationData, as_data
 from lowrank.calibration.fisher import fisher
+from lowrank.calibration.pooling import pooled, positions
 from lowrank.calibration.sequential import calibrate_in_sequence
-from lowrank.calibration.statistics import Calibration, Statistics, model_fingerprint
-from lowrank.decomposers.checks import check_integer, check_number, check_one_of
+from lowrank.calibration.statistics import Calibration, Statistics, check_source
+from lowrank.decomposers.checks import check_flag, check_integer, check_number, check_one_of
 from lowrank.factorizations.operations import KernelView
-from lowrank.memo import MEMO
+from lowrank.memo import MEMO, model_fingerprint, model_key
 from lowrank.norm_checks import check_damping
 from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
 from lowrank.sites import Site, naming
@@ -33,6 +34,9 @@ class Job:
         views: by site name, as which matrix a kernel is seen.
         data: a task, a list of batches, or a `Calibration` made before.
         summary: filled with what a record says about the calibration.
+        notes: filled, by site name, with what the note of its report must say.
+        unreached: filled, by site name, with why the data say nothing about its weight, which then
+            stays as it is.
     """
 
     model: nn.Module
@@ -64,12 +68,12 @@ class Norms(ABC):
 
     @abstractmethod
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
-        """Every site with its norm.
+        """Every site with its norm, but for those that it adds to `job.unreached`.
 
         Whoever consumes this replaces a site in `job.compact` before asking for the next.
 
         Raises:
-            ValueError: the data are none, or do not fit.
+            ValueError: the data are none, do not fit, or reach no site.
         """
 
 
@@ -128,6 +132,7 @@ class CalibratedNorms(Norms):
         check_damping(self.damping)
         check_number("power", self.power, "lie in (0, 1]", lambda x: 0 < x <= 1)
         check_integer("batch_size", self.batch_size, least=1)
+        check_flag("outputs", self.outputs)
         if self.moment == "full" and self.power != 1:
             raise ValueError(f"power={self.power} is for a diagonal; with moment='full' it is 1")
         if self.mode == "sequential" and (self.outputs or self.moment == "fisher"):
@@ -158,43 +163,64 @@ class CalibratedNorms(Norms):
             calibration = self.calibrate(job.model, job.sites, job.data)
             job.summary.update(calibration.source, positions=positions(calibration.statistics))
             yield from self._norms(job.sites, calibration.statistics, job)
-            return
-        data = self._data(job.data)
+        else:
+            yield from self._in_sequence(job)
+        if len(job.unreached) == len(job.sites):
+            reasons = "; ".join(f"layer '{name}': {why}" for name, why in job.unreached.items())
+            raise ValueError(
+                f"the calibration data say nothing about any selected layer: {reasons}. Calibrate "
+                "on more data, choose other layers with `where`, or compress in the identity norm"
+            )
+
+    def _in_sequence(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        data = self._data(job.compact, job.data)
         job.summary.update(data=data.fingerprint())
+        missed = dict.fromkeys(site.name for site in job.sites)
         full = self.moment == "full"
         for unit, statistics in calibrate_in_sequence(job.compact, job.sites, data, full):
             job.summary.setdefault("positions", positions(statistics))
             yield from self._norms(unit.sites, statistics, job)
+            for site in unit.sites:
+                del missed[site.name]
             del statistics  # Before those of the next unit are collected.
+        job.unreached.update(dict.fromkeys(missed, UNREACHED))
 
+    @torch.inference_mode(False)
     def calibrate(self, model: nn.Module, sites: Sequence[Site], data: Any) -> Calibration:
-        """The statistics of the weights of a dense model; computed once for the same content.
+        """The statistics of the weights of a dense model.
+
+        Computed once for the same content if `model` is `lowrank.memo.unchanging`, otherwise anew
+        at each call. Weights that no example reaches have a count of 0, and a note.
 
         Args:
-            data: a task, a list of batches, or a `Calibration`, which is checked to fit.
+            data: a task, a list of batches, or a `Calibration`, which is checked to fit: to be of
+                a model of the same numbers. Whether its code is the same nobody can see.
 
         Raises:
             ValueError: as `collect` and `fisher`; a `Calibration` of another model or kind.
         """
         kind = {"moment": self.moment, "outputs": self.outputs}
-        source = {"model": model_fingerprint(model), **kind}
         names = [use.name for site in sites for use in site.uses]
+        owner = model_key(model)
+        source = {"model": owner[-1] if owner else model_fingerprint(model), **kind}
         if isinstance(data, Calibration):
             check_source(data, source, names)
             return data
-        data = self._data(data)
+        data = self._data(model, data)
         source["data"] = data.fingerprint()
-        key = ("calibration", *source.values(), *names)
+        key = None if owner is None else ("calibration", *owner, *source.values(), *names)
         return Calibration(MEMO.get(key, lambda: self._collect(model, sites, data)), source)
 
-    def _data(self, data: Any) -> CalibrationData:
+    def _data(self, model: nn.Module, data: Any) -> CalibrationData:
         if isinstance(data, Calibration):
             raise ValueError(
                 "mode='sequential' calibrates on the model while it is compressed; statistics made "
                 "before are for mode='one-shot'"
             )
         # Of several examples at once only the sum of their gradients would be known.
-        return as_data(data, 1 if self._needs_loss else self.batch_size)
+        data = as_data(data, 1 if self._needs_loss else self.batch_size)
+        data.check(model)
+        return data
 
     @property
     def _needs_loss(self) -> bool:
@@ -215,11 +241,15 @@ class CalibratedNorms(Norms):
             }
         found = collect(model, names, data, full=self.moment == "full")
         for site in sites if self.outputs else ():
+            known = information[site.name]
             for use in site.uses:
-                found[use.name] = found[use.name]._replace(rows=information[site.name].rows)
+                entry = found[use.name]._replace(rows=known.rows)
+                found[use.name] = entry if known.count else known
         return found
 
     def _of_fisher(self, site: Site, entry: Statistics) -> Statistics:
+        if not entry.count:
+            return entry
         if all(use.rule.looks_up for use in site.uses):
             return entry._replace(columns=None)
         return entry if self.outputs else entry._replace(rows=None)
@@ -228,13 +258,21 @@ class CalibratedNorms(Norms):
         self, sites: Sequence[Site], statistics: Mapping[str, Statistics], job: Job
     ) -> Iterator[tuple[Site, Norm]]:
         for site in sites:
+            entries = [statistics[use.name] for use in site.uses]
+            reached = [entry for entry in entries if entry.count]
+            said = "; ".join(dict.fromkeys(e.note for e in reached or entries if e.note))
+            if not reached:
+                job.unreached[site.name] = said
+                continue
+            if said:
+                job.notes[site.name] = said
             with naming(site):
                 norm = self._norm(site, statistics, job.views[site.name])
             yield site, norm
             del norm
 
     def _norm(self, site: Site, statistics: Mapping[str, Statistics], view: KernelView) -> Norm:
-        columns, rows, _ = pooled(site, statistics)
+        columns, rows, *_ = pooled(site, statistics)
         use = site.uses[0]
         if rows is not None:
             # In the view ``spatial`` an output has a row for each column of its kernel.
@@ -247,54 +285,29 @@ class CalibratedNorms(Norms):
         return Diagonal(columns.pow(self.power), rows, self.damping)
 
 
-def positions(statistics: Mapping[str, Statistics]) -> int:
-    """How many positions, such as tokens, the layer saw that saw most."""
-    return max(entry.count for entry in statistics.values())
-
-
-def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
-    """The statistics of a weight over all modules that use it, each position counting the same.
-
-    Where one looks rows up and another multiplies, as a tied head does, the error of the look-ups
-    counts as that of a mean row: ‖ΔW‖² / out, which adds a multiple of the identity to the moment.
-    """
-    used = [use for use in site.uses if statistics[use.name].count]
-    entries = [statistics[use.name] for use in used]
-    if all(entry is entries[0] for entry in entries):
-        return entries[0]
-    count = sum(entry.count for entry in entries)
-
-    def mean(tensors: Sequence[Tensor]) -> Tensor:
-        weighted = [t * (e.count / count) for t, e in zip(tensors, entries, strict=True)]
-        return torch.stack(weighted).sum(dim=0)
-
-    if all(use.rule.looks_up for use in used):
-        return Statistics(None, mean([e.rows for e in entries if e.rows is not None]), count)
-    like = next(entry.columns for entry in entries if entry.columns is not None)
-    ones = torch.ones_like(like) if like.ndim == 1 else torch.eye(len(like)).to(like)
-    columns = [
-        ones / len(site.weight) if entry.columns is None else entry.columns for entry in entries
-    ]
-    # Rows of a table are look-ups; only those of the gradients are of all uses together.
-    multiplied = next(e for e in entries if e.columns is not None)
-    return Statistics(mean(columns), multiplied.rows, count)
-
-
-def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise ValueError unless these statistics are of this model and of the kind that is wanted."""
-    different = [name for name, value in wanted.items() if data.source.get(name) != value]
-    if different:
-        raise ValueError(
-            f"these statistics differ from what is wanted in {', '.join(different)}: they are of "
-            f"{ {name: data.source.get(name) for name in different} }, wanted is "
-            f"{ {name: wanted[name] for name in different} }. Calibrate anew"
-        )
-    missing = [name for name in names if name not in data.statistics]
-    if missing:
-        raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")
-
-
 def norm_named(word: str) -> Norms:
-    if word == "identity":
-        return IdentityNorms()
-    return CalibratedNorms(word)  # type: ignore[arg-type]
+    """The norms of a name: ``identity``, ``diagonal``, ``full`` or ``fisher``, with the settings
+    that `CalibratedNorms` has by itself.
+
+    Raises:
+        ValueError: another name.
+    """
+    check_one_of("norm", word, ("identity", "diagonal", "full", "fisher"))
+    return IdentityNorms() if word == "identity" else CalibratedNorms(cast(Any, word))
+
+
+def best_norm(check: Callable[[tuple[type[Norm], ...]], None]) -> Norms:
+    """The norms that know most of the data among those in which a method can approximate: ``full``,
+    else ``diagonal``, else the identity.
+
+    Args:
+        check: raises ValueError for classes of norms that the method does not know, as the
+            `check_norms` of a decomposer or an allocation does.
+    """
+    for norms in (CalibratedNorms("full"), CalibratedNorms("diagonal")):
+        try:
+            check(norms.types)
+        except ValueError:
+            continue
+        return norms
+    return IdentityNorms()

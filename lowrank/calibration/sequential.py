@@ -21,8 +21,9 @@ from torch import nn
 from lowrank import scratch
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import CalibrationData
+from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
-from lowrank.measure.forward import evaluating
+from lowrank.measure.forward import evaluating, unfused_attention
 from lowrank.memo import MEMO
 from lowrank.sites import Site
 
@@ -59,11 +60,10 @@ def calibrate_in_sequence(
 
     Args:
         model: the copy that is being compressed.
-        sites: of a model of the same structure.
+        sites: of a model of the same structure; one that no example reaches is in no unit.
 
     Raises:
-        ValueError: the model has no blocks in an `nn.ModuleList` or `nn.Sequential`, or a layer
-            is never reached.
+        ValueError: the model has no blocks in an `nn.ModuleList` or `nn.Sequential`.
     """
     units = find_units(model, sites, data)
     with scratch.folder() as folder:
@@ -90,8 +90,12 @@ class Replay:
         self.folder = folder
         self.finished: list[Unit] = []
 
-    def run(self, last: Unit | None, batch: Any, number: int) -> None:
-        """One forward pass, up to the end of `last` if that is given; in the mode it is in."""
+    def run(self, last: Unit | None, piece: Piece, number: int) -> None:
+        """One forward pass, up to the end of `last` if that is given; in the mode it is in.
+
+        Args:
+            number: of the piece, from 0.
+        """
         with ExitStack() as stack:
             for index, unit in enumerate(self.finished):
                 outputs = kept(self._file(index, number), unit.name)
@@ -99,22 +103,23 @@ class Replay:
             if last is not None:
                 stack.enter_context(stopping(self.model.get_submodule(last.name), last.calls))
             try:
-                self.data.forward(self.model, batch)
+                self.data.forward(self.model, piece.batch)
             except Finished:
                 pass
 
     def finish(self, unit: Unit) -> None:
         """Keep what `unit`, compressed by now, returns for each batch."""
         # Entered once: it makes the module forget matrices that were multiplied out.
-        with evaluating(self.model), torch.no_grad():
-            for number, batch in enumerate(self.data.batches()):
+        with evaluating(self.model), torch.no_grad(), unfused_attention():
+            for number, piece in enumerate(self.data.pieces(self.model, alone=True)):
                 outputs: list[Any] = []
                 keep = lambda module, args, output, outputs=outputs: outputs.append(output)  # noqa: E731
                 # Before hooks of the model's own, which act on what is replayed too.
                 module = self.model.get_submodule(unit.name)
                 handle = module.register_forward_hook(keep, prepend=True)
                 try:
-                    self.run(unit, batch, number)
+                    with running(piece, self.model):
+                        self.run(unit, piece, number)
                 finally:
                     handle.remove()
                 torch.save(outputs, self._file(len(self.finished), number))
@@ -133,7 +138,7 @@ def kept(file: Path, name: str) -> Iterator[Any]:
     outputs = torch.load(file, weights_only=False)
     while outputs:
         yield outputs.pop(0)  # Not held here while the blocks that follow run.
-    raise ValueError(
+    raise Refused(
         f"block '{name}' runs more often for some batches than for the first, by which the "
         "sequence is planned: use mode='one-shot'"
     )
@@ -146,13 +151,9 @@ def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -
     calls = count_calls(model, {name for names in candidates.values() for name in names}, data)
     # Of modules that share a weight, some may only hold it for others.
     called = {site: [n for n in names if n in calls] for site, names in candidates.items()}
-    missed = sorted({candidates[site][0] for site, names in called.items() if not names})
-    if missed:
-        raise ValueError(
-            f"{missed} are never called, so that they cannot be calibrated in sequence: leave "
-            "them out with `where`, or use mode='one-shot'"
-        )
-    homes = {site: names[0] for site, names in called.items()}
+    homes = {site: names[0] for site, names in called.items() if names}
+    if not homes:
+        return []
     if not blocks & set(homes.values()):
         raise ValueError(
             "mode='sequential' needs selected layers in blocks, the children of an nn.ModuleList "
@@ -160,7 +161,7 @@ def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -
         )
     units = []
     for name, count in calls.items():
-        own = tuple(site for site in sites if homes[site.name] == name)
+        own = tuple(site for site in sites if homes.get(site.name) == name)
         if not own:
             continue
         uses = [use.name for site in own for use in site.uses]
@@ -195,7 +196,28 @@ def home(name: str, blocks: set[str]) -> str:
 
 
 def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dict[str, int]:
-    """How often each module is called for the first batch, in the order of their first calls."""
+    """How often each module is called for the first examples that reach it, in the order of calls.
+
+    Examples run until all modules were reached; one that none reaches is not among them.
+    """
+    calls: dict[str, int] = {}
+    order: list[str] = []
+    for piece in data.pieces(model, alone=True):
+        found = _calls_of(model, names, data, piece)
+        before = 0
+        for name in found:
+            if name not in calls:
+                order.insert(before, name)
+            before = order.index(name) + 1
+        calls = found | calls
+        if len(calls) == len(names):
+            break
+    return {name: calls[name] for name in order}
+
+
+def _calls_of(
+    model: nn.Module, names: set[str], data: CalibrationData, piece: Piece
+) -> dict[str, int]:
     calls: dict[str, int] = {}
 
     def count(name: str, module: nn.Module, args: Any) -> None:
@@ -204,12 +226,12 @@ def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dic
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(unfused_attention())
         for name in names:
             hook = model.get_submodule(name).register_forward_pre_hook(partial(count, name))
             stack.callback(hook.remove)
-        for batch in data.batches():
-            data.forward(model, batch)
-            break
+        with running(piece, model):
+            data.forward(model, piece.batch)
     return calls
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowrank.calibration.statistics_file import load_statistics, save_statistics
-from lowrank.memo import fingerprint
 
 
 class Statistics(NamedTuple):
@@ -23,12 +20,16 @@ class Statistics(NamedTuple):
             weight's columns (in,); None for a look-up table.
         rows: of the outputs: the share of look-ups of each row of a table, or E[g²] of the gradient
             g of the loss with respect to the output (out,); None where it was not asked for.
-        count: positions; 0 for a module that only holds a weight that others share and use.
+        count: positions; 0 for a module that nothing reached, such as one that only holds a weight
+            that others share and use.
+        note: what a report must say of them, such as padding that counts; why nothing reached the
+            module, where nothing did.
     """
 
     columns: Tensor | None
     rows: Tensor | None
     count: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,15 @@ class Calibration:
         return cls({name: Statistics(**fields) for name, fields in layers.items()}, source)
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """A hash of all numbers of a model, of their names and ties, and of its modules as printed.
-
-    Buffers that are not saved count, such as the frequencies of positions; settings that no module
-    prints do not.
-    """
-    digest = xxhash.xxh3_128(repr(model).encode())
-    first: dict[int, str] = {}
-    parameters = model.named_parameters(remove_duplicate=False)
-    for name, tensor in chain(parameters, model.named_buffers(remove_duplicate=False)):
-        same = first.setdefault(id(tensor), name)
-        digest.update(f"{name} {fingerprint(tensor) if same == name else same} ".encode())
-    return digest.hexdigest()
+def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError unless these statistics are of this model and of the kind that is wanted."""
+    different = [name for name, value in wanted.items() if data.source.get(name) != value]
+    if different:
+        raise ValueError(
+            f"these statistics differ from what is wanted in {', '.join(different)}: they are of "
+            f"{ {name: data.source.get(name) for name in different} }, wanted is "
+            f"{ {name: wanted[name] for name in different} }. Calibrate anew"
+        )
+    missing = [name for name in names if name not in data.statistics]
+    if missing:
+        raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")

@@ -30,7 +30,7 @@ def save_statistics(path: Path, statistics: Layers, source: Mapping[str, Any]) -
     layers: dict[str, dict[str, Any]] = {}
     for name, entry in statistics.items():
         _check(name, entry)
-        layers[name] = {"count": entry["count"]}
+        layers[name] = {"count": entry["count"], "note": entry["note"]}
         for part in PARTS:
             if (tensor := entry[part]) is not None:
                 place = places.setdefault(id(tensor), f"{name}.{part}")
@@ -50,12 +50,18 @@ def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
     with opened(path, "statistics", FORMAT, "Calibration.save") as file:
         layers, places = file.header.fields("layers"), _places(file)
         source = dict(file.header.fields("source"))
-        counts = {name: layers.fields(name).integer("count") for name in layers}
+        others = {
+            name: {
+                "count": layers.fields(name).integer("count"),
+                "note": layers.fields(name).text("note"),
+            }
+            for name in layers
+        }
         tensors, is_whole = file.read()
         statistics = {}
         for name, own in places.items():
             parts = {part: tensors[own[part]] if part in own else None for part in PARTS}
-            statistics[name] = {**parts, "count": counts[name]}
+            statistics[name] = {**parts, **others[name]}
             _check(name, statistics[name])
         if not is_whole:
             raise ValueError("it is damaged: its content is not what was written")
@@ -68,7 +74,7 @@ def _places(file: TensorFile) -> dict[str, dict[str, str]]:
     found = {}
     for name in layers:
         fields = layers.fields(name)
-        fields.only("count", *PARTS)
+        fields.only("count", "note", *PARTS)
         found[name] = {p: fields.one_of(p, file.shapes.keys()) for p in PARTS if p in fields}
     used = {place for own in found.values() for place in own.values()}
     if surplus := sorted(file.shapes.keys() - used):

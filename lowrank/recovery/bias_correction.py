@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowrank.calibration.collect import without_padding
+from lowrank.calibration.piece import Piece
+from lowrank.calibration.sequential import Finished, stopping
+from lowrank.calibration.task_pieces import task_pieces
 from lowrank.decomposers.checks import check_flag, check_integer
 from lowrank.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.measure.forward import evaluating
@@ -32,7 +34,8 @@ class BiasCorrection(Recovery):
     """Shifts the bias of each layer so that its outputs have the means of the dense model's.
 
     By output channel and over all examples and positions but padding; layer after layer in the
-    order in which they run, each on what the corrected layers before it give. The biases of
+    order in which they run, each on what the corrected layers before it give. Where the task pads,
+    examples of one length run together, once for each layer. The biases of
     normalisations are among them, and with `gains` their gains too, so that their outputs also have
     the dense standard deviations: in a network with BatchNorm, whose convolutions have no bias,
     that takes the place of re-estimated statistics, and leaves the dense model as it is. No layer
@@ -45,8 +48,8 @@ class BiasCorrection(Recovery):
     differences between the classes' means.
 
     Args:
-        examples: of the calibration split, its first; all if not given. They run as one batch, so
-            that one pass is enough, and their activations must fit the memory.
+        examples: of the calibration split, its first; all if not given. Without padding they run
+            as one batch, so that one pass is enough, and their activations must fit the memory.
         gains: see above. A channel that never changes keeps its gain.
 
     Raises:
@@ -60,9 +63,9 @@ class BiasCorrection(Recovery):
     gains: bool = True
 
     def __post_init__(self) -> None:
+        check_flag("gains", self.gains)
         if self.examples is not None:
             check_integer("examples", self.examples, least=1)
-        check_flag("gains", self.gains)
 
     @property
     def changes_dense(self) -> bool:
@@ -82,39 +85,58 @@ class BiasCorrection(Recovery):
     def check(self, network: nn.Module) -> None:
         _with_bias(network)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        self.check_data(task)
         dense = task.model()
         split = task.split("calibration")
         count = len(split) if self.examples is None else self.examples
-        if count > len(split):
-            raise ValueError(
-                f"examples={count} are more than the {len(split)} of the calibration split"
-            )
-        inputs, _ = next(split.batches(count))
-        mask = task.mask(inputs)
-        masks = [] if mask is None else [mask]
+        pieces = next(task_pieces(task, split, count, None, count))
         layers = _with_bias(model)
-        expected: dict[str, list[Moments]] = {name: [] for name in layers}
-
-        def note(name: str, outputs: Tensor) -> None:
-            expected[name].append(moments(outputs, layers[name], masks, name))
-
+        expected: dict[str, Seen] = {}  # In the order of the first calls.
         with evaluating(model, dense):
-            with watching({name: dense.get_submodule(name) for name in layers}, note):
-                task.forward(dense, inputs)
+            for piece in pieces:
+
+                def note(name: str, outputs: Tensor, piece: Piece = piece) -> None:
+                    expected.setdefault(name, Seen(layers[name])).add(outputs, piece)
+
+                with watching({name: dense.get_submodule(name) for name in layers}, note):
+                    task.forward(dense, piece.batch[0])
             # Of a layer that runs more than once, a shift for one use would be wrong for another.
-            once = {name: found[0] for name, found in expected.items() if len(found) == 1}
+            once = [name for name, seen in expected.items() if seen.is_once_in(pieces)]
+            # In one run each layer sees what those before it give now that they are corrected; in
+            # several, if the runs for those are over.
+            for names in [once] if len(pieces) == 1 else [[name] for name in once]:
+                wanted = {name: expected[name].moments() for name in names}
+                self._correct_all(model, task, pieces, wanted)
+        padded = [name for name in once if expected[name].counts_padding]
+        left = sorted(layers.keys() - set(once))
+        return (
+            {"corrected_layers": len(once), "examples": count}
+            | ({"run_more_or_less_than_once": left} if left else {})
+            | ({"padding_counts_in": padded} if padded else {})
+        )
 
-            def correct(name: str, outputs: Tensor) -> Tensor:
-                found = moments(outputs, layers[name], masks, name)
-                return self._correct(layers[name], outputs, found, once[name])
+    def _correct_all(
+        self, model: nn.Module, task: Task, pieces: Sequence[Piece], wanted: dict[str, Moments]
+    ) -> None:
+        """Correct layers, in the order of their calls, when they have seen all pieces."""
+        layers = {name: model.get_submodule(name) for name in wanted}
+        found = {name: Seen(layer) for name, layer in layers.items()}
+        for piece in pieces:
 
-            with watching({name: layers[name] for name in once}, correct):
-                task.forward(model, inputs)
-        found = {"corrected_layers": len(once), "examples": count}
-        left = sorted(layers.keys() - once.keys())
-        return found | ({"run_more_or_less_than_once": left} if left else {})
+            def correct(name: str, outputs: Tensor, piece: Piece = piece) -> Tensor | None:
+                found[name].add(outputs, piece)
+                if piece is pieces[-1]:
+                    seen = found[name].moments()
+                    return self._correct(layers[name], outputs, seen, wanted[name])
+
+            with watching(layers, correct), stopping(layers[list(layers)[-1]], 1):
+                try:
+                    task.forward(model, piece.batch[0])
+                except Finished:
+                    pass
 
     def _correct(
         self, layer: nn.Module, outputs: Tensor, found: Moments, wanted: Moments
@@ -144,11 +166,40 @@ class Moments:
     deviation: Tensor
 
 
-def moments(outputs: Tensor, layer: nn.Module, masks: list[Tensor], name: str) -> Moments:
-    """Mean and standard deviation over all positions but padding."""
-    last = outputs.movedim(_axis(layer), -1)
-    rows = without_padding(last, last.shape[:-1], masks, name).double()
-    return Moments(rows.mean(dim=0), rows.var(dim=0, correction=0).sqrt())
+class Seen:
+    """What was seen of a layer's outputs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.pieces: list[Piece] = []
+        self.parts: list[tuple[int, Tensor, Tensor]] = []
+        self.counts_padding = False
+
+    def add(self, outputs: Tensor, piece: Piece) -> None:
+        """Count, mean and variance over all positions but padding."""
+        last = outputs.movedim(_axis(self.layer), -1)
+        rows, (real, note) = last.reshape(-1, last.shape[-1]), piece.real(last.shape[:-1])
+        rows = (rows if real is None else rows[real.to(rows.device)]).double()
+        self.counts_padding |= bool(note)
+        self.pieces.append(piece)
+        self.parts.append((len(rows), rows.mean(dim=0), rows.var(dim=0, correction=0)))
+
+    def is_once_in(self, pieces: Sequence[Piece]) -> bool:
+        """Whether the layer ran just once for each piece."""
+        return list(map(id, self.pieces)) == list(map(id, pieces))
+
+    def moments(self) -> Moments:
+        """Over all pieces together."""
+        total = sum(count for count, _, _ in self.parts)
+        mean = sum_of(mean * (count / total) for count, mean, _ in self.parts)
+        variance = sum_of(
+            (own + (part - mean).square()) * (count / total) for count, part, own in self.parts
+        )
+        return Moments(mean, variance.sqrt())
+
+
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(dim=0)
 
 
 @contextmanager

@@ -106,6 +106,7 @@ class FineTune(Recovery):
         # What requires a gradient is known only once the factorizations are there.
         pass
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         if self.scope == "factorizations":

@@ -20,19 +20,18 @@ class InOrder(Recovery):
         steps: at least one.
 
     Raises:
-        ValueError: no steps.
+        ValueError: no steps, or something else among them.
     """
 
     steps: Sequence[Recovery]
 
     def __post_init__(self) -> None:
-        known = isinstance(self.steps, Sequence) and all(
-            isinstance(step, Recovery) for step in self.steps
-        )
-        if not known or not self.steps:
-            raise ValueError(
-                f"steps={self.steps!r} must be a list that holds at least one recovery"
-            )
+        are_steps = isinstance(self.steps, Sequence) and not isinstance(self.steps, str)
+        if not are_steps or not self.steps:
+            raise ValueError(f"steps={self.steps!r} must be a list of at least one recovery")
+        for step in self.steps:
+            if not isinstance(step, Recovery):
+                raise ValueError(f"steps hold {step!r}, and must be recoveries, such as Tune()")
 
     @property
     def changes_dense(self) -> bool:

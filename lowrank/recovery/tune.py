@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_positive
+from lowrank.calibration.piece import examples_of
+from lowrank.calibration.task_pieces import task_pieces
+from lowrank.decomposers.checks import (
+    check_integer,
+    check_number,
+    check_one_of,
+    check_positive,
+)
 from lowrank.factorizations import Factorization, Tunable
 from lowrank.measure.forward import evaluating
 from lowrank.recovery.fine_tune import SCHEDULES
@@ -30,7 +37,8 @@ class Tune(Recovery):
     """Gradient steps on scales, norms, biases and codes toward what the dense model gives.
 
     Minimised is the task's `distance`, such as KL(dense ‖ model), by Adam, without looking at a
-    label. The model runs in evaluation mode: no dropout, statistics as they are. After each step
+    label; where the task pads, examples run without padding, those of one length together. The
+    model runs in evaluation mode: no dropout, statistics as they are. After each step
     every number is rounded to what is stored of it, and a code to its level, so the bytes stay to
     the byte, and what was tuned is what is stored.
 
@@ -81,11 +89,13 @@ class Tune(Recovery):
         check_positive("code_rate", self.code_rate)
         check_integer("batch_size", self.batch_size, least=1)
         check_one_of("source", self.source, SOURCES)
+        check_number("held_out", self.held_out, "lie in (0, 1)", lambda x: 0 < x < 1)
         if self.examples is not None:
             check_integer("examples", self.examples, least=2)
-        check_number("held_out", self.held_out, "lie in (0, 1)", lambda x: 0 < x < 1)
-        if not isinstance(self.parts, Sequence) or not self.parts or set(self.parts) - set(PARTS):
-            raise ValueError(f"parts={self.parts!r} must be one or more of {', '.join(PARTS)}")
+        if isinstance(self.parts, str) or not self.parts:
+            raise ValueError(f"parts={self.parts!r} must be a list of some of {', '.join(PARTS)}")
+        for part in self.parts:
+            check_one_of("parts", part, PARTS)
         if "codes" not in self.parts and self.code_rate != CODE_RATE:
             raise ValueError(
                 f"code_rate={self.code_rate} has no effect without codes in parts="
@@ -123,13 +133,15 @@ class Tune(Recovery):
         # What there is to tune is known only once the factorizations are there.
         pass
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        self.check_data(task)
         pair = Pair(model, task.model(), task)
         learnt, held = self._examples(task)
         with ExitStack() as stack:
             stack.enter_context(evaluating(model, pair.dense))
-            if all(pair.is_equal(inputs) for inputs, _ in held):
+            if all(pair.is_equal(piece.batch[0]) for batch in held for piece in batch):
                 return {"note": "the model gives what the dense one gives: not tuned"}
             numbers = list(self._found(model))
             # Leaves forget last what they keep of the stand-ins.
@@ -142,8 +154,8 @@ class Tune(Recovery):
             found = self._descend(pair, numbers, (learnt, held), progress)
         return found | {
             "tuned_params": sum(tuned.master.numel() for tuned in numbers),
-            "examples": sum(len(inputs) for inputs, _ in learnt),
-            "held_out_examples": sum(len(inputs) for inputs, _ in held),
+            "examples": sum(map(examples_of, learnt)),
+            "held_out_examples": sum(map(examples_of, held)),
         }
 
     def _descend(
@@ -179,22 +191,8 @@ class Tune(Recovery):
         """Batches to learn from, and those that are held out."""
         split = task.split(self.source)
         count = len(split) if self.examples is None else self.examples
-        if count > len(split):
-            raise ValueError(
-                f"examples={count} are more than the {len(split)} of the {self.source} split"
-            )
-        left, batches = count, []
-        for inputs, targets in split.batches(self.batch_size, task.seed):
-            batches.append((inputs[:left], targets[:left]))
-            left -= len(batches[-1][0])
-            if not left:
-                break
+        batches = list(task_pieces(task, split, self.batch_size, task.seed, count))
         held = math.ceil(self.held_out * len(batches))
-        if held == len(batches):
-            raise ValueError(
-                f"the {count} examples are {len(batches)} batches of batch_size={self.batch_size}, "
-                f"of which held_out={self.held_out} leaves none to learn from: lower one of them"
-            )
         return batches[held:], batches[:held]
 
     def _found(self, model: nn.Module) -> Iterator[Tuned]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.calibration.piece import Piece
 from lowrank.factorizations import Tunable
 from lowrank.tasks import Task
 
@@ -16,7 +17,8 @@ from lowrank.tasks import Task
 # biases that begin at 0 would never move.
 LEAST_SIZE = 1e-3
 
-Batch = tuple[Tensor, Tensor]
+# The pieces in which the examples of a step run.
+Batch = list[Piece]
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,14 @@ class Pair:
     task: Task
 
     def distance(self, batch: Batch) -> Tensor:
-        """The task's distance on a batch, differentiable.
+        """The task's distance on a batch, the mean over its predictions; differentiable.
 
         Raises:
             FloatingPointError: it is NaN or infinite.
         """
-        inputs, targets = batch
-        with torch.no_grad():
-            wanted = self.task.observe(self.dense, inputs)
-        distance = self.task.distance(self.task.observe(self.model, inputs), wanted, targets)
+        total = self.predictions(batch)
+        parts = [self._of(p) * (self.predictions([p]) / total) for p in batch]
+        distance = torch.stack(parts).sum()
         if not bool(distance.isfinite()):
             raise FloatingPointError(
                 f"the distance to the dense model became {float(distance)}; lower the learning "
@@ -44,10 +45,20 @@ class Pair:
             )
         return distance
 
+    def _of(self, piece: Piece) -> Tensor:
+        inputs, targets = piece.batch
+        with torch.no_grad():
+            wanted = self.task.observe(self.dense, inputs)
+        return self.task.distance(self.task.observe(self.model, inputs), wanted, targets)
+
+    def predictions(self, batch: Batch) -> int:
+        """How many predictions the distance on a batch is a mean of."""
+        return sum(self.task.predictions(piece.batch[1]) for piece in batch)
+
     @torch.no_grad()
     def mean_distance(self, batches: Sequence[Batch]) -> float:
         """The mean over all predictions of the batches."""
-        counts = [self.task.predictions(targets) for _, targets in batches]
+        counts = [self.predictions(batch) for batch in batches]
         distances = [float(self.distance(batch)) for batch in batches]
         return sum(d * n for d, n in zip(distances, counts, strict=True)) / sum(counts)
 

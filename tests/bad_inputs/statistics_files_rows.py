@@ -33,7 +33,7 @@ def of_a(**fields):
 
 def forged_statistics(columns):
     def act(folder):
-        own = {"format": 2, "layers": {"a": {"count": 1, "columns": "x"}}, "source": {}}
+        own = {"format": 2, "layers": {"a": {"count": 1, "note": "", "columns": "x"}}, "source": {}}
         tensor_files.write(folder / "s", {"x": columns}, "statistics", own)
         return Calibration.load(folder / "s")
 

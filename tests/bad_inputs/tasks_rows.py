@@ -71,6 +71,17 @@ def mirrored(act, **columns):
     return run
 
 
+def unmirrored(act):
+    """Where no mirror is set."""
+
+    def run(_):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("LOWRANK_HUB", raising=False)
+            act()
+
+    return run
+
+
 def forged(name, content, act):
     """With a mirror whose dataset me/words is one file of that content."""
 
@@ -78,10 +89,9 @@ def forged(name, content, act):
         place = folder / "hub" / "datasets" / "me" / "words"
         place.mkdir(parents=True)
         (place / name).write_bytes(content)
-        mirrored_as_it_is = pytest.MonkeyPatch.context
-        with mirrored_as_it_is() as patch:
-            import datasets
+        import datasets
 
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LOWRANK_HUB", str(folder / "hub"))
             patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "arrow"))
             act(folder)
@@ -228,7 +238,7 @@ READING = [
     ),
     Row(
         "weights without their hash",
-        lambda _: Published("me/net", "https://example.org/net.pth").check(),
+        unmirrored(lambda: Published("me/net", "https://example.org/net.pth").check()),
         "must end in -<first 8 or more digits",
     ),
     Row("trained by nothing", make(Trained, None), "recipe=None must be a FineTune"),
@@ -339,13 +349,13 @@ RECOVERIES = [
     ),
     Row("decay NaN", make(FineTune, 1, 0.1, weight_decay=float("nan")), "weight_decay=nan must be"),
     Row("optimizer of none", make(FineTune, 1, 0.1, optimizer=None), "optimizer=None must be one"),
-    Row("tune of no parts", make(Tune, parts=[]), r"parts=\[\] must be one or more of"),
+    Row("tune of no parts", make(Tune, parts=[]), r"parts=\[\] must be a list of some of"),
     Row("tune of half an example", make(Tune, examples=2.5), "examples=2.5 must be at least 2"),
     Row("tune that holds out all", make(Tune, held_out=1), r"held_out=1 must lie in \(0, 1\)"),
     Row("correction of half", make(BiasCorrection, examples=0.5), "examples=0.5 must be at least"),
     Row("statistics of true", make(BatchNormReestimation, True), "batches=True must be at least 1"),
-    Row("steps of one step", make(InOrder, Tune()), "must be a list that holds at least one"),
-    Row("steps of a text", make(InOrder, ["tune"]), "must be a list that holds at least one"),
+    Row("steps of one step", make(InOrder, Tune()), "must be a list of at least one recovery"),
+    Row("steps of a text", make(InOrder, ["tune"]), "steps hold 'tune', and must be recoveries"),
 ]
 
 

@@ -64,11 +64,24 @@ def test_the_norm_of_a_convolution_is_the_error_of_its_outputs(
     assert found.count * norm**2 == pytest.approx(error, rel=1e-4)
 
 
-def test_an_unbatched_image_counts_as_one():
-    layer, x = nn.Conv2d(3, 4, 3), random(3, 8, 8)
-    single = collect(nn.Sequential(layer), ["0"], Batches([x]), full=True)["0"]
-    batch = collect(nn.Sequential(layer), ["0"], Batches([x[None]]), full=True)["0"]
-    assert torch.equal(single.columns, batch.columns)
+class Gated(nn.Module):
+    """The gate of a linear layer is made from a vector that no example has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code = nn.Parameter(random(6))
+        self.gate, self.layer = nn.Linear(6, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.layer(x * self.gate(self.code))
+
+
+def test_a_vector_that_no_example_has_counts_once_for_each_batch():
+    model, batches = Gated(), [random(3, 5), random(2, 5)]
+    found = collect(model, ["gate", "layer"], Batches(batches), full=True)
+    code = model.code.detach().double()
+    torch.testing.assert_close(found["gate"].columns, code.outer(code), rtol=1e-6, atol=1e-7)
+    assert (found["gate"].count, found["layer"].count) == (2, 5)
 
 
 def test_a_table_has_the_share_of_look_ups_of_each_row():
@@ -84,54 +97,6 @@ def test_the_transposed_layer_of_gpt2_is_a_linear_layer():
     x = random(2, 5, 4)
     found = collect(nn.Sequential(Conv1D(3, 4)), ["0"], Batches([x]), full=True)["0"]
     torch.testing.assert_close(found.columns.float(), x.flatten(0, 1).T @ x.flatten(0, 1) / 10)
-
-
-class Masked(nn.Module):
-    """A table, two layers on its rows and one on their mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.first = nn.Embedding(9, 4), nn.Linear(4, 4)
-        self.pooled = nn.Linear(4, 2)
-
-    def forward(self, ids, attention_mask):
-        x = self.first(self.table(ids)) * attention_mask[..., None]
-        return self.pooled(x.sum(dim=1) / attention_mask.sum(dim=1, keepdim=True))
-
-
-def test_padding_does_not_count():
-    model, names = Masked(), ["table", "first", "pooled"]
-    ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    padded = collect(model, names, Batches([{"ids": ids, "attention_mask": mask}]), full=True)
-    one_by_one = [
-        {"ids": ids[:1], "attention_mask": mask[:1]},
-        {"ids": ids[1:, :2], "attention_mask": mask[1:, :2]},
-    ]
-    plain = collect(model, names, Batches(one_by_one), full=True)
-    assert [padded[name].count for name in names] == [5, 5, 2]
-    torch.testing.assert_close(padded["table"].rows, plain["table"].rows)
-    torch.testing.assert_close(padded["first"].columns, plain["first"].columns)
-    torch.testing.assert_close(padded["pooled"].columns, plain["pooled"].columns)
-
-
-@pytest.mark.parametrize(
-    "order",
-    [lambda x: x, lambda x: x.transpose(0, 1), lambda x: x.flatten(0, 1)],
-    ids=["batch first", "length first", "one row"],
-)
-def test_padding_is_found_in_every_order_of_positions(order):
-    class Ordered(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x, attention_mask):
-            return self.layer(order(x))
-
-    x, mask = random(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
-    found = collect(Ordered(), ["layer"], Batches([{"x": x, "attention_mask": mask}]), full=True)
-    real = x[mask.bool()].double()
-    torch.testing.assert_close(found["layer"].columns, real.T @ real / 4, rtol=1e-6, atol=1e-7)
 
 
 class Projections(nn.Module):
@@ -181,7 +146,7 @@ def test_layers_that_read_one_input_differently_do_not_share():
     found = collect(model, names, data, full=True)
     for name in names:
         alone = collect(model, [name], data, full=True)[name]
-        for part, expected in zip(found[name], alone, strict=True):
+        for part, expected in zip(found[name][:3], alone[:3], strict=True):
             torch.testing.assert_close(part, expected, rtol=0, atol=0)
     assert found["same"].columns is found["plain"].columns
 
@@ -237,11 +202,12 @@ def test_the_mode_of_the_model_and_its_hooks_are_as_before():
     assert not model[0]._forward_pre_hooks
 
 
-def test_a_layer_that_no_example_reaches_is_named():
+def test_a_layer_that_no_example_reaches_says_so():
     model = Twice()
     model.idle = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="layer 'idle': no example .* reached it"):
-        collect(model, ["looped", "idle"], Batches([random(3, 4)]), full=True)
+    found = collect(model, ["looped", "idle"], Batches([random(3, 4)]), full=True)
+    assert found["idle"][:3] == (None, None, 0) and found["looped"].count == 6
+    assert found["idle"].note == "no example of the calibration data reached it"
 
 
 def test_inputs_that_are_not_finite_are_named():
@@ -251,10 +217,10 @@ def test_inputs_that_are_not_finite_are_named():
         collect(nn.Sequential(nn.Linear(4, 4)), ["0"], Batches([x]), full=False)
 
 
-def test_a_weight_that_attention_reads_is_refused():
+def test_a_weight_that_attention_reads_says_so():
     model = nn.MultiheadAttention(4, 2)
-    with pytest.raises(ValueError, match="layer 'out_proj': the inputs .* cannot be seen"):
-        collect(model, ["out_proj"], Batches([(random(3, 1, 4),) * 3]), full=True)
+    found = collect(model, ["out_proj"], Batches([(random(3, 1, 4),) * 3]), full=True)["out_proj"]
+    assert found.count == 0 and "cannot be seen" in found.note
 
 
 @pytest.mark.parametrize("given_data", [[], None, 3])
@@ -266,23 +232,6 @@ def test_calibration_data_are_a_list_with_something_in_it(given_data):
 def test_a_batch_with_labels_that_the_model_does_not_take():
     with pytest.raises(ValueError, match=r"tuple of 2, .*leave out what is no input, such as lab"):
         collect(nn.Linear(3, 2), [""], Batches([(torch.ones(4, 3), torch.ones(4))]), full=True)
-
-
-def test_two_masks_that_differ_are_ambiguous():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x, attention_mask, decoder_attention_mask):
-            return self.layer(x)
-
-    masks = torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]])
-    batch = {"x": random(1, 3, 4), "attention_mask": masks[0], "decoder_attention_mask": masks[1]}
-    with pytest.raises(ValueError, match="layer 'layer': two masks of padding fit"):
-        collect(Two(), ["layer"], Batches([batch]), full=True)
-    batch["decoder_attention_mask"] = masks[0]
-    assert collect(Two(), ["layer"], Batches([batch]), full=True)["layer"].count == 2
 
 
 def test_memory_holds_the_statistics_and_one_batch():

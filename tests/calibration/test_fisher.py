@@ -69,7 +69,7 @@ def test_a_tied_weight_has_the_information_of_all_its_uses():
     torch.testing.assert_close(found.columns, total.sum(dim=0))
 
 
-def test_a_weight_that_the_loss_does_not_see_is_named():
+def test_a_weight_that_the_loss_does_not_see_says_so():
     model = nn.ModuleDict({"used": nn.Linear(3, 2), "idle": nn.Linear(3, 2)})
 
     class Partly(Batches):
@@ -77,8 +77,19 @@ def test_a_weight_that_the_loss_does_not_see_is_named():
             return model["used"](batch).sum()
 
     sites = {site.name: site for site in find_sites(model)}
-    with pytest.raises(ValueError, match=r"layers \['idle'\]: the loss .* does not depend"):
-        fisher(model, sites, Partly([torch.ones(1, 3)]))
+    found = fisher(model, sites, Partly([torch.ones(1, 3)]))
+    assert found["idle"].count == 0 and not found["used"].note
+    assert found["idle"].note == "the loss on the calibration data does not depend on it"
+    assert found["used"].columns.tolist() == [2.0, 2.0, 2.0]  # Of each column two gradients of 1.
+
+
+def test_weights_made_in_inference_mode_have_no_information():
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(
+        ValueError, match=r"layers \['0', '3'\]: their weights were made inside torch.infer"
+    ):
+        fisher(model, {site.name: site for site in find_sites(model)}, batches(1))
 
 
 def test_batches_without_a_loss_say_so():

@@ -206,12 +206,41 @@ def test_a_sequence_needs_blocks():
         compress(Projection(), TruncatedSVD(rank=1), norm=SEQUENTIAL, data=[random(3, 4)])
 
 
-def test_a_block_that_never_runs_is_named():
-    model, batches = model_and_batches()
-    model.blocks.append(Block())
-    model.forward = lambda x: model.head(model.blocks[0](model.stem(x), 1))
-    with pytest.raises(ValueError, match="blocks.* never called"):
-        compress(model, METHOD, norm=SEQUENTIAL, data=batches)
+class Some(Model):
+    """Runs the first block, the last where an input is large, and never the one between."""
+
+    def forward(self, x):
+        x = self.blocks[0](self.stem(x), scale=1)
+        return self.head(self.blocks[2](x, scale=1) if bool(x[0, 0] > 5) else x)
+
+
+def test_a_block_that_never_runs_stays_and_is_named():
+    model, batches = Some(), [random(5, WIDTH)]
+    result = compress(model, METHOD, norm=SEQUENTIAL, data=batches)
+    compressed = {layer.name for layer in result.layers}
+    assert compressed == {"stem", "blocks.0.up", "blocks.0.down", "head"}
+    left = {name for name, why in result.left if "no example" in why}
+    assert left == {f"blocks.{i}.{part}" for i in (1, 2) for part in ("up", "down")}
+    expected = by_hand(model, [UNITS[0], UNITS[1], UNITS[4]], batches)
+    x = random(4, WIDTH, seed=9)
+    torch.testing.assert_close(result.model(x), expected(x))
+    with pytest.raises(ValueError, match="say nothing about any selected layer"):
+        compress(model, METHOD, where="blocks.1.*", norm=SEQUENTIAL, data=batches)
+
+
+def test_a_block_that_a_later_batch_reaches_has_its_place():
+    torch.manual_seed(0)
+    model = Some()
+    batches = [random(5, WIDTH), random(5, WIDTH), random(5, WIDTH)]
+    with torch.no_grad():
+        model.stem.weight.copy_(torch.eye(WIDTH))
+    batches[1][0, 0] += 20
+    result = compress(
+        model, METHOD, where=["stem", "blocks.*", "head"], norm=SEQUENTIAL, data=batches
+    )
+    expected = by_hand(model, [UNITS[0], UNITS[1], UNITS[3], UNITS[4]], batches)
+    torch.testing.assert_close(result.model(batches[1]), expected(batches[1]))
+    assert not torch.equal(result.model(batches[1]), model(batches[1]))
 
 
 def test_memory_holds_one_block():

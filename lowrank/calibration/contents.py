@@ -1,0 +1,181 @@
+"""What is in data and their batches: tensors by their places, a text of them, what may not be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lowrank.memo import fingerprint
+
+PLAIN = (bool, int, float, str)
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a batch that is no container, with its place: ``input_ids``, ``[1]``."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from leaves(part, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from leaves(part, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in a batch, in their order."""
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same containers with other tensors in them."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        changed: Any = copy.copy(value)  # Some are of classes that are not made from a mapping.
+        for key, part in value.items():
+            changed[key] = with_tensors(part, change)
+        return changed
+    if isinstance(value, list | tuple):
+        parts = [with_tensors(part, change) for part in value]
+        is_named = isinstance(value, tuple) and type(value) is not tuple
+        return type(value)(*parts) if is_named else type(value)(parts)
+    return value
+
+
+def trainable(batch: Any) -> Any:
+    """The batch with copies of what was made in inference mode, which no graph can take in."""
+    if any(tensor.is_inference() for tensor in tensors(batch)):
+        return with_tensors(batch, lambda t: t.clone() if t.is_inference() else t)
+    return batch
+
+
+def length_of(batch: Any) -> int:
+    """How many examples are in a batch: the first axis of its first tensor that has one."""
+    return next((len(tensor) for tensor in tensors(batch) if tensor.ndim), 1)
+
+
+def spelled(value: Any) -> str:
+    """A batch as text, tensors as hashes of their content.
+
+    Raises:
+        ValueError: something in it whose content has no such text.
+    """
+    if isinstance(value, Tensor):
+        return fingerprint(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {spelled(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(spelled, value))})"
+    if value is None or isinstance(value, PLAIN):
+        return repr(value)
+    raise ValueError(
+        f"calibration data hold a {type(value).__name__}, by which they cannot be told from "
+        "others: give tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
+        "lists and mappings"
+    )
+
+
+def described(batch: Any) -> str:
+    """What a batch holds, for people: places, shapes, dtypes, and devices but the CPU."""
+    own = [(place, leaf) for place, leaf in leaves(batch) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{p} {_described(t)}".strip() for p, t in own) or f"a {type(batch).__name__}"
+
+
+def _described(tensor: Tensor) -> str:
+    device = "" if tensor.device.type == "cpu" else f" on {tensor.device}"
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}{device}"
+
+
+def check_contents(batch: Any, number: int) -> None:
+    """Raise ValueError unless a batch holds examples, as tensors that have values.
+
+    Args:
+        number: of the batch, from 0, for the text.
+    """
+    name = f"calibration batch {number}"
+    keys = [key for key in batch if not isinstance(key, str)] if isinstance(batch, Mapping) else []
+    if keys:
+        raise ValueError(
+            f"{name} has the key {keys[0]!r}, and keys are names of arguments, as text"
+        )
+    found = list(leaves(batch))
+    own = [(place, leaf) for place, leaf in found if isinstance(leaf, Tensor)]
+    if any(isinstance(leaf, str) for _, leaf in found) and not own:
+        raise ValueError(
+            f"{name} is text: tokenize first, and give what the tokenizer returns with "
+            'return_tensors="pt"'
+        )
+    for place, leaf in found:
+        try:
+            spelled(leaf) if not isinstance(leaf, Tensor) else None
+        except ValueError as error:
+            raise ValueError(f"{at(name, place)}: {error}") from None
+    if not any(tensor.numel() for _, tensor in own):
+        raise ValueError(
+            f"{name} ({described(batch)}) holds no examples in tensors: leave it out, or give "
+            "tensors with at least one example along their first axis"
+        )
+    for place, tensor in own:
+        if tensor.is_meta:
+            raise ValueError(
+                f"{at(name, place)}: a tensor on the device meta has no values: give real ones"
+            )
+
+
+def check_finite(arguments: Mapping[str, Any], number: int) -> None:
+    """Raise ValueError if numbers are NaN or infinite.
+
+    Minus infinity may be in what is named like a mask or a bias: it is what hides a position.
+
+    Args:
+        arguments: a batch by the names of the model's arguments.
+        number: of the batch, from 0, for the text.
+    """
+    for place, tensor in leaves(arguments):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if bool(tensor.isfinite().all()):
+            continue
+        bad = ~tensor.isfinite()
+        if "mask" in place or "bias" in place:
+            bad &= ~tensor.isneginf()
+        if bool(bad.any()):
+            raise ValueError(
+                f"{at(f'calibration batch {number}', place)}: {int(bad.sum())} of "
+                f"{tensor.numel()} values are NaN or infinite. Check the data"
+            )
+
+
+def at(name: str, place: str) -> str:
+    """``calibration batch 3, argument input_ids``."""
+    return f"{name}, argument {place}" if place else name
+
+
+def batches_of(data: Any) -> Sequence[Any]:
+    """A list of batches, of whatever can be gone through again.
+
+    Raises:
+        ValueError: it cannot, or there is no batch.
+    """
+    wanted = "calibration data must be a non-empty list of batches (tensors, tuples or dicts)"
+    singles = {Tensor: "[data] or data.split(8)", np.ndarray: "[torch.from_numpy(data)]"}
+    for kind, instead in (singles | {Mapping: "[data]"}).items():
+        if isinstance(data, kind):
+            raise ValueError(f"{wanted}, got one {type(data).__name__}: give {instead}")
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"{wanted}, which are gone through more than once, got a {type(data).__name__}, which "
+            "can be gone through only once: give list(data)"
+        )
+    is_text = isinstance(data, str | bytes)
+    given = list(data) if isinstance(data, Iterable) and not isinstance(data, Sequence) else data
+    if is_text or not isinstance(given, Sequence) or not len(given):
+        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
+        empty = " that is empty" if isinstance(given, Sequence) and not len(given) else ""
+        raise ValueError(f"{wanted}, a loader of such, or a task; got {kind}{empty}")
+    return given

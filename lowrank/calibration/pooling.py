@@ -1,0 +1,44 @@
+"""One statistic for a weight that several modules use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lowrank.calibration.statistics import Statistics
+from lowrank.sites import Site
+
+
+def positions(statistics: Mapping[str, Statistics]) -> int:
+    """How many positions, such as tokens, the layer saw that saw most."""
+    return max(entry.count for entry in statistics.values())
+
+
+def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
+    """The statistics of a weight over all modules that use it, each position counting the same.
+
+    Where one looks rows up and another multiplies, as a tied head does, the error of the look-ups
+    counts as that of a mean row: ‖ΔW‖² / out, which adds a multiple of the identity to the moment.
+    """
+    used = [use for use in site.uses if statistics[use.name].count]
+    entries = [statistics[use.name] for use in used]
+    if all(entry is entries[0] for entry in entries):
+        return entries[0]
+    count = sum(entry.count for entry in entries)
+
+    def mean(tensors: Sequence[Tensor]) -> Tensor:
+        weighted = [t * (e.count / count) for t, e in zip(tensors, entries, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
+
+    if all(use.rule.looks_up for use in used):
+        return Statistics(None, mean([e.rows for e in entries if e.rows is not None]), count)
+    like = next(entry.columns for entry in entries if entry.columns is not None)
+    ones = torch.ones_like(like) if like.ndim == 1 else torch.eye(len(like)).to(like)
+    columns = [
+        ones / len(site.weight) if entry.columns is None else entry.columns for entry in entries
+    ]
+    # Rows of a table are look-ups; only those of the gradients are of all uses together.
+    multiplied = next(e for e in entries if e.columns is not None)
+    return Statistics(mean(columns), multiplied.rows, count)

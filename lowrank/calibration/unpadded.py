@@ -1,0 +1,168 @@
+"""Padding is taken away before the model runs, so that whatever a layer is given is real.
+
+A batch that has padding runs in pieces: examples alone, or those of which the same positions are
+real together, each tensor cut to these. What a model makes of positions, such as experts that are
+given some of them or a convolution that skips some, then needs no mask. Where a batch cannot be
+cut, its examples run whole, and the layers whose positions are those of the mask leave padding out
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.calibration.arguments import given_as, named
+from lowrank.calibration.axes import COUNTED, Axes, Unclear, Whole, axes_of
+from lowrank.calibration.contents import length_of, tensors, with_tensors
+from lowrank.calibration.masks import is_mask
+from lowrank.calibration.piece import Piece
+from lowrank.calibration.streams import Reading, read
+
+# Of each stream by its prefix, the first real position and how many there are.
+Spans = Mapping[str, tuple[int, int]]
+
+UNREAD = "the argument {} was not taken for padding"
+
+
+def unpadded(model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+    """The pieces in which a batch runs: the batch itself where nothing in it is padding.
+
+    An example of which nothing is real is in none of them.
+
+    Args:
+        number: of the batch, from 0.
+        alone: whether also examples of which the same positions are real run apart.
+
+    Raises:
+        ValueError: everything in it is padding.
+    """
+    arguments = named(model, batch)
+    reading = read(model, {n: v for n, v in arguments.items() if isinstance(v, Tensor)})
+    notes = () if reading is None else tuple(map(UNREAD.format, reading.unread))
+    if reading is None or not reading.padded:
+        return [Piece(batch, length_of(batch), number, notes=notes)]
+    rows = real_rows(reading, number)
+    try:
+        can_cut = can_be_cut(reading, arguments)
+    except Whole:
+        every = torch.arange(reading.batch)
+        return [Piece(batch, len(rows), number, streams_of(reading, every), notes)]
+    alike: dict[Any, list[int]] = {}
+    for row in rows:
+        spans = spans_of(reading, row) if can_cut else None
+        # One that runs whole although something of it is padding has positions of its own.
+        is_own = alone or (spans is None and not all_real(reading, row))
+        alike.setdefault(row if is_own else str(spans), []).append(row)
+    pieces = [piece_of(reading, arguments, group, can_cut) for group in alike.values()]
+    return [
+        replace(piece, batch=given_as(batch, piece.batch), number=number, notes=notes)
+        for piece in pieces
+    ]
+
+
+def piece_of(
+    reading: Reading, arguments: Mapping[str, Any], rows: list[int], can_cut: bool
+) -> Piece:
+    """Examples of which the same positions are real, as named arguments."""
+    spans, index = spans_of(reading, rows[0]) if can_cut else None, torch.tensor(rows)
+    part = partial(part_of, reading, rows=index, spans=spans)
+    values = {n: with_tensors(value, partial(part, n)) for n, value in arguments.items()}
+    is_whole = spans is None and not all_real(reading, rows[0])
+    return Piece(
+        values,
+        len(rows),
+        streams=streams_of(reading, index) if is_whole else (),
+        cut=() if spans is None else tuple(stream.mask for stream in reading.padded),
+    )
+
+
+def real_rows(reading: Reading, number: int) -> list[int]:
+    """The examples of which something is real in every stream.
+
+    Raises:
+        ValueError: there are none.
+    """
+    shown = [stream.real.any(dim=1) for stream in reading.padded]
+    rows = torch.stack(shown).all(dim=0).nonzero().flatten().tolist()
+    if not rows:
+        masks = " and ".join(stream.mask for stream in reading.padded)
+        raise ValueError(
+            f"calibration batch {number} is all padding by {masks}, in which no position of any "
+            "example is real: leave it out, or check which value stands for padding"
+        )
+    return rows
+
+
+def can_be_cut(reading: Reading, arguments: Mapping[str, Any]) -> bool:
+    """Whether the padding of single examples can be cut off.
+
+    Raises:
+        Whole: the batch cannot be taken apart by examples.
+    """
+    if not reading.is_sure:
+        raise Whole
+    clear, followed = True, set()
+    for name, value in arguments.items():
+        for tensor in tensors(value):
+            try:
+                axes = axes_of(reading, name, tensor)
+            except Unclear:
+                clear = False
+                continue
+            if not is_mask(name) and name != COUNTED:
+                followed |= {stream.prefix for stream in axes.cut.values()}
+    # A mask that no input goes with is of positions that the model makes.
+    return clear and all(stream.prefix in followed for stream in reading.padded)
+
+
+def spans_of(reading: Reading, row: int) -> Spans | None:
+    """The spans of an example, or None if padding lies between real positions."""
+    spans = {}
+    for prefix, stream in reading.streams.items():
+        real = stream.real[row].nonzero().flatten()
+        start, count = int(real[0]), len(real)
+        if int(real[-1]) + 1 - start != count:
+            return None
+        spans[prefix] = start, count
+    return spans
+
+
+def all_real(reading: Reading, row: int) -> bool:
+    """Whether nothing of an example is padding."""
+    return all(bool(stream.real[row].all()) for stream in reading.padded)
+
+
+def part_of(
+    reading: Reading, name: str, tensor: Tensor, *, rows: Tensor, spans: Spans | None
+) -> Tensor:
+    """Some examples of a tensor, each cut to its span, or whole if that is None."""
+    try:
+        axes = axes_of(reading, name, tensor)
+    except Unclear as error:
+        axes = Axes(error.batch, {})
+    if axes.batch is not None:
+        tensor = tensor.index_select(axes.batch, rows.to(tensor.device))
+    if spans is None:
+        return tensor
+    for axis, stream in axes.cut.items():
+        start, count = spans[stream.prefix]
+        tensor = tensor.narrow(axis, 0 if name == COUNTED else start, count)
+    return tensor
+
+
+def streams_of(reading: Reading, rows: Tensor) -> tuple[Tensor, ...]:
+    """Which positions of some examples are real, also of tensors that no mask is for."""
+    found = [stream.real[rows] for stream in reading.streams.values()]
+    for name, tensor in reading.arguments.items():
+        if is_mask(name) or tensor.ndim < 2:
+            continue
+        length, stream = tensor.shape[0 if reading.turned else 1], reading.stream_of(name)
+        if stream is None or stream.length != length:
+            found.append(found[0].new_ones(len(rows), length))
+    return tuple(found)
