@@ -233,6 +233,17 @@ def test_a_chain_that_was_given_up_while_it_was_read_is_not_joined(tmp_path, mon
     assert is_taken(claims)
 
 
+def test_what_a_killed_process_left_while_it_gave_up_goes_with_the_next_claim(tmp_path):
+    """The first file of its chain is gone, the others are not."""
+    write(tmp_path / f"{KEY}.{'a' * 32}.claim", Owner("elsewhere", 1, 1))
+    write(tmp_path / f"{KEY}.{'b' * 32}.claim", this_process())
+    assert not Claims(tmp_path).is_held(KEY)
+    with Claims(tmp_path).taking(KEY) as is_ours:
+        assert is_ours
+        assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.claim"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_cleaning_takes_the_dead_and_leaves_the_living(tmp_path):
     process = holder(tmp_path, "living")
     kill(holder(tmp_path, "dead"))
