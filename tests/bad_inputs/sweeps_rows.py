@@ -2,10 +2,24 @@
 
 import importlib.util
 
+import pytest
 from command_line import refused
 from row import Row
 
 NO_HARNESS = importlib.util.find_spec("lm_eval") is None
+
+
+def without(package, act):
+    """Where a package is not installed."""
+
+    def run(folder):
+        find = importlib.util.find_spec
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda n: None if n == package else find(n))
+            act(folder)
+
+    return run
+
 
 OPTIONS = [
     Row("seed is a text", refused("seed=a"), "seed=a must be a whole number from 0 to 4294967295"),
@@ -33,6 +47,11 @@ OPTIONS = [
     Row("family is a list", refused("family=[sparse]"), r"family=\['sparse'\] must be a text"),
     Row(
         "recovery_name is null", refused("recovery_name=null"), "recovery_name=None must be a text"
+    ),
+    Row(
+        "tracker without its extra",
+        without("wandb", refused("tracker=offline")),
+        "this tracker needs wandb, which is not installed: pip install",
     ),
     Row("tracker of no mode", refused("tracker=offline", "tracker.mode=live"), "must be online or"),
 ]

@@ -160,6 +160,16 @@ def test_bad_options(monkeypatch):
         MeasureSettings(harness_limit=0)
 
 
+def test_an_unknown_task_is_known_before_any_model_runs(monkeypatch):
+    class Manager:
+        def load(self, tasks):
+            raise KeyError(tasks[0])
+
+    monkeypatch.setattr(harness, "_task_manager", Manager)
+    with pytest.raises(ValueError, match="the harness has no task: arc_esay"):
+        harness.check_tasks(["arc_esay"])
+
+
 def test_a_task_without_a_language_model_has_no_tokenizer(monkeypatch):
     module = importlib.import_module("lowrank.measure.measure")
     monkeypatch.setattr(module, "check_harness", lambda: None)
