@@ -59,8 +59,8 @@ class WandbTracker(Tracker):
             raise ValueError(f"mode={self.mode!r} must be online or offline; for none, tracker=off")
         if importlib.util.find_spec("wandb") is None:
             raise ValueError(
-                "this tracker needs wandb, which is not installed: pip install 'lowrank[sweep]', or "
-                "take tracker=off"
+                "this tracker needs wandb, which is not installed: pip install 'lowrank[sweep]', "
+                "or take tracker=off"
             )
 
     def log_point(self, record: Record, sweep: str) -> None:
