@@ -107,9 +107,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
             recovered = parts.recovery.recover(compressed.model, parts.task)
         with timing(timings, "evaluate_s"):
             measured = measure(compressed.model, parts.task, parts.measure, baseline.measured)
-            comparison = compare(
-                baseline.measured, measured, compressed.layers, parts.task, parts.measure
-            )
+            comparison = compare(baseline.measured, measured, compressed, parts.task, parts.measure)
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "schema": results.SCHEMA,

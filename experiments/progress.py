@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from lowrank import scratch
+from lowrank.captions import NEARLY_ALL, share
+from lowrank.columns import primary_measure
 
 # What became of a point: measured here, by another process, or being measured by one (claimed);
 # failed; or lost with the worker that had it.
 Outcome = Literal["measured", "present", "claimed", "failed", "lost"]
-
-QUALITY = "top1"  # shown for tasks that have it, else their first
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Progress:
         """Say that a point was measured."""
         dense, compressed = record["dense"], record["compressed"]
         # A measure that is undefined is not there, of one model or of both.
-        both = [name for name in compressed if name in dense]
-        metric = QUALITY if QUALITY in both else both[0]
+        metric = primary_measure([name for name in compressed if name in dense])
         method = record["method"]
         if record["level"] is not None:
             method += f" {record['level']:g}"
@@ -54,7 +53,7 @@ class Progress:
         self._say(
             f"{record['task']} {record['model']} {method}, seed {record['seed']}  "
             f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
-            f"{record['ratios']['compression_ratio']:.2f}x  {record['timings']['total_s']:.1f} s",
+            f"{_size(record['ratios'])}  {record['timings']['total_s']:.1f} s",
             sys.stdout,
         )
 
@@ -76,6 +75,16 @@ class Progress:
         # One write for the whole line, because workers share the terminal.
         stream.write(f"{place} {text}\n")
         stream.flush()
+
+
+def _size(ratios: Mapping[str, Any]) -> str:
+    """How small a model became: its ratio, the bits of what was compressed, and how much was."""
+    said = [f"{ratios['compression_ratio']:.2f}x"]
+    if ratios.get("layers_bits_per_weight") is not None:
+        said.append(f"{ratios['layers_bits_per_weight']:.2f} bits")
+    if ratios.get("coverage", 1.0) < NEARLY_ALL:
+        said.append(f"{share(ratios['coverage'])} % of weights compressed")
+    return ", ".join(said)
 
 
 @contextmanager

@@ -1,18 +1,29 @@
-"""Figures and tables from a folder of records; see conf/report/report.yaml for what can be set."""
+"""Figures and tables from a folder of records: `python -m experiments.report --help` says how.
+
+Reading records runs nothing that they name; see `experiments.known_tasks` for the one exception,
+which has to be asked for.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from experiments.report_options import Options, options
 from lowrank import results
-from lowrank.curves import comparisons
+from lowrank.captions import title
+from lowrank.columns import usual_size
+from lowrank.curves import comparisons, first_measure, quality_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,113 +32,179 @@ if TYPE_CHECKING:
 
 # How figures against a size are called, if not by its name.
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
+# Why there is no figure against a cost.
+DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
+# Of Hydra: whether its errors come with their traceback.
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 @hydra.main(version_base=None, config_path="../conf/report", config_name="report")
-def main(config: DictConfig) -> None:
+def program(config: DictConfig) -> None:
     try:
         report(config)
-    except ValueError as error:
-        sys.exit(f"report: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"report: {on_one_line(error)}")
+
+
+def main() -> None:
+    """The report of the command line; whatever is wrong with it is one line on stderr."""
+    asked = os.environ.get(FULL_ERROR)
+    # Else Hydra prints its errors itself, in several lines.
+    os.environ[FULL_ERROR] = "1"
+    try:
+        program()
+    except (HydraException, OmegaConfBaseException) as error:
+        if asked == "1":
+            raise
+        sys.exit(on_one_line(error))
 
 
 def report(config: DictConfig) -> None:
     """Draw and tabulate the records of ``config.runs`` into ``config.out``, and name the files.
 
     Raises:
-        ValueError: there are no records, one is broken, or `out` cannot be written.
+        ValueError: an option cannot be, there are no records, one is broken, those of one method do
+            not belong together, or `out` cannot be written.
     """
-    frame = results.load(config.runs)
-    layers: Any = results.load_layers(config.runs)
-    results.check_writable(config.out)
+    chosen = options(config)
+    frame = results.load(chosen.runs)
+    layers: Any = results.load_layers(chosen.runs)
+    parts = fitting(chosen, comparisons(frame))
+    results.check_writable(chosen.out)
     written: list[Path] = []
-    for name, part in comparisons(frame):
-        names = dict(zip(part["key"], part["method"], strict=True))
-        own = layers[layers["key"].isin(names)]
-        own = own.assign(method=own["key"].map(names))
-        written += draw(config, name, part, own)
-        written += tabulate(config, name, part)
-        written.append(Path(config.out) / f"{name}-layers.csv")
-        own.to_csv(written[-1], index=False)
-    print(f"{len(frame)} records of {config.runs}; written to {config.out}:")
+    for name, part, own in parts:
+        methods = dict(zip(part["path"], part["method"], strict=True))
+        rows = layers[layers["path"].isin(methods)]
+        rows = rows.assign(method=rows["path"].map(methods))
+        written += draw(own, name, part, rows)
+        written += tabulate(own, name, part, rows)
+    print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
 
 
-def tabulate(config: DictConfig, name: str, part: pd.DataFrame) -> list[Path]:
+def on_one_line(error: Exception) -> str:
+    """The text of an error, in which names of somebody's record move no cursor."""
+    text = " ".join(str(error).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def fitting(
+    chosen: Options, parts: list[tuple[str, pd.DataFrame]]
+) -> list[tuple[str, pd.DataFrame, Options]]:
+    """The comparisons that can be shown, each with its own metric and size.
+
+    Raises:
+        ValueError: none has the metric, or the records of one cannot be compared.
+    """
+    from lowrank.tables import summary_table
+
+    found, left_out = [], {}
+    for name, part in parts:
+        metric = chosen.metric or first_measure(part)
+        if metric in quality_measures(part):
+            own = replace(chosen, metric=metric, size=chosen.size or usual_size(part))
+            # Whatever cannot be compared is found before anything is written.
+            summary_table(part, metric, str(own.size))
+            found.append((name, part, own))
+        else:
+            left_out[name] = metric or "measure of quality"
+    if not found:
+        every = dict.fromkeys(name for _, part in parts for name in quality_measures(part))
+        asked = f"metric={chosen.metric}" if chosen.metric else "a measure of quality"
+        raise ValueError(f"no record holds {asked}: there are {', '.join(every) or 'none'}")
+    for name, metric in left_out.items():
+        print(f"{name}: left out, for its records hold no {metric}")
+    return found
+
+
+def tabulate(
+    chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
+) -> Iterator[Path]:
     """Write the tables of one comparison and print the short ones."""
     from lowrank.norm_table import norm_table
+    from lowrank.table import csv_text, write
     from lowrank.tables import long_table, summary_table
 
-    start = Path(config.out) / name
-    summary = summary_table(part, config.metric, config.size)
+    metric, size = str(chosen.metric), str(chosen.size)
+    start = Path(chosen.out) / name
+    summary = summary_table(part, metric, size)
     print(summary.to_markdown())
-    written = [
-        *summary.save(f"{start}-summary"),
-        *long_table(part, config.size).save(f"{start}-points"),
-    ]
+    yield from summary.save(f"{start}-summary")
+    yield from long_table(part, size).save(f"{start}-points")
     if len(part["norm"].unique()) > 1:
         try:
-            norms = norm_table(part, config.metric, config.size)
+            norms = norm_table(part, metric, size)
         except ValueError as error:
             print(f"{name}: no table of the norms: {error}")
         else:
             print(norms.to_markdown())
-            written += norms.save(f"{start}-norms")
-    return written
+            yield from norms.save(f"{start}-norms")
+    yield write(Path(f"{start}-layers.csv"), csv_text(layers))
 
 
-def draw(config: DictConfig, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
+def draw(chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
     """Write the figures of one comparison."""
     from lowrank import plots
 
-    for kind, figure in figures(config, name, part, layers):
-        yield from plots.save(figure, Path(config.out) / f"{name}-{kind}")
+    for kind, figure in figures(chosen, name, part, layers):
+        yield from plots.save(figure, Path(chosen.out) / f"{name}-{kind}")
 
 
 def figures(
-    config: DictConfig, name: str, part: pd.DataFrame, layers: pd.DataFrame
+    chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
 ) -> Iterator[tuple[str, Figure]]:
     """The figures of one comparison, each with the end of its name; says which are left out."""
     from lowrank import plots
 
-    against = SIZES.get(config.size, str(config.size).replace("_", "-"))
-    yield against, plots.quality_curve(part, config.size, config.metric)
-    if config.close_up is not None:
-        close = plots.quality_curve(part, config.size, config.metric, span=config.close_up)
+    metric, size = str(chosen.metric), str(chosen.size)
+    against = SIZES.get(size, size.replace("_", "-"))
+    yield against, plots.quality_curve(part, size, metric)
+    if chosen.close_up is not None:
+        close = plots.quality_curve(part, size, metric, span=chosen.close_up)
         yield f"{against}-close-up", close
     if len(part["norm"].unique()) > 1:
         try:
-            yield "norms", plots.norm_figure(part, config.size, config.metric)
+            yield "norms", plots.norm_figure(part, size, metric)
         except ValueError as error:
             print(f"{name}: no figure of the norms: {error}")
-    speedups = [
-        x for x in part if x.startswith("speedup_b") and x.removeprefix("speedup_b").isdigit()
-    ]
-    trained = [] if set(part["dense_recovery"]) == {"none"} else ["trainable_ratio"]
-    for x in ("theoretical_speedup", *trained, *speedups):
+    for x in costs(part):
         if x not in part or all(part[x].isna()):
-            print(f"{name}: no figure against {x}, which no record holds")
+            print(f"{name}: no figure against {x}, {DENSE if x.startswith('speedup') else NOWHERE}")
             continue
-        yield x.replace("_", "-"), plots.quality_curve(part, x, config.metric)
+        yield x.replace("_", "-"), plots.quality_curve(part, x, metric)
     try:
-        yield "layers", plots.layer_figure(layers, at=config.layers_at)
+        yield "layers", plots.layer_figure(layers, at=chosen.layers_at)
     except ValueError as error:
         print(f"{name}: no figure of the layers: {error}")
-    if config.spectra:
+    if chosen.spectra:
         try:
-            yield "spectra", plots.spectra(matrices(Path(part["path"].iloc[0])))
+            found = matrices(Path(part["path"].iloc[0]))
+            yield "spectra", plots.spectra(found, title(part))
         except Exception as error:
             # Whatever a task may raise whose data or weights are not at hand; all else is drawn.
-            print(f"{name}: no figure of the spectra: {type(error).__name__}: {error}")
+            print(f"{name}: no figure of the spectra: {on_one_line(error)}")
+
+
+def costs(part: pd.DataFrame) -> list[str]:
+    """What quality is drawn against besides the size: multiplications, trained values, time."""
+    held = [str(name) for name in part if not all(part[name].isna())]
+    speedups = [str(x) for x in part if str(x).startswith("speedup_")]
+    timed = [x for x in speedups if f"latency_{x.removeprefix('speedup_')}_s" in held]
+    trained = [] if set(part["dense_recovery"]) == {"none"} else ["trainable_ratio"]
+    return ["theoretical_speedup", *trained, *timed]
 
 
 def matrices(path: Path) -> dict[str, Tensor]:
     """The weights of the dense model of a record, each as a matrix (out, …), by name.
 
-    Makes the task that the record's config names: read only records that you trust.
+    Raises:
+        ValueError: its task is not one of those that are known here; see `trusted_task`.
     """
-    task = hydra.utils.instantiate(json.loads(path.read_text())["config"]["task"], _convert_="all")
+    from experiments.known_tasks import trusted_task
+
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]["task"]
+    task = hydra.utils.instantiate(trusted_task(config), _convert_="all")
     named = task.model().named_parameters()
     return {
         name.removesuffix(".weight"): weight.detach().flatten(1)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from hydra.utils import instantiate
@@ -86,7 +84,7 @@ class WandbTracker(Tracker):
         frame = results.load(folder, "*.json")
         with self._run(sweep, f"{sweep} curves", {}) as run:
             for name, rows in curves.comparisons(frame):
-                metrics = _quality(rows)
+                metrics = curves.quality_measures(rows)
                 points: Any = curves.summarise(rows, metrics)
                 lines = {str(method): line for method, line in points.groupby("method")}
                 for metric in metrics:
@@ -114,19 +112,6 @@ class WandbTracker(Tracker):
             settings=settings,
         ) as run:
             yield run
-
-
-# Measures of a model that say what it takes, and not how good it is.
-SIZES = (
-    *("params", "trainable_params", "trainable_bytes"),
-    *("bytes", "body_bytes", "macs", "peak_memory_bytes"),
-)
-
-
-def _quality(rows: Any) -> list[str]:
-    """The measures of quality that records have, by those of the first."""
-    first = json.loads(Path(rows["path"].iloc[0]).read_text(encoding="utf-8"))
-    return [name for name in first["compressed"] if name not in SIZES]
 
 
 def _cell(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +109,7 @@ MEASURES: Mapping[str, Measure] = {
     "trainable_bytes": Measure(
         "bytes of trainable parameters", "trainable bytes", "whole", higher_is_better=False
     ),
+    "coverage": Measure("share of the parameters in compressed weights", "coverage (%)", "percent"),
     # How good it is
     "top1": Measure("top-1 accuracy (test split)", "top-1 (%)", "percent"),
     "top5": Measure("top-5 accuracy (test split)", "top-5 (%)", "percent"),
@@ -147,6 +148,36 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
+def level_text(level: float | None) -> str:
+    """A level for people; a dash where a method has none."""
+    return NONE if level is None or level != level else f"{level:g}"
+
+
+# What tasks of classes and of language judge by; others by the first that they measure.
+PRIMARY = ("top1", "perplexity")
+
+
+def primary_measure(measured: Iterable[str]) -> str:
+    """The one of a model's measures, in the order of its record, to be shown first."""
+    names = list(measured)
+    return next((name for name in PRIMARY if name in names), names[0])
+
+
+# Where less of a model is compressed, its size as a whole says little of a method.
+MOSTLY = 0.9
+
+
+def usual_size(frame: pd.DataFrame) -> str:
+    """What records are shown against if nothing is asked for: ``compression_ratio``, or bits.
+
+    ``layers_bits_per_weight`` where some of them compressed less than 90 % of a model.
+    """
+    bits = "layers_bits_per_weight"
+    if "coverage" not in frame or bits not in frame or all(frame[bits].isna()):
+        return "compression_ratio"
+    return bits if float(frame["coverage"].min()) < MOSTLY else "compression_ratio"  # type: ignore
+
+
 def measure(frame: pd.DataFrame, column: str) -> Measure:
     """What a column holds. A measured speedup says on what it was measured.
 
@@ -161,16 +192,20 @@ def measure(frame: pd.DataFrame, column: str) -> Measure:
     if column in MEASURES:
         return MEASURES[column]
     batch = column.removeprefix("speedup_b")
-    if batch.isdigit():
-        conditions = [
-            "/".join(str(value) for value in frame[f"latency_b{batch}_{name}"].dropna().unique())
+    if f"latency_b{batch}_device" in frame:
+        device, threads, dtype = (
+            "/".join(map(_text, frame[f"latency_b{batch}_{name}"].dropna().unique()))
             for name in ("device", "threads", "dtype")
-        ]
-        device, threads, dtype = conditions
+        )
         return Measure(
-            f"measured speedup (dense latency / compressed latency)\nbatch {batch}, {device}, "
+            f"measured speedup (dense / compressed time)\nbatch {batch}, {device}, "
             f"{threads} thread{'' if threads == '1' else 's'}, {dtype}",
             f"speedup, batch {batch}",
             "ratio",
         )
     return Measure(f"{column} (more is taken as better)", column)
+
+
+def _text(value: Any) -> str:
+    # Beside records that lack it a whole number is read as a fraction.
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,45 +8,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank.columns import MEASURES
-from lowrank.results import MEASURED_PARTS, SEEDS, VOLATILE
+from lowrank.file_names import stems
+from lowrank.meaning import one_meaning
+from lowrank.repeats import POINT, dense_of_their_own, is_timed, of_their_own
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # What the points of one curve figure or table must have in common.
 COMPARISON = ("task", "model", "dense_recovery")
-# What the repetitions of one measurement have in common.
-POINT = ("method", "family", "norm", "level", "point")
+# What a model takes, and not how good it is; the dense one has it too.
+SIZES = (
+    *("params", "trainable_params", "trainable_bytes", "bytes", "body_bytes", "macs"),
+    *("peak_memory_bytes", "layers_bits_per_weight", "recovery"),
+)
 # The norms from left to right of the table of methods, each nearer to what the model computes.
 NORMS = ("identity", "diagonal", "full")
-# Parts of the config in which all records of one method must agree, whatever their level.
-ALIKE = ("task.", "where.", "recovery.", "norm.")
-# Parts whose fields are alternatives: where one is given, the level is of another kind.
-ALTERNATIVES = ("decomposer.", "allocation.")
-# What every layer is compressed by is in the config more than once: the first is what was set.
-COPIES = {
-    "decomposer.": (
-        *("stored.", "stored.steps.0."),
-        *("allocation.decomposer.", "allocation.decomposer.steps.0."),
-    ),
-    "stored.": ("allocation.decomposer.",),
-}
-NULL = "null"
 
 
 def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Mean and spread over the seeds of each measured point of one task, model and recovery.
 
-    A mean counts only if every seed has the value: a point measured with fewer is NaN.
+    A mean counts only if every seed has the value: a point measured with fewer is NaN. Seeds that
+    gave the same numbers as another (`of_their_own`) count once, so that no spread is claimed of
+    what repeats nothing; times, which differ in every run, are averaged over all of them.
 
     Args:
         frame: rows of `lowrank.results.load`.
         columns: the measures to average.
 
     Returns:
-        A row per point: method, family, norm, level, point, ``seeds`` (how many), each of `columns`
-        as its mean and, with ``_std``, as its sample standard deviation (NaN for one seed). Ordered
-        by family, method and compression ratio.
+        A row per point: method, family, norm, level, point, ``seeds`` (how many count),
+        ``repeats`` (how many there are, with those that gave the same numbers again), each of
+        `columns` as its mean and, with ``_std``, as its sample standard deviation (NaN for one
+        seed). Ordered by family, method and compression ratio.
 
     Raises:
         ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, holds a
@@ -55,46 +50,87 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """
     one_comparison(frame)
     one_meaning(frame)
-    missing = [column for column in columns if column not in frame]
+    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
+    missing = [column for column in wanted if column not in frame]
     if missing:
         held = ", ".join(name for name in MEASURES if name in frame)
         raise ValueError(
             f"the records hold no {', '.join(missing)}: take what they hold ({held}), or measure it"
         )
-    repeated: Any = frame[frame.duplicated([*POINT, "seed"])]
+    repeated: Any = frame[frame.duplicated([*POINT, "key"])]
     if len(repeated):
         again = repeated.iloc[0]
         raise ValueError(
             f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
             "than once. The records of several sweeps are mixed: read one folder at a time."
         )
-    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
-    values: Any = frame.astype(dict.fromkeys(wanted, float))
-    groups = values.groupby(list(POINT), dropna=False)
-    spread = groups[wanted].std(skipna=False).add_suffix("_std")
-    seeds = groups["seed"].nunique().rename("seeds")
-    means = groups[wanted].mean(skipna=False).join(spread).join(seeds).reset_index()
+    values: Any = frame.assign(**{name: _numbers(frame, name) for name in wanted})
+    own: Any = of_their_own(values)
+    parts = [
+        _means(own, [name for name in wanted if not is_timed(name)]),
+        _means(values, [name for name in wanted if is_timed(name)]),
+        own.groupby(list(POINT), dropna=False).size().rename("seeds"),
+        values.groupby(list(POINT), dropna=False).size().rename("repeats"),
+    ]
+    means = parts[0].join(parts[1:]).reset_index()
     return means.sort_values(["family", "method", "compression_ratio"], ignore_index=True)
+
+
+def _numbers(frame: Any, column: str) -> Any:
+    try:
+        return frame[column].astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{column} is no measure: the records hold texts in it") from error
+
+
+def _means(rows: Any, columns: list[str]) -> Any:
+    """Means of columns over the rows of each point, and sample standard deviations (``_std``)."""
+    groups = rows.groupby(list(POINT), dropna=False)[columns]
+    return groups.mean(skipna=False).join(groups.std(skipna=False).add_suffix("_std"))
 
 
 def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     """Mean and sample standard deviation over seeds of a measure of the dense model.
 
-    Every record of a seed carries its dense model, so each seed counts once. The deviation is NaN
+    Every record of a seed carries its dense model, so each seed counts once; and seeds whose dense
+    models have the same numbers, as published weights do, count once together. The deviation is NaN
     for one seed, and for what the dense model has by definition, as no divergence from itself.
 
     Raises:
         ValueError: as `summarise`.
     """
     one_comparison(frame)
-    if f"dense_{column}" not in frame:
+    if f"dense_{column}" not in frame or all(frame[f"dense_{column}"].isna()):
         known = MEASURES.get(column)
         if known is not None and known.dense is not None:
             return known.dense, float("nan")
         raise ValueError(f"the records hold no {column} of the dense model")
     values: Any = frame.astype({f"dense_{column}": float})
-    seeds = values.groupby("seed")[f"dense_{column}"].mean()
+    seeds = values.groupby("seed")[f"dense_{column}"].mean()[dense_of_their_own(frame)]
     return float(seeds.mean()), float(seeds.std())
+
+
+def quality_measures(frame: pd.DataFrame) -> list[str]:
+    """The measures of quality that the records hold, of the dense model too where it has any."""
+    held = [str(name) for name in frame if not all(frame[name].isna())]
+    by_definition = {name for name, known in MEASURES.items() if known.dense is not None}
+    return [
+        name
+        for name in held
+        if (f"dense_{name}" in held or name in by_definition)
+        and name not in SIZES
+        and not is_timed(name)
+    ]
+
+
+def first_measure(frame: pd.DataFrame) -> str | None:
+    """The measure by which the task judges first; the next where no model has a value of it.
+
+    None if the records hold no measure of quality.
+    """
+    held = quality_measures(frame)
+    primary = str(frame["primary"].iloc[0])
+    return primary if primary in held else next(iter(held), None)
 
 
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
@@ -127,14 +163,12 @@ def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     In each, methods are `told_apart`. What the dense model must have in common is its recovery: a
     model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
     that was not. The name carries that recovery unless it is "none", and can begin the name of a
-    file: a ``/``, as in a model's name on the hub, is written as ``--``.
+    file; see `stems`.
     """
-    parts = []
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
-    for (task, model, recovery), part in groups:
-        words = [task, model] + ([] if recovery == "none" else [recovery])
-        parts.append(("-".join(map(str, words)).replace("/", "--"), told_apart(part)))
-    return parts
+    parts = {tuple(map(str, words)): told_apart(part) for words, part in groups}
+    names = [[*words[:2]] + ([] if words[2] == "none" else [words[2]]) for words in parts]
+    return list(zip(stems(names), parts.values(), strict=True))
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
@@ -196,64 +230,3 @@ def one_comparison(frame: pd.DataFrame) -> None:
                 f"the records mix {len(found)} values of {name!r} ({', '.join(found)}), which "
                 f"cannot be compared; select one, such as frame[frame.{name} == {found[0]!r}]"
             )
-
-
-def one_meaning(frame: pd.DataFrame) -> None:
-    """Check that the records of each method differ in their level and their seeds only.
-
-    The name of a method does not tell all its hyperparameters, nor which layers it compressed: two
-    that differ in more would be drawn as one curve.
-
-    Raises:
-        ValueError: the records of a method differ in another field; the text names it.
-    """
-    settings: Any = frame[[name for name in frame if _is_setting(str(name))]].map(_text)
-    varied = settings.loc[:, settings.nunique() > 1]
-    groups: Any = frame.groupby("method", dropna=False)
-    for method, rows in groups:
-        texts = varied.loc[rows.index]
-        alike = [name for name in texts if name.startswith(ALIKE)]
-        _refuse(method, _differing(texts[alike]), "")
-        choices = texts[[name for name in texts if name.startswith(ALTERNATIVES)]]
-        _refuse(method, _differing(choices.where(choices == NULL, "given")), "")
-        for level, at_level in rows.groupby("level", dropna=False):
-            if at_level["point"].nunique() > 1:
-                _refuse(method, _differing(texts.loc[at_level.index]), f" at level {level}")
-
-
-def _is_setting(column: str) -> bool:
-    """Whether a column of the records is a field of the config that tells points apart."""
-    part, dot, name = column.partition(".")
-    outside = {*MEASURED_PARTS} | VOLATILE
-    volatile = part in outside or (part == "config" and name in VOLATILE)
-    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEEDS, "level")
-
-
-def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN: the record lacks the field
-        return NULL
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _differing(texts: Any) -> dict[str, list[str]]:
-    """Columns with more than one value, and their values."""
-    found = {name: sorted(texts[name].unique()) for name in texts}
-    return {name: values for name, values in found.items() if len(values) > 1}
-
-
-def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
-    """Raise ValueError if there are fields in which records of a method differ."""
-    copies = {
-        prefix + name.removeprefix(own)
-        for own, prefixes in COPIES.items()
-        for name in fields
-        if name.startswith(own)
-        for prefix in prefixes
-    }
-    shown = [f"{name} ({', '.join(v)})" for name, v in fields.items() if name not in copies]
-    if shown:
-        raise ValueError(
-            f"the records of method {method!r}{where} differ in {'; '.join(shown)}, and would be "
-            "drawn as one curve. Name them apart in the sweep (method=...), sweep them into "
-            "folders of their own, or select some of the rows."
-        )

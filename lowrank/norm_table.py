@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowrank.columns import Measure, measure
+from lowrank.captions import coverage, in_unit, over_seeds, sentence, subject
+from lowrank.columns import Measure, level_text, measure
 from lowrank.curves import NORMS, dense_baseline, in_several_norms, norms_in_order, summarise
-from lowrank.tables import Table, in_unit, over_seeds, subject
+from lowrank.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def norm_table(
     names = means.index.to_frame(index=False)
     worse = [_worse(row, shown) for row in means.to_dict("records")]
     texts = _texts(parts, metric, shown, _shared(points))
-    cells = pd.concat([names.assign(level=names["level"].map("{:g}".format)), texts], axis=1)
+    cells = pd.concat([names.assign(level=names["level"].map(level_text)), texts], axis=1)
     ends = zip(sizes.min(axis=1), sizes.max(axis=1), strict=True)
     cells[small.heading] = ["–".join(dict.fromkeys(map(small.text, pair))) for pair in ends]
     cells["improves"] = [f"no: {', '.join(found)}" if found else "yes" for found in worse]
@@ -57,7 +58,7 @@ def norm_table(
         f"{subject(frame)}: {in_unit(shown)}, of the methods of each family by the norm in which "
         f"error counts; {small.words}. The last column: no entry is worse than one to its left, "
         f"of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a norm, the "
-        f"best is shown and named. {over_seeds(points)} "
+        f"best is shown and named.{sentence(coverage(frame))} {over_seeds(points)} "
         f"Dense model: {shown.text(*dense_baseline(frame, metric))}."
     )
     return Table(values, cells, bold, caption, labels=len(ROW))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCHEMA = 1
@@ -18,24 +18,58 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compressed": ("params", "bytes"),
     "ratios": ("compression_ratio", "param_ratio"),
 }
+# What becomes part of tables, figures and the names of files.
+NAMES = ("key", "task", "model", "method", "family", "recovery")
+LATER_NAMES = ("norm", "dense_recovery")
+LONGEST_NAME = 200
+DEEPEST = 50
+MAPPINGS = ("config", "dense", "compressed", "ratios", "environment", "timings")
+LATER_MAPPINGS = ("dense_before_recovery", "recovered")
+PERHAPS_NULL = ("calibration", "allocation", "protocol")
+NUMBERS = ("dense", "compressed", "ratios", "dense_before_recovery")
+# Of each latency, and of each layer.
+TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
+SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
+CONDITIONS = ("device", "dtype")
+LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")
 
 
 def check_record(record: Any) -> None:
-    """Raise ValueError unless it has the fields of a record, and nothing that JSON cannot hold."""
+    """Raise ValueError unless it has the fields of a record, each of its own kind.
+
+    Names must be printable, since they end in tables, figures, file names and on terminals;
+    measures must be numbers. What JSON cannot hold is refused anywhere.
+    """
     if not isinstance(record, Mapping):
-        raise ValueError(f"a record is a mapping of fields, not {type(record).__name__}")
-    for part, names in REQUIRED.items():
-        fields = record[part] if part else record
-        missing = [f"{part}.{name}" if part else name for name in names if name not in fields]
-        if missing:
-            raise ValueError(f"the record lacks {', '.join(missing)}")
-    if record["schema"] != SCHEMA:
+        raise ValueError(f"a record is a mapping of fields, not {_kind(record)}")
+    _check_present(record, "", REQUIRED[""])
+    if record["schema"] != SCHEMA or type(record["schema"]) is not int:
         raise ValueError(f"schema={record['schema']!r} is not the known one, {SCHEMA}")
     check_plain(record, "")
+    given = [name for name in PERHAPS_NULL if record.get(name) is not None]
+    for name in (*MAPPINGS, *filter(record.__contains__, LATER_MAPPINGS), *given):
+        _check_mapping(record[name], name)
+    for part, names in REQUIRED.items():
+        _check_present(record[part] if part else record, part, names)
+    for name in (*NAMES, *filter(record.__contains__, LATER_NAMES)):
+        _check_name(record[name], name)
+    if record.get("dense_dtype", "") != "":  # A model may have no numbers with a fraction.
+        _check_name(record["dense_dtype"], "dense_dtype")
+    _check_level(record)
+    for part in filter(record.__contains__, NUMBERS):
+        _check_numbers(record[part], part)
+    if not (record["ratios"]["compression_ratio"] or 0) > 0:
+        raise ValueError("ratios.compression_ratio must be above 0, for a model takes bytes")
+    _check_latency(record["latency"])
+    _check_layers(record["layers"])
+    if not _is_list(record["skipped"]):
+        raise ValueError(f"skipped must be a list of layers, not {_kind(record['skipped'])}")
 
 
-def check_plain(value: Any, path: str) -> None:
+def check_plain(value: Any, path: str, depth: int = 0) -> None:
     """Raise ValueError, with the path of the field, unless JSON holds `value` as it is."""
+    if depth > DEEPEST:
+        raise ValueError(f"{path[:60]}… is nested more than {DEEPEST} times")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
             f"{path} is {value}: a failed measurement is a failed run, never a number on record"
@@ -44,12 +78,123 @@ def check_plain(value: Any, path: str) -> None:
         for name, inner in value.items():
             if not isinstance(name, str):
                 raise ValueError(f"the field {name!r} in {path or 'the record'} must be a string")
-            check_plain(inner, f"{path}.{name}" if path else name)
+            check_plain(inner, f"{path}.{name}" if path else name, depth + 1)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            check_plain(inner, f"{path}[{index}]")
+            check_plain(inner, f"{path}[{index}]", depth + 1)
     elif value is not None and not isinstance(value, str | bool | int | float):
         raise ValueError(
             f"{path} is a {type(value).__name__}, which JSON cannot hold: give a number, a text, "
             "true, false, null, or lists and mappings of them"
         )
+
+
+def _check_present(fields: Any, part: str, names: Sequence[str]) -> None:
+    missing = [f"{part}.{name}" if part else name for name in names if name not in fields]
+    if missing:
+        raise ValueError(f"the record lacks {', '.join(missing)}")
+
+
+def _check_level(record: Mapping[str, Any]) -> None:
+    level, seed = record["level"], record["seed"]
+    if level is not None and not _is_number(level):
+        raise ValueError(f"level={_short(level)} must be a number, by which levels are ordered")
+    if type(seed) is not int:
+        raise ValueError(f"seed={_short(seed)} must be a whole number")
+    if not isinstance(record.get("tuned", False), bool):
+        raise ValueError(f"tuned={_short(record['tuned'])} must be true or false")
+
+
+def _check_numbers(values: Mapping[str, Any], part: str) -> None:
+    for name, value in values.items():
+        _check_name(name, f"the name of a measure in {part}")
+        if value is not None and not _is_number(value):
+            raise ValueError(f"{part}.{name}={_short(value)} must be a number or null")
+        if part == "ratios" and value is not None and value < 0:
+            raise ValueError(f"{part}.{name}={_short(value)} must be a number from 0")
+
+
+def _check_latency(entries: Any) -> None:
+    _check_list(entries, "latency")
+    sizes = []
+    for index, entry in enumerate(entries):
+        place = f"latency[{index}]"
+        _check_mapping(entry, place)
+        _check_present(entry, place, ("batch_size", *TIMES[:2], *SPEEDUPS[:1], "threads"))
+        size = entry["batch_size"]
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{place}.batch_size={_short(size)} must be a whole number from 1")
+        sizes.append(size)
+        for name in filter(entry.__contains__, (*TIMES, *SPEEDUPS)):
+            value, may_lack = entry[name], name in SPEEDUPS
+            if not (may_lack and value is None) and not (_is_number(value) and value >= 0):
+                raise ValueError(f"{place}.{name}={_short(value)} must be a number from 0")
+        for name in CONDITIONS:
+            _check_name(entry.get(name), f"{place}.{name}")
+        nested = [name for name, value in entry.items() if isinstance(value, Mapping | list)]
+        if nested:
+            raise ValueError(f"{place}.{_short(nested[0])} must be one value")
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"latency has a batch size more than once: {sizes}")
+
+
+def _check_layers(layers: Any) -> None:
+    _check_list(layers, "layers")
+    if not layers:
+        raise ValueError("layers is empty: a record is of a model with a compressed layer")
+    for index, layer in enumerate(layers):
+        place = f"layers[{index}]"
+        _check_mapping(layer, place)
+        _check_present(layer, place, ("name", "shape", "tied_to", *LAYER_NUMBERS))
+        _check_name(layer["name"], f"{place}.name")
+        shape = layer["shape"]
+        if not _is_list(shape) or len(shape) != 2 or any(type(side) is not int for side in shape):
+            raise ValueError(f"{place}.shape={_short(shape)} must be two whole numbers")
+        if not _is_list(layer["tied_to"]) or any(type(n) is not str for n in layer["tied_to"]):
+            raise ValueError(f"{place}.tied_to={_short(layer['tied_to'])} must be a list of names")
+        if "norm" in layer:
+            _check_name(layer["norm"], f"{place}.norm")
+        numbers = (*LAYER_NUMBERS, *filter(layer.__contains__, ("norm_error",)))
+        for name in numbers:
+            if not _is_number(layer[name]) or layer[name] < 0:
+                raise ValueError(f"{place}.{name}={_short(layer[name])} must be a number from 0")
+        if not layer["dense_bytes"]:
+            raise ValueError(f"{place}.dense_bytes=0: a layer without bytes is none")
+
+
+def _check_mapping(value: Any, name: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a mapping of fields, not {_kind(value)}")
+
+
+def _check_list(value: Any, name: str) -> None:
+    if not _is_list(value):
+        raise ValueError(f"{name} must be a list, not {_kind(value)}")
+
+
+def _check_name(value: Any, what: str) -> None:
+    """A name is a line of text that a terminal shows as it is."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
+        raise ValueError(
+            f"{what}={_short(value)} must be a printable text of 1 to {LONGEST_NAME} letters"
+        )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one that a float can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

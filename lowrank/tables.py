@@ -1,14 +1,14 @@
-"""Tables of the results, as CSV with all digits and as Markdown and LaTeX for people."""
+"""Tables of the results: the best of each method at each size, and every point."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.columns import NONE, Measure, measure
+from lowrank.captions import counted, coverage, in_unit, over_seeds, sentence, subject
+from lowrank.columns import NONE, Measure, level_text, measure
 from lowrank.curves import dense_baseline, norms_in_order, summarise
+from lowrank.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,76 +18,16 @@ if TYPE_CHECKING:
 STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
 UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
-# What a caption says of a recovery that the dense model did not have, by whether it tunes.
-OWN = {
-    False: "corrected on calibration data, the dense model left as it is",
-    True: "tuned on calibration data toward the dense model, which is left as it is",
-}
-
+RUNS_DENSE = "every compressed layer runs as dense"
+BITS, SPEEDUP = "layers_bits_per_weight", "speedup_b1"
 # The columns of the long table, of those that were measured.
 LONG = (
-    *("compression_ratio", "param_ratio", "theoretical_speedup", "speedup_b1"),
+    *("compression_ratio", "layers_bits_per_weight", "coverage"),
+    *("param_ratio", "theoretical_speedup", "speedup_b1"),
     *("trainable_params", "trainable_bytes"),
     *("perplexity", "word_perplexity", "bits_per_byte", "top1", "macro_f1"),
     *("cosine", "flipped", "kl"),
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with the caption that it needs to be understood.
-
-    Attributes:
-        values: the numbers, for CSV; deviations in columns of their own, after ``_std``.
-        cells: the same as text, mean ± standard deviation; a dash where there is no value.
-        best: of the shape of `cells`, true for those to set in bold.
-        caption: what is shown, of which scope and over how many seeds.
-        labels: how many columns of `cells`, from the left, are names and not numbers.
-    """
-
-    values: pd.DataFrame
-    cells: pd.DataFrame
-    best: pd.DataFrame
-    caption: str
-    labels: int = 1
-
-    def to_csv(self) -> str:
-        """Comma-separated, all digits, an empty field for no value."""
-        return self.values.to_csv(index=False)
-
-    def to_markdown(self) -> str:
-        """A pipe table under its caption."""
-        bold = self.cells.where(~self.best, "**" + self.cells + "**")
-        # Text stays as it is: 8.0 must not become 8.
-        return f"{self.caption}\n\n{bold.to_markdown(index=False, disable_numparse=True)}\n"
-
-    def to_latex(self) -> str:
-        """A table environment in the style of booktabs (``\\usepackage{booktabs}``)."""
-        bold = self.best.map(lambda best: "textbf:--rwrap;" if best else "")
-        cells = self.cells.map(_latex).rename(columns=_latex)
-        bold.columns = cells.columns
-        return (
-            cells.style.hide(axis="index")
-            .apply(lambda _: bold, axis=None)
-            .to_latex(
-                hrules=True,
-                caption=_latex(self.caption),
-                column_format="l" * self.labels + "r" * (cells.shape[1] - self.labels),
-                position_float="centering",
-            )
-        )
-
-    def save(self, path: str | Path) -> list[Path]:
-        """Write ``path.csv``, ``path.md`` and ``path.tex``."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
-        written = []
-        for suffix, text in texts.items():
-            target = path.with_name(path.name + suffix)
-            target.write_text(text, encoding="utf-8")
-            written.append(target)
-        return written
 
 
 def summary_table(
@@ -101,7 +41,8 @@ def summary_table(
     An entry is a measured point: of the method's levels whose mean `size` is at least that of the
     column (at most, where less is better, as of bits per weight), the one with the best mean of
     `metric`. Nothing is interpolated; a dash says that the method was not measured at such a size.
-    The best of a column is bold.
+    The best of a column is bold. Beside a ratio, which depends on the dtype that the dense model
+    has, stand the bits per weight that the entry takes in its compressed layers.
 
     Args:
         frame: rows of `lowrank.results.load`, of one task, model and recovery.
@@ -115,7 +56,9 @@ def summary_table(
     """
     import pandas as pd
 
-    points, dense = summarise(frame, [metric, size]), dense_baseline(frame, metric)
+    beside = [BITS] if size != BITS and _measured(frame, BITS) else []
+    points = summarise(frame, [metric, size, *beside])
+    dense = dense_baseline(frame, metric)
     shown, small = measure(frame, metric), measure(frame, size)
     steps = _reached(points[size], size, small, steps)
     in_csv, unit = UNITS[small.scale]
@@ -125,9 +68,11 @@ def summary_table(
         value, cell = {"family": family, "method": method}, {"method": method}
         for step in steps:
             reaching = levels[small.sign * levels[size] >= small.sign * step]
-            mean, spread = _best(reaching, metric, shown)
+            mean, spread, *bits = _best(reaching, shown, [metric, f"{metric}_std", *beside])
             value |= {f"{step:g}{in_csv}": mean, f"{step:g}{in_csv}_std": spread}
-            cell[f"{step:g}{unit}"] = shown.text(mean, spread)
+            value |= {f"{step:g}{in_csv}_bits": own for own in bits}
+            added = [f" ({own:.3g} bits)" for own in bits if own == own]
+            cell[f"{step:g}{unit}"] = shown.text(mean, spread) + "".join(added)
         values.append(value)
         cells.append(cell)
     values, cells = pd.DataFrame(values), pd.DataFrame(cells)
@@ -135,10 +80,12 @@ def summary_table(
     for step in steps:
         column = shown.sign * values[f"{step:g}{in_csv}"]
         best[f"{step:g}{unit}"] = column == column.max()
+    in_brackets = " In brackets: the bits per weight of its compressed layers." if beside else ""
     caption = (
         f"{subject(frame)}: {in_unit(shown)}. Each entry is the best measured level of the method "
         f"whose {small.words} is at {'least' if small.higher_is_better else 'most'} that of the "
-        f"column; {NONE} where none is. {over_seeds(points)} Dense model: {shown.text(*dense)}."
+        f"column; {NONE} where none is.{in_brackets}{sentence(coverage(frame))} "
+        f"{over_seeds(points)} Dense model: {shown.text(*dense)}."
     )
     return Table(values, cells, best, caption)
 
@@ -155,10 +102,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     """
     import pandas as pd
 
-    names = dict.fromkeys((size, *LONG))
-    columns = [name for name in names if name in frame and not all(frame[name].isna())]
-    if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
-        columns = [name for name in columns if not name.startswith("trainable")]
+    columns = _columns(frame, size)
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}
     # In one norm only, its name says nothing.
@@ -167,7 +111,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
         {
             "method": points["method"],
             **{name: points[name] for name in norms},
-            "level": [f"{level:g}" for level in points["level"]],
+            "level": [level_text(level) for level in points["level"]],
             **{
                 shown.heading: [
                     shown.text(mean, spread)
@@ -175,23 +119,34 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
                 ]
                 for column, shown in measures.items()
             },
-            "seeds": points["seeds"].astype(str),
+            "seeds": [counted(*both) for both in points[["seeds", "repeats"]].to_numpy()],
         }
     )
     spreads = [name for column in columns for name in (column, f"{column}_std")]
-    values = points[["family", "method", *norms, "level", *spreads, "seeds"]]
+    values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    one = "token" if "perplexity" in frame else "example"
+    one = "token" if _measured(frame, "perplexity") else "example"
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
         "model; flipped: predictions that differ from the dense model's; KL: of the compressed "
-        f"model's outputs from the dense model's, per {one}. {over_seeds(points)}"
+        f"model's outputs from the dense model's, per {one}.{sentence(coverage(frame))} "
+        f"{over_seeds(points)}"
     )
-    if size not in LONG:
+    if size != LONG[0]:
         caption += f" First: {measures[size].words}."
-    if "speedup_b1" in columns:
-        caption += f" Speedup: {measures['speedup_b1'].words}."
+    if SPEEDUP in columns:
+        caption += f" Speedup: {measures[SPEEDUP].words}; {NONE} where {RUNS_DENSE}."
     return Table(values, cells, best, caption, labels=2 + len(norms))
+
+
+def _columns(frame: Any, size: str) -> list[str]:
+    """The columns of the long table: `size`, and what was measured and differs."""
+    names = [name for name in LONG if _measured(frame, name)]
+    if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
+        names = [name for name in names if not name.startswith("trainable")]
+    if "coverage" in names and len(frame["coverage"].unique()) == 1:
+        names.remove("coverage")  # The caption says it of all.
+    return list(dict.fromkeys((size, *names)))
 
 
 def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | None) -> list[float]:
@@ -205,48 +160,19 @@ def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | Non
             "compression_ratio, or layers_bits_per_weight"
         )
     steps = STEPS[small.scale] if steps is None else steps
-    most = float((small.sign * sizes).to_numpy().max())
+    most = float((small.sign * sizes).max())
     return [step for step in steps if step == steps[0] or small.sign * step <= most]
 
 
-def _best(levels: Any, metric: str, shown: Measure) -> tuple[float, float]:
-    quality = (shown.sign * levels[metric]).dropna()
+def _best(levels: Any, shown: Measure, columns: Sequence[str]) -> list[float]:
+    """What the level has in `columns` that is the best in the first of them."""
+    quality = (shown.sign * levels[columns[0]]).dropna()
     if quality.empty:
-        return float("nan"), float("nan")
-    row = levels.loc[quality.idxmax()]
-    return float(row[metric]), float(row[f"{metric}_std"])
+        return [float("nan")] * len(columns)
+    return [float(levels.at[quality.idxmax(), column]) for column in columns]
 
 
-def subject(frame: Any) -> str:
-    """The task, model and recovery of a comparison, for a caption."""
-    first = frame.iloc[0]
-    both = first["dense_recovery"]
-    recovery = "without recovery" if both == "none" else f"after {both}"
-    pairs: Any = frame[["recovery", "tuned"]].drop_duplicates()
-    own = pairs[pairs["recovery"] != both].sort_values("recovery")
-    named = [f"“+ {name}”: {OWN[bool(tuned)]}" for name, tuned in own.to_numpy().tolist()]
-    recovery += f" ({'; '.join(named)})" if named else ""
-    return f"{first['task']}, {first['model']}, {recovery}"
-
-
-def in_unit(shown: Measure) -> str:
-    """What a table shows, for a caption."""
-    return f"{shown.words}{' in %' if shown.scale == 'percent' else ''}"
-
-
-def over_seeds(points: Any) -> str:
-    """What the entries are means of, for a caption."""
-    fewest, most = points["seeds"].min(), points["seeds"].max()
-    if most == 1:
-        return "One seed, so no spread."
-    count = f"{most}" if fewest == most else f"{fewest} to {most}"
-    return f"Mean ± sample standard deviation over {count} seeds."
-
-
-def _latex(text: str) -> str:
-    """Plain text with what LaTeX would take for its own made harmless."""
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    signs |= {"“": "``", "”": "''"}
-    signs |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$"}
-    return "".join(signs.get(sign, sign) for sign in text)
+def _measured(frame: pd.DataFrame, column: str) -> bool:
+    """Whether there is something to say of a column: a speedup may be that there is none."""
+    timed = column == SPEEDUP and "latency_b1_s" in frame and not all(frame["latency_b1_s"].isna())
+    return column in frame and (timed or not all(frame[column].isna()))

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from lowrank.columns import MEASURES, Measure, measure
+from lowrank.columns import MEASURES, Measure, level_text, measure
 
 LOWER = {
     *("layers_bits_per_weight", "trainable_params", "trainable_bytes", "perplexity"),
@@ -54,3 +54,19 @@ def test_a_measure_that_is_not_known_says_how_it_is_taken():
     assert measure(frame, "glue") == Measure("glue (more is taken as better)", "glue")
     with pytest.raises(ValueError, match="hold no column 'blue' to draw"):
         measure(frame, "blue")
+
+
+def test_conditions_of_a_speedup_are_read_as_they_were_written():
+    # Beside a record that was not timed, whole numbers come as fractions.
+    timed = {"latency_b1_device": "cpu", "latency_b1_dtype": "float32", "speedup_b1": 1.0}
+    frame = pd.DataFrame([timed | {"latency_b1_threads": 1}, {"speedup_b1": None}])
+    assert "batch 1, cpu, 1 thread, float32" in measure(frame, "speedup_b1").words
+    mixed = pd.DataFrame([timed | {"latency_b1_threads": n} for n in (1, 4)])
+    assert "batch 1, cpu, 1/4 threads, float32" in measure(mixed, "speedup_b1").words
+
+
+@pytest.mark.parametrize(
+    ("level", "text"), [(8.0, "8"), (0.55, "0.55"), (None, "–"), (math.nan, "–")]
+)
+def test_a_method_without_levels_has_a_dash(level, text):
+    assert level_text(level) == text

@@ -17,6 +17,7 @@ from lowrank.curves import (
     in_several_norms,
     norms_in_order,
     pareto_front,
+    quality_measures,
     summarise,
     told_apart,
 )
@@ -172,6 +173,27 @@ def test_comparisons_are_named_and_complete(frame):
     assert named[0] == "digits-me--tiny"  # As files, not as folders.
 
 
+def test_the_measures_of_quality_are_those_that_the_dense_model_has_too(frame, tmp_path):
+    found = ["top1", "top5", "macro_recall", "macro_f1", "loss", "flipped", "kl"]
+    assert quality_measures(frame) == found
+    both = pd.concat([frame, results.load(records.write_texts(tmp_path, 1, ("rtn",)))])
+    parts = {name: quality_measures(part) for name, part in comparisons(both)}
+    assert parts["digits-mlp"] == found
+    assert parts["stories-llama"] == [
+        "loss",
+        "kl",
+        "perplexity",
+        "word_perplexity",
+        "bits_per_byte",
+    ]
+
+
+def test_comparisons_whose_names_would_be_alike_are_told_apart(frame):
+    others = [frame.assign(task="a-b", model="c"), frame.assign(task="a", model="b-c")]
+    names = [name for name, _ in comparisons(pd.concat([frame, *others]))]
+    assert len(set(names)) == 3 and "digits-mlp" in names
+
+
 def with_recovery(made_up, name, both, tuned):
     config = made_up["config"] | {"recovery": {"_target_": name}}
     fields = {"recovery": name, "dense_recovery": name if both else "none", "tuned": tuned}
@@ -282,3 +304,15 @@ def test_families_in_several_norms_are_kept_whole(tmp_path):
     assert settings and set(in_several_norms(frame)["method"]) == {"rtn", "gptq"}
     with pytest.raises(ValueError, match=r"more than one norm \(found: identity\)"):
         in_several_norms(frame[frame["norm"] == "identity"])
+
+
+def test_of_many_fields_that_differ_some_are_named(tmp_path):
+    made_up = [
+        records.record("svd", 1, decomposer={f"field{i}": f"{part}{'x' * 500}" for i in range(50)})
+        for part in range(9)
+    ]
+    with pytest.raises(
+        ValueError, match=r"field0 \(0xxx.*… 5 more\).*; … 46 more, and would"
+    ) as error:
+        summarise(loaded(tmp_path, made_up), ["top1"])
+    assert len(str(error.value)) < 2000

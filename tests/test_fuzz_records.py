@@ -3,15 +3,12 @@
 import random
 
 import hostile
-import pytest
 import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fuzz_load import refused
 
 from lowrank import results
-
-pytest.importorskip("lowrank.record_rows")  # Until records are checked field by field.
 
 
 @settings(max_examples=200)

@@ -9,6 +9,8 @@ import records
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lowrank import results
+
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "explore_results.ipynb"
 
 # jupyter_client leaves closing its sockets to the garbage collector.
@@ -30,14 +32,41 @@ def test_it_is_committed_without_outputs():
     assert not any(cell.outputs or cell.execution_count for cell in code)
 
 
+def shown(executed):
+    """The kinds of what the cells show, and what they print."""
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    printed = "".join(output.get("text", "") for output in outputs)
+    return [kind for output in outputs for kind in output.get("data", {})], printed
+
+
 def test_it_runs_on_records_and_shows_its_figures(tmp_path):
     methods = ("svd", "magnitude", "random", "uniform")
-    executed = execute(records.write(tmp_path / "runs", seeds=2, methods=methods))
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    shown = [kind for output in outputs for kind in output.get("data", {})]
-    assert shown.count("image/svg+xml") == 6
-    assert shown.count("text/markdown") == 1
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+    kinds, _ = shown(execute(records.write(tmp_path / "runs", seeds=2, methods=methods)))
+    assert kinds.count("image/svg+xml") == 7
+    assert kinds.count("text/markdown") == 1
+
+
+def test_it_runs_on_a_language_model_in_several_norms_that_was_not_timed(tmp_path):
+    for step in range(3):
+        for norm in ("identity", "full"):
+            made_up = records.text_record("gptq", step)
+            made_up["ratios"]["coverage"] = 0.2
+            config = made_up["config"] | {"norm": {"moment": norm}}
+            made_up |= {"config": config, "key": results.key(config), "norm": norm}
+            results.save(made_up, tmp_path / "runs")
+    kinds, printed = shown(execute(tmp_path / "runs"))
+    assert kinds.count("image/svg+xml") == 5 and kinds.count("text/markdown") == 1
+    assert "perplexity" in printed and "no speedup was measured" in printed
+
+
+def test_it_runs_on_one_point_that_runs_as_dense(tmp_path):
+    made_up = records.record("uniform", 1)
+    for latency in made_up["latency"]:
+        latency |= {"speedup": None, "speedup_low": None, "speedup_high": None}
+    results.save(made_up, tmp_path / "runs")
+    kinds, printed = shown(execute(tmp_path / "runs"))
+    assert kinds.count("image/svg+xml") == 5 and "no speedup was measured" in printed
 
 
 def test_without_records_it_says_how_to_make_them(tmp_path):

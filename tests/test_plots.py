@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from lowrank import plots, results
-from lowrank.curves import dense_baseline, summarise
+from lowrank.curves import dense_baseline, pareto_front, summarise
 from lowrank.plots.quality import MOST_LINES
 from lowrank.plots.spectra import best_errors, singular_values
 
@@ -154,6 +154,46 @@ def test_a_measured_speedup_says_on_what_and_shows_its_spread(few):
     assert bars[0].get_segments()[0][:, 0] == pytest.approx(ends)
 
 
+def test_what_has_no_speedup_is_on_no_front_of_it_and_is_named(few):
+    runs_dense = few["method"].isin(["uniform", "random"])
+    part = few.assign(speedup_b1=few["speedup_b1"].mask(runs_dense))
+    figure = plots.quality_curve(part, "speedup_b1")
+    assert sorted(lines(figure.axes[0])) == ["magnitude", "svd"]
+    note = " ".join(figure.legends[0].get_title().get_text().split())
+    assert note.endswith("without a speedup, batch 1: random, uniform")
+    ringed = by_gid(figure.axes[0], "front").get_offsets()
+    alone = plots.quality_curve(few[~runs_dense], "speedup_b1")
+    assert np.allclose(ringed, by_gid(alone.axes[0], "front").get_offsets())
+    points = summarise(part, ["speedup_b1", "top1"])
+    front = pareto_front(points["speedup_b1"], points["top1"])
+    assert not points[front]["method"].isin(["uniform", "random"]).any()
+    with pytest.raises(ValueError, match="no record has both speedup_b1 and top1"):
+        plots.quality_curve(few[runs_dense].assign(speedup_b1=math.nan), "speedup_b1")
+
+
+def test_a_family_without_a_point_has_no_panel(frame):
+    part = frame.assign(speedup_b1=frame["speedup_b1"].mask(frame["family"] == "quantized"))
+    figure = plots.quality_curve(part, "speedup_b1")
+    panels = {axes.get_legend().get_title().get_text() for axes in figure.axes}
+    assert panels == set(frame["family"]) - {"quantized"}
+
+
+def test_figures_say_of_which_task_and_model_they_are(few, layers):
+    assert plots.quality_curve(few).get_suptitle() == "digits, mlp, without recovery"
+    tuned = few.assign(recovery="finetune", dense_recovery="finetune")
+    assert plots.quality_curve(tuned).get_suptitle() == "digits, mlp, after finetune"
+    assert (
+        plots.layer_figure(layers, at=8).get_suptitle() == "digits, mlp, without recovery: layers"
+    )
+    assert plots.spectra({"w": torch.eye(2)}, "digits, mlp").get_suptitle() == "digits, mlp"
+
+
+def test_a_value_without_a_place_on_a_logarithmic_axis_is_refused(few):
+    part = few.assign(perplexity=few["top1"] - 0.5, dense_perplexity=4.0)
+    with pytest.raises(ValueError, match="perplexity of .* has no place on a logarithmic axis"):
+        plots.quality_curve(part, y="perplexity")
+
+
 def test_many_methods_get_a_panel_per_family(frame):
     figure = plots.quality_curve(frame)
     families = {family: set(own["method"]) for family, own in frame.groupby("family")}
@@ -221,6 +261,37 @@ def test_the_layer_maps_show_error_and_share_of_bytes(layers):
     mean = own.groupby("position")[["relative_error", "bytes", "dense_bytes"]].mean()
     assert error[row] == pytest.approx(mean["relative_error"])
     assert share[row] == pytest.approx(100 * mean["bytes"] / mean["dense_bytes"])
+
+
+def error_title(figure):
+    bars = [axes for axes in figure.axes if "error" in axes.get_xlabel()]
+    return " ".join(bars[0].get_xlabel().split())
+
+
+def test_the_error_is_that_in_the_norm_that_was_asked_for(tmp_path):
+    records.write_texts(tmp_path, 1, ("gptq", "wanda"))
+    layers = results.load_layers(tmp_path)
+    figure = plots.layer_figure(layers)
+    names, error, _ = maps(figure)
+    assert error_title(figure) == "relative error ‖W − Ŵ‖ / ‖W‖ in the norm of its row"
+    assert {name.split(", ")[1].split(" ")[0] for name in names} == {"full", "diagonal"}
+    for row, name in zip(error, names, strict=True):
+        own = layers[(layers["method"] == name.split()[0])]
+        own = own[own["level"] == float(name.split()[1].rstrip(","))].sort_values("position")
+        # In the made-up records it is half of that in the identity norm.
+        assert row == pytest.approx(own["relative_error"].to_numpy() / 2)
+    full = plots.layer_figure(layers[layers["method"] == "gptq"])
+    assert error_title(full) == "relative error ‖W − Ŵ‖ / ‖W‖ in the full norm"
+    assert not [name for name in maps(full)[0] if "full" in name]
+    records.write_texts(tmp_path / "rtn", 1, ("rtn",))
+    plain = plots.layer_figure(results.load_layers(tmp_path / "rtn"))
+    assert error_title(plain) == "relative error ‖W − Ŵ‖ / ‖W‖"
+
+
+def test_levels_that_read_alike_are_rows_of_their_own(layers):
+    own = layers[(layers["method"] == "svd") & layers["level"].isin([8, 16])]
+    names, error, _ = maps(plots.layer_figure(own.assign(level=math.nan, compression_ratio=4.0)))
+    assert names == ["svd (4×)", "svd (4×)"] and not np.allclose(error[0], error[1])
 
 
 def test_each_method_shows_its_weakest_level_that_reaches_the_ratio(layers):
@@ -291,3 +362,10 @@ def test_percent_ticks_of_a_narrow_axis_have_no_needless_zeros(few):
     assert texts == ["98.4%", "98.35%", "98%", "100%"]
     labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert "dense model (97.4%)" in labels
+
+
+def test_intervals_of_speedups_lie_within_the_axes(few):
+    part = few.assign(speedup_b1_low=few["speedup_b1"] / 30, speedup_b1_high=few["speedup_b1"] * 9)
+    low, high = plots.quality_curve(part, "speedup_b1").axes[0].get_xlim()
+    ends = part.groupby(["method", "level"])[["speedup_b1_low", "speedup_b1_high"]].mean()
+    assert low < ends["speedup_b1_low"].min() and ends["speedup_b1_high"].max() < high

@@ -33,6 +33,32 @@ def test_it_says_which_point_it_is_and_what_came_out(changes, point, capsys):
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.parametrize(
+    "ratios, size",
+    [
+        ({"layers_bits_per_weight": 4.321}, "7.12x, 4.32 bits"),
+        (
+            {"layers_bits_per_weight": 4.321, "coverage": 0.2},
+            "7.12x, 4.32 bits, 20 % of weights comp",
+        ),
+        ({"coverage": 0.9949}, "7.12x, 99.5 % of weights compressed"),
+        ({"coverage": 0.9951}, "7.12x  0.5 s"),
+        ({"coverage": 1.0}, "7.12x  0.5 s"),
+    ],
+)
+def test_a_ratio_comes_with_bits_and_with_what_was_compressed(ratios, size, capsys):
+    with counting(total=1, done=0) as progress:
+        progress.finished(RECORD | {"ratios": RECORD["ratios"] | ratios})
+    assert f"  {size}" in capsys.readouterr().out
+
+
+def test_a_task_of_another_kind_shows_what_it_measures_first(capsys):
+    measures = {"dense": {"mse": 1.0, "mae": 2.0}, "compressed": {"mse": 3.0, "mae": 4.0}}
+    with counting(total=1, done=0) as progress:
+        progress.finished(RECORD | measures)
+    assert "  mse 3.000 (dense 1.000)  " in capsys.readouterr().out
+
+
 def test_a_failure_says_why_and_goes_to_stderr(capsys):
     with counting(total=2, done=0) as progress:
         progress.failed("decomposer.rank=99", "too large")

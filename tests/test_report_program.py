@@ -3,31 +3,34 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import records
 from hydra import compose, initialize
+from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from experiments.known_tasks import known_tasks
 from experiments.report import report
 from lowrank import plots, results
 
 ROOT = Path(__file__).parent.parent
-DIGITS = {
-    "_target_": "made_up_task.MadeUp",
-    "seed": 0,
-}
+OWN = {"_target_": "made_up_task.MadeUp", "widths": [4, 3], "seed": 0}
 TASK = """
 from torch import nn
 
 class MadeUp:
-    def __init__(self, seed):
-        pass
+    def __init__(self, widths, seed, device):
+        assert device == "cpu"
+        self.widths = widths
 
     def model(self):
-        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(*self.widths))
 """
 
 
@@ -38,23 +41,23 @@ def run(monkeypatch):
 
     def run(*overrides):
         with initialize(version_base=None, config_path="../conf/report"):
-            report(compose("report", list(overrides)))
+            config = compose("report", list(overrides), return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            with open_dict(config):
+                del config["hydra"]
+            report(config)
 
     return run
 
 
-def test_it_writes_every_figure_and_table_and_prints_the_summary(
-    tmp_path, run, capsys, monkeypatch
-):
-    (tmp_path / "made_up_task.py").write_text(TASK)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_it_writes_every_figure_and_table_and_prints_the_summary(tmp_path, run, capsys):
     for method in ("svd", "uniform"):
         for step in range(3):
-            results.save(records.record(method, step, 0, task=DIGITS), tmp_path / "runs")
+            results.save(records.record(method, step, 0), tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     figures = ("compression", "compression-close-up", "theoretical-speedup", "speedup-b1")
-    figures += ("speedup-b64", "layers", "spectra")
+    figures += ("speedup-b64", "layers")
     expected = {f"digits-mlp-{name}.{end}" for name in figures for end in ("png", "svg")}
     tables = {
         f"digits-mlp-{name}.{end}" for name in ("summary", "points") for end in ("csv", "md", "tex")
@@ -82,7 +85,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
     printed = capsys.readouterr().out
     assert "digits-mlp: no figure against theoretical_speedup" in printed
     assert "no figure of the layers: no method makes the whole model 9× smaller" in printed
-    assert "no figure of the spectra: InstantiationException" in printed
+    assert "spectra" not in printed
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,9 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
         (["experiment=never-run"], "report: there is no folder results/runs/never-run"),
         (["runs={tmp}", "out={tmp}/out"], "report: there is no record"),
         (["metrc=top1"], "Could not override 'metrc'"),
+        (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
+        (["layers_at=many"], "report: layers_at='many' must be a number above 0"),
+        (["metric=[top1"], "no viable alternative at input '[top1'"),
     ],
 )
 def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overrides, message):
@@ -100,7 +106,7 @@ def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overri
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     made = set(os.listdir(ROOT)) - before
     assert done.returncode == 1
-    assert done.stderr.startswith(message) and "Traceback" not in done.stderr
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists() and not made & {"outputs", "multirun", "results"}
 
 
@@ -146,3 +152,239 @@ def test_one_method_in_several_norms_is_told_apart_in_every_figure_and_table(
     assert "svd (identity)" in (printed := capsys.readouterr().out) and "svd (full)" in printed
     rows = [label.get_text() for label in drawn[0].axes[2].get_yticklabels()]
     assert [row.split(") ")[0] for row in rows] == ["svd (full", "svd (identity"]
+
+
+def test_every_option_is_explained():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    fields = OmegaConf.load(ROOT / "conf" / "report" / "report.yaml")
+    explained = [line.split("=")[0].strip() for line in done.stdout.splitlines() if "=" in line]
+    assert {str(name) for name in fields} - {"defaults", "hydra"} <= set(explained)
+
+
+def test_each_task_of_a_folder_is_shown_in_its_own_measure_and_size(tmp_path, run, capsys):
+    records.write(tmp_path / "runs", 1, ("svd", "uniform"))
+    for step in range(3):
+        made_up = records.text_record("gptq", step)
+        made_up["ratios"]["coverage"] = 0.87
+        results.save(made_up, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"digits-mlp-compression.png", "stories-llama-bits-per-weight.png"} <= written
+    printed = capsys.readouterr().out
+    assert "digits, mlp, without recovery: top-1 accuracy" in printed
+    assert "stories, llama, without recovery: perplexity" in printed
+    assert "87 % of the model's parameters lie in compressed weights" in printed
+    # What only one of them has is shown for that one.
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'other'}", "metric=perplexity")
+    assert "digits-mlp: left out, for its records hold no perplexity" in capsys.readouterr().out
+    assert not [path for path in (tmp_path / "other").iterdir() if "digits" in path.name]
+
+
+def test_without_a_speedup_there_is_a_dash_and_a_reason(tmp_path, run, capsys):
+    for method in ("svd", "uniform"):
+        made_up = records.record(method, 1)
+        for latency in made_up["latency"] if method == "uniform" else made_up["latency"][1:]:
+            latency |= {"speedup": None, "speedup_low": None, "speedup_high": None}
+        results.save(made_up, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    printed = capsys.readouterr().out
+    assert "no figure against speedup_b64, for every compressed layer runs as a dense" in printed
+    lines = (tmp_path / "out" / "digits-mlp-points.md").read_text().splitlines()
+    (header,) = [line.split("|") for line in lines if "speedup, batch 1" in line]
+    place = [cell.strip() for cell in header].index("speedup, batch 1")
+    cells = {
+        row.split("|")[1].strip(): row.split("|")[place].strip() for row in lines if "|" in row
+    }
+    assert cells["uniform"] == "–" and float(cells["svd"]) > 0
+    assert (tmp_path / "out" / "digits-mlp-speedup-b1.png").exists()
+
+
+@pytest.fixture
+def own_task(tmp_path, monkeypatch):
+    """A task in a package of the user's own, and the folder of its YAML."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "made_up_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path / "package")
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "own.yaml").write_text(OmegaConf.to_yaml(OWN))
+    return f"hydra.searchpath=['file://{tmp_path / 'conf'}']"
+
+
+def test_spectra_are_of_tasks_that_the_users_own_yaml_says(tmp_path, run, capsys, own_task):
+    theirs = OWN | {"widths": [16, 3], "device": "cuda:1"}
+    results.save(records.record("svd", 1, task=theirs), tmp_path / "runs")
+    folders = f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true"
+    run(*folders)
+    assert "no figure of the spectra: a record's task is made anew only" in capsys.readouterr().out
+    run(*folders, own_task)
+    assert (tmp_path / "out" / "digits-mlp-spectra.png").exists()
+    assert "no figure of the spectra" not in capsys.readouterr().out
+
+
+def digits():
+    """The config of the task of the digits, as a sweep puts it on record."""
+    return dict(known_tasks())["digits"]
+
+
+def test_spectra_of_the_digits(tmp_path, run, capsys, monkeypatch):
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
+    config = digits()
+    config["weights"]["recipe"]["epochs"] = 1
+    results.save(records.record("svd", 1, task=config | {"device": "cuda"}), tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true")
+    assert (tmp_path / "out" / "digits-mlp-spectra.svg").exists(), capsys.readouterr().out
+
+
+TOUCH = "arguments", {"command": "touch {mark}"}
+# Each is a change of a record that is whole: what is where.
+HOSTILE = {
+    "a builder that is a command": {"builder": "os:system", TOUCH[0]: TOUCH[1]},
+    "a task that is a command": {"_target_": "os.system", "command": "touch {mark}"},
+    "weights that are a command": {"weights": {"_target_": "os.system", "command": "touch {mark}"}},
+    "a source that is a command": {"source": {"_target_": "os.system", "command": "touch {mark}"}},
+    "a command in a list": {"mean": [{"_target_": "os.system", "command": "touch {mark}"}]},
+    "a partial call": {"_partial_": True},
+    "arguments by place": {"_args_": ["touch {mark}"]},
+    "a model from a folder": {"_target_": "lowrank.tasks.CausalLM", "pretrained": "{folder}"},
+    "weights from an address": {"weights": {"url": "file://{mark}"}},
+    "a dataset that is a script": {"source": {"dataset": "{folder}/script.py"}},
+    "a text in place of a number": {"validation_size": "${{oc.env:HOME}}"},
+    "an interpolation": {"name": "${{oc.env:HOME}}"},
+    "training without end": {"weights": {"recipe": {"epochs": 10**9}}},
+    "layers that fill the memory": {"arguments": {"widths": [64, 10**8, 10]}},
+    "a switch": {"calibration_seed": True},
+    "no task": None,
+}
+
+
+def changed(config, changes):
+    """A config with some of its fields replaced, those of mappings one by one."""
+    for name, value in changes.items():
+        mapping = isinstance(value, dict) and "_target_" not in value
+        config[name] = changed(dict(config.get(name) or {}), value) if mapping else value
+    return config
+
+
+def filled(value, **names):
+    """The same with names in its texts replaced."""
+    if isinstance(value, dict):
+        return {name: filled(inner, **names) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, **names) for inner in value]
+    return value.format(**names) if isinstance(value, str) else value
+
+
+def short(**config):
+    """A record of which few figures can be drawn."""
+    made_up = records.record("svd", 1, **config) | {"latency": []}
+    made_up["ratios"]["theoretical_speedup"] = None
+    return made_up
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Files of figures are written, and not drawn."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: Path(file).write_text("drawn"))
+
+
+def everything(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_record_cannot_have_anything_run(tmp_path, run, quick, capsys, name):
+    (tmp_path / "model").mkdir()
+    changes = filled(HOSTILE[name], mark=tmp_path / "mark", folder=tmp_path / "model")
+    task = changes and changed(digits(), changes)
+    results.save(short(task=task), tmp_path / "runs")
+    before = everything(tmp_path)
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true", "close_up=null")
+    after = everything(tmp_path)
+    new = {path for path in after if path not in before} - {tmp_path / "out"}
+    assert new and all(path.is_relative_to(tmp_path / "out") for path in new)
+    assert {path: after[path] for path in before} == before
+    assert "no figure of the spectra: a record's task is made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "task", ["../../up", "/tmp/x", "..", ".hidden", "a" * 200, "-rf", "ж" * 190]
+)
+def test_names_of_tasks_are_names_of_files_in_one_folder(tmp_path, run, quick, task):
+    made_up = short() | {"task": task, "model": "../" * 20 + "m"}
+    results.save(made_up, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'deep' / 'out'}", "close_up=null")
+    assert set(os.listdir(tmp_path)) == {"runs", "deep"}
+    assert os.listdir(tmp_path / "deep") == ["out"]
+    written = list((tmp_path / "deep" / "out").iterdir())
+    assert len(written) > 8 and all(path.is_file() for path in written)
+    assert not [path.name for path in written if path.name.startswith((".", "-"))]
+
+
+def test_links_lead_nowhere(tmp_path, run):
+    records.write(tmp_path / "runs", 1, ("svd",))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "runs" / "figures").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="is a link to .*mine"):
+        run(f"runs={tmp_path / 'runs'}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "digits-mlp-summary.md").symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match="digits-mlp-summary.md is a link to a file elsewhere"):
+        run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    assert (tmp_path / "precious").read_text() == "mine" and not os.listdir(tmp_path / "mine")
+
+
+def test_two_reports_at_once_leave_whole_files(tmp_path):
+    records.write(tmp_path / "runs", 1, ("svd", "uniform"))
+    command = [sys.executable, "-m", "experiments.report", f"runs={tmp_path / 'runs'}"]
+    command += [f"out={tmp_path / 'out'}"]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    seen = 0
+    while any(process.poll() is None for process in both):
+        for path in (tmp_path / "out").glob("*.png"):
+            with Image.open(path) as image:
+                image.verify()
+            seen += 1
+        time.sleep(0.05)
+    assert [process.returncode for process in both] == [0, 0] and seen
+    left = [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert not left
+    ends = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".tex": b"\\end{table}\n"}
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes().endswith(ends.get(path.suffix, b"\n"))
+
+
+def test_a_report_that_fails_keeps_the_files_of_the_last(tmp_path, run, quick, monkeypatch):
+    records.write(tmp_path / "runs", 1, ("svd",))
+    folders = f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"
+    run(*folders)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(OSError, match="full"):
+        run(*folders, "metric=loss")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_models_too_broken_for_the_first_measure_are_shown_in_the_next(
+    tmp_path, run, quick, capsys
+):
+    for step in range(2):
+        made_up = records.text_record("rtn", step)
+        del made_up["compressed"]["perplexity"]
+        results.save(made_up, tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    assert "stories, llama, without recovery: perplexity (test split, per word)" in (
+        capsys.readouterr().out
+    )
+    # One that has a value is shown, with a dash for the others.
+    results.save(records.text_record("gptq", 0), tmp_path / "runs")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
+    printed = capsys.readouterr().out
+    assert "without recovery: perplexity (test split, per token)" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("| rtn")]
+    assert set(row.split("|")[2:-1]) == {row.split("|")[2]} and "–" in row

@@ -287,3 +287,55 @@ def test_a_record_from_before_the_norms_reads_as_identity(tmp_path):
     frame, layers = results.load(tmp_path), results.load_layers(tmp_path)
     assert set(frame["norm"]) == set(layers["norm"]) == {"identity"}
     assert not [name for name in frame if "bits_per_weight" in name or "calibration" in name]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda r: r["compressed"].update(path=1.0), "'path'"),
+        (lambda r: r["ratios"].update(top1=1.0), "'top1'"),
+        (lambda r: r["compressed"].update(dense_top1=1.0), "'dense_top1'"),
+        (lambda r: r["compressed"].update(speedup_b1=1.0), "'speedup_b1'"),
+        (lambda r: r["config"].update(environment={"torch": "x"}), "'environment.torch'"),
+    ],
+)
+def test_no_field_passes_for_another_column(tmp_path, spoil, named):
+    made_up = records.record()
+    spoil(made_up)
+    path = results.save(made_up | {"key": results.key(made_up["config"])}, tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"{path.name} is not a whole record: it names {named} mo"
+    ):
+        results.load(tmp_path)
+
+
+def test_nor_does_one_of_a_layer(tmp_path):
+    made_up = records.record()
+    made_up["layers"][0]["path"] = "/elsewhere"
+    results.save(made_up, tmp_path)
+    with pytest.raises(ValueError, match="it names 'path' more than once"):
+        results.load_layers(tmp_path)
+
+
+def test_a_record_without_a_speedup_reads_as_none_of_it(tmp_path):
+    made_up = records.record() | {"dense_dtype": "float16"}
+    made_up["latency"][0] |= {"speedup": None, "speedup_low": None, "speedup_high": None}
+    made_up["ratios"] |= {"coverage": 0.25, "theoretical_speedup": None}
+    results.save(made_up, tmp_path)
+    row = results.load(tmp_path).iloc[0]
+    for name in ("speedup_b1", "speedup_b1_low", "speedup_b1_high", "theoretical_speedup"):
+        assert pd.isna(row[name])
+    assert row["latency_b1_s"] > 0 and row["speedup_b64"] > 0
+    assert row["coverage"] == 0.25 and row["dense_dtype"] == "float16"
+
+
+def test_a_record_has_no_field_that_it_need_not_have(tmp_path):
+    made_up = records.record()
+    for name in ("norm", "dense_recovery", "tuned", "calibration", "dense_dtype"):
+        made_up.pop(name, None)
+    results.save(made_up | {"latency": [], "level": None, "protocol": None}, tmp_path)
+    row = results.load(tmp_path).iloc[0]
+    assert row["level"] is None and not [name for name in row.index if "speedup_b" in name]
+    layers = results.load_layers(tmp_path)
+    assert (layers["norm_error"] == layers["relative_error"]).all()
+    assert set(layers["path"]) == {row["path"]}

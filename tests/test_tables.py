@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import re
 import statistics
 
 import pandas as pd
@@ -9,6 +11,8 @@ import pytest
 import records
 
 from lowrank import results
+from lowrank.curves import comparisons
+from lowrank.table import csv_text
 from lowrank.tables import long_table, summary_table
 
 
@@ -187,3 +191,122 @@ def test_the_long_table_names_norms_and_begins_with_the_size(texts):
     # Where all is in one norm, and the size is the first column anyhow, nothing is added.
     one = long_table(texts[texts["norm"] == "full"])
     assert list(one.cells)[:3] == ["method", "level", "compression ratio"]
+
+
+HOSTILE = [
+    "=HYPERLINK(1)",
+    "+1",
+    "-2+3",
+    "@SUM(A1)",
+    "a|b",
+    "<script>x</script>",
+    "[link](javascript:x)",
+    "![image](http://x)",
+    "`code`",
+    "\\input{x}",
+    "$\\write18{x}$",
+    "x^^5cy",
+    "a & b % c # d _ e ~",
+    "{}}{",
+    "[1cm]",
+    "*",
+    "a\nb",
+]
+
+
+@pytest.fixture(scope="module")
+def hostile(frame):
+    parts = [
+        frame[(frame["method"] == "svd") & (frame["seed"] == 0)].assign(method=name)
+        for name in HOSTILE
+    ]
+    return pd.concat(parts, ignore_index=True).assign(task="<b>&$x$|\\y", model="=m")
+
+
+def test_no_name_is_a_formula(hostile):
+    entries = list(csv.DictReader(io.StringIO(summary_table(hostile).to_csv())))
+    assert {entry["method"].removeprefix("'") for entry in entries} == set(HOSTILE)
+    for entry in entries:
+        for cell in entry.values():
+            assert not cell.startswith(("=", "+", "@")) and not cell.startswith("-")
+    # Numbers below zero stay numbers.
+    assert csv_text(pd.DataFrame({"x": [-1.5], "=y": ["z"]})) == "x,'=y\n-1.5,z\n"
+
+
+def test_no_name_is_markup(hostile):
+    text = summary_table(hostile).to_markdown()
+    rows = text.split("\n\n", 1)[1].strip().splitlines()
+    assert len(rows) == len(HOSTILE) + 2
+    for row in rows:
+        plain = row.replace("\\\\", "").replace("**", "")
+        bars = [i for i, sign in enumerate(plain) if sign == "|" and plain[i - 1 : i] != "\\"]
+        assert len(bars) == rows[1].count("|")
+        for sign in "<>`[]$&*":
+            assert all(plain[i - 1] == "\\" for i, one in enumerate(plain) if one == sign), row
+    assert text.startswith("\\<b\\>\\&\\$x\\$\\|\\\\y, =m, without recovery")
+
+
+def test_no_name_is_a_command_of_latex(hostile):
+    table = summary_table(hostile)
+    text = table.to_latex()
+    for name in (r"\textbackslash{}input\{x\}", r"\$\textbackslash{}write18\{x\}\$", r"{[}1cm{]}"):
+        assert name in text
+    assert "^^" not in text and r"a \& b \% c \# d \_ e \textasciitilde{}" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(body) == len(HOSTILE) + 1
+    unescaped = len(re.findall(r"(?<!\\)&", text))
+    assert unescaped == len(body) * (table.cells.shape[1] - 1)
+    # Braces that are not shown are balanced.
+    braces = re.sub(r"\\[{}]", "", text)
+    assert braces.count("{") == braces.count("}")
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_last(frame, tmp_path, monkeypatch):
+    table = summary_table(frame)
+    paths = table.save(tmp_path / "table")
+    before = [path.read_bytes() for path in paths]
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        summary_table(frame, "loss").save(tmp_path / "table")
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_a_point_without_a_speedup_has_a_dash_and_no_column_is_claimed(frame):
+    runs_dense = frame["method"] == "uniform"
+    part = frame.assign(speedup_b1=frame["speedup_b1"].mask(runs_dense))
+    table = long_table(part)
+    cells = table.cells.set_index("method")["speedup, batch 1"]
+    assert set(cells["uniform"]) == {"–"} and "–" not in set(cells["svd"])
+    assert table.values.set_index("method").loc["uniform", "speedup_b1"].isna().all()
+    assert "– where every compressed layer runs as dense" in table.caption
+    # All dashes where all were timed, and no column where none was.
+    none = long_table(frame.assign(speedup_b1=float("nan")))
+    assert set(none.cells["speedup, batch 1"]) == {"–"}
+    untimed = frame.assign(speedup_b1=float("nan"), latency_b1_s=float("nan"))
+    assert "speedup, batch 1" not in long_table(untimed).cells
+
+
+def test_against_a_size_that_some_lack_columns_reach_as_far_as_the_others(frame):
+    part = frame.assign(speedup_b1=frame["speedup_b1"].mask(frame["method"] == "uniform"))
+    table = summary_table(part, size="speedup_b1")
+    assert list(table.cells)[1:] == list(summary_table(frame, size="speedup_b1").cells)[1:]
+    assert len(list(table.cells)) > 2
+
+
+def test_any_ratio_can_come_first(frame):
+    for size in ("trainable_params", "layers_param_ratio", "speedup_b64"):
+        table = long_table(frame.assign(trainable_params=1000.0), size)
+        assert list(table.values)[3] == size and "First: " in table.caption
+
+
+def test_beside_a_language_model_images_are_still_examples(frame, texts):
+    for _, part in comparisons(pd.concat([frame, texts], ignore_index=True)):
+        one = "token" if part["task"].iloc[0] == "stories" else "example"
+        assert f"from the dense model's, per {one}." in long_table(part).caption
+
+
+def test_what_is_no_number_has_no_mean(frame):
+    for column in ("method", "path"):
+        with pytest.raises(ValueError, match=f"{column} is no measure: the records hold texts"):
+            summary_table(frame, size=column)

@@ -24,7 +24,7 @@ class Trial:
     Attributes:
         seconds: median of one pass over the layer's inputs.
         speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` is what it is
-            above with a confidence of 95 %.
+            above, and `speedup_high` what it is below, each with a confidence of 95 %.
         error: relative error of the outputs against those of the factorization as it runs itself.
         packed_bytes: memory that it holds besides what is stored.
         refused: why it could not run, or was not taken for its error; empty otherwise.
@@ -35,6 +35,7 @@ class Trial:
     seconds: float | None = None
     speedup: float | None = None
     speedup_low: float | None = None
+    speedup_high: float | None = None
     error: float | None = None
     packed_bytes: int | None = None
     refused: str = ""
@@ -106,6 +107,11 @@ class Plan:
     def kernels(self) -> dict[str, str]:
         """Layer → kernel."""
         return {layer.name: layer.describe() for layer in self.layers}
+
+    @property
+    def runs_dense(self) -> bool:
+        """Whether every layer multiplies its whole matrix, as it did before it was compressed."""
+        return all(layer.kernel in DENSE_KERNELS for layer in self.layers)
 
     @property
     def packed_bytes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -135,9 +135,7 @@ def _checked(trial: Trial, prepared: Prepared, x: Tensor, expected: Tensor) -> T
 
 
 def _with_times(trial: Trial, times: Timed) -> Trial:
-    return replace(
-        trial, seconds=times.seconds, speedup=times.speedup, speedup_low=times.speedup_low
-    )
+    return replace(trial, **asdict(times))
 
 
 def assemble(work: Work, parts: Mapping[str, Prepared | None]) -> Prepared:

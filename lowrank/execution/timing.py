@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowrank.execution.kernel import Run
+from lowrank.measure.speedup import paired_speedup
 
 LEAST_ROUNDS = 5
 BLOCK_SECONDS = 0.0002
@@ -29,12 +30,14 @@ class Timed:
     Attributes:
         seconds: median of one pass.
         speedup: median over the rounds of the first kernel's time over this one's.
-        speedup_low: what that median is above with a confidence of 95 %; see `surely_above`.
+        speedup_low, speedup_high: what that median is above, and below, each with a confidence of
+            95 %; see `paired_speedup`.
     """
 
     seconds: float
     speedup: float
     speedup_low: float
+    speedup_high: float
 
 
 def race(runs: Sequence[Run], x: Tensor, seconds: float) -> list[Timed]:
@@ -103,22 +106,5 @@ def _first_pass(run: Run, x: Tensor, clock: Callable[[], float]) -> float:
 def _timed(reference: Sequence[float], own: Sequence[float], once: float) -> Timed:
     """`reference` and `own` by rounds; of a kernel that was timed once, against that `once`."""
     against = reference if len(own) == len(reference) else [once]
-    floor = 1e-12
-    ratios = [r / max(o, floor) for r, o in zip(against, own, strict=True)]
-    return Timed(statistics.median(own), statistics.median(ratios), surely_above(ratios))
-
-
-def surely_above(values: Sequence[float]) -> float:
-    """A number below the median that these were drawn around, with a confidence of 95 %.
-
-    So many of n draws fall below a median as heads of n fair coins: an order statistic that needs
-    no distribution, and comes nearer to the median with every round, as quartiles do not. Of fewer
-    than 5 it is the least, and less sure.
-    """
-    count, sure = len(values), 0
-    below = ways = 1  # in which at most, and exactly, `sure` of the coins show heads
-    while 20 * below <= 2**count:
-        ways = ways * (count - sure) // (sure + 1)
-        sure += 1
-        below += ways
-    return sorted(values)[max(0, sure - 1)]
+    speedup = paired_speedup(against, own)
+    return Timed(statistics.median(own), speedup.median, speedup.low, speedup.high)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from lowrank.factorizations.factorization import dtype_name
 from lowrank.measure.forward import Example, call, check_example, evaluating, tensors_of
+from lowrank.measure.speedup import paired_speedup
 
 LEAST_PAIRS = 5
 BLOCK_SECONDS = 0.002
@@ -23,10 +25,11 @@ class Latency:
     Attributes:
         dense_s, compressed_s: medians over the blocks.
         dense_iqr_s, compressed_iqr_s: interquartile ranges over the blocks.
-        speedup: dense_s / compressed_s, above 1 where the compressed model is faster.
-        speedup_low, speedup_high: quartiles of the ratios of neighbouring blocks. A load on the
-            machine that slows both models spreads the times but not these; `speedup` is a ratio of
-            medians and need not lie between them.
+        speedup: the median of the ratios dense / compressed of neighbouring blocks, above 1 where
+            the compressed model is faster. A load on the machine that slows both spreads the times
+            but not this, so that it is not just dense_s / compressed_s. None where there is
+            nothing to compare; see `without_speedup`.
+        speedup_low, speedup_high: ends of an interval around it; see `paired_speedup`.
         threads: of the CPU.
         dtype: of the dense model's first weight.
     """
@@ -36,12 +39,19 @@ class Latency:
     dense_iqr_s: float
     compressed_s: float
     compressed_iqr_s: float
-    speedup: float
-    speedup_low: float
-    speedup_high: float
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
     threads: int
     device: str
     dtype: str
+
+    def without_speedup(self) -> Latency:
+        """The times alone, of a model whose compressed layers run as dense matrices.
+
+        Both models then do the same, and a ratio of their times would be noise.
+        """
+        return replace(self, speedup=None, speedup_low=None, speedup_high=None)
 
 
 def compare_latency(
@@ -81,20 +91,13 @@ def compare_latency(
         Timer(statement, globals={"model": m, "example": example}, num_threads=threads)
         for m in (dense, compressed)
     ]
-    times: tuple[list[float], list[float]] = ([], [])
     with evaluating(dense, compressed), torch.inference_mode():
         for model in (dense, compressed):
             call(model, example)
-        # Asked for a whole block, it would run up to ten of them to find out how long one is.
-        warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
-        passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
-        started = time.perf_counter()
-        while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
-            for turn in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
-                times[turn].append(timers[turn].timeit(passes[turn]).median)
+        times = _in_turns(timers, seconds)
     dense_low, dense_s, dense_high = _quartiles(times[0])
     compressed_low, compressed_s, compressed_high = _quartiles(times[1])
-    speedup_low, _, speedup_high = _quartiles([d / c for d, c in zip(*times, strict=True)])
+    speedup = paired_speedup(*times)
     dtypes = [p.dtype for p in dense.parameters() if p.is_floating_point()]
     return Latency(
         batch_size=len(inputs[0]),
@@ -102,13 +105,26 @@ def compare_latency(
         dense_iqr_s=dense_high - dense_low,
         compressed_s=compressed_s,
         compressed_iqr_s=compressed_high - compressed_low,
-        speedup=dense_s / compressed_s,
-        speedup_low=speedup_low,
-        speedup_high=speedup_high,
+        speedup=speedup.median,
+        speedup_low=speedup.low,
+        speedup_high=speedup.high,
         threads=threads,
         device=str(inputs[0].device),
         dtype=dtype_name(dtypes[0] if dtypes else inputs[0].dtype),
     )
+
+
+def _in_turns(timers: Sequence[Any], seconds: float) -> tuple[list[float], list[float]]:
+    """Seconds of one pass, from pairs of blocks in changing order."""
+    times: tuple[list[float], list[float]] = ([], [])
+    # Asked for a whole block, it would run up to ten of them to find out how long one is.
+    warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
+    passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
+    started = time.perf_counter()
+    while len(times[0]) < LEAST_PAIRS or time.perf_counter() - started < seconds:
+        for turn in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
+            times[turn].append(timers[turn].timeit(passes[turn]).median)
+    return times
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -15,11 +15,18 @@ from lowrank.measure.macs import macs
 from lowrank.measure.memory import peak_memory
 from lowrank.measure.quality import Observed, evaluate
 from lowrank.measure.room import check_room
-from lowrank.measure.size import body_bytes, nbytes, params, trainable_bytes, trainable_params
+from lowrank.measure.size import (
+    body_bytes,
+    nbytes,
+    params,
+    stored_dtype,
+    trainable_bytes,
+    trainable_params,
+)
 
 if TYPE_CHECKING:
     from lowrank.execution.kernel import Accuracy
-    from lowrank.report import LayerReport
+    from lowrank.report import Compressed, LayerReport
     from lowrank.tasks.task import Task
 
 
@@ -178,28 +185,34 @@ def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, fl
 def compare(
     dense: Measured,
     compressed: Measured,
-    layers: Sequence[LayerReport],
+    result: Compressed,
     task: Task,
     settings: MeasureSettings,
 ) -> dict[str, Any]:
     """The parts of a record that set two models side by side, and those they are made of.
 
+    Args:
+        result: what the compression did to the model that `compressed` measures.
+
     Returns:
-        "dense", "compressed", "ratios" and "latency" (one entry for each batch size); "undefined",
-        why measures are left out, where a model has no finite value of one. Where models
-        are optimised, an entry of latency has the "kernels" in a line, and "execution" has the
-        plan for each batch size; if kernels change more than rounding does, also the "quality" of
-        the model that was timed.
+        "dense", "dense_dtype" (see `stored_dtype`), "compressed", "ratios" and "latency" (one entry
+        for each batch size; without a speedup where every compressed layer runs as a dense matrix);
+        "undefined", why measures are left out, where a model has no finite value of one.
+        Where models are optimised, an entry of latency has the "kernels" in a line, and "execution"
+        has the plan for each batch size; if kernels change more than rounding does, also the
+        "quality" of the model that was timed.
     """
     settings = settings.of(task)
     timed = [
-        _timed(dense, compressed.model, task, size, settings)
+        _timed((dense.model, compressed.model), result.layers, task, size, settings)
         for size in settings.latency_batch_sizes or ()
     ]
+    of_sizes = ratios(dense.values, compressed.values, result.layers)
     found = {
         "dense": dense.values,
+        "dense_dtype": stored_dtype(dense.model),
         "compressed": compressed.values,
-        "ratios": ratios(dense.values, compressed.values, layers),
+        "ratios": of_sizes | {"coverage": result.coverage},
         "latency": [latency for latency, _ in timed],
         "undefined": dense.undefined | compressed.undefined,
     }
@@ -207,26 +220,38 @@ def compare(
 
 
 def _timed(
-    dense: Measured, model: nn.Module, task: Task, batch_size: int, settings: MeasureSettings
+    models: tuple[nn.Module, nn.Module],
+    layers: Sequence[LayerReport],
+    task: Task,
+    batch_size: int,
+    settings: MeasureSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The latency of a model at one batch size, and how it was run, as parts of a record."""
+    """The latency of a dense and a compressed model, and how that was run, as parts of a record."""
     # Not at the top, because the kernels need parts of this package.
     from lowrank.execution import Search, optimize_for
 
-    example, execution, kernels = task.example(batch_size), {}, {}
+    (dense, model), example, execution, kernels = models, task.example(batch_size), {}, {}
+    runs_dense = _run_dense(layers)
     if settings.optimize is not None:
         search = Search(settings.latency_seconds / 10, settings.threads)
         optimized = optimize_for(model, example, settings.optimize, search=search)
         model = optimized.model
         kernels = {"kernels": optimized.plan.summary()}
+        planned = {layer.name for layer in optimized.plan.layers}
+        others = [layer for layer in layers if layer.name not in planned]
+        runs_dense = optimized.plan.runs_dense and _run_dense(others)
         execution = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
         if settings.optimize != "exact":
             quality = evaluate(model, task, batch_size=settings.batch_size)
             execution |= {"quality": quality.metrics}
-    latency = compare_latency(
-        dense.model, model, example, settings.latency_seconds, settings.threads
-    )
+    latency = compare_latency(dense, model, example, settings.latency_seconds, settings.threads)
+    latency = latency.without_speedup() if runs_dense else latency
     return asdict(latency) | kernels, execution
+
+
+def _run_dense(layers: Sequence[LayerReport]) -> bool:
+    """Whether layers, as they are, run as dense matrices: the work that they did before."""
+    return all(layer.kernel == "dense" for layer in layers)
 
 
 def ratios(
@@ -236,8 +261,8 @@ def ratios(
 
     "body_compression_ratio" is that of the whole model without embedding tables and output head
     (see `body_bytes`), "theoretical_speedup" the ratio of MACs and "trainable_ratio" that of
-    trainable parameters, each None for a model that has none. "layers_bits_per_weight" is no ratio
-    to the dense model: all stored bits of the compressed layers over their weights.
+    trainable parameters, each None where one of the models has none. "layers_bits_per_weight" is no
+    ratio to the dense model: all stored bits of the compressed layers over their weights.
 
     Raises:
         ValueError: no layer was compressed.
@@ -265,4 +290,4 @@ def ratios(
 
 
 def _ratio(dense: float, compressed: float) -> float | None:
-    return dense / compressed if compressed else None
+    return dense / compressed if dense and compressed else None

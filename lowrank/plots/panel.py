@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank import captions
 from lowrank.columns import Measure, measure
 from lowrank.curves import dense_baseline, pareto_front, summarise
-from lowrank.plots.style import DENSE, HOLLOW, RC, Style, set_axis
+from lowrank.plots.style import DENSE, HOLLOW, RC, Style
+from lowrank.plots.text import labelled
+from lowrank.plots.ticks import set_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +27,8 @@ ROOM = 0.05
 # Arrows for points above the axis: how far below its end, and how far apart those at one size are,
 # in points of print.
 BELOW, APART = 4.5, 5.0
-ARROW: dict[str, Any] = {"marker": r"$\uparrow$", "markersize": 6, "markeredgewidth": 0.2}
+UPWARD = [(-0.1, -1), (0.1, -1), (0.1, 0.2), (0.45, 0.2), (0, 1), (-0.45, 0.2), (-0.1, 0.2)]
+ARROW: dict[str, Any] = {"marker": UPWARD, "markersize": 7, "markeredgewidth": 0}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Curves:
     dense: tuple[float, float]
     styles: Mapping[str, Style]
     limits: tuple[float, float] | None  # of the y axis; None: as the values give them
+    title: str
+    note: str  # what else must be known to read the figure
 
     @property
     def measured(self) -> bool:
@@ -70,18 +76,44 @@ def curves_of(
         span: a close-up: how far on the worse side of the dense model y is shown, in units of y, or
             as a share of the dense model's on a logarithmic axis; on the better a tenth of it.
 
+    Methods without a value of x or y, such as one without a speedup, are named in the note.
+
     Raises:
-        ValueError: as `lowrank.curves.summarise`; or `span` is not above 0.
+        ValueError: as `lowrank.curves.summarise`; `span` is not above 0; no record has both x and
+            y; or a value is not above 0 and its axis is logarithmic.
     """
-    if span is not None and not span > 0:
+    if span is not None and not 0 < span < np.inf:
         raise ValueError(f"span={span} must be above 0: how far below the dense model to look")
     columns = [x, y, *(name for name in (f"{x}_low", f"{x}_high") if name in frame)]
-    points = summarise(frame, columns)
+    points: Any = summarise(frame, columns)
     measures = measure(frame, x), measure(frame, y)
+    there = points[[x, y]].notna().all(axis=1) & (points[x] > 0)
+    left_out = sorted(set(points["method"]) - set(points["method"][there]))
+    if not any(there):
+        raise ValueError(f"no record has both {x} and {y}, so there is no point to draw")
     dense_x = 1.0 if measures[0].scale == "ratio" else dense_baseline(frame, x)[0]
     dense = dense_baseline(frame, y)
-    limits = _limits(points[y], dense[0], measures[1], span)
-    return Curves(points, frame, x, y, *measures, dense_x, dense, styles, limits)
+    limits = _limits(points[y][there], dense[0], measures[1], span)
+    note = [
+        captions.dense_dtype(frame),
+        captions.coverage(frame),
+        captions.same_numbers(points),
+        f"without a {measures[0].heading}: {', '.join(left_out)}" if left_out else "",
+    ]
+    return Curves(
+        points=points[there],
+        seeds=frame[frame["method"].isin(points["method"][there])],
+        x=x,
+        y=y,
+        x_measure=measures[0],
+        y_measure=measures[1],
+        dense_x=dense_x,
+        dense=dense,
+        styles=styles,
+        limits=limits,
+        title=captions.title(frame),
+        note="; ".join(filter(None, note)),
+    )
 
 
 def _limits(y: Any, dense: float, shown: Measure, span: float | None) -> tuple[float, float] | None:
@@ -92,7 +124,9 @@ def _limits(y: Any, dense: float, shown: Measure, span: float | None) -> tuple[f
         return min(ends), max(ends)
     if not log:
         return None
-    low, high = min([*y.dropna(), dense]), max([*y.dropna(), dense])
+    low, high = min([*y, dense]), max([*y, dense])
+    if not low > 0:
+        raise ValueError(f"{shown.heading} of {low:g} has no place on a logarithmic axis")
     high = min(high, dense * MOST_TIMES_DENSE)
     room = max(high / low, 1.1) ** ROOM
     return low / room, high * room
@@ -115,7 +149,9 @@ def draw(axes: Axes, curves: Curves, family: str | None = None) -> None:
 
 def finish(axes: Axes, curves: Curves) -> None:
     """Scales, limits and ticks; once for panels that share their axes."""
-    x = [curves.dense_x, *curves.seeds[curves.x].dropna()]
+    ends = curves.points.filter([f"{curves.x}_low", f"{curves.x}_high"]).to_numpy().ravel()
+    values = np.append(curves.seeds[curves.x].astype(float), ends)
+    x = [curves.dense_x, *values[values > 0]]
     set_axis(axes.xaxis, curves.x_measure.scale, x)
     set_axis(axes.yaxis, curves.y_measure.scale, curves.limits or ())
     if curves.limits:
@@ -180,7 +216,7 @@ def _method_line(axes: Axes, curves: Curves, method: str, line: Any) -> None:
         marker=style.marker,
         linestyle=style.line,
         linewidth=0.5 if curves.measured else RC["lines.linewidth"],
-        label=method,
+        label=labelled(method),
         zorder=4,
         **style.markers(),
     )
@@ -216,7 +252,7 @@ def keys(curves: Curves) -> list:
     """What the marks that belong to no method mean, for a legend."""
     from matplotlib.lines import Line2D
 
-    seeds = curves.seeds["seed"].nunique()
+    fewest, seeds = curves.points["seeds"].min(), curves.points["seeds"].max()
     shown, mean, beyond = curves.y_measure, curves.dense[0], curves.beyond[curves.y]
     number = f"{100 * mean:.4g}%" if shown.scale == "percent" else f"{mean:.4g}"
     ring = {"marker": "o", "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 0.7}
@@ -239,9 +275,11 @@ def keys(curves: Curves) -> list:
         most = float(f"{beyond.max():.3g}")
         label = f"above the axis, up to {most:,g}"
         handles.append(Line2D([], [], color="0.2", linestyle="none", label=label, **ARROW))
-    spread = f"± 1 std, {seeds} seeds"
+    spread = f"± 1 std, {seeds if fewest == seeds else f'{fewest} to {seeds}'} seeds"
+    grey: Any = {"color": "0.5", "linewidth": 0.7}
     if curves.measured:
-        label = "low to high of the timing" + (f"; {spread}" if seeds > 1 else "")
-        return [*handles, Line2D([], [], color="0.5", linewidth=0.7, marker="|", label=label)]
-    band = Line2D([], [], color="0.6", alpha=0.4, linewidth=5, label=spread)
-    return [*handles, band] if seeds > 1 else handles
+        handles.append(Line2D([], [], marker="|", label="interval of the timing", **grey))
+        bar: Any = {"linestyle": "none", "marker": "|", "markersize": 9, **grey}
+    else:
+        bar = {"color": "0.6", "alpha": 0.4, "linewidth": 5}
+    return [*handles, Line2D([], [], label=spread, **bar)] if seeds > 1 else handles

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lowrank.plots.panel import Curves, curves_of, draw, finish, keys
-from lowrank.plots.style import COLUMN, PAGE, RC, Style, family_styles, legend_above, method_styles
+from lowrank.plots.style import (
+    COLUMN,
+    PAGE,
+    RC,
+    Style,
+    family_styles,
+    legend_above,
+    method_styles,
+    note_below,
+)
+from lowrank.plots.text import INCH, shortened, width, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # More lines than this in one pair of axes cannot be told apart in print.
 MOST_LINES = 6
-# Names up to this long fit twice into the width of a panel.
-MOST_LETTERS = 28
+# Heights in inches: of the axes, of a line of a legend, of everything around them.
+AXES_HEIGHT, LINE_HEIGHT, AROUND = 1.9, 0.135, 0.8
+# Beside the labels of an axis, and beside the handle of a legend's entry.
+BESIDE_AXES, BESIDE_NAME = 0.8, 0.55
+LEGEND_POINTS: float = RC["legend.fontsize"]
 
 
 def quality_curve(
@@ -40,7 +55,9 @@ def quality_curve(
     stand for the points above it, and the legend says how far they go.
 
     Up to 6 methods share one pair of axes of the width of a column. More are split into a panel per
-    family, the width of a page, each with all other methods in pale grey.
+    family, the width of a page, each with all other methods in pale grey. Below stands what else
+    must be known: the dtype of the dense model, how much of it was compressed, which seeds repeated
+    nothing, and which methods have no x, such as those without a speedup.
 
     Args:
         frame: rows of `lowrank.results.load`, of one task, model and recovery.
@@ -57,27 +74,36 @@ def quality_curve(
     import matplotlib
     from matplotlib.figure import Figure
 
-    families = sorted(frame["family"].unique())
-    split = len(frame["method"].unique()) > MOST_LINES and len(families) > 1
+    curves = curves_of(frame, x, y, styles or {}, span)
+    families = sorted(curves.points["family"].unique())
+    split = curves.points["method"].nunique() > MOST_LINES and len(families) > 1
+    if styles is None:
+        curves = replace(curves, styles=(family_styles if split else method_styles)(frame))
     panels: list[str | None] = list(families) if split else [None]
-    styles = styles or (family_styles if split else method_styles)(frame)
-    curves = curves_of(frame, x, y, styles, span)
     with matplotlib.rc_context(RC):
         rows, columns = _grid(len(panels))
-        size = (PAGE, 0.6 + 1.9 * rows) if split else (COLUMN, 3.3)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(PAGE if split else COLUMN, 3), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         cells = list(grid.flat)
-        for axes, family in zip(cells, panels, strict=False):
-            draw(axes, curves, family)
-            if family is not None:
-                handles, names = axes.get_legend_handles_labels()
-                legend_above(axes, family, handles, columns=_columns(names))
         for axes in cells[len(panels) :]:
             axes.remove()
+        lines = [_panel(*one, curves) for one in zip(cells, panels, strict=False)]
         finish(cells[0], curves)
-        _label(figure, cells[: len(panels)], curves, columns)
+        height = rows * (AXES_HEIGHT + LINE_HEIGHT * max(lines))
+        _label(figure, cells[: len(panels)], curves, height)
     return figure
+
+
+def _panel(axes: Axes, family: str | None, curves: Curves) -> int:
+    """All methods, or those of one family with a legend above; the lines that it takes."""
+    draw(axes, curves, family)
+    if family is None:
+        return 0
+    inches = PAGE / 2 - BESIDE_AXES
+    handles = _shortened(axes.get_legend_handles_labels()[0], inches)
+    across = _columns(handles, inches)
+    legend_above(axes, shortened(family, inches), handles, columns=across)
+    return 1 - (-len(handles) // across)
 
 
 def _grid(panels: int) -> tuple[int, int]:
@@ -85,22 +111,36 @@ def _grid(panels: int) -> tuple[int, int]:
     return -(-panels // columns), columns
 
 
-def _columns(names: Sequence[str]) -> int:
-    """Of a legend with these names."""
-    return 1 if max(map(len, names)) > MOST_LETTERS else 2
-
-
-def _label(figure: Figure, panels: list[Axes], curves: Curves, columns: int) -> None:
-    marks = keys(curves)
-    if len(panels) == 1:
-        panels[0].set_xlabel(curves.x_measure.title)
-        panels[0].set_ylabel(curves.y_measure.title)
-        handles = [*panels[0].get_legend_handles_labels()[0], *marks]
-        columns = _columns([str(handle.get_label()) for handle in handles])
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-        return
+def _label(figure: Figure, panels: list[Axes], curves: Curves, height: float) -> None:
+    """Title, names of the axes, legend, and how high all is with panels of `height` inches."""
+    inches = figure.get_size_inches()[0]
+    rows, columns = _grid(len(panels))
     for axes in panels[-columns:]:
         axes.xaxis.set_tick_params(labelbottom=True)
-    figure.supxlabel(curves.x_measure.title, fontsize=RC["axes.labelsize"])
-    figure.supylabel(curves.y_measure.title, fontsize=RC["axes.labelsize"])
-    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
+        axes.set_xlabel(wrapped(curves.x_measure.title, inches / columns - BESIDE_AXES))
+    title = wrapped(curves.title, inches - 0.3)
+    figure.suptitle(title, fontsize=RC["axes.titlesize"])
+    beside = wrapped(curves.y_measure.title, height)
+    if len(panels) == 1:
+        panels[0].set_ylabel(beside)
+    else:
+        figure.supylabel(beside, fontsize=RC["axes.labelsize"])
+    own = panels[0].get_legend_handles_labels()[0] if len(panels) == 1 else []
+    handles = _shortened([*own, *keys(curves)], inches)
+    below = note_below(figure, handles, curves.note, _columns(handles, inches))
+    lines = below + title.count("\n") + rows
+    figure.set_size_inches(inches, height + AROUND + LINE_HEIGHT * lines)
+
+
+def _shortened(handles: Sequence[Artist], inches: float) -> list[Artist]:
+    """The handles of a legend, their names no longer than it is wide."""
+    for handle in handles:
+        name = str(handle.get_label())
+        handle.set_label(shortened(name, inches - BESIDE_NAME, LEGEND_POINTS))
+    return list(handles)
+
+
+def _columns(handles: Sequence[Artist], inches: float) -> int:
+    """Of a legend of that width, as many as its longest name leaves room for; at most 5."""
+    most = max((width(str(handle.get_label()), LEGEND_POINTS) for handle in handles), default=0)
+    return max(1, min(5, len(handles), int(inches / (most / INCH + BESIDE_NAME))))

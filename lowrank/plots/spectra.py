@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from lowrank.plots.style import PAGE, RC
+from lowrank.plots.text import INCH, shortened, width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Up to this many matrices are named one by one; more are told apart by depth on a colour scale.
 MOST_NAMES = 12
+# Of a matrix, in inches.
+LONGEST_NAME = 2.0
 
 
-def spectra(matrices: Mapping[str, Tensor]) -> Figure:
+def spectra(matrices: Mapping[str, Tensor], title: str = "") -> Figure:
     """The singular values of each matrix, and what a truncated SVD of it costs and keeps.
 
     Left: singular values over the largest one against their index over min(out, in), log scale.
@@ -28,6 +31,7 @@ def spectra(matrices: Mapping[str, Tensor]) -> Figure:
 
     Args:
         matrices: name → finite matrix (out, in), not zero; in the order of the model.
+        title: of which model they are.
 
     Raises:
         ValueError: there is no matrix, or one is not a finite, non-zero matrix.
@@ -46,6 +50,7 @@ def spectra(matrices: Mapping[str, Tensor]) -> Figure:
             out, into = matrices[name].shape
             depth = index / max(1, len(values) - 1)
             look = {"color": shades(0.92 * depth), "linewidth": 1.0, "label": name}
+            look["gid"] = "spectrum"
             if len(values) <= MOST_NAMES:
                 look["linestyle"] = ("-", "--", "-.", ":")[index % 4]
             ranks = torch.arange(1, len(sigma) + 1)
@@ -64,6 +69,7 @@ def spectra(matrices: Mapping[str, Tensor]) -> Figure:
         right.set_xlabel("params of the factors / params of the matrix")
         right.set_ylabel("least relative error ‖W − Ŵ‖ / ‖W‖")
         _name(figure, list(values))
+        figure.suptitle(wrapped(title, PAGE - 0.3), fontsize=RC["axes.titlesize"])
     return figure
 
 
@@ -90,18 +96,21 @@ def best_errors(sigma: Tensor) -> Tensor:
 
 
 def _name(figure: Figure, names: list[str]) -> None:
+    lines = [line for line in figure.axes[0].get_lines() if line.get_gid() == "spectrum"]
+    shown = [shortened(name, LONGEST_NAME, 7) for name in names]
     if len(names) <= MOST_NAMES:
-        handles = figure.axes[0].get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(names)))
+        longest = max(width(name, 7) for name in shown) / INCH
+        columns = max(1, min(6, len(names), int(PAGE / (longest + 0.5))))
+        figure.legend(lines, shown, loc="outside lower center", ncols=columns)
+        figure.set_figheight(2.8 - 0.15 * (-len(names) // columns))
         return
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    lines = [line for line in figure.axes[0].get_lines() if line.get_label() in names]
     scale = ScalarMappable(
         Normalize(0.5, len(names) + 0.5), ListedColormap([line.get_color() for line in lines])
     )
     bar = figure.colorbar(scale, ax=figure.axes, aspect=40, pad=0.01, label="layer")
-    shown = torch.linspace(0, len(names) - 1, 8).round().int().tolist()
-    bar.set_ticks([index + 1 for index in shown], labels=[names[index] for index in shown])
+    ticks = torch.linspace(0, len(names) - 1, 8).round().int().tolist()
+    bar.set_ticks([index + 1 for index in ticks], labels=[shown[index] for index in ticks])
     bar.outline.set_visible(False)  # type: ignore[operator]

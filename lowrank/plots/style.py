@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.columns import Scale
+from lowrank.atomic import replacing
+from lowrank.plots.text import wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
 # Widths of a column and of a page of a two-column paper, in inches.
 COLUMN, PAGE = 3.5, 7.2
+# The size of small print, in points.
+NOTE = 6.5
 
 RC: dict[Any, Any] = {
     "font.size": 8,
@@ -40,6 +42,8 @@ RC: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
+    # A name with two dollars is no formula.
+    "text.parse_math": False,
     # A figure drawn again from the same records is the same file.
     "svg.hashsalt": "lowrank",
 }
@@ -49,9 +53,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 DENSE = "0.35"
-
-RATIO_TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
-BITS_TICKS = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 # Of families: far enough apart in lightness for grey print too.
 SHADES = ("#1B3A6B", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#000000")
@@ -164,82 +165,40 @@ def legend_above(
         before.set_clip_on(False)  # What is clipped gets no room in the layout.
 
 
+def note_below(figure: Figure, handles: Sequence[Artist], note: str, columns: int) -> int:
+    """A legend below everything, under a note of small print; the lines that both take."""
+    inches = figure.get_size_inches()[0]
+    text = wrapped(note, inches - 0.3, NOTE)
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        columnspacing=1.0,
+        title=text,
+        title_fontproperties={"size": NOTE},
+    )
+    legend.get_title().set(color="0.3", multialignment="center")
+    lines = text.count("\n") + 1 if text else 0
+    return lines - (-len(handles) // columns)
+
+
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write `figure` as PNG (300 dpi) and SVG to `path`, whose suffix is replaced by theirs."""
+    """Write `figure` as PNG (300 dpi) and SVG to `path`, whose suffix is replaced by theirs.
+
+    Each file is there whole or not at all.
+    """
     import matplotlib
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context(RC):
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             # Not with_suffix: a name may hold a dot, as in "layers-2.5x".
-            target = path.with_name(path.name.removesuffix(suffix) + suffix)
-            figure.savefig(target, dpi=300, metadata=metadata)
+            target = path.with_name(f"{path.name.removesuffix(f'.{kind}')}.{kind}")
+            with replacing(target) as file:
+                figure.savefig(file, format=kind, dpi=300, metadata=metadata)
             written.append(target)
             # The layout is found; to find it again takes as long as the drawing.
             figure.set_layout_engine("none")
     return written
-
-
-def set_axis(axis: XAxis | YAxis, scale: Scale, values: Sequence[float]) -> None:
-    """Ticks for numbers that read as `scale` says, and the limits where it is logarithmic.
-
-    Args:
-        values: of a ratio or of bits what is shown; of a logarithmic scale the limits.
-    """
-    setters = {
-        "ratio": _set_ratio_axis,
-        "bits": _set_bits_axis,
-        "percent": _set_percent_axis,
-        "log": _set_log_axis,
-    }
-    if scale in setters:
-        setters[scale](axis, values)
-
-
-def _set_ratio_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
-    """Log2 with ticks 1×, 2×, 4×, …, as many as `values` reach, and at least one doubling."""
-    _set_doublings(axis, values, {tick: f"{tick:g}×" for tick in RATIO_TICKS})
-
-
-def _set_bits_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
-    """Log2 with ticks 2, 3, 4, 6, 8, …"""
-    _set_doublings(axis, values, {tick: f"{tick:g}" for tick in BITS_TICKS})
-
-
-def _set_doublings(
-    axis: XAxis | YAxis, values: Sequence[float], ticks: Mapping[float, str]
-) -> None:
-    low, high = min(values), max(values)
-    low, high = min(low, high / 2) / 1.12, max(high, low * 2) * 1.12
-    _set_log(axis, low, high, base=2)
-    shown = {tick: text for tick, text in ticks.items() if low <= tick <= high}
-    axis.set_ticks(list(shown), labels=list(shown.values()))
-
-
-def _set_percent_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
-    """Ticks in percent with the digits that they need, and no zeros after them."""
-    # A function, which matplotlib takes as it is.
-    axis.set_major_formatter(lambda value, _: f"{100 * value:.5g}%")
-
-
-def _set_log_axis(axis: XAxis | YAxis, values: Sequence[float]) -> None:
-    """Logarithmic, with plain numbers as ticks: 5, 10, 20, 50, …, or finer on a short axis."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
-    low, high = min(values), max(values)
-    _set_log(axis, low, high, base=10)
-    fine = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
-    coarse = LogLocator(subs=(1, 2, 5) if high / low < 2000 else (1,))
-    axis.set_major_locator(fine if high / low < 4 else coarse)
-    axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-
-
-def _set_log(axis: XAxis | YAxis, low: float, high: float, base: float) -> None:
-    from matplotlib.ticker import NullLocator
-
-    across = axis.axis_name == "x"
-    (axis.axes.set_xscale if across else axis.axes.set_yscale)("log", base=base)
-    (axis.axes.set_xlim if across else axis.axes.set_ylim)(low, high)
-    axis.set_minor_locator(NullLocator())

@@ -61,7 +61,9 @@ def test_finished_points_are_passed_over_and_forced_ones_are_the_same_again(
     assert "3 points: 1 had their record, 2 measured here, 0 by others, 0 failed" in second.stdout
     assert first.stat().st_mtime_ns == before
     # From the point that was there the count goes on.
-    line = r"\[3/3, 0:00 left\] digits mlp svd 8, seed 0  top1 0\.\d+ \(dense 0\.\d+\)  4\.46x  "
+    line = (
+        r"\[3/3, 0:00 left\] digits mlp svd 8, seed 0  top1 0\.\d+ \(dense 0\.\d+\)  4\.46x, 6\.89 "
+    )
     assert re.search(line, second.stdout)
     forced = run(cache, *arguments, "force=true")
     assert "3 points: 0 had their record, 3 measured here, 0 by others, 0 failed" in forced.stdout

@@ -93,24 +93,14 @@ def test_speedups_are_ratios_to_the_first(fake):
     assert [t.speedup for t in times] == pytest.approx([1, 2, 0.8])
     assert [t.seconds for t in times] == pytest.approx([0.4, 0.2, 0.5])
     assert [t.speedup_low for t in times] == pytest.approx([1, 2, 0.8])
+    assert [t.speedup_high for t in times] == pytest.approx([1, 2, 0.8])
 
 
-def test_the_lower_bound_is_below_the_median_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(0)
-    for rounds in (5, 8, 20, 61):
-        draws = torch.randn(4000, rounds, generator=generator).exp().tolist()  # of median 1
-        above = sum(timing.surely_above(ratios) > 1 for ratios in draws) / len(draws)
-        # Four standard deviations of such a share are 0.014.
-        assert above <= 0.05 + 0.014
-    assert timing.surely_above([3.0]) == 3
-    assert timing.surely_above([1.0] * 5000) == 1  # 2^5000 is no float
-
-
-def test_more_rounds_bring_the_lower_bound_to_the_median():
-    generator = torch.Generator().manual_seed(0)
-    few, many = (torch.randn(n, generator=generator) * 0.05 + 1.1 for n in (9, 900))
-    assert timing.surely_above(few.tolist()) < 1.1 - 0.01
-    assert timing.surely_above(many.tolist()) == pytest.approx(1.1, abs=0.01)
+def test_a_speedup_lies_in_its_own_interval_on_a_restless_machine(fake):
+    # Every fourth block takes twice as long, whoever runs it.
+    times, _ = fake([0.4, 0.2, 0.5], factor=lambda turn: 1 + (turn % 4 == 0))
+    assert any(t.speedup_low < t.speedup_high for t in times)
+    assert all(t.speedup_low <= t.speedup <= t.speedup_high for t in times)
 
 
 def test_a_machine_that_slows_down_does_it_to_all(fake):

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lowrank.compress import compress
-from lowrank.decomposers import TruncatedSVD
-from lowrank.execution import Plan
+from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.execution import KERNELS, Plan, search
+from lowrank.execution.sparse import CSRKernel
+from lowrank.execution.timing import Timed
 from lowrank.measure import MeasureSettings, compare, measure, measure_model, ratios
 from lowrank.tasks.task import Split, SplitName, Task
 
@@ -54,6 +57,7 @@ class RampTask(Task):
         return (torch.zeros(batch_size, 16),)
 
 
+CSR_FIRST = (KERNELS[0], CSRKernel())
 SETTINGS = MeasureSettings(batch_size=4, latency_batch_sizes=(1, 3), latency_seconds=0.01)
 
 
@@ -75,9 +79,10 @@ def test_a_comparison_has_the_parts_of_a_record():
     dense = measure(task.model(), task, SETTINGS)
     small = compress(dense.model, TruncatedSVD(rank=4), where="0", example=task.example())
     compressed = measure(small.model, task, SETTINGS, dense)
-    record = compare(dense, compressed, small.layers, task, SETTINGS)
-    assert set(record) == {"dense", "compressed", "ratios", "latency", "undefined"}
-    assert record["undefined"] == {}
+    record = compare(dense, compressed, small, task, SETTINGS)
+    parts = {"dense", "dense_dtype", "compressed", "ratios", "latency", "undefined"}
+    assert set(record) == parts and record["undefined"] == {}
+    assert record["dense_dtype"] == "float32"
     sizes = {
         "params",
         "trainable_params",
@@ -104,8 +109,96 @@ def test_a_comparison_has_the_parts_of_a_record():
             "layers_compression_ratio": layer / 160,
             "layers_param_ratio": layer / 160,
             "layers_bits_per_weight": 32 * 160 / layer,
+            "coverage": layer / (layer + rest),
         }
     )
+
+
+@dataclass(frozen=True)
+class Attending(RampTask):
+    """An attention that reads its packed weight, between layers that are called."""
+
+    def model(self) -> nn.Module:
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+                self.head = nn.Linear(16, 7)
+
+            def forward(self, x: Tensor) -> Tensor:
+                x = x[:, None]
+                return self.head(self.attention(x, x, x, need_weights=False)[0][:, 0])
+
+        return Network().eval()
+
+
+ROUNDED, FACTORED = Quantization(bits=8), TruncatedSVD(rank=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "dense"),
+    [
+        (RampTask(), ROUNDED, True),
+        (RampTask(), MagnitudePruning(0.5), True),
+        (RampTask(), {"0": ROUNDED, "2": FACTORED}, False),
+        (RampTask(), FACTORED, False),
+        # Its weight is multiplied out at every call, which costs.
+        (Attending(), ROUNDED, False),
+        (Attending(), {"head": ROUNDED}, True),
+    ],
+)
+def test_what_runs_as_dense_has_no_speedup(task, method, dense):
+    where = list(method) if isinstance(method, dict) else None
+    small = compress(task.model(), method, where)
+    before, after = measure(task.model(), task, SETTINGS), measure(small.model, task, SETTINGS)
+    for entry in compare(before, after, small, task, SETTINGS)["latency"]:
+        speedups = [entry[name] for name in ("speedup", "speedup_low", "speedup_high")]
+        assert all((one is None) == dense for one in speedups)
+        assert entry["dense_s"] > 0 and entry["compressed_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dense"), [(KERNELS[:1], True), (KERNELS[:2], True), (CSR_FIRST, False)]
+)
+def test_nor_has_what_a_plan_runs_as_dense(kernels, dense, monkeypatch):
+    # The last kernel that can run is the fastest.
+    def race(runs, x, seconds):
+        return [Timed(1 / (2 + i), 2.0 + i, 2.0 + i, 2.0 + i) for i in range(len(runs))]
+
+    monkeypatch.setattr(search, "race", race)
+    monkeypatch.setattr("lowrank.execution.Search", partial(search.Search, kernels=kernels))
+    task, settings = RampTask(), replace(SETTINGS, threads=1, optimize="exact")
+    small = compress(task.model(), MagnitudePruning(0.9))
+    before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
+    found = compare(before, after, small, task, settings)
+    assert [entry["speedup"] is None for entry in found["latency"]] == [dense, dense]
+    assert found["latency"][0]["kernels"] == f"2 × {kernels[-1].name}"
+
+
+def test_nor_has_a_product_that_a_plan_multiplies_out(monkeypatch):
+    def race(runs, x, seconds):  # Dense is the fastest.
+        return [Timed(1.0 + i, 1 / (1 + i), 1 / (1 + i), 1 / (1 + i)) for i in range(len(runs))]
+
+    monkeypatch.setattr(search, "race", race)
+    task, settings = RampTask(), replace(SETTINGS, threads=1, optimize="exact")
+    small = compress(task.model(), FACTORED)
+    before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
+    found = compare(before, after, small, task, settings)
+    assert {layer.kernel for layer in small.layers} == {"factored"}
+    assert [entry["speedup"] for entry in found["latency"]] == [None, None]
+
+
+@pytest.mark.parametrize(("where", "dense"), [("*", False), ("head", True)])
+def test_a_weight_that_an_attention_reads_runs_as_it_does_whatever_the_plan(
+    where, dense, monkeypatch
+):
+    only = partial(search.Search, kernels=KERNELS[:1])
+    monkeypatch.setattr("lowrank.execution.Search", only)
+    task, settings = Attending(), replace(SETTINGS, threads=1, optimize="exact")
+    small = compress(task.model(), ROUNDED, where)
+    before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
+    for entry in compare(before, after, small, task, settings)["latency"]:
+        assert (entry["speedup"] is None) == dense
 
 
 def test_what_a_model_has_none_of_has_no_ratio():
@@ -160,12 +253,12 @@ def test_optimised_models_are_timed_and_named():
     small = compress(task.model(), TruncatedSVD(rank=2))
     before = measure(task.model(), task, settings)
     after = measure(small.model, task, settings, before)
-    found = compare(before, after, small.layers, task, settings)
+    found = compare(before, after, small, task, settings)
     assert [entry["batch_size"] for entry in found["execution"]] == [1, 3]
     for latency, entry in zip(found["latency"], found["execution"], strict=True):
         assert latency["kernels"] == Plan.from_json(entry["plan"]).summary() != ""
         assert entry["quality"].keys() == {"top1", "loss"}
-    exact = compare(before, after, small.layers, task, replace(settings, optimize="exact"))
+    exact = compare(before, after, small, task, replace(settings, optimize="exact"))
     assert "quality" not in exact["execution"][0]
-    plain = compare(before, after, small.layers, task, SETTINGS)
+    plain = compare(before, after, small, task, SETTINGS)
     assert "execution" not in plain and "kernels" not in plain["latency"][0]

@@ -90,9 +90,7 @@ def test_the_point_of_such_a_text_is_measured_and_says_what_it_lacks():
     task, settings = task_on("chinese"), MeasureSettings(latency_batch_sizes=())
     dense = measure(task.model(), task, settings)
     small = compress(dense.model, MagnitudePruning(0.5), where="*mlp*", example=task.example())
-    record = compare(
-        dense, measure(small.model, task, settings, dense), small.layers, task, settings
-    )
+    record = compare(dense, measure(small.model, task, settings, dense), small, task, settings)
     assert set(record["undefined"]) == {"word_perplexity"}
     for part in ("dense", "compressed"):
         assert record[part]["perplexity"] > 1 and "word_perplexity" not in record[part]

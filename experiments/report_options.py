@@ -1,0 +1,81 @@
+"""What can be set of a report, checked before anything is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+@dataclass(frozen=True)
+class Options:
+    """The fields of conf/report/report.yaml, which says what each is.
+
+    Raises:
+        ValueError: one of them cannot be; the text names it.
+    """
+
+    experiment: str
+    runs: str
+    out: str
+    metric: str | None
+    size: str | None
+    close_up: float | None
+    layers_at: float | None
+    spectra: bool
+
+    def __post_init__(self) -> None:
+        for name in ("experiment", "runs", "out"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a text")
+        for name in ("metric", "size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(
+                    f"{name}={value!r} must be the name of a column of the records, such as "
+                    f"{'top1' if name == 'metric' else 'compression_ratio'}, or null"
+                )
+        for name in ("close_up", "layers_at"):
+            value = getattr(self, name)
+            if value is not None and not _is_above_zero(value):
+                raise ValueError(f"{name}={value!r} must be a number above 0, or null for none")
+        if not isinstance(self.spectra, bool):
+            raise ValueError(f"spectra={self.spectra!r} must be true or false")
+        if Path(self.runs).is_file():
+            raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
+        self._check_out()
+
+    def _check_out(self) -> None:
+        """Nothing is written elsewhere by way of a link that came with somebody's records."""
+        runs, out = Path(self.runs), Path(self.out)
+        if out.is_relative_to(runs) and not out.resolve().is_relative_to(runs.resolve()):
+            raise ValueError(f"out={out} is a link to {out.resolve()}: give out={out.resolve()}")
+        links = [path for path in (out.iterdir() if out.is_dir() else ()) if path.is_symlink()]
+        if links:
+            raise ValueError(f"{links[0]} is a link to a file elsewhere: remove it first")
+
+
+def options(config: DictConfig) -> Options:
+    """The options of a composed config.
+
+    Raises:
+        ValueError: one is not known, is missing, refers to nothing, or cannot be.
+    """
+    try:
+        given: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    known = [field.name for field in fields(Options)]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
+    return Options(**given)
+
+
+def _is_above_zero(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
