@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lowrank import results
 
 # What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
 LABELS = ("family", "level")
+# Bytes of a file's name.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,21 @@ class Job:
     overrides: list[str]
     settings: dict[str, Any]
 
+    @property
+    def folder(self) -> Path:
+        """Where its record is to be."""
+        return Path(self.settings["results"])
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its record."""
+        return results.key(self.settings)
+
     def check_choices(self) -> None:
-        """Raise ValueError if a choice lacks its labels, or would have no effect."""
+        """Raise ValueError if a choice lacks its labels, would have no effect, or cannot be a name
+        or a number."""
+        _check_names(self.settings["sweep"], self.settings["results"])
+        _check_finite(self.settings, "")
         missing = [name for name in LABELS if name not in self.settings]
         if missing:
             raise ValueError(
@@ -49,9 +68,39 @@ class Job:
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        if self.settings["force"]:
-            return False
-        return results.exists(results.key(self.settings), self.settings["results"])
+        return not self.settings["force"] and results.exists(self.key, self.folder)
+
+
+def _check_names(sweep: Any, folder: Any) -> None:
+    """Raise ValueError unless they can be the names of a sweep and of its folder of records."""
+    for name, value in (("sweep", sweep), ("results", folder)):
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError(f"{name}={value!r} must be a text that is not empty")
+    if "/" in sweep or "\\" in sweep or sweep in (".", ".."):
+        raise ValueError(
+            f"sweep={sweep} must be the name of a folder, and not a path: give results=… for "
+            "records in another place"
+        )
+    for part in (sweep, *Path(folder).parts):
+        if len(part.encode()) > LONGEST_NAME:
+            raise ValueError(
+                f"the name {part[:20]}… has {len(part.encode())} bytes; that of a folder has at "
+                f"most {LONGEST_NAME}"
+            )
+
+
+def _check_finite(value: Any, place: str) -> None:
+    """Raise ValueError for a number in the settings, at that place, that none can be."""
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    elif isinstance(value, list):
+        value = [(str(number), part) for number, part in enumerate(value)]
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place}={value} must be a finite number")
+    else:
+        return
+    for name, part in value:
+        _check_finite(part, f"{place}.{name}" if place else name)
 
 
 def pending(jobs: Sequence[Job]) -> list[Job]:
@@ -67,35 +116,70 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
             job.check_choices()
             if not job.is_done():
                 left.append(job)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             errors.setdefault(str(error), " ".join(job.overrides))
     _stop(errors)
     return left
 
 
-def check(jobs: Sequence[Job]) -> None:
-    """Find what is wrong with the jobs' settings before any of them starts.
+def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
+    """Find what is wrong with the jobs' settings and data before any of them starts.
+
+    Args:
+        n_jobs: how many run at once, as `worker_count` has it.
 
     Raises:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
-    from experiments.point import check_fit, check_options, make_parts, reason
+    from experiments import checks
+    from experiments.workers import worker_count
 
-    errors = {}
-    for folder in {job.settings["results"] for job in jobs}:
-        try:
-            results.check_writable(folder)
-        except ValueError as error:
-            errors[reason(error)] = "results"
+    try:
+        processes = worker_count(n_jobs)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run, because of\n{error}") from None
+    # What takes no time comes before what reads the data of all.
+    _each(jobs, checks.check_options)
+    _stop(_of_folders({job.folder for job in jobs}))
+    _each(jobs, checks.check_fit)
+    _each(jobs, lambda settings: checks.check_data(settings, processes))
+    checks.forget()
+
+
+def say_repeats(jobs: Sequence[Job]) -> None:
+    """Say if points are there for several seeds that draw nothing."""
+    from experiments.seeds import repeats
+
+    count = repeats(jobs)
+    if count:
+        print(
+            f"note: {count} of these {len(jobs)} points only repeat another one: no weights, no "
+            "calibration data and no method in them is drawn with the seed",
+            file=sys.stderr,
+        )
+
+
+def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:
+    from experiments.parts import reason
+
+    errors: dict[str, str] = {}
     for job in jobs:
         try:
-            check_options(job.settings)
-            make_parts(job.settings)
-            check_fit(job.settings)
+            check_one(job.settings)
         except Exception as error:
             errors.setdefault(reason(error), " ".join(job.overrides))
     _stop(errors)
+
+
+def _of_folders(folders: set[Path]) -> dict[str, str]:
+    errors = {}
+    for folder in folders:
+        try:
+            results.check_writable(folder)
+        except ValueError as error:
+            errors[str(error)] = "results"
+    return errors
 
 
 def _stop(errors: Mapping[str, str]) -> None:

@@ -9,148 +9,77 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 from torch import nn
 
 from experiments.composer import resolve
-from experiments.progress import Progress
+from experiments.parts import (
+    Settings,
+    cause,
+    make,
+    make_parts,
+    reason,
+    shared_task,
+    stands_alone,
+    text,
+)
+from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
 from lowrank import results
-from lowrank.allocation import Allocation
-from lowrank.calibration import Norms
+from lowrank.claims import Claims
 from lowrank.compress import compress
 from lowrank.environment import environment
-from lowrank.measure import Measured, MeasureSettings, compare, measure
+from lowrank.measure import Measured, compare, measure
 from lowrank.memo import unchanging
-from lowrank.recovery import Recovery
-from lowrank.select import Select
-from lowrank.tasks import Task
-
-# What numpy, the narrowest of the generators, takes as seeds.
-SEEDS = 2**32
-
-Settings = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a point is made of, as the library's objects."""
-
-    task: Task
-    allocation: Allocation
-    where: Select
-    norm: Norms
-    recovery: Recovery
-    measure: MeasureSettings
-
-
-def make_parts(settings: Settings) -> Parts:
-    """The objects that the settings of a point name, with their own checks passed.
-
-    Raises:
-        InstantiationException: caused by the error of one of them.
-    """
-    return Parts(
-        task=shared_task(text(settings["task"])),
-        allocation=make(settings["allocation"]),
-        where=make(settings["where"]),
-        norm=make(settings["norm"]),
-        recovery=make(settings["recovery"]),
-        measure=make(settings["measure"]),
-    )
-
-
-def check_options(settings: Settings) -> None:
-    """Check the options that no part of a point checks.
-
-    Raises:
-        ValueError: one of them cannot be; the text names it.
-    """
-    seed, threads, device = (settings[name] for name in ("seed", "threads", "device"))
-    if type(seed) is not int or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEEDS - 1}")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads={threads} must be a whole number from 1, or null")
-    try:
-        torch.empty(0, device=device)
-    # Of a device that is not there torch raises whatever its backend raises.
-    except Exception as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device={device} cannot be used here; there are: {', '.join(there)}. Torch says: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-
-
-def check_fit(settings: Settings) -> None:
-    """Check that a point's method knows its norm, and that its choice of layers and its recovery
-    fit the network, untrained.
-
-    Raises:
-        ValueError: they do not.
-    """
-    make(settings["allocation"]).check_norms(make(settings["norm"]).types)
-    task = {**settings["task"], "seed": 0}
-    fitting(text(task), text(settings["where"]), text(settings["recovery"]))
-
-
-# Of many points few differ in these.
-@functools.lru_cache(maxsize=64)
-def fitting(task: str, where: str, recovery: str) -> None:
-    """`check_fit` by the configurations (JSON)."""
-    network = untrained(task)
-    make(json.loads(where)).split(network)
-    make(json.loads(recovery)).check(network)
-
-
-@functools.lru_cache(maxsize=4)
-def untrained(config: str) -> nn.Module:
-    """The network of a task's configuration (JSON), without its weights."""
-    return make(json.loads(config)).network()
-
-
-def make(config: Mapping[str, Any]) -> Any:
-    """The object that `config` names by its `_target_`."""
-    return instantiate(config, _convert_="all")
-
-
-def run_point(config: DictConfig, progress: Progress) -> str | None:
+def run_point(config: DictConfig, progress: Progress) -> Outcome:
     """Measure the point that `config` describes, and save its record.
 
     Returns:
-        None, or why it failed: a value, so that no process stops over it.
+        What became of it: a value, so that no process stops over an error.
     """
     settings = resolve(config)
-    folder = settings["results"]
+    folder = Path(settings["results"])
     overrides = " ".join(HydraConfig.get().overrides.task)
     try:
-        # Another process may have measured it since this sweep began.
-        if not settings["force"] and results.exists(results.key(settings), folder):
-            progress.present(overrides)
-            return None
-        with computing(settings["seed"], settings["threads"]):
-            record = measure_point(settings)
-        results.save(record, folder)
+        with Claims(folder).taking(results.key(settings)) as is_ours:
+            # Asked with the claim, so that nobody else can have begun in between.
+            if was_measured(settings, progress.since.get(str(folder), 0.0)):
+                progress.present(overrides)
+                return "present"
+            if not is_ours:
+                return "claimed"
+            with computing(settings["seed"], settings["threads"]):
+                record = measure_point(settings)
+            results.save(record, folder)
     except Exception as error:
         progress.failed(overrides, reason(error))
         if HydraConfig.get().verbose or not stands_alone(cause(error)):
             traceback.print_exc(file=sys.stderr)
-        return reason(error)
+        return "failed"
     progress.finished(record)
     log_point(settings, record)
-    return None
+    return "measured"
+
+
+def was_measured(settings: Settings, since: float) -> bool:
+    """Whether the point has its record; if it is to be measured again, one made after `since`."""
+    path = Path(settings["results"]) / f"{results.key(settings)}.json"
+    if settings["force"]:
+        return path.exists() and path.stat().st_mtime > since
+    return results.exists(path.stem, path.parent)
 
 
 def measure_point(settings: Settings) -> dict[str, Any]:
@@ -162,7 +91,13 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         with timing(timings, "compress_s"):
             data = parts.task if parts.norm.needs_data or parts.allocation.needs_data else None
             compressed = compress(
-                dense, parts.allocation, parts.where, parts.task.example(), parts.norm, data
+                dense,
+                parts.allocation,
+                parts.where,
+                parts.task.example(),
+                parts.norm,
+                data,
+                values=settings["values"],
             )
         # After the compression, so that a hyperparameter that does not fit is found at once.
         both = parts.recovery.changes_dense
@@ -192,7 +127,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "skipped": compressed.skipped,
         "calibration": compressed.calibration,
         "allocation": compressed.allocation,
-        "protocol": parts.task.protocol(),
+        "protocol": parts.task.protocol() | {"batch_size": parts.measure.of(parts.task).batch_size},
         "environment": environment(settings["device"]),
         "timings": timings,
     }
@@ -215,14 +150,7 @@ class Baseline:
     before_recovery: dict[str, Any]
 
 
-# The points of a sweep share these. They come in an order in which few are needed at a time, and
-# many seeds must not fill the memory.
-@functools.lru_cache(maxsize=4)
-def shared_task(config: str) -> Task:
-    """The task of a configuration (JSON), with its data decoded once."""
-    return make(json.loads(config))
-
-
+# The points of a sweep share these, as they do the tasks.
 @functools.lru_cache(maxsize=4)
 def dense_model(config: str) -> nn.Module:
     """The trained dense model of a task's configuration (JSON); not to be changed."""
@@ -249,11 +177,6 @@ def dense_baseline(config: str) -> Baseline:
     )
 
 
-def text(config: Any) -> str:
-    """`config` as a key of a cache."""
-    return json.dumps(config, sort_keys=True)
-
-
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
     """Seed every generator, and let the arithmetic of this process use so many threads."""
@@ -272,20 +195,3 @@ def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - started
-
-
-def reason(error: Exception) -> str:
-    """The text of an error for people; behind Hydra's wrapping, that of its cause."""
-    found = cause(error)
-    return str(found) if stands_alone(found) else f"{type(found).__name__}: {found}"
-
-
-def cause(error: Exception) -> BaseException:
-    """What Hydra wrapped, or the error itself."""
-    wrapped = error.__cause__ if isinstance(error, InstantiationException) else None
-    return wrapped or error
-
-
-def stands_alone(error: BaseException) -> bool:
-    """Whether the text of an error says all, as ours do, which are ValueErrors."""
-    return isinstance(error, ValueError)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from lowrank import scratch
 from lowrank.captions import NEARLY_ALL, share
 from lowrank.columns import primary_measure
+
+# What became of a point: measured here, by another process, or being measured by one (claimed);
+# failed; or lost with the worker that had it.
+Outcome = Literal["measured", "present", "claimed", "failed", "lost"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,20 @@ class Progress:
         done: those that had their record when it started.
         ticks: a file to which each finished point adds one byte; its size is the count that all
             processes see.
+        since: by folder of records, when the sweep began by the clock of its file system.
         started: in seconds since the epoch.
     """
 
     total: int
     done: int
     ticks: Path
+    since: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
     def finished(self, record: Mapping[str, Any]) -> None:
         """Say that a point was measured."""
         dense, compressed = record["dense"], record["compressed"]
+        # A measure that is undefined is not there, of one model or of both.
         metric = primary_measure([name for name in compressed if name in dense])
         method = record["method"]
         if record["level"] is not None:
@@ -52,7 +59,7 @@ class Progress:
 
     def present(self, point: str) -> None:
         """Say that another process measured the point in the meantime."""
-        self._say(f"{point}  has its record already", sys.stdout)
+        self._say(f"{point}  was measured by another process", sys.stdout)
 
     def failed(self, point: str, reason: str) -> None:
         """Say which point failed and why."""
@@ -81,7 +88,9 @@ def _size(ratios: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def counting(total: int, done: int) -> Iterator[Progress]:
+def counting(total: int, done: int, since: Mapping[str, float] | None = None) -> Iterator[Progress]:
     """The progress of a sweep that starts now."""
-    with tempfile.NamedTemporaryFile(prefix="lowrank-sweep-") as file:
-        yield Progress(total, done, Path(file.name))
+    with scratch.folder() as folder:
+        ticks = folder / "ticks"
+        ticks.touch()
+        yield Progress(total, done, ticks, since or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,11 @@ class WandbTracker(Tracker):
     def __post_init__(self) -> None:
         if self.mode not in ("online", "offline"):
             raise ValueError(f"mode={self.mode!r} must be online or offline; for none, tracker=off")
+        if importlib.util.find_spec("wandb") is None:
+            raise ValueError(
+                "this tracker needs wandb, which is not installed: pip install 'lowrank[sweep]', "
+                "or take tracker=off"
+            )
 
     def log_point(self, record: Record, sweep: str) -> None:
         import wandb

@@ -65,3 +65,23 @@ def test_a_failure_says_why_and_goes_to_stderr(capsys):
     printed = capsys.readouterr()
     assert printed.err.startswith("[1/2, 0:00 left] FAILED decomposer.rank=99: too large")
     assert not printed.out
+
+
+def test_a_measure_that_one_model_lacks_is_not_shown(capsys):
+    """The perplexity of words may be beyond all numbers for one of the two."""
+    changes = {"dense": {"loss": 0.5}, "compressed": {"word_perplexity": 9.0, "loss": 0.75}}
+    with counting(total=1, done=0) as progress:
+        progress.finished(RECORD | changes)
+    assert "  loss 0.750 (dense 0.500)  " in capsys.readouterr().out
+
+
+def test_the_count_is_that_of_all_processes(capsys):
+    with counting(total=3, done=0) as progress:
+        progress.present("rank=1")
+        progress.failed("rank=2", "too large")
+        progress.present("rank=3")
+        assert progress.ticks.stat().st_size == 3
+    assert capsys.readouterr().out.startswith(
+        "[1/3, 0:00 left] rank=1  was measured by another process\n[3/3, 0:00 left] rank=3  "
+    )
+    assert not progress.ticks.exists()

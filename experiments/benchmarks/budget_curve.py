@@ -20,7 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from experiments.composer import resolve
-from experiments.point import computing, make_parts
+from experiments.parts import make_parts
+from experiments.point import computing
 from experiments.sweep import CONF, register_resolvers
 from lowrank.compress import compress
 from lowrank.measure.quality import evaluate

@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,14 +120,17 @@ def load_task(name: str) -> CausalLM:
     from hydra.utils import instantiate
 
     with initialize_config_dir(str(CONF), version_base=None):
-        return instantiate(compose(f"task/{name}").task, _convert_="all")
+        task = instantiate(compose(f"task/{name}").task, _convert_="all")
+    # The first inputs, which all peers are given.
+    return replace(task, calibration_seed=None)
 
 
 def subject_of(task: CausalLM) -> Subject:
     """The task's model with the linear layers of its blocks, and its calibration inputs."""
     model = task.model()
     sites, _ = Select(kinds="Linear", embeddings=False, last=False).split(model)
-    inputs = [batch for batch, _ in task.split("calibration").batches(task.calibration_size)]
+    calibration = task.split("calibration")
+    inputs = [batch for batch, _ in calibration.batches(len(calibration))]
     return Subject(
         model=model.requires_grad_(False),
         layers=tuple(site.name for site in sites),

@@ -8,7 +8,6 @@ twice, dense and compressed, whatever the number of blocks.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowrank import scratch
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, Refused, running
@@ -66,8 +66,8 @@ def calibrate_in_sequence(
         ValueError: the model has no blocks in an `nn.ModuleList` or `nn.Sequential`.
     """
     units = find_units(model, sites, data)
-    with tempfile.TemporaryDirectory(prefix="lowrank-") as folder:
-        replay = Replay(model, data, Path(folder))
+    with scratch.folder() as folder:
+        replay = Replay(model, data, folder)
         for number, unit in enumerate(units, start=1):
             names = [use.name for site in unit.sites for use in site.uses]
             with MEMO.passing():

@@ -11,7 +11,6 @@ from lowrank.factorizations.entropy_coded import EntropyCoded as EntropyCoded
 from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf
-from lowrank.factorizations.factorization import Tunable as Tunable
 from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
@@ -20,4 +19,4 @@ from lowrank.factorizations.regrouped_product import RegroupedProduct as Regroup
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import BlockGrid as BlockGrid
 from lowrank.factorizations.sparse import Sparse as Sparse
-from lowrank.factorizations.tunable import Tunable
+from lowrank.factorizations.tunable import Tunable as Tunable

@@ -1,5 +1,6 @@
 """What a model costs and what it is worth: the same measures for dense and compressed ones."""
 
+from lowrank.measure.free_memory import free_memory as free_memory
 from lowrank.measure.harness import harness_scores as harness_scores
 from lowrank.measure.latency import Latency as Latency
 from lowrank.measure.latency import compare_latency as compare_latency
@@ -14,6 +15,7 @@ from lowrank.measure.measure import ratios as ratios
 from lowrank.measure.memory import peak_memory as peak_memory
 from lowrank.measure.quality import Evaluation as Evaluation
 from lowrank.measure.quality import evaluate as evaluate
+from lowrank.measure.room import check_room as check_room
 from lowrank.measure.size import body_bytes as body_bytes
 from lowrank.measure.size import nbytes as nbytes
 from lowrank.measure.size import params as params

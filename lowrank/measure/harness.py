@@ -23,6 +23,20 @@ def check_harness() -> None:
         )
 
 
+def check_tasks(tasks: Sequence[str]) -> Any:
+    """The harness's manager of its tasks; takes seconds the first time.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    manager = _task_manager()
+    try:
+        manager.load(list(tasks))
+    except KeyError as error:
+        raise ValueError(f"the harness has no task: {error.args[0]}") from error
+    return manager
+
+
 def harness_scores(
     model: nn.Module,
     tokenizer: Any,
@@ -55,11 +69,7 @@ def harness_scores(
     from lm_eval import simple_evaluate  # type: ignore
     from lm_eval.models.huggingface import HFLM  # type: ignore
 
-    manager = _task_manager()
-    try:
-        manager.load(list(tasks))
-    except KeyError as error:
-        raise ValueError(f"the harness has no task: {error.args[0]}") from error
+    manager = check_tasks(tasks)
     with evaluating(model), _tied_as_they_are(model):
         # A copy of the tokenizer, for it is given a token for padding.
         wrapped = HFLM(model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)  # type: ignore

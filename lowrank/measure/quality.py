@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -31,10 +32,13 @@ class Evaluation:
             the two models agree, by name, as means over the predictions: see `Task.agreement`.
         observed: by batch what the model gives, on the CPU; see `Task.observe`. A list where it
             takes at most `KEPT_BYTES`, else made again whenever it is gone through.
+        undefined: measures that have no finite value on this data, which `metrics` lacks, each with
+            the reason.
     """
 
     metrics: dict[str, float]
     observed: Iterable[Observed] = field(repr=False)
+    undefined: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def evaluate(
     model: nn.Module,
     task: Task,
     split: SplitName = "test",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     reference: Iterable[Observed] | None = None,
 ) -> Evaluation:
     """Run a model over a whole split of a task, in evaluation mode.
@@ -67,36 +71,81 @@ def evaluate(
 
     Args:
         split: train, calibration, validation or test.
+        batch_size: examples that run at once; what suits the task's outputs if not given.
         reference: `observed` of the dense model on the same split with the same `batch_size`. If
             given, agreement is measured too.
 
     Raises:
         ValueError: an output is NaN or infinite, the split is empty, or `reference` does not fit.
     """
-    data, metrics, means = task.split(split), task.metrics(), _Means()
+    data, tally = task.split(split), Tally(task)
+    batch_size = task.batch_sizes.quality if batch_size is None else batch_size
     if len(data) == 0:
         raise ValueError(f"the split '{split}' of task '{task.name}' is empty: nothing to measure")
     kept: list[Observed] = []
-    examples = size = 0
+    size = 0
     dense_batches = repeat(None) if reference is None else iter(reference)
     with evaluating(model), torch.inference_mode():
         for inputs, targets in data.batches(batch_size):
             observed = task.observe(model, inputs)
-            _check_finite(observed[0], examples)
-            examples += len(observed[0])
-            metrics.update(observed[0], targets)
-            predictions = task.predictions(targets)
-            means.add("loss", float(task.loss(observed[0], targets)) * predictions, predictions)
+            _check_finite(observed[0], tally.examples)
             dense = next(dense_batches, ())
-            if dense is not None:
-                means.add_all(task.agreement(observed, _fitting(observed, dense), targets))
+            tally.add(observed, targets, None if dense is None else _fitting(observed, dense))
             size += sum(tensor.nbytes for tensor in observed)
-            kept = [*kept, tuple(t.cpu() for t in observed)] if size <= KEPT_BYTES else []
+            if size <= KEPT_BYTES:
+                kept.append(tuple(_alone(tensor) for tensor in observed))
+            else:
+                kept.clear()
     if reference is not None and next(dense_batches, None) is not None:
-        raise ValueError(f"the reference has more than these {examples} examples: {SAME}")
-    values = {name: float(value) for name, value in metrics.compute().items()}
+        raise ValueError(f"the reference has more than these {tally.examples} examples: {SAME}")
+    metrics, undefined = tally.results()
     again = Rerun(model, task, split, batch_size)
-    return Evaluation(values | means.values(), kept if size <= KEPT_BYTES else again)
+    return Evaluation(metrics, kept if size <= KEPT_BYTES else again, undefined)
+
+
+class Tally:
+    """What a model's quality comes from, added up over the batches of a split.
+
+    Attributes:
+        examples: how many there were.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.metrics = task.metrics()
+        self.means = _Means()
+        self.examples = 0
+
+    def add(self, observed: Observed, targets: Tensor, dense: Observed | None) -> None:
+        """Count a batch, and with what the dense model gives on it how far the two agree."""
+        outputs = observed[0]
+        self.examples += len(outputs)
+        self.metrics.update(outputs, targets)
+        predictions = self.task.predictions(targets)
+        loss = float(self.task.loss(outputs, targets))
+        self.means.add("loss", loss * predictions, predictions)
+        if dense is not None:
+            self.means.add_all(self.task.agreement(observed, dense, targets))
+
+    def results(self) -> tuple[dict[str, float], dict[str, str]]:
+        """The measures that are finite, and why others are not there."""
+        computed = {name: float(value) for name, value in self.metrics.compute().items()}
+        values = computed | self.means.values()
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        others = {name: _reason(value) for name, value in values.items() if name not in finite}
+        return finite, self.task.undefined() | others
+
+
+def _reason(value: float) -> str:
+    if math.isnan(value):
+        return "it is not a number: the data do not define it"
+    return "it is beyond the largest number that 64 bits hold"
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU that keeps no more memory than it has itself, as a view would."""
+    tensor = tensor.cpu()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 SAME = "evaluate both models on the same split with the same batch_size"
@@ -128,7 +177,10 @@ class _Means:
             self.add(name, float(numbers.sum()), numbers.numel())
 
     def values(self) -> dict[str, float]:
-        return {name: total / self.counts[name] for name, total in self.sums.items()}
+        return {
+            name: total / self.counts[name] if self.counts[name] else math.nan
+            for name, total in self.sums.items()
+        }
 
 
 def _check_finite(output: Tensor, examples: int) -> None:

@@ -57,20 +57,22 @@ class BatchNormReestimation(Recovery):
     def tunes(self) -> bool:
         return False
 
+    def check_data(self, task: Task) -> None:
+        needed, there = self.batches * self.batch_size, len(task.split("train"))
+        if needed > there:
+            raise ValueError(
+                f"batches={self.batches} of batch_size={self.batch_size} need {needed} examples, "
+                f"and the train split has {there}"
+            )
+        _check_unpadded(task, zip(range(self.batches), self._batches(task), strict=False))
+
     def check(self, network: nn.Module) -> None:
         _with_statistics(network)
 
     @torch.inference_mode(False)
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         layers = _with_statistics(model)
-        train = task.split("train")
-        needed = self.batches * self.batch_size
-        if needed > len(train):
-            raise ValueError(
-                f"batches={self.batches} of batch_size={self.batch_size} need {needed} examples, "
-                f"and the train split has {len(train)}"
-            )
-        _check_unpadded(task, zip(range(self.batches), self._batches(task), strict=False))
+        self.check_data(task)
         before = [(module, module.training) for module in model.modules()]
         momenta = [layer.momentum for layer in layers]
         model.eval()
@@ -88,7 +90,7 @@ class BatchNormReestimation(Recovery):
                 module.training = training
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
-        return {"batchnorm_layers": len(layers), "examples": needed}
+        return {"batchnorm_layers": len(layers), "examples": self.batches * self.batch_size}
 
     def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
         """As many full batches as there are, in the order of the task's seed."""

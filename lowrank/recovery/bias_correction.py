@@ -75,19 +75,23 @@ class BiasCorrection(Recovery):
     def tunes(self) -> bool:
         return False
 
+    def check_data(self, task: Task) -> None:
+        there = len(task.split("calibration"))
+        if self.examples is not None and self.examples > there:
+            raise ValueError(
+                f"examples={self.examples} are more than the {there} of the calibration split"
+            )
+
     def check(self, network: nn.Module) -> None:
         _with_bias(network)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        self.check_data(task)
         dense = task.model()
         split = task.split("calibration")
         count = len(split) if self.examples is None else self.examples
-        if count > len(split):
-            raise ValueError(
-                f"examples={count} are more than the {len(split)} of the calibration split"
-            )
         pieces = next(task_pieces(task, split, count, None, count))
         layers = _with_bias(model)
         expected: dict[str, Seen] = {}  # In the order of the first calls.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_positive
 from lowrank.factorizations import Factorization
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
@@ -34,6 +35,7 @@ OPTIMIZERS: dict[str, Callable[[FineTune, list[nn.Parameter]], Optimizer]] = {
     ),
 }
 SCOPES = ("model", "factorizations")
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -69,27 +71,28 @@ class FineTune(Recovery):
     learning_rate: float
     batch_size: int = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.0
     distill: float = 0.0
     scope: Literal["model", "factorizations"] = "model"
 
     def __post_init__(self) -> None:
-        allowed = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "distill": (0 <= self.distill <= 1, "in [0, 1]"),
-            "scope": (self.scope in SCOPES, f"one of {', '.join(SCOPES)}"),
-        }
-        for name, (good, what) in allowed.items():
-            if not good:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {what}")
+        check_integer("epochs", self.epochs, least=1)
+        check_positive("learning_rate", self.learning_rate)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        check_number("momentum", self.momentum, "lie in [0, 1)", lambda x: 0 <= x < 1)
+        check_one_of("schedule", self.schedule, SCHEDULES)
+        finite = "be at least 0 and finite"
+        check_number("weight_decay", self.weight_decay, finite, lambda x: 0 <= x < math.inf)
+        check_number("distill", self.distill, "lie in [0, 1]", lambda x: 0 <= x <= 1)
+        check_one_of("scope", self.scope, SCOPES)
+        if self.optimizer != "sgd" and self.momentum != MOMENTUM:
+            raise ValueError(
+                f"momentum={self.momentum} has no effect with optimizer={self.optimizer!r}: leave "
+                "it out, or take optimizer='sgd'"
+            )
 
     @property
     def changes_dense(self) -> bool:

@@ -45,5 +45,9 @@ class InOrder(Recovery):
         for step in self.steps:
             step.check(network)
 
+    def check_data(self, task: Task) -> None:
+        for step in self.steps:
+            step.check_data(task)
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"steps": [step.recover(model, task, progress) for step in self.steps]}

@@ -47,6 +47,14 @@ class Recovery(ABC):
             ValueError: it has not.
         """
 
+    def check_data(self, task: Task) -> None:
+        """Find out whether the splits of a task are enough for `recover`; may read them.
+
+        Raises:
+            ValueError: they are not.
+        """
+        del task
+
     @abstractmethod
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         """Change `model` in place, using the train split (of which calibration is a part) only.

@@ -29,6 +29,7 @@ from lowrank.tasks import Task
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SOURCES = ("calibration", "train")
+LEARNING_RATE, CODE_RATE = 0.003, 0.01
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Tune(Recovery):
     """
 
     epochs: int = 8
-    learning_rate: float = 0.003
-    code_rate: float = 0.01
+    learning_rate: float = LEARNING_RATE
+    code_rate: float = CODE_RATE
     batch_size: int = 8
     parts: Sequence[Part] = ("scales", "norms", "biases")
     source: Literal["calibration", "train"] = "calibration"
@@ -95,6 +96,16 @@ class Tune(Recovery):
             raise ValueError(f"parts={self.parts!r} must be a list of some of {', '.join(PARTS)}")
         for part in self.parts:
             check_one_of("parts", part, PARTS)
+        if "codes" not in self.parts and self.code_rate != CODE_RATE:
+            raise ValueError(
+                f"code_rate={self.code_rate} has no effect without codes in parts="
+                f"{list(self.parts)}: leave it out, or add them"
+            )
+        if set(self.parts) == {"codes"} and self.learning_rate != LEARNING_RATE:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} has no effect on parts=['codes'], which move "
+                "by code_rate: leave it out, or add other parts"
+            )
 
     @property
     def changes_dense(self) -> bool:
@@ -104,6 +115,20 @@ class Tune(Recovery):
     def tunes(self) -> bool:
         return True
 
+    def check_data(self, task: Task) -> None:
+        there = len(task.split(self.source))
+        if self.examples is not None and self.examples > there:
+            raise ValueError(
+                f"examples={self.examples} are more than the {there} of the {self.source} split"
+            )
+        count = there if self.examples is None else self.examples
+        batches = math.ceil(count / self.batch_size)
+        if math.ceil(self.held_out * batches) == batches:
+            raise ValueError(
+                f"the {count} examples are {batches} batches of batch_size={self.batch_size}, "
+                f"of which held_out={self.held_out} leaves none to learn from: lower one of them"
+            )
+
     def check(self, network: nn.Module) -> None:
         # What there is to tune is known only once the factorizations are there.
         pass
@@ -111,6 +136,7 @@ class Tune(Recovery):
     @torch.inference_mode(False)
     @torch.enable_grad()
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        self.check_data(task)
         pair = Pair(model, task.model(), task)
         learnt, held = self._examples(task)
         with ExitStack() as stack:
@@ -165,17 +191,8 @@ class Tune(Recovery):
         """Batches to learn from, and those that are held out."""
         split = task.split(self.source)
         count = len(split) if self.examples is None else self.examples
-        if count > len(split):
-            raise ValueError(
-                f"examples={count} are more than the {len(split)} of the {self.source} split"
-            )
         batches = list(task_pieces(task, split, self.batch_size, task.seed, count))
         held = math.ceil(self.held_out * len(batches))
-        if held == len(batches):
-            raise ValueError(
-                f"the {count} examples are {len(batches)} batches of batch_size={self.batch_size}, "
-                f"of which held_out={self.held_out} leaves none to learn from: lower one of them"
-            )
         return batches[held:], batches[:held]
 
     def _found(self, model: nn.Module) -> Iterator[Tuned]:

@@ -12,13 +12,25 @@ from torch import Tensor, nn
 
 from lowrank.tasks.agreement import class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, calibration_rows
-from lowrank.tasks.text_sources import HubText
+from lowrank.tasks.splits import (
+    calibration_rows,
+    check_seed,
+    check_sizes,
+    check_text,
+    named,
+    part_sizes,
+)
+from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task
+from lowrank.tasks.text_sources import HubText, check_texts
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
+
+# More characters between white space, on the average of a text, are no words: the longest, of
+# agglutinating languages, have some 15.
+LONGEST_WORDS = 32
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class CausalLM(Task):
     per byte, and only at the same protocol.
 
     Args:
-        name: of the task, for the records.
+        name: of the task, for the records; that of the test data, if None.
         architecture: the model's name, for the records.
         pretrained: the model's name in the mirror or on the hub, or its folder. Its own tokenizer
             is used.
@@ -44,39 +56,55 @@ class CausalLM(Task):
         packing: how they become inputs.
         dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
+        trust_remote_code: whether code that comes with the model may run.
+        calibration_size: 128, or all inputs of `train` where it has fewer, if not given.
+        validation_size: a tenth of the inputs of the text `train`, at most 32, if not given.
         calibration_seed: draws the `calibration` inputs from those of `train`; by default they are
             its first.
         seed: of the order of batches.
 
     Raises:
-        ValueError: from the methods, for a model or text that is not there, a text that is too
-            short, a tokenizer that does not fit the model, more tokens in an input than the model
-            has positions, or a model that is not causal.
+        ValueError: an option of the wrong kind; from the methods, for a model or text that is not
+            there, a text that is too short, a tokenizer that does not fit the model, more tokens in
+            an input than the model has positions, or a model that is not causal.
     """
 
-    name: str
+    batch_sizes = BatchSizes(quality=8, latency=(1,))
+
+    name: str | None  # never None once it is made
     architecture: str
     pretrained: str
     test: HubText
     train: HubText
     packing: Packing
-    calibration_size: int = 128
-    validation_size: int = 32
+    calibration_size: int | None = None
+    validation_size: int | None = None
     calibration_seed: int | None = None
     dtype: str = "float32"
     revision: str | None = None
+    trust_remote_code: bool = False
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.calibration_size < 1 or self.validation_size < 1:
-            raise ValueError(
-                f"calibration_size={self.calibration_size} and validation_size="
-                f"{self.validation_size} must be at least 1"
-            )
-        if self.test == self.train:
-            raise ValueError(f"the texts test and train are the same: {self.test}")
-        _ = self._pretrained  # Checks dtype.
+        check_texts(self.test, self.train)
+        object.__setattr__(self, "name", named(self.name, self.test.name))
+        check_text("architecture", self.architecture)
+        if not isinstance(self.packing, Packing):
+            raise ValueError(f"packing={self.packing!r} must be a Packing")
+        check_sizes(calibration_size=self.calibration_size, validation_size=self.validation_size)
+        if self.calibration_seed is not None:
+            check_seed("calibration_seed", self.calibration_seed)
+        check_seed("seed", self.seed)
+        _ = self._pretrained  # Checks its own options.
+
+    @property
+    def draws_model(self) -> bool:
+        return False
+
+    def check(self) -> None:
+        super().check()
+        self._pretrained.check_weights()
 
     def network(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
@@ -98,20 +126,20 @@ class CausalLM(Task):
         if name == "test":
             return self._test_inputs
         found = self._train_inputs
-        learnt = len(found) - self.validation_size
-        if learnt < self.calibration_size:
-            raise ValueError(
-                f"calibration_size={self.calibration_size} and validation_size="
-                f"{self.validation_size} do not fit the text {self.train}, which fills "
-                f"{len(found)} inputs of {self.packing.sequence_length} tokens: take a longer "
-                "text, or lower them"
-            )
+        validating, calibrating = self._sizes()
+        learnt = len(found) - validating
         rows = {
             "train": torch.arange(learnt),
-            "calibration": calibration_rows(learnt, self.calibration_size, self.calibration_seed),
+            "calibration": calibration_rows(learnt, calibrating, self.calibration_seed),
             "validation": torch.arange(learnt, len(found)),
         }
         return found.part(rows[name])
+
+    def _sizes(self) -> tuple[int, int]:
+        """How many inputs are validation and calibration."""
+        given = self.validation_size, self.calibration_size
+        of = f"inputs of {self.packing.sequence_length} tokens that {self.train} fills"
+        return part_sizes(len(self._train_inputs), *given, most=(32, 128), of=of)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
         return model(inputs).logits
@@ -142,15 +170,30 @@ class CausalLM(Task):
     def metrics(self) -> MetricCollection:
         """perplexity, word_perplexity, bits_per_byte and token_accuracy; see `Likelihood`.
 
-        Tokens per word and per byte are those of the test text, on whatever split they are used.
+        None of those in `undefined`. Tokens per word and per byte are those of the test text, on
+        whatever split they are used.
         """
         from torchmetrics import MetricCollection
 
         from lowrank.tasks.text_metrics import Likelihood
 
-        tokens = len(self._covered.ids)
-        likelihood = Likelihood(tokens / self._covered.words, tokens / self._covered.size)
+        tokens, text, left_out = len(self._covered.ids), self._covered, self.undefined()
+        likelihood = Likelihood(
+            None if "word_perplexity" in left_out else tokens / text.words,
+            None if "bits_per_byte" in left_out else tokens / text.size,
+        )
         return MetricCollection({"likelihood": likelihood}).to(self.device)
+
+    def undefined(self) -> dict[str, str]:
+        text, found = self._covered, {}
+        if text.words < 1 or text.characters > LONGEST_WORDS * text.words:
+            found["word_perplexity"] = (
+                f"the text has no words that white space parts: {text.words} in "
+                f"{text.characters} characters"
+            )
+        if text.size < 1:
+            found["bits_per_byte"] = "the text has no bytes"
+        return found
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Test inputs; they repeat where `batch_size` is more than there are."""
@@ -167,12 +210,13 @@ class CausalLM(Task):
         return {
             "pretrained": self.pretrained,
             "dtype": self.dtype,
+            "trust_remote_code": self.trust_remote_code,
             "test": asdict(self.test),
             "train": asdict(self.train),
             **asdict(self.packing),
             "stride": self.packing.step,
             "test_inputs": len(self._test_inputs),
-            "calibration_inputs": self.calibration_size,
+            "calibration_inputs": self._sizes()[1],
             "tokens": len(self._covered.ids),
             "predicted_tokens": self.predictions(self._test_inputs.targets),
             "left_out_tokens": len(self._test_tokens.ids) - len(self._covered.ids),
@@ -187,7 +231,7 @@ class CausalLM(Task):
 
     @cached_property
     def _pretrained(self) -> Pretrained:
-        return Pretrained(self.pretrained, self.dtype, self.revision)
+        return Pretrained(self.pretrained, self.dtype, self.revision, self.trust_remote_code)
 
     @cached_property
     def _test_tokens(self) -> Tokens:

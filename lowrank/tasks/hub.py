@@ -73,16 +73,29 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
         ValueError: no such dataset, configuration or split.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     root = mirror()
     path = dataset if root is None else str(_mirrored(root, "datasets", dataset))
     try:
         return load_dataset(path, name=config, split=split, revision=revision)  # type: ignore
-    except (ValueError, OSError) as error:  # a missing dataset and a dead network are OSErrors
+    # A missing dataset and a dead network are OSErrors, a script in the dataset a RuntimeError.
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:
+        cause = "" if error.__cause__ is None else f" ({error.__cause__})"
         raise ValueError(
             f"split {split!r} of dataset {dataset!r} (configuration {config!r}) cannot be loaded "
-            f"from {root or f'the Hugging Face hub ({HINT})'}: {error}"
+            f"from {root or f'the Hugging Face hub ({HINT})'}: {error}{cause}"
         ) from error
+
+
+def check_weights(repository: str, url: str | None) -> None:
+    """Raise ValueError if it is known without reading or asking the network that these weights are
+    not there: the mirror lacks them, or `url` has no hash. See `load_weights`."""
+    root = mirror()
+    if root is not None:
+        _weights_file(root, repository)
+    elif url is not None:
+        _named_by_hash(url)
 
 
 def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
@@ -100,10 +113,7 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
     """
     root = mirror()
     if root is not None:
-        file = _mirrored(root, "models", repository) / WEIGHTS_FILE
-        if not file.is_file():
-            raise ValueError(f"the mirror has no file {file}")
-        return _read_safetensors(file)
+        return _read_safetensors(_weights_file(root, repository))
     if url is not None:
         return _read_pickled(_download(url), url)
     from huggingface_hub import hf_hub_download
@@ -118,6 +128,13 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
     return _read_safetensors(Path(file))
 
 
+def _weights_file(root: Path, repository: str) -> Path:
+    file = _mirrored(root, "models", repository) / WEIGHTS_FILE
+    if not file.is_file():
+        raise ValueError(f"the mirror has no file {file}")
+    return file
+
+
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -128,25 +145,31 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is no whole safetensors file of weights: {error}") from error
 
 
-def _download(url: str) -> Path:
-    """The file at an address, kept in the cache and checked against the hash in its name."""
+def _named_by_hash(url: str) -> tuple[str, str]:
+    """The name of the file at an address, and the digits of its hash in that name."""
     found = re.search(r"/([^/]*-([0-9a-f]{8,64})\.[^/]*)$", url)
     if found is None:
         raise ValueError(
             f"{url} must end in -<first 8 or more digits of the file's SHA-256>.<suffix>, so that "
             "the download can be checked"
         )
+    return found[1], found[2]
+
+
+def _download(url: str) -> Path:
+    """The file at an address, kept in the cache and checked against the hash in its name."""
+    name, digits = _named_by_hash(url)
     folder = cache.folder() / "downloads"
-    file = folder / found[1]
+    file = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=found[2], progress=False)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digits, progress=False)
         with open(file, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"no weights from {url} ({HINT}): {error}") from error
-    if not digest.startswith(found[2]):
+    if not digest.startswith(digits):
         raise ValueError(f"{file} is no longer what was downloaded from {url}: delete it")
     return file
 

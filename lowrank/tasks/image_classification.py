@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,45 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.tasks.image_sources import Images, ImageSource
-from lowrank.tasks.task import SPLIT_NAMES, Split, SplitName, Task, calibration_rows
+from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
+from lowrank.tasks.splits import (
+    calibration_rows,
+    check_seed,
+    check_sizes,
+    check_text,
+    named,
+    part_sizes,
+)
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-
-
-@dataclass(frozen=True)
-class ImageSplit(Split):
-    """Rows of decoded images, normalised batch by batch as (pixel / white − mean) / std.
-
-    Args:
-        rows: int64, (count,).
-        mean, std: shape (channels, 1, 1) or (1, 1, 1).
-    """
-
-    images: Images
-    rows: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        rows = self.rows
-        if shuffle_seed is not None:
-            generator = torch.Generator().manual_seed(shuffle_seed)
-            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-        return ((self.inputs(batch), self.images.labels[batch]) for batch in rows.split(batch_size))
-
-    def inputs(self, rows: Tensor) -> Tensor:
-        """Normalised images, float32 (count, channels, height, width)."""
-        pixels = self.images.pixels[rows].to(torch.float32)
-        return pixels.div_(self.images.white).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -64,35 +40,68 @@ class ImageClassification(Task):
     with `split_seed`, not with `seed`. Weights trained elsewhere may have seen `validation`.
 
     Args:
-        name: of the task, for the records.
+        name: of the task, for the records; the dataset's, if None.
         architecture: the network's name, for the records.
         source: the images.
         builder: ``package.module:function`` (or a class) that makes the network, given `arguments`.
             It maps (batch, channels, height, width) to logits (batch, classes).
         weights: where the network's weights come from; None keeps those that the builder gave it.
         mean, std: of the pixels on the scale 0..1, one for each channel or one for all.
+        validation_size: a tenth of the images to learn from, at most 1000, if not given.
+        calibration_size: 512, or all of `train` where it has fewer, if not given.
         calibration_seed: draws `calibration` from `train`; by default it is its first examples.
         seed: of the initial weights and the order of batches.
 
     Raises:
-        ValueError: from the methods, for a builder that cannot be imported or called, splits that
-            do not fit the data, or a network that does not fit the data or its weights.
+        ValueError: an option of the wrong kind; from the methods, a builder that cannot be imported
+            or called, splits that do not fit the data, or a network that does not fit the data or
+            its weights.
     """
 
-    name: str
+    name: str | None  # never None once it is made
     architecture: str
     source: ImageSource
     builder: str
     weights: Weights | None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-    validation_size: int = 1000
-    calibration_size: int = 512
+    mean: Sequence[float] = (0.5,)
+    std: Sequence[float] = (0.5,)
+    validation_size: int | None = None
+    calibration_size: int | None = None
     calibration_seed: int | None = None
     split_seed: int = 0
     seed: int = 0
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, ImageSource):
+            raise ValueError(f"source={self.source!r} must be an ImageSource, such as Digits()")
+        object.__setattr__(self, "name", named(self.name, self.source.name))
+        check_text("architecture", self.architecture)
+        check_text("builder", self.builder)
+        if not isinstance(self.arguments, Mapping):
+            raise ValueError(f"arguments={self.arguments!r} must be a mapping of names to values")
+        if self.weights is not None and not isinstance(self.weights, Weights):
+            raise ValueError(
+                f"weights={self.weights!r} must be None or Weights, such as Published(repository)"
+            )
+        check_scale("mean", self.mean, "be finite", math.isfinite)
+        check_scale("std", self.std, "be positive and finite", lambda x: 0 < x < math.inf)
+        check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
+        if self.calibration_seed is not None:
+            check_seed("calibration_seed", self.calibration_seed)
+        check_seed("split_seed", self.split_seed)
+        check_seed("seed", self.seed)
+
+    @property
+    def draws_model(self) -> bool:
+        return self.weights is None or self.weights.draws
+
+    def check(self) -> None:
+        super().check()
+        self._check_outputs(self.network())
+        if self.weights is not None:
+            self.weights.check()
 
     def network(self) -> nn.Module:
         # The caller's random state stays as it is.
@@ -120,8 +129,8 @@ class ImageClassification(Task):
         return ImageSplit(
             images,
             rows.to(self.device),
-            _per_channel("mean", self.mean, channels).to(self.device),
-            _per_channel("std", self.std, channels).to(self.device),
+            per_channel("mean", self.mean, channels).to(self.device),
+            per_channel("std", self.std, channels).to(self.device),
         )
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -154,6 +163,17 @@ class ImageClassification(Task):
         test = self.split("test")
         return (test.inputs(test.rows[torch.arange(batch_size) % len(test)]),)
 
+    def protocol(self) -> dict[str, Any]:
+        """How many images there are of each kind."""
+        count = len(self._train_images.labels)
+        validating, calibrating = self._sizes(count)
+        return {
+            "test_images": len(self._test_images.labels),
+            "train_images": count - validating,
+            "validation_images": validating,
+            "calibration_images": calibrating,
+        }
+
     @cached_property
     def classes(self) -> int:
         """How many classes the data have: as the dataset says, else as its labels show."""
@@ -170,28 +190,27 @@ class ImageClassification(Task):
         return _on(self.device, self.source.read("test"))
 
     def _rows(self, name: SplitName, count: int) -> Tensor:
-        learnt = count - self.validation_size
-        if self.validation_size < 1 or not 1 <= self.calibration_size <= learnt:
-            raise ValueError(
-                f"validation_size={self.validation_size} and "
-                f"calibration_size={self.calibration_size} do not fit {count} images: validation "
-                "takes at least 1 of them, calibration at least 1 of the others"
-            )
+        validating, calibrating = self._sizes(count)
+        learnt = count - validating
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
         parts = {
             "train": order[:learnt],
-            "calibration": order[
-                calibration_rows(learnt, self.calibration_size, self.calibration_seed)
-            ],
+            "calibration": order[calibration_rows(learnt, calibrating, self.calibration_seed)],
             "validation": order[learnt:],
         }
         return parts[name]
+
+    def _sizes(self, count: int) -> tuple[int, int]:
+        """How many images are validation and calibration."""
+        given = self.validation_size, self.calibration_size
+        return part_sizes(count, *given, most=(1000, 512), of="images to learn from")
 
     def _build(self) -> nn.Module:
         build = import_builder(self.builder)
         try:
             inspect.signature(build).bind(**self.arguments)
-        except TypeError as error:
+        # A ValueError: Python does not know what a builtin takes.
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"builder {self.builder} does not take arguments={dict(self.arguments)}: {error}"
             ) from error
@@ -241,13 +260,3 @@ def import_builder(path: str) -> Callable[..., Any]:
 
 def _on(device: str, images: Images) -> Images:
     return Images(images.pixels.to(device), images.labels.to(device), images.white, images.classes)
-
-
-def _per_channel(name: str, values: tuple[float, ...], channels: int) -> Tensor:
-    if len(values) not in (1, channels):
-        raise ValueError(
-            f"{name}={list(values)} must hold 1 value or one for each of {channels} channels"
-        )
-    if name == "std" and min(values) <= 0:
-        raise ValueError(f"std={list(values)} must be positive")
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_integer
 from lowrank.tasks import cache, hub
+from lowrank.tasks.splits import check_text, data_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +33,9 @@ class Images:
         labels: int64, (count,), from 0.
         white: the pixel value that counts as 1.
         classes: how many classes there are, or None where the dataset does not say.
+
+    Raises:
+        ValueError: other shapes or dtypes, no image or no pixel, or a label that is no class.
     """
 
     pixels: Tensor
@@ -37,17 +43,59 @@ class Images:
     white: int = 255
     classes: int | None = None
 
+    def __post_init__(self) -> None:
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.numel():
+            raise ValueError(
+                "pixels must be uint8 of shape (count, channels, height, width), each at least 1, "
+                f"and are {pixels.dtype} of shape {tuple(pixels.shape)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+            raise ValueError(
+                f"labels must be int64 of shape ({len(pixels)},), one for each image, and are "
+                f"{labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        check_integer("white", self.white, least=1)
+        least, largest = int(labels.min()), int(labels.max())
+        if least < 0 or (self.classes is not None and largest >= self.classes):
+            classes = "" if self.classes is None else f" and there are {self.classes} classes"
+            raise ValueError(
+                f"labels lie in {least}..{largest}; they count classes from 0{classes}. Labels of "
+                "-1 are hidden ones: take another split"
+            )
+
 
 class ImageSource(ABC):
     """Where images come from; a frozen dataclass in each final class."""
 
+    @property
+    def name(self) -> str:
+        """What a task on these images is called that has no name of its own."""
+        return type(self).__name__.lower()
+
     @abstractmethod
     def read(self, part: Part) -> Images:
-        """The images to learn from, or those to test on; they have none in common.
+        """The images to learn from ("train"), or those to test on; they have none in common.
 
         Raises:
-            ValueError: the data are not there, or are no labelled images of one size.
+            ValueError: another part, data that are not there, or no labelled images of one size.
         """
+
+
+def check_part(part: Part) -> None:
+    """Raise ValueError unless it is one of the two parts that images come in."""
+    if part not in get_args(Part):
+        raise ValueError(
+            f"there is no part {part!r} of the images, there are {' and '.join(get_args(Part))}: a "
+            "task makes its validation split from its train images"
+        )
+
+
+def check_size(size: object) -> None:
+    """Raise ValueError unless it is the height and the width of an image."""
+    numbers = () if isinstance(size, str) or not isinstance(size, Sequence) else size
+    if len(numbers) != 2 or not all(type(number) is int and number >= 1 for number in numbers):
+        raise ValueError(f"size={size!r} must be [height, width], each an integer from 1")
 
 
 @dataclass(frozen=True)
@@ -60,13 +108,17 @@ class Digits(ImageSource):
 
     test_size: int = 360
 
+    def __post_init__(self) -> None:
+        check_integer("test_size", self.test_size, least=1)
+
     def read(self, part: Part) -> Images:
         from sklearn.datasets import load_digits
 
+        check_part(part)
         data: Any = load_digits()
         pixels = torch.from_numpy(data.images.astype(np.uint8))[:, None]
         labels = torch.from_numpy(data.target.astype(np.int64))
-        if not 1 <= self.test_size < len(labels):
+        if self.test_size >= len(labels):
             raise ValueError(f"test_size={self.test_size} must lie in 1..{len(labels) - 1}")
         # The writers of the last images are others than those of the first: mix them.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
@@ -99,18 +151,30 @@ class HubImages(ImageSource):
     test: str = "test"
     image: str | None = None
     label: str | None = None
-    size: tuple[int, int] | None = None
+    size: Sequence[int] | None = None
     channels: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("dataset", "train", "test"):
+            check_text(name, getattr(self, name))
+        for name in ("config", "revision", "image", "label"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
         if self.train == self.test:
             raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
-        if self.channels is not None and self.channels not in MODES:
-            raise ValueError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size={list(self.size)} must be [height, width], each at least 1")
+        if self.channels is not None and (
+            isinstance(self.channels, bool) or self.channels not in MODES
+        ):
+            raise ValueError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB)")
+        if self.size is not None:
+            check_size(self.size)
+
+    @property
+    def name(self) -> str:
+        return data_name(self.dataset, self.config)
 
     def read(self, part: Part) -> Images:
+        check_part(part)
         config = asdict(self) | {"split": self.train if part == "train" else self.test}
         del config["train"], config["test"]
         config["size"] = None if self.size is None else list(self.size)
@@ -132,7 +196,7 @@ class HubImages(ImageSource):
             )
         return {
             "pixels": self._pixels(data, image),
-            "labels": torch.tensor(labels),
+            "labels": torch.tensor(labels, dtype=torch.int64),
             "classes": torch.tensor(classes),
         }
 
@@ -195,4 +259,6 @@ class HubImages(ImageSource):
             height, width = self.size
             image = image.resize((width, height), Resampling.BILINEAR)
         array = np.array(image)
+        if not array.size:
+            raise ValueError(f"row {row} of dataset {self.dataset!r} is an image without a pixel")
         return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))

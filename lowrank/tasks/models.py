@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.decomposers.checks import check_integer
+
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers fc1, fc2, … with ReLU between them, on flattened inputs.
@@ -19,10 +21,12 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
         widths: inputs, hidden units of each layer, outputs.
 
     Raises:
-        ValueError: fewer than two widths.
+        ValueError: fewer than two widths, or one that is no whole number from 1.
     """
-    if len(widths) < 2:
-        raise ValueError(f"widths={list(widths)} must hold at least inputs and outputs")
+    if not isinstance(widths, Sequence) or len(widths) < 2:
+        raise ValueError(f"widths={widths!r} must be a list of at least inputs and outputs")
+    for width in widths:
+        check_integer("widths", width, least=1)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
         layers[f"fc{number}"] = nn.Linear(inputs, outputs)
@@ -33,6 +37,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 def small_cnn(classes: int = 10) -> nn.Sequential:
     """Two 3 × 3 convolutions with BatchNorm and two linear layers, for 8 × 8 grey images."""
+    check_integer("classes", classes, least=1)
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 16, 3, padding=1, bias=False),
@@ -55,6 +60,7 @@ def lenet5(classes: int = 10) -> nn.Sequential:
 
     Wider than the one of 1998, and with ReLU; Han et al. 2015 report 0.80 % test error for it.
     """
+    check_integer("classes", classes, least=1)
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 20, 5),
@@ -83,6 +89,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int, classes: int = 10) -> None:
         super().__init__()
+        check_integer("depth", depth)
+        check_integer("classes", classes, least=1)
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ValueError(f"depth={depth} must be 6n + 2, such as 20, 32, 44 or 56")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_one_of
 from lowrank.tasks import hub
+from lowrank.tasks.splits import check_bool, check_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+# Characters of the library's own errors, some of which list all models that there are.
+LONGEST = 600
+WEIGHTS = ("*.safetensors", "*.bin")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 T = TypeVar("T")
@@ -29,18 +38,24 @@ class Pretrained:
         name: in the mirror or on the hub, or a folder.
         dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
         revision: a commit on the hub.
+        trust_remote_code: whether code that comes with the model may run.
 
     Raises:
-        ValueError: another dtype; from the methods, a model that is not there.
+        ValueError: another dtype; from the methods, a model that is not there, or that brings code
+            which may not run.
     """
 
     name: str
     dtype: str
     revision: str | None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        check_text("pretrained", self.name)
+        check_one_of("dtype", self.dtype, DTYPES)
+        if self.revision is not None:
+            check_text("revision", self.revision)
+        check_bool("trust_remote_code", self.trust_remote_code)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -72,7 +87,11 @@ class Pretrained:
 
         # Random numbers for billions of weights would take minutes, and be replaced.
         with torch.random.fork_rng(devices=[]), no_init_weights():
-            model = auto.from_config(self.config, dtype=DTYPES[self.dtype])
+            model = self._load(
+                f"model for {auto.__name__}",
+                lambda _, revision, **options: auto.from_config(self.config, **options),
+                dtype=DTYPES[self.dtype],
+            )
         model.tie_weights()  # Left out with the random numbers.
         return model.eval()
 
@@ -102,6 +121,13 @@ class Pretrained:
             )
         return model.eval()
 
+    def check_weights(self) -> None:
+        """Raise ValueError if the model is a folder without a file of weights."""
+        folder = Path(hub.model_path(self.name))
+        if folder.is_dir() and not any(list(folder.glob(pattern)) for pattern in WEIGHTS):
+            files = " or ".join(WEIGHTS)
+            raise ValueError(f"model {self.name!r} has no weights: no {files} is in {folder}")
+
     def check_length(self, name: str, length: int) -> None:
         """Raise ValueError if inputs of `length` tokens are longer than the model can take.
 
@@ -127,11 +153,18 @@ class Pretrained:
 
     def _load(self, what: str, load: Callable[..., T], **options: Any) -> T:
         path = hub.model_path(self.name)
+        # Said even where it is the default, because the library asks the terminal otherwise.
+        options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
-            return load(path, revision=self.revision, **options)
+            return load(path, **options)
+        except pickle.UnpicklingError as error:
+            # Its text advises to load without this protection.
+            raise ValueError(
+                f"no {what} of {self.name!r} in {path}: a file of it holds more than tensors"
+            ) from error
         # KeyError: a tokenizer file without the parts that it should have.
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            why = " ".join(str(error).split())
+        except (ValueError, OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            why = textwrap.shorten(str(error), LONGEST)
             raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.tasks.splits import batches_of
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -37,13 +38,8 @@ class SentenceSplit(Split):
     def batches(
         self, batch_size: int, shuffle_seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        order = torch.arange(len(self))
-        if shuffle_seed is not None:
-            generator = torch.Generator().manual_seed(shuffle_seed)
-            order = torch.randperm(len(self), generator=generator)
-        parts = order.to(self.ids.device).split(batch_size)
+        every = torch.arange(len(self), device=self.ids.device)
+        parts = batches_of(every, batch_size, shuffle_seed)
         return ((self.inputs(rows), self.labels[rows]) for rows in parts)
 
     def inputs(self, rows: Tensor) -> Tensor:
@@ -94,3 +90,21 @@ class SentenceClassifier(nn.Module):
         weights = real[:, :, None].to(states.dtype)
         mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
         return F.normalize(mean, dim=1) if self.normalize else mean
+
+
+def fit_head(embeddings: Tensor, labels: Tensor, penalty: float) -> dict[str, Tensor]:
+    """Weight (classes, width) and bias (classes,) of a multinomial logistic regression, float64.
+
+    Args:
+        embeddings: float64, (count, width).
+        labels: int64, (count,); every class from 0 occurs.
+        penalty: on half the squared length of the weights, against the summed loss.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=1 / penalty, max_iter=1000, tol=1e-6)
+    fitted.fit(embeddings.numpy(), labels.numpy())
+    weight, bias = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
+    if len(weight) == 1:  # Of two classes only the difference is given.
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return {"weight": weight, "bias": bias}

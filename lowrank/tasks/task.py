@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from lowrank.tasks.agreement import class_agreement, class_divergence
@@ -19,11 +19,17 @@ SplitName = Literal["train", "calibration", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
 
-def calibration_rows(learnt: int, size: int, seed: int | None) -> Tensor:
-    """Which of `learnt` train examples calibrate: the first, or `size` drawn with a seed."""
-    if seed is None:
-        return torch.arange(size)
-    return torch.randperm(learnt, generator=torch.Generator().manual_seed(seed))[:size]
+@dataclass(frozen=True)
+class BatchSizes:
+    """How many examples run at once where nobody says otherwise.
+
+    Attributes:
+        quality: where a model is evaluated.
+        latency: where it is timed, one time for each.
+    """
+
+    quality: int
+    latency: tuple[int, ...]
 
 
 class Split(ABC):
@@ -45,7 +51,7 @@ class Split(ABC):
             shuffle_seed: the order is a permutation drawn with this seed; None keeps the data's.
 
         Raises:
-            ValueError: batch_size < 1.
+            ValueError: batch_size is no whole number from 1.
         """
 
 
@@ -54,7 +60,12 @@ class Task(ABC):
 
     Laws: the test split shares no example with any other; validation shares none with train; the
     same configuration and seed give the same data in the same order and the same model.
+
+    Attributes:
+        batch_sizes: what its outputs let run at once, where the settings of a measure do not say.
     """
+
+    batch_sizes: ClassVar[BatchSizes] = BatchSizes(quality=256, latency=(1, 256))
 
     name: str
     architecture: str
@@ -104,6 +115,27 @@ class Task(ABC):
 
         What the model returns for them need not be a tensor.
         """
+
+    @property
+    def draws_model(self) -> bool:
+        """Whether another `seed` gives another dense model, as where it is trained here."""
+        return True
+
+    def check(self) -> None:
+        """Find what does not fit before anything is trained or compressed; reads the data.
+
+        Raises:
+            ValueError: data that are not there, sizes of splits that they do not have, or a network
+                that does not take them.
+        """
+        for name in SPLIT_NAMES:
+            if len(self.split(name)) == 0:
+                raise ValueError(f"the split {name!r} of task {self.name!r} is empty")
+        self.example()
+
+    def undefined(self) -> dict[str, str]:
+        """Measures that `metrics` leaves out since these data do not define them: name → reason."""
+        return {}
 
     def mask(self, inputs: Tensor) -> Tensor | None:
         """Boolean, the shape of (batch, length): True where a position is real and not padding.

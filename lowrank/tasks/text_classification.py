@@ -11,13 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lowrank.decomposers.checks import check_integer, check_positive
 from lowrank.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import class_agreement
 from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, calibration_rows
-from lowrank.tasks.text_sources import HubText
+from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit, fit_head
+from lowrank.tasks.splits import (
+    calibration_rows,
+    check_bool,
+    check_seed,
+    check_sizes,
+    check_text,
+    named,
+    part_sizes,
+)
+from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task
+from lowrank.tasks.text_sources import HubText, check_texts
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -43,7 +53,7 @@ class TextClassification(Task):
     `train`. Which, is drawn with `split_seed`.
 
     Args:
-        name: of the task, for the records.
+        name: of the task, for the records; that of the test data, if None.
         architecture: the model's name, for the records.
         pretrained: the encoder's name in the mirror or on the hub, or its folder. Its own tokenizer
             is used.
@@ -55,15 +65,21 @@ class TextClassification(Task):
         penalty: on half the squared length of the head's weights, against the summed loss.
         dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
+        trust_remote_code: whether code that comes with the model may run.
+        validation_size: a tenth of the sentences of `train`, at most 1000, if not given.
+        calibration_size: 256, or all of the split `train` where it has fewer, if not given.
         calibration_seed: draws `calibration` from `train`; by default it is its first examples.
         seed: of the order of batches.
 
     Raises:
-        ValueError: from the methods, for a model or text that is not there or too short, labels
-            that are no classes, or a tokenizer or length that does not fit the model.
+        ValueError: an option of the wrong kind; from the methods, for a model or text that is not
+            there or too short, labels that are no classes, or a tokenizer or length that does not
+            fit the model.
     """
 
-    name: str
+    batch_sizes = BatchSizes(quality=8, latency=(1,))
+
+    name: str | None  # never None once it is made
     architecture: str
     pretrained: str
     test: HubText
@@ -73,25 +89,40 @@ class TextClassification(Task):
     max_length: int = 128
     normalize: bool = True
     penalty: float = 1.0
-    validation_size: int = 1000
-    calibration_size: int = 256
+    validation_size: int | None = None
+    calibration_size: int | None = None
     calibration_seed: int | None = None
     split_seed: int = 0
     dtype: str = "float32"
     revision: str | None = None
+    trust_remote_code: bool = False
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        least = {"classes": 2, "max_length": 1, "validation_size": 1, "calibration_size": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
-        if not self.penalty > 0:
-            raise ValueError(f"penalty={self.penalty} must be positive")
-        if self.test == self.train:
-            raise ValueError(f"the texts test and train are the same: {self.test}")
-        _ = self._pretrained  # Checks dtype.
+        check_texts(self.test, self.train)
+        object.__setattr__(self, "name", named(self.name, self.test.name))
+        check_text("architecture", self.architecture)
+        check_text("label", self.label)
+        check_integer("classes", self.classes, least=2)
+        check_integer("max_length", self.max_length, least=1)
+        check_bool("normalize", self.normalize)
+        check_positive("penalty", self.penalty)
+        check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
+        if self.calibration_seed is not None:
+            check_seed("calibration_seed", self.calibration_seed)
+        check_seed("split_seed", self.split_seed)
+        check_seed("seed", self.seed)
+        _ = self._pretrained  # Checks its own options.
+
+    @property
+    def draws_model(self) -> bool:
+        return False
+
+    def check(self) -> None:
+        super().check()
+        self._check_classes(self.split("train"))
+        self._pretrained.check_weights()
 
     def network(self) -> nn.Module:
         from transformers import AutoModel
@@ -125,23 +156,23 @@ class TextClassification(Task):
         if name == "test":
             return self._test_sentences
         found = self._train_sentences
-        learnt = len(found) - self.validation_size
-        if learnt < self.calibration_size:
-            raise ValueError(
-                f"calibration_size={self.calibration_size} and validation_size="
-                f"{self.validation_size} do not fit the {len(found)} sentences of {self.train}"
-            )
+        validating, calibrating = self._sizes()
+        learnt = len(found) - validating
         order = torch.randperm(
             len(found), generator=torch.Generator().manual_seed(self.split_seed)
         ).to(self.device)
         parts = {
             "train": order[:learnt],
-            "calibration": order[
-                calibration_rows(learnt, self.calibration_size, self.calibration_seed)
-            ],
+            "calibration": order[calibration_rows(learnt, calibrating, self.calibration_seed)],
             "validation": order[learnt:],
         }
         return found.part(parts[name])
+
+    def _sizes(self) -> tuple[int, int]:
+        """How many sentences are validation and calibration."""
+        given = self.validation_size, self.calibration_size
+        of = f"sentences of {self.train}"
+        return part_sizes(len(self._train_sentences), *given, most=(1000, 256), of=of)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
         return model(inputs)
@@ -204,17 +235,18 @@ class TextClassification(Task):
         return {
             "pretrained": self.pretrained,
             "dtype": self.dtype,
+            "trust_remote_code": self.trust_remote_code,
             "test": asdict(self.test),
             "train": asdict(self.train),
             "test_sentences": len(self._test_sentences),
             "train_sentences": len(self.split("train")),
-            "calibration_sentences": self.calibration_size,
+            "calibration_sentences": self._sizes()[1],
             "longest": self._test_sentences.ids.shape[1],
         }
 
     @cached_property
     def _pretrained(self) -> Pretrained:
-        return Pretrained(self.pretrained, self.dtype, self.revision)
+        return Pretrained(self.pretrained, self.dtype, self.revision, self.trust_remote_code)
 
     @cached_property
     def _test_sentences(self) -> SentenceSplit:
@@ -246,22 +278,22 @@ class TextClassification(Task):
         self._pretrained.check_ids(padded)
         return SentenceSplit(padded.to(self.device), labels.to(self.device))
 
+    def _check_classes(self, train: SentenceSplit) -> None:
+        """Raise ValueError unless there are sentences of every class to fit a head on."""
+        present = train.labels.unique().tolist()
+        if present != list(range(self.classes)):
+            raise ValueError(
+                f"the train split has examples of classes {present} only, and "
+                f"classes={self.classes}: lower it, or take other data"
+            )
+
     @torch.no_grad()
     def _fit(self, model: SentenceClassifier, train: SentenceSplit) -> dict[str, Tensor]:
         """The head's weights: a multinomial logistic regression."""
-        from sklearn.linear_model import LogisticRegression
-
+        self._check_classes(train)
         order = (train.ids != PADDING).sum(dim=1).argsort(stable=True)
         sorted_train = train.part(order)
         parts = [model.embed(ids) for ids, _ in sorted_train.batches(EMBEDDED)]
         embeddings, labels = torch.cat(parts).double().cpu(), sorted_train.labels.cpu()
-        present = labels.unique().tolist()
-        if present != list(range(self.classes)):
-            raise ValueError(f"the train split has examples of classes {present} only")
-        fitted = LogisticRegression(C=1 / self.penalty, max_iter=1000, tol=1e-6)
-        fitted.fit(embeddings.numpy(), labels.numpy())
-        weight, bias = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
-        if self.classes == 2:  # Only the difference of the two classes is given.
-            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        dtype = model.head.weight.dtype
-        return {"weight": weight.to(dtype), "bias": bias.to(dtype)}
+        fitted = fit_head(embeddings, labels, self.penalty)
+        return {name: tensor.to(model.head.weight.dtype) for name, tensor in fitted.items()}

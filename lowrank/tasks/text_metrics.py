@@ -20,10 +20,11 @@ class Likelihood(Metric):
     - "bits_per_byte": log2 of it times `tokens_per_byte`;
     - "token_accuracy": the share of counted predictions whose likeliest token comes next.
 
-    The last two units do not depend on the tokenizer, and compare models that have different ones.
+    Words and bytes do not depend on the tokenizer, and compare models that have different ones.
 
     Args:
-        tokens_per_word, tokens_per_byte: of the text that is evaluated.
+        tokens_per_word, tokens_per_byte: of the text that is evaluated; without one, its measure is
+            left out.
     """
 
     full_state_update = False
@@ -31,7 +32,7 @@ class Likelihood(Metric):
     correct: Tensor
     count: Tensor
 
-    def __init__(self, tokens_per_word: float, tokens_per_byte: float) -> None:
+    def __init__(self, tokens_per_word: float | None, tokens_per_byte: float | None) -> None:
         super().__init__()
         self.tokens_per_word = tokens_per_word
         self.tokens_per_byte = tokens_per_byte
@@ -47,9 +48,9 @@ class Likelihood(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         nats = self.nats / self.count
-        return {
-            "perplexity": nats.exp(),
-            "word_perplexity": (nats * self.tokens_per_word).exp(),
-            "bits_per_byte": nats / math.log(2) * self.tokens_per_byte,
-            "token_accuracy": self.correct / self.count,
-        }
+        found = {"perplexity": nats.exp()}
+        if self.tokens_per_word is not None:
+            found["word_perplexity"] = (nats * self.tokens_per_word).exp()
+        if self.tokens_per_byte is not None:
+            found["bits_per_byte"] = nats / math.log(2) * self.tokens_per_byte
+        return found | {"token_accuracy": self.correct / self.count}

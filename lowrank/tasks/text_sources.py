@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowrank.tasks import hub
+from lowrank.tasks.splits import check_text, data_name
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class HubText:
         config: of a dataset that has several, such as ``wikitext-2-raw-v1``.
         column: with the text.
         revision: a commit of the dataset on the hub.
+
+    Raises:
+        ValueError: one of them is no text.
     """
 
     dataset: str
@@ -24,6 +28,18 @@ class HubText:
     config: str | None = None
     column: str = "text"
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "split", "column"):
+            check_text(name, getattr(self, name))
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+
+    @property
+    def name(self) -> str:
+        """What a task on this text is called that has no name of its own."""
+        return data_name(self.dataset, self.config)
 
     def rows(self) -> list[str]:
         """The text, row by row.
@@ -39,7 +55,7 @@ class HubText:
         Raises:
             ValueError: there are none, or one is below 0, as where labels are hidden.
         """
-        labels = self._read(column, int, "class numbers")
+        labels = [int(label) for label in self._read(column, int, "class numbers")]
         if min(labels) < 0:
             raise ValueError(
                 f"column {column!r} of {self} has class number {min(labels)}; the labels of this "
@@ -57,3 +73,12 @@ class HubText:
             found = f"{wrong[0]!r} ({type(wrong[0]).__name__})" if wrong else "no rows"
             raise ValueError(f"column {column!r} of {self} must hold {what}, and has {found}")
         return values
+
+
+def check_texts(test: HubText, train: HubText) -> None:
+    """Raise ValueError unless they are two texts, and different ones."""
+    for name, text in {"test": test, "train": train}.items():
+        if not isinstance(text, HubText):
+            raise ValueError(f"{name}={text!r} must be a HubText")
+    if test == train:
+        raise ValueError(f"the texts test and train are the same: {test}")

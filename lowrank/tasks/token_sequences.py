@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.checks import check_integer
+from lowrank.tasks.splits import batches_of, check_bool
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -37,13 +39,8 @@ class TokenSplit(Split):
     def batches(
         self, batch_size: int, shuffle_seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        order = torch.arange(len(self))
-        if shuffle_seed is not None:
-            generator = torch.Generator().manual_seed(shuffle_seed)
-            order = torch.randperm(len(self), generator=generator)
-        parts = order.to(self.inputs.device).split(batch_size)
+        every = torch.arange(len(self), device=self.inputs.device)
+        parts = batches_of(every, batch_size, shuffle_seed)
         return ((self.inputs[rows], self.targets[rows]) for rows in parts)
 
     def part(self, rows: Tensor) -> TokenSplit:
@@ -58,11 +55,12 @@ class Tokens:
 
     Attributes:
         ids: int64, (count,).
-        words, size: of the text, parted by white space and in UTF-8 bytes.
+        words, characters, size: of the text: parts between white space, code points, UTF-8 bytes.
     """
 
     ids: Tensor
     words: int
+    characters: int
     size: int
 
 
@@ -103,13 +101,20 @@ class Packing:
                 f"separator={self.separator!r} would be of no effect with bos='row', which "
                 "tokenizes rows apart: leave it empty"
             )
+        check_integer("sequence_length", self.sequence_length)
+        check_bool("strip", self.strip)
+        if not isinstance(self.separator, str):
+            raise ValueError(f"separator={self.separator!r} must be a text, such as '\\n'")
         least = 2 + (self.bos == "sequence")
         if self.sequence_length < least:
             raise ValueError(
                 f"sequence_length={self.sequence_length} must be at least {least}: with less there "
                 "is nothing to predict, or nothing to predict it from"
             )
-        if self.stride is not None and not 1 <= self.stride <= self.own:
+        if self.stride is None:
+            return
+        check_integer("stride", self.stride)
+        if not 1 <= self.stride <= self.own:
             raise ValueError(
                 f"stride={self.stride} must lie in 1..{self.own}, the tokens of the text in one "
                 "input: with more, some would be in none"
@@ -135,7 +140,8 @@ class Packing:
         start = [] if self.bos == "sequence" else bos
         ids = [number for part in parts for number in (*start, *part)]
         words = sum(len(piece.split()) for piece in pieces)
-        return Tokens(torch.tensor(ids), words, sum(len(piece.encode()) for piece in pieces))
+        size = sum(len(piece.encode()) for piece in pieces)
+        return Tokens(torch.tensor(ids, dtype=torch.int64), words, sum(map(len, pieces)), size)
 
     def cut(self, ids: Tensor, step: int, tokenizer: PreTrainedTokenizerBase) -> TokenSplit:
         """The inputs, `step` tokens of the text apart, with what each of them has to predict."""
@@ -162,8 +168,12 @@ class Packing:
         inside = own + (whole - own) // step * step
         rest = tokenizer.decode(tokens.ids[inside:].tolist(), skip_special_tokens=True)
         assert isinstance(rest, str)
-        words, size = tokens.words - len(rest.split()), tokens.size - len(rest.encode())
-        return Tokens(tokens.ids[:inside], words, size)
+        return Tokens(
+            tokens.ids[:inside],
+            tokens.words - len(rest.split()),
+            tokens.characters - len(rest),
+            tokens.size - len(rest.encode()),
+        )
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> int:

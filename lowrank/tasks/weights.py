@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowrank.memo import fingerprint
 from lowrank.tasks import cache, hub
+from lowrank.tasks.splits import check_text
 
 if TYPE_CHECKING:
     from lowrank.recovery import FineTune
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
 class Weights(ABC):
     """The weights of a dense model; a frozen dataclass in each final class."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> bool:
+        """Whether they depend on the task's seed."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find what can be known before the weights are needed; neither loads nor trains.
+
+        Raises:
+            ValueError: they are not there.
+        """
 
     @abstractmethod
     def fill(self, model: nn.Module, task: ImageClassification) -> None:
@@ -44,9 +58,27 @@ class Trained(Weights):
 
     recipe: FineTune
 
-    def fill(self, model: nn.Module, task: ImageClassification) -> None:
+    def __post_init__(self) -> None:
+        from lowrank.recovery import FineTune
+
+        if not isinstance(self.recipe, FineTune):
+            raise ValueError(f"recipe={self.recipe!r} must be a FineTune")
         if self.recipe.distill:
             raise ValueError(f"distill={self.recipe.distill}: a dense model has no teacher")
+        if self.recipe.scope != "model":
+            raise ValueError(
+                f"scope={self.recipe.scope!r} has no effect on a dense model, which has no "
+                "factorizations and is trained whole: leave it out"
+            )
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        pass  # They are made when they are needed.
+
+    def fill(self, model: nn.Module, task: ImageClassification) -> None:
         train = task.split("train")
         config = {
             "builder": task.builder,
@@ -84,6 +116,18 @@ class Published(Weights):
 
     repository: str
     url: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("repository", self.repository)
+        if self.url is not None:
+            check_text("url", self.url)
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def check(self) -> None:
+        hub.check_weights(self.repository, self.url)
 
     def fill(self, model: nn.Module, task: ImageClassification) -> None:
         state = hub.load_weights(self.repository, self.url)

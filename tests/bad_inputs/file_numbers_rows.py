@@ -51,7 +51,7 @@ NUMBERS = [
     numbers(ENTROPY, "numbers", law(-1, 1, 0), "are -1.0, 1.0 and 0.0: below 0"),
     numbers(ENTROPY, "numbers", law(NAN, 1, 0), "are nan, 1.0 and 0.0"),
     numbers(ENTROPY, "numbers", law(1, INF, 0), "are 1.0, inf and 0.0"),
-    numbers(ENTROPY, "numbers", law(1, 0, 0), "entropy codes cannot be decoded: it is"),
+    numbers(ENTROPY, "numbers", law(1, 0, 0), "a stream of entropy codes cannot be"),
     numbers(ENTROPY, "numbers", law(1, 30, 30), "entropy codes cannot be decoded: it is"),
     numbers(monarch(), "ranks", at(0, 2), "ranks of sum 5 do not fit factors of 4"),
 ]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from sweeps import ROOT
 
 from experiments.composer import Composer, resolve
-from experiments.point import make, make_parts
+from experiments.parts import make, make_parts
 from experiments.sweep import register_resolvers
 from experiments.trackers import Tracker
 
@@ -57,8 +57,8 @@ def test_every_tracker_is_made(composer, name):
 
 
 def test_the_seed_and_device_of_a_sweep_reach_its_parts(composer):
-    parts = make_parts(composer.settings(["decomposer=random", "seed=7", "device=meta"]))
-    assert (parts.task.seed, parts.task.device) == (7, "meta")
+    parts = make_parts(composer.settings(["decomposer=random", "seed=7", "device=cuda:3"]))
+    assert (parts.task.seed, parts.task.device) == (7, "cuda:3")
     assert parts.allocation.decomposer.seed == 7
 
 

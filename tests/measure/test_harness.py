@@ -1,6 +1,6 @@
+import importlib
 import importlib.util
 import json
-from dataclasses import replace
 
 import pytest
 import text_mirror
@@ -160,8 +160,21 @@ def test_bad_options(monkeypatch):
         MeasureSettings(harness_limit=0)
 
 
-def test_a_task_without_a_language_model_has_no_tokenizer():
+def test_an_unknown_task_is_known_before_any_model_runs(monkeypatch):
+    class Manager:
+        def load(self, tasks):
+            raise KeyError(tasks[0])
+
+    monkeypatch.setattr(harness, "_task_manager", Manager)
+    with pytest.raises(ValueError, match="the harness has no task: arc_esay"):
+        harness.check_tasks(["arc_esay"])
+
+
+def test_a_task_without_a_language_model_has_no_tokenizer(monkeypatch):
+    module = importlib.import_module("lowrank.measure.measure")
+    monkeypatch.setattr(module, "check_harness", lambda: None)
     task = ImageClassification("digits", "mlp", Digits(), "torch.nn:Flatten", None)
     with pytest.raises(ValueError, match="task 'digits' has no language model"):
         _ = task.tokenizer
-    assert replace(task, seed=1).protocol() == {}
+    with pytest.raises(ValueError, match="task 'digits' has no language model"):
+        measure(nn.Flatten(), task, MeasureSettings(harness_tasks=("arc_easy",)))

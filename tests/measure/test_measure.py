@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -79,7 +80,8 @@ def test_a_comparison_has_the_parts_of_a_record():
     small = compress(dense.model, TruncatedSVD(rank=4), where="0", example=task.example())
     compressed = measure(small.model, task, SETTINGS, dense)
     record = compare(dense, compressed, small, task, SETTINGS)
-    assert set(record) == {"dense", "dense_dtype", "compressed", "ratios", "latency"}
+    parts = {"dense", "dense_dtype", "compressed", "ratios", "latency", "undefined"}
+    assert set(record) == parts and record["undefined"] == {}
     assert record["dense_dtype"] == "float32"
     sizes = {
         "params",
@@ -217,9 +219,25 @@ def test_nothing_compressed_is_nothing_to_compare():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch sizes must be at least 1"),
-        ({"latency_batch_sizes": (1, 0)}, "batch sizes must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 1.5}, "batch_size=1.5 must be .* an integer"),
+        ({"batch_size": True}, "batch_size=True must be .* an integer"),
+        ({"latency_batch_sizes": (1, 0)}, "latency_batch_sizes=0 must be at least 1"),
+        ({"latency_batch_sizes": (8, 8)}, "has one size twice"),
+        ({"latency_batch_sizes": 8}, "latency_batch_sizes=8 must be a list"),
         ({"latency_seconds": 0}, "latency_seconds=0 must be above 0"),
+        ({"latency_seconds": math.nan}, "latency_seconds=nan must be above 0"),
+        ({"harness_tasks": "arc_easy"}, "harness_tasks='arc_easy' must be a list"),
+        ({"harness_tasks": [1]}, "must be names of tasks"),
+        ({"harness_limit": 5}, "harness_limit=5 has no effect without harness_tasks"),
+        (
+            {"latency_batch_sizes": (), "latency_seconds": 1.0},
+            "latency_seconds=1.0 has no effect without latency_batch_sizes",
+        ),
+        (
+            {"latency_batch_sizes": [], "optimize": "exact"},
+            "optimize='exact' has no effect without latency_batch_sizes",
+        ),
         ({"threads": 0}, "threads=0 must be at least 1"),
         ({"optimize": "fast"}, "accuracy='fast' does not exist: give 'exact'"),
     ],

@@ -119,14 +119,20 @@ def test_a_network_with_batchnorm_passes_its_check():
 def test_more_examples_than_there_are():
     with pytest.raises(ValueError, match="need 1300 examples, and the train split has 1257"):
         BatchNormReestimation(13, 100).recover(NORMALISING.model(), NORMALISING)
+    with pytest.raises(ValueError, match="need 1300 examples, and the train split has 1257"):
+        BatchNormReestimation(13, 100).check_data(NORMALISING)
 
 
 @pytest.mark.parametrize(
-    "batches, batch_size, text",
-    [(0, 100, "batches=0 must be at least 1"), (1, 1, "batch_size=1 must be at least 2")],
+    "batches, batch_size, message",
+    [
+        (0, 100, "batches=0 must be at least 1"),
+        (1.5, 100, "batches=1.5 must be .* an integer"),
+        (1, 1, "batch_size=1 must be at least 2"),
+    ],
 )
-def test_bad_options(batches, batch_size, text):
-    with pytest.raises(ValueError, match=text):
+def test_bad_options(batches, batch_size, message):
+    with pytest.raises(ValueError, match=message):
         BatchNormReestimation(batches, batch_size)
 
 

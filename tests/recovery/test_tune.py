@@ -25,6 +25,7 @@ TASK = ImageClassification(
     calibration_size=128,
 )
 TUNE = Tune(epochs=3, learning_rate=0.01, batch_size=16)
+CODES = Tune(epochs=3, code_rate=0.03, batch_size=16, parts=("codes",))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,11 @@ def test_it_comes_nearer_on_examples_that_it_did_not_see(task, dense):
     )
 
 
-@pytest.mark.parametrize("parts", [TUNE.parts, ("codes",)])
-def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path, parts):
+@pytest.mark.parametrize("tune", [TUNE, CODES])
+def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path, tune):
     model = compress(dense, Quantization(2, group_size=16)).model
     size = nbytes(model)
-    replace(TUNE, code_rate=0.03, parts=parts).recover(model, task)
+    tune.recover(model, task)
     assert nbytes(model) == size
     checkpoint.save(model, tmp_path / "tuned.safetensors")
     inputs, _ = next(task.split("calibration").batches(50))
@@ -143,7 +144,7 @@ def test_codes_that_are_tuned_come_nearer_and_stay_within_their_bits(task, dense
     method = Quantization(3, group_size=16, symmetric=not zero_point)
     model = compress(dense, method).model
     before, size = numbers(model), nbytes(model)
-    record = replace(TUNE, epochs=30, code_rate=0.03, parts=("codes",)).recover(model, task)
+    record = replace(CODES, epochs=30).recover(model, task)
     assert record["distances"][record["kept_epoch"]] < 0.5 * record["distances"][0]
     moved = changed(model, before)
     assert moved and all(name.endswith("factorization.codes") for name in moved)
@@ -161,7 +162,7 @@ def test_codes_that_are_tuned_come_nearer_and_stay_within_their_bits(task, dense
 def test_codes_move_at_their_own_rate(task, dense):
     model = compress(dense, Quantization(3, group_size=16)).model
     before = numbers(model)
-    record = replace(TUNE, epochs=30, code_rate=1e-6, parts=("codes",)).recover(model, task)
+    record = replace(CODES, epochs=30, code_rate=1e-6).recover(model, task)
     assert changed(model, before) == set() and record["kept_epoch"] == 0
 
 
@@ -238,6 +239,12 @@ def test_recoveries_in_order(task, dense):
         ),
         ({"parts": ("masks",)}, "parts='masks' must be one of .*'scales', 'codes', 'norms'"),
         ({"source": "test"}, "source='test' must be one of .*'calibration', 'train'"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be .* an integer"),
+        ({"code_rate": 0.1}, "code_rate=0.1 has no effect without codes"),
+        (
+            {"parts": ["codes"], "learning_rate": 0.1},
+            r"learning_rate=0.1 has no effect on parts=\['codes'\]",
+        ),
         ({"examples": 1}, "examples=1 must be at least 2"),
         ({"held_out": 1.0}, r"held_out=1.0 must lie in \(0, 1\)"),
     ],
@@ -245,6 +252,18 @@ def test_recoveries_in_order(task, dense):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         Tune(**options)
+
+
+def test_examples_that_do_not_fit_are_known_from_the_splits(task):
+    fitting = [TUNE, BiasCorrection(), InOrder([BiasCorrection(128), TUNE])]
+    for recovery in fitting:
+        recovery.check_data(task)
+    with pytest.raises(ValueError, match="examples=129 are more than the 128 of the calibration"):
+        InOrder([TUNE, BiasCorrection(129)]).check_data(task)
+    with pytest.raises(ValueError, match="examples=129 are more than the 128 of the calibration"):
+        replace(TUNE, examples=129).check_data(task)
+    with pytest.raises(ValueError, match="are 1 batches of batch_size=500, .* leaves none"):
+        replace(TUNE, batch_size=500).check_data(task)
 
 
 def test_examples_that_do_not_fit(task, dense):

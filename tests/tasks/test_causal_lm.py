@@ -212,13 +212,19 @@ def test_examples_repeat():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"packing": Packing(64), "calibration_size": 500}, "do not fit the text .* inputs of 64"),
+        (
+            {"packing": Packing(64), "calibration_size": 500},
+            "do not fit the [0-9]+ inputs of 64 tokens .* at most",
+        ),
         ({"packing": Packing(65)}, "sequence_length=65 is more than the 64 positions"),
         (
             {"test": HubText("me/words", "validation[:1]")},
             "validation.* does not fill one",
         ),
-        ({"train": HubText("me/words", "train[:1]")}, "train.* fills 1 inputs of 32 tokens"),
+        (
+            {"train": HubText("me/words", "train[:1]")},
+            "1 inputs of 32 tokens that HubText.*train.* cannot be divided",
+        ),
         ({"test": HubText("me/none", "test")}, "no datasets/me/none; it has me/words"),
         ({"test": HubText("me/words", "test")}, "split 'test' .* cannot be loaded"),
         ({"test": HubText("me/words", "validation", column="body")}, "no column 'body'"),
@@ -239,7 +245,7 @@ def test_what_does_not_fit_is_an_error(changes, message):
     [
         ({"calibration_size": 0}, "must be at least 1"),
         ({"validation_size": 0}, "must be at least 1"),
-        ({"dtype": "int8"}, "dtype='int8' must be one of float32, float16, bfloat16"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of .'float32', 'float16', 'bfloat16'"),
         ({"test": TASK.train}, "test and train are the same"),
     ],
 )

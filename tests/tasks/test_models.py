@@ -52,5 +52,5 @@ def test_a_depth_that_no_network_has(depth):
 
 
 def test_too_few_widths():
-    with pytest.raises(ValueError, match="widths=.64. must hold at least"):
+    with pytest.raises(ValueError, match="widths=.64. must be a list of at least"):
         mlp([64])

@@ -2,6 +2,8 @@
 
 import importlib
 import linecache
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,15 @@ weights:
   recipe: {_target_: lowrank.recovery.FineTune, epochs: 20, learning_rate: 0.01, batch_size: 16}
 validation_size: 12
 calibration_size: 10
+"""
+
+
+README = Path(__file__).parents[2] / "README.md"
+NETWORKS = """
+from torch import nn
+
+def build(hidden):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 """
 
 
@@ -99,3 +110,37 @@ def test_edited_code_of_the_network_is_trained_anew(own, tmp_path, monkeypatch):
     after = instantiate(OmegaConf.create(TASK)).model()
     assert type(before[1]) is not type(after[1])
     assert not torch.equal(before[0].weight, after[0].weight)
+
+
+@pytest.mark.parametrize("count", [360, 30])
+def test_the_task_of_the_readme_fits_few_images_as_it_is_written(count, tmp_path, monkeypatch):
+    import datasets
+    from datasets import ClassLabel, Dataset, Features, Image
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from PIL import Image as Pillow
+
+    blocks = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (written,) = [block for block in blocks if "lowrank.tasks.ImageClassification" in block]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
+    monkeypatch.setenv("LOWRANK_HUB", str(tmp_path / "hub"))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = OmegaConf.create(written)
+    package, _, module = config.builder.partition(":")[0].rpartition(".")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / f"{module}.py").write_text(NETWORKS)
+    folder = tmp_path / "hub" / "datasets" / config.source.dataset
+    folder.mkdir(parents=True)
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=10)})
+    for part, size in {"train": count, "test": 20}.items():
+        images = [Pillow.new("L", (28, 28), color=number % 256) for number in range(size)]
+        columns = {"image": images, "label": [number % 10 for number in range(size)]}
+        Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{part}.parquet"))
+    task = instantiate(config, _convert_="all")
+    task.check()
+    sizes = {name: len(task.split(name)) for name in ("train", "validation", "calibration")}
+    expected = {360: (324, 36, 324), 30: (27, 3, 27)}[count]
+    assert tuple(sizes.values()) == expected
+    protocol = task.protocol()
+    assert protocol["validation_images"] == expected[1] and protocol["test_images"] == 20
+    assert task.model() is not None

@@ -256,7 +256,7 @@ def test_a_sentence_without_tokens_is_an_error(tmp_path):
         ({"max_length": 0}, "max_length=0 must be at least 1"),
         ({"validation_size": 0}, "validation_size=0 must be at least 1"),
         ({"calibration_size": 0}, "calibration_size=0 must be at least 1"),
-        ({"penalty": 0}, "penalty=0 must be positive"),
+        ({"penalty": 0}, "penalty=0 must be above 0"),
         ({"dtype": "int8"}, "dtype='int8'"),
         ({"test": TASK.train}, "test and train are the same"),
     ],

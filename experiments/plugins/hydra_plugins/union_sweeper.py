@@ -7,6 +7,7 @@ known.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,14 +16,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.composer import Composer
-from experiments.plan import Job, check, pending
-from experiments.progress import counting
+from experiments.launching import launch_all
+from experiments.plan import Job, check, pending, say_repeats
+from experiments.progress import Outcome, Progress, counting
 from experiments.trackers import log_curves
+from lowrank import atomic
+from lowrank.claims import Claims
 
 # What the points of one task, seed and recovery share is made once and stays at hand.
 OUTERMOST = ("task", "seed", "recovery")
@@ -71,10 +76,13 @@ class UnionSweeper(Sweeper):
         composer = Composer(self.context.config_loader, self.config)
         jobs = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
         left = pending(jobs)
-        failures = self.launch(left, len(jobs), composer) if left else 0
-        print(f"{len(jobs)} points: {len(jobs) - len(left)} had their record, ", end="")
-        print(f"{len(left) - failures} measured, {failures} failed", flush=True)
-        if failures:
+        ended = self.launch(left, len(jobs), composer) if left else Counter()
+        print(
+            f"{len(jobs)} points: {len(jobs) - len(left)} had their record, {ended['measured']} "
+            f"measured here, {ended['present']} by others, {ended['failed']} failed",
+            flush=True,
+        )
+        if ended["failed"]:
             raise SystemExit(1)
 
     def job(self, overrides: list[str], arguments: list[str], composer: Composer) -> Job:
@@ -97,19 +105,29 @@ class UnionSweeper(Sweeper):
                 f"({' '.join(arguments)}) does not have it. Leave out the choice or the experiment."
             ) from error
 
-    def launch(self, left: list[Job], total: int, composer: Composer) -> int:
-        """Run jobs through Hydra's launcher; how many failed."""
-        assert self.context is not None and self.config is not None
-        check(left)
-        with counting(total, total - len(left)) as progress:
-            launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=HydraContext(composer, self.context.callbacks),  # type: ignore
-                task_function=partial(self.task_function, progress=progress),  # type: ignore
-                config=self.config,
-            )
-            returns = launcher.launch([job.overrides for job in left], initial_job_idx=0)
+    def launch(self, left: list[Job], total: int, composer: Composer) -> Counter[Outcome]:
+        """Run jobs through Hydra's launcher; how many ended in which way."""
+        assert self.config is not None
+        check(left, self.config.hydra.launcher.get("n_jobs", 1))
+        say_repeats(left)
+        with counting(total, total - len(left), _ready(left)) as progress:
+            launcher = self.launcher(composer, progress)
+
+            def launch(jobs: Sequence[Job]) -> list[Outcome]:
+                returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+                return [job.return_value for job in returns]
+
+            ended = launch_all(left, launch, progress)
         log_curves(left[0].settings)
-        return sum(job.return_value is not None for job in returns)
+        return ended
+
+    def launcher(self, composer: Composer, progress: Progress) -> Launcher:
+        assert self.context is not None and self.config is not None
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(composer, self.context.callbacks),  # type: ignore
+            task_function=partial(self.task_function, progress=progress),  # type: ignore
+            config=self.config,
+        )
 
     def jobs(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each point, without repetitions, in the order in which they run."""
@@ -143,3 +161,13 @@ class UnionSweeper(Sweeper):
                     f"{override.input_line}: an interval has no points to sweep over; list them"
                 )
         return grid
+
+
+def _ready(jobs: Sequence[Job]) -> dict[str, float]:
+    """Remove what killed processes left in the folders of records; the time there, by folder."""
+    since = {}
+    for folder in {job.folder for job in jobs}:
+        atomic.clean(folder)
+        Claims(folder).clean()
+        since[str(folder)] = Claims(folder).now()
+    return since

@@ -1,0 +1,66 @@
+"""Which process something belongs to, and whether that process is gone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from all others, also of other machines that share a file system.
+
+    Attributes:
+        host: the machine since its last start, and which processes it shows, as in a container.
+        pid: its number there.
+        started: when it started, in ticks of the machine, because numbers are used again; 0 where
+            the machine does not say.
+    """
+
+    host: str
+    pid: int
+    started: int
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is of this machine and has ended; of another machine's nobody knows."""
+        return self.host == _host() and _started(self.pid) != self.started
+
+
+def this_process() -> Owner:
+    """The process that asks."""
+    return Owner(_host(), os.getpid(), _started(os.getpid()) or 0)
+
+
+@functools.cache
+def _host() -> str:
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().partition("-")[0])
+        parts.append(os.readlink("/proc/self/ns/pid").strip("pid:[]"))
+    except OSError:
+        pass  # Where there is no such thing the name has to do.
+    return "-".join(parts)
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine started; None if there is none of that number."""
+    try:
+        # The name, in brackets, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None if Path("/proc/self/stat").exists() or not _answers(pid) else 0
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # Somebody else's.
+    return True

@@ -1,0 +1,68 @@
+"""Normalised images in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank.decomposers.checks import check_number
+from lowrank.tasks.image_sources import Images
+from lowrank.tasks.splits import batches_of
+from lowrank.tasks.task import Split
+
+
+@dataclass(frozen=True)
+class ImageSplit(Split):
+    """Rows of decoded images, normalised batch by batch as (pixel / white − mean) / std.
+
+    Args:
+        rows: int64, (count,).
+        mean, std: shape (channels, 1, 1) or (1, 1, 1).
+    """
+
+    images: Images
+    rows: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(
+        self, batch_size: int, shuffle_seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = batches_of(self.rows, batch_size, shuffle_seed)
+        return ((self.inputs(rows), self.images.labels[rows]) for rows in parts)
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Normalised images, float32 (count, channels, height, width)."""
+        pixels = self.images.pixels[rows].to(torch.float32)
+        return pixels.div_(self.images.white).sub_(self.mean).div_(self.std)
+
+
+def check_scale(
+    name: str, values: Sequence[float], allowed: str, holds: Callable[[float], bool]
+) -> None:
+    """Raise ValueError unless it is a sequence of numbers for which `holds`."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise ValueError(
+            f"{name}={values!r} must be a list of numbers, one for all channels or one for each"
+        )
+    for value in values:
+        check_number(name, value, allowed, holds)
+
+
+def per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:
+    """One value for all channels, or one for each, as float32 (1 or channels, 1, 1).
+
+    Raises:
+        ValueError: another number of values.
+    """
+    if len(values) not in (1, channels):
+        raise ValueError(
+            f"{name}={list(values)} must hold 1 value or one for each of {channels} channels"
+        )
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]

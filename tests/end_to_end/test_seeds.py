@@ -1,0 +1,61 @@
+"""Seeds that draw nothing are known before anything runs."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from sweeps import ROOT
+
+from experiments.composer import Composer
+from experiments.plan import Job, say_repeats
+from experiments.seeds import repeats
+from experiments.sweep import register_resolvers
+
+
+@pytest.fixture(scope="module")
+def composer():
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        yield Composer(loader, compose("config", return_hydra_config=True))
+
+
+def jobs(composer, *overrides, seeds=(0, 1, 2)):
+    points = [[*overrides, f"seed={seed}"] for seed in seeds]
+    return [Job(point, composer.settings(point)) for point in points]
+
+
+@pytest.mark.parametrize(
+    "overrides, count",
+    [
+        (["task=cifar10", "decomposer=magnitude"], 2),
+        (["task=cifar10", "allocation=global_magnitude"], 2),
+        (["task=stories260k", "decomposer=svd"], 2),
+        (["task=sst2_minilm", "decomposer=prune_quantize"], 2),
+        # What is drawn: the method, the calibration data, the order of training, the weights.
+        (["task=cifar10", "decomposer=random"], 0),
+        (["task=cifar10", "decomposer=lora_quantized"], 0),
+        (["task=stories260k", "decomposer=gptq"], 0),
+        (["task=cifar10", "allocation=mix"], 0),
+        (["task=cifar10", "recovery=finetune"], 0),
+        (["task=digits", "decomposer=magnitude"], 0),
+        (["task=digits_cnn", "task.weights=null"], 0),
+    ],
+)
+def test_which_points_repeat_others(composer, overrides, count):
+    assert repeats(jobs(composer, *overrides)) == count
+
+
+def test_points_that_differ_in_more_than_the_seed_repeat_nothing(composer):
+    one = jobs(composer, "task=cifar10", "decomposer.rank=4", seeds=[0])
+    other = jobs(composer, "task=cifar10", "decomposer.rank=8", seeds=[1])
+    assert repeats(one + other) == 0
+
+
+def test_the_sweep_says_so_in_one_line(composer, capsys):
+    drawn = jobs(composer, "task=cifar10", "decomposer=random")
+    say_repeats(drawn)
+    assert capsys.readouterr().err == ""
+    say_repeats(drawn + jobs(composer, "task=cifar10", "decomposer=magnitude"))
+    said = capsys.readouterr().err
+    assert said.startswith("note: 2 of these 6 points only repeat another one: ")
+    assert said.count("\n") == 1

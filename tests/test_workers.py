@@ -1,0 +1,63 @@
+"""Functions in worker processes, some of which are killed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.workers import run_in_workers, worker_count
+
+
+def triple(number: int) -> int:
+    return 3 * number
+
+
+def kill_itself(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def refuse(number: int) -> int:
+    if number == 1:
+        raise ArithmeticError("one is too few")
+    time.sleep(0.01)
+    return number
+
+
+def who_and_when(folder: Path) -> tuple[int, float, float]:
+    """The process, and when it began and ended, having waited for another to begin."""
+    begun = time.time()
+    (folder / str(os.getpid())).touch()
+    deadline = time.time() + 30
+    while len(list(folder.iterdir())) < 2 and time.time() < deadline:
+        time.sleep(0.01)
+    return os.getpid(), begun, time.time()
+
+
+def test_results_come_in_the_order_of_the_tasks():
+    assert run_in_workers(triple, range(7), 2, None) == [3 * number for number in range(7)]
+
+
+def test_what_a_killed_worker_had_is_lost_and_nothing_else():
+    assert run_in_workers(kill_itself, [1, 2, 3, 2, 5], 2, "lost") == [1, "lost", 3, "lost", 5]
+
+
+def test_workers_run_at_the_same_time(tmp_path):
+    (one, begun, ended), (other, later, _) = run_in_workers(who_and_when, [tmp_path] * 2, 2, None)
+    assert one != other and os.getpid() not in (one, other)
+    assert max(begun, later) < ended
+
+
+@pytest.mark.parametrize("asked", [0, -2, 1.5, True, "2", None])
+def test_a_number_of_workers_that_cannot_be(asked):
+    with pytest.raises(ValueError, match=r"n_jobs=.* must be a whole number from 1, or -1 for one"):
+        worker_count(asked)
+    assert worker_count(3) == 3 and worker_count(-1) == os.cpu_count()
+
+
+def test_an_error_ends_the_work_and_is_raised():
+    with pytest.raises(ArithmeticError, match="one is too few"):
+        run_in_workers(refuse, range(50), 2, None)
