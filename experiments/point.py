@@ -125,6 +125,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "recovered": recovered,
         "layers": [asdict(layer) for layer in compressed.layers],
         "skipped": compressed.skipped,
+        "left": compressed.left,
         "calibration": compressed.calibration,
         "allocation": compressed.allocation,
         "protocol": parts.task.protocol() | {"batch_size": parts.measure.of(parts.task).batch_size},

@@ -53,7 +53,7 @@ class Progress:
         self._say(
             f"{record['task']} {record['model']} {method}, seed {record['seed']}  "
             f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
-            f"{_size(record['ratios'])}  {record['timings']['total_s']:.1f} s",
+            f"{_size(record)}  {record['timings']['total_s']:.1f} s",
             sys.stdout,
         )
 
@@ -77,13 +77,16 @@ class Progress:
         stream.flush()
 
 
-def _size(ratios: Mapping[str, Any]) -> str:
+def _size(record: Mapping[str, Any]) -> str:
     """How small a model became: its ratio, the bits of what was compressed, and how much was."""
+    ratios, left = record["ratios"], len(record.get("left", []))
     said = [f"{ratios['compression_ratio']:.2f}x"]
     if ratios.get("layers_bits_per_weight") is not None:
         said.append(f"{ratios['layers_bits_per_weight']:.2f} bits")
     if ratios.get("coverage", 1.0) < NEARLY_ALL:
         said.append(f"{share(ratios['coverage'])} % of weights compressed")
+    if left:
+        said.append(f"{left} layers left as they are" if left > 1 else "1 layer left as it is")
     return ", ".join(said)
 
 

@@ -62,8 +62,9 @@ def check_record(record: Any) -> None:
         raise ValueError("ratios.compression_ratio must be above 0, for a model takes bytes")
     _check_latency(record["latency"])
     _check_layers(record["layers"])
-    if not _is_list(record["skipped"]):
-        raise ValueError(f"skipped must be a list of layers, not {_kind(record['skipped'])}")
+    for name in filter(record.__contains__, ("skipped", "left")):
+        if not _is_list(record[name]):
+            raise ValueError(f"{name} must be a list of layers, not {_kind(record[name])}")
 
 
 def check_plain(value: Any, path: str, depth: int = 0) -> None:

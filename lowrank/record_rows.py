@@ -46,8 +46,8 @@ def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         _add(row, {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()})
     for latency in record["latency"]:
         _add(row, _latency(latency))
-    counts = {"compressed_layers": len(record["layers"]), "skipped_layers": len(record["skipped"])}
-    _add(row, counts)
+    counted = {"compressed": "layers", "skipped": "skipped", "left": "left"}
+    _add(row, {f"{how}_layers": len(record.get(name, [])) for how, name in counted.items()})
     for name in MEASURED_PARTS:
         _add(row, _flat(record.get(name) or {}, f"{name}."))
     for name, value in record["config"].items():

@@ -101,9 +101,9 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
     ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
     ``latency_b{n}_threads``, ``_device``, ``_dtype``;
-    ``compressed_layers`` and ``skipped_layers`` (counts); ``environment.*``, ``timings.*``,
-    ``calibration.*``, and the config by dotted names, such as ``decomposer.rank``. A value that a
-    record lacks is NaN; the norm of one that is older than the norms is "identity".
+    ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
+    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``decomposer.rank``. A
+    value that a record lacks is NaN; the norm of one that is older than the norms is "identity".
 
     Args:
         folder: where to look.

@@ -83,6 +83,7 @@ def record(method: str = "svd", step: int = 1, seed: int = 0, **config: Any) -> 
         "latency": [_latency(batch, _speedup(family, ratio), seed) for batch in (1, 64)],
         "layers": [_layer(*layer, ratio, loss * (step + 1)) for layer in LAYERS],
         "skipped": [["5", "no weight matrix"]],
+        "left": [],
         "environment": {"torch": "2.13.0", "device": "cpu", "threads": 1, "git_commit": None},
         "timings": {"compress_s": 0.01, "total_s": 0.5, "finished_at": "2026-01-01T00:00:00Z"},
     }

@@ -52,6 +52,13 @@ def test_a_ratio_comes_with_bits_and_with_what_was_compressed(ratios, size, caps
     assert f"  {size}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count, said", [(1, "1 layer left as it is"), (3, "3 layers left as")])
+def test_layers_that_could_not_be_compressed_are_counted(count, said, capsys):
+    with counting(total=1, done=0) as progress:
+        progress.finished(RECORD | {"left": [["fc", "too small"]] * count})
+    assert f"  7.12x, {said}" in capsys.readouterr().out
+
+
 def test_a_task_of_another_kind_shows_what_it_measures_first(capsys):
     measures = {"dense": {"mse": 1.0, "mae": 2.0}, "compressed": {"mse": 3.0, "mae": 4.0}}
     with counting(total=1, done=0) as progress:
