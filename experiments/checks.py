@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from experiments.parts import Settings, make, make_parts, shared_task, text
-from lowrank.compress import check as check_compression
+from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
-from lowrank.measure.room import check_room
+from lowrank.point.room import check_room
 
 # What numpy, the narrowest of the generators, takes as seeds.
 SEEDS = 2**32

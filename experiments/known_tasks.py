@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.sweep import CONF, register_resolvers
-from lowrank.results import SEEDS
+from lowrank.records.store import SEEDS
 
 # Where a task is made is the business of whoever makes it.
 DEVICE = "device"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.plan import Job
 from experiments.progress import Outcome, Progress
-from lowrank.claims import Claims
+from lowrank.records.claims import Claims
 
 # Seconds between two looks at what other processes have done.
 PAUSE = 0.5

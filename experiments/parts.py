@@ -12,10 +12,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from lowrank.allocation import Allocation
-from lowrank.calibration import Norms
-from lowrank.measure import MeasureSettings
+from lowrank.calibration import NormProvider
+from lowrank.model.select import Select
+from lowrank.point import MeasureSettings
 from lowrank.recovery import Recovery
-from lowrank.select import Select
 from lowrank.tasks import Task
 
 Settings = Mapping[str, Any]
@@ -28,7 +28,7 @@ class Parts:
     task: Task
     allocation: Allocation
     where: Select
-    norm: Norms
+    norm: NormProvider
     recovery: Recovery
     measure: MeasureSettings
 
@@ -37,7 +37,7 @@ class Parts:
 KINDS = {
     "allocation": Allocation,
     "where": Select,
-    "norm": Norms,
+    "norm": NormProvider,
     "recovery": Recovery,
     "measure": MeasureSettings,
 }

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowrank import results
+from lowrank.records import store
 
 # What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
 LABELS = ("family", "level")
@@ -33,7 +33,7 @@ class Job:
     @cached_property
     def key(self) -> str:
         """The name of its record."""
-        return results.key(self.settings)
+        return store.key(self.settings)
 
     def check_choices(self) -> None:
         """Raise ValueError if a choice lacks its labels, would have no effect, or cannot be a name
@@ -68,7 +68,7 @@ class Job:
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        return not self.settings["force"] and results.exists(self.key, self.folder)
+        return not self.settings["force"] and store.exists(self.key, self.folder)
 
 
 def _check_names(sweep: Any, folder: Any) -> None:
@@ -176,7 +176,7 @@ def _of_folders(folders: set[Path]) -> dict[str, str]:
     errors = {}
     for folder in folders:
         try:
-            results.check_writable(folder)
+            store.check_writable(folder)
         except ValueError as error:
             errors[str(error)] = "results"
     return errors

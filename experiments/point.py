@@ -36,12 +36,12 @@ from experiments.parts import (
 )
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
-from lowrank import results
-from lowrank.claims import Claims
-from lowrank.compress import compress
-from lowrank.environment import environment
-from lowrank.measure import Measured, compare, measure
-from lowrank.memo import unchanging
+from lowrank.compression.compress import compress
+from lowrank.measure.environment import environment
+from lowrank.numerics.memo import unchanging
+from lowrank.point import Measured, compare, measure
+from lowrank.records import store
+from lowrank.records.claims import Claims
 
 
 def run_point(config: DictConfig, progress: Progress) -> Outcome:
@@ -54,7 +54,7 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
     folder = Path(settings["results"])
     overrides = " ".join(HydraConfig.get().overrides.task)
     try:
-        with Claims(folder).taking(results.key(settings)) as is_ours:
+        with Claims(folder).taking(store.key(settings)) as is_ours:
             # Asked with the claim, so that nobody else can have begun in between.
             if was_measured(settings, progress.since.get(str(folder), 0.0)):
                 progress.present(overrides)
@@ -63,7 +63,7 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
                 return "claimed"
             with computing(settings["seed"], settings["threads"]):
                 record = measure_point(settings)
-            results.save(record, folder)
+            store.save(record, folder)
     except Exception as error:
         progress.failed(overrides, reason(error))
         if HydraConfig.get().verbose or not stands_alone(cause(error)):
@@ -76,14 +76,14 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
 
 def was_measured(settings: Settings, since: float) -> bool:
     """Whether the point has its record; if it is to be measured again, one made after `since`."""
-    path = Path(settings["results"]) / f"{results.key(settings)}.json"
+    path = Path(settings["results"]) / f"{store.key(settings)}.json"
     if settings["force"]:
         return path.exists() and path.stat().st_mtime > since
-    return results.exists(path.stem, path.parent)
+    return store.exists(path.stem, path.parent)
 
 
 def measure_point(settings: Settings) -> dict[str, Any]:
-    """The record of a point; see `lowrank.results`."""
+    """The record of a point; see `lowrank.records.store`."""
     timings: dict[str, float | str] = {}
     parts = make_parts(settings)
     with timing(timings, "total_s"):
@@ -110,8 +110,8 @@ def measure_point(settings: Settings) -> dict[str, Any]:
             comparison = compare(baseline.measured, measured, compressed, parts.task, parts.measure)
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "schema": results.SCHEMA,
-        "key": results.key(settings),
+        "schema": store.SCHEMA,
+        "key": store.key(settings),
         "config": settings,
         "task": parts.task.name,
         "model": parts.task.architecture,

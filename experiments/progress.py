@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from lowrank import scratch
-from lowrank.captions import NEARLY_ALL, share
-from lowrank.columns import primary_measure
+from lowrank.files import scratch
+from lowrank.records.columns import primary_measure
+from lowrank.reporting.captions import NEARLY_ALL, share
 
 # What became of a point: measured here, by another process, or being measured by one (claimed);
 # failed; or lost with the worker that had it.

@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report_options import Options, options
-from lowrank import results
-from lowrank.captions import title
-from lowrank.columns import usual_size
-from lowrank.curves import comparisons, first_measure, quality_measures
+from lowrank.records import store
+from lowrank.records.columns import usual_size
+from lowrank.reporting.captions import title
+from lowrank.reporting.curves import comparisons, first_measure, quality_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +67,10 @@ def report(config: DictConfig) -> None:
             not belong together, or `out` cannot be written.
     """
     chosen = options(config)
-    frame = results.load(chosen.runs)
-    layers: Any = results.load_layers(chosen.runs)
+    frame = store.load(chosen.runs)
+    layers: Any = store.load_layers(chosen.runs)
     parts = fitting(chosen, comparisons(frame))
-    results.check_writable(chosen.out)
+    store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own in parts:
         methods = dict(zip(part["path"], part["method"], strict=True))
@@ -97,7 +97,7 @@ def fitting(
     Raises:
         ValueError: none has the metric, or the records of one cannot be compared.
     """
-    from lowrank.tables import summary_table
+    from lowrank.reporting.tables import summary_table
 
     found, left_out = [], {}
     for name, part in parts:
@@ -122,9 +122,9 @@ def tabulate(
     chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
 ) -> Iterator[Path]:
     """Write the tables of one comparison and print the short ones."""
-    from lowrank.norm_table import norm_table
-    from lowrank.table import csv_text, write
-    from lowrank.tables import long_table, summary_table
+    from lowrank.reporting.norm_table import norm_table
+    from lowrank.reporting.table import csv_text, write
+    from lowrank.reporting.tables import long_table, summary_table
 
     metric, size = str(chosen.metric), str(chosen.size)
     start = Path(chosen.out) / name
@@ -145,7 +145,7 @@ def tabulate(
 
 def draw(chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
     """Write the figures of one comparison."""
-    from lowrank import plots
+    from lowrank.reporting import plots
 
     for kind, figure in figures(chosen, name, part, layers):
         yield from plots.save(figure, Path(chosen.out) / f"{name}-{kind}")
@@ -155,7 +155,7 @@ def figures(
     chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
 ) -> Iterator[tuple[str, Figure]]:
     """The figures of one comparison, each with the end of its name; says which are left out."""
-    from lowrank import plots
+    from lowrank.reporting import plots
 
     metric, size = str(chosen.metric), str(chosen.size)
     against = SIZES.get(size, size.replace("_", "-"))

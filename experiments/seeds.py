@@ -8,15 +8,15 @@ from typing import Any
 
 from experiments.parts import make_parts
 from experiments.plan import Job
-from lowrank import results
+from lowrank.records import store
 from lowrank.recovery import NoRecovery
 
 
 def repeats(jobs: Sequence[Job]) -> int:
     """How many of the points are sure to give the numbers of another one, timings aside."""
-    alike = Counter(results.point(job.settings) for job in jobs)
-    several = [job for job in jobs if alike[results.point(job.settings)] > 1]
-    idle = Counter(results.point(job.settings) for job in several if draws_nothing(job.settings))
+    alike = Counter(store.point(job.settings) for job in jobs)
+    several = [job for job in jobs if alike[store.point(job.settings)] > 1]
+    idle = Counter(store.point(job.settings) for job in several if draws_nothing(job.settings))
     return sum(count - 1 for count in idle.values())
 
 

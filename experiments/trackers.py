@@ -79,9 +79,10 @@ class WandbTracker(Tracker):
     def log_curves(self, folder: str, sweep: str) -> None:
         import wandb
 
-        from lowrank import curves, results
+        from lowrank.records import store
+        from lowrank.reporting import curves
 
-        frame = results.load(folder, "*.json")
+        frame = store.load(folder, "*.json")
         with self._run(sweep, f"{sweep} curves", {}) as run:
             for name, rows in curves.comparisons(frame):
                 metrics = curves.quality_measures(rows)

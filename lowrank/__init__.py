@@ -1,1 +1,48 @@
-"""What each way of shrinking a neural network's weights costs, and what it saves."""
+"""What each way of shrinking a neural network's weights costs, and what it saves.
+
+`compress` a model with a decomposer or an allocation, `save` it and `load` it. Everything is
+imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lowrank.calibration import CalibratedNorms as CalibratedNorms
+    from lowrank.compression.compress import check as check
+    from lowrank.compression.compress import compress as compress
+    from lowrank.decomposers import *  # noqa: F403
+    from lowrank.execution import optimize_for as optimize_for
+    from lowrank.export.checkpoint import load as load
+    from lowrank.export.checkpoint import save as save
+    from lowrank.model.select import Select as Select
+    from lowrank.numerics.memo import unchanging as unchanging
+
+# Where each name is; all decomposers are found without being listed.
+PLACES = {
+    "CalibratedNorms": "lowrank.calibration",
+    "Select": "lowrank.model.select",
+    "check": "lowrank.compression.compress",
+    "compress": "lowrank.compression.compress",
+    "load": "lowrank.export.checkpoint",
+    "optimize_for": "lowrank.execution",
+    "save": "lowrank.export.checkpoint",
+    "unchanging": "lowrank.numerics.memo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Modules are asked for here too, before they are imported: those have lower-case names.
+    place = PLACES.get(name, "lowrank.decomposers" if name[0].isupper() else None)
+    value = None if place is None else getattr(importlib.import_module(place), name, None)
+    if value is None:
+        raise AttributeError(f"module 'lowrank' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    decomposers = importlib.import_module("lowrank.decomposers")
+    return sorted({*globals(), *PLACES, *(name for name in vars(decomposers) if name[0].isupper())})

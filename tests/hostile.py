@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lowrank import checkpoint, tensor_files
+from lowrank.export import checkpoint
+from lowrank.files import tensor_files
 
 # Stands for a list nested deeper than Python can follow.
 DEEP = "@deep@"

@@ -8,9 +8,8 @@ import torch
 from architectures import ARCHITECTURES, MASK, dense, logits
 from torch import Tensor, nn
 
-from lowrank import checkpoint
 from lowrank.calibration import CalibratedNorms
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     GPTQ,
     Chain,
@@ -23,9 +22,10 @@ from lowrank.decomposers import (
     SparseGPT,
     TruncatedSVD,
 )
-from lowrank.factorized import FactorizedLayer
+from lowrank.export import checkpoint
 from lowrank.measure import body_bytes, nbytes
-from lowrank.select import Select
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.select import Select
 
 transformers = pytest.importorskip("transformers")
 

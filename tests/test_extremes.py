@@ -7,7 +7,7 @@ import torch
 from test_contract import INNER, OUT, ROWS, moment, random, structured
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     ALPS,
     AWQ,

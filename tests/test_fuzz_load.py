@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
 
-from lowrank import checkpoint, tensor_files
 from lowrank.calibration import Calibration
 from lowrank.calibration.statistics import Statistics
 from lowrank.execution import Plan
 from lowrank.execution.plan import LayerPlan, Trial
-from lowrank.factorized import FactorizedLinear
+from lowrank.export import checkpoint
+from lowrank.files import tensor_files
+from lowrank.model.factorized import FactorizedLinear
 
 MOST_TEXT = 2000
 
@@ -179,7 +180,7 @@ PROGRAM = """
 import resource, sys, torch
 from pathlib import Path
 from torch import nn
-from lowrank import checkpoint
+from lowrank.export import checkpoint
 checkpoint.load  # Imported, and its memory taken, before the limit.
 skeleton = nn.Sequential(nn.Linear(16, 24))
 torch.ones(9).view(3, 3) @ torch.ones(3, 3)

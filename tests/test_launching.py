@@ -8,8 +8,8 @@ from experiments import launching
 from experiments.launching import launch_all
 from experiments.plan import Job
 from experiments.progress import counting
-from lowrank.claims import Claims
-from lowrank.processes import Owner
+from lowrank.files.processes import Owner
+from lowrank.records.claims import Claims
 
 
 def job(number: int, folder: Path) -> Job:

@@ -9,7 +9,7 @@ import records
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from lowrank import results
+from lowrank.records import store
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "explore_results.ipynb"
 
@@ -53,8 +53,8 @@ def test_it_runs_on_a_language_model_in_several_norms_that_was_not_timed(tmp_pat
             made_up = records.text_record("gptq", step)
             made_up["ratios"]["coverage"] = 0.2
             config = made_up["config"] | {"norm": {"moment": norm}}
-            made_up |= {"config": config, "key": results.key(config), "norm": norm}
-            results.save(made_up, tmp_path / "runs")
+            made_up |= {"config": config, "key": store.key(config), "norm": norm}
+            store.save(made_up, tmp_path / "runs")
     kinds, printed = shown(execute(tmp_path / "runs"))
     assert kinds.count("image/svg+xml") == 5 and kinds.count("text/markdown") == 1
     assert "perplexity" in printed and "no speedup was measured" in printed
@@ -64,7 +64,7 @@ def test_it_runs_on_one_point_that_runs_as_dense(tmp_path):
     made_up = records.record("uniform", 1)
     for latency in made_up["latency"]:
         latency |= {"speedup": None, "speedup_low": None, "speedup_high": None}
-    results.save(made_up, tmp_path / "runs")
+    store.save(made_up, tmp_path / "runs")
     kinds, printed = shown(execute(tmp_path / "runs"))
     assert kinds.count("image/svg+xml") == 5 and "no speedup was measured" in printed
 

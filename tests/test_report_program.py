@@ -17,7 +17,8 @@ from PIL import Image
 
 from experiments.known_tasks import known_tasks
 from experiments.report import report
-from lowrank import plots, results
+from lowrank.records import store
+from lowrank.reporting import plots
 
 ROOT = Path(__file__).parent.parent
 OWN = {"_target_": "made_up_task.MadeUp", "widths": [4, 3], "seed": 0}
@@ -53,7 +54,7 @@ def run(monkeypatch):
 def test_it_writes_every_figure_and_table_and_prints_the_summary(tmp_path, run, capsys):
     for method in ("svd", "uniform"):
         for step in range(3):
-            results.save(records.record(method, step, 0), tmp_path / "runs")
+            store.save(records.record(method, step, 0), tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     figures = ("compression", "compression-close-up", "theoretical-speedup", "speedup-b1")
@@ -78,7 +79,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
     for recovery in ("none", "finetune"):
         made_up = records.record("svd", 1, 0, recovery={"name": recovery}) | {"recovery": recovery}
         made_up["ratios"]["theoretical_speedup"] = None
-        results.save(made_up | {"latency": []}, tmp_path / "runs")
+        store.save(made_up | {"latency": []}, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "layers_at=9", "close_up=null")
     figures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert figures == {"digits-mlp-compression.png", "digits-mlp-finetune-compression.png"}
@@ -140,8 +141,8 @@ def test_one_method_in_several_norms_is_told_apart_in_every_figure_and_table(
         for norm in ("identity", "full"):
             made_up = records.text_record("svd", step)
             config = made_up["config"] | {"norm": {"moment": norm}}
-            made_up |= {"config": config, "key": results.key(config), "norm": norm}
-            results.save(made_up, tmp_path / "runs")
+            made_up |= {"config": config, "key": store.key(config), "norm": norm}
+            store.save(made_up, tmp_path / "runs")
     drawn = []
     layer_figure = plots.layer_figure
     monkeypatch.setattr(
@@ -171,7 +172,7 @@ def test_each_task_of_a_folder_is_shown_in_its_own_measure_and_size(tmp_path, ru
     for step in range(3):
         made_up = records.text_record("gptq", step)
         made_up["ratios"]["coverage"] = 0.87
-        results.save(made_up, tmp_path / "runs")
+        store.save(made_up, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"digits-mlp-compression.png", "stories-llama-bits-per-weight.png"} <= written
@@ -190,7 +191,7 @@ def test_without_a_speedup_there_is_a_dash_and_a_reason(tmp_path, run, capsys):
         made_up = records.record(method, 1)
         for latency in made_up["latency"] if method == "uniform" else made_up["latency"][1:]:
             latency |= {"speedup": None, "speedup_low": None, "speedup_high": None}
-        results.save(made_up, tmp_path / "runs")
+        store.save(made_up, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     printed = capsys.readouterr().out
     assert "no figure against speedup_b64, for every compressed layer runs as a dense" in printed
@@ -217,7 +218,7 @@ def own_task(tmp_path, monkeypatch):
 
 def test_spectra_are_of_tasks_that_the_users_own_yaml_says(tmp_path, run, capsys, own_task):
     theirs = OWN | {"widths": [16, 3], "device": "cuda:1"}
-    results.save(records.record("svd", 1, task=theirs), tmp_path / "runs")
+    store.save(records.record("svd", 1, task=theirs), tmp_path / "runs")
     folders = f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true"
     run(*folders)
     assert "no figure of the spectra: a record's task is made anew only" in capsys.readouterr().out
@@ -235,7 +236,7 @@ def test_spectra_of_the_digits(tmp_path, run, capsys, monkeypatch):
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
     config = digits()
     config["weights"]["recipe"]["epochs"] = 1
-    results.save(records.record("svd", 1, task=config | {"device": "cuda"}), tmp_path / "runs")
+    store.save(records.record("svd", 1, task=config | {"device": "cuda"}), tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true")
     assert (tmp_path / "out" / "digits-mlp-spectra.svg").exists(), capsys.readouterr().out
 
@@ -301,7 +302,7 @@ def test_a_record_cannot_have_anything_run(tmp_path, run, quick, capsys, name):
     (tmp_path / "model").mkdir()
     changes = filled(HOSTILE[name], mark=tmp_path / "mark", folder=tmp_path / "model")
     task = changes and changed(digits(), changes)
-    results.save(short(task=task), tmp_path / "runs")
+    store.save(short(task=task), tmp_path / "runs")
     before = everything(tmp_path)
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "spectra=true", "close_up=null")
     after = everything(tmp_path)
@@ -316,7 +317,7 @@ def test_a_record_cannot_have_anything_run(tmp_path, run, quick, capsys, name):
 )
 def test_names_of_tasks_are_names_of_files_in_one_folder(tmp_path, run, quick, task):
     made_up = short() | {"task": task, "model": "../" * 20 + "m"}
-    results.save(made_up, tmp_path / "runs")
+    store.save(made_up, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'deep' / 'out'}", "close_up=null")
     assert set(os.listdir(tmp_path)) == {"runs", "deep"}
     assert os.listdir(tmp_path / "deep") == ["out"]
@@ -376,13 +377,13 @@ def test_models_too_broken_for_the_first_measure_are_shown_in_the_next(
     for step in range(2):
         made_up = records.text_record("rtn", step)
         del made_up["compressed"]["perplexity"]
-        results.save(made_up, tmp_path / "runs")
+        store.save(made_up, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     assert "stories, llama, without recovery: perplexity (test split, per word)" in (
         capsys.readouterr().out
     )
     # One that has a value is shown, with a dash for the others.
-    results.save(records.text_record("gptq", 0), tmp_path / "runs")
+    store.save(records.text_record("gptq", 0), tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}")
     printed = capsys.readouterr().out
     assert "without recovery: perplexity (test split, per token)" in printed

@@ -8,7 +8,7 @@ import torch
 from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
 
-from lowrank.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
 
 # One row of the table for each set of classes that it shows.
 FORMS = {frozenset(row.kinds): name for name, row in reversed(ROWS.items())}

@@ -6,7 +6,7 @@ import pytest
 import records
 
 from experiments.trackers import WandbTracker
-from lowrank import results
+from lowrank.records import store
 
 
 @pytest.fixture
@@ -45,6 +45,6 @@ def test_every_measure_of_quality_has_its_curves(logged, tmp_path):
     TRACKER.log_curves(str(tmp_path), "sweep")
     qualities = ("top1", "top5", "macro_recall", "macro_f1", "loss", "flipped", "kl")
     assert set(logged) == {f"curves/digits-mlp/{name}" for name in qualities}
-    frame = results.load(tmp_path)
+    frame = store.load(tmp_path)
     ys = [row[-1] for row in logged["curves/digits-mlp/loss"].table.data]
     assert sorted(ys) == pytest.approx(sorted(frame["loss"]))

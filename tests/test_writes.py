@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from test_contract import INNER, OUT, ROWS, structured
 from torch import Tensor, nn
 
-from lowrank import checkpoint
-from lowrank.factorized import FactorizedLinear
+from lowrank.export import checkpoint
+from lowrank.model.factorized import FactorizedLinear
 
 ONES = torch.ones(OUT, INNER)
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lowrank.decomposers import MagnitudePruning, Quantization
-from lowrank.environment import environment
 from lowrank.execution import ACCURACIES, Accuracy, Search, optimize_for
 from lowrank.execution.choice import MARGIN
 from lowrank.execution.timing import threads
 from lowrank.factorizations import Dense, Factorization, Product
-from lowrank.factorized import FactorizedLinear
+from lowrank.measure.environment import environment
+from lowrank.model.factorized import FactorizedLinear
 from lowrank.norms import IDENTITY
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def main() -> None:
     """Run the benchmark of the command line."""
     import pandas as pd
 
-    from lowrank.plots import break_even, save
+    from lowrank.reporting.plots import break_even, save
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter

@@ -23,9 +23,9 @@ from experiments.composer import resolve
 from experiments.parts import make_parts
 from experiments.point import computing
 from experiments.sweep import CONF, register_resolvers
-from lowrank.compress import compress
-from lowrank.measure.quality import evaluate
-from lowrank.memo import unchanging
+from lowrank.compression.compress import compress
+from lowrank.numerics.memo import unchanging
+from lowrank.point.quality import evaluate
 
 BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
 

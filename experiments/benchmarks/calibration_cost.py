@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.sweep_cost import describe, seconds
 from lowrank.calibration import CalibratedNorms, Job
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
 from lowrank.measure.memory import AliveTensors
-from lowrank.memo import MEMO, unchanging
-from lowrank.sites import find_sites
+from lowrank.model.sites import find_sites
+from lowrank.numerics.memo import MEMO, unchanging
 
 LEVELS = 16
 

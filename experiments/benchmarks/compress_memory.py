@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.calibration import CalibratedNorms
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     GPTQ,
     Decomposer,
@@ -33,7 +33,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
 )
 from lowrank.measure.memory import AliveTensors
-from lowrank.memo import MEMO
+from lowrank.numerics.memo import MEMO
 
 LEVELS: dict[str, Callable[[int], Sequence[Decomposer]]] = {
     "TruncatedSVD": lambda n: [TruncatedSVD(rank=n // k) for k in (4, 6, 8, 12, 16)],

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowrank import spectral
-from lowrank.memo import MEMO
+from lowrank.numerics import spectral
+from lowrank.numerics.memo import MEMO
 
 SHAPES = ("512x512", "1024x1024", "2048x2048", "1024x4096")
 

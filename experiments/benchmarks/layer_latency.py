@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from lowrank.decomposers import Decomposer, MagnitudePruning, Quantization
-from lowrank.environment import environment
 from lowrank.execution import Accuracy, Search, optimize_for
 from lowrank.execution.timing import race, threads
 from lowrank.factorizations import Dense, Factorization, Product
-from lowrank.factorized import FactorizedLinear
+from lowrank.measure.environment import environment
+from lowrank.model.factorized import FactorizedLinear
 from lowrank.norms import IDENTITY
 
 

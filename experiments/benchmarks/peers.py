@@ -35,14 +35,14 @@ from torch import nn
 from experiments.benchmarks.peer_methods.cases import Case, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import missing_interpreter, version
 from experiments.benchmarks.peer_methods.method import Method, Outcome, Subject
-from lowrank.environment import environment
-from lowrank.measure.quality import evaluate
-from lowrank.results import check_writable
-from lowrank.select import Select
+from lowrank.measure.environment import environment
+from lowrank.model.select import Select
+from lowrank.point.quality import evaluate
+from lowrank.records.store import check_writable
 from lowrank.tasks import hub
 
 if TYPE_CHECKING:
-    from lowrank.tables import Table
+    from lowrank.reporting.tables import Table
     from lowrank.tasks import CausalLM
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -175,7 +175,7 @@ def tabulate(cases: Sequence[Case], measured: dict[Any, Measured], text: str) ->
     """One row for each case, the peer's column beside ours."""
     import pandas as pd
 
-    from lowrank.tables import Table
+    from lowrank.reporting.tables import Table
 
     values, cells = [], []
     for case in cases:

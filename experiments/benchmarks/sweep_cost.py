@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
-from lowrank.memo import MEMO
+from lowrank.numerics.memo import MEMO
 
 
 def network(width: int) -> nn.Sequential:

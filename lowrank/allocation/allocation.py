@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from lowrank.calibration import Norms
+from lowrank.allocation.values import Values
+from lowrank.calibration import NormProvider
 from lowrank.decomposers import Decomposer, Keep
 from lowrank.decomposers.decomposer import check_norms
 from lowrank.factorizations import Factorization
-from lowrank.measure.forward import Example
+from lowrank.model.forward import Example
+from lowrank.model.select import matches
+from lowrank.model.sites import Site
 from lowrank.norms import Norm
-from lowrank.select import matches
-from lowrank.sites import Site
-from lowrank.values import Values
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Problem:
 
     model: nn.Module
     sites: Sequence[Site]
-    norm: Norms
+    norm: NormProvider
     data: Any = None
     example: Example | None = None
     values: Values = field(default_factory=Values)

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from lowrank.allocation.allocation import Problem
-from lowrank.allocation.knapsack import Items
 from lowrank.allocation.progress import reported
 from lowrank.allocation.resources import RESOURCES, Calls
 from lowrank.calibration import Job
 from lowrank.decomposers import Decomposer, Keep
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
+from lowrank.model.sites import Site, naming
 from lowrank.norms import Norm
-from lowrank.sites import Site, naming
+from lowrank.numerics.knapsack import Items
 
 # What the lines of its progress are about.
 MADE = "candidates made, by layers"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowrank.allocation.resources import RESOURCES
-from lowrank.decomposers.checks import check_number, check_one_of
-from lowrank.sites import Site
+from lowrank.model.sites import Site
+from lowrank.numerics.checks import check_number, check_one_of
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.allocation.analysis import Analysis, Costs, Option, analyse, dense_costs
 from lowrank.allocation.budget import Budget
-from lowrank.allocation.knapsack import Items
 from lowrank.allocation.losses import Loss, Losses, Sensitivity
 from lowrank.allocation.resources import RESOURCES
 from lowrank.calibration.data import as_data
 from lowrank.calibration.statistics import Calibration
 from lowrank.decomposers import Decomposer
-from lowrank.memo import MEMO, model_key
+from lowrank.model.sites import Site, naming
 from lowrank.norms import Norm
-from lowrank.sites import Site, naming
+from lowrank.numerics.knapsack import Items
+from lowrank.numerics.memo import MEMO, model_key
 
 
 class Question(NamedTuple):
@@ -190,7 +190,7 @@ def flattened(candidates: Any) -> Iterator[Any]:
 
 def problem_key(problem: Problem) -> tuple[Any, ...] | None:
     """What stands for a problem in a key of `Memo`, equal for equal ones; None if its model is not
-    `lowrank.memo.unchanging`.
+    `lowrank.numerics.memo.unchanging`.
     """
     owner = model_key(problem.model)
     if owner is None:

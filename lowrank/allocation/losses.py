@@ -17,10 +17,10 @@ from lowrank.allocation.progress import reported
 from lowrank.calibration import Calibration
 from lowrank.calibration.data import as_data, quotient
 from lowrank.calibration.piece import Piece, running
-from lowrank.copying import copied
-from lowrank.decomposers.checks import check_flag, check_integer
-from lowrank.measure.forward import evaluating
-from lowrank.sites import Site, replace_module, stand_in
+from lowrank.model.copying import copied
+from lowrank.model.forward import evaluating
+from lowrank.model.sites import Site, replace_module, stand_in
+from lowrank.numerics.checks import check_flag, check_integer
 
 Options = Mapping[str, Sequence[Option]]
 Losses = dict[str, list[float]]

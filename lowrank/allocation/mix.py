@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
 from lowrank.allocation.budgeted import Answer, Budgeted, Question
-from lowrank.allocation.knapsack import choose
 from lowrank.allocation.losses import Trial, check_runnable
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.checks import check_integer
+from lowrank.numerics.checks import check_integer
+from lowrank.numerics.knapsack import choose
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.calibration import Job
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.checks import check_number, check_sparsity
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Diagonal, Gram
+from lowrank.numerics.checks import check_number, check_sparsity
 
 
 @dataclass(frozen=True)

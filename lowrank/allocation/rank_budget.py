@@ -9,15 +9,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from lowrank import memo
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.allocation.budget import Budget
 from lowrank.allocation.resources import RESOURCES
 from lowrank.decomposers import TruncatedSVD, low_rank
-from lowrank.decomposers.checks import check_one_of, check_ratio
 from lowrank.decomposers.decomposer import working
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Identity
+from lowrank.numerics import memo
+from lowrank.numerics.checks import check_one_of, check_ratio
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.factorizations.storage import stored_bytes
-from lowrank.measure.forward import Example, call, check_example, evaluating
 from lowrank.measure.latency import Latency as Times
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
-from lowrank.sites import Site, Use
+from lowrank.model.forward import Example, call, check_example, evaluating
+from lowrank.model.sites import Site, Use
+from lowrank.numerics.storage import stored_bytes
 
 # The arguments, in their order, of every call of a module, by its name.
 Calls = Mapping[str, Sequence[tuple[Tensor, ...]]]

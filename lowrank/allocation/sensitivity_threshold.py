@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank.allocation.budgeted import Answer, Budgeted, Question
-from lowrank.allocation.knapsack import Items
+from lowrank.numerics.knapsack import Items
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.decomposers import Decomposer, TruncatedSVD
-from lowrank.decomposers.checks import check_ratio
 from lowrank.decomposers.low_rank import fitted, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
+from lowrank.model.sites import Site
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.sites import Site
+from lowrank.numerics.checks import check_ratio
 
 OTHER_INPUTS = "its inputs are others than those that the shared basis was made for"
 

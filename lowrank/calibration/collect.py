@@ -17,8 +17,8 @@ from lowrank.calibration.contents import described, tensors
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
-from lowrank.layers import rule_for
-from lowrank.measure.forward import evaluating, unfused_attention
+from lowrank.model.forward import evaluating, unfused_attention
+from lowrank.model.layers import rule_for
 
 # Runs the model on a piece of the data, given with its number.
 Run = Callable[[Piece, int], Any]
@@ -49,7 +49,7 @@ def collect(
     which is computed once.
 
     Args:
-        names: of modules that a rule of `lowrank.layers` knows.
+        names: of modules that a rule of `lowrank.model.layers` knows.
         full: E[x xᵀ], and not its diagonal only. Of a look-up table the share of look-ups of each
             row, in both cases.
         run: runs the model, instead of `data.forward`.

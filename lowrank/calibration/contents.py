@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lowrank.memo import fingerprint
+from lowrank.numerics.memo import fingerprint
 
 PLAIN = (bool, int, float, str)
 

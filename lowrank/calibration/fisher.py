@@ -11,8 +11,8 @@ from lowrank.calibration.contents import length_of
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, running
 from lowrank.calibration.statistics import Statistics
-from lowrank.measure.forward import evaluating
-from lowrank.sites import Site
+from lowrank.model.forward import evaluating
+from lowrank.model.sites import Site
 
 UNUSED = "the loss on the calibration data does not depend on it"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank.calibration.statistics import Statistics
-from lowrank.sites import Site
+from lowrank.model.sites import Site
 
 
 def positions(statistics: Mapping[str, Statistics]) -> int:

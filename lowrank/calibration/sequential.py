@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank import scratch
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
-from lowrank.measure.forward import evaluating, unfused_attention
-from lowrank.memo import MEMO
-from lowrank.sites import Site
+from lowrank.files import scratch
+from lowrank.model.forward import evaluating, unfused_attention
+from lowrank.model.sites import Site
+from lowrank.numerics.memo import MEMO
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lowrank.contents import names_of
-from lowrank.tensor_files import TensorFile, opened, write
+from lowrank.files.tensor_files import TensorFile, opened, write
+from lowrank.model.contents import names_of
 
 FORMAT = 2
 # The fields of statistics that are tensors.

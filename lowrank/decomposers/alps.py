@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer
-from lowrank.decomposers.curvature import UNPAIRED, has_pairs
 from lowrank.decomposers.magnitude_pruning import relative
 from lowrank.decomposers.pruning import Pruning
-from lowrank.decomposers.survivors import correlations, exact_update
 from lowrank.factorizations import Factorization, Sparse
-from lowrank.memo import memoised
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer
+from lowrank.numerics.curvature import UNPAIRED, has_pairs
+from lowrank.numerics.memo import memoised
+from lowrank.numerics.survivors import correlations, exact_update
 
 # The penalty of the first and of the last iteration, in mean eigenvalues of the correlations.
 PENALTIES = (0.1, 1000.0)

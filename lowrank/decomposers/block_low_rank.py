@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.budget import dense_bytes
-from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.low_rank_blocks import Grid, block_sizes, fit, within
 from lowrank.decomposers.parts import better_than_svd
@@ -17,6 +16,7 @@ from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import Dense, DirectSum, Factorization, RegroupedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer, check_one_of, check_ratio
 
 
 @dataclass(frozen=True)

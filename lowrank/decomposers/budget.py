@@ -7,8 +7,9 @@ from bisect import bisect_right
 from torch import Tensor
 
 from lowrank.decomposers.decomposer import Unfit
-from lowrank.factorizations import Dense, Factorization, storage
+from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.sparse import BlockGrid
+from lowrank.numerics import storage
 
 
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
-from lowrank.decomposers.checks import check_integer, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
 from lowrank.decomposers.low_rank import equally_scaled, fitted
@@ -18,8 +17,9 @@ from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
-from lowrank.memo import memoised
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer, check_ratio
+from lowrank.numerics.memo import memoised
 
 
 @dataclass(frozen=True)

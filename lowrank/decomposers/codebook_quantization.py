@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.kmeans import kmeans, midpoints
 from lowrank.factorizations import Codebook, Factorization
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size
-from lowrank.memo import memoised
 from lowrank.norms import Norm
+from lowrank.numerics.kmeans import kmeans, midpoints
+from lowrank.numerics.memo import memoised
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.memo import fingerprint
 from lowrank.norms import IDENTITY, Identity, Norm
+from lowrank.numerics.memo import fingerprint
 
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 # Weights of up to this share of the largest number are far enough from it.

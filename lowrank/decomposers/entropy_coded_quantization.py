@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer, check_number
-from lowrank.decomposers.curvature import raised
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.normalised import Normalised
 from lowrank.decomposers.rivals import nearer_of_rivals
 from lowrank.decomposers.step_search import Search
 from lowrank.factorizations import Factorization
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_integer, check_number
+from lowrank.numerics.curvature import raised
 
 
 @dataclass(frozen=True)

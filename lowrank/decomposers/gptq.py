@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import (
-    UNPAIRED,
-    eliminate,
-    has_pairs,
-    inverse_factor,
-    raised,
-)
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.quantization import round_to_nearest
 from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
 from lowrank.decomposers.rounding import Rounding
 from lowrank.factorizations import Factorization
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_integer, check_one_of
+from lowrank.numerics.curvature import (
+    UNPAIRED,
+    eliminate,
+    has_pairs,
+    inverse_factor,
+    raised,
+)
 
 
 @dataclass(frozen=True)

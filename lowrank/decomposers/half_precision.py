@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_one_of
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization, Half
 from lowrank.norms import Diagonal, Identity, Norm
+from lowrank.numerics.checks import check_one_of
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

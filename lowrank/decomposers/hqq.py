@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer, check_number
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.decomposers.rounding import SCALE_DTYPES, Grid, Rounding, as_stored, divide
 from lowrank.factorizations import Factorization, Quantized
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_integer, check_number
 
 # Of the paper's shrinkage, in steps of the grid: how strong it is first, and how it weakens.
 BETA, GROWTH = 1.0, 1.01

@@ -10,12 +10,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import (
-    check_integer,
-    check_number,
-    check_one_of,
-    check_positive,
-)
 from lowrank.decomposers.decomposer import (
     Decomposer,
     Unfit,
@@ -28,6 +22,12 @@ from lowrank.decomposers.low_rank import beyond_rounding, nearest
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
+from lowrank.numerics.checks import (
+    check_integer,
+    check_number,
+    check_one_of,
+    check_positive,
+)
 
 Start = tuple[Factorization, Tensor, Tensor]  # the base, left (out, rank), right (rank, in)
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank import memo, spectral
 from lowrank.decomposers.decomposer import working
 from lowrank.norms import Identity, Norm
+from lowrank.numerics import memo, spectral
 
 
 def balanced(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.curvature import has_pairs
 from lowrank.decomposers.decomposer import Unfit
 from lowrank.decomposers.low_rank import equally_scaled
-from lowrank.memo import memoised
 from lowrank.norms import Norm, square_root
+from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.memo import memoised
 
 # What a row that counts nothing counts instead, as a share of the least that counts.
 UNCOUNTED = 1e-3

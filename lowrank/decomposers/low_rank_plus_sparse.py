@@ -8,13 +8,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from lowrank.decomposers import budget
-from lowrank.decomposers.checks import (
-    check_integer,
-    check_number,
-    check_one_of,
-    check_ratio,
-    check_sparsity,
-)
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, check_rank
 from lowrank.decomposers.low_rank import Factors, nearest
 from lowrank.decomposers.parts import better_than_svd
@@ -22,8 +15,15 @@ from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
-from lowrank.memo import MEMO
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import (
+    check_integer,
+    check_number,
+    check_one_of,
+    check_ratio,
+    check_sparsity,
+)
+from lowrank.numerics.memo import MEMO
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank import memo
 from lowrank.decomposers import budget
-from lowrank.decomposers.checks import check_integer, check_one_of, check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
 from lowrank.decomposers.low_rank import equally_scaled, fitted
 from lowrank.decomposers.parts import better_than_svd
@@ -20,6 +18,8 @@ from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics import memo
+from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, check_sparsity
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_one_of
 from lowrank.factorizations import BlockGrid
-from lowrank.memo import memoised
+from lowrank.numerics.checks import check_one_of
+from lowrank.numerics.memo import memoised
 
 
 class Pattern(ABC):

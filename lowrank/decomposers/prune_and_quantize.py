@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lowrank.decomposers.alps import ALPS
 from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.curvature import has_pairs, inverse_factor, raised
 from lowrank.decomposers.decomposer import Decomposer, nearest_of
 from lowrank.decomposers.gptq import GPTQ, kept_nearest, without_dead
 from lowrank.decomposers.parts import better_of, quantized_within, sparse_within
@@ -20,6 +19,7 @@ from lowrank.factorizations import Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.factorizations.packing import Layout
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.curvature import has_pairs, inverse_factor, raised
 
 
 @dataclass(frozen=True)

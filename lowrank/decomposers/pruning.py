@@ -9,12 +9,13 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from lowrank.decomposers.budget import dense_bytes
-from lowrank.decomposers.checks import check_ratio, check_sparsity
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.patterns import Pattern, count_within, parse
-from lowrank.factorizations import BlockGrid, Factorization, Sparse, storage
+from lowrank.factorizations import BlockGrid, Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
+from lowrank.numerics import storage
+from lowrank.numerics.checks import check_ratio, check_sparsity
 
 
 @dataclass(frozen=True)

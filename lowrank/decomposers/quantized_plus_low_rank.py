@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.checks import check_integer
 from lowrank.decomposers.decomposer import Decomposer, check_rank
 from lowrank.decomposers.gptq import GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision
@@ -17,8 +16,9 @@ from lowrank.decomposers.low_rank import beyond_rounding, fitted, nearest
 from lowrank.decomposers.parts import better_of, error_of, quantized_within
 from lowrank.factorizations import Factorization, Product, Sum
 from lowrank.factorizations.packing import BITS
-from lowrank.memo import MEMO
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer
+from lowrank.numerics.memo import MEMO
 
 HALF = 16
 

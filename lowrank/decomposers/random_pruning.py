@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer
 from lowrank.decomposers.decomposer import generator_for
 from lowrank.decomposers.pruning import ScoredPruning
 from lowrank.factorizations import BlockGrid
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_integer
 
 
 @dataclass(frozen=True)

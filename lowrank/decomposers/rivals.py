@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.codebook_quantization import CodebookQuantization
-from lowrank.decomposers.curvature import has_pairs
 from lowrank.decomposers.normalised import Normalised
 from lowrank.decomposers.rounding import Rounding
 from lowrank.factorizations import EntropyCoded, Factorization
 from lowrank.factorizations.packing import BITS, Layout, packed_bytes
 from lowrank.norms import Norm
+from lowrank.numerics.curvature import has_pairs
 
 # Rows of about so many weights are tried first, but at least so many rows.
 SAMPLE, LEAST_ROWS = 2**12, 4

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_flag, check_one_of
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size
 from lowrank.factorizations.quantized import symmetric_zero
+from lowrank.numerics.checks import check_flag, check_one_of
 
 SCALE_DTYPES = {
     "float16": torch.float16,

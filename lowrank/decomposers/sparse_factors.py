@@ -17,7 +17,6 @@ from lowrank.decomposers.budget import (
     largest,
     stored_bytes,
 )
-from lowrank.decomposers.checks import check_integer, check_number, check_one_of, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.decomposers.kernel_tensor import descend
 from lowrank.decomposers.parts import better_of, sparse_within
@@ -25,6 +24,7 @@ from lowrank.factorizations import Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
 
 # By how much a step is shorter than the longest that cannot raise the error.
 SHORTER = 1.001

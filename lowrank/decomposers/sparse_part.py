@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lowrank.decomposers import alps, budget
-from lowrank.decomposers.curvature import has_pairs
-from lowrank.decomposers.survivors import exact_update
 from lowrank.norms import Norm
+from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.survivors import exact_update
 
 # Of the search for a mask. 20 end 3 % farther away, 100 cost twice as much for 1 %.
 MASK_ITERATIONS = 50

@@ -9,20 +9,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer, check_one_of
-from lowrank.decomposers.curvature import (
+from lowrank.decomposers.magnitude_pruning import relative
+from lowrank.decomposers.patterns import NOfM
+from lowrank.decomposers.pruning import Pruning
+from lowrank.factorizations import Factorization, Sparse
+from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer, check_one_of
+from lowrank.numerics.curvature import (
     UNPAIRED,
     eliminate,
     has_pairs,
     inverse_factor,
     raised,
 )
-from lowrank.decomposers.magnitude_pruning import relative
-from lowrank.decomposers.patterns import NOfM
-from lowrank.decomposers.pruning import Pruning
-from lowrank.decomposers.survivors import exact_update
-from lowrank.factorizations import Factorization, Sparse
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.survivors import exact_update
 
 # Columns after which what they leave is added to others, at once: faster, else the same.
 BLOCK = 32

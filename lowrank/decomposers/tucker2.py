@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
-from lowrank.decomposers.checks import check_integer, check_ratio
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
 from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
-from lowrank.memo import memoised
 from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.numerics.checks import check_integer, check_ratio
+from lowrank.numerics.memo import memoised
 
 
 @dataclass(frozen=True)

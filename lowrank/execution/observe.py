@@ -14,9 +14,9 @@ from lowrank.execution.kernel import Work
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.factorization import MULTIPLY
 from lowrank.factorizations.operations import Operation
-from lowrank.factorized import FactorizedLayer
-from lowrank.measure.forward import Example, call, evaluating
 from lowrank.measure.size import leaves
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.forward import Example, call, evaluating
 
 
 def layer_work(model: nn.Module, example: Example) -> dict[str, Work]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lowrank.environment import environment
 from lowrank.execution.choice import choose
 from lowrank.execution.follow import follow
 from lowrank.execution.kernel import Accuracy, Prepared, Work, check_accuracy
@@ -17,7 +16,8 @@ from lowrank.execution.plan import FACTORED, LayerPlan, Plan
 from lowrank.execution.search import Search, try_layer
 from lowrank.execution.substitute import OptimizedLayer, share, substitute
 from lowrank.execution.timing import threads
-from lowrank.measure.forward import Example, check_example, tensors_of
+from lowrank.measure.environment import environment
+from lowrank.model.forward import Example, check_example, tensors_of
 
 MACHINE = ("cpu", "torch")
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lowrank.execution.kernel import Accuracy
-from lowrank.fields import Fields, parse
-from lowrank.from_json import built
+from lowrank.files.fields import Fields, parse
+from lowrank.files.from_json import built
 
 FACTORED = "factored"
 # Those that any weight could run by, with the same outputs.

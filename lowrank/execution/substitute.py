@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowrank.execution.kernel import Run
 from lowrank.factorizations import Factorization
-from lowrank.factorized import FactorizedLayer
+from lowrank.model.factorized import FactorizedLayer
 
 
 class OptimizedLayer(FactorizedLayer):
@@ -85,5 +85,5 @@ def _refuse(what: str) -> NoReturn:
     raise ValueError(
         f"an optimised model cannot be {what}, for its kernels hold packed copies of the weights: "
         "do that to the model that optimize_for was given, and optimise again (with plan=… without "
-        "measuring). It can be saved by lowrank.checkpoint.save, to the same file as that model"
+        "measuring). It can be saved by lowrank.save, to the same file as that model"
     )

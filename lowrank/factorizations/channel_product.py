@@ -17,7 +17,7 @@ from lowrank.factorizations.factorization import (
     rebuild,
 )
 from lowrank.factorizations.operations import Operation
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
 
 
 class ChannelProduct(Factorization):

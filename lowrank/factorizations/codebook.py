@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.packing import Layout, pack, unpack
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
+from lowrank.numerics.storage import dtype_name
 
 
 class Codebook(Leaf):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lowrank.fields import LARGEST, Fields
+from lowrank.files.fields import LARGEST, Fields
 
 # What numbers of a matrix are computed with and stored in.
 FLOATING = {

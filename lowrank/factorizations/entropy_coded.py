@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lowrank.factorizations import ans
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.laws import LARGEST_CODE, Exponents, Law, contexts, width
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.factorizations.tracing import untraced
-from lowrank.fields import Fields
-from lowrank.memo import memoised
+from lowrank.files.fields import Fields
+from lowrank.numerics.memo import memoised
+from lowrank.numerics.storage import dtype_name
 
 PARTS: tuple[str, ...] = ("row_step", "column_step", "row_spread", "column_spread")
 # Twice the exponent of a spread for which all codes are about as likely.

@@ -16,7 +16,8 @@ from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.factorizations.tracing import is_recorded
 from lowrank.factorizations.tunable import Tunable
-from lowrank.fields import FieldError, Fields, shown
+from lowrank.files.fields import FieldError, Fields, shown
+from lowrank.numerics.storage import dtype_name
 
 MULTIPLY = Multiply()
 
@@ -284,8 +285,3 @@ def with_plain_strides(tensor: Tensor) -> Tensor:
     if tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` for `torch.float32`; `getattr(torch, name)` is the inverse."""
-    return str(dtype).removeprefix("torch.")

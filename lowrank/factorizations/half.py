@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf, dtype_name
+from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.tracing import untraced
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
+from lowrank.numerics.storage import dtype_name
 
 
 class Half(Leaf):

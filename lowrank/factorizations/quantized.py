@@ -14,12 +14,12 @@ from lowrank.factorizations.factorization import (
     Dense,
     Factorization,
     Leaf,
-    dtype_name,
     with_plain_strides,
 )
 from lowrank.factorizations.packing import Layout, pack, unpack
 from lowrank.factorizations.tunable import Tunable
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
+from lowrank.numerics.storage import dtype_name
 
 
 class Quantized(Leaf):

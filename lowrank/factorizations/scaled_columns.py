@@ -15,13 +15,13 @@ from lowrank.factorizations.factorization import (
     Factorization,
     Leaf,
     check_forms,
-    dtype_name,
     rebuild,
     with_plain_strides,
 )
 from lowrank.factorizations.quantized import check_scales
 from lowrank.factorizations.tunable import Tunable
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
+from lowrank.numerics.storage import dtype_name
 
 
 class ScaledColumns(Leaf):

@@ -14,7 +14,7 @@ from lowrank.factorizations.checks import check_pair
 from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
-from lowrank.fields import Fields
+from lowrank.files.fields import Fields
 
 ONE_ROW = "rows keep different numbers of weights: the values were taken as one row, of all of them"
 

@@ -6,16 +6,7 @@ from lowrank.measure.latency import Latency as Latency
 from lowrank.measure.latency import compare_latency as compare_latency
 from lowrank.measure.macs import layer_macs as layer_macs
 from lowrank.measure.macs import macs as macs
-from lowrank.measure.measure import Measured as Measured
-from lowrank.measure.measure import MeasureSettings as MeasureSettings
-from lowrank.measure.measure import compare as compare
-from lowrank.measure.measure import measure as measure
-from lowrank.measure.measure import measure_model as measure_model
-from lowrank.measure.measure import ratios as ratios
 from lowrank.measure.memory import peak_memory as peak_memory
-from lowrank.measure.quality import Evaluation as Evaluation
-from lowrank.measure.quality import evaluate as evaluate
-from lowrank.measure.room import check_room as check_room
 from lowrank.measure.size import body_bytes as body_bytes
 from lowrank.measure.size import nbytes as nbytes
 from lowrank.measure.size import params as params

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lowrank.measure.forward import evaluating
+from lowrank.model.forward import evaluating
 
 
 def check_harness() -> None:

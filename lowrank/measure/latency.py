@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank.factorizations.factorization import dtype_name
-from lowrank.measure.forward import Example, call, check_example, evaluating, tensors_of
 from lowrank.measure.speedup import paired_speedup
+from lowrank.model.forward import Example, call, check_example, evaluating, tensors_of
+from lowrank.numerics.storage import dtype_name
 
 LEAST_PAIRS = 5
 BLOCK_SECONDS = 0.002

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from lowrank.measure.forward import Example, call, check_example, evaluating, unfused_attention
 from lowrank.measure.size import leaves
+from lowrank.model.forward import Example, call, check_example, evaluating, unfused_attention
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lowrank.measure.forward import (
+from lowrank.model.forward import (
     Example,
     call,
     check_example,

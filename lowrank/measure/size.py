@@ -7,12 +7,13 @@ from collections.abc import Hashable, Iterable
 
 from torch import Tensor, nn
 
-from lowrank.contents import contents, split_extra, views_among
-from lowrank.factorizations import Leaf, storage
-from lowrank.factorizations.factorization import dtype_name
-from lowrank.factorized import FactorizedEmbedding, FactorizedLayer
-from lowrank.layers import rule_for
-from lowrank.shared_memory import identity as identity
+from lowrank.factorizations import Leaf
+from lowrank.model.contents import contents, split_extra, views_among
+from lowrank.model.factorized import FactorizedEmbedding, FactorizedLayer
+from lowrank.model.layers import rule_for
+from lowrank.model.shared_memory import identity as identity
+from lowrank.numerics import storage
+from lowrank.numerics.storage import dtype_name
 
 
 def nbytes(model: nn.Module) -> int:

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowrank.calibration.piece import Piece
 from lowrank.calibration.sequential import Finished, stopping
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.decomposers.checks import check_flag, check_integer
-from lowrank.factorized import FactorizedConv2d, FactorizedLinear
-from lowrank.measure.forward import evaluating
+from lowrank.model.factorized import FactorizedConv2d, FactorizedLinear
+from lowrank.model.forward import evaluating
+from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 

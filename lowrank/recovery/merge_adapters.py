@@ -6,7 +6,7 @@ from torch import nn
 
 from lowrank.decomposers import merge
 from lowrank.factorizations import Dense, Scaled
-from lowrank.factorized import FactorizedLayer
+from lowrank.model.factorized import FactorizedLayer
 
 
 def merge_adapters(model: nn.Module) -> list[str]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from lowrank.tasks import Task
-
-Progress = Callable[[int, int, float], None]
-
-
-def silent(done: int, total: int, loss: float) -> None:
-    """Report nothing."""
+from lowrank.tasks.training import Progress, silent
 
 
 class Recovery(ABC):

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from lowrank.calibration.piece import examples_of
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.decomposers.checks import (
+from lowrank.factorizations import Factorization, Tunable
+from lowrank.model.forward import evaluating
+from lowrank.numerics.checks import (
     check_integer,
     check_number,
     check_one_of,
     check_positive,
 )
-from lowrank.factorizations import Factorization, Tunable
-from lowrank.measure.forward import evaluating
-from lowrank.recovery.fine_tune import SCHEDULES
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.recovery.tuned import Batch, Pair, Tuned
 from lowrank.tasks import Task
+from lowrank.tasks.training import SCHEDULES
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)

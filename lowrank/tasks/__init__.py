@@ -12,6 +12,7 @@ from lowrank.tasks.text_classification import TextClassification as TextClassifi
 from lowrank.tasks.text_sources import HubText as HubText
 from lowrank.tasks.token_sequences import Packing as Packing
 from lowrank.tasks.token_sequences import TokenSplit as TokenSplit
+from lowrank.tasks.training import Training as Training
 from lowrank.tasks.weights import Published as Published
 from lowrank.tasks.weights import Trained as Trained
 from lowrank.tasks.weights import Weights as Weights

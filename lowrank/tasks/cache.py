@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lowrank.atomic import replacing
+from lowrank.files.atomic import replacing
 
 CACHE_VARIABLE = "LOWRANK_CACHE"
 

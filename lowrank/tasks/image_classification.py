@@ -113,7 +113,7 @@ class ImageClassification(Task):
         model = self.network()
         self._check_outputs(model)
         if self.weights is not None:
-            self.weights.fill(model, self)
+            self.weights.fill(model, self, self.builder, self.arguments)
         return model.to(self.device).eval()
 
     def split(self, name: SplitName) -> ImageSplit:

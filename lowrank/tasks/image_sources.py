@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer
+from lowrank.numerics.checks import check_integer
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text, data_name
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_number
+from lowrank.numerics.checks import check_number
 from lowrank.tasks.image_sources import Images
 from lowrank.tasks.splits import batches_of
 from lowrank.tasks.task import Split

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.decomposers.checks import check_integer
+from lowrank.numerics.checks import check_integer
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_one_of
+from lowrank.numerics.checks import check_one_of
 from lowrank.tasks import hub
 from lowrank.tasks.splits import check_bool, check_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer
+from lowrank.numerics.checks import check_integer
 
 # What a generator of torch takes.
 SEEDS = 2**63

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lowrank.decomposers.checks import check_integer, check_positive
-from lowrank.memo import fingerprint
+from lowrank.numerics.checks import check_integer, check_positive
+from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import class_agreement
 from lowrank.tasks.pretrained import Pretrained

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.checks import check_integer
+from lowrank.numerics.checks import check_integer
 from lowrank.tasks.splits import batches_of, check_bool
 from lowrank.tasks.task import Split
 

@@ -8,17 +8,18 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank.memo import fingerprint
+from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
+from lowrank.tasks.task import Split, Task
+from lowrank.tasks.training import Training
 
-if TYPE_CHECKING:
-    from lowrank.recovery import FineTune
-    from lowrank.tasks.image_classification import ImageClassification
+# Examples that are hashed at once.
+FINGERPRINTED = 4096
 
 
 class Weights(ABC):
@@ -38,8 +39,14 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def fill(self, model: nn.Module, task: ImageClassification) -> None:
+    def fill(
+        self, model: nn.Module, task: Task, builder: str, arguments: Mapping[str, Any]
+    ) -> None:
         """Load or train the weights of `model`, in place.
+
+        Args:
+            builder: ``package.module:function``, which made the model.
+            arguments: what it was called with.
 
         Raises:
             ValueError: there are none, or they do not fit.
@@ -56,20 +63,12 @@ class Trained(Weights):
     watched.
     """
 
-    recipe: FineTune
+    recipe: Training
 
     def __post_init__(self) -> None:
-        from lowrank.recovery import FineTune
-
-        if not isinstance(self.recipe, FineTune):
-            raise ValueError(f"recipe={self.recipe!r} must be a FineTune")
-        if self.recipe.distill:
-            raise ValueError(f"distill={self.recipe.distill}: a dense model has no teacher")
-        if self.recipe.scope != "model":
-            raise ValueError(
-                f"scope={self.recipe.scope!r} has no effect on a dense model, which has no "
-                "factorizations and is trained whole: leave it out"
-            )
+        # A subclass has options that mean nothing to a dense model.
+        if type(self.recipe) is not Training:
+            raise ValueError(f"recipe={self.recipe!r} must be a Training")
 
     @property
     def draws(self) -> bool:
@@ -78,28 +77,22 @@ class Trained(Weights):
     def check(self) -> None:
         pass  # They are made when they are needed.
 
-    def fill(self, model: nn.Module, task: ImageClassification) -> None:
-        train = task.split("train")
+    def fill(
+        self, model: nn.Module, task: Task, builder: str, arguments: Mapping[str, Any]
+    ) -> None:
         config = {
-            "builder": task.builder,
-            "arguments": plain(task.arguments),
+            "builder": builder,
+            "arguments": plain(arguments),
             "network": repr(model),
-            "source": source_of(task.builder),
+            "source": source_of(builder),
             "recipe": asdict(self.recipe),
             "seed": task.seed,
             "initial": {name: fingerprint(t) for name, t in model.state_dict().items()},
-            "train": {
-                "pixels": fingerprint(train.images.pixels.cpu()),
-                "labels": fingerprint(train.images.labels.cpu()),
-                "rows": fingerprint(train.rows.cpu()),
-                "white": train.images.white,
-                "mean": train.mean.flatten().tolist(),
-                "std": train.std.flatten().tolist(),
-            },
+            "train": split_fingerprint(task.split("train")),
         }
 
         def make() -> dict[str, Tensor]:
-            self.recipe.recover(model.to(task.device), task)
+            self.recipe.train(model.to(task.device), task)
             return model.state_dict()
 
         model.load_state_dict(cache.tensors("models", config, make))
@@ -129,15 +122,23 @@ class Published(Weights):
     def check(self) -> None:
         hub.check_weights(self.repository, self.url)
 
-    def fill(self, model: nn.Module, task: ImageClassification) -> None:
+    def fill(
+        self, model: nn.Module, task: Task, builder: str, arguments: Mapping[str, Any]
+    ) -> None:
         state = hub.load_weights(self.repository, self.url)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(
-                f"the weights of {self.repository} do not fit the network that {task.builder} "
-                f"makes with arguments={dict(task.arguments)}: {error}"
+                f"the weights of {self.repository} do not fit the network that {builder} "
+                f"makes with arguments={dict(arguments)}: {error}"
             ) from error
+
+
+def split_fingerprint(split: Split) -> list[str]:
+    """Hashes of the numbers of a split."""
+    batches = split.batches(FINGERPRINTED)
+    return [fingerprint(tensor.cpu()) for batch in batches for tensor in batch]
 
 
 def source_of(builder: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from lowrank.allocation import Budget
-from lowrank.select import Select
+from lowrank.model.select import Select
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank.allocation import GlobalMagnitude
 from lowrank.allocation.global_magnitude import global_sparsities
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))

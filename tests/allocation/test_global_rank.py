@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lowrank.allocation import GlobalRank
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.measure import nbytes
 
 

@@ -15,13 +15,13 @@ from lowrank.allocation.analysis import Option, analyse, dense_costs
 from lowrank.allocation.losses import Trial, interpolate, spread
 from lowrank.allocation.mix import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import GPTQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.factorizations import Dense
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
-from lowrank.memo import MEMO, unchanging
-from lowrank.select import Select
+from lowrank.model.select import Select
+from lowrank.numerics.memo import MEMO, unchanging
 
 CANDIDATES = (
     grid(Quantization, {"bits": [2, 3, 4, 8], "group_size": [8, 16]}),

@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank.allocation import OutlierSparsity
 from lowrank.calibration import CalibratedNorms
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning
 
 PRUNE = functools.partial(MagnitudePruning, within="row")

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lowrank.allocation import Budget, Mix, NormError, SensitivityThreshold, grid
-from lowrank.allocation.knapsack import Items
 from lowrank.allocation.sensitivity_threshold import picks_below
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
 from lowrank.measure.size import nbytes
+from lowrank.numerics.knapsack import Items
 
 RANKS = grid(TruncatedSVD, {"rank": [1, 2, 4, 8, 12]})
 

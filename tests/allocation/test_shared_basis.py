@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowrank import checkpoint
 from lowrank.allocation import SharedBasis
 from lowrank.allocation.shared_basis import divided
 from lowrank.calibration import CalibratedNorms
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
+from lowrank.export import checkpoint
 from lowrank.measure.size import nbytes, params
 from lowrank.norms import IDENTITY
 

@@ -5,8 +5,8 @@ from files import FOUR_BITS, convolution, linear, saved, two
 from row import Row
 from torch import nn
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
+from lowrank.export import checkpoint
 
 
 def into(other, layer=linear, method=FOUR_BITS):

@@ -20,11 +20,11 @@ from lowrank.calibration import (
     at_hand,
     norm_named,
 )
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, TruncatedSVD
+from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Gram
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, InOrder, Tune
-from lowrank.sites import find_sites
 from lowrank.tasks import Split, Task
 
 FULL, DIAGONAL = CalibratedNorms("full"), CalibratedNorms("diagonal")

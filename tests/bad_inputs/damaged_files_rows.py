@@ -9,9 +9,9 @@ from row import Row
 from safetensors.torch import save_file
 from torch import nn
 
-from lowrank import checkpoint
 from lowrank.calibration import Calibration
 from lowrank.calibration.statistics import Statistics
+from lowrank.export import checkpoint
 
 WEIGHTS = {"weight": torch.ones(2)}
 
@@ -78,7 +78,7 @@ ROWS = [
     Row("old pickle", file_of(pickled(WEIGHTS, zipped=False)), "is a pickle"),
     Row("any pickle", file_of(pickle.dumps({"a": 1})), "is a pickle"),
     Row("a folder", lambda f: checkpoint.load(nn.Sequential(linear()), f), "is no file"),
-    Row("tensors of others", foreign(), "holds no model saved by lowrank.checkpoint.save"),
+    Row("tensors of others", foreign(), "holds no model saved by lowrank.save"),
     Row("metadata of others", foreign({"format": "pt"}), "holds no model saved by"),
     Row("own key of others", foreign({"lowrank": "1.0"}), "must be a mapping of fields, not 1.0"),
     Row("statistics as a model", statistics_as_model, "holds no model .*, but 'statistics'"),

@@ -6,7 +6,8 @@ from files import BLOCKS, ENTROPY, FEW, FOUR_BITS, INF, NAN, PRUNED, ZEROS, line
 from row import Row
 from torch import nn
 
-from lowrank import checkpoint, tensor_files
+from lowrank.export import checkpoint
+from lowrank.files import tensor_files
 
 
 def numbers(method, name, value, says, layer=linear):

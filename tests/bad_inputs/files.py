@@ -7,9 +7,9 @@ import hostile
 import torch
 from torch import nn
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, Quantization
+from lowrank.export import checkpoint
 from lowrank.factorizations import (
     BlockDiagonal,
     Dense,
@@ -18,7 +18,7 @@ from lowrank.factorizations import (
     RegroupedProduct,
 )
 from lowrank.factorizations.laws import Exponents, Law
-from lowrank.factorized import FactorizedLinear
+from lowrank.model.factorized import FactorizedLinear
 
 FOUR_BITS, ZEROS = Quantization(4), Quantization(3, group_size=4, symmetric=False)
 PRUNED, FEW = MagnitudePruning(0.5), MagnitudePruning(0.99)

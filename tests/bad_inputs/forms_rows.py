@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from row import Row
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     GPTQ,
     CodebookQuantization,
@@ -38,7 +38,7 @@ from lowrank.factorizations import (
 from lowrank.factorizations.laws import Exponents, Law
 from lowrank.factorizations.operations import Convolve, MultiplyAlong, MultiplyBlocks
 from lowrank.factorizations.packing import pack, unpack
-from lowrank.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
 
 SHAPE = (4, 6)
 MATRIX = torch.arange(24.0).view(SHAPE) / 10 - 1

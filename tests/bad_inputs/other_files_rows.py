@@ -11,8 +11,8 @@ from files import NAN, pickled
 from row import Row
 from safetensors.torch import save_file
 
-from lowrank import results
 from lowrank.execution import Plan
+from lowrank.records import store
 from lowrank.tasks import cache, hub
 
 WEIGHTS = {"weight": torch.ones(2)}
@@ -20,18 +20,18 @@ WEIGHTS = {"weight": torch.ones(2)}
 
 def record(content):
     def act(folder):
-        path = results.save(records.record(), folder)
+        path = store.save(records.record(), folder)
         path.write_bytes(content(path.read_text()).encode("utf-8", "surrogatepass"))
-        return results.load(folder)
+        return store.load(folder)
 
     return act
 
 
 def record_that_is_a_folder(folder):
-    path = results.save(records.record(), folder)
+    path = store.save(records.record(), folder)
     path.unlink()
     path.mkdir()
-    return results.exists(path.stem, folder)
+    return store.exists(path.stem, folder)
 
 
 def plan(**fields):

@@ -14,19 +14,20 @@ from torch import nn
 from experiments.report import fitting
 from experiments.report_options import options
 from experiments.trackers import WandbTracker
-from lowrank import plots, results
-from lowrank.columns import measure
-from lowrank.curves import (
+from lowrank.measure import compare_latency
+from lowrank.measure.speedup import paired_speedup
+from lowrank.records import store
+from lowrank.records.columns import measure
+from lowrank.reporting import plots
+from lowrank.reporting.curves import (
     comparisons,
     dense_baseline,
     in_several_norms,
     one_comparison,
     summarise,
 )
-from lowrank.measure import compare_latency
-from lowrank.measure.speedup import paired_speedup
-from lowrank.norm_table import norm_table
-from lowrank.tables import long_table, summary_table
+from lowrank.reporting.norm_table import norm_table
+from lowrank.reporting.tables import long_table, summary_table
 
 PAIR = (torch.zeros(2, 2),)
 DEEP: list = []
@@ -65,20 +66,20 @@ def lacks(*path):
 def read(made_up):
     def act(folder):
         (folder / "record.json").write_text(json.dumps(made_up))
-        results.load(folder)
-        return results.load_layers(folder)
+        store.load(folder)
+        return store.load_layers(folder)
 
     return act
 
 
 def save(**changes):
-    return lambda folder: results.save(records.record() | changes, folder)
+    return lambda folder: store.save(records.record() | changes, folder)
 
 
 def frame(folder, *made_up):
     for one in made_up or (records.record("svd", 1), records.record("svd", 2)):
-        results.save(one, folder)
-    return results.load(folder)
+        store.save(one, folder)
+    return store.load(folder)
 
 
 def ask(question, change=lambda rows: rows):
@@ -102,7 +103,7 @@ def twice(rows):
 def layered(question, **columns):
     def act(folder):
         frame(folder)
-        return question(results.load_layers(folder).assign(**columns))
+        return question(store.load_layers(folder).assign(**columns))
 
     return act
 
@@ -243,11 +244,11 @@ RECORDS = [
     Row("a layer that names its file", has("x", "layers", 0, "path"), "it names 'path' more than"),
     Row("skipped that is a text", has("none", "skipped"), "skipped must be a list of layers"),
     Row("nested without end", has(DEEP, "environment", "deep"), "is nested more than 50 times"),
-    Row("no folder", lambda folder: results.load(folder / "x"), "there is no folder"),
-    Row("a folder without records", results.load_layers, r"there is no record \(\*\*/\*.json\)"),
+    Row("no folder", lambda folder: store.load(folder / "x"), "there is no folder"),
+    Row("a folder without records", store.load_layers, r"there is no record \(\*\*/\*.json\)"),
     Row("saved under another key", save(key="0" * 16), "is not the key of this record's config"),
     Row("saved with a list for a name", save(method=["svd"]), r"method=\['svd'\] must be"),
-    Row("a config with a number for a name", lambda _: results.key({1: 2}), "must be a string"),
+    Row("a config with a number for a name", lambda _: store.key({1: 2}), "must be a string"),
 ]
 
 QUESTIONS = [

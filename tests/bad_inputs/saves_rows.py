@@ -5,10 +5,10 @@ from files import FOUR_BITS, NAN, linear, two
 from row import Row
 from torch import nn
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
+from lowrank.export import checkpoint
 from lowrank.factorizations import Dense, Layout, Quantized, Scaled
-from lowrank.factorized import FactorizedLinear
+from lowrank.model.factorized import FactorizedLinear
 
 
 def save(change):
@@ -93,6 +93,6 @@ ROWS = [
     Row("save NaN as state", save(state(NAN)), "nan .float. at"),
     Row("save scales that are NaN", save(not_a_number), "layer '0': 8 of 8 numbers in 'scale'"),
     Row("save a result", lambda f: checkpoint.save(Dense, f / "m"), "must be a torch module"),
-    Row("save_pretrained", pretrained("save_pretrained"), "Save with lowrank.checkpoint.save"),
+    Row("save_pretrained", pretrained("save_pretrained"), "Save with lowrank.save"),
     Row("push_to_hub", pretrained("push_to_hub"), "push_to_hub does not know factorizations"),
 ]

@@ -3,9 +3,9 @@
 from row import Row
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization
-from lowrank.select import Select
+from lowrank.model.select import Select
 
 
 def select(**fields):

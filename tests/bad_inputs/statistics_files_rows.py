@@ -5,9 +5,9 @@ import torch
 from files import INF, NAN, NOT_WHOLE, saved
 from row import Row
 
-from lowrank import tensor_files
 from lowrank.calibration import Calibration
 from lowrank.calibration.statistics import Statistics
+from lowrank.files import tensor_files
 
 MOMENT = torch.eye(3)
 

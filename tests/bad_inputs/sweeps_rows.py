@@ -87,7 +87,7 @@ WORDS = [
     Row(
         "norm of another kind",
         refused("norm={_target_: lowrank.tasks.Digits}", "decomposer=rtn"),
-        "norm must be a Norms, and is a Digits",
+        "norm must be a NormProvider, and is a Digits",
     ),
     Row(
         "grid and command line at odds",

@@ -7,7 +7,7 @@ import torch
 from row import Row
 from torch import nn
 
-from lowrank.measure import MeasureSettings, evaluate, measure
+from lowrank.point import MeasureSettings, evaluate, measure
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, FineTune, InOrder, Tune
 from lowrank.tasks import (
     CausalLM,
@@ -241,9 +241,9 @@ READING = [
         unmirrored(lambda: Published("me/net", "https://example.org/net.pth").check()),
         "must end in -<first 8 or more digits",
     ),
-    Row("trained by nothing", make(Trained, None), "recipe=None must be a FineTune"),
-    Row("trained by a tuning", make(Trained, Tune()), "must be a FineTune"),
-    Row("trained with a teacher", make(Trained, FineTune(1, 0.1, distill=1)), "has no teacher"),
+    Row("trained by nothing", make(Trained, None), "recipe=None must be a Training"),
+    Row("trained by a tuning", make(Trained, Tune()), "must be a Training"),
+    Row("trained with a teacher", make(Trained, FineTune(1, 0.1, distill=1)), "must be a Training"),
 ]
 
 LANGUAGE = [
@@ -361,7 +361,7 @@ RECOVERIES = [
 
 def with_little_memory(act):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lowrank.measure.room.free_memory", lambda device: 1.0)
+        patch.setattr("lowrank.point.room.free_memory", lambda device: 1.0)
         act()
 
 

@@ -17,10 +17,10 @@ from lowrank.allocation import (
     SharedBasis,
     grid,
 )
-from lowrank.compress import check, compress
+from lowrank.compression.compress import check, compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.execution import Plan, Search, optimize_for
-from lowrank.select import Select
+from lowrank.model.select import Select
 
 METHOD = Quantization(bits=8)
 DATA = [torch.randn(8, 8)]

@@ -10,11 +10,11 @@ from torch import nn
 
 from lowrank.allocation import GlobalRank
 from lowrank.calibration import Batches, CalibratedNorms, Calibration, IdentityNorms, Job
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, RandomPruning, TruncatedSVD
-from lowrank.memo import MEMO, unchanging
+from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Gram, Identity
-from lowrank.sites import find_sites
+from lowrank.numerics.memo import MEMO, unchanging
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

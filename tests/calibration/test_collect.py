@@ -251,7 +251,7 @@ def test_memory_holds_the_statistics_and_one_batch():
 def test_unfold_is_the_convolution():
     # The independent half of the test above: patches times the kernel are the outputs.
     layer, x = nn.Conv2d(4, 6, 3, padding=1, groups=2), random(2, 4, 5, 5)
-    from lowrank.factorized import convolution
+    from lowrank.model.factorized import convolution
 
     patches = convolution(layer, "channel").patches(x)
     kernel = layer.weight.flatten(1)

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank.allocation import Budget, Mix, NormError, OutlierSparsity
 from lowrank.calibration import Batches, CalibratedNorms, at_hand, best_norm, norm_named
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Gram
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, FineTune, Tune
-from lowrank.sites import find_sites
 from lowrank.tasks import Digits, ImageClassification
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowrank.calibration import Batches
 from lowrank.calibration.fisher import fisher
-from lowrank.sites import find_sites
+from lowrank.model.sites import find_sites
 
 
 class WithLoss(Batches):

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowrank.calibration import Batches, CalibratedNorms
 from lowrank.calibration.collect import collect
-from lowrank.sites import find_sites
+from lowrank.model.sites import find_sites
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -566,7 +566,7 @@ def test_a_counter_of_positions_counts_from_the_first_that_runs():
 
 @pytest.mark.parametrize("mode", ["one-shot", "sequential"])
 def test_in_sequence_the_same_positions_count(mode):
-    from lowrank.compress import compress
+    from lowrank.compression.compress import compress
     from lowrank.decomposers import GPTQ
 
     config = hf.LlamaConfig(**(SMALL | {"num_hidden_layers": 2}), **HEADS)

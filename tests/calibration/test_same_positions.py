@@ -13,11 +13,11 @@ from lowrank.allocation.losses import Trial
 from lowrank.calibration import Batches, IdentityNorms, TaskData
 from lowrank.calibration.collect import collect
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization
+from lowrank.model.select import Select
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, Tune
 from lowrank.recovery.tuned import Pair
-from lowrank.select import Select
 from lowrank.tasks import Split, Task
 
 PADDING = -1

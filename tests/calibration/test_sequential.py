@@ -12,12 +12,12 @@ from torch import nn
 from lowrank.calibration import CalibratedNorms
 from lowrank.calibration.collect import collect
 from lowrank.calibration.data import Batches
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization, TruncatedSVD
 from lowrank.factorizations import Quantized
 from lowrank.measure.memory import AliveTensors
-from lowrank.memo import MEMO
 from lowrank.norms import Gram
+from lowrank.numerics.memo import MEMO
 
 WIDTH = 8
 METHOD = TruncatedSVD(rank=2)

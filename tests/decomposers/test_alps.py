@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import ALPS, MagnitudePruning, SparseGPT
-from lowrank.decomposers.survivors import exact_update
-from lowrank.memo import MEMO
 from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.numerics.memo import MEMO
+from lowrank.numerics.survivors import exact_update
 
 
 def random(*shape, seed=0):

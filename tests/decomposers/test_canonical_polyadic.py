@@ -9,7 +9,7 @@ from tensorly.cp_tensor import CPTensor, cp_to_tensor
 from tensorly.decomposition import parafac
 from torch import Tensor, nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import CanonicalPolyadic
 from lowrank.decomposers.canonical_polyadic import leading
 from lowrank.decomposers.kernel_tensor import Kernel

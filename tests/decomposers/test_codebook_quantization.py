@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import CodebookQuantization, Quantization
-from lowrank.decomposers.kmeans import PLACES, kmeans
-from lowrank.memo import MEMO
+from lowrank.numerics.kmeans import PLACES, kmeans
+from lowrank.numerics.memo import MEMO
 
 
 def random(*shape, seed=0, dtype=torch.float64):

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import GPTQ, Quantization
-from lowrank.decomposers.curvature import UNPAIRED
 from lowrank.factorizations.packing import unpack
 from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.numerics.curvature import UNPAIRED
 
 
 def random(*shape, seed=0, dtype=torch.float64):

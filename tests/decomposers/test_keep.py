@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Keep, Quantization
-from lowrank.measure.measure import ratios
 from lowrank.measure.size import nbytes
+from lowrank.point.measure import ratios
 
 
 def test_the_model_gives_the_same_to_the_bit():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import BlockLowRank, Monarch, TruncatedSVD
 from lowrank.decomposers.low_rank_blocks import Grid, fit, joined, within
 from lowrank.decomposers.parts import svd_within

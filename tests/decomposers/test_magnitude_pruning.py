@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lowrank.decomposers import MagnitudePruning
-from lowrank.memo import MEMO
 from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.numerics.memo import MEMO
 
 
 def random(*shape, seed=0, dtype=torch.float64):

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lowrank.decomposers import ALPS, GPTQ, PruneAndQuantize, Quantization
 from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.curvature import inverse_factor
 from lowrank.decomposers.parts import error_of, quantized_within, sparse_within
 from lowrank.decomposers.prune_and_quantize import Survivors, eliminated
 from lowrank.decomposers.rounding import Grid
 from lowrank.factorizations import Quantized, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.numerics.curvature import inverse_factor
 
 OUT, INNER = 20, 48
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, Tucker2
 from lowrank.decomposers.kernel_tensor import Kernel, descend
 from lowrank.decomposers.parts import svd_within

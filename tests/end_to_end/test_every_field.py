@@ -14,9 +14,9 @@ from experiments.composer import Composer
 from experiments.parts import make
 from experiments.sweep import register_resolvers
 from lowrank.calibration import CalibratedNorms
-from lowrank.measure import MeasureSettings
+from lowrank.model.select import Select
+from lowrank.point import MeasureSettings
 from lowrank.recovery import FineTune, Tune
-from lowrank.select import Select
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

@@ -4,8 +4,8 @@ import json
 
 import sweeps
 
-from lowrank import results
-from lowrank.curves import comparisons
+from lowrank.records import store
+from lowrank.reporting.curves import comparisons
 
 
 def test_a_tuned_model_is_on_record_as_such_beside_an_untouched_dense_one(cache, tmp_path):
@@ -30,7 +30,7 @@ def test_a_tuned_model_is_on_record_as_such_beside_an_untouched_dense_one(cache,
     tuned = named["tune"]["recovered"]
     assert tuned["kept_epoch"] > 0 and tuned["held_out_examples"] > 0
     assert named["tune"]["compressed"]["kl"] < 0.7 * plain["compressed"]["kl"]
-    ((name, part),) = comparisons(results.load(tmp_path))
+    ((name, part),) = comparisons(store.load(tmp_path))
     assert name == "digits-mlp"
     assert sorted(part["method"]) == [
         "quantization",

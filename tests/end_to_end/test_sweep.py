@@ -9,7 +9,8 @@ import time
 import pytest
 from sweeps import records, run, start
 
-from lowrank import curves, results
+from lowrank.records import store
+from lowrank.reporting import curves
 
 RANKS = "decomposer.rank=2,4,8"
 
@@ -35,7 +36,7 @@ def undisturbed(cache, tmp_path_factory):
 
 
 def test_each_point_is_one_record_that_stands_alone(undisturbed):
-    frame = results.load(undisturbed)
+    frame = store.load(undisturbed)
     assert sorted(zip(frame["level"], frame["seed"], strict=True)) == [
         (rank, seed) for rank in (2, 4, 8) for seed in (0, 1)
     ]
@@ -120,7 +121,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(cache, undisturbed,
     finished = run(cache, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert records(tmp_path) == records(undisturbed)
-    assert len(results.load(tmp_path)) == 6
+    assert len(store.load(tmp_path)) == 6
     # Nothing of the killed ones is left but the records.
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
@@ -198,7 +199,7 @@ def test_a_broken_record_stops_the_sweep_unless_it_is_forced(cache, tmp_path):
     assert f"{path} is not a whole record" in finished.stderr
     assert "Traceback" not in finished.stderr and path.read_text() == ""
     assert run(cache, *arguments, "force=true").returncode == 0
-    assert results.exists(path.stem, tmp_path)
+    assert store.exists(path.stem, tmp_path)
 
 
 def test_two_sweeps_by_one_name_in_one_folder_are_not_reported_as_one(cache, tmp_path):
@@ -211,7 +212,7 @@ def test_two_sweeps_by_one_name_in_one_folder_are_not_reported_as_one(cache, tmp
     )
     assert finished.returncode == 0, finished.stderr
     with pytest.raises(ValueError, match="method 'magnitude' differ in where.first"):
-        curves.summarise(results.load(tmp_path), ["top1"])
+        curves.summarise(store.load(tmp_path), ["top1"])
 
 
 def test_one_impossible_point_of_many_is_said_before_any_is_run(cache, tmp_path):

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     Chain,
     LowRankPlusSparse,
@@ -23,6 +22,7 @@ from lowrank.decomposers import (
 from lowrank.execution import KERNELS, Kernel, Plan, Prepared, Search, optimize_for, search
 from lowrank.execution.kernel import bound, relative_error
 from lowrank.execution.timing import Timed
+from lowrank.export import checkpoint
 from lowrank.measure import macs, nbytes, params
 
 METHODS = {

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Chain, HalfPrecision, Keep, LoRA, Quantization, TruncatedSVD
 from lowrank.factorizations import Dense, Product
 from lowrank.factorizations.lazy_weight import LazyWeight

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.export import checkpoint
 
 
 def pruned(seed: int = 0) -> nn.Module:

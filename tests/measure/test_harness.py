@@ -7,10 +7,11 @@ import text_mirror
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization, TruncatedSVD
-from lowrank.measure import MeasureSettings, harness, harness_scores, measure
-from lowrank.select import Select
+from lowrank.measure import harness, harness_scores
+from lowrank.model.select import Select
+from lowrank.point import MeasureSettings, measure
 from lowrank.tasks import CausalLM, Digits, HubText, ImageClassification, Packing
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -171,7 +172,7 @@ def test_an_unknown_task_is_known_before_any_model_runs(monkeypatch):
 
 
 def test_a_task_without_a_language_model_has_no_tokenizer(monkeypatch):
-    module = importlib.import_module("lowrank.measure.measure")
+    module = importlib.import_module("lowrank.point.measure")
     monkeypatch.setattr(module, "check_harness", lambda: None)
     task = ImageClassification("digits", "mlp", Digits(), "torch.nn:Flatten", None)
     with pytest.raises(ValueError, match="task 'digits' has no language model"):

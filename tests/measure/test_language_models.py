@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
-from lowrank.measure import compare_latency, layer_macs, macs, measure_model, nbytes, peak_memory
-from lowrank.select import Select
+from lowrank.measure import compare_latency, layer_macs, macs, nbytes, peak_memory
+from lowrank.model.select import Select
+from lowrank.point import measure_model
 from lowrank.tasks.sentences import PADDING, SentenceClassifier
 
 WIDTH, HIDDEN, VOCABULARY, LENGTH = 16, 24, 50, 12

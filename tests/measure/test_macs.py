@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Sparse, Sum
-from lowrank.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
 from lowrank.measure import layer_macs, macs
+from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
 
 
 def sparse(out: int, columns: int, nonzeros: int) -> Sparse:

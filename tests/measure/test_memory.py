@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from lowrank.factorizations import Layout, Quantized
-from lowrank.factorized import FactorizedLinear
 from lowrank.measure import peak_memory
+from lowrank.model.factorized import FactorizedLinear
 
 
 def quantized() -> Quantized:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.checkpoint import load, save
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.export.checkpoint import load, save
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Scaled, Sparse, Sum
-from lowrank.factorized import FactorizedLinear
 from lowrank.measure import body_bytes, nbytes, params, trainable_params
 from lowrank.measure.size import stored_dtype, trainable_bytes
+from lowrank.model.factorized import FactorizedLinear
 
 THIRD = 1 / 3  # Needs all bits of any dtype.
 

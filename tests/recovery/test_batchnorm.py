@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.recovery import BatchNormReestimation, FineTune, NoRecovery
-from lowrank.tasks import Digits, ImageClassification, Trained
+from lowrank.recovery import BatchNormReestimation, NoRecovery
+from lowrank.tasks import Digits, ImageClassification, Trained, Training
 
 CONF = Path(__file__).parents[2] / "conf" / "recovery"
 
@@ -16,7 +16,7 @@ def task(builder="lowrank.tasks.models:small_cnn", **options):
         "architecture": "cnn",
         "source": Digits(),
         "builder": builder,
-        "weights": Trained(FineTune(epochs=2, learning_rate=3e-3, batch_size=64)),
+        "weights": Trained(Training(epochs=2, learning_rate=3e-3, batch_size=64)),
         "validation_size": 180,
         "calibration_size": 256,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization
 from lowrank.measure.size import nbytes
 from lowrank.recovery import BiasCorrection

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
 from lowrank.measure import trainable_bytes, trainable_params
 from lowrank.recovery import FineTune
-from lowrank.tasks import Digits, ImageClassification, Split, Task, Trained
+from lowrank.tasks import Digits, ImageClassification, Split, Task, Trained, Training
 
 RECIPE = FineTune(epochs=1, learning_rate=1e-3, batch_size=64)
 TASK = ImageClassification(
@@ -20,7 +20,7 @@ TASK = ImageClassification(
     source=Digits(),
     builder="lowrank.tasks.models:mlp",
     arguments={"widths": [64, 32, 10]},
-    weights=Trained(FineTune(epochs=5, learning_rate=3e-3, batch_size=64)),
+    weights=Trained(Training(epochs=5, learning_rate=3e-3, batch_size=64)),
     validation_size=180,
     calibration_size=256,
 )

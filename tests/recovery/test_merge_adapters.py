@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, Quantization
 from lowrank.factorizations import Dense
 from lowrank.recovery import merge_adapters

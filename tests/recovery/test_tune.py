@@ -7,20 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lowrank import checkpoint
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import HQQ, Quantization, TruncatedSVD
+from lowrank.export import checkpoint
 from lowrank.factorizations import Quantized
 from lowrank.measure.size import nbytes
 from lowrank.recovery import BiasCorrection, FineTune, InOrder, NoRecovery, Tune
-from lowrank.tasks import Digits, ImageClassification, Trained
+from lowrank.tasks import Digits, ImageClassification, Trained, Training
 
 TASK = ImageClassification(
     name="digits",
     architecture="cnn",
     source=Digits(),
     builder="lowrank.tasks.models:small_cnn",
-    weights=Trained(FineTune(epochs=3, learning_rate=3e-3, batch_size=64)),
+    weights=Trained(Training(epochs=3, learning_rate=3e-3, batch_size=64)),
     validation_size=180,
     calibration_size=128,
 )

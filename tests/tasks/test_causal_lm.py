@@ -8,7 +8,7 @@ import text_mirror
 import torch
 import torch.nn.functional as F
 
-from lowrank.measure import evaluate
+from lowrank.point import evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
 from lowrank.tasks.token_sequences import IGNORED
 

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import text_mirror
 
-from lowrank.measure import evaluate
+from lowrank.point import evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
 
 TASK = CausalLM(

@@ -7,13 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.recovery import FineTune
-from lowrank.tasks import Digits, ImageClassification, Images, ImageSource, Published, Trained
+from lowrank.tasks import (
+    Digits,
+    ImageClassification,
+    Images,
+    ImageSource,
+    Published,
+    Trained,
+    Training,
+)
 from lowrank.tasks.image_classification import import_builder
 
 CONF = Path(__file__).parents[2] / "conf"
 TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
-RECIPE = FineTune(epochs=2, learning_rate=3e-3, batch_size=64)
+RECIPE = Training(epochs=2, learning_rate=3e-3, batch_size=64)
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,7 @@ def test_training_leaves_the_callers_random_state_alone():
 
 def test_trained_once_for_all_that_determines_it(monkeypatch):
     state(coloured())
-    monkeypatch.setattr(FineTune, "recover", None)
+    monkeypatch.setattr(Training, "train", None)
     task = coloured(device="cpu", name="renamed", calibration_size=5)
     assert not task.model().training
     for changed in (
@@ -199,7 +206,7 @@ def test_each_model_is_a_new_one():
 
 
 def test_the_network_needs_neither_data_nor_training(monkeypatch):
-    monkeypatch.setattr(FineTune, "recover", None)
+    monkeypatch.setattr(Training, "train", None)
     monkeypatch.setattr(Coloured, "read", None)
     task = coloured()
     before = torch.get_rng_state()
@@ -335,7 +342,7 @@ def test_every_config_builds_its_network(name):
 def test_the_config_and_the_library_share_the_cache(monkeypatch):
     options = ["+task=digits", "task.weights.recipe.epochs=1"]
     trained = state(compose(*options))
-    monkeypatch.setattr(FineTune, "recover", None)
+    monkeypatch.setattr(Training, "train", None)
     recipe = replace(RECIPE, epochs=1, weight_decay=0.01)
     arguments = {"widths": (64, 128, 64, 10)}
     assert equal(trained, state(digits(arguments=arguments, weights=Trained(recipe))))

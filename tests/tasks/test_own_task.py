@@ -28,7 +28,7 @@ builder: my_networks:tiny_net
 arguments: {hidden: 4}
 weights:
   _target_: lowrank.tasks.Trained
-  recipe: {_target_: lowrank.recovery.FineTune, epochs: 20, learning_rate: 0.01, batch_size: 16}
+  recipe: {_target_: lowrank.tasks.Training, epochs: 20, learning_rate: 0.01, batch_size: 16}
 validation_size: 12
 calibration_size: 10
 """

@@ -7,10 +7,10 @@ import text_mirror
 import torch
 import torch.nn.functional as F
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
-from lowrank.measure import evaluate
-from lowrank.select import Select
+from lowrank.model.select import Select
+from lowrank.point import evaluate
 from lowrank.tasks import HubText, TextClassification
 from lowrank.tasks.sentences import PADDING
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lowrank.compress import compress
+from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning
-from lowrank.measure import MeasureSettings, compare, evaluate, measure
+from lowrank.point import MeasureSettings, compare, evaluate, measure
 from lowrank.tasks import CausalLM, Digits, HubText, ImageClassification, Packing
 from lowrank.tasks.text_metrics import Likelihood
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.benchmarks.peer_methods.method import Kept, Method, Outcome, Subject
-from lowrank.calibration import IdentityNorms, Norms
-from lowrank.compress import compress
+from lowrank.calibration import IdentityNorms, NormProvider
+from lowrank.compression.compress import compress
 from lowrank.decomposers import Decomposer
-from lowrank.factorized import FactorizedLayer
-from lowrank.memo import MEMO
-from lowrank.select import Select
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.select import Select
+from lowrank.numerics.memo import MEMO
 
 BATCH = 8
 
@@ -26,7 +26,7 @@ class Own(Method):
     """
 
     recipe: Callable[[int], Decomposer]
-    norm: Norms = IdentityNorms()
+    norm: NormProvider = IdentityNorms()
 
     @property
     def name(self) -> str:

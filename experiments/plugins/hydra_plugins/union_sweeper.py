@@ -26,8 +26,8 @@ from experiments.launching import launch_all
 from experiments.plan import Job, check, pending, say_repeats
 from experiments.progress import Outcome, Progress, counting
 from experiments.trackers import log_curves
-from lowrank import atomic
-from lowrank.claims import Claims
+from lowrank.files import atomic
+from lowrank.records.claims import Claims
 
 # What the points of one task, seed and recovery share is made once and stays at hand.
 OUTERMOST = ("task", "seed", "recovery")

@@ -1,0 +1,243 @@
+"""Norms from what a calibration says of the inputs of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from lowrank.calibration.collect import UNREACHED, collect
+from lowrank.calibration.data import CalibrationData, as_data
+from lowrank.calibration.fisher import fisher
+from lowrank.calibration.pooling import pooled, positions
+from lowrank.calibration.provider import IdentityNorms, Job, NormProvider
+from lowrank.calibration.sequential import calibrate_in_sequence
+from lowrank.calibration.statistics import Calibration, Statistics, check_source
+from lowrank.factorizations.operations import KernelView
+from lowrank.model.sites import Site, naming
+from lowrank.norms import Diagonal, Gram, Norm
+from lowrank.norms.checks import check_damping
+from lowrank.numerics.checks import check_flag, check_integer, check_number, check_one_of
+from lowrank.numerics.memo import MEMO, model_fingerprint, model_key
+
+
+@dataclass(frozen=True)
+class CalibratedNorms(NormProvider):
+    """Norms from the second moments of what each layer is given on calibration data.
+
+    Args:
+        moment: ``diagonal``: E[x²] of the inputs; ``full``: E[x xᵀ]; ``fisher``: the empirical
+            Fisher information of the weights, summed over each column (needs the task's loss).
+            A look-up table gets, in the first two, the share of look-ups of each row.
+        damping: added to the diagonal, as a share of its mean; see `lowrank.norms`.
+        power: of a diagonal: 1 counts a column as the error it causes; 0.5 is ASVD's milder choice.
+        outputs: whether rows count as the Fisher information of their weights (needs the task's
+            loss) instead of all the same.
+        mode: ``one-shot``: all layers as the dense model runs them, one pass for all.
+            ``sequential``: block by block, on the outputs of the compressed blocks before, whose
+            errors later blocks then can repair; a pass for each compression. Two methods that give
+            different numbers.
+        batch_size: examples that run at once, if the data are a task's.
+
+    Raises:
+        ValueError: settings that do not exist or contradict each other.
+
+    Source: ``full``: the output error of a layer, Nagel et al., ICML 2020, eq. 12; ``sequential``:
+    Frantar et al., ICLR 2023 (GPTQ).
+    """
+
+    moment: Literal["diagonal", "full", "fisher"]
+    damping: float = 0.01
+    power: float = 1.0
+    outputs: bool = False
+    mode: Literal["one-shot", "sequential"] = "one-shot"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_one_of("moment", self.moment, ("diagonal", "full", "fisher"))
+        check_one_of("mode", self.mode, ("one-shot", "sequential"))
+        check_damping(self.damping)
+        check_number("power", self.power, "lie in (0, 1]", lambda x: 0 < x <= 1)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_flag("outputs", self.outputs)
+        if self.moment == "full" and self.power != 1:
+            raise ValueError(f"power={self.power} is for a diagonal; with moment='full' it is 1")
+        if self.mode == "sequential" and (self.outputs or self.moment == "fisher"):
+            raise ValueError(
+                "mode='sequential' stops each pass at its block, and Fisher information needs the "
+                "loss at the end: use mode='one-shot', or moment='full' or 'diagonal' without "
+                "outputs"
+            )
+
+    @property
+    def types(self) -> tuple[type[Norm], ...]:
+        return (Gram,) if self.moment == "full" else (Diagonal,)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def one_shot(self) -> NormProvider:
+        return replace(self, mode="one-shot")
+
+    def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        if job.data is None:
+            raise ValueError(
+                f"{self} needs calibration data: give `data`, a task or a list of batches"
+            )
+        job.summary.update(moment=self.moment, mode=self.mode, damping=self.damping)
+        if self.mode == "one-shot":
+            calibration = self.calibrate(job.model, job.sites, job.data)
+            job.summary.update(calibration.source, positions=positions(calibration.statistics))
+            yield from self._norms(job.sites, calibration.statistics, job)
+        else:
+            yield from self._in_sequence(job)
+        if len(job.unreached) == len(job.sites):
+            reasons = "; ".join(f"layer '{name}': {why}" for name, why in job.unreached.items())
+            raise ValueError(
+                f"the calibration data say nothing about any selected layer: {reasons}. Calibrate "
+                "on more data, choose other layers with `where`, or compress in the identity norm"
+            )
+
+    def _in_sequence(self, job: Job) -> Iterator[tuple[Site, Norm]]:
+        data = self._data(job.compact, job.data)
+        job.summary.update(data=data.fingerprint())
+        missed = dict.fromkeys(site.name for site in job.sites)
+        full = self.moment == "full"
+        for unit, statistics in calibrate_in_sequence(job.compact, job.sites, data, full):
+            job.summary.setdefault("positions", positions(statistics))
+            yield from self._norms(unit.sites, statistics, job)
+            for site in unit.sites:
+                del missed[site.name]
+            del statistics  # Before those of the next unit are collected.
+        job.unreached.update(dict.fromkeys(missed, UNREACHED))
+
+    @torch.inference_mode(False)
+    def calibrate(self, model: nn.Module, sites: Sequence[Site], data: Any) -> Calibration:
+        """The statistics of the weights of a dense model.
+
+        Computed once for the same content if `model` is `lowrank.unchanging`, otherwise anew
+        at each call. Weights that no example reaches have a count of 0, and a note.
+
+        Args:
+            data: a task, a list of batches, or a `Calibration`, which is checked to fit: to be of
+                a model of the same numbers. Whether its code is the same nobody can see.
+
+        Raises:
+            ValueError: as `collect` and `fisher`; a `Calibration` of another model or kind.
+        """
+        kind = {"moment": self.moment, "outputs": self.outputs}
+        names = [use.name for site in sites for use in site.uses]
+        owner = model_key(model)
+        source = {"model": owner[-1] if owner else model_fingerprint(model), **kind}
+        if isinstance(data, Calibration):
+            check_source(data, source, names)
+            return data
+        data = self._data(model, data)
+        source["data"] = data.fingerprint()
+        key = None if owner is None else ("calibration", *owner, *source.values(), *names)
+        return Calibration(MEMO.get(key, lambda: self._collect(model, sites, data)), source)
+
+    def _data(self, model: nn.Module, data: Any) -> CalibrationData:
+        if isinstance(data, Calibration):
+            raise ValueError(
+                "mode='sequential' calibrates on the model while it is compressed; statistics made "
+                "before are for mode='one-shot'"
+            )
+        # Of several examples at once only the sum of their gradients would be known.
+        data = as_data(data, 1 if self._needs_loss else self.batch_size)
+        data.check(model)
+        return data
+
+    @property
+    def _needs_loss(self) -> bool:
+        return self.outputs or self.moment == "fisher"
+
+    def _collect(
+        self, model: nn.Module, sites: Sequence[Site], data: CalibrationData
+    ) -> dict[str, Statistics]:
+        names = [use.name for site in sites for use in site.uses]
+        information = {}
+        if self._needs_loss:
+            information = fisher(model, {site.name: site for site in sites}, data)
+        if self.moment == "fisher":
+            return {
+                use.name: self._of_fisher(site, information[site.name])
+                for site in sites
+                for use in site.uses
+            }
+        found = collect(model, names, data, full=self.moment == "full")
+        for site in sites if self.outputs else ():
+            known = information[site.name]
+            for use in site.uses:
+                entry = found[use.name]._replace(rows=known.rows)
+                found[use.name] = entry if known.count else known
+        return found
+
+    def _of_fisher(self, site: Site, entry: Statistics) -> Statistics:
+        if not entry.count:
+            return entry
+        if all(use.rule.looks_up for use in site.uses):
+            return entry._replace(columns=None)
+        return entry if self.outputs else entry._replace(rows=None)
+
+    def _norms(
+        self, sites: Sequence[Site], statistics: Mapping[str, Statistics], job: Job
+    ) -> Iterator[tuple[Site, Norm]]:
+        for site in sites:
+            entries = [statistics[use.name] for use in site.uses]
+            reached = [entry for entry in entries if entry.count]
+            said = "; ".join(dict.fromkeys(e.note for e in reached or entries if e.note))
+            if not reached:
+                job.unreached[site.name] = said
+                continue
+            if said:
+                job.notes[site.name] = said
+            with naming(site):
+                norm = self._norm(site, statistics, job.views[site.name])
+            yield site, norm
+            del norm
+
+    def _norm(self, site: Site, statistics: Mapping[str, Statistics], view: KernelView) -> Norm:
+        columns, rows, *_ = pooled(site, statistics)
+        use = site.uses[0]
+        if rows is not None:
+            # In the view ``spatial`` an output has a row for each column of its kernel.
+            rows = rows.repeat_interleave(len(site.matrix(view)) // len(rows))
+        if columns is None:
+            return Diagonal(rows=rows, damping=self.damping)
+        columns = use.rule.moment(use.module, columns, view)
+        if columns.ndim == 2:
+            return Gram(columns, rows, self.damping)
+        return Diagonal(columns.pow(self.power), rows, self.damping)
+
+
+def norm_named(word: str) -> NormProvider:
+    """The norms of a name: ``identity``, ``diagonal``, ``full`` or ``fisher``, with the settings
+    that `CalibratedNorms` has by itself.
+
+    Raises:
+        ValueError: another name.
+    """
+    check_one_of("norm", word, ("identity", "diagonal", "full", "fisher"))
+    return IdentityNorms() if word == "identity" else CalibratedNorms(cast(Any, word))
+
+
+def best_norm(check: Callable[[tuple[type[Norm], ...]], None]) -> NormProvider:
+    """The norms that know most of the data among those in which a method can approximate: ``full``,
+    else ``diagonal``, else the identity.
+
+    Args:
+        check: raises ValueError for classes of norms that the method does not know, as the
+            `check_norms` of a decomposer or an allocation does.
+    """
+    for norms in (CalibratedNorms("full"), CalibratedNorms("diagonal")):
+        try:
+            check(norms.types)
+        except ValueError:
+            continue
+        return norms
+    return IdentityNorms()

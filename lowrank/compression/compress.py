@@ -1,0 +1,211 @@
+"""Compress a model, and check beforehand what can be known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from lowrank.allocation import Allocation, ByName, Problem, Uniform
+from lowrank.allocation.values import Values
+from lowrank.calibration import (
+    CalibratedNorms,
+    Calibration,
+    IdentityNorms,
+    NormProvider,
+    at_hand,
+    best_norm,
+    norm_named,
+)
+from lowrank.compression.fit import Fit
+from lowrank.compression.report import Compressed
+from lowrank.compression.walk import Walk
+from lowrank.decomposers import Decomposer
+from lowrank.decomposers.decomposer import check_weight
+from lowrank.measure.macs import layer_macs
+from lowrank.model.forward import Example, check_example
+from lowrank.model.select import Select
+from lowrank.model.sites import Site, naming
+from lowrank.numerics.memo import unchanging_meanwhile
+
+Method = Decomposer | Allocation | Mapping[str, Decomposer]
+Where = str | Sequence[str] | Select | None
+
+
+@torch.inference_mode(False)
+@unchanging_meanwhile
+def compress(
+    model: nn.Module,
+    method: Method,
+    where: Where = None,
+    example: Example | None = None,
+    norm: NormProvider | str | None = None,
+    data: Any = None,
+    *,
+    values: str | None = None,
+    strict: bool = False,
+) -> Compressed:
+    """Compress the selected weights of a model; the model itself is not changed.
+
+    Every Linear, Conv2d, Embedding, `transformers` Conv1D and packed attention projection can be
+    selected. Weights that are tied are decomposed once and stay tied. Hooks of a layer act on what
+    stands in for it.
+
+    Where a rule is of several weights, one that cannot be compressed as asked (a rank above its
+    sides, a ratio out of its reach, no example that reaches it) ends nothing: it takes the nearest
+    level that it can have, as its note says, or stays as it is, as `Compressed.left` says.
+
+    Args:
+        method: one decomposer for all selected weights, an allocation that chooses one for each, or
+            decomposers by glob pattern of the weight's name.
+        where: glob patterns of names, or a `Select`; all weights if not given.
+        example: the inputs of ONE example, by position or by name; if given, the report has the
+            MACs of each layer.
+        norm: in which norm each weight's error counts; ``"identity"``, ``"diagonal"``, ``"full"``
+            and ``"fisher"`` have their defaults. If not given: with data the most that the method
+            knows, else the identity norm.
+        data: what to calibrate on: a task (its calibration split), batches (tensors, tuples or
+            mappings of arguments), or a `Calibration` made before.
+        values: ``"float16"`` or ``"bfloat16"``, in which the real values of factors and kept
+            weights are stored; the model's own dtype if not given.
+        strict: whether a weight that cannot be compressed as asked is an error.
+
+    Raises:
+        ValueError: no weight is selected, a weight is not finite, a hyperparameter fits no weight
+            (or not one that was named alone), a method does not know the norm, data do not fit or
+            would have no effect, or the model does not run on the example; the text names the
+            layer. What can be known before the work is.
+    """
+    allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
+    norms, storing = as_norms(norm, allocation, data), Values(values)
+    sites, skipped = selected(model, select)
+    for site in sites:
+        with naming(site):
+            check_weight(site.matrix())
+    if example is not None:
+        check_example(example)
+        before = layer_macs(model, example)  # Before the work, since the model may not run on it.
+    allocation.check_norms(norms.types)
+    problem = Problem(model, sites, norms, data, example, storing)
+    chosen = allocation.allocate(problem)
+    out = [site.name for site in sites if site.name not in chosen.decomposers]
+    skipped += [(name, "the allocation leaves it as it is") for name in out]
+    sites = [site for site in sites if site.name in chosen.decomposers]
+    if not sites:
+        raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
+    result = Walk(problem, chosen, fit_for(sites, allocation, select, strict)).run(skipped)
+    if example is not None:
+        result.add_macs(before, layer_macs(result.model, example))
+    return result
+
+
+def check(
+    model: nn.Module,
+    method: Method,
+    where: Where = None,
+    norm: NormProvider | str | None = None,
+    *,
+    values: str | None = None,
+    strict: bool = False,
+) -> None:
+    """Find what is wrong with a compression and can be known without numbers, weights or data.
+
+    Args:
+        model: with its weights or without, on any device.
+
+    Raises:
+        ValueError: as `compress`: nothing is selected, the norm is one that the method does not
+            know, or a hyperparameter fits no weight, or not one that was named alone.
+    """
+    allocation, select = as_allocation(method), as_select(where)
+    norms, storing = as_norms(norm, allocation, None), Values(values)
+    sites, _ = selected(model, select)
+    allocation.check_norms(norms.types)
+    problem = Problem(model, sites, norms, values=storing)
+    allocation.check_shapes(problem)
+    plan = allocation.by_shape(problem)
+    if plan is not None:
+        sites = [site for site in sites if site.name in plan.decomposers]
+        fit_for(sites, allocation, select, strict).shaped(plan.decomposers)
+
+
+def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[str, str]]]:
+    """The chosen weights of a model, and (name, reason) of the others; see `Select.split`.
+
+    Raises:
+        ValueError: it is no model, or one without its shapes.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(model).__name__}: {model!r:.100}")
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"the parameters {lazy} have no shape yet: run the model on an example first"
+        )
+    return select.split(model)
+
+
+def fit_for(sites: Sequence[Site], allocation: Allocation, select: Select, strict: bool) -> Fit:
+    """How far weights must take what an allocation gives them."""
+    if not isinstance(strict, bool):
+        raise ValueError(f"strict={strict!r} must be True or False")
+    rules = allocation.rules(sites)
+    alone = {name for name, rule in rules.items() if rule == name} | select.named(sites)
+    return Fit(sites, rules, frozenset(alone), strict)
+
+
+def as_norms(norm: NormProvider | str | None, allocation: Allocation, data: Any) -> NormProvider:
+    """The norms that were asked for, or if none were, those that suit method and data.
+
+    Raises:
+        ValueError: there are none of that name, or data that nothing would use.
+    """
+    if isinstance(norm, str):
+        norm = norm_named(norm)
+    if norm is None:
+        norm = IdentityNorms() if data is None else most_known(allocation, data)
+    if not isinstance(norm, NormProvider):
+        raise ValueError(
+            f"norm={norm!r} must be a word such as 'full', or norms such as CalibratedNorms('full')"
+        )
+    if data is not None and not norm.needs_data and not allocation.needs_data:
+        raise ValueError(
+            f"the calibration data would have no effect: {type(allocation).__name__} in {norm} "
+            "needs none. Leave out `data`, or give a norm such as norm='full'"
+        )
+    return norm
+
+
+def most_known(allocation: Allocation, data: Any) -> NormProvider:
+    """The norms that know most of the data, of those that all methods of an allocation know."""
+    if isinstance(data, Calibration):
+        return CalibratedNorms(data.source["moment"], outputs=data.source["outputs"])
+    return best_norm(allocation.check_norms)
+
+
+def as_select(where: Where) -> Select:
+    """The choice of weights that was asked for."""
+    if isinstance(where, Select):
+        return where
+    return Select(include="*" if where is None else where)
+
+
+def as_allocation(method: Method) -> Allocation:
+    """The method as a choice of one decomposer for each weight.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(method, Allocation):
+        return method
+    if isinstance(method, Decomposer):
+        return Uniform(method)
+    if isinstance(method, Mapping) and all(isinstance(d, Decomposer) for d in method.values()):
+        return ByName(method)
+    raise ValueError(
+        f"method={method!r} must be a decomposer such as TruncatedSVD(rank=8), an allocation, or "
+        "a mapping from patterns of layer names to decomposers"
+    )

@@ -1,0 +1,1 @@
+"""Files that appear whole, hold no pickle, and are read with suspicion."""

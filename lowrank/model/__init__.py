@@ -1,0 +1,1 @@
+"""The weights of a model: where they are, which are selected, what runs in their place."""

@@ -1,0 +1,129 @@
+"""Which weights of a model are compressed, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lowrank.model.sites import Site, find_sites, why_not
+from lowrank.numerics.checks import check_flag, check_integer
+
+
+@dataclass(frozen=True)
+class Select:
+    """A choice of weights by name, kind and size.
+
+    Args:
+        include: glob patterns of module names, one of which must match (``layer1.*``).
+        exclude: glob patterns, none of which may match.
+        kinds: class names (``Linear``, ``Conv2d``); empty for all.
+        min_params: the fewest values a weight must have.
+        first: whether the first weight, in the order of the modules, may be chosen.
+        last: whether the last one, normally the classifier or the output head, may be chosen; one
+            that is tied to the embeddings is both first and last.
+        embeddings: whether a weight that an embedding table uses may be chosen; an output head that
+            is tied to one is out with it.
+    """
+
+    include: str | Sequence[str] = "*"
+    exclude: str | Sequence[str] = ()
+    kinds: str | Sequence[str] = ()
+    min_params: int = 0
+    first: bool = True
+    last: bool = True
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude", "kinds"):
+            object.__setattr__(self, name, as_names(name, getattr(self, name)))
+        check_integer("min_params", self.min_params, least=0)
+        for name in ("first", "last", "embeddings"):
+            check_flag(name, getattr(self, name))
+
+    def split(self, model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
+        """The chosen weights of `model`, and (name, reason) of every matrix that is not.
+
+        Raises:
+            ValueError: nothing is chosen, or a kind or pattern decides nothing.
+        """
+        sites = find_sites(model)
+        self._check(sites)
+        chosen, left = [], []
+        for site in sites:
+            reason = self._reason(site)
+            if reason:
+                left.append((site.name, reason))
+            else:
+                chosen.append(site)
+        if not chosen:
+            names = ", ".join(site.name for site in sites) or "none"
+            raise ValueError(
+                f"{self} matches no layer of the model. Weights that can be compressed: {names}."
+            )
+        return chosen, left + why_not(model, sites)
+
+    def named(self, sites: Sequence[Site]) -> set[str]:
+        """The names of the weights that `include` names one by one, and not by a wildcard."""
+        return {site.name for site in sites if site.name in as_tuple(self.include)}
+
+    def _check(self, sites: Sequence[Site]) -> None:
+        """Raise ValueError for a kind or pattern that decides nothing: it is a slip."""
+        kinds = sorted({site.kind for site in sites})
+        unknown = sorted(set(as_tuple(self.kinds)) - set(kinds))
+        if unknown and sites:
+            raise ValueError(f"kinds={unknown} are not in the model; it has {kinds}")
+        names = [use.name for site in sites for use in site.uses]
+        for field in ("include", "exclude"):
+            patterns = as_tuple(getattr(self, field))
+            idle = [p for p in patterns if not any(matches(name, p) for name in names)]
+            # Where no pattern matches, the error about an empty selection says more.
+            if idle and (field == "exclude" or len(idle) < len(patterns)):
+                raise ValueError(f"{field}={idle} matches none of the layers {names}")
+
+    def _reason(self, site: Site) -> str:
+        names = [use.name for use in site.uses]
+        if not any(matches(name, self.include) for name in names):
+            return f"not in include={self.include!r}"
+        if any(matches(name, self.exclude) for name in names):
+            return f"in exclude={self.exclude!r}"
+        if self.kinds and site.kind not in as_tuple(self.kinds):
+            return f"{site.kind} not in kinds={as_tuple(self.kinds)}"
+        if site.weight.numel() < self.min_params:
+            return f"{site.weight.numel()} params, fewer than min_params={self.min_params}"
+        if site.is_first and not self.first:
+            return "the first layer, first=False"
+        if site.is_last and not self.last:
+            return "the last layer, last=False"
+        if not self.embeddings and any(isinstance(use.module, nn.Embedding) for use in site.uses):
+            return "used by an embedding table, embeddings=False"
+        return ""
+
+
+def as_names(field: str, values: object) -> str | tuple[str, ...]:
+    """One name or several; a whole number, as YAML reads the name of a layer such as ``0``, is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(values, str):
+        return values
+    if isinstance(values, int) and not isinstance(values, bool):
+        return str(values)
+    if isinstance(values, Sequence) and not isinstance(values, bytes):
+        names = [as_names(field, value) for value in values]
+        if all(isinstance(name, str) for name in names):
+            return tuple(map(str, names))
+    raise ValueError(f"{field}={values!r} must be a name, a glob pattern, or several of them")
+
+
+def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def matches(name: str, patterns: str | Sequence[str]) -> bool:
+    """Whether one of the glob patterns matches the whole name."""
+    return any(fnmatchcase(name, pattern) for pattern in as_tuple(patterns))

@@ -1,0 +1,180 @@
+"""The weights of a model, and the modules that use each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lowrank.decomposers.decomposer import Decomposer
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import KernelView
+from lowrank.model.layers import Rule, rule_for, why_no_rule
+from lowrank.model.shared_memory import identity, overlapping
+from lowrank.norms import Norm
+
+# Where a module keeps what others let it run when it is called.
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One module that uses a weight, by its path in the model."""
+
+    name: str
+    rule: Rule
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight of a model and the modules that use it: one, or several that are tied.
+
+    Args:
+        uses: in the order of the model; the first gives the site its name.
+        is_first, is_last: whether no other weight of the model is used before, or after.
+    """
+
+    uses: tuple[Use, ...]
+    is_first: bool = False
+    is_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path of the first module that uses the weight."""
+        return self.uses[0].name
+
+    @property
+    def kind(self) -> str:
+        """The class name of that module: Linear, Conv2d, …"""
+        known = self.uses[0].rule.module_type()
+        assert known is not None
+        return known.__name__
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter in the module's own layout; of modules that are tied, that of the first."""
+        return self.uses[0].rule.weight(self.uses[0].module)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are the weight: one, or several on the same memory."""
+        found = {id(weight): weight for weight in (u.rule.weight(u.module) for u in self.uses)}
+        return list(found.values())
+
+    def matrix(self, view: KernelView = "channel") -> Tensor:
+        """The weight as a matrix (out, in), detached."""
+        return self.uses[0].rule.matrix(self.uses[0].module, view).detach()
+
+    def check_shape(self, decomposer: Decomposer) -> None:
+        """Raise `Unfit` where a method does not fit the shape of the weight."""
+        self._seen_by(decomposer).check_shape(self.matrix(decomposer.kernel_view()))
+
+    def decompose(self, decomposer: Decomposer, norm: Norm) -> Factorization:
+        """What a method makes of the weight, as the method sees it."""
+        return self._seen_by(decomposer).decompose(self.matrix(decomposer.kernel_view()), norm)
+
+    def _seen_by(self, decomposer: Decomposer) -> Decomposer:
+        return decomposer.for_kernel(self.uses[0].rule.kernel_size(self.uses[0].module))
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """The weights of a model that can be replaced, in the order of its modules; tied ones once.
+
+    Modules are tied that own one parameter, or parameters that are the same memory. A weight that
+    is also used by a module that no rule knows, or that shares its memory with another tensor in
+    another layout, is none of them; see `why_not`.
+
+    Raises:
+        ValueError: modules that share a weight read it as matrices of different shape.
+    """
+    users: dict[Hashable, set[int]] = {}  # Of each memory, the modules that own it.
+    uses: dict[Hashable, list[Use]] = {}
+    order: list[Hashable] = []
+    for name, module in model.named_modules():
+        rule = rule_for(module)
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(identity(parameter), set()).add(id(module))
+        if rule is not None:
+            order.append(identity(rule.weight(module)))
+            uses.setdefault(order[-1], []).append(Use(name, rule, module))
+    apart = overlaps(model)
+    sites = [
+        Site(tuple(group), weight == order[0], weight == order[-1])
+        for weight, group in uses.items()
+        if users[weight] == {id(use.module) for use in group} and weight not in apart
+    ]
+    for site in sites:
+        shapes = {
+            use.name: tuple(use.rule.matrix(use.module, "channel").shape) for use in site.uses
+        }
+        if len(set(shapes.values())) > 1:
+            raise ValueError(
+                f"modules that share one weight read it as different matrices: {shapes}; untie "
+                "them before compressing"
+            )
+    return sites
+
+
+def overlaps(model: nn.Module) -> dict[Hashable, list[str]]:
+    """Of each memory that shares elements with other tensors in another layout, their names."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    return {identity(tensors[name]): others for name, others in overlapping(tensors).items()}
+
+
+def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
+    """(name, reason) of the matrices that no site can replace, so that none is left out silently.
+
+    Args:
+        sites: of the model, those that can be replaced.
+    """
+    known, apart = {identity(site.weight) for site in sites}, overlaps(model)
+    reasons = []
+    for name, parameter in model.named_parameters():
+        weight = identity(parameter)
+        if parameter.ndim < 2 or weight in known:
+            continue
+        reason = why_no_rule(model.get_submodule(name.rpartition(".")[0]))
+        if weight in apart:
+            reason = f"shares its memory with {', '.join(apart[weight])} in another layout"
+        reasons.append((name, reason))
+    return reasons
+
+
+def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) -> nn.Module:
+    """The module that runs a factorization in the place of `old`, in its mode and with its hooks.
+
+    Args:
+        use: of `old`, or of the module of which it is a copy.
+    """
+    new = use.rule.build(old, form, view).train(old.training)
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+    return new
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put `new` wherever `old` stands in `model`, in place; returns the root."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # A child may stand under two names.
+            if child is old:
+                setattr(parent, name, new)
+    return model
+
+
+@contextmanager
+def naming(site: Site) -> Iterator[None]:
+    """Put the layer's name before the text of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"layer '{site.name}': {error}") from error

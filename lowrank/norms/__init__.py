@@ -1,0 +1,13 @@
+"""In which norm the error of an approximation counts."""
+
+from lowrank.norms.norm import IDENTITY as IDENTITY
+from lowrank.norms.norm import Diagonal as Diagonal
+from lowrank.norms.norm import Gram as Gram
+from lowrank.norms.norm import Identity as Identity
+from lowrank.norms.norm import Norm as Norm
+from lowrank.norms.norm import damped as damped
+from lowrank.norms.norm import ones_or as ones_or
+from lowrank.norms.norm import row_squares as row_squares
+from lowrank.norms.norm import sizes as sizes
+from lowrank.norms.norm import square_root as square_root
+from lowrank.norms.norm import whitened as whitened

@@ -1,0 +1,1 @@
+"""What knows only matrices and numbers: no factorization, no norm, no model."""

@@ -1,0 +1,95 @@
+"""The inverse of a second moment as pruning and quantization with compensation need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lowrank.numerics import memo
+
+# What is added to the diagonal, as shares of its mean, until the matrix has a Cholesky factor.
+ESCALATION = (0.0, *(10.0**exponent for exponent in range(-10, 1)))
+
+# What a report says where a method that compensates has nothing to compensate with.
+UNPAIRED = "nothing compensated: in this norm no two inputs come together"
+
+
+@memo.memoised
+def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
+    """U upper triangular with Uᵀ U = (moment + shift)⁻¹, float64, and the shift it took.
+
+    Row j of U holds what Gaussian elimination of the columns before j leaves: the best change of
+    the columns after j where column j changes by e is e / U_jj · U_j,j+1… (Frantar et al., 2023).
+    The inverse itself is never formed: the moment read backwards has a Cholesky factor, whose
+    inverse read backwards is U.
+
+    Args:
+        moment: symmetric positive semi-definite, shape (in, in); it may be singular.
+
+    Returns:
+        U, and the share of the mean diagonal that had to be added to it to be definite in float64;
+        0 for a matrix that is.
+
+    Raises:
+        ValueError: the matrix is far from positive semi-definite.
+    """
+    backwards = moment.double().flip(0, 1)
+    mean = backwards.diagonal().mean()
+    eye = torch.eye(len(backwards), dtype=torch.float64, device=moment.device)
+    for share in ESCALATION:
+        factor, failed = torch.linalg.cholesky_ex(backwards + share * mean * eye)
+        # The pivots of a singular matrix are rounding errors, and so would be its inverse.
+        if int(failed) == 0 and float(factor.diagonal().min()) ** 2 > 1e-12 * float(mean):
+            inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+            return inverse.flip(0, 1), share
+    raise ValueError(
+        "a second moment stays indefinite with its mean added to its diagonal: it is no second "
+        "moment. Calibrate anew."
+    )
+
+
+def eliminate(
+    rest: Tensor, factor: Tensor, edges: Sequence[int], settle: Callable[[int, int], Tensor]
+) -> Tensor:
+    """Settle columns block by block, the columns after each making up for its errors.
+
+    What one half of the blocks leaves is added to the other half at once, and so on within each
+    half: products of large matrices instead of a pass over all that follows for every block.
+
+    Args:
+        rest: the columns, a column a row, (n, out); changed.
+        factor: U of `inverse_factor` for them, (n, n).
+        edges: where blocks begin, and the end: 0, …, n.
+        settle: given the first column of a block and the one after its last, with all before made
+            up for in `rest`, the errors of the block.
+
+    Returns:
+        The errors, (n, out): what columns lose, in units of their rows of U.
+    """
+    errors = torch.empty_like(rest)
+
+    def settle_blocks(first: int, last: int) -> None:
+        if last - first == 1:
+            begin, end = edges[first], edges[last]
+            errors[begin:end] = settle(begin, end)
+            return
+        middle = (first + last) // 2
+        settle_blocks(first, middle)
+        begin, half, end = edges[first], edges[middle], edges[last]
+        rest[half:end].addmm_(factor[begin:half, half:end].T, errors[begin:half], alpha=-1)
+        settle_blocks(middle, last)
+
+    settle_blocks(0, len(edges) - 1)
+    return errors
+
+
+def raised(share: float) -> str:
+    """What a report should say of damping that the norm does not have."""
+    return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
+
+
+def has_pairs(moment: Tensor) -> bool:
+    """Whether any two inputs come together, so that one weight can make up for another."""
+    return bool((moment - torch.diag(moment.diagonal())).any())

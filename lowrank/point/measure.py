@@ -1,0 +1,196 @@
+"""All measures of one comparison, in the form of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from lowrank.measure.harness import harness_scores
+from lowrank.measure.latency import compare_latency
+from lowrank.measure.macs import macs
+from lowrank.measure.memory import peak_memory
+from lowrank.measure.size import (
+    body_bytes,
+    nbytes,
+    params,
+    stored_dtype,
+    trainable_bytes,
+    trainable_params,
+)
+from lowrank.point.quality import Observed, evaluate
+from lowrank.point.room import check_room
+from lowrank.point.settings import MeasureSettings
+
+if TYPE_CHECKING:
+    from lowrank.compression.report import Compressed, LayerReport
+    from lowrank.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model with its measures.
+
+    Attributes:
+        values: quality on the test split, sizes, MACs and peak memory of one example, and scores
+            on the tasks of the harness, by name.
+        observed: what it gives on the test split; see `Evaluation`.
+        undefined: measures that it has not, each with the reason; see `Evaluation`.
+    """
+
+    model: nn.Module = field(repr=False)
+    values: dict[str, float]
+    observed: Iterable[Observed] = field(repr=False)
+    undefined: dict[str, str] = field(default_factory=dict)
+
+
+def measure(
+    model: nn.Module, task: Task, settings: MeasureSettings, dense: Measured | None = None
+) -> Measured:
+    """Quality, sizes, MACs and peak memory of a model.
+
+    Args:
+        dense: the measured dense model, to measure the agreement with it.
+
+    Raises:
+        ValueError: the model gives outputs that are not finite (see `evaluate`), there are harness
+            tasks and the task has no language model, or, for a dense model, the memory will not do
+            for it and a compressed one (see `check_room`).
+    """
+    settings = settings.of(task)
+    assert settings.batch_size is not None
+    if dense is None:
+        check_room(model, task, settings)
+    reference = None if dense is None else dense.observed
+    quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
+    values = quality.metrics | measure_model(model, task.example(1))
+    if settings.harness_tasks:
+        names, limit = settings.harness_tasks, settings.harness_limit
+        values |= harness_scores(model, task.tokenizer, names, limit, settings.batch_size)
+    return Measured(model, values, quality.observed, quality.undefined)
+
+
+def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:
+    """Sizes, MACs and peak memory (bytes) of a model on the inputs of ONE example."""
+    return {
+        "params": params(model),
+        "trainable_params": trainable_params(model),
+        "trainable_bytes": trainable_bytes(model),
+        "bytes": nbytes(model),
+        "body_bytes": body_bytes(model),
+        "macs": macs(model, example),
+        "peak_memory_bytes": peak_memory(model, example),
+    }
+
+
+def compare(
+    dense: Measured,
+    compressed: Measured,
+    result: Compressed,
+    task: Task,
+    settings: MeasureSettings,
+) -> dict[str, Any]:
+    """The parts of a record that set two models side by side, and those they are made of.
+
+    Args:
+        result: what the compression did to the model that `compressed` measures.
+
+    Returns:
+        "dense", "dense_dtype" (see `stored_dtype`), "compressed", "ratios" and "latency" (one entry
+        for each batch size; without a speedup where every compressed layer runs as a dense matrix);
+        "undefined", why measures are left out, where a model has no finite value of one.
+        Where models are optimised, an entry of latency has the "kernels" in a line, and "execution"
+        has the plan for each batch size; if kernels change more than rounding does, also the
+        "quality" of the model that was timed.
+    """
+    settings = settings.of(task)
+    timed = [
+        _timed((dense.model, compressed.model), result.layers, task, size, settings)
+        for size in settings.latency_batch_sizes or ()
+    ]
+    of_sizes = ratios(dense.values, compressed.values, result.layers)
+    found = {
+        "dense": dense.values,
+        "dense_dtype": stored_dtype(dense.model),
+        "compressed": compressed.values,
+        "ratios": of_sizes | {"coverage": result.coverage},
+        "latency": [latency for latency, _ in timed],
+        "undefined": dense.undefined | compressed.undefined,
+    }
+    return found | ({} if settings.optimize is None else {"execution": [plan for _, plan in timed]})
+
+
+def _timed(
+    models: tuple[nn.Module, nn.Module],
+    layers: Sequence[LayerReport],
+    task: Task,
+    batch_size: int,
+    settings: MeasureSettings,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The latency of a dense and a compressed model, and how that was run, as parts of a record."""
+    # Not at the top, because the kernels need parts of this package.
+    from lowrank.execution import Search, optimize_for
+
+    (dense, model), example, execution, kernels = models, task.example(batch_size), {}, {}
+    runs_dense = _run_dense(layers)
+    if settings.optimize is not None:
+        search = Search(settings.latency_seconds / 10, settings.threads)
+        optimized = optimize_for(model, example, settings.optimize, search=search)
+        model = optimized.model
+        kernels = {"kernels": optimized.plan.summary()}
+        planned = {layer.name for layer in optimized.plan.layers}
+        others = [layer for layer in layers if layer.name not in planned]
+        runs_dense = optimized.plan.runs_dense and _run_dense(others)
+        execution = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
+        if settings.optimize != "exact":
+            quality = evaluate(model, task, batch_size=settings.batch_size)
+            execution |= {"quality": quality.metrics}
+    latency = compare_latency(dense, model, example, settings.latency_seconds, settings.threads)
+    latency = latency.without_speedup() if runs_dense else latency
+    return asdict(latency) | kernels, execution
+
+
+def _run_dense(layers: Sequence[LayerReport]) -> bool:
+    """Whether layers, as they are, run as dense matrices: the work that they did before."""
+    return all(layer.kernel == "dense" for layer in layers)
+
+
+def ratios(
+    dense: Mapping[str, float], compressed: Mapping[str, float], layers: Sequence[LayerReport]
+) -> dict[str, float | None]:
+    """Dense over compressed, above 1 is better: of the whole model, then of the compressed layers.
+
+    "body_compression_ratio" is that of the whole model without embedding tables and output head
+    (see `body_bytes`), "theoretical_speedup" the ratio of MACs and "trainable_ratio" that of
+    trainable parameters, each None where one of the models has none. "layers_bits_per_weight" is no
+    ratio to the dense model: all stored bits of the compressed layers over their weights.
+
+    Raises:
+        ValueError: no layer was compressed.
+    """
+    if not layers:
+        raise ValueError("no layer was compressed, so there is nothing to compare: select some")
+    return {
+        "compression_ratio": dense["bytes"] / compressed["bytes"],
+        "body_compression_ratio": _ratio(dense["body_bytes"], compressed["body_bytes"]),
+        "param_ratio": dense["params"] / compressed["params"],
+        "theoretical_speedup": _ratio(dense["macs"], compressed["macs"]),
+        "trainable_ratio": _ratio(dense["trainable_params"], compressed["trainable_params"]),
+        "layers_compression_ratio": (
+            sum(layer.dense_bytes for layer in layers) / sum(layer.bytes for layer in layers)
+        ),
+        "layers_param_ratio": (
+            sum(layer.dense_params for layer in layers) / sum(layer.params for layer in layers)
+        ),
+        "layers_bits_per_weight": (
+            8
+            * sum(layer.bytes for layer in layers)
+            / sum(layer.shape[0] * layer.shape[1] for layer in layers)
+        ),
+    }
+
+
+def _ratio(dense: float, compressed: float) -> float | None:
+    return dense / compressed if dense and compressed else None

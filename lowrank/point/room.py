@@ -1,0 +1,161 @@
+"""Whether the memory that there is will do for what is to be measured, before it is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lowrank.measure.free_memory import free_memory
+from lowrank.measure.memory import AliveTensors
+from lowrank.model.forward import call, evaluating
+from lowrank.point.quality import KEPT_BYTES, Tally
+
+if TYPE_CHECKING:
+    from lowrank.point.settings import MeasureSettings
+    from lowrank.tasks.task import Task
+
+
+# Kernels have scratch space that no tensor shows, convolutions as much as their inputs, and an
+# allocator holds memory back: between nothing and half of what the tensors take.
+SPARE = 1.25
+# Examples whose inputs are made at once to find the longest.
+LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes beyond the model itself.
+
+    Attributes:
+        stages: of what runs one after the other, bytes whatever the batch, and for each example.
+        kept: bytes that are kept all the time, on the CPU.
+    """
+
+    stages: tuple[tuple[float, float], ...]
+    kept: float = 0.0
+
+    def of(self, batch: int, device: torch.device) -> float:
+        """The bytes that so many examples at once need where the model runs."""
+        return self._kept(device) + SPARE * max(fixed + batch * each for fixed, each in self.stages)
+
+    def most(self, free: float, device: torch.device) -> int:
+        """The most examples at once for which so many bytes do; 0 if not even for one."""
+        left = (free - self._kept(device)) / SPARE
+        fitting = min((left - fixed) / max(each, 1.0) for fixed, each in self.stages)
+        return max(0, math.floor(fitting))
+
+    def _kept(self, device: torch.device) -> float:
+        return self.kept if device.type == "cpu" else 0.0
+
+
+def check_room(
+    model: nn.Module,
+    task: Task,
+    settings: MeasureSettings,
+    copies: int = 0,
+    processes: int = 1,
+) -> None:
+    """Find out from one example and two whether all that is measured fits the free memory.
+
+    What the examples take is what the tensors of the longest take, and a quarter more (see
+    `SPARE`): on three tasks what the system has seen is within 1.5 times of it, either way.
+
+    Args:
+        settings: with the batch sizes filled in; see `MeasureSettings.of`.
+        copies: how often the model's weights will be there that are not yet.
+        processes: how many do the same at once.
+
+    Raises:
+        ValueError: it does not fit; the text says how much is needed, how much there is, and which
+            batch size fits.
+    """
+    assert settings.batch_size is not None and settings.latency_batch_sizes is not None
+    device, count = torch.device(task.device), len(task.split("test"))
+    free = free_memory(device) / processes
+    weights = copies * sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    evaluation = _evaluation(model, task)
+    evaluation = replace(evaluation, kept=evaluation.kept + weights)
+    at_once = min(settings.batch_size, count)  # No batch has more than there are.
+    _check(task, f"batch_size={settings.batch_size}", at_once, evaluation, free)
+    if settings.latency_batch_sizes:
+        largest = max(settings.latency_batch_sizes)
+        # Made outside: data that are there already are not counted.
+        examples = [task.example(rows) for rows in (1, 2)]
+        timing = Need(
+            (_line(model, lambda rows: call(model, examples[rows - 1])),), evaluation.kept
+        )
+        _check(task, f"latency_batch_sizes={largest}", largest, timing, free)
+
+
+def _longest(task: Task) -> tuple[Tensor, Tensor]:
+    """Two examples with the largest inputs, or one where there is no more."""
+    batches = task.split("test").batches(LOOKED_AT)
+    inputs, targets = max(batches, key=lambda batch: batch[0].nbytes / len(batch[0]))
+    return inputs[:2].clone(), targets[:2].clone()
+
+
+def _evaluation(model: nn.Module, task: Task) -> Need:
+    """What it takes to evaluate a model beside another: it runs, and what it gave is counted."""
+    (inputs, targets), count = _longest(task), len(task.split("test"))
+    with evaluating(model), torch.no_grad():
+        outputs = [task.observe(model, inputs[:rows]) for rows in (1, 2)]
+    each = sum(tensor.nbytes for tensor in outputs[0])
+    is_kept = count * each <= KEPT_BYTES
+
+    def observe(rows: int) -> None:
+        task.observe(model, inputs[:rows])
+
+    def tally(rows: int) -> None:
+        Tally(task).add(outputs[rows - 1], targets[:rows], outputs[rows - 1])
+
+    # The outputs of both models on the batch are among what is kept, where it is on the CPU.
+    on_cpu = torch.device(task.device).type == "cpu"
+    beside = 0 if is_kept and on_cpu else 2 * each
+    lines = _line(model, observe), _line(model, tally)
+    stages = tuple((fixed, slope + beside) for fixed, slope in lines)
+    return Need(stages, 2 * count * each if is_kept else KEPT_BYTES)
+
+
+def _line(model: nn.Module, run: Callable[[int], object]) -> tuple[float, float]:
+    """Bytes whatever the batch, and for each example of it, from one and from two."""
+    one, two = (_peak(model, run, rows) for rows in (1, 2))
+    each = max(two - one, 0)
+    return max(one - each, 0), each
+
+
+def _peak(model: nn.Module, run: Callable[[int], object], rows: int) -> int:
+    """Bytes of tensors beyond the model's own at the worst moment of a run."""
+    resident = tree_leaves([*model.parameters(), *model.buffers()])
+    with evaluating(model), torch.no_grad(), AliveTensors(resident) as alive:
+        before = alive.now
+        run(rows)
+    return alive.peak - before
+
+
+def _check(task: Task, setting: str, at_once: int, need: Need, free: float) -> None:
+    device = torch.device(task.device)
+    needed, most = need.of(at_once, device), need.most(free, device)
+    if needed <= free:
+        return
+    do = (
+        f"{setting.partition('=')[0]}={most} would fit"
+        if most
+        else "not even one would fit: take a smaller model, shorter examples or a larger machine"
+    )
+    raise ValueError(
+        f"{setting}: task {task.name!r} needs about {_gigabytes(needed)} of memory to run "
+        f"{at_once} examples at once, and {_gigabytes(free)} are free on {device}; {do}"
+    )
+
+
+def _gigabytes(size: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"

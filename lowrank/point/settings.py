@@ -1,0 +1,104 @@
+"""How a model is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lowrank.execution.kernel import Accuracy, check_accuracy
+from lowrank.measure.harness import check_harness
+from lowrank.numerics.checks import check_integer, check_positive
+from lowrank.tasks.task import Task
+
+LATENCY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How to measure; the same for the dense and the compressed model.
+
+    Args:
+        batch_size: examples per batch when quality is evaluated, and in the harness; what suits the
+            task if not given (see `Task.batch_sizes`).
+        latency_batch_sizes: batch sizes at which the models are timed, or () to leave it out; what
+            suits the task if not given.
+        latency_seconds: about how long one comparison of latency takes; see `compare_latency`.
+        threads: CPU threads while timing; those that torch uses if not given.
+        optimize: time the compressed model with the kernels that `lowrank.execution.optimize_for`
+            chooses for each batch size, none of which changes more than this accuracy ("exact",
+            "bfloat16", "int8"); None to time it as it runs itself.
+        harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
+        harness_limit: examples of each of them; all if not given.
+
+    Raises:
+        ValueError: an option outside its range, or one that would have no effect.
+    """
+
+    batch_size: int | None = None
+    latency_batch_sizes: Sequence[int] | None = None
+    latency_seconds: float = LATENCY_SECONDS
+    threads: int | None = None
+    optimize: Accuracy | None = None
+    harness_tasks: Sequence[str] = ()
+    harness_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, least=1)
+        check_list("latency_batch_sizes", self.latency_batch_sizes or ())
+        for size in self.latency_batch_sizes or ():
+            check_integer("latency_batch_sizes", size, least=1)
+        if len(set(self.latency_batch_sizes or ())) < len(self.latency_batch_sizes or ()):
+            raise ValueError(f"latency_batch_sizes={self.latency_batch_sizes} has one size twice")
+        check_positive("latency_seconds", self.latency_seconds)
+        if self.threads is not None:
+            check_integer("threads", self.threads, least=1)
+        if self.optimize is not None:
+            check_accuracy(self.optimize)
+        if self.harness_limit is not None:
+            check_integer("harness_limit", self.harness_limit, least=1)
+        check_list("harness_tasks", self.harness_tasks)
+        if not all(isinstance(task, str) and task for task in self.harness_tasks):
+            raise ValueError(f"harness_tasks={self.harness_tasks!r} must be names of tasks")
+        self._check_idle()
+        if self.harness_tasks:
+            check_harness()
+
+    def _check_idle(self) -> None:
+        """Raise ValueError for an option that another one leaves without effect."""
+        idle = {}
+        if self.harness_limit is not None and not self.harness_tasks:
+            idle["harness_limit"] = "harness_tasks"
+        if self.latency_batch_sizes is not None and not self.latency_batch_sizes:
+            if self.latency_seconds != LATENCY_SECONDS:
+                idle["latency_seconds"] = "latency_batch_sizes"
+            if self.optimize is not None:
+                idle["optimize"] = "latency_batch_sizes"
+        for name, missing in idle.items():
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} has no effect without {missing}: leave it out, or "
+                f"give {missing}"
+            )
+
+    def of(self, task: Task) -> MeasureSettings:
+        """These settings with what they leave to the task.
+
+        Raises:
+            ValueError: there are harness tasks, and the task has no language model.
+        """
+        if self.harness_tasks:
+            _ = task.tokenizer
+        suits = task.batch_sizes
+        return replace(
+            self,
+            batch_size=suits.quality if self.batch_size is None else self.batch_size,
+            latency_batch_sizes=(
+                suits.latency if self.latency_batch_sizes is None else self.latency_batch_sizes
+            ),
+        )
+
+
+def check_list(name: str, values: object) -> None:
+    """Raise ValueError unless it is a list or tuple."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{name}={values!r} must be a list, such as [{values}]")

@@ -1,0 +1,1 @@
+"""The records of measured points: their store, their schema, their columns."""

@@ -1,0 +1,187 @@
+"""Which of several processes measures a point: the first that claims it, as long as it lives.
+
+A claim is a file ``<key>.claim`` beside the records. It is made exclusively, which one process only
+can do, on shared file systems too, and its time of change is its heartbeat. Whoever takes over from
+a dead claim makes ``<key>.<token of the dead>.claim``, exclusively again, so that of several only
+one can: the last file of such a chain is the claim that counts. When it is given up its first file
+goes first, and with it the whole chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lowrank.files.processes import Owner, this_process
+
+SUFFIX = ".claim"
+# Seconds without a heartbeat after which a claim is dead, for processes of machines that cannot be
+# asked, and heartbeats in that time.
+TIMEOUT = 120.0
+BEATS = 8
+# Bytes; those that are made here have some 200.
+LONGEST = 10_000
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a claim says.
+
+    Attributes:
+        owner: its process; None if it cannot be read.
+        token: its own, by which it is told from every other claim; of one that cannot be read,
+            what follows from the name of its file.
+        beat: its last heartbeat, by the file system's clock, in seconds.
+    """
+
+    owner: Owner | None
+    token: str
+    beat: float
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims in a folder of records.
+
+    Args:
+        folder: of the records; it must be there.
+        timeout: seconds without a heartbeat after which a claim is dead.
+    """
+
+    folder: Path
+    timeout: float = TIMEOUT
+
+    @contextmanager
+    def taking(self, key: str) -> Iterator[bool]:
+        """Claim a point; inside whether it is claimed, and afterwards it no longer is.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        chain = self._take(key)
+        if chain is None:
+            yield False
+            return
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(chain[-1], done), daemon=True)
+        beating.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            beating.join()
+            _remove(chain)
+
+    def is_held(self, key: str) -> bool:
+        """Whether a living process has claimed a point."""
+        *_, (_, holder) = self._chain(key)
+        return holder is not None
+
+    def clean(self) -> None:
+        """Remove the claims of dead processes.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        for key in {path.name.partition(".")[0] for path in self.folder.glob(f"*{SUFFIX}")}:
+            chain = self._take(key)
+            if chain is not None:
+                _remove(chain)
+
+    def now(self) -> float:
+        """The time by the clock of the file system, in seconds."""
+        probe = self.folder / f".{uuid.uuid4().hex}.tmp"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
+
+    def _take(self, key: str) -> list[Path] | None:
+        """The files of the chain that ends in a claim of this process; None if it got none."""
+        *dead, (path, holder) = self._chain(key)
+        if holder is not None:
+            return None
+        chain = [*(path for path, _ in dead), path]
+        token = uuid.uuid4().hex
+        if not _make(path, token):
+            return None
+        if not dead:
+            # What a killed process left behind when it gave its claim up.
+            _remove(p for p in self.folder.glob(f"{key}.*{SUFFIX}") if p != path)
+        elif path not in [path for path, _ in self._links(key)]:
+            _remove([path])  # The chain was given up in the meantime.
+            return None
+        return chain
+
+    def _chain(self, key: str) -> Iterator[tuple[Path, Holder | None]]:
+        """The dead claims of a point, and last the living one, or the path at which to make one."""
+        now = None
+        for path, holder in self._links(key):
+            if holder is None:
+                yield path, None
+                return
+            now = self.now() if now is None else now
+            is_gone = holder.owner is not None and holder.owner.is_gone
+            yield path, holder
+            if not is_gone and now - holder.beat <= self.timeout:
+                return
+
+    def _links(self, key: str) -> Iterator[tuple[Path, Holder | None]]:
+        """All files of the chain of a point, and last a path at which there is none."""
+        path = self.folder / f"{key}{SUFFIX}"
+        while True:
+            holder = _read(path)
+            yield path, holder
+            if holder is None:
+                return
+            path = self.folder / f"{key}.{holder.token}{SUFFIX}"
+
+    def _beat(self, path: Path, done: threading.Event) -> None:
+        while not done.wait(self.timeout / BEATS):
+            try:
+                os.utime(path)
+            except OSError:
+                continue  # Somebody took it for dead; or the file system comes back.
+
+
+def _make(path: Path, token: str) -> bool:
+    """Make a claim of this process; whether no other was faster."""
+    said = asdict(this_process()) | {"token": token, "since": datetime.now(UTC).isoformat()}
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with open(file, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(said))
+    return True
+
+
+def _read(path: Path) -> Holder | None:
+    """What a claim says; None if there is none."""
+    try:
+        with path.open("rb") as stream:
+            beat = os.fstat(stream.fileno()).st_mtime
+            text = stream.read(LONGEST)
+    except FileNotFoundError:
+        return None
+    try:
+        said = json.loads(text)
+        owner = Owner(str(said["host"]), int(said["pid"]), int(said["started"]))
+        return Holder(owner, uuid.UUID(said["token"]).hex, beat)
+    # Torn by a full disk, edited, or just being written.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Holder(None, hashlib.sha256(path.name.encode()).hexdigest()[:32], beat)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

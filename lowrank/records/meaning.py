@@ -1,0 +1,98 @@
+"""Whether the records that go by one name are of one thing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lowrank.records.keys import SEEDS, VOLATILE
+from lowrank.records.rows import MEASURED_PARTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Parts of the config in which all records of one method must agree, whatever their level.
+ALIKE = ("task.", "where.", "recovery.", "norm.")
+# Parts whose fields are alternatives: where one is given, the level is of another kind.
+ALTERNATIVES = ("decomposer.", "allocation.")
+# What every layer is compressed by is in the config more than once: the first is what was set.
+COPIES = {
+    "decomposer.": (
+        *("stored.", "stored.steps.0."),
+        *("allocation.decomposer.", "allocation.decomposer.steps.0."),
+    ),
+    "stored.": ("allocation.decomposer.",),
+}
+NULL = "null"
+# So many fields, and values of each, are named.
+MOST = 4
+
+
+def one_meaning(frame: pd.DataFrame) -> None:
+    """Check that the records of each method differ in their level and their seeds only.
+
+    The name of a method does not tell all its hyperparameters, nor which layers it compressed: two
+    that differ in more would be drawn as one curve.
+
+    Raises:
+        ValueError: the records of a method differ in another field; the text names it.
+    """
+    settings: Any = frame[[name for name in frame if _is_setting(str(name))]].map(_text)
+    varied = settings.loc[:, settings.nunique() > 1]
+    groups: Any = frame.groupby("method", dropna=False)
+    for method, rows in groups:
+        texts = varied.loc[rows.index]
+        alike = [name for name in texts if name.startswith(ALIKE)]
+        _refuse(method, _differing(texts[alike]), "")
+        choices = texts[[name for name in texts if name.startswith(ALTERNATIVES)]]
+        _refuse(method, _differing(choices.where(choices == NULL, "given")), "")
+        for level, at_level in rows.groupby("level", dropna=False):
+            if at_level["point"].nunique() > 1:
+                _refuse(method, _differing(texts.loc[at_level.index]), f" at level {level}")
+
+
+def _is_setting(column: str) -> bool:
+    """Whether a column of the records is a field of the config that tells points apart."""
+    part, dot, name = column.partition(".")
+    outside = {*MEASURED_PARTS} | VOLATILE
+    volatile = part in outside or (part == "config" and name in VOLATILE)
+    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEEDS, "level")
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN: the record lacks the field
+        return NULL
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _differing(texts: Any) -> dict[str, list[str]]:
+    """Columns with more than one value, and their values."""
+    found = {name: sorted(texts[name].unique()) for name in texts}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
+    """Raise ValueError if there are fields in which records of a method differ."""
+    copies = {
+        prefix + name.removeprefix(own)
+        for own, prefixes in COPIES.items()
+        for name in fields
+        if name.startswith(own)
+        for prefix in prefixes
+    }
+    shown = [
+        f"{name[:80]} ({_some([one[:60] for one in v])})"
+        for name, v in fields.items()
+        if name not in copies
+    ]
+    if shown:
+        raise ValueError(
+            f"the records of method {method!r}{where} differ in {_some(shown, '; ')}, and would be "
+            "drawn as one curve. Name them apart in the sweep (method=...), sweep them into "
+            "folders of their own, or select some of the rows."
+        )
+
+
+def _some(texts: list[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f"{between}… {len(texts) - MOST} more" if len(texts) > MOST else ""
+    return between.join(texts[:MOST]) + more

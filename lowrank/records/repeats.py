@@ -1,0 +1,53 @@
+"""Repetitions of a measurement: which gave numbers of their own, and which the same again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lowrank.records.rows import LABELS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What the repetitions of one measurement have in common.
+POINT = ("method", "family", "norm", "level", "point")
+# Columns of the records that name a point, and measure nothing.
+NAMING = {*LABELS, *POINT, "dense_recovery", "tuned", "path", "primary"}
+# How columns begin that differ from run to run whatever the seed, and those that do on a GPU.
+TIMED = ("latency_", "dense_latency_", "speedup_", "timings.")
+ALLOCATED = {"peak_memory_bytes", "dense_peak_memory_bytes"}
+
+
+def is_timed(column: str) -> bool:
+    """Whether a column of the records is a time or a ratio of times: a new number in every run."""
+    return column.startswith(TIMED)
+
+
+def of_their_own(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with numbers of their own: of the repetitions that gave the same, the first.
+
+    A seed by which a task and a method draw nothing repeats nothing, and would be taken for a
+    spread of zero. The same are all measures and sizes; times are not looked at.
+    """
+    return frame.drop_duplicates([*POINT, *_outcome(frame)])
+
+
+def dense_of_their_own(frame: pd.DataFrame) -> list[Any]:
+    """The seeds whose dense model has numbers of its own; of those with the same, the first."""
+    # What the compressed layers took before depends on which they are.
+    dense = [
+        name
+        for name in _outcome(frame)
+        if name.startswith("dense_") and name != "dense_layers_bits_per_weight"
+    ]
+    return list(frame.drop_duplicates("seed").drop_duplicates(dense)["seed"])
+
+
+def _outcome(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold what came out of a record."""
+    names = {str(name) for name in frame} - NAMING - ALLOCATED
+    return [name for name in map(str, frame) if name in names and _is_outcome(name)]
+
+
+def _is_outcome(column: str) -> bool:
+    return "." not in column and not is_timed(column)

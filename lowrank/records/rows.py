@@ -1,0 +1,120 @@
+"""From a record to rows of a table: one of the record, or one for each of its layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrank.records.columns import primary_measure
+from lowrank.records.keys import point
+
+LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
+MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
+
+
+def _labels(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    derived = {
+        # Records without these are older: without a norm, or of a recovery that both models had.
+        "norm": record.get("norm", "identity"),
+        "dense_recovery": record.get("dense_recovery", record["recovery"]),
+        "tuned": record.get("tuned", "losses" in record.get("recovered", {})),
+        "point": point(record["config"]),
+        "path": str(path),
+    }
+    return {name: record[name] for name in LABELS} | derived
+
+
+def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `lowrank.records.store.load`.
+
+    Raises:
+        ValueError: two fields of the record make one column.
+    """
+    ratios, row = record["ratios"], _labels(path, record)
+    # By the dense model, which has values where a broken one has none.
+    _add(row, {"primary": primary_measure(record["dense"])})
+    _add(row, record["compressed"])
+    _add(row, ratios)
+    if "dense_dtype" in record:
+        _add(row, {"dense_dtype": record["dense_dtype"]})
+    bits, times = ratios.get("layers_bits_per_weight"), ratios.get("layers_compression_ratio")
+    if bits is not None and times is not None:
+        _add(row, {"dense_layers_bits_per_weight": bits * times})
+    for name in ("dense", "dense_before_recovery"):
+        _add(row, {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()})
+    for latency in record["latency"]:
+        _add(row, _latency(latency))
+    counted = {"compressed": "layers", "skipped": "skipped", "left": "left"}
+    _add(row, {f"{how}_layers": len(record.get(name, [])) for how, name in counted.items()})
+    for name in MEASURED_PARTS:
+        _add(row, _flat(record.get(name) or {}, f"{name}."))
+    for name, value in record["config"].items():
+        nested = isinstance(value, Mapping)
+        _add(row, _flat(value, f"{name}.") if nested else _flat({name: value}, "config."))
+    return row
+
+
+def layer_rows(path: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of `lowrank.records.store.load_layers`, for each layer in turn.
+
+    Raises:
+        ValueError: two fields of a layer make one column.
+    """
+    labels = _labels(path, record)
+    norm, rows = labels.pop("norm"), []
+    labels["compression_ratio"] = record["ratios"]["compression_ratio"]
+    for position, layer in enumerate(record["layers"]):
+        (out, into), row = layer["shape"], {**labels, "position": position}
+        own = {name: value for name, value in layer.items() if name not in ("shape", "tied_to")}
+        # Of records that are older than the norms.
+        own = {"norm": norm, "norm_error": layer["relative_error"]} | own
+        _add(row, own | {"tied_to": ", ".join(layer["tied_to"])})
+        _add(row, {"out": out, "in": into})
+        rows.append(row)
+    return rows
+
+
+def _add(row: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Fill a row, in place, with more columns.
+
+    Raises:
+        ValueError: it has a column of that name, for the one would be read as the other.
+    """
+    twice = sorted(row.keys() & more.keys())
+    if twice:
+        named = ", ".join(ascii(name)[:60] for name in twice[:5])
+        raise ValueError(f"it names {named} more than once, and a column has one value")
+    row |= more
+
+
+def _latency(latency: Mapping[str, Any]) -> dict[str, Any]:
+    batch = f"b{latency['batch_size']}"
+    names = {
+        "compressed_s": f"latency_{batch}_s",
+        "compressed_iqr_s": f"latency_{batch}_iqr_s",
+        "dense_s": f"dense_latency_{batch}_s",
+        "dense_iqr_s": f"dense_latency_{batch}_iqr_s",
+        "speedup": f"speedup_{batch}",
+        "speedup_low": f"speedup_{batch}_low",
+        "speedup_high": f"speedup_{batch}_high",
+    }
+    others = {name: f"latency_{batch}_{name}" for name in latency if name != "batch_size"}
+    return {(others | names)[name]: value for name, value in latency.items() if name in others}
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    """Nested mappings, and lists of them, as one by dotted names (``steps.0.bits``).
+
+    Other lists as JSON text, since cells must be scalars.
+    """
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, list) and inner and all(isinstance(one, Mapping) for one in inner):
+            inner = {str(index): one for index, one in enumerate(inner)}
+        if isinstance(inner, Mapping):
+            flat |= _flat(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(inner) if isinstance(inner, list) else inner
+    return flat

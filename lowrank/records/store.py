@@ -1,0 +1,169 @@
+"""The results store: one JSON file per measured point, written whole or not at all.
+
+A record is a plain dictionary that stands alone: what was run (`config`), what came out of it, and
+on which machine and code. `save` writes one, `load` and `load_layers` read a folder of them into
+pandas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.fields import parse
+from lowrank.records.checks import SCHEMA as SCHEMA
+from lowrank.records.checks import check_record
+from lowrank.records.keys import SEEDS as SEEDS
+from lowrank.records.keys import VOLATILE as VOLATILE
+from lowrank.records.keys import key as key
+from lowrank.records.keys import point as point
+from lowrank.records.rows import MEASURED_PARTS as MEASURED_PARTS
+from lowrank.records.rows import layer_rows, row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def exists(key: str, folder: str | Path) -> bool:
+    """Whether the record called `key` is in `folder`.
+
+    Raises:
+        ValueError: there is a file of its name that is not that record.
+    """
+    path = Path(folder) / f"{key}.json"
+    try:
+        found = _read(path)
+        if not isinstance(found, Mapping) or found.get("key") != key:
+            raise ValueError("it does not hold its key")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (ValueError, IsADirectoryError) as error:
+        raise _broken(path, error) from error
+    return True
+
+
+def save(record: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write a record to ``folder/<key>.json``; a crash at any moment leaves no part of it there.
+
+    Raises:
+        ValueError: a field is missing, is NaN or infinite, or is nothing that JSON can hold (the
+            text names it by its path); or `key` is not the key of `config`.
+        OSError: the file cannot be written.
+    """
+    check_record(record)
+    if record["key"] != key(record["config"]):
+        raise ValueError(
+            f"key={record['key']!r} is not the key of this record's config, which is "
+            f"{key(record['config'])!r}: under another name it would not be found again"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['key']}.json"
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
+    return path
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` if it is not there, and prove that files can be written into it.
+
+    Raises:
+        ValueError: they cannot; the text says why.
+    """
+    folder = Path(folder)
+    probe = temporary_in(folder, "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"results cannot be written to {folder}: {error.strerror or error}. Name a folder that "
+            "you may write to."
+        ) from error
+
+
+def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
+    """The records below `folder`, one row each, in the order of their paths.
+
+    Columns: the labels of the record, `norm` among them; ``dense_recovery``, the recovery that the
+    dense model was given too ("none" where it is the aim, and so stays as it is); `tuned`, whether
+    gradient steps on data were taken after the compression; `point`, alike for the repetitions of
+    one measurement with other seeds; ``primary``, the name of the measure by which the task judges
+    first; ``dense_dtype``; the measures of the compressed model under their own names
+    and those of the dense model after ``dense_`` (``dense_before_recovery_``); the ratios, with
+    ``coverage``, the share of the parameters that lie in compressed weights, and
+    ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n
+    ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
+    ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
+    ``latency_b{n}_threads``, ``_device``, ``_dtype``;
+    ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
+    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``decomposer.rank``. A
+    value that a record lacks is NaN; the norm of one that is older than the norms is "identity".
+
+    Args:
+        folder: where to look.
+        pattern: which files in it; the default looks into folders within it too.
+
+    Raises:
+        ValueError: there is no record, or a file is not one; the text names it.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_made(row, *one) for one in _records(folder, pattern)])
+
+
+def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
+    """The compressed layers of the records below `folder`, one row per record and layer.
+
+    Columns: the labels, `point` and `path` of the record and its ``compression_ratio`` (whole
+    model); ``position``, the layer's place in the report from 0; then the layer's own report, with
+    its shape as ``out`` and ``in`` and the names it is tied to joined by commas; `norm` is its own,
+    and ``norm_error`` the error in it.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    import pandas as pd
+
+    made = [_made(layer_rows, *one) for one in _records(folder, pattern)]
+    return pd.DataFrame([layer for layers in made for layer in layers])
+
+
+def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[str, Any]) -> Any:
+    """What `make` makes of a record; what it finds wrong there names the file."""
+    try:
+        return make(path, record)
+    except ValueError as error:
+        raise _broken(path, error) from error
+
+
+def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} to read records from")
+    paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not paths:
+        raise ValueError(f"there is no record ({pattern}) in {folder}; run a sweep into it first")
+    for path in paths:
+        try:
+            record = _read(path)
+            check_record(record)
+        except ValueError as error:
+            raise _broken(path, error) from error
+        yield path, record
+
+
+def _read(path: Path) -> Any:
+    """The JSON in a file; NaN is left to the checks, which name its field."""
+    return parse(path.read_bytes(), "the text", numbers=False)
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is not a whole record: {error}. Move it away, and run its point again."
+    )

@@ -1,0 +1,98 @@
+"""What tables and figures say of themselves, so that their numbers can be understood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowrank.records.columns import Measure
+from lowrank.records.repeats import is_timed
+
+# What a caption says of a recovery that the dense model did not have, by whether it tunes.
+OWN = {
+    False: "corrected on calibration data, the dense model left as it is",
+    True: "tuned on calibration data toward the dense model, which is left as it is",
+}
+# From this share on nearly all of a model is compressed, and there is nothing to say.
+NEARLY_ALL = 0.995
+
+
+def title(frame: Any) -> str:
+    """The task, model and recovery of a comparison."""
+    first = frame.iloc[0]
+    both = first["dense_recovery"]
+    recovery = "without recovery" if both == "none" else f"after {both}"
+    return f"{first['task']}, {first['model']}, {recovery}"
+
+
+def subject(frame: Any) -> str:
+    """The title with what recoveries of their own are, and the dtype of the dense model."""
+    pairs: Any = frame[["recovery", "tuned"]].drop_duplicates()
+    own = pairs[pairs["recovery"] != frame.iloc[0]["dense_recovery"]].sort_values("recovery")
+    named = [f"“+ {name}”: {OWN[bool(tuned)]}" for name, tuned in own.to_numpy().tolist()]
+    recoveries = f" ({'; '.join(named)})" if named else ""
+    dtype = dense_dtype(frame)
+    return f"{title(frame)}{recoveries}{f', {dtype}' if dtype else ''}"
+
+
+def dense_dtype(frame: Any) -> str:
+    """In which dtype the dense model is counted; empty if that is on no record."""
+    named = set(frame["dense_dtype"].dropna()) - {""} if "dense_dtype" in frame else set()
+    return f"dense in {' or '.join(sorted(named))}" if named else ""
+
+
+def coverage(frame: Any) -> str:
+    """How much of the model lies in compressed weights; empty if nearly all, or on no record."""
+    shares = frame["coverage"].dropna() if "coverage" in frame else []
+    if not len(shares) or min(shares) >= NEARLY_ALL:
+        return ""
+    ends = dict.fromkeys((share(min(shares)), share(max(shares))))
+    return f"{' to '.join(ends)} % of the model's parameters lie in compressed weights"
+
+
+def share(part: float) -> str:
+    """A share in percent; only the whole is 100."""
+    text = f"{100 * part:.3g}"
+    return "99.9" if text == "100" and part < 1 else text
+
+
+def in_unit(shown: Measure) -> str:
+    """What a table shows."""
+    return f"{shown.words}{' in %' if shown.scale == 'percent' else ''}"
+
+
+def over_seeds(points: Any) -> str:
+    """What the entries of a table are means of."""
+    own = points[(points["seeds"] > 1) | (points["repeats"] == 1)]["seeds"]
+    said = ""
+    if len(own):
+        several = f"Mean ± sample standard deviation over {_range(own)} seeds."
+        said = several if own.max() > 1 else "One seed, so no spread."
+    return f"{said}{sentence(same_numbers(points))}".strip()
+
+
+def same_numbers(points: Any) -> str:
+    """Which seeds repeated nothing; empty if all gave numbers of their own."""
+    alike = points[points["repeats"] > points["seeds"]]
+    if alike.empty:
+        return ""
+    timed = any(is_timed(name) and not all(points[name].isna()) for name in points)
+    where = "" if len(alike) == len(points) else f" at {len(alike)} of {len(points)} points"
+    return (
+        f"{_range(alike['repeats'])} seeds gave the same numbers: counted once{where}"
+        f"{', but for times' if timed else ''}"
+    )
+
+
+def counted(seeds: int, repeats: int) -> str:
+    """How many seeds count, of how many."""
+    return f"{seeds}" if seeds == repeats else f"{seeds} of {repeats}"
+
+
+def sentence(text: str) -> str:
+    """Words as a sentence to follow another; empty stays empty."""
+    return f" {text[0].upper()}{text[1:]}." if text else ""
+
+
+def _range(counts: Any) -> str:
+    fewest, most = counts.min(), counts.max()
+    return f"{most}" if fewest == most else f"{fewest} to {most}"

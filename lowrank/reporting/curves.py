@@ -1,0 +1,232 @@
+"""From records to curves: mean and spread over seeds, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank.files.names import stems
+from lowrank.records.columns import MEASURES
+from lowrank.records.meaning import one_meaning
+from lowrank.records.repeats import POINT, dense_of_their_own, is_timed, of_their_own
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What the points of one curve figure or table must have in common.
+COMPARISON = ("task", "model", "dense_recovery")
+# What a model takes, and not how good it is; the dense one has it too.
+SIZES = (
+    *("params", "trainable_params", "trainable_bytes", "bytes", "body_bytes", "macs"),
+    *("peak_memory_bytes", "layers_bits_per_weight", "recovery"),
+)
+# The norms from left to right of the table of methods, each nearer to what the model computes.
+NORMS = ("identity", "diagonal", "full")
+
+
+def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Mean and spread over the seeds of each measured point of one task, model and recovery.
+
+    A mean counts only if every seed has the value: a point measured with fewer is NaN. Seeds that
+    gave the same numbers as another (`of_their_own`) count once, so that no spread is claimed of
+    what repeats nothing; times, which differ in every run, are averaged over all of them.
+
+    Args:
+        frame: rows of `lowrank.records.store.load`.
+        columns: the measures to average.
+
+    Returns:
+        A row per point: method, family, norm, level, point, ``seeds`` (how many count),
+        ``repeats`` (how many there are, with those that gave the same numbers again), each of
+        `columns` as its mean and, with ``_std``, as its sample standard deviation (NaN for one
+        seed). Ordered by family, method and compression ratio.
+
+    Raises:
+        ValueError: `frame` is empty, mixes tasks, models or recoveries, lacks a column, holds a
+            point twice with the same seed, or calls different things by the name of one method;
+            see `one_meaning`.
+    """
+    one_comparison(frame)
+    one_meaning(frame)
+    wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
+    missing = [column for column in wanted if column not in frame]
+    if missing:
+        held = ", ".join(name for name in MEASURES if name in frame)
+        raise ValueError(
+            f"the records hold no {', '.join(missing)}: take what they hold ({held}), or measure it"
+        )
+    repeated: Any = frame[frame.duplicated([*POINT, "key"])]
+    if len(repeated):
+        again = repeated.iloc[0]
+        raise ValueError(
+            f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
+            "than once. The records of several sweeps are mixed: read one folder at a time."
+        )
+    values: Any = frame.assign(**{name: _numbers(frame, name) for name in wanted})
+    own: Any = of_their_own(values)
+    parts = [
+        _means(own, [name for name in wanted if not is_timed(name)]),
+        _means(values, [name for name in wanted if is_timed(name)]),
+        own.groupby(list(POINT), dropna=False).size().rename("seeds"),
+        values.groupby(list(POINT), dropna=False).size().rename("repeats"),
+    ]
+    means = parts[0].join(parts[1:]).reset_index()
+    return means.sort_values(["family", "method", "compression_ratio"], ignore_index=True)
+
+
+def _numbers(frame: Any, column: str) -> Any:
+    try:
+        return frame[column].astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{column} is no measure: the records hold texts in it") from error
+
+
+def _means(rows: Any, columns: list[str]) -> Any:
+    """Means of columns over the rows of each point, and sample standard deviations (``_std``)."""
+    groups = rows.groupby(list(POINT), dropna=False)[columns]
+    return groups.mean(skipna=False).join(groups.std(skipna=False).add_suffix("_std"))
+
+
+def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Mean and sample standard deviation over seeds of a measure of the dense model.
+
+    Every record of a seed carries its dense model, so each seed counts once; and seeds whose dense
+    models have the same numbers, as published weights do, count once together. The deviation is NaN
+    for one seed, and for what the dense model has by definition, as no divergence from itself.
+
+    Raises:
+        ValueError: as `summarise`.
+    """
+    one_comparison(frame)
+    if f"dense_{column}" not in frame or all(frame[f"dense_{column}"].isna()):
+        known = MEASURES.get(column)
+        if known is not None and known.dense is not None:
+            return known.dense, float("nan")
+        raise ValueError(f"the records hold no {column} of the dense model")
+    values: Any = frame.astype({f"dense_{column}": float})
+    seeds = values.groupby("seed")[f"dense_{column}"].mean()[dense_of_their_own(frame)]
+    return float(seeds.mean()), float(seeds.std())
+
+
+def quality_measures(frame: pd.DataFrame) -> list[str]:
+    """The measures of quality that the records hold, of the dense model too where it has any."""
+    held = [str(name) for name in frame if not all(frame[name].isna())]
+    by_definition = {name for name, known in MEASURES.items() if known.dense is not None}
+    return [
+        name
+        for name in held
+        if (f"dense_{name}" in held or name in by_definition)
+        and name not in SIZES
+        and not is_timed(name)
+    ]
+
+
+def first_measure(frame: pd.DataFrame) -> str | None:
+    """The measure by which the task judges first; the next where no model has a value of it.
+
+    None if the records hold no measure of quality.
+    """
+    held = quality_measures(frame)
+    primary = str(frame["primary"].iloc[0])
+    return primary if primary in held else next(iter(held), None)
+
+
+def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
+    """Which points no other one beats: more `x` is better, and more (or less) `y`.
+
+    Where less of what is on the x axis is better, as of bits per weight, give it with its sign
+    changed.
+
+    A point is beaten by one that is as good in both and better in one. NaN is never on the front.
+
+    Args:
+        x: shape (n,).
+        y: shape (n,).
+        higher_is_better: whether more `y` is better, as accuracy, or worse, as a loss.
+
+    Returns:
+        Booleans of shape (n,).
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if not higher_is_better:
+        y = -y
+    as_good = (x[:, None] >= x) & (y[:, None] >= y)
+    better = (x[:, None] > x) | (y[:, None] > y)
+    return ~(as_good & better).any(axis=0) & np.isfinite(x) & np.isfinite(y)
+
+
+def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
+
+    In each, methods are `told_apart`. What the dense model must have in common is its recovery: a
+    model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
+    that was not. The name carries that recovery unless it is "none", and can begin the name of a
+    file; see `stems`.
+    """
+    groups: Any = frame.groupby(list(COMPARISON), dropna=False)
+    parts = {tuple(map(str, words)): told_apart(part) for words, part in groups}
+    names = [[*words[:2]] + ([] if words[2] == "none" else [words[2]]) for words in parts]
+    return list(zip(stems(names), parts.values(), strict=True))
+
+
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; a method that occurs in several norms is named with its norm: ``svd (full)``.
+
+    So is one that was calibrated both at once and block by block, and that which was block by block
+    is ``svd (full, sequential)``. A method that occurs in one way keeps its plain name.
+
+    One that had a recovery which the dense model did not have is named with it: ``gptq + tune``.
+    """
+    ways: Any = frame["norm"].astype(str)
+    if "norm.mode" in frame:
+        ways = ways.where(frame["norm.mode"] != "sequential", ways + ", sequential")
+    methods: Any = frame["method"]
+    several = ways.groupby(methods).transform("nunique") > 1
+    named = methods.where(~several, methods + " (" + ways + ")")
+    own = frame["recovery"] != frame["dense_recovery"]
+    return frame.assign(method=named.where(~own, named + " + " + frame["recovery"]))
+
+
+def norms_in_order(labels: Iterable[str]) -> list[str]:
+    """The norms of `NORMS` that are among `labels`, in that order, and then the others by name."""
+    found = set(labels)
+    return [name for name in NORMS if name in found] + sorted(found - set(NORMS))
+
+
+def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the families that were compressed in more than one norm.
+
+    Without allocations, which give each layer its own level, and models with a recovery of
+    their own: a gain of theirs is none of a norm.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    settings: Any = frame.filter(regex=r"^decomposer\.")
+    if len(settings.columns):
+        frame = frame[settings.notna().any(axis=1)]  # type: ignore[assignment]
+    frame = frame[frame["recovery"] == frame["dense_recovery"]]  # type: ignore[assignment]
+    counts: Any = frame.groupby("family", dropna=False)["norm"].transform("nunique")
+    rows: Any = frame[counts > 1]
+    if rows.empty:
+        found = ", ".join(norms_in_order(frame["norm"]))
+        raise ValueError(
+            f"no family was compressed in more than one norm (found: {found}), so there is nothing "
+            "to set side by side; sweep its methods in two norms or more"
+        )
+    return rows
+
+
+def one_comparison(frame: pd.DataFrame) -> None:
+    """Raise ValueError unless `frame` has rows, all of one task, model and recovery."""
+    if frame.empty:
+        raise ValueError("there is no record to show: the selection left none")
+    for name in COMPARISON:
+        found = sorted(map(str, frame[name].unique()))
+        if len(found) > 1:
+            raise ValueError(
+                f"the records mix {len(found)} values of {name!r} ({', '.join(found)}), which "
+                f"cannot be compared; select one, such as frame[frame.{name} == {found[0]!r}]"
+            )

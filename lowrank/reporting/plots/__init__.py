@@ -1,0 +1,10 @@
+"""Figures of the results: quality against cost, layer by layer, and the spectra of weights."""
+
+from lowrank.reporting.plots.break_even import break_even as break_even
+from lowrank.reporting.plots.layers import layer_figure as layer_figure
+from lowrank.reporting.plots.norms import norm_figure as norm_figure
+from lowrank.reporting.plots.quality import quality_curve as quality_curve
+from lowrank.reporting.plots.spectra import spectra as spectra
+from lowrank.reporting.plots.style import Style as Style
+from lowrank.reporting.plots.style import method_styles as method_styles
+from lowrank.reporting.plots.style import save as save

@@ -1,0 +1,110 @@
+"""A table with its caption, as CSV with all digits and as Markdown and LaTeX for people.
+
+Names come from records, which may be somebody else's: none is read as a formula, as markup or as a
+command by what opens the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.files.atomic import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# How cells begin that spreadsheets compute.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+MARKUP = set("\\`|<>[]*$&")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with the caption that it needs to be understood.
+
+    Attributes:
+        values: the numbers, for CSV; deviations in columns of their own, after ``_std``.
+        cells: the same as text, mean ± standard deviation; a dash where there is no value.
+        best: of the shape of `cells`, true for those to set in bold.
+        caption: what is shown, of which scope and over how many seeds.
+        labels: how many columns of `cells`, from the left, are names and not numbers.
+    """
+
+    values: pd.DataFrame
+    cells: pd.DataFrame
+    best: pd.DataFrame
+    caption: str
+    labels: int = 1
+
+    def to_csv(self) -> str:
+        """Comma-separated, all digits, an empty field for no value; see `csv_text`."""
+        return csv_text(self.values)
+
+    def to_markdown(self) -> str:
+        """A pipe table under its caption."""
+        cells = self.cells.map(_markdown).rename(columns=_markdown)
+        bold = cells.where(~self.best.to_numpy(), "**" + cells + "**")
+        # Text stays as it is: 8.0 must not become 8.
+        text = bold.to_markdown(index=False, disable_numparse=True)
+        return f"{_markdown(self.caption)}\n\n{text}\n"
+
+    def to_latex(self) -> str:
+        """A table environment in the style of booktabs (``\\usepackage{booktabs}``)."""
+        bold = self.best.map(lambda best: "textbf:--rwrap;" if best else "")
+        cells = self.cells.map(_latex).rename(columns=_latex)
+        bold.columns = cells.columns
+        return (
+            cells.style.hide(axis="index")
+            .apply(lambda _: bold, axis=None)
+            .to_latex(
+                hrules=True,
+                caption=_latex(self.caption),
+                column_format="l" * self.labels + "r" * (cells.shape[1] - self.labels),
+                position_float="centering",
+            )
+        )
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write ``path.csv``, ``path.md`` and ``path.tex``, each whole or not at all."""
+        texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
+        path = Path(path)
+        return [write(path.with_name(path.name + end), text) for end, text in texts.items()]
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as CSV; text that a spreadsheet would take for a formula begins with ``'``."""
+    return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, with the folders above it; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
+    return path
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+
+
+def _markdown(text: str) -> str:
+    """Plain text with what Markdown would take for its own made harmless."""
+    return "".join(f"\\{sign}" if sign in MARKUP else sign for sign in _on_one_line(text))
+
+
+def _latex(text: str) -> str:
+    """Plain text with what LaTeX would take for its own made harmless."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    signs |= {"“": "``", "”": "''", "<": r"\textless{}", ">": r"\textgreater{}"}
+    signs |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$", "|": r"\textbar{}"}
+    # At the start of a row these would belong to the line break before it.
+    signs |= {sign: f"{{{sign}}}" for sign in "[]*"}
+    return "".join(signs.get(sign, sign) for sign in _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split("\n"))

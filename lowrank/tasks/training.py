@@ -1,0 +1,162 @@
+"""The one training loop: trains dense models, and what is left of them after compression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_positive
+from lowrank.tasks.task import Task
+
+# Called with (epochs done, epochs in all, mean loss) after each epoch.
+Progress = Callable[[int, int, float], None]
+# The loss of a model on a batch of inputs and targets.
+Loss = Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]
+
+# The learning rate as a share of its start, after a share of all steps.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+OPTIMIZERS: dict[str, Callable[[Training, list[nn.Parameter]], Optimizer]] = {
+    "adamw": lambda recipe, parameters: torch.optim.AdamW(
+        parameters, recipe.learning_rate, weight_decay=recipe.weight_decay
+    ),
+    "sgd": lambda recipe, parameters: torch.optim.SGD(
+        parameters,
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    ),
+}
+MOMENTUM = 0.9
+
+
+def silent(done: int, total: int, loss: float) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Gradient descent on the train split of a task.
+
+    Args:
+        epochs: passes over the train split, ≥ 1.
+        learning_rate: at the start, > 0.
+        batch_size: examples per step, ≥ 1; the last batch of an epoch may be shorter.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
+        momentum: of ``sgd``, in [0, 1).
+        schedule: ``cosine`` (to zero at the end) or ``constant``.
+        weight_decay: decoupled in ``adamw``, an L2 penalty in ``sgd``; ≥ 0.
+
+    Raises:
+        ValueError: an option outside its range.
+
+    Source: Loshchilov & Hutter, ICLR 2017 (cosine) and 2019 (AdamW).
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = MOMENTUM
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_integer("epochs", self.epochs, least=1)
+        check_positive("learning_rate", self.learning_rate)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        check_number("momentum", self.momentum, "lie in [0, 1)", lambda x: 0 <= x < 1)
+        check_one_of("schedule", self.schedule, SCHEDULES)
+        finite = "be at least 0 and finite"
+        check_number("weight_decay", self.weight_decay, finite, lambda x: 0 <= x < math.inf)
+        if self.optimizer != "sgd" and self.momentum != MOMENTUM:
+            raise ValueError(
+                f"momentum={self.momentum} has no effect with optimizer={self.optimizer!r}: leave "
+                "it out, or take optimizer='sgd'"
+            )
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def train(
+        self, model: nn.Module, task: Task, loss: Loss | None = None, progress: Progress = silent
+    ) -> dict[str, Any]:
+        """Train every parameter of `model` that requires a gradient, in place.
+
+        The order of batches and dropout are drawn with the task's seed. The model comes back in
+        the mode, training or eval, that it had.
+
+        Args:
+            loss: of a batch; that of the task if not given.
+
+        Returns:
+            "losses", the mean of each epoch, "steps", and "trained_params", a number.
+
+        Raises:
+            ValueError: no parameter requires a gradient.
+            FloatingPointError: a loss that is NaN or infinite.
+        """
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(
+                "nothing in this model can be trained: no parameter requires a gradient"
+            )
+        train = task.split("train")
+        optimizer = OPTIMIZERS[self.optimizer](self, parameters)
+        steps = self.epochs * math.ceil(len(train) / self.batch_size)
+        factor = SCHEDULES[self.schedule]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        orders = torch.Generator().manual_seed(task.seed)
+        device = torch.device(task.device)
+        was_training = model.training
+        losses: list[float] = []
+        model.train()
+        try:
+            # Dropout draws from the global generator: the caller's state is given back.
+            with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+                torch.manual_seed(task.seed)
+                for epoch in range(1, self.epochs + 1):
+                    order = int(torch.randint(2**62, (), generator=orders))
+                    total = torch.zeros((), dtype=torch.float64, device=device)
+                    for batch in train.batches(self.batch_size, order):
+                        value = (loss or task_loss(task))(model, batch)
+                        optimizer.zero_grad()
+                        value.backward()
+                        optimizer.step()
+                        schedule.step()
+                        # The last batch may be shorter: each example counts the same.
+                        total += value.detach() * len(batch[1])
+                    losses.append(_finite(float(total) / len(train), epoch))
+                    progress(epoch, self.epochs, losses[-1])
+        finally:
+            model.train(was_training)
+        trained = sum(p.numel() for p in parameters)
+        return {"losses": losses, "steps": steps, "trained_params": trained}
+
+
+def task_loss(task: Task) -> Loss:
+    """The loss that a task judges by."""
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = batch
+        return task.loss(task.forward(model, inputs), targets)
+
+    return loss
+
+
+def _finite(loss: float, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss became {loss} in epoch {epoch}; lower the learning rate, or check "
+            "the model before recovery"
+        )
+    return loss

@@ -1,0 +1,149 @@
+"""Files appear whole or not at all, and nothing stays of what was not finished."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from lowrank.files import atomic
+
+WRITER = """
+import pathlib, sys, time
+from lowrank.files import atomic
+with atomic.replacing(pathlib.Path(sys.argv[1])) as file:
+    file.write_text("half")
+    print("now", flush=True)
+    time.sleep(60)
+"""
+
+
+def killed_while_writing(path):
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGKILL)
+    (left,) = [file for file in path.parent.iterdir() if file.suffix == ".tmp"]
+    return left
+
+
+def write(path, text):
+    with atomic.replacing(path) as file:
+        file.write_text(text)
+
+
+def temporary(folder, host=None, process=1, name="result", age=0.0):
+    """A file as another writer would have left it."""
+    own = atomic.temporary_in(folder, name)
+    parts = own.name.split("-")
+    parts[2], parts[3] = host or parts[2], str(process)
+    path = folder / "-".join(parts)
+    path.write_text("half")
+    when = time.time() - age
+    os.utime(path, (when, when))
+    return path
+
+
+def dead_process():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_of_the_same_file(tmp_path):
+    left = killed_while_writing(tmp_path / "result")
+    write(tmp_path / "other", "other")
+    assert left.exists()  # Of another file: it costs no look at each name.
+    write(tmp_path / "result", "whole")
+    assert {file.name for file in tmp_path.iterdir()} == {"other", "result"}
+    assert (tmp_path / "result").read_text() == "whole"
+
+
+def test_what_killed_writers_left_of_any_file_can_be_cleaned_away(tmp_path):
+    killed_while_writing(tmp_path / "result")
+    (tmp_path / "notes.tmp").write_text("somebody's own")
+    atomic.clean(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.tmp"]
+
+
+def test_what_others_are_writing_stays(tmp_path):
+    day = 24 * 3600
+    living = [
+        temporary(tmp_path, process=os.getpid()),
+        temporary(tmp_path, process=os.getppid()),
+        temporary(tmp_path, host="0" * 8, process=dead_process()),
+        temporary(tmp_path, host="0" * 8, process=dead_process(), age=day - 60),
+    ]
+    dead = [
+        temporary(tmp_path, process=dead_process()),
+        temporary(tmp_path, process=10**30),
+        temporary(tmp_path, host="0" * 8, age=day + 60),
+        temporary(tmp_path, process=os.getpid(), age=day + 60),
+    ]
+    atomic.clean(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in living}
+    assert not any(path.exists() for path in dead)
+
+
+def test_writers_at_once_never_take_each_others_files(tmp_path):
+    errors, texts = [], [str(number) * 50_000 for number in range(8)]
+
+    def many(text):
+        try:
+            for _ in range(30):
+                write(tmp_path / "result", text)
+                atomic.clean(tmp_path)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=many, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert (tmp_path / "result").read_text() in texts
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    write(tmp_path / "result", "old")
+    with pytest.raises(RuntimeError, match="no more"), atomic.replacing(tmp_path / "result") as f:
+        f.write_text("new")
+        raise RuntimeError("no more")
+    assert (tmp_path / "result").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "missing" / "result"
+    with pytest.raises(FileNotFoundError) as caught:
+        write(path, "x")
+    assert caught.value.filename == str(path) and "lowrank" not in str(caught.value)
+    with pytest.raises(PermissionError) as caught, atomic.replacing(tmp_path / "result") as file:
+        raise PermissionError(13, "Permission denied", str(file))
+    assert str(tmp_path / "result") in str(caught.value) and ".tmp" not in str(caught.value)
+    with pytest.raises(OSError, match="elsewhere"), atomic.replacing(tmp_path / "result"):
+        raise OSError(28, "No space left on device", "elsewhere")
+
+
+def test_a_chain_of_links_and_one_to_nothing(tmp_path):
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to("third")
+    write(tmp_path / "first", "x")
+    assert (tmp_path / "third").read_text() == "x"
+    assert (tmp_path / "first").is_symlink() and (tmp_path / "second").is_symlink()
+
+
+def test_a_folder_that_others_own_is_no_reason_to_fail(tmp_path, monkeypatch):
+    left = temporary(tmp_path, process=dead_process())
+
+    def refuse(path, **_):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    atomic.clean(tmp_path)
+    assert left.exists()

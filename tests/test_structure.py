@@ -1,0 +1,85 @@
+"""The layout of the library: rooms import from those below them, and files stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From what knows nothing of the others to what knows all.
+ROOMS = [
+    "numerics",
+    "files",
+    "factorizations",
+    "norms",
+    "decomposers",
+    "model",
+    "measure",
+    "tasks",
+    "calibration",
+    "execution",
+    "allocation",
+    "compression",
+    "export",
+    "recovery",
+    "records",
+    "point",
+    "reporting",
+]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.glob("lowrank/**/*.py"))
+}
+# The front door, which imports nothing before it is used.
+INSIDE = [name for name in MODULES if name != "lowrank"]
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the library that a module imports, at any depth of it and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lowrank"):
+            whole = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {one if one in MODULES else node.module for one in whole}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("lowrank")}
+    return found - {name}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_module_is_in_a_room():
+    assert {room(name) for name in INSIDE} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_from_those_below_it_only(name):
+    above = ROOMS[ROOMS.index(name) + 1 :]
+    upward = [
+        (module, other)
+        for module in INSIDE
+        if room(module) == name
+        for other in sorted(imported(module))
+        if other == "lowrank" or room(other) in above
+    ]
+    assert not upward
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    left = {name: imported(name) - {"lowrank"} for name in INSIDE}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+@pytest.mark.parametrize("place", ["lowrank", "experiments"])
+def test_no_file_is_above_300_lines(place):
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in ROOT.glob(f"{place}/**/*.py")
+        if (count := len(path.read_text().splitlines())) > 300
+    }
+    assert not long
