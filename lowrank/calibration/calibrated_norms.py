@@ -17,7 +17,7 @@ from lowrank.calibration.provider import IdentityNorms, Job, NormProvider
 from lowrank.calibration.sequential import calibrate_in_sequence
 from lowrank.calibration.statistics import Calibration, Statistics, check_source
 from lowrank.factorizations.operations import KernelView
-from lowrank.model.sites import Site, naming
+from lowrank.model.sites import Site
 from lowrank.norms import Diagonal, Gram, Norm
 from lowrank.norms.checks import check_damping
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_one_of
@@ -196,8 +196,11 @@ class CalibratedNorms(NormProvider):
                 continue
             if said:
                 job.notes[site.name] = said
-            with naming(site):
+            try:
                 norm = self._norm(site, statistics, job.views[site.name])
+            except ValueError as error:  # Such as inputs that are always zero.
+                job.unreached[site.name] = str(error)
+                continue
             yield site, norm
             del norm
 

@@ -27,6 +27,7 @@ from lowrank.calibration.piece import Piece, Refused, examples_of
 from lowrank.calibration.statistics import Calibration
 from lowrank.calibration.task_pieces import together, unpadded_batches
 from lowrank.calibration.unpadded import unpadded
+from lowrank.model.forward import fresh
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
@@ -164,14 +165,14 @@ class TaskData(CalibrationData):
         return together(chain.from_iterable(found), 1 if alone else self.batch_size)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
-        return self.task.forward(model, batch[0])
+        return self.task.forward(model, fresh(batch[0]))
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, targets = batch
-        return self.task.loss(self.task.forward(model, inputs), targets)
+        return self.task.loss(self.task.forward(model, fresh(inputs)), targets)
 
     def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        return self.task.observe(model, batch[0])
+        return self.task.observe(model, fresh(batch[0]))
 
     def difference(
         self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
@@ -216,6 +217,7 @@ class Batches(CalibrationData):
                 check_finite(named(model, piece.batch), number)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
+        batch = fresh(batch)
         try:
             if isinstance(batch, Mapping):
                 return model(**batch)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lowrank.measure.speedup import paired_speedup
-from lowrank.model.forward import Example, call, check_example, evaluating, tensors_of
+from lowrank.model.forward import Example, call, check_example, evaluating, fresh, tensors_of
 from lowrank.numerics.storage import dtype_name
 
 LEAST_PAIRS = 5
@@ -82,6 +82,7 @@ def compare_latency(
     from torch.utils.benchmark import Timer
 
     check_example(example)
+    example = fresh(example)
     inputs = tensors_of(example)
     threads = torch.get_num_threads() if threads is None else threads
     if not seconds > 0 or threads < 1:

@@ -48,7 +48,7 @@ def copied(
                 memo[id(value)] = value.detach().clone()
     try:
         return Copied(copy.deepcopy(model, memo), memo)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # Whatever the code of others raises.
         raise ValueError(
             f"the model, {type(model).__name__}, holds something that cannot be copied: {error}. "
             "Take it away, and set it again afterwards"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
@@ -66,6 +66,7 @@ def call(model: nn.Module, example: Example) -> Any:
     Raises:
         ValueError: it does not run on them.
     """
+    example = fresh(example)
     try:
         return model(**example) if isinstance(example, Mapping) else model(*example)
     except ValueError:
@@ -76,6 +77,11 @@ def call(model: nn.Module, example: Example) -> Any:
             f"{type(error).__name__}: {error}. Give the inputs of {type(model).__name__}.forward"
             f"{inspect.signature(model.forward)}, as a tuple or as a mapping by name"
         ) from error
+
+
+def fresh(inputs: Any) -> Any:
+    """Inputs with tensors of their own, for a model may write into those that it is given."""
+    return tree_map_only(Tensor, torch.clone, inputs)
 
 
 def described(example: Example) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.decomposers.decomposer import DTYPES
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.factorization import MULTIPLY
 from lowrank.factorizations.operations import KernelView, Lookup, Operation
@@ -26,6 +27,9 @@ from lowrank.model.factorized import (
     pads_first,
 )
 
+# The code of a module that a stand-in has its own of.
+CODE = ("__call__", "forward", "get_extra_state", "set_extra_state")
+
 
 class Rule(ABC):
     """How to read and replace the weight of one kind of module."""
@@ -36,13 +40,16 @@ class Rule(ABC):
         return (
             known is not None
             and isinstance(module, known)
-            and type(module).forward is known.forward
+            and all(getattr(type(module), name) is getattr(known, name) for name in CODE)
             # Set by hand or by other libraries, it does more than the class says.
             and "forward" not in vars(module)
             and isinstance(module._parameters.get(self.parameter), nn.Parameter)
+            and self.weight(module).dtype in DTYPES
+            and {*module._parameters, *module._buffers, *module._modules} <= self.parts
         )
 
     parameter = "weight"
+    parts = frozenset({"weight", "bias"})  # All that a module of the class holds.
     looks_up = False  # Whether the module looks rows of its weight up instead of multiplying.
 
     @abstractmethod
@@ -201,6 +208,12 @@ class MultiheadAttentionRule(Rule):
     """The packed q, k, v projection; the output projection is a linear layer of its own."""
 
     parameter = "in_proj_weight"
+    parts = frozenset(
+        {
+            *("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+            *("in_proj_bias", "bias_k", "bias_v", "out_proj"),
+        }
+    )
 
     def module_type(self) -> type[nn.Module]:
         return nn.MultiheadAttention
@@ -236,8 +249,15 @@ def why_no_rule(module: nn.Module) -> str:
     if "forward" in vars(module):
         return "its `forward` was set on this one module, and would be lost"
     if rule_for(module) is None:
+        dtypes = {p.dtype for p in module.parameters(recurse=False)} - set(DTYPES)
+        if dtypes:
+            return (
+                f"no method computes with {', '.join(map(str, dtypes))}: convert the model first, "
+                "as by model.to(torch.bfloat16), with its scales if it has any"
+            )
         return (
-            f"no rule for a {type(module).__name__} that runs code of its own, or whose weight is "
-            "made of other tensors (weight_norm, parametrizations, pruning masks)"
+            f"no rule for a {type(module).__name__} that runs code of its own, holds other tensors "
+            "or modules beside its weight, or whose weight is made of other tensors (weight_norm, "
+            "parametrizations, pruning masks)"
         )
     return "no rule for another module that uses it"

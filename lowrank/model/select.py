@@ -60,8 +60,10 @@ class Select:
                 chosen.append(site)
         if not chosen:
             names = ", ".join(site.name for site in sites) or "none"
+            others = "".join(f"\n{name}: {reason}" for name, reason in why_not(model, sites))
             raise ValueError(
                 f"{self} matches no layer of the model. Weights that can be compressed: {names}."
+                f"{others and f' Those that cannot:{others}'}"
             )
         return chosen, left + why_not(model, sites)
 

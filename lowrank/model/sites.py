@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
+from lowrank.model.holders import held_weights
 from lowrank.model.layers import Rule, rule_for, why_no_rule
 from lowrank.model.shared_memory import identity, overlapping
 from lowrank.norms import Norm
@@ -104,7 +105,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         if rule is not None:
             order.append(identity(rule.weight(module)))
             uses.setdefault(order[-1], []).append(Use(name, rule, module))
-    apart = overlaps(model)
+    apart = overlaps(model).keys() | held_weights(model).keys()
     sites = [
         Site(tuple(group), weight == order[0], weight == order[-1])
         for weight, group in uses.items()
@@ -136,6 +137,7 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
         sites: of the model, those that can be replaced.
     """
     known, apart = {identity(site.weight) for site in sites}, overlaps(model)
+    held = held_weights(model)
     reasons = []
     for name, parameter in model.named_parameters():
         weight = identity(parameter)
@@ -144,6 +146,8 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
         reason = why_no_rule(model.get_submodule(name.rpartition(".")[0]))
         if weight in apart:
             reason = f"shares its memory with {', '.join(apart[weight])} in another layout"
+        elif weight in held:
+            reason = f"'{held[weight]}' holds it too, and would run it as it is"
         reasons.append((name, reason))
     return reasons
 
@@ -151,12 +155,15 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
 def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) -> nn.Module:
     """The module that runs a factorization in the place of `old`, in its mode and with its hooks.
 
+    What others set on the instance, such as a scale that their code reads, is there too.
+
     Args:
         use: of `old`, or of the module of which it is a copy.
     """
     new = use.rule.build(old, form, view).train(old.training)
     for name in HOOKS:
         setattr(new, name, getattr(old, name))
+    vars(new).update((k, v) for k, v in vars(old).items() if not hasattr(new, k))
     return new
 
 
