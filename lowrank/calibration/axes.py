@@ -58,11 +58,23 @@ def axes_of(reading: Reading, name: str, tensor: Tensor) -> Axes:
     first = 1 if reading.turned and tensor.ndim > 1 and not is_mask(name) else 0
     batch = _batch_axis(reading, tensor, first)
     if stream is None:
-        return Axes(batch, {})
+        return _apart(reading, name, tensor, batch)
     if tensor.ndim > 1 and tensor.shape[1 - first] == stream.length:
         return Axes(batch, {1 - first: stream})
     shared = tensor.shape if batch is None else tensor.shape[:batch] + tensor.shape[batch + 1 :]
     if stream.is_padded and stream.length in shared:
+        raise Unclear(batch)
+    return Axes(batch, {})
+
+
+def _apart(reading: Reading, name: str, tensor: Tensor, batch: int | None) -> Axes:
+    """Of a tensor that goes with no stream.
+
+    Raises:
+        Unclear: it may go with one, by its length.
+    """
+    stream = reading.could_be_of(name)
+    if stream is not None and stream.is_padded and stream.length in tensor.shape[1:2]:
         raise Unclear(batch)
     return Axes(batch, {})
 

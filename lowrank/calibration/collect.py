@@ -23,6 +23,10 @@ from lowrank.model.layers import rule_for
 # Runs the model on a piece of the data, given with its number.
 Run = Callable[[Piece, int], Any]
 
+NOT_FINITE = (
+    "its inputs on the calibration data are NaN or infinite, or too large for float32. Check the "
+    "model and the data"
+)
 UNREACHED = "no example of the calibration data reached it"
 
 
@@ -164,10 +168,7 @@ class Collector:
             return Statistics(None, None, 0, self.unseen[name] or UNREACHED)
         mean = found.total.div_(found.count)
         if not bool(mean.sum().isfinite()):  # Squares: a sum is finite only if all terms are.
-            raise ValueError(
-                f"layer '{name}': its inputs on the calibration data are NaN or infinite, or too "
-                "large for float32. Check the model and the data"
-            )
+            return Statistics(None, None, 0, NOT_FINITE)
         note = "; ".join(self.notes[name])
         if rule.looks_up:
             return Statistics(None, mean, found.count, note)

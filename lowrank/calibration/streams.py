@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -14,6 +14,8 @@ from lowrank.calibration.masks import INVERTED, is_causal, is_mask, prefix_of, r
 
 # Arguments whose names begin so have other positions than those without such a beginning.
 APART = ("decoder", "tgt", "memory")
+# Those whose names begin so go with the masks that have none.
+ALONG = ("input", "inputs", "token_type", "position", "encoder")
 IGNORED = -100  # The label of a position that no loss counts; as in `F.cross_entropy`.
 
 
@@ -91,9 +93,31 @@ class Reading:
         if any(begins(name, p) for p in (APART if self.decodes else (*APART, "encoder"))):
             return None
         if "" in self.streams:
-            return self.streams[""]
+            return self.streams[""] if self._goes_along(name) else None
         free = [stream for stream in self.streams.values() if not self._has_own(stream)]
         return free[0] if len(free) == 1 else None
+
+    def could_be_of(self, name: str) -> Stream | None:
+        """The stream that an argument may go with, though nothing but its length says so."""
+        if any(begins(name, prefix) for prefix in (*APART, "encoder")):
+            return None
+        return None if self._goes_along(name) else self.streams.get("")
+
+    def _goes_along(self, name: str) -> bool:
+        """Whether an argument has the positions of the masks without a prefix, by more than its
+        length, which features of another kind can have by chance."""
+        tensor = self.arguments.get(name)
+        main = (getattr(self.model, "main_input_name", None), next(self._inputs, None))
+        return (
+            is_mask(name)
+            or name in main
+            or any(begins(name, prefix) for prefix in ALONG)
+            or (tensor is not None and tensor.ndim < 3 and not tensor.is_floating_point())
+        )
+
+    @property
+    def _inputs(self) -> Iterator[str]:
+        return (name for name in self.arguments if not is_mask(name))
 
     def is_pairwise(self, mask: Tensor) -> bool:
         """Whether a mask is one of (queries, keys) for all examples, such as a causal one."""

@@ -287,6 +287,31 @@ def test_a_layer_whose_input_is_always_zero_is_named():
         )
 
 
+class Idle(nn.Module):
+    """A layer whose inputs are always one value, beside one that has others."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.used, self.idle, self.value = nn.Linear(6, 6), nn.Linear(6, 6), value
+
+    def forward(self, x):
+        return self.used(x) + self.idle(torch.full_like(x, self.value)).nan_to_num()
+
+
+@pytest.mark.parametrize("mode", ["one-shot", "sequential"])
+@pytest.mark.parametrize("moment", ["diagonal", "full"])
+@pytest.mark.parametrize(("value", "why"), [(0.0, "zero"), (float("inf"), "NaN or infinite")])
+def test_a_layer_of_which_the_data_say_nothing_ends_nothing(mode, moment, value, why):
+    norm = CalibratedNorms(moment, mode=mode)
+    result = compress(Idle(value), TruncatedSVD(rank=2), norm=norm, data=[torch.randn(9, 6)])
+    assert [layer.name for layer in result.layers] == ["used"]
+    assert result.left[0][0] == "idle" and why in result.left[0][1]
+    with pytest.raises(ValueError, match=f"layer 'idle': .*{why}"):
+        compress(
+            Idle(value), TruncatedSVD(2), norm=norm, data=[torch.randn(9, 6)], strict=True
+        )
+
+
 def test_what_does_not_fit_is_found_before_any_work():
     model = network()
     model.register_forward_hook(lambda *_: pytest.fail("the model was run"))
