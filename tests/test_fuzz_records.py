@@ -3,7 +3,7 @@
 import random
 
 import hostile
-import records
+import made_records as records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fuzz_load import refused

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+import made_records as records
 import nbformat
 import pytest
-import records
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 

@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import made_records as records
 import pandas as pd
 import pytest
-import records
 from hydra import compose, initialize
 from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure

@@ -2,8 +2,8 @@
 
 from contextlib import contextmanager
 
+import made_records as records
 import pytest
-import records
 
 from experiments.trackers import WandbTracker
 from lowrank.records import store

@@ -62,8 +62,7 @@ def collect(
         By name; a module that nothing reached has a count of 0, and a note that says why.
 
     Raises:
-        ValueError: no data, a batch that the model cannot run or that has no axis of examples, or
-            inputs of a module that are NaN or infinite.
+        ValueError: no data, or a batch that the model cannot run or that has no axis of examples.
     """
     if run is None:
         run = lambda piece, _: data.forward(model, piece.batch)  # noqa: E731

@@ -143,10 +143,11 @@ def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
         weight = identity(parameter)
         if parameter.ndim < 2 or weight in known:
             continue
-        reason = why_no_rule(model.get_submodule(name.rpartition(".")[0]))
+        module = model.get_submodule(name.rpartition(".")[0])
+        reason = why_no_rule(module)
         if weight in apart:
             reason = f"shares its memory with {', '.join(apart[weight])} in another layout"
-        elif weight in held:
+        elif weight in held and rule_for(module) is not None:
             reason = f"'{held[weight]}' holds it too, and would run it as it is"
         reasons.append((name, reason))
     return reasons

@@ -5,7 +5,7 @@ import os
 import shutil
 from unittest import mock
 
-import records
+import made_records as records
 import torch
 from files import NAN, pickled
 from row import Row

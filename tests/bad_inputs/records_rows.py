@@ -4,8 +4,8 @@ import copy
 import json
 import math
 
+import made_records as records
 import pandas as pd
-import records
 import torch
 from omegaconf import OmegaConf
 from row import Row

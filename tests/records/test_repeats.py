@@ -3,9 +3,9 @@
 import math
 import statistics
 
+import made_records as records
 import pandas as pd
 import pytest
-import records
 
 from lowrank.records import store
 from lowrank.reporting import plots

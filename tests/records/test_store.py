@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import made_records as records
 import pandas as pd
 import pytest
-import records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -139,7 +139,7 @@ def test_a_crash_while_a_record_is_replaced_keeps_the_old_one(tmp_path, monkeypa
 WRITER = """
 import sys
 sys.path[:0] = [{tests!r}]
-import records
+import made_records as records
 from lowrank.records import store
 seed = 0
 while True:
@@ -149,7 +149,7 @@ while True:
 
 
 def test_killed_at_any_moment_every_record_is_whole(tmp_path):
-    code = WRITER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    code = WRITER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
     for delay in (0.0, 0.003, 0.011):
         before = len(list(tmp_path.glob("*.json")))
         with subprocess.Popen([sys.executable, "-c", code], cwd=Path.cwd()) as process:

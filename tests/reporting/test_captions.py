@@ -1,7 +1,7 @@
 """Captions say how much was compressed, and from which dtype the ratio counts."""
 
+import made_records as records
 import pytest
-import records
 
 from lowrank.records import store
 from lowrank.records.columns import primary_measure, usual_size

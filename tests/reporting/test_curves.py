@@ -3,10 +3,10 @@
 import math
 import statistics
 
+import made_records as records
 import numpy as np
 import pandas as pd
 import pytest
-import records
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ import csv
 import io
 import math
 
+import made_records as records
 import pytest
-import records
 
 from lowrank.records import store
 from lowrank.reporting.norm_table import norm_table

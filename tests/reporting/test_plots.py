@@ -3,10 +3,10 @@
 import math
 import re
 
+import made_records as records
 import numpy as np
 import pandas as pd
 import pytest
-import records
 import torch
 from matplotlib.colors import to_hex
 from PIL import Image

@@ -6,9 +6,9 @@ import os
 import re
 import statistics
 
+import made_records as records
 import pandas as pd
 import pytest
-import records
 
 from lowrank.records import store
 from lowrank.reporting.curves import comparisons

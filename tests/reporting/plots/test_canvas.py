@@ -2,9 +2,9 @@
 
 import math
 
+import made_records as records
 import pandas as pd
 import pytest
-import records
 import torch
 from matplotlib.text import Text
 

@@ -1,8 +1,8 @@
 """Nine cells in one picture, and perplexities on axes where they can be read."""
 
+import made_records as records
 import numpy as np
 import pytest
-import records
 from matplotlib.colors import to_rgb
 
 from lowrank.records import store
