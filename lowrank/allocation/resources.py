@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.calibration.data import spelled
-from lowrank.factorizations import Factorization
+from lowrank.factorizations import Factorization, Leaf
 from lowrank.factorizations.operations import KernelView
 from lowrank.measure.latency import Latency as Times
 from lowrank.measure.latency import compare_latency
@@ -176,6 +176,8 @@ class Latency(_Run):
     def of(
         self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
     ) -> int:
+        if isinstance(factorization, Leaf):  # It runs as the dense matrix that it is of.
+            return dense
         # As a share of what the dense layer takes in the same moments: a machine that is busy for
         # a while makes neither gains nor losses.
         times = [

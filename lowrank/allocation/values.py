@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 
 from lowrank.decomposers.half_precision import HalfPrecision
@@ -22,7 +24,7 @@ class Values:
         self.dtype = dtype
         self._half = None if dtype is None else HalfPrecision(dtype)  # type: ignore[arg-type]
         # A factor that several layers share is stored once.
-        self._stored: dict[int, tuple[Dense, Factorization]] = {}
+        self._stored: WeakKeyDictionary[Dense, Factorization] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"Values({self.dtype!r})"
@@ -50,10 +52,10 @@ class Values:
         def convert(leaf: Dense) -> Factorization:
             if id(leaf) in trained:
                 return leaf
-            if id(leaf) not in self._stored:
+            if leaf not in self._stored:
                 stored = half.decompose(leaf.weight)
                 stored.note = leaf.note
-                self._stored[id(leaf)] = leaf, stored
-            return self._stored[id(leaf)][1]
+                self._stored[leaf] = stored
+            return self._stored[leaf]
 
         return form.map_dense(convert)

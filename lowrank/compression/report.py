@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lowrank.decomposers import Decomposer
-from lowrank.factorizations import Factorization, Leaf
+from lowrank.factorizations import Factorization, Leaf, Scaled
 from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Norm
@@ -132,12 +132,14 @@ def report(
     shared = len(site.uses) > 1 and norm != IDENTITY
     dense = factorization.to_dense()
     norm_error = norm.relative_error(weight, dense)
+    size, dense_size = nbytes(factorization), stored_bytes(weight)
+    adds = any(isinstance(module, Scaled) for module in factorization.modules())
     notes = [
         factorization.note,
+        f"larger than the dense {dense_size} bytes" if size > dense_size and not adds else "",
         "worse than zeros" if norm_error > 1 else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     ]
-    size = nbytes(factorization)
     return LayerReport(
         name=site.name,
         kind=site.kind,
@@ -147,7 +149,7 @@ def report(
         relative_error=IDENTITY.relative_error(weight, dense),
         norm=norm.describe(),
         norm_error=norm_error,
-        dense_bytes=stored_bytes(weight),
+        dense_bytes=dense_size,
         bytes=size,
         dense_params=weight.numel(),
         params=factorization.params,

@@ -43,7 +43,8 @@ class CanonicalPolyadic(Decomposer):
 
     Args:
         rank: the number of outer products, at least 1.
-        compression_ratio: the largest rank with which this matrix alone reaches this ratio.
+        compression_ratio: the largest rank with which this matrix alone reaches this ratio, in
+            numbers.
         iterations: of the alternation, at least 1.
         kernel_size: of the convolution; `compress` fills it in.
 

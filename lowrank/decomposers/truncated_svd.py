@@ -40,7 +40,8 @@ class TruncatedSVD(Decomposer):
         energy: the smallest rank whose singular values hold this share of Σ s², the squared norm
             of the weight, in (0, 1].
         compression_ratio: the largest rank with out · in / (rank · (out + in)) at least this, the
-            ratio of this matrix alone; at least 1.
+            ratio of this matrix alone in numbers, as papers count; at least 1. In bytes it is that
+            where factors and weight are stored in the same dtype.
         view: as which matrix a convolution's kernel is factored (see `Convolve`). The spatial split
             keeps far more of a 3 × 3 network's accuracy at the same size.
 

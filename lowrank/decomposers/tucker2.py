@@ -38,8 +38,8 @@ class Tucker2(Decomposer):
 
     Args:
         ranks: channels that the small kernel (gives, takes), each at least 1.
-        compression_ratio: of this matrix alone; of all pairs of ranks that reach it, the one that
-            keeps most of the kernel's energy before the iterations.
+        compression_ratio: of this matrix alone, in numbers; of all pairs of ranks that reach it,
+            the one that keeps most of the kernel's energy before the iterations.
         iterations: in the norms from data, at least 0.
         kernel_size: of the convolution; `compress` fills it in.
 

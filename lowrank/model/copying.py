@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lowrank.model.shared_memory import identity, overlapping
+from lowrank.model.shared_memory import identity, overlapping, place
 
 
 class Copied(NamedTuple):
@@ -66,12 +66,14 @@ def _copy_tied(model: nn.Module, memo: dict[int, Any]) -> None:
     counts: dict[Hashable, int] = {}
     for tensor in tensors.values():
         counts[identity(tensor)] = counts.get(identity(tensor), 0) + 1
-    apart, storages = overlapping(tensors), dict[int, Any]()
+    apart, storages = overlapping(tensors), dict[Hashable, Any]()
     for name, tensor in tensors.items():
         if counts[identity(tensor)] == 1 and name not in apart:
             continue
-        storage = tensor.untyped_storage()
-        own = storages.setdefault(storage.data_ptr(), storage.clone())
+        where = place(tensor)
+        if where not in storages:
+            storages[where] = tensor.untyped_storage().clone()
+        own = storages[where]
         new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         new.set_(own, tensor.storage_offset(), tensor.shape, tensor.stride())
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -50,7 +50,8 @@ class Select:
             ValueError: nothing is chosen, or a kind or pattern decides nothing.
         """
         sites = find_sites(model)
-        self._check(sites)
+        others = why_not(model, sites)
+        self._check(sites, others)
         chosen, left = [], []
         for site in sites:
             reason = self._reason(site)
@@ -60,19 +61,23 @@ class Select:
                 chosen.append(site)
         if not chosen:
             names = ", ".join(site.name for site in sites) or "none"
-            others = "".join(f"\n{name}: {reason}" for name, reason in why_not(model, sites))
             raise ValueError(
                 f"{self} matches no layer of the model. Weights that can be compressed: {names}."
-                f"{others and f' Those that cannot:{others}'}"
+                + listed(others)
             )
-        return chosen, left + why_not(model, sites)
+        return chosen, left + others
 
     def named(self, sites: Sequence[Site]) -> set[str]:
         """The names of the weights that `include` names one by one, and not by a wildcard."""
-        return {site.name for site in sites if site.name in as_tuple(self.include)}
+        said = set(as_tuple(self.include))
+        return {site.name for site in sites if said & {use.name for use in site.uses}}
 
-    def _check(self, sites: Sequence[Site]) -> None:
-        """Raise ValueError for a kind or pattern that decides nothing: it is a slip."""
+    def _check(self, sites: Sequence[Site], others: Sequence[tuple[str, str]]) -> None:
+        """Raise ValueError for a kind or pattern that decides nothing: it is a slip.
+
+        Args:
+            others: (name, reason) of the weights that cannot be compressed.
+        """
         kinds = sorted({site.kind for site in sites})
         unknown = sorted(set(as_tuple(self.kinds)) - set(kinds))
         if unknown and sites:
@@ -83,7 +88,10 @@ class Select:
             idle = [p for p in patterns if not any(matches(name, p) for name in names)]
             # Where no pattern matches, the error about an empty selection says more.
             if idle and (field == "exclude" or len(idle) < len(patterns)):
-                raise ValueError(f"{field}={idle} matches none of the layers {names}")
+                meant = [other for other in others if matches(other[0].rpartition(".")[0], idle)]
+                raise ValueError(
+                    f"{field}={idle} matches none of the layers {names}.{listed(meant)}"
+                )
 
     def _reason(self, site: Site) -> str:
         names = [use.name for use in site.uses]
@@ -102,6 +110,12 @@ class Select:
         if not self.embeddings and any(isinstance(use.module, nn.Embedding) for use in site.uses):
             return "used by an embedding table, embeddings=False"
         return ""
+
+
+def listed(others: Sequence[tuple[str, str]]) -> str:
+    """The weights that cannot be compressed, with the reasons, for the end of an error."""
+    lines = "".join(f"\n{name}: {reason}" for name, reason in others)
+    return lines and f" Those that cannot:{lines}"
 
 
 def as_names(field: str, values: object) -> str | tuple[str, ...]:

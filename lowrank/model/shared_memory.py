@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 def identity(tensor: Tensor) -> Hashable:
     """Equal for two tensors that are the same numbers in the same memory."""
     return (
-        *_place(tensor),
+        *place(tensor),
         tensor.storage_offset(),
         tensor.dtype,
         tuple(tensor.shape),
@@ -27,18 +26,29 @@ def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     same layout are not meant.
     """
     found: dict[str, list[str]] = {}
-    for names in groups(tensors):
-        for first, second in combinations(names, 2):
-            if overlap(tensors[first], tensors[second]):
-                found.setdefault(first, []).append(second)
-                found.setdefault(second, []).append(first)
-    return found
+    for first, second in meeting(tensors):
+        if overlap(tensors[first], tensors[second]):
+            found.setdefault(first, []).append(second)
+            found.setdefault(second, []).append(first)
+    places = {name: number for number, name in enumerate(tensors)}
+    return {name: sorted(found[name], key=places.__getitem__) for name in tensors if name in found}
+
+
+def meeting(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Pairs of names whose spans meet."""
+    spans = sorted((place(t)[0], *span(t), n) for n, t in tensors.items() if t.numel())
+    open_ended: list[tuple[str, int, str]] = []
+    for device, start, stop, name in spans:
+        # Of the spans that begin before this one, those that it can still meet.
+        open_ended = [one for one in open_ended if one[0] == device and one[1] > start]
+        yield from ((other, name) for _, _, other in open_ended)
+        open_ended.append((device, stop, name))
 
 
 def groups(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
     """Names whose spans meet one another's, in the order of the mapping; others by themselves."""
     places = {name: place for place, name in enumerate(tensors)}
-    spans = {n: (_place(t)[0], *span(t)) for n, t in tensors.items() if t.numel()}
+    spans = {n: (place(t)[0], *span(t)) for n, t in tensors.items() if t.numel()}
     group: list[str] = []
     device, end = "", 0
     for name in sorted(spans, key=lambda name: spans[name]):
@@ -63,6 +73,8 @@ def overlap(tensor: Tensor, other: Tensor) -> bool:
         return False
     if tensor.dtype != other.dtype or (start - first) % tensor.itemsize:
         return True
+    if tensor.is_contiguous() and other.is_contiguous():
+        return True
     # Columns of one matrix lie among each other and yet are apart.
     low, itemsize = min(start, first), tensor.itemsize
     taken = torch.zeros((max(stop, last) - low) // itemsize, dtype=torch.bool)
@@ -73,11 +85,11 @@ def overlap(tensor: Tensor, other: Tensor) -> bool:
 def span(tensor: Tensor) -> tuple[int, int]:
     """The first byte of a tensor in its device's memory, and the first after its last one."""
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    start = _place(tensor)[1] + int(tensor.storage_offset()) * tensor.itemsize
+    start = place(tensor)[1] + int(tensor.storage_offset()) * tensor.itemsize
     return start, start + (int(last) + 1) * tensor.itemsize
 
 
-def _place(tensor: Tensor) -> tuple[str, int]:
+def place(tensor: Tensor) -> tuple[str, int]:
     """The device and where in its memory the storage begins.
 
     A storage without memory, such as one on the meta device, is a place by itself.
