@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lowrank.calibration import CalibratedNorms as CalibratedNorms
+    from lowrank.calibration import Calibration as Calibration
     from lowrank.compression.compress import check as check
     from lowrank.compression.compress import compress as compress
     from lowrank.decomposers import *  # noqa: F403
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Where each name is; all decomposers are found without being listed.
 PLACES = {
     "CalibratedNorms": "lowrank.calibration",
+    "Calibration": "lowrank.calibration",
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
