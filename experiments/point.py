@@ -105,6 +105,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         baseline = dense_baseline(text(shared if both else shared | {"recovery": None}))
         with timing(timings, "recover_s"):
             recovered = parts.recovery.recover(compressed.model, parts.task)
+            compressed.recount()
         with timing(timings, "evaluate_s"):
             measured = measure(compressed.model, parts.task, parts.measure, baseline.measured)
             comparison = compare(baseline.measured, measured, compressed, parts.task, parts.measure)
