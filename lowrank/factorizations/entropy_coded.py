@@ -275,6 +275,11 @@ def check_codes(codes: Tensor) -> None:
         )
 
 
+def least_bytes(count: int) -> int:
+    """What so many codes take if all are the same: three numbers, and a state of each stream."""
+    return 12 + 4 * ans.streams(count)
+
+
 def as_float32(step: float, exponent: int) -> tuple[float, int]:
     """A number of normal size and the rest of a power of two, 0 if float32 has step · 2^exponent.
 
