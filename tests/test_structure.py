@@ -1,6 +1,8 @@
 """The layout of the library: rooms import from those below them, and files stay small."""
 
 import ast
+import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ ROOMS = [
     "files",
     "factorizations",
     "norms",
+    "approximation",
     "decomposers",
     "model",
     "measure",
@@ -73,6 +76,14 @@ def test_no_modules_import_each_other_in_a_circle():
         for name in free:
             del left[name]
     assert not left
+
+
+def test_the_room_of_decomposers_holds_one_method_in_each_file():
+    """Beside them the interface, and what the methods that prune have in common."""
+    decomposers = importlib.import_module("lowrank.decomposers")
+    homes = [value.__module__ for value in vars(decomposers).values() if inspect.isclass(value)]
+    files = [name for name in MODULES if name.startswith("lowrank.decomposers.")]
+    assert sorted([*homes, "lowrank.decomposers.pruning"]) == files
 
 
 @pytest.mark.parametrize("place", ["lowrank", "experiments"])

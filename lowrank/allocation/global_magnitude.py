@@ -11,9 +11,9 @@ from torch import Tensor
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.decomposers import MagnitudePruning
 from lowrank.decomposers.decomposer import check_weight
-from lowrank.decomposers.patterns import ranking
 from lowrank.norms import Identity
 from lowrank.numerics.checks import check_sparsity
+from lowrank.numerics.ranking import ranking
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.allocation.rank_budget import RankAllocation, singular_values, stored_params
-from lowrank.decomposers import low_rank
+from lowrank.numerics import factors
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def _curve(matrix: Tensor) -> tuple[Tensor, Tensor]:
     energy = singular_values(matrix).square()
     tail = energy.flip(0).cumsum(0).flip(0)
     errors = torch.cat([tail[1:], tail.new_zeros(1)])
-    costs = [low_rank.stored_params(matrix.shape, rank) for rank in range(1, len(energy) + 1)]
+    costs = [factors.stored_params(matrix.shape, rank) for rank in range(1, len(energy) + 1)]
     # Where the factors would not be smaller the layer stays dense, and exact.
-    smaller = [low_rank.is_smaller(matrix.shape, rank) for rank in range(1, len(energy) + 1)]
+    smaller = [factors.is_smaller(matrix.shape, rank) for rank in range(1, len(energy) + 1)]
     errors = torch.where(torch.tensor(smaller, device=errors.device), errors, 0.0)
     return errors, torch.tensor(costs, dtype=torch.float64, device=errors.device)

@@ -12,12 +12,12 @@ from torch import Tensor
 from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.allocation.budget import Budget
 from lowrank.allocation.resources import RESOURCES
-from lowrank.decomposers import TruncatedSVD, low_rank
-from lowrank.decomposers.decomposer import working
+from lowrank.decomposers import TruncatedSVD
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Identity
-from lowrank.numerics import memo
+from lowrank.numerics import factors, memo
 from lowrank.numerics.checks import check_one_of, check_ratio
+from lowrank.numerics.precision import working
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RankAllocation(Allocation):
 
 def stored_params(matrices: Mapping[str, Tensor], ranks: Mapping[str, int]) -> int:
     """Parameters of truncated SVDs of these ranks; one that would not be smaller stays dense."""
-    return sum(low_rank.stored_params(matrices[name].shape, r) for name, r in ranks.items())
+    return sum(factors.stored_params(matrices[name].shape, r) for name, r in ranks.items())
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.approximation.low_rank import nearest, spectrum
 from lowrank.decomposers import Decomposer, TruncatedSVD
-from lowrank.decomposers.low_rank import fitted, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.model.select import as_name
 from lowrank.model.sites import Site
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_ratio
+from lowrank.numerics.factors import fitted
 
 OTHER_INPUTS = "its inputs are others than those that the shared basis was made for"
 

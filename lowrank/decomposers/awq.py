@@ -7,11 +7,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import Decomposer, working
-from lowrank.decomposers.rounding import SCALE_DTYPES, Rounding, is_uneven
+from lowrank.approximation.grid import SCALE_DTYPES
+from lowrank.approximation.rounding import Rounding, is_uneven
+from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization, ScaledColumns
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer
+from lowrank.numerics.precision import working
 
 # Inputs of less than this share of the largest mean square are scaled as if they had it.
 WEAKEST = 1e-8

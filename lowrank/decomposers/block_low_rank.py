@@ -8,15 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import dense_bytes
+from lowrank.approximation.comparison import better_than_svd
+from lowrank.approximation.low_rank_blocks import Grid, fit, within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
-from lowrank.decomposers.low_rank_blocks import Grid, block_sizes, fit, within
-from lowrank.decomposers.parts import better_than_svd
-from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import Dense, DirectSum, Factorization, RegroupedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_one_of, check_ratio
+from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, pair_of
+from lowrank.numerics.storage import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class BlockLowRank(Decomposer):
         return self.view
 
     def check_shape(self, weight: Tensor) -> None:
-        block_sizes(weight, self.blocks)
+        check_blocks(weight, self.blocks)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         grid = Grid.of(weight, norm, self.blocks)
@@ -68,7 +67,7 @@ class BlockLowRank(Decomposer):
         def available(ratio: float) -> float:
             """The numbers that a ratio leaves, beside the ranks, in 2 bytes each."""
             stored = 2 * self.blocks[0] * self.blocks[1]
-            return (dense_bytes(weight) / ratio - stored) / weight.itemsize
+            return (stored_bytes(weight) / ratio - stored) / weight.itemsize
 
         ranks = within(grid, available(self.compression_ratio))
         if ranks is None:
@@ -90,3 +89,14 @@ class BlockLowRank(Decomposer):
         right = [Dense(torch.cat([right for _, right in column])) for column in columns]
         form = RegroupedProduct(DirectSum(*left), DirectSum(*right), self.blocks, ranks)
         return better_than_svd(weight, norm, form)
+
+
+def check_blocks(weight: Tensor, blocks: tuple[int, int]) -> None:
+    """Raise `Unfit` unless a weight (out, in) can be cut into so many blocks (down, across)."""
+    for length, count, what in zip(weight.shape, blocks, ("rows", "columns"), strict=True):
+        size = -(-length // count)
+        if -(-length // size) != count:
+            raise Unfit(
+                f"{length} {what} cannot be cut into {count} blocks of {size}, the last "
+                f"perhaps smaller: {what} make {-(-length // size)}"
+            )

@@ -9,16 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
+from lowrank.approximation.comparison import better_of, dense_unless_smaller, svd_within
+from lowrank.approximation.kernel_tensor import Kernel, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
-from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
-from lowrank.decomposers.low_rank import equally_scaled, fitted
-from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
-from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_ratio
+from lowrank.numerics.checks import check_integer, check_ratio, pair_of
+from lowrank.numerics.conjugate_gradients import descend
+from lowrank.numerics.factors import equally_scaled, fitted
 from lowrank.numerics.memo import memoised
 
 
@@ -109,7 +108,7 @@ class CanonicalPolyadic(Decomposer):
         depthwise = BlockDiagonal(rank, Dense(filters))
         mixed = ChannelProduct(depthwise, Dense(mixing), kernel.positions)
         form = dense_unless_smaller(weight, Product(Dense(left), mixed))
-        return better_of(weight, norm, form, svd_within(weight, norm, stored_bytes(form)))
+        return better_of(weight, norm, form, svd_within(weight, norm, form.nbytes))
 
     def rank_for(self, weight: Tensor, positions: int) -> int:
         """The number of outer products that a weight (out, in · positions) is given.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from lowrank.approximation.shared_levels import by_kmeans
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.factorizations import Codebook, Factorization
-from lowrank.factorizations.packing import Layout, check_bits, check_group_size
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.packing import check_bits, check_group_size
 from lowrank.norms import Norm
-from lowrank.numerics.kmeans import kmeans, midpoints
-from lowrank.numerics.memo import memoised
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,4 @@ class CodebookQuantization(Decomposer):
         check_group_size(self.group_size)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        layout = Layout((weight.shape[0], weight.shape[1]), self.bits, self.group_size)
-        values, sizes = sorted_groups(weight, group_size=self.group_size)
-        centroids = kmeans(values, sizes, 2**self.bits).to(weight.dtype)
-        groups = layout.split(weight).contiguous()
-        codes = torch.searchsorted(midpoints(centroids.double()), groups.double())
-        return Codebook(layout, layout.join(codes), centroids)
-
-
-@memoised
-def sorted_groups(weight: Tensor, *, group_size: int | str) -> tuple[Tensor, Tensor]:
-    """The weights of each group (count, width), ascending, float64, then inf; and their number."""
-    layout = Layout((weight.shape[0], weight.shape[1]), 1, group_size)
-    filled = layout.filled(weight.device)
-    values = torch.where(filled, layout.split(weight.double()), torch.inf)
-    return values.sort(dim=1).values, filled.sum(dim=1)
+        return by_kmeans(weight, self.bits, self.group_size)

@@ -105,12 +105,6 @@ class Decomposer(ABC):
         return self
 
 
-def working(matrix: Tensor) -> Tensor:
-    """The matrix in the dtype to compute in: half precision has no kernels for SVD and loses digits
-    elsewhere, so float32 stands in for it; float64 stays float64."""
-    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-
-
 def generator_for(weight: Tensor, seed: int) -> torch.Generator:
     """A generator of its own for each pair of numbers and seed; draws on the CPU.
 
@@ -198,6 +192,21 @@ def check_rank(rank: int, weight: Tensor) -> None:
             f"rank={rank} does not fit a weight of shape {tuple(weight.shape)}: it must lie in "
             f"1..{min(weight.shape)}. Lower it, or leave this layer out with `where`."
         )
+
+
+def count_of(sparsity: float, total: int) -> int:
+    """How many of `total` weights stay at this share of zeros.
+
+    Raises:
+        Unfit: none.
+    """
+    count = total - round(sparsity * total)
+    if count < 1:
+        raise Unfit(
+            f"sparsity={sparsity} keeps none of {total} weights. Lower it, or leave this layer out "
+            "with `where`."
+        )
+    return count
 
 
 def at_reachable(

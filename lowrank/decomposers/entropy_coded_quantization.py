@@ -8,16 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lowrank.decomposers.budget import stored_bytes
+from lowrank.approximation.rivals import nearer_of_rivals
+from lowrank.approximation.step_search import Search
 from lowrank.decomposers.decomposer import Decomposer, Unfit
-from lowrank.decomposers.normalised import Normalised
-from lowrank.decomposers.rivals import nearer_of_rivals
-from lowrank.decomposers.step_search import Search
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.entropy_coded import least_bytes
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_number
 from lowrank.numerics.curvature import raised
+from lowrank.numerics.normalised import Normalised
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class EntropyCodedQuantization(Decomposer):
         form, found = search.run()
         form.note = "; ".join(filter(None, (raised(search.matrix.share), form.note)))
         result = nearer_of_rivals(normalised, norm, (form, found), budget)
-        taken = stored_bytes(result)
+        taken = result.nbytes
         if result is form and 2 * taken < budget and norm(normalised.unit - found):
             left = f"takes {taken} of {budget} bytes: no codes were found that use more"
             form.note = "; ".join(filter(None, (form.note, left)))

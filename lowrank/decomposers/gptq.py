@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.approximation.rounded_columns import BLOCK, RoundedColumns, kept_nearest
+from lowrank.approximation.rounding import Rounding, round_to_nearest, smallest_group
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.quantization import round_to_nearest
-from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
-from lowrank.decomposers.rounding import Rounding
 from lowrank.factorizations import Factorization
+from lowrank.factorizations.packing import BITS
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
@@ -23,6 +23,7 @@ from lowrank.numerics.curvature import (
     has_pairs,
     inverse_factor,
     raised,
+    without_dead,
 )
 
 
@@ -86,6 +87,17 @@ class GPTQ(Decomposer):
     def rounding(self) -> Rounding:
         """Where the levels lie."""
         return Rounding(self.bits, self.group_size, self.symmetric, self.scale, self.scale_dtype)
+
+    def within(self, weight: Tensor, norm: Norm, limit: float) -> list[Factorization]:
+        """Plain quantizations that take at most `limit` bytes, with the other settings of this one.
+
+        Of the two largest numbers of bits that fit, each in the smallest groups that fit; none
+        where one scale for each row is too much.
+        """
+        shape = weight.shape[0], weight.shape[1]
+        sizes = {b: smallest_group(replace(self.rounding(), bits=b), shape, limit) for b in BITS}
+        fitting = [replace(self, bits=b, group_size=n) for b, n in sizes.items() if n is not None]
+        return [method.decompose(weight, norm) for method in fitting[-2:]]
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         moment, rounding = norm.second_moment(weight), self.rounding()
@@ -175,22 +187,6 @@ class Elimination:
         groups = self.order // (width or len(self.order))
         lengths = torch.unique_consecutive(groups, return_counts=True)[1].tolist()
         return [0, *accumulate(lengths)]
-
-
-def without_dead(moment: Tensor) -> Tensor:
-    """The moment with its mean on the diagonal where that is zero.
-
-    An input that is always zero goes together with no other, so that nothing else changes.
-    """
-    strength = moment.diagonal()
-    dead = strength == 0
-    return moment + torch.diag(dead * strength.mean()) if bool(dead.any()) else moment
-
-
-def kept_nearest(rows: int) -> str:
-    """What a report should say of rows that compensation would have made worse."""
-    text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
-    return text * (rows > 0)
 
 
 def made_zero(rows: int) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowrank.approximation.grid import SCALE_DTYPES, Grid, as_stored, divide
+from lowrank.approximation.rounding import Rounding
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.rounding import SCALE_DTYPES, Grid, Rounding, as_stored, divide
 from lowrank.factorizations import Factorization, Quantized
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_number

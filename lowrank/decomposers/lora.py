@@ -10,15 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import (
-    Decomposer,
-    Unfit,
-    check_rank,
-    generator_for,
-    nearest_of,
-    working,
-)
-from lowrank.decomposers.low_rank import beyond_rounding, nearest
+from lowrank.approximation.low_rank import nearest
+from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, generator_for, nearest_of
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Norm
@@ -28,6 +21,8 @@ from lowrank.numerics.checks import (
     check_one_of,
     check_positive,
 )
+from lowrank.numerics.factors import beyond_rounding
+from lowrank.numerics.precision import working
 
 Start = tuple[Factorization, Tensor, Tensor]  # the base, left (out, rank), right (rank, in)
 

@@ -7,11 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, check_rank
-from lowrank.decomposers.low_rank import Factors, nearest
-from lowrank.decomposers.parts import better_than_svd
-from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
+from lowrank.approximation.comparison import better_than_svd
+from lowrank.approximation.low_rank import Factors, nearest
+from lowrank.approximation.sparse_part import SparseMatrix, SparsePart
+from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, check_rank, count_of
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
@@ -24,6 +23,7 @@ from lowrank.numerics.checks import (
     check_sparsity,
 )
 from lowrank.numerics.memo import MEMO
+from lowrank.numerics.storage import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ class LowRankPlusSparse(Decomposer):
         out, inner = weight.shape
         if self.rank is not None and self.sparsity is not None:
             check_rank(self.rank, weight)
-            return self.rank, budget.count_of(self.sparsity, weight.numel())
+            return self.rank, count_of(self.sparsity, weight.numel())
         assert self.compression_ratio is not None
         rank, count = self._parts_at(self.compression_ratio, weight)
         if count < 1:
             reached = at_reachable(
                 self, self.compression_ratio, lambda r: self._parts_at(r, weight)[1] > 0
             )
-            dense = budget.dense_bytes(weight)
+            dense = stored_bytes(weight)
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
                 f"({out}, {inner}): it leaves {int(dense / self.compression_ratio)} bytes, "
@@ -145,7 +145,7 @@ class LowRankPlusSparse(Decomposer):
 
     def _parts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
         """The rank, at least 1, and how many non-zeros the bytes that it leaves hold."""
-        total, per_rank = budget.dense_bytes(weight) / ratio, sum(weight.shape) * weight.itemsize
+        total, per_rank = stored_bytes(weight) / ratio, sum(weight.shape) * weight.itemsize
         rank = max(1, int(self.rank_ratio * total / per_rank))
         grid = BlockGrid((weight.shape[0], weight.shape[1]))
-        return rank, budget.affordable(grid, total - rank * per_rank, weight.itemsize)
+        return rank, grid.affordable(total - rank * per_rank, weight.itemsize)

@@ -9,17 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers import budget
-from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
-from lowrank.decomposers.low_rank import equally_scaled, fitted
-from lowrank.decomposers.parts import better_than_svd
-from lowrank.decomposers.sparse_part import SparseMatrix, SparsePart
+from lowrank.approximation.comparison import better_than_svd
+from lowrank.approximation.sparse_part import SparseMatrix, SparsePart
+from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, count_of
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics import memo
 from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, check_sparsity
+from lowrank.numerics.factors import equally_scaled, fitted
+from lowrank.numerics.storage import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class LowRankTimesSparse(Decomposer):
         return self.view
 
     def check_shape(self, weight: Tensor) -> None:
-        budget.count_of(self.sparsity, self.rank_for(weight) * weight.shape[1])
+        count_of(self.sparsity, self.rank_for(weight) * weight.shape[1])
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
-        count = budget.count_of(self.sparsity, rank * weight.shape[1])
+        count = count_of(self.sparsity, rank * weight.shape[1])
         inputs = Gram(norm.second_moment(weight))
         sparse = self._alternate(weight.double(), norm, SparsePart(inputs, count), rank)
         left = fitted(weight.double(), inputs.moment, sparse.values)
@@ -122,11 +122,11 @@ class LowRankTimesSparse(Decomposer):
 
         def nbytes(rank: int) -> int:
             grid = BlockGrid((rank, inner))
-            kept = budget.count_of(self.sparsity, grid.count)
-            sparse = budget.sparse_bytes(grid, kept, weight.itemsize)
+            kept = count_of(self.sparsity, grid.count)
+            sparse = grid.stored_bytes(kept, weight.itemsize)
             return rank * out * weight.itemsize + sparse
 
-        dense = budget.dense_bytes(weight)
+        dense = stored_bytes(weight)
         rank = bisect_right(ranks, dense / self.compression_ratio, key=nbytes)
         if rank < 1:
             raise Unfit(

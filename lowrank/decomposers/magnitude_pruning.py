@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lowrank.decomposers.pruning import ScoredPruning
 from lowrank.factorizations import BlockGrid
 from lowrank.norms import Diagonal, Identity, Norm
+from lowrank.numerics.ranking import relative
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,3 @@ class MagnitudePruning(ScoredPruning):
         # Relative to the largest, so that no square overflows or vanishes.
         squares = relative(weight.double().abs()).square()
         return grid.sum(squares * relative(norm.entry_weights(weight)))
-
-
-def relative(values: Tensor) -> Tensor:
-    """Values that are not negative as shares of the largest; zeros stay zeros."""
-    return values / values.max().clamp_min(torch.finfo(torch.float64).tiny)

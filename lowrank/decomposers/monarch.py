@@ -8,15 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import dense_bytes
+from lowrank.approximation.comparison import better_than_svd
+from lowrank.approximation.low_rank_blocks import Grid, fit
 from lowrank.decomposers.decomposer import Decomposer, Unfit
-from lowrank.decomposers.low_rank_blocks import Grid, fit
-from lowrank.decomposers.parts import better_than_svd
-from lowrank.decomposers.tucker2 import pair_of
 from lowrank.factorizations import BlockDiagonal, Dense, Factorization, RegroupedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_one_of, check_ratio
+from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, pair_of
+from lowrank.numerics.storage import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Monarch(Decomposer):
                 )
             return [self.blocks]
         assert self.compression_ratio is not None
-        limit = (dense_bytes(weight) / self.compression_ratio - 2) / weight.itemsize
+        limit = (stored_bytes(weight) / self.compression_ratio - 2) / weight.itemsize
         fitting = [pair for pair in allowed if self.params(weight, pair) <= limit]
         if not fitting:
             one_block = replace(self, compression_ratio=None, blocks=(1, 1))

@@ -8,18 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowrank.approximation.comparison import better_of
+from lowrank.approximation.grid import Grid
+from lowrank.approximation.rounded_columns import BLOCK, RoundedColumns, kept_nearest
+from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers.alps import ALPS
-from lowrank.decomposers.budget import stored_bytes
 from lowrank.decomposers.decomposer import Decomposer, nearest_of
-from lowrank.decomposers.gptq import GPTQ, kept_nearest, without_dead
-from lowrank.decomposers.parts import better_of, quantized_within, sparse_within
-from lowrank.decomposers.rounded_columns import BLOCK, RoundedColumns
-from lowrank.decomposers.rounding import Grid
+from lowrank.decomposers.gptq import GPTQ
 from lowrank.factorizations import Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.factorizations.packing import Layout
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.curvature import has_pairs, inverse_factor, raised
+from lowrank.numerics.curvature import has_pairs, inverse_factor, raised, without_dead
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class PruneAndQuantize(Decomposer):
         quantized = rounding.quantized(survivors.gather(columns.codes), levels, weight.dtype)
         hybrid = pruned.map_dense(lambda leaf: quantized)
         hybrid.note = "; ".join(filter(None, (hybrid.note, note)))
-        limit = stored_bytes(hybrid)
-        plain = quantized_within(weight, norm, self.quantization, limit)
+        limit = hybrid.nbytes
+        plain = self.quantization.within(weight, norm, limit)
         return better_of(weight, norm, hybrid, sparse_within(weight, norm, limit), *plain)
 
     def _together(

@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lowrank.decomposers.budget import dense_bytes
+from lowrank.approximation.patterns import Pattern, count_within, parse
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
-from lowrank.decomposers.patterns import Pattern, count_within, parse
 from lowrank.factorizations import BlockGrid, Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
@@ -62,7 +61,7 @@ class Pruning(Decomposer):
         if self.compression_ratio is not None:
             # What blocks of more than one weight take depends on which are best, and is seen later.
             least = sets * self._value_bytes(weight) + grid.index_bytes(sets)
-            dense, ratio = dense_bytes(weight), self.compression_ratio
+            dense, ratio = storage.stored_bytes(weight), self.compression_ratio
             if least > dense / ratio:
                 lower = at_reachable(self, ratio, lambda r: least <= dense / r)
                 raise self._out_of_reach(weight, grid, lower)
@@ -74,7 +73,7 @@ class Pruning(Decomposer):
         if self.compression_ratio is None:
             return None
         competing = scores.reshape(self._pattern.sets(grid.size), -1)
-        dense, each = dense_bytes(weight), self._value_bytes(weight)
+        dense, each = storage.stored_bytes(weight), self._value_bytes(weight)
 
         def count(ratio: float) -> int:
             return count_within(competing, grid, each, dense / ratio)
@@ -108,7 +107,7 @@ class Pruning(Decomposer):
         return count
 
     def _out_of_reach(self, weight: Tensor, grid: BlockGrid, nearest: Decomposer | None) -> Unfit:
-        limit = dense_bytes(weight) / (self.compression_ratio or 1)
+        limit = storage.stored_bytes(weight) / (self.compression_ratio or 1)
         return Unfit(
             f"compression_ratio={self.compression_ratio} is out of reach for {_described(grid)}, "
             f"{weight.dtype}: it leaves {limit:.4g} bytes, too few for the best block and its "

@@ -7,12 +7,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from lowrank.approximation.rounding import Rounding, round_to_nearest
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.rounding import Rounding, is_uneven
-from lowrank.factorizations import Factorization, Quantized
+from lowrank.factorizations import Factorization
 from lowrank.norms import Diagonal, Identity, Norm
-
-SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,3 @@ class Quantization(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         return round_to_nearest(weight, norm, self.rounding())
-
-
-def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantized:
-    """Each weight rounded by itself, to levels that suit the diagonal of the norm."""
-    weights = norm.entry_weights(weight)
-    result = rounding.nearest(weight, rounding.grid(weight, weights))
-    if rounding.ignores_norm and is_uneven(weights):
-        result.note = SAME_IN_EVERY_NORM
-    return result

@@ -8,16 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import stored_bytes
+from lowrank.approximation.comparison import better_of, error_of
+from lowrank.approximation.low_rank import nearest
 from lowrank.decomposers.decomposer import Decomposer, check_rank
 from lowrank.decomposers.gptq import GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision
-from lowrank.decomposers.low_rank import beyond_rounding, fitted, nearest
-from lowrank.decomposers.parts import better_of, error_of, quantized_within
 from lowrank.factorizations import Factorization, Product, Sum
 from lowrank.factorizations.packing import BITS
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer
+from lowrank.numerics.factors import beyond_rounding, fitted
 from lowrank.numerics.memo import MEMO
 
 HALF = 16
@@ -91,7 +91,7 @@ class QuantizedPlusLowRank(Decomposer):
                 for form in self._alternate(weight, norm, low_rank)
             ]
         hybrid = min(forms, key=lambda form: error_of(weight, norm, form))
-        plain = quantized_within(weight, norm, self.base, stored_bytes(hybrid))
+        plain = self.base.within(weight, norm, hybrid.nbytes)
         return better_of(weight, norm, hybrid, *plain)
 
     def _alternate(self, weight: Tensor, norm: Norm, low_rank: Tensor) -> list[Factorization]:

@@ -8,14 +8,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from lowrank.approximation.comparison import better_than_svd
 from lowrank.decomposers.decomposer import Decomposer
-from lowrank.decomposers.low_rank import truncated
-from lowrank.decomposers.parts import better_than_svd
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics import memo
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_positive
+from lowrank.numerics.factors import truncated
 
 # Iterations after which the certificate is computed again, which costs half of one.
 PERIOD = 5

@@ -10,21 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import (
-    affordable,
-    dense_bytes,
-    dense_unless_smaller,
-    largest,
-    stored_bytes,
-)
+from lowrank.approximation.comparison import better_of, dense_unless_smaller
+from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
-from lowrank.decomposers.kernel_tensor import descend
-from lowrank.decomposers.parts import better_of, sparse_within
 from lowrank.factorizations import Factorization, Product, Sparse
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
+from lowrank.numerics.conjugate_gradients import descend
+from lowrank.numerics.ranking import largest_entries
+from lowrank.numerics.storage import stored_bytes
 
 # By how much a step is shorter than the longest that cannot raise the error.
 SHORTER = 1.001
@@ -86,15 +82,17 @@ class SparseFactors(Decomposer):
         pairs = zip(factors, masks, strict=True)
         leaves = [Sparse.from_dense(factor.to(weight.dtype), mask) for factor, mask in pairs]
         form = dense_unless_smaller(weight, Product(*leaves))
-        return better_of(weight, norm, form, sparse_within(weight, norm, stored_bytes(form)))
+        return better_of(weight, norm, form, sparse_within(weight, norm, form.nbytes))
 
     def alternate(self, target: Target, factors: list[Tensor], counts: list[int]) -> list[Tensor]:
         """Improve the factors in place; returns their masks."""
         for _ in range(self.iterations):
             for place, count in enumerate(counts):
                 moved = target.moved(factors, place)
-                factors[place] = moved * largest(moved, count)
-        masks = [largest(factor, count) for factor, count in zip(factors, counts, strict=True)]
+                factors[place] = moved * largest_entries(moved, count)
+        masks = [
+            largest_entries(factor, count) for factor, count in zip(factors, counts, strict=True)
+        ]
         for place, mask in enumerate(masks):
             slope = partial(masked, target.gradient(factors, place), mask)
             factors[place] = descend(slope, factors[place])
@@ -114,7 +112,7 @@ class SparseFactors(Decomposer):
             return square >= side and large >= 1
 
         if not is_reachable(self.compression_ratio):
-            each = self.share * dense_bytes(weight) / self.compression_ratio / (self.factors - 1)
+            each = self.share * stored_bytes(weight) / self.compression_ratio / (self.factors - 1)
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for {self.factors} "
                 f"factors of a weight of shape ({out}, {inner}): {int(each)} bytes hold {square} "
@@ -128,11 +126,11 @@ class SparseFactors(Decomposer):
     def _counts_at(self, ratio: float, weight: Tensor) -> tuple[int, int]:
         """The entries that a square factor and the large one can keep."""
         out, inner = weight.shape
-        side, budget = min(out, inner), dense_bytes(weight) / ratio
+        side, budget = min(out, inner), stored_bytes(weight) / ratio
         each = self.share * budget / (self.factors - 1)
-        square = affordable(BlockGrid((side, side)), each, weight.itemsize)
-        return square, affordable(
-            BlockGrid((out, inner)), (1 - self.share) * budget, weight.itemsize
+        square = BlockGrid((side, side)).affordable(each, weight.itemsize)
+        return square, BlockGrid((out, inner)).affordable(
+            (1 - self.share) * budget, weight.itemsize
         )
 
 
@@ -157,7 +155,7 @@ class Target:
         """Identities, and the entries of the weight whose error alone counts most."""
         square = torch.eye(min(self.weight.shape)).to(self.weight)
         factors = [square.clone() for _ in counts]
-        kept = largest(self.weight * self.importance, counts[self.large])
+        kept = largest_entries(self.weight * self.importance, counts[self.large])
         factors[self.large] = self.weight * kept
         return factors
 

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.magnitude_pruning import relative
-from lowrank.decomposers.patterns import NOfM
+from lowrank.approximation.patterns import NOfM
 from lowrank.decomposers.pruning import Pruning
 from lowrank.factorizations import Factorization, Sparse
 from lowrank.norms import Diagonal, Gram, Identity, Norm
@@ -22,6 +21,7 @@ from lowrank.numerics.curvature import (
     inverse_factor,
     raised,
 )
+from lowrank.numerics.ranking import relative
 from lowrank.numerics.survivors import exact_update
 
 # Columns after which what they leave is added to others, at once: faster, else the same.

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowrank.approximation.low_rank import nearest, spectrum
 from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
-from lowrank.decomposers.low_rank import factored_params, is_smaller, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
+from lowrank.numerics.factors import factored_params, is_smaller
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import dense_unless_smaller, stored_bytes
+from lowrank.approximation.comparison import better_of, dense_unless_smaller, svd_within
+from lowrank.approximation.kernel_tensor import Kernel, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
-from lowrank.decomposers.kernel_tensor import Kernel, descend, positions_of
-from lowrank.decomposers.parts import better_of, svd_within
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_ratio
+from lowrank.numerics.checks import check_integer, check_ratio, pair_of
+from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.memo import memoised
 
 
@@ -92,7 +91,7 @@ class Tucker2(Decomposer):
             left, core = kernel.fit(mixing, ranks[0])
         mixed = ChannelProduct(Dense(core), Dense(mixing), kernel.positions)
         form = dense_unless_smaller(weight, Product(Dense(left), mixed))
-        return better_of(weight, norm, form, svd_within(weight, norm, stored_bytes(form)))
+        return better_of(weight, norm, form, svd_within(weight, norm, form.nbytes))
 
     def ranks_for(self, weight: Tensor, tensor: Tensor) -> tuple[int, int]:
         """The ranks (out, in) that a kernel is given.
@@ -144,15 +143,6 @@ class Tucker2(Decomposer):
         form = self._svd.decompose(weight, norm)
         form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
         return form
-
-
-def pair_of(name: str, pair: Any) -> tuple[int, int]:
-    """Two integers of at least 1 as a tuple; Hydra hands over a list."""
-    if not isinstance(pair, Sequence) or len(pair) != 2:
-        raise ValueError(f"{name}={pair!r} must be two integers")
-    for value in pair:
-        check_integer(name, value, least=1)
-    return pair[0], pair[1]
 
 
 @memoised

@@ -19,6 +19,7 @@ from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.factorizations.tracing import untraced
 from lowrank.files.fields import Fields
 from lowrank.numerics.memo import memoised
+from lowrank.numerics.normalised import times_power
 from lowrank.numerics.storage import dtype_name
 
 PARTS: tuple[str, ...] = ("row_step", "column_step", "row_spread", "column_spread")
@@ -292,9 +293,3 @@ def as_float32(step: float, exponent: int) -> tuple[float, int]:
     if -125 <= power + exponent <= 127:
         return math.ldexp(number, power + exponent), 0
     return number, power + exponent
-
-
-def times_power(tensor: Tensor, exponent: int) -> Tensor:
-    """A tensor times 2^exponent, in two steps: the power itself may be beyond the dtype's range."""
-    half = exponent // 2
-    return tensor * 2.0**half * 2.0 ** (exponent - half)

@@ -17,7 +17,7 @@ from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.factorizations.tracing import is_recorded
 from lowrank.factorizations.tunable import Tunable
 from lowrank.files.fields import FieldError, Fields, shown
-from lowrank.numerics.storage import dtype_name
+from lowrank.numerics.storage import dtype_name, stored_bytes
 
 MULTIPLY = Multiply()
 
@@ -68,6 +68,11 @@ class Factorization(nn.Module, ABC):
     @abstractmethod
     def params(self) -> int:
         """Stored learned values: non-zeros of a sparse leaf, codes of a quantized one."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors in a file, 16 bits a number where all have no more."""
+        return sum(map(stored_bytes, self.state_dict().values()))
 
     @abstractmethod
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:

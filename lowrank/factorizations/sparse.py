@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -76,6 +77,15 @@ class BlockGrid:
     def index_bytes(self, kept: int) -> int:
         """Bytes of the index of that many kept blocks, in the smaller form."""
         return min(packed_bytes(self.count, 1), self._csr_bytes(kept))
+
+    def stored_bytes(self, kept: int, itemsize: int) -> int:
+        """Bytes of so many kept blocks, none of them at an edge: values and index."""
+        return kept * math.prod(self.block) * itemsize + self.index_bytes(kept)
+
+    def affordable(self, limit: float, itemsize: int) -> int:
+        """The most blocks that `stored_bytes` has within `limit`; 0 if none."""
+        counts = range(1, self.count + 1)
+        return bisect_right(counts, limit, key=lambda kept: self.stored_bytes(kept, itemsize))
 
     def encode(self, kept: Tensor) -> dict[str, Tensor]:
         """The smaller of a packed bitmask and compressed sparse rows (CSR) of a mask of blocks."""

@@ -65,3 +65,12 @@ def check_ratio(compression_ratio: object) -> None:
     """Raise ValueError for a compression ratio that would enlarge."""
     name = "compression_ratio"
     check_number(name, compression_ratio, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
+
+
+def pair_of(name: str, pair: object) -> tuple[int, int]:
+    """Two integers of at least 1 as a tuple; Hydra hands over a list."""
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise ValueError(f"{name}={pair!r} must be two integers")
+    for value in pair:
+        check_integer(name, value, least=1)
+    return pair[0], pair[1]

@@ -85,6 +85,16 @@ def eliminate(
     return errors
 
 
+def without_dead(moment: Tensor) -> Tensor:
+    """The moment with its mean on the diagonal where that is zero.
+
+    An input that is always zero goes together with no other, so that nothing else changes.
+    """
+    strength = moment.diagonal()
+    dead = strength == 0
+    return moment + torch.diag(dead * strength.mean()) if bool(dead.any()) else moment
+
+
 def raised(share: float) -> str:
     """What a report should say of damping that the norm does not have."""
     return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)

@@ -124,7 +124,7 @@ def test_where_wanda_has_the_better_mask_it_is_taken_and_said(monkeypatch):
     def worst(scaled, moment, project, iterations):
         return ~project(scaled)
 
-    monkeypatch.setattr("lowrank.decomposers.alps.alternate", worst)
+    monkeypatch.setattr("lowrank.approximation.sparse_part.alternate", worst)
     form = ALPS(0.5).decompose(weight, norm)
     wanda = MagnitudePruning(0.5).decompose(weight, Diagonal(norm.moment.diagonal()))
     assert torch.equal(form.mask, wanda.mask)

@@ -9,11 +9,11 @@ from tensorly.cp_tensor import CPTensor, cp_to_tensor
 from tensorly.decomposition import parafac
 from torch import Tensor, nn
 
+from lowrank.approximation.comparison import svd_within
+from lowrank.approximation.kernel_tensor import Kernel
 from lowrank.compression.compress import compress
 from lowrank.decomposers import CanonicalPolyadic
 from lowrank.decomposers.canonical_polyadic import leading
-from lowrank.decomposers.kernel_tensor import Kernel
-from lowrank.decomposers.parts import svd_within
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Product
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
 

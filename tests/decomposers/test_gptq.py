@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import GPTQ, Quantization
@@ -240,3 +240,30 @@ def test_bad_options(fields, text):
 def test_statistics_of_another_layer_are_refused():
     with pytest.raises(ValueError, match="moment of length 5 do not fit a weight of shape"):
         GPTQ(4).decompose(random(3, 6), Gram(torch.eye(5)))
+
+
+@pytest.mark.parametrize(
+    "norm", [IDENTITY, Diagonal(torch.arange(12) + 0.1), Gram(random(12, 30) @ random(12, 30).T)]
+)
+@settings(max_examples=20)
+@given(limit=st.integers(0, 300), symmetric=st.booleans())
+def test_plain_quantizations_fit_and_smaller_groups_would_not(norm, limit, symmetric):
+    weight, method = random(10, 12), GPTQ(4, symmetric=symmetric)
+
+    def nbytes(method):
+        return method.rounding().nbytes((10, 12))
+
+    forms = method.within(weight, norm, limit)
+    all_bits = [
+        bits
+        for bits in range(1, 9)
+        if nbytes(replace(method, bits=bits, group_size="channel")) <= limit
+    ]
+    assert [form.layout.bits for form in forms] == all_bits[-2:]
+    for form in forms:
+        bits, size = form.layout.bits, form.layout.group_size
+        assert form.nbytes == nbytes(replace(method, bits=bits, group_size=size))
+        assert form.nbytes <= limit
+        if size > 1:
+            smaller = replace(method, bits=bits, group_size=size - 1)
+            assert nbytes(smaller) > limit

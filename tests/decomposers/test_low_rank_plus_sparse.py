@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.comparison import svd_within
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
-from lowrank.decomposers.parts import svd_within
 from lowrank.factorizations import Dense, Product, Sparse, Sum
 from lowrank.norms import IDENTITY, Diagonal, Gram
 

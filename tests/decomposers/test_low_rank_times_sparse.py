@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.comparison import svd_within
+from lowrank.approximation.sparse_part import SparsePart
 from lowrank.decomposers import LowRankTimesSparse, TruncatedSVD
-from lowrank.decomposers.parts import svd_within
-from lowrank.decomposers.sparse_part import SparsePart
 from lowrank.factorizations import Dense, Product, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Gram
 

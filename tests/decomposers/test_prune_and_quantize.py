@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.comparison import error_of
+from lowrank.approximation.grid import Grid
+from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers import ALPS, GPTQ, PruneAndQuantize, Quantization
-from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.parts import error_of, quantized_within, sparse_within
 from lowrank.decomposers.prune_and_quantize import Survivors, eliminated
-from lowrank.decomposers.rounding import Grid
 from lowrank.factorizations import Quantized, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Gram
 from lowrank.numerics.curvature import inverse_factor
@@ -74,8 +74,8 @@ def test_never_worse_than_its_steps_or_parts(
     form = method.decompose(weight, norm)
     error = error_of(weight, norm, form)
     assert error <= norm(weight - one_after_the_other(weight, norm, method)) * (1 + 1e-12)
-    limit = stored_bytes(form)
-    plain = quantized_within(weight, norm, method.quantization, limit)
+    limit = form.nbytes
+    plain = method.quantization.within(weight, norm, limit)
     for part in (sparse_within(weight, norm, limit), *plain):
         assert part is None or error <= error_of(weight, norm, part)
     is_hybrid = isinstance(form, Sparse) and isinstance(form.values, Quantized)
@@ -145,7 +145,7 @@ def test_what_is_stored_is_a_sparse_matrix_of_codes():
     form = PruneAndQuantize(ALPS(0.5, within="row"), GPTQ(3)).decompose(heavy(), full())
     assert isinstance(form, Sparse) and isinstance(form.values, Quantized)
     assert form.values.layout.shape == (OUT, INNER // 2) and form.values.layout.count == OUT
-    assert stored_bytes(form) == OUT * INNER // 8 + 3 * OUT * INNER // 2 // 8 + 2 * OUT
+    assert form.nbytes == OUT * INNER // 8 + 3 * OUT * INNER // 2 // 8 + 2 * OUT
     assert int((form.to_dense() != 0).sum()) <= OUT * INNER // 2
 
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowrank.approximation.rounding import PIECE
 from lowrank.decomposers import Quantization
-from lowrank.decomposers.rounding import PIECE
 from lowrank.norms import Diagonal, Gram
 
 

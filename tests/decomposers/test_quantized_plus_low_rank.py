@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.comparison import error_of
 from lowrank.decomposers import GPTQ, Quantization, QuantizedPlusLowRank
-from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.parts import error_of, quantized_within
 from lowrank.factorizations import Half, Product, Quantized, Sum
 from lowrank.norms import IDENTITY, Diagonal, Gram
 
@@ -70,7 +69,7 @@ def test_never_worse_than_plain_quantization_of_as_many_bytes(
     form = QuantizedPlusLowRank(rank, base, factor_bits, iterations=2).decompose(weight, norm)
     error = error_of(weight, norm, form)
     assert error <= error_of(weight, norm, base.decompose(weight, norm))
-    plain = quantized_within(weight, norm, base, stored_bytes(form))
+    plain = base.within(weight, norm, form.nbytes)
     assert error <= min(error_of(weight, norm, part) for part in plain)
     if isinstance(form, Quantized):
         assert "instead of a hybrid" in form.note
@@ -92,7 +91,7 @@ def test_it_pays_where_the_spectrum_decays(norm):
     weight = decaying()
     form = QuantizedPlusLowRank(2, GPTQ(2, 16, symmetric=False)).decompose(weight, norm)
     assert isinstance(form, Sum)
-    plain = quantized_within(weight, norm, GPTQ(2, 16, symmetric=False), stored_bytes(form))
+    plain = GPTQ(2, 16, symmetric=False).within(weight, norm, form.nbytes)
     least = min(error_of(weight, norm, part) for part in plain)
     assert error_of(weight, norm, form) < 0.7 * least
 
@@ -114,7 +113,7 @@ def test_factors_rounded_in_the_norm_are_nearer_than_each_by_itself():
         Quantization(4, "tensor", scale="mse").decompose(left),
         Quantization(4, "channel", scale="mse").decompose(right),
     )
-    assert stored_bytes(apart) == stored_bytes(product)
+    assert apart.nbytes == product.nbytes
     best = error_of(weight, norm, exact)
     assert best < error_of(weight, norm, product) < error_of(weight, norm, apart)
 

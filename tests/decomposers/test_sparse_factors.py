@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers import SparseFactors
-from lowrank.decomposers.parts import sparse_within
 from lowrank.decomposers.sparse_factors import Target
 from lowrank.factorizations import Product, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm

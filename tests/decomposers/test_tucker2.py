@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
+from lowrank.approximation.comparison import svd_within
+from lowrank.approximation.kernel_tensor import Kernel
 from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, Tucker2
-from lowrank.decomposers.kernel_tensor import Kernel, descend
-from lowrank.decomposers.parts import svd_within
 from lowrank.decomposers.tucker2 import kept_energy
 from lowrank.factorizations import ChannelProduct, Dense, Product
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.numerics.conjugate_gradients import descend
 
 OUT, CHANNELS, POSITIONS = 12, 8, 9
 SIZE = (3, 3)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from lowrank.decomposers import budget
-from lowrank.decomposers.alps import ALPS
-from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.gptq import GPTQ
-from lowrank.decomposers.low_rank import nearest
-from lowrank.decomposers.rounding import Grid
+from lowrank.approximation.low_rank import nearest
 from lowrank.factorizations import Dense, Factorization, Product
-from lowrank.factorizations.packing import BITS
-from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Norm
+from lowrank.numerics.storage import stored_bytes
 
 
 def better_of(
@@ -40,12 +31,12 @@ def better_of(
             part is finite in the dtype of the weight.
     """
     hybrid = hybrid.to(weight.dtype)
-    allowed, best = stored_bytes(hybrid), hybrid
+    allowed, best = hybrid.nbytes, hybrid
     error = least = error_of(weight, norm, hybrid)
     for part in (part.to(weight.dtype) for part in parts if part is not None):
-        if stored_bytes(part) > allowed:
+        if part.nbytes > allowed:
             raise ValueError(
-                f"{part.describe()} takes {stored_bytes(part)} bytes and {hybrid.describe()} "
+                f"{part.describe()} takes {part.nbytes} bytes and {hybrid.describe()} "
                 f"{allowed}: only what takes no more can be compared with it"
             )
         alone = error_of(weight, norm, part)
@@ -69,10 +60,10 @@ def better_than_svd(weight: Tensor, norm: Norm, hybrid: Factorization) -> Factor
 
     Where the hybrid would not be smaller than the weight, the weight itself.
     """
-    form = budget.dense_unless_smaller(weight, hybrid)
+    form = dense_unless_smaller(weight, hybrid)
     if isinstance(form, Dense):
         return form
-    return better_of(weight, norm, form, svd_within(weight, norm, stored_bytes(form)))
+    return better_of(weight, norm, form, svd_within(weight, norm, form.nbytes))
 
 
 def error_of(weight: Tensor, norm: Norm, form: Factorization) -> float:
@@ -86,7 +77,7 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
 
     Where that is as large as the weight, the weight itself.
     """
-    if limit >= budget.dense_bytes(weight):
+    if limit >= stored_bytes(weight):
         return Dense(weight.clone())
     rank = min(int(limit // (sum(weight.shape) * weight.itemsize)), *weight.shape)
     if rank < 1:
@@ -95,41 +86,13 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
     return Product(Dense(left), Dense(right), note=note)
 
 
-def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:
-    """`ALPS` with the most single weights that take at most `limit` bytes; None if none does."""
-    if limit >= budget.dense_bytes(weight):
-        return Dense(weight.clone())
-    grid = BlockGrid((weight.shape[0], weight.shape[1]))
-    count = budget.affordable(grid, limit, weight.itemsize)
-    if not count:
-        return None
-    return ALPS(sparsity=1 - count / grid.count, iterations=30).decompose(weight, norm)
-
-
-def quantized_within(weight: Tensor, norm: Norm, method: GPTQ, limit: float) -> list[Factorization]:
-    """Plain quantizations that take at most `limit` bytes, with the other settings of a method.
-
-    Of the two largest numbers of bits that fit, each in the smallest groups that fit; none where
-    one scale for each row is too much.
-    """
-    fitting = []
-    for bits in BITS:
-        sizes = range(1, weight.shape[1] + 1)
-
-        def saved(size: int, bits: int = bits) -> float:
-            return -quantized_bytes(weight, replace(method, bits=bits, group_size=size))
-
-        place = bisect_left(sizes, -limit, key=saved)
-        if place < len(sizes):
-            fitting.append(replace(method, bits=bits, group_size=sizes[place]))
-    return [plain.decompose(weight, norm) for plain in fitting[-2:]]
-
-
-def quantized_bytes(weight: Tensor, method: GPTQ) -> int:
-    """What a method's result takes for a weight (out, in), whatever its numbers."""
-    rounding = method.rounding()
-    count = rounding.layout(weight).count
-    blank = Grid(method.bits, *torch.zeros(2, count, dtype=torch.float64))
-    form = rounding.quantized(torch.zeros(weight.shape), blank, weight.dtype)
-    # Not `stored_bytes`: of zeros, no scale needs more than 16 bits.
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
+def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
+    """`form` in the weight's dtype, or the weight itself, with a note, where that is not larger."""
+    form = form.to(weight.dtype)
+    needed, dense = form.nbytes, stored_bytes(weight)
+    if needed < dense:
+        return form
+    return Dense(
+        weight.clone(),
+        note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {dense}",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lowrank.factorizations import BlockGrid
 from lowrank.numerics.checks import check_one_of
-from lowrank.numerics.memo import memoised
+from lowrank.numerics.ranking import descending, largest, ranking
 
 
 class Pattern(ABC):
@@ -142,31 +143,16 @@ def parse(pattern: str, within: str = "matrix") -> Pattern:
     return replace(found, in_each_row=True)
 
 
-def descending(scores: Tensor) -> Tensor:
-    """The places of the scores along the last dimension, largest first, equal ones in their order.
+def projection(
+    pattern: Pattern, shape: tuple[int, int], count: int | None
+) -> Callable[[Tensor], Tensor]:
+    """What gives the mask (out, in) of the blocks of a matrix that are largest.
 
-    Same shape, int64.
+    Args:
+        count: how many are kept in each set; None for a pattern that is not counted.
     """
-    return scores.argsort(dim=-1, descending=True, stable=True)
-
-
-def largest(scores: Tensor, count: int) -> Tensor:
-    """The mask of the `count` largest scores of each row (rows, n), equal ones from the first on.
-
-    That of the first places of `descending`, without sorting: several times as fast.
-    """
-    if count < 1:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    least = scores.kthvalue(scores.shape[1] - count + 1, dim=1, keepdim=True).values
-    above, level = scores > least, scores == least
-    missing = count - above.sum(dim=1, keepdim=True)
-    return above | (level & (level.cumsum(dim=1) <= missing))
-
-
-@memoised
-def ranking(scores: Tensor) -> Tensor:
-    """`descending`, kept by content: one sort serves every number of survivors."""
-    return descending(scores)
+    grid = pattern.grid(shape)
+    return lambda matrix: grid.expand(pattern.keep(grid.sum(matrix.square()), count, once=True))
 
 
 def count_within(scores: Tensor, grid: BlockGrid, value_bytes: int, limit: float) -> int:

@@ -6,19 +6,18 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from lowrank.factorizations.laws import LARGEST_CODE
-
 # Weights that near to a multiple, in shares of themselves, count as one: some roundings of float32.
 ROUNDINGS = 2.0**-20
 # Among the first so many weights are all their values if these are not more than so few.
 SOME, FEW_VALUES = 2**12, 2**8
 
 
-def as_multiples(weight: Tensor) -> Iterator[tuple[Tensor, float, int]]:
+def as_multiples(weight: Tensor, reach: int) -> Iterator[tuple[Tensor, float, int]]:
     """Codes, counted from a centre, with which (codes + centre) · step is the weight.
 
     Args:
         weight: shape (out, in), float64, not zero.
+        reach: the largest code that counts, on either side of the centre.
 
     Yields:
         Codes (out, in), float64; the step; the centre. Nothing for weights that are no multiples.
@@ -29,7 +28,7 @@ def as_multiples(weight: Tensor) -> Iterator[tuple[Tensor, float, int]]:
         if bool(((steps - codes).abs() > ROUNDINGS * codes.abs()).any()):
             continue
         for centre in {0, round(float(codes.mean()))}:
-            if not is_beyond(codes - centre):
+            if not is_beyond(codes - centre, reach):
                 yield codes - centre, step, centre
 
 
@@ -43,6 +42,6 @@ def smallest_distances(weight: Tensor) -> list[float]:
     return [smallest, float(gaps.min())] if 0 < len(gaps) < FEW_VALUES else [smallest]
 
 
-def is_beyond(codes: Tensor) -> bool:
-    """Whether codes would be larger than any law reaches."""
-    return not float(codes.abs().max()) <= LARGEST_CODE
+def is_beyond(codes: Tensor, reach: int) -> bool:
+    """Whether some codes are larger than `reach`, or no numbers."""
+    return not float(codes.abs().max()) <= reach

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lowrank.approximation.rivals import Shared, group_within, least_error, rivals
 from lowrank.decomposers import CodebookQuantization, EntropyCodedQuantization, Quantization
-from lowrank.decomposers.rivals import Shared, least_error, rivals, smallest_group
 from lowrank.factorizations import Codebook, EntropyCoded, Quantized
 from lowrank.norms import IDENTITY, Diagonal, Gram
 
@@ -120,7 +120,7 @@ def test_groups_are_the_smallest_that_fit(bits, symmetric):
 
     fitting = [size for size in range(1, INNER + 1) if size_of(size) <= budget]
     wanted = min(fitting, default="tensor" if size_of("tensor") <= budget else None)
-    assert smallest_group(shape, 2, symmetric, budget) == wanted
+    assert group_within(shape, 2, symmetric, budget) == wanted
 
 
 @pytest.mark.parametrize("budget", [300, 500, 771, 2000])

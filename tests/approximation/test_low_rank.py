@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lowrank.approximation.low_rank import nearest, spectrum
 from lowrank.decomposers import TruncatedSVD
-from lowrank.decomposers.low_rank import equally_scaled, nearest, spectrum
 from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
 from lowrank.numerics import spectral
+from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import MEMO
 
 OUT, INNER = 7, 6

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.low_rank import fitted, nearest
+from lowrank.approximation.low_rank import nearest
 from lowrank.norms import Gram, Norm, square_root
-
-# Steps of conjugate gradients in each half step of an alternation: from the last solution, few do.
-STEPS = 15
+from lowrank.numerics.factors import fitted
 
 
 class Kernel(NamedTuple):
@@ -93,24 +91,3 @@ def positions_of(weight: Tensor, size: tuple[int, int]) -> int:
             f"{size[0]} x {size[1]}: kernel_size is for convolutions, seen by channel"
         )
     return positions
-
-
-def descend(gradient: Callable[[Tensor], Tensor], start: Tensor, steps: int = STEPS) -> Tensor:
-    """Some steps of conjugate gradients down a convex quadratic function; it never rises.
-
-    Args:
-        gradient: of the function, and so affine.
-    """
-    point, residual = start, -gradient(start)
-    flat = gradient(torch.zeros_like(start))
-    direction, square = residual, residual.square().sum()
-    for _ in range(steps):
-        curved = gradient(direction) - flat
-        bend = (direction * curved).sum()
-        if not float(bend) > 0:  # At the minimum, or nothing left but rounding.
-            break
-        step = square / bend
-        point, residual = point + step * direction, residual - step * curved
-        before, square = square, residual.square().sum()
-        direction = residual + (square / before) * direction
-    return point

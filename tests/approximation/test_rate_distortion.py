@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank.decomposers.code_laws import fit_law
-from lowrank.decomposers.rate_distortion import NAT, Coding, Matrix, nearest, useful
+from lowrank.approximation.code_laws import fit_law
+from lowrank.approximation.rate_distortion import NAT, Coding, Matrix, nearest, useful
 from lowrank.norms import IDENTITY, Diagonal, Gram
 
 

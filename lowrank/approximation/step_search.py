@@ -8,15 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import stored_bytes
-from lowrank.decomposers.code_laws import fit_law
-from lowrank.decomposers.multiples import as_multiples, is_beyond
-from lowrank.decomposers.normalised import Normalised
-from lowrank.decomposers.partial_codes import Levels
-from lowrank.decomposers.rate_distortion import Coding, Matrix
+from lowrank.approximation.code_laws import fit_law
+from lowrank.approximation.partial_codes import Levels
+from lowrank.approximation.rate_distortion import Coding, Matrix
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import LARGEST_CODE, Exponents
 from lowrank.norms import Norm
+from lowrank.numerics.multiples import as_multiples, is_beyond
+from lowrank.numerics.normalised import Normalised
 
 # Bits for each weight that may be left over where no step is found that leaves fewer.
 TOLERANCE = 0.004
@@ -27,7 +26,7 @@ QUICK, FULL = 8, 12
 UNSPENT, SMALLER = 0.05, (1.05, 1.5, 2.5)
 # By how much a step grows at a time where no other one fits.
 GROWTH = 1.05
-# As so many bits too many for each weight count codes beyond what can be stored.
+# Bits for each weight that are missing, as a search is told, where codes cannot be stored.
 BEYOND = 1.0
 # To what share the error must fall for another step to be worth it.
 WORTH = 0.95
@@ -119,10 +118,12 @@ class Search:
         entries for a smaller step."""
         if 8 * self.budget / self.count * UNSPENT > self._spare(form):
             return form, found
-        levels = [Levels(*multiples, self._plain()) for multiples in as_multiples(self.unit)]
+        levels = [
+            Levels(*multiples, self._plain()) for multiples in as_multiples(self.unit, LARGEST_CODE)
+        ]
         for smaller in (self._snapped(step / factor) for factor in SMALLER):
             codes = self._rounded(smaller)
-            if not is_beyond(codes):
+            if not is_beyond(codes, LARGEST_CODE):
                 levels.append(Levels(codes.T, smaller, self._centre(smaller), self.matrix.steps))
         counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
         error = self.norm(self.unit - found)
@@ -139,10 +140,10 @@ class Search:
         """The weight without error, if its values are multiples of one step and that fits."""
         found = [
             self._form(codes.T, step, centre, self._plain())
-            for codes, step, centre in as_multiples(self.unit)
+            for codes, step, centre in as_multiples(self.unit, LARGEST_CODE)
         ]
         fitting = [form for form in found if self._spare(form) >= 0]
-        return min(fitting, key=stored_bytes, default=None)
+        return min(fitting, key=lambda form: form.nbytes, default=None)
 
     def _nearer_than_mean(self, form: EntropyCoded, found: Tensor) -> tuple[EntropyCoded, Tensor]:
         """An approximation, or the mean everywhere if it is nearer; that takes next to nothing."""
@@ -164,7 +165,7 @@ class Search:
         while True:
             step = self._snapped(step)
             codes = self._rounded(step)
-            if is_beyond(codes):
+            if is_beyond(codes, LARGEST_CODE):
                 spare = -BEYOND
             else:
                 spare = (8 * self.budget - fit_law(codes.T)[2]) / self.count
@@ -194,14 +195,14 @@ class Search:
         """
         codes, centre = self._rounded(step), self._centre(step)
         for _ in range(2):
-            if is_beyond(codes):
+            if is_beyond(codes, LARGEST_CODE):
                 return None
             law, spreads, _ = fit_law(codes.T)
             coding = Coding(replace(law, centre=centre), spreads)
             codes = self.matrix.round(step, coding)
         for _ in range(self.sweeps if self.matrix.factor is not None else 0):
             self.matrix.sweep(codes, step, coding)
-        return None if is_beyond(codes) else self._within_range(codes, step)
+        return None if is_beyond(codes, LARGEST_CODE) else self._within_range(codes, step)
 
     def _within_range(self, codes: Tensor, step: float) -> Tensor:
         """Codes whose levels the dtype of the weight holds, the nearest to these."""
@@ -267,7 +268,7 @@ class Search:
 
     def _spare(self, form: EntropyCoded) -> float:
         """Bits for each weight that are left over."""
-        return 8 * (self.budget - stored_bytes(form)) / self.count
+        return 8 * (self.budget - form.nbytes) / self.count
 
 
 class Tried:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lowrank.approximation.comparison import svd_within
+from lowrank.approximation.low_rank_blocks import Grid, fit, joined, within
 from lowrank.compression.compress import compress
 from lowrank.decomposers import BlockLowRank, Monarch, TruncatedSVD
-from lowrank.decomposers.low_rank_blocks import Grid, fit, joined, within
-from lowrank.decomposers.parts import svd_within
 from lowrank.factorizations import RegroupedProduct
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
 

@@ -12,15 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.budget import affordable, largest
-from lowrank.decomposers.codebook_quantization import CodebookQuantization
-from lowrank.decomposers.normalised import Normalised
-from lowrank.decomposers.rounding import Rounding
+from lowrank.approximation.rounding import Rounding, smallest_group
+from lowrank.approximation.shared_levels import by_kmeans
 from lowrank.factorizations import EntropyCoded, Factorization, Sparse
-from lowrank.factorizations.packing import BITS, Layout, packed_bytes
+from lowrank.factorizations.packing import BITS, packed_bytes
 from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Norm
 from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.normalised import Normalised
+from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.storage import stored_dtype
 
 # Rows of about so many weights are tried first, but at least so many rows.
@@ -73,7 +73,7 @@ class Shared(Rival):
 
     def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
         del counts
-        return CodebookQuantization(self.bits).decompose(weight)
+        return by_kmeans(weight, self.bits, "tensor")
 
     def error_on(self, sample: Sample) -> float:
         if self.bits <= FEW or sample.is_whole:
@@ -104,29 +104,19 @@ def rivals(weight: Tensor, budget: int) -> list[Rival]:
     found: list[Rival] = [Shared(bits) for bits in codebooks[-1:]]
     for bits in [bits for bits in BITS if codes[bits] + SCALE_BYTES <= budget][-2:]:
         for symmetric in (True, False):
-            size = smallest_group(shape, bits, symmetric, budget)
+            size = group_within(shape, bits, symmetric, budget)
             if size is not None:
                 found.append(Levels(bits, size, symmetric))
     return found
 
 
-def smallest_group(
+def group_within(
     shape: tuple[int, int], bits: int, symmetric: bool, budget: int
 ) -> int | Literal["tensor"] | None:
     """The smallest groups whose scales, and zero points, still fit; None if none do."""
-
-    def fits(size: int | Literal["tensor"]) -> bool:
-        layout = Layout(shape, bits, size)
-        zeros = 0 if symmetric else packed_bytes(layout.count, bits)
-        return layout.code_bytes + layout.count * SCALE_BYTES + zeros <= budget
-
-    low, high = 1, shape[1]
-    if not fits(high):
-        return "tensor" if fits("tensor") else None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    return high
+    whole = Rounding(bits, "tensor", symmetric, "mse", "float16")
+    one_scale = "tensor" if whole.nbytes(shape) <= budget else None
+    return smallest_group(whole, shape, budget) or one_scale
 
 
 def survivors(weight: Tensor, counts: Tensor, budget: int) -> Iterator[Sparse]:
@@ -139,12 +129,12 @@ def survivors(weight: Tensor, counts: Tensor, budget: int) -> Iterator[Sparse]:
         counts: what each squared error counts.
     """
     grid = BlockGrid((weight.shape[0], weight.shape[1]), (1, 1))
-    most = affordable(grid, budget, stored_dtype(weight).itemsize)
+    most = grid.affordable(budget, stored_dtype(weight).itemsize)
     count = min(most, int(weight.count_nonzero()))
     if count:
         # Relative to the largest, so that nothing overflows or vanishes.
         scores = (weight / weight.abs().max()).double() * (counts / counts.max()).sqrt()
-        yield Sparse.from_dense(weight, largest(scores, count))
+        yield Sparse.from_dense(weight, largest_entries(scores, count))
 
 
 @dataclass(frozen=True)

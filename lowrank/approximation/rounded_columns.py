@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.rounding import Grid
+from lowrank.approximation.grid import Grid
 from lowrank.factorizations.packing import Layout
 
 # Columns after which all others are updated, by one product of matrices: of 32 rows what is still
@@ -148,3 +148,9 @@ class Levels:
         torch.div(values, self._divisor[column], out=codes)
         codes.add_(self.zero[column]).round_().clamp_(0, self.top)
         return (codes - self.zero[column]).mul_(self.scale[column])
+
+
+def kept_nearest(rows: int) -> str:
+    """What a report should say of rows that compensation would have made worse."""
+    text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
+    return text * (rows > 0)

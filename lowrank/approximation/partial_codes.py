@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.code_laws import fit_law
+from lowrank.approximation.code_laws import fit_law
 from lowrank.factorizations.entropy_coded import least_bytes
 from lowrank.factorizations.laws import Exponents
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank.decomposers.code_laws import assign, fit_law
+from lowrank.approximation.code_laws import assign, fit_law
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import Exponents
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lowrank.approximation.grid import SCALE_DTYPES, Grid, as_stored, divide, round_up
 from lowrank.factorizations import Quantized
-from lowrank.factorizations.packing import Layout, check_bits, check_group_size
+from lowrank.factorizations.packing import Layout, check_bits, check_group_size, packed_bytes
 from lowrank.factorizations.quantized import symmetric_zero
+from lowrank.norms import Norm
 from lowrank.numerics.checks import check_flag, check_one_of
 
-SCALE_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-}
 # Scales that the search for least squares tries, in those of the range: up to 1.5, where the one
 # positive level of 2 bits meets the largest weight, and down to 1/16 for 1 bit and heavy tails.
 FACTORS = tuple(1.5 * 2.0 ** (-step / 10) for step in range(47))
 
-# A scale of this share of the largest adds to the squared error 2^-20 of what that one does.
-NEGLIGIBLE = 2.0**-10
-
 # Weights whose scales are searched together.
 PIECE = 2**16
+
+SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,13 @@ class Rounding:
     def layout(self, weight: Tensor) -> Layout:
         """The groups of a weight (out, in)."""
         return Layout((weight.shape[0], weight.shape[1]), self.bits, self.group_size)
+
+    def nbytes(self, shape: tuple[int, int]) -> int:
+        """Bytes of the result for a weight of shape (out, in), whatever its numbers."""
+        layout = Layout(shape, self.bits, self.group_size)
+        zeros = 0 if self.symmetric else packed_bytes(layout.count, self.bits)
+        scales = layout.count * SCALE_DTYPES[self.scale_dtype].itemsize
+        return layout.code_bytes + scales + zeros
 
     def grid(self, weight: Tensor, entry_weights: Tensor) -> Grid:
         """The levels of each group of a weight (out, in).
@@ -187,93 +191,25 @@ class Rounding:
                 return best
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The levels (0..2^bits − 1 less `zero`) · `scale` of each group, both (count,), float64."""
+def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantized:
+    """Each weight rounded by itself, to levels that suit the diagonal of the norm."""
+    weights = norm.entry_weights(weight)
+    result = rounding.nearest(weight, rounding.grid(weight, weights))
+    if rounding.ignores_norm and is_uneven(weights):
+        result.note = SAME_IN_EVERY_NORM
+    return result
 
-    bits: int
-    scale: Tensor
-    zero: Tensor
 
-    def codes(self, groups: Tensor) -> Tensor:
-        """The nearest codes of weights (count, width), float64."""
-        steps = divide(groups, self.scale[:, None])
-        return (steps + self.zero[:, None]).round_().clamp_(0, 2**self.bits - 1)
+def smallest_group(rounding: Rounding, shape: tuple[int, int], limit: float) -> int | None:
+    """The smallest groups with which a matrix (out, in) takes at most `limit` bytes.
 
-    def values(self, codes: Tensor) -> Tensor:
-        """The levels that codes (count, width) stand for."""
-        return (codes - self.zero[:, None]) * self.scale[:, None]
-
-    def within_range(self, codes: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-        """Codes (out, in), those whose levels `dtype` does not hold moved to the nearest it does.
-
-        A weight near the end of the range of its dtype may be next to a level beyond it.
-        """
-        largest = torch.finfo(dtype).max
-        reach = torch.maximum(self.zero.abs(), (2**self.bits - 1 - self.zero).abs())
-        if not bool((reach * self.scale.abs() > largest).any()):
-            return codes
-        room = (largest / self.scale.abs())[:, None]
-        low, high = (self.zero[:, None] - room).ceil(), (self.zero[:, None] + room).floor()
-        groups = layout.split(codes.double())
-        return layout.join(torch.minimum(torch.maximum(groups, low), high)).to(codes.dtype)
-
-    def error(self, groups: Tensor, weights: Tensor) -> Tensor:
-        """Sum of the weighted squared errors of each group, (count,)."""
-        return ((groups - self.values(self.codes(groups))).square() * weights).sum(dim=1)
-
-    def better(self, error: Tensor, other: Grid, other_error: Tensor) -> tuple[Grid, Tensor]:
-        """For each group the grid of smaller error, and that error."""
-        wins = other_error < error
-        scale = torch.where(wins, other.scale, self.scale)
-        zero = torch.where(wins, other.zero, self.zero)
-        return replace(self, scale=scale, zero=zero), torch.where(wins, other_error, error)
+    None where one scale for each row is too much.
+    """
+    sizes = range(1, shape[1] + 1)
+    place = bisect_left(sizes, -limit, key=lambda n: -replace(rounding, group_size=n).nbytes(shape))
+    return sizes[place] if place < len(sizes) else None
 
 
 def is_uneven(weights: Tensor) -> bool:
     """Whether some errors count more than others."""
     return bool((weights != weights.max()).any())
-
-
-def as_stored(values: Tensor, dtype_name: str) -> Tensor:
-    """Values rounded to nearest as they are stored, in float64."""
-    return values.to(SCALE_DTYPES[dtype_name]).double()
-
-
-def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is 0."""
-    return torch.where(denominator != 0, numerator / denominator, 0.0)
-
-
-def round_up(scale: Tensor, dtype_name: str, largest: Tensor | None = None) -> Tensor:
-    """The next scale not below that `dtype_name` holds, as float64.
-
-    Next to 0 it may be much larger. That does not matter where it is still below NEGLIGIBLE of the
-    matrix's largest scale: so is then the error, and most codes become zero. Such are the padding
-    row of an embedding, and rows of what an adapter leaves of a weight.
-
-    Args:
-        largest: scale of the matrix; None if all of its scales are given.
-
-    Raises:
-        ValueError: it holds none, or only one more than 1/8 larger where that matters.
-    """
-    dtype = SCALE_DTYPES[dtype_name]
-    stored = scale.to(dtype)
-    # The bits of positive floats, read as integers, are in the order of the floats.
-    bits = stored.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
-    stored = (bits + (stored.double() < scale).to(bits.dtype)).view(dtype).double()
-    negligible = NEGLIGIBLE * (scale.max() if largest is None else largest)
-    coarse = (stored > 1.125 * scale) & (stored > negligible)
-    for wrong, what in (
-        (~stored.isfinite(), "above the largest"),
-        (coarse, "too near 0 for the smallest"),
-    ):
-        if bool(wrong.any()):
-            raise ValueError(
-                f"{int(wrong.sum())} of {scale.numel()} scales, such as "
-                f"{float(scale[wrong][0]):.3g}, are {what} of scale_dtype={dtype_name!r}. Use "
-                "scale_dtype='bfloat16', which has the range of float32 in the same bits, or "
-                "'float32', or rescale the weight."
-            )
-    return stored

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import Unfit
-from lowrank.decomposers.low_rank import equally_scaled
 from lowrank.norms import Norm, square_root
 from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import memoised
 
-# What a row that counts nothing counts instead, as a share of the least that counts.
+# Rows that the norm leaves out get this share of the least importance among the others.
 UNCOUNTED = 1e-3
 
 
@@ -35,15 +34,11 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, norm: Norm, blocks: tuple[int, int]) -> Grid:
-        """A weight in as many blocks (down, across).
-
-        Raises:
-            Unfit: as `block_sizes`.
-        """
-        sizes = block_sizes(weight, blocks)
+        """A weight cut into so many blocks (down, across), which it must have room for."""
+        height, width = (-(-n // count) for n, count in zip(weight.shape, blocks, strict=True))
         rows = norm.row_weights(weight).expand(len(weight))
         rows = rows.where(rows > 0, UNCOUNTED * rows[rows > 0].min()).sqrt()[:, None]
-        return cls(weight.double(), norm.second_moment(weight), rows, *sizes)
+        return cls(weight.double(), norm.second_moment(weight), rows, height, width)
 
     @property
     def columns(self) -> list[slice]:
@@ -86,23 +81,6 @@ def block_energies(blocks: Tensor) -> Tensor:
 
 # left (height, rank) and right (rank, width) of each block, by column and row of the grid.
 Factors = list[list[tuple[Tensor, Tensor]]]
-
-
-def block_sizes(weight: Tensor, blocks: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the blocks of a weight that is cut into so many (down, across).
-
-    Raises:
-        Unfit: more blocks than rows or columns, or a number in which they cannot be cut.
-    """
-    sizes = []
-    for length, count, what in zip(weight.shape, blocks, ("rows", "columns"), strict=True):
-        sizes.append(-(-length // count))
-        if -(-length // sizes[-1]) != count:
-            raise Unfit(
-                f"{length} {what} cannot be cut into {count} blocks of {sizes[-1]}, the last "
-                f"perhaps smaller: {what} make {-(-length // sizes[-1])}"
-            )
-    return sizes[0], sizes[1]
 
 
 def fit(grid: Grid, ranks: Tensor, iterations: int) -> Factors:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.gptq import without_dead
 from lowrank.factorizations.laws import Exponents, Law, width
 from lowrank.norms import Norm
-from lowrank.numerics.curvature import has_pairs, inverse_factor
+from lowrank.numerics.curvature import has_pairs, inverse_factor, without_dead
 
 # Columns after which all others are updated, by one product of matrices.
 BLOCK = 32

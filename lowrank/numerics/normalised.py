@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lowrank.factorizations.entropy_coded import times_power
-
 
 @dataclass(frozen=True)
 class Normalised:
@@ -34,3 +32,9 @@ class Normalised:
     def units(self, matrix: Tensor) -> Tensor:
         """An approximation of the weight as one of `unit`."""
         return times_power(matrix.detach().double(), -self.exponent)
+
+
+def times_power(tensor: Tensor, exponent: int) -> Tensor:
+    """A tensor times 2^exponent, in two steps: the power itself may be beyond the dtype's range."""
+    half = exponent // 2
+    return tensor * 2.0**half * 2.0 ** (exponent - half)

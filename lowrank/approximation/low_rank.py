@@ -1,5 +1,4 @@
-"""What all low-rank factors have in common: the nearest ones in a norm, how they share the scale,
-and when they are smaller."""
+"""The nearest matrix of a rank in a norm, and the singular values that say how near it is."""
 
 from __future__ import annotations
 
@@ -8,29 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import working
 from lowrank.norms import Identity, Norm
 from lowrank.numerics import memo, spectral
-
-
-def balanced(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
-    """left (out, k), right (k, in) with left @ right = u diag(s) vh, for u (out, k), vh (k, in).
-
-    √s goes to each side: equally scaled factors fine-tune with one learning rate.
-    """
-    root = s.sqrt()
-    return u * root, root[:, None] * vh
-
-
-def truncated(svd: tuple[Tensor, Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
-    """The balanced factors of the `rank` largest singular values."""
-    u, s, vh = svd
-    return balanced(u[:, :rank], s[:rank], vh[:rank])
-
-
-# An SVD and the product of its factors are off by up to 50 roundings of the largest weight (seen on
-# matrices of rank 1 to 64 and up to 2000 rows), quantization to 8 bits by 2^14.
-ROUNDINGS = 128
+from lowrank.numerics.factors import equally_scaled, most_ranks, truncated
+from lowrank.numerics.precision import working
 
 
 class Factors(NamedTuple):
@@ -81,30 +61,6 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
     return Factors(*equally_scaled(left, right), note)
 
 
-def beyond_rounding(rest: Tensor, weight: Tensor) -> Tensor:
-    """What factors leave of a weight, or zero if it is no more than the rounding of its numbers.
-
-    A base is not to represent that, for which it may have no scale that is small enough.
-    """
-    eps = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
-    noise = ROUNDINGS * eps * weight.abs().max()
-    return rest if bool(rest.abs().max() > noise) else torch.zeros_like(rest)
-
-
-def fitted(weight: Tensor, moment: Tensor, right: Tensor) -> Tensor:
-    """The left (out, k) with which left @ right is nearest to a weight, by least squares.
-
-    Weights of rows do not change it.
-
-    Args:
-        weight: (out, in), float64.
-        moment: B, (in, in).
-        right: (k, in), float64; perhaps with rows that are zero or depend on each other.
-    """
-    pulled = moment @ right.T
-    return weight @ pulled @ torch.linalg.pinv(right @ pulled, hermitian=True)
-
-
 def spectrum(weight: Tensor, norm: Norm) -> Tensor:
     """The singular values of the whitened weight, descending, float64; memoised.
 
@@ -115,36 +71,6 @@ def spectrum(weight: Tensor, norm: Norm) -> Tensor:
     return spectral.singular_values(whitened, most_ranks(weight.shape))
 
 
-def equally_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product, each column of `left` (out, k) as long as its row of `right` (k, in).
-
-    For the factors of an SVD it is what `balanced` gives.
-    """
-    columns, rows = left.norm(dim=0), right.norm(dim=1)
-    balance = (rows / columns.where(columns > 0, 1)).sqrt()
-    return left * balance, right / balance.where(balance > 0, 1)[:, None]
-
-
 def _rank_of(s: Tensor, shape: tuple[int, ...]) -> int:
     """How many singular values of a matrix of that shape are more than rounding errors."""
     return int((s > max(shape) * torch.finfo(s.dtype).eps * s[0]).sum())
-
-
-def factored_params(shape: tuple[int, ...], rank: int) -> int:
-    """Parameters of two factors of a matrix (out, in)."""
-    return rank * (shape[0] + shape[1])
-
-
-def is_smaller(shape: tuple[int, ...], rank: int) -> bool:
-    """Whether two factors of a matrix (out, in) have fewer parameters than the matrix."""
-    return factored_params(shape, rank) < shape[0] * shape[1]
-
-
-def most_ranks(shape: tuple[int, ...]) -> int:
-    """The largest rank of factors that have no more parameters than the matrix (out, in)."""
-    return shape[0] * shape[1] // (shape[0] + shape[1])
-
-
-def stored_params(shape: tuple[int, ...], rank: int) -> int:
-    """Parameters of a truncated SVD of a matrix (out, in), which stays dense if not smaller."""
-    return min(factored_params(shape, rank), shape[0] * shape[1])

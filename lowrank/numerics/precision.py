@@ -1,0 +1,12 @@
+"""In which dtype to compute with a matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working(matrix: Tensor) -> Tensor:
+    """The matrix in the dtype to compute in: half precision has no kernels for SVD and loses digits
+    elsewhere, so float32 stands in for it; float64 stays float64."""
+    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))

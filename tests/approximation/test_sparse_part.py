@@ -1,0 +1,40 @@
+"""The nearest sparse matrices within bytes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lowrank.approximation.sparse_part import sparse_within
+from lowrank.factorizations import Sparse
+from lowrank.norms import IDENTITY, Diagonal, Gram
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+NORMS = {
+    "identity": IDENTITY,
+    "diagonal": Diagonal(torch.arange(12) + 0.1, rows=torch.arange(10) + 1.0),
+    "full": Gram(random(12, 30) @ random(12, 30).T, rows=torch.arange(10) + 1.0),
+}
+every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
+
+
+@every_norm
+@settings(max_examples=20)
+@given(limit=st.integers(0, 1200))
+def test_the_sparse_form_fits_and_one_entry_more_would_not(norm, limit):
+    weight = random(10, 12)
+    form = sparse_within(weight, norm, limit)
+    if form is None:
+        assert limit < 8 + min(15, 11 + 1)
+        return
+    assert form.nbytes <= limit
+    if isinstance(form, Sparse) and form.params < 120:
+        more = torch.zeros(120, dtype=torch.bool)
+        more[: form.params + 1] = True
+        assert Sparse.from_dense(weight, more.view(10, 12)).nbytes > limit
