@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from lowrank.files.paths import check_replaceable
+
 # After so many seconds without a change a file is no longer being written, whoever began it.
 ABANDONED = 24 * 3600
 # What is being written: for which name, by which machine and process. Short, because any name of
@@ -29,11 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
     file that it points to is replaced. What killed processes left of the same file is removed.
 
     Raises:
+        ValueError: at `path` is something that is no file, such as a folder, a device or a pipe.
         OSError: the file cannot be written; the text names `path`.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write to")
+    with _naming(path, {str(target)}):
+        check_replaceable(path, target)
     temporary = temporary_in(target.parent, target.name)
     with _naming(path, {str(temporary), str(target.parent)}):
         _remove_abandoned(target.parent, _short(target.name))
