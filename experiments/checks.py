@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.parts import Settings, make, make_parts, shared_task, text
+from experiments.parts import Settings, make, make_parts, shared_task, text, with_seed
 from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
 from lowrank.point.room import check_room
@@ -144,8 +144,7 @@ def _any_seed(task: Settings) -> str:
 
     A point of that seed finds its data read already.
     """
-    drawn = {"calibration_seed": 0} if task.get("calibration_seed") is not None else {}
-    return text({**task, "seed": 0, **drawn})
+    return text(with_seed(task, 0))
 
 
 @remembering(4)

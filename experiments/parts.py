@@ -71,6 +71,12 @@ def make(config: Mapping[str, Any]) -> Any:
     return instantiate(config, _convert_="all")
 
 
+def with_seed(task: Settings, seed: int) -> Settings:
+    """The settings of a task with one seed for all that it draws; what it does not draw stays."""
+    drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
+    return {**task, "seed": seed, **drawn}
+
+
 def text(config: Any) -> str:
     """`config` as a key of a cache."""
     return json.dumps(config, sort_keys=True)
