@@ -1,6 +1,7 @@
 """Measures that the data do not define are left out with the reason, and cost no other."""
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -147,7 +148,7 @@ def test_any_measure_of_any_task_may_be_undefined():
 
 def test_scores_of_the_harness_may_be_undefined_too(monkeypatch):
     scores = {"own_word_perplexity": math.inf, "own_acc": 0.5}
-    monkeypatch.setattr("lowrank.point.measure.harness_scores", lambda *_: scores)
+    monkeypatch.setattr(sys.modules[measure.__module__], "harness_scores", lambda *_: scores)
     monkeypatch.setattr(MeasureSettings, "__post_init__", lambda self: None)
     monkeypatch.setattr(ImageClassification, "tokenizer", None)
     task = ImageClassification(None, "mlp", Digits(), "torch.nn:Flatten", None)
