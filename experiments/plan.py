@@ -13,7 +13,7 @@ from typing import Any
 from lowrank.records import store
 
 # What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
-LABELS = ("family", "level")
+CHOICE_LABELS = ("family", "level")
 # Bytes of a file's name.
 LONGEST_NAME = 255
 
@@ -40,7 +40,7 @@ class Job:
         or a number."""
         _check_names(self.settings["sweep"], self.settings["results"])
         _check_finite(self.settings, "")
-        missing = [name for name in LABELS if name not in self.settings]
+        missing = [name for name in CHOICE_LABELS if name not in self.settings]
         if missing:
             raise ValueError(
                 f"the YAML of the chosen decomposer or allocation lacks {' and '.join(missing)}: "
@@ -161,13 +161,15 @@ def say_repeats(jobs: Sequence[Job]) -> None:
 
 
 def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:
-    from experiments.parts import reason
+    from experiments.parts import reason, say_where
 
     errors: dict[str, str] = {}
     for job in jobs:
         try:
             check_one(job.settings)
         except Exception as error:
+            if reason(error) not in errors:
+                say_where(error)
             errors.setdefault(reason(error), " ".join(job.overrides))
     _stop(errors)
 

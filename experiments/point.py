@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,12 +23,11 @@ from torch import nn
 from experiments.composer import resolve
 from experiments.parts import (
     Settings,
-    cause,
     make,
     make_parts,
     reason,
+    say_where,
     shared_task,
-    stands_alone,
     text,
     with_seed,
 )
@@ -68,8 +65,7 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
             store.save(record, folder)
     except Exception as error:
         progress.failed(overrides, reason(error))
-        if HydraConfig.get().verbose or not stands_alone(cause(error)):
-            traceback.print_exc(file=sys.stderr)
+        say_where(error)
         return "failed"
     progress.finished(record)
     log_point(settings, record)

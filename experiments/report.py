@@ -67,14 +67,13 @@ def report(config: DictConfig) -> None:
             not belong together, or `out` cannot be written.
     """
     chosen = options(config)
-    frame = store.load(chosen.runs)
-    layers: Any = store.load_layers(chosen.runs)
+    frame, layers = store.load_both(chosen.runs)
     parts = fitting(chosen, comparisons(frame))
     store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own in parts:
         methods = dict(zip(part["path"], part["method"], strict=True))
-        rows = layers[layers["path"].isin(methods)]
+        rows: Any = layers[layers["path"].isin(methods)]
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows)

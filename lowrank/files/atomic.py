@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It lies in the same folder, because only within one file system is a rename atomic, and is
     flushed to the disk before, so that no crash leaves an empty file under `path`. Of a link, the
-    file that it points to is replaced. At the first in a folder what killed processes left is removed.
+    file that it points to is replaced. At the first in a folder what killed ones left goes.
 
     Raises:
         OSError: the file cannot be written; the text names `path`.

@@ -31,8 +31,8 @@ NUMBERS = ("dense", "compressed", "ratios", "dense_before_recovery")
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")
-# The square of a number is one too, as a standard deviation takes it; and no whole number needs more
-# than 64 bits, beyond which columns are no numbers.
+# The square of a number is one too, as a standard deviation takes it; and no whole number needs
+# more than 64 bits, beyond which columns are no numbers.
 LARGEST = 1e150
 LARGEST_WHOLE = 2**63 - 1
 LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")

@@ -4,8 +4,8 @@ A claim is a file ``<key>.claim`` beside the records. It is made exclusively, wh
 can do, on shared file systems too, and its time of change is its heartbeat. Whoever takes over from
 a dead claim makes ``<key>.<token of the dead>.claim``, exclusively again, so that of several only
 one can: the last file of such a chain is the claim that counts. When it is given up its first file
-goes first, and with it the whole chain. Whoever was taken for dead and is not leaves that to whom it
-was taken over by, and touches nothing that is no longer its own.
+goes first, and with it the whole chain. Whoever was taken for dead and is not leaves that to its
+successor, and touches nothing that is no longer its own.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Claims:
         return holder is not None
 
     def clean(self) -> None:
-        """Remove the claims of dead processes, and what killed ones left that were giving theirs up.
+        """Remove the claims of dead processes, and what they left that died giving theirs up.
 
         Raises:
             OSError: the folder cannot be written.

@@ -214,7 +214,7 @@ RECORDS = [
     Row("a negative ratio", has(-1, "ratios", "param_ratio"), "ratios.param_ratio=-1 must be"),
     Row("no compression ratio", has(None, "ratios", "compression_ratio"), "must be above 0"),
     Row("a whole ratio of 998 bits", has(10**300, "ratios", "param_ratio"), "param_ratio=1000"),
-    Row("a whole ratio of 64 bits", has(2**63, "ratios", "compression_ratio"), "ratios.compression"),
+    Row("a whole ratio of 64 bits", has(2**63, "ratios", "compression_ratio"), "compression_ratio"),
     Row("a ratio without a square", has(1e150, "ratios", "param_ratio"), "param_ratio=1e.150 must"),
     Row("a seed of 64 bits", has(2**63, "seed"), "seed=9223372036854775808 must be a whole number"),
     Row("a ratio of zero", has(0, "ratios", "compression_ratio"), "ratios.compression_ratio must"),

@@ -77,7 +77,30 @@ WORDS = [
     Row("misspelt choice", refused("decomposer=svdd"), "Could not find 'decomposer/svdd'"),
     Row("misspelt group", refused("decompser=svd"), "Could not override 'decompser"),
     Row("misspelt option", refused("thread=1"), "Could not override 'thread"),
-    Row("added field", refused("+decomposer.rnk=4"), "unexpected keyword argument 'rnk'"),
+    Row(
+        "added field",
+        refused("+decomposer.rnk=4"),
+        "TruncatedSVD has no field rnk: it has rank, energy, compression_ratio",
+    ),
+    *(
+        Row(f"added field of the {group}", refused(*choice, f"+{group}.more=4"), says)
+        for group, says, *choice in (
+            ("task", "ImageClassification has no field more: it has name, architecture"),
+            ("norm", "CalibratedNorms has no field more", "decomposer=gptq"),
+            ("allocation", "GlobalRank has no field more: it has comp", "allocation=global_rank"),
+            ("where", "Select has no field more: it has include"),
+            ("recovery", "FineTune has no field more: it has epochs", "recovery=finetune"),
+            ("measure", "MeasureSettings has no field more: it has batch_size"),
+            ("tracker", "has no field more"),
+        )
+    ),
+    Row("added field of a part", refused("+task.source.more=4"), "Digits has no field more"),
+    Row("field of none", refused("+norm.more=4"), "(?s)norm.*more"),
+    Row(
+        "fields that are not given",
+        refused("recovery={_target_: lowrank.recovery.FineTune}"),
+        "FineTune lacks its field epochs, learning_rate",
+    ),
     Row("unknown experiment", refused("task=digitz"), "Could not find 'task/digitz'"),
     Row("unknown measure", refused("measure=language"), "Could not find 'measure/language'"),
     Row("interval", refused("decomposer.rank=interval(1,4)"), "an interval has no points"),
