@@ -122,17 +122,19 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
     return left
 
 
-def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
+def check(jobs: Sequence[Job], n_jobs: object = 1, sweep: Sequence[Job] = ()) -> None:
     """Find what is wrong with the jobs' settings and data before any of them starts.
 
     Args:
         n_jobs: how many run at once, as `worker_count` has it.
+        sweep: all points of the sweep, of which some may have their record.
 
     Raises:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
     from experiments import checks
+    from experiments.seeds import check_draws
     from experiments.workers import worker_count
 
     try:
@@ -143,6 +145,10 @@ def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
     _each(jobs, checks.check_options)
     _stop(_of_folders({job.folder for job in jobs}))
     _each(jobs, checks.check_fit)
+    try:
+        check_draws(sweep or jobs)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run, because of\n{error}") from None
     _each(jobs, lambda settings: checks.check_data(settings, processes))
     checks.forget()
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report_options import Options, options
+from experiments.sweep import read_by_others
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 from lowrank.reporting.captions import title
@@ -213,4 +214,5 @@ def matrices(path: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    with read_by_others():
+        main()

@@ -62,8 +62,8 @@ def norm_table(
     )
     values = pd.concat([names, flat], axis=1).assign(improves=[not found for found in worse])
     caption = (
-        f"{subject(compared)}: {in_unit(shown)}, of the methods of each family by the norm in which "
-        f"error counts; {small.words}. The last column: no entry is worse than one to its left, "
+        f"{subject(compared)}: {in_unit(shown)}, of the methods of each family by the norm in "
+        f"which error counts; {small.words}. The last column: no entry is worse than one to its left, "
         f"of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a norm, the "
         f"best is shown and named.{sentence(coverage(compared))} {over_seeds(points)} "
         f"Dense model: {shown.text(*dense_baseline(frame, metric))}."

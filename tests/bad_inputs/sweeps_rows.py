@@ -173,6 +173,21 @@ WITHOUT_EFFECT = [
         "measure.threads=2 has no effect without measure.latency_batch_sizes",
     ),
     Row(
+        "draw of calibration data that nothing reads",
+        refused("task.calibration_seed=7", "decomposer=magnitude"),
+        "task.calibration_seed=7 has no effect: neither norm, allocation nor recovery",
+    ),
+    Row(
+        "draws of calibration data that nothing reads",
+        refused("task.calibration_seed=0,1", "decomposer=magnitude,svd"),
+        "task.calibration_seed=1 has no effect",
+    ),
+    Row(
+        "first calibration data that nothing reads",
+        refused("task.calibration_seed=null", "decomposer=magnitude"),
+        "task.calibration_seed=null has no effect",
+    ),
+    Row(
         "power of a full norm",
         refused("decomposer=gptq", "norm.power=0.5"),
         "power=0.5 is for a diagonal",
@@ -258,6 +273,25 @@ SHAPES = [
         "a budget that enlarges",
         refused("allocation=mix", "allocation.budget.ratio=0.5"),
         "ratio=0.5 must be at least 1",
+    ),
+    *(
+        Row(
+            f"a budget of {of} that the rest alone takes, of {name}",
+            refused(
+                f"allocation={name}",
+                "allocation.budget.ratio=1000",
+                "allocation.budget.of=model",
+                f"allocation.budget.resource={of}",
+            ),
+            f"{of} of the model / 1000 is .* what is never compressed .* a ratio of",
+        )
+        for name in ("mix", "rank_search")
+        for of in ("bytes", "params")
+    ),
+    Row(
+        "a budget of all that there is",
+        refused("allocation=mix", "allocation.budget.ratio=1"),
+        "allows the model as it is, so there is nothing to compress",
     ),
     Row(
         "two budgets",
