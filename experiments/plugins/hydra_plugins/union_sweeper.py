@@ -106,7 +106,7 @@ class UnionSweeper(Sweeper):
             ) from error
 
     def launch(self, left: list[Job], every: list[Job], composer: Composer) -> Counter[Outcome]:
-        """Run jobs, those of a sweep that are left, through Hydra's launcher; how many ended in which way."""
+        """Run the jobs that are left through Hydra's launcher; how many ended in which way."""
         assert self.config is not None
         check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
         say_repeats(left)
