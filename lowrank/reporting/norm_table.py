@@ -64,8 +64,8 @@ def norm_table(
     caption = (
         f"{subject(compared)}: {in_unit(shown)}, of the methods of each family by the norm in "
         f"which error counts; {small.words}. The last column: no entry is worse than one to its "
-        f"left, of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a norm, "
-        f"the best is shown and named.{sentence(coverage(compared))} {over_seeds(points)} "
+        f"left, of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a "
+        f"norm, the best is shown and named.{sentence(coverage(compared))} {over_seeds(points)} "
         f"Dense model: {shown.text(*dense_baseline(frame, metric))}."
     )
     return Table(values, cells, bold, caption, labels=len(ROW))
