@@ -17,7 +17,7 @@ from lowrank.files.fields import parse
 from lowrank.files.paths import as_path
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record
-from lowrank.records.keys import SEEDS as SEEDS
+from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
 from lowrank.records.keys import point as point
@@ -133,6 +133,21 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     made = [_made(layer_rows, *one) for one in _records(folder, pattern)]
     return pd.DataFrame([layer for layers in made for layer in layers])
+
+
+def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `load` and `load_layers` give, with each file read once.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    import pandas as pd
+
+    records, layers = [], []
+    for path, record in _records(folder, pattern):
+        records.append(_made(row, path, record))
+        layers += _made(layer_rows, path, record)
+    return pd.DataFrame(records), pd.DataFrame(layers)
 
 
 def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[str, Any]) -> Any:

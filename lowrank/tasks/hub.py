@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_VARIABLE = "LOWRANK_HUB"
+# Where in the cache they are kept.
+DOWNLOADS = "downloads"
 WEIGHTS_FILE = "model.safetensors"
 HINT = f"check its name and the network, or set {HUB_VARIABLE} to a mirror"
 
@@ -94,12 +96,14 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
 
 def check_weights(repository: str, url: str | None) -> None:
     """Raise ValueError if it is known without reading or asking the network that these weights are
-    not there: the mirror lacks them, or `url` has no hash. See `load_weights`."""
+    not there: the mirror lacks them, `url` has no hash, or nothing can be kept that is loaded from
+    it. See `load_weights`."""
     root = mirror()
     if root is not None:
         _weights_file(root, repository)
     elif url is not None:
         _named_by_hash(url)
+        cache.check(DOWNLOADS)
 
 
 def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
@@ -184,7 +188,7 @@ def check_address(url: str) -> None:
 def _download(url: str) -> Path:
     """The file at an address, kept in the cache and checked against the hash in its name."""
     name, digits = _named_by_hash(url)
-    folder = cache.folder() / "downloads"
+    folder = cache.folder() / DOWNLOADS
     file = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
