@@ -100,6 +100,8 @@ class Budgeted(Allocation):
                 raise ValueError(
                     f"the candidate {candidate} fits none of the {len(errors)} layers; {errors[0]}"
                 )
+        if RESOURCES[self.budget.resource].is_of_shapes:
+            self._limit(problem, dense_costs(problem, self.budget.resource))
 
     def check(self, problem: Problem) -> None:
         """Raise ValueError if something is missing that the choice needs; takes no time."""

@@ -107,7 +107,7 @@ class SemiStructuredKernel(Kernel):
         rows, columns = work.factorization.shape
         if rows % 32 or columns % 64:
             return f"{rows}x{columns}: it needs rows in multiples of 32 and columns of 64"
-        kept = work.factorization.mask.view(rows, columns // 4, 4).sum(dim=2)
+        kept = work.factorization.current_mask().view(rows, columns // 4, 4).sum(dim=2)
         return "" if int(kept.max()) <= 2 else "more than 2 of 4 neighbours are kept somewhere"
 
     def prepare(self, work: Work) -> Prepared:
