@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank.norms import Norm, square_root
-from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.curvature import is_diagonal
 from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import memoised
 
@@ -99,7 +99,7 @@ def fit(grid: Grid, ranks: Tensor, iterations: int) -> Factors:
         nearest(grid, grid.weight[:, at], at, ranks[:, place])
         for place, at in enumerate(grid.columns)
     ]
-    if not has_pairs(grid.moment):
+    if is_diagonal(grid.moment):
         return factors
     missed = grid.weight - torch.cat([joined(column) for column in factors], dim=1)
     inverses = [torch.linalg.pinv(grid.moment[at, at], hermitian=True) for at in grid.columns]

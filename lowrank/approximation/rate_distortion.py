@@ -9,10 +9,9 @@ from torch import Tensor
 
 from lowrank.factorizations.laws import Exponents, Law, width
 from lowrank.norms import Norm
-from lowrank.numerics.curvature import has_pairs, inverse_factor, without_dead
+from lowrank.numerics.curvature import inverse_factor, is_diagonal, without_dead
+from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
 
-# Columns after which all others are updated, by one product of matrices.
-BLOCK = 32
 # Of steps of 1, the squared error is 1/12 and falls by 1/6 for each nat more: so much error is a
 # nat worth, wherever it can be spent.
 NAT = 1 / 6
@@ -47,6 +46,16 @@ def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
     return ((numbers.abs() - drawn).clamp_min_(0) / divided).round_().copysign(numbers)
 
 
+def chosen_by(codes: Tensor, drawn: Tensor, divided: Tensor) -> Choose:
+    """What chooses the `nearest` codes of each of some columns, (n, out), and writes them down."""
+
+    def choose(place: int, numbers: Tensor) -> Tensor:
+        codes[place] = nearest(numbers, drawn[place], divided[place])
+        return codes[place]
+
+    return choose
+
+
 class Matrix:
     """A weight as it is coded, transposed: in steps of its own for each row and column.
 
@@ -66,10 +75,10 @@ class Matrix:
 
     def __init__(self, weight: Tensor, norm: Norm) -> None:
         moment = without_dead(norm.second_moment(weight))
-        self.has_pairs, self.share = has_pairs(moment), 0.0
+        self.share = 0.0
         self.order = moment.diagonal().argsort(descending=True, stable=True)
         factor, strength = None, moment.diagonal().clone()
-        if self.has_pairs:
+        if not is_diagonal(moment):
             factor, self.share = inverse_factor(moment[self.order][:, self.order])
             # What an error costs when the columns after it have made up for it.
             strength[self.order] = factor.diagonal().pow(-2)
@@ -97,19 +106,17 @@ class Matrix:
         """
         rest = self.in_steps(step, coding)[self.order]
         drawn, divided = (p[self.order] for p in self._penalties(self.strength, coding))
-        codes = torch.empty_like(rest)
+        codes, chosen = torch.empty_like(rest), torch.empty_like(rest)
         if self.factor is None:
             codes[self.order] = nearest(rest, drawn, divided)
             return codes
-        factor = self.factor / self.factor.diagonal()[:, None]
-        for first in range(0, len(rest), BLOCK):
-            last = min(first + BLOCK, len(rest))
-            for place in range(first, last):
-                rounded = nearest(rest[place], drawn[place], divided[place])
-                codes[self.order[place]] = rounded
-                rest[place] -= rounded
-                rest[place + 1 : last] -= torch.outer(factor[place, place + 1 : last], rest[place])
-            rest[last:] -= factor[first:last, last:].T @ rest[first:last]
+
+        def chooser(begin: int, end: int) -> Choose:
+            block = slice(begin, end)
+            return chosen_by(chosen[block], drawn[block], divided[block])
+
+        eliminate_in_turn(rest, self.factor / self.factor.diagonal()[:, None], chooser)
+        codes[self.order] = chosen
         return codes
 
     def sweep(self, codes: Tensor, step: float, coding: Coding) -> None:
@@ -118,19 +125,16 @@ class Matrix:
         Of one code, error and bits are a parabola on either side of 0, so that neither ever makes
         their sum larger.
         """
-        missing = self.in_steps(step, coding) - codes
-        diagonal = self.moment.diagonal()
-        drawn, divided = self._penalties(diagonal, coding)
-        for columns in self.order.split(BLOCK):
-            within = self.moment[columns][:, columns] / diagonal[columns, None]
-            pull = self.moment[columns] @ missing / diagonal[columns, None]
-            for place, column in enumerate(columns.tolist()):
-                wanted = codes[column] + pull[place]
-                rounded = nearest(wanted, drawn[column], divided[column])
-                change = rounded - codes[column]
-                codes[column] = rounded
-                missing[column] -= change
-                pull[place + 1 :] -= torch.outer(within[place + 1 :, place], change)
+        chosen = codes[self.order]
+        penalties = self._penalties(self.moment.diagonal(), coding)
+        drawn, divided = (p[self.order] for p in penalties)
+
+        def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
+            block = slice(begin, end)
+            return chosen[block].clone(), chosen_by(chosen[block], drawn[block], divided[block])
+
+        sweep(self.in_steps(step, coding) - codes, self.moment, self.order, chooser)
+        codes[self.order] = chosen
 
     def in_steps(self, step: float, coding: Coding | None) -> Tensor:
         """The weight in steps from the centre of the law, (in, out), float64."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from lowrank.approximation.rounding import Rounding, smallest_group
 from lowrank.approximation.shared_levels import by_kmeans
 from lowrank.factorizations import EntropyCoded, Factorization, Sparse
+from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.packing import BITS, packed_bytes
-from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Norm
-from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.curvature import is_diagonal
 from lowrank.numerics.normalised import Normalised
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.storage import stored_dtype
@@ -163,11 +163,11 @@ class Sample:
         count = max(LEAST_ROWS, SAMPLE // weight.shape[1])
         rows = torch.arange(0, len(weight), max(1, len(weight) // count), device=weight.device)
         counts = norm.entry_weights(weight).expand(weight.shape)[rows]
-        moment, importance = norm.second_moment(weight), counts
-        if has_pairs(moment):
-            importance = norm.row_weights(weight).expand(len(weight))[rows]
-        within = moment if has_pairs(moment) else None
-        sample = cls(weight[rows], counts, within, importance, len(rows) == len(weight))
+        moment: Tensor | None = norm.second_moment(weight)
+        importance = norm.row_weights(weight).expand(len(weight))[rows]
+        if is_diagonal(moment):
+            moment, importance = None, counts
+        sample = cls(weight[rows], counts, moment, importance, len(rows) == len(weight))
         return replace(sample, error=sample.squared_error(found[rows]))
 
     def nearest(self, rivals: list[Rival]) -> Rival | None:

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from lowrank.approximation.grid import Grid
 from lowrank.factorizations.packing import Layout
-
-# Columns after which all others are updated, by one product of matrices: of 32 rows what is still
-# to be rounded stays in the cache.
-BLOCK = 32
+from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
 
 
 @dataclass(frozen=True)
@@ -99,36 +96,32 @@ class RoundedColumns:
         Returns:
             What columns beyond these must lose, in units of their rows of U: shape (n, out).
         """
-        errors, codes, levels = torch.empty_like(rest), torch.empty_like(rest), self.levels(columns)
-        for step in range(len(columns)):
-            rest[step].addmv_(errors[:step].T, factor[:step, step], alpha=-1)
-            torch.sub(rest[step], levels.round(rest[step], step, codes[step]), out=errors[step])
-            errors[step].div_(factor[step, step])
+        codes = torch.empty_like(rest)
+
+        def chooser(begin: int, end: int) -> Choose:
+            levels, block = self.levels(columns[begin:end]), codes[begin:end]
+            return lambda place, values: levels.round(values, place, block[place])
+
+        errors = eliminate_in_turn(rest, factor, chooser)
         self.codes[columns] = codes
         return errors
 
     def descend(self, weight: Tensor, moment: Tensor, order: Tensor) -> None:
         """Round every column once anew, to where the error of the others wants it.
 
-        The squared error is a parabola of one weight, so that the level nearest to its lowest point
-        is the best one, and no step makes the error larger.
-
         Args:
             moment: with no zero on its diagonal.
             order: of the columns, (in,).
         """
-        missing = weight.double().T - self.dense()
-        for columns in order.split(BLOCK):
-            pull, within = moment[columns] @ missing, moment[columns][:, columns]
-            levels, codes = self.levels(columns), self.codes[columns]
-            before = (codes - levels.zero) * levels.scale
-            changes = torch.empty_like(pull)
-            for step in range(len(columns)):
-                pull[step].addmv_(changes[:step].T, within[step, :step], alpha=-1)
-                wanted = pull[step].div_(within[step, step]).add_(before[step])
-                torch.sub(levels.round(wanted, step, codes[step]), before[step], out=changes[step])
-            self.codes[columns] = codes
-            missing[columns] -= changes
+        codes = self.codes[order]
+
+        def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
+            levels, block = self.levels(order[begin:end]), codes[begin:end]
+            before = (block - levels.zero) * levels.scale
+            return before, lambda place, wanted: levels.round(wanted, place, block[place])
+
+        sweep(weight.double().T - self.dense(), moment, order, chooser)
+        self.codes[order] = codes
 
     def _squared_errors(self, weight: Tensor, moment: Tensor) -> Tensor:
         missing = weight.double().T - self.dense()

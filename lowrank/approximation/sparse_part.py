@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lowrank.approximation.patterns import Blocks, projection
 from lowrank.factorizations import Dense, Factorization, Sparse
-from lowrank.factorizations.sparse import BlockGrid
+from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.norms import Norm
 from lowrank.numerics.alternating_directions import alternate
-from lowrank.numerics.curvature import UNPAIRED, has_pairs
+from lowrank.numerics.curvature import UNPAIRED, is_diagonal
 from lowrank.numerics.ranking import largest_entries, relative
 from lowrank.numerics.storage import stored_bytes
 from lowrank.numerics.survivors import exact_update
@@ -48,7 +48,7 @@ def nearest_sparse(
     scaled = relative(matrix.abs()) * matrix.sign()
     scaled = scaled * relative(norm.entry_weights(weight)).sqrt()
     wanda = project(scaled)
-    if not has_pairs(moment):
+    if is_diagonal(moment):
         return SparseMatrix(matrix, wanda, UNPAIRED)
     kept = alternate(scaled, moment, project, iterations)
     values = exact_update(matrix, kept, moment)
@@ -94,7 +94,7 @@ class SparsePart:
         """
         moment = self.norm.second_moment(target)
         scaled = target * self.norm.entry_weights(target).sqrt()
-        if not has_pairs(moment):
+        if is_diagonal(moment):
             kept = largest_entries(scaled, self.count)
             return SparseMatrix(target * kept, kept)
         kept = alternate(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.approximation.rounded_columns import BLOCK, RoundedColumns, kept_nearest
+from lowrank.approximation.rounded_columns import RoundedColumns, kept_nearest
 from lowrank.approximation.rounding import Rounding, round_to_nearest, smallest_group
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization
@@ -19,12 +19,12 @@ from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
     UNPAIRED,
-    eliminate,
-    has_pairs,
     inverse_factor,
+    is_diagonal,
     raised,
     without_dead,
 )
+from lowrank.numerics.elimination import eliminate
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class GPTQ(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         moment, rounding = norm.second_moment(weight), self.rounding()
-        if not has_pairs(moment):
+        if is_diagonal(moment):
             rounded = round_to_nearest(weight, norm, rounding)
             rounded.note = "; ".join(filter(None, (rounded.note, UNPAIRED)))
             return rounded
@@ -154,14 +154,8 @@ class GPTQ(Decomposer):
                 levels = self.rounding().fit(rest[first:last].T.contiguous(), counts, largest)
                 group = int(order[first]) // result.width
                 result.scale[group], result.zero[group] = levels.scale, levels.zero
-            columns, within = order[first:last], factor[first:last, first:last]
-
-            def settle(begin: int, end: int) -> Tensor:
-                part = slice(begin, end)
-                return result.eliminate(rest[first:last][part], columns[part], within[part, part])
-
-            edges = [*range(0, last - first, BLOCK), last - first]
-            return eliminate(rest[first:last], within, edges, settle)
+            part = slice(first, last)
+            return result.eliminate(rest[part], order[part], factor[part, part])
 
         # Groups that are fitted when their turn comes must be up to date as a whole.
         eliminate(rest, factor, elimination.edges(result.width if is_dynamic else None), settle_run)

@@ -12,8 +12,8 @@ from lowrank.approximation.low_rank import Factors, nearest
 from lowrank.approximation.sparse_part import SparseMatrix, SparsePart
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, check_rank, count_of
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
+from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import (
     check_integer,

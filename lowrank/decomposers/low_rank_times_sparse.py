@@ -13,8 +13,8 @@ from lowrank.approximation.comparison import better_than_svd
 from lowrank.approximation.sparse_part import SparseMatrix, SparsePart
 from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, count_of
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
+from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics import memo
 from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, check_sparsity

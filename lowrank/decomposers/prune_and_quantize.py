@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowrank.approximation.comparison import better_of
 from lowrank.approximation.grid import Grid
-from lowrank.approximation.rounded_columns import BLOCK, RoundedColumns, kept_nearest
+from lowrank.approximation.rounded_columns import RoundedColumns, kept_nearest
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers.alps import ALPS
 from lowrank.decomposers.decomposer import Decomposer, nearest_of
@@ -19,7 +19,7 @@ from lowrank.factorizations import Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.factorizations.packing import Layout
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.curvature import has_pairs, inverse_factor, raised, without_dead
+from lowrank.numerics.curvature import inverse_factor, is_diagonal, raised, without_dead
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PruneAndQuantize(Decomposer):
             nearest: each of them rounded by itself.
         """
         moment = norm.second_moment(weight)
-        if not has_pairs(moment):
+        if is_diagonal(moment):
             return nearest, ""  # The pruning has said so.
         alive = without_dead(moment)
         strength = moment.diagonal()
@@ -177,10 +177,6 @@ def eliminated(
         order: of the columns, (in,).
         factor: U of `inverse_factor` for the columns in this order, (in, in).
     """
-    result, rest = nearest.copy(), exact.T[order].contiguous()
-    for first in range(0, len(order), BLOCK):
-        last = min(first + BLOCK, len(order))
-        within = factor[first:last, first:last]
-        errors = result.eliminate(rest[first:last], order[first:last], within)
-        rest[last:] -= factor[first:last, last:].T @ errors
+    result = nearest.copy()
+    result.eliminate(exact.T[order].contiguous(), order, factor)
     return result

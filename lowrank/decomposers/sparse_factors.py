@@ -14,8 +14,8 @@ from lowrank.approximation.comparison import better_of, dense_unless_smaller
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.factorizations import Factorization, Product, Sparse
+from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
 from lowrank.numerics.conjugate_gradients import descend

@@ -16,16 +16,13 @@ from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
     UNPAIRED,
-    eliminate,
-    has_pairs,
     inverse_factor,
+    is_diagonal,
     raised,
 )
+from lowrank.numerics.elimination import Choose, eliminate, eliminate_in_turn
 from lowrank.numerics.ranking import relative
 from lowrank.numerics.survivors import exact_update
-
-# Columns after which what they leave is added to others, at once: faster, else the same.
-BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class SparseGPT(Pruning):
         if self.update == "exact":
             values = exact_update(weight, kept, moment)
         sparse = Sparse.from_dense(values.to(weight.dtype), kept)
-        sparse.note = raised(share) if has_pairs(moment) else UNPAIRED
+        sparse.note = UNPAIRED if is_diagonal(moment) else raised(share)
         return sparse
 
     def _eliminate(self, weight: Tensor, factor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,14 +95,12 @@ class SparseGPT(Pruning):
         def settle_block(begin: int, end: int) -> Tensor:
             block = slice(begin, end)
             kept[block] = choose(rest[block].T, block).T
-            inner = factor[block, block]
-            edges = [*range(0, end - begin, BLOCK), end - begin]
-            return eliminate(
-                rest[block],
-                inner,
-                edges,
-                lambda a, b: settle(rest[block], kept[block], inner, a, b),
-            )
+            masks = kept[block]
+
+            def chooser(first: int, last: int) -> Choose:
+                return lambda place, values: values * masks[first + place]
+
+            return eliminate_in_turn(rest[block], factor[block, block], chooser)
 
         eliminate(rest, factor, [*range(0, columns, width), columns], settle_block)
         return (rest * kept).T, kept.T
@@ -129,17 +124,3 @@ class SparseGPT(Pruning):
             return pattern.keep(losses, count, once=True)
 
         return choose, pattern.m if isinstance(pattern, NOfM) else self.block_size
-
-
-def settle(rest: Tensor, kept: Tensor, factor: Tensor, begin: int, end: int) -> Tensor:
-    """The errors of columns begin to end, (end − begin, out), those that follow brought up to date.
-
-    Args:
-        rest, kept: columns and their masks, a column a row, (n, out).
-        factor: U for them, (n, n).
-    """
-    errors = torch.zeros_like(rest[begin:end])
-    for step, column in enumerate(range(begin, end)):
-        rest[column].addmv_(errors[:step].T, factor[begin:column, column], alpha=-1)
-        torch.mul(rest[column], ~kept[column], out=errors[step]).div_(factor[column, column])
-    return errors

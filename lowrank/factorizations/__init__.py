@@ -2,6 +2,7 @@
 
 from lowrank.factorizations.block_diagonal import BlockDiagonal as BlockDiagonal
 from lowrank.factorizations.block_diagonal import DirectSum as DirectSum
+from lowrank.factorizations.block_grid import BlockGrid as BlockGrid
 from lowrank.factorizations.channel_product import ChannelProduct as ChannelProduct
 from lowrank.factorizations.codebook import Codebook as Codebook
 from lowrank.factorizations.combinations import Product as Product
@@ -17,6 +18,5 @@ from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.quantized import Quantized as Quantized
 from lowrank.factorizations.regrouped_product import RegroupedProduct as RegroupedProduct
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
-from lowrank.factorizations.sparse import BlockGrid as BlockGrid
 from lowrank.factorizations.sparse import Sparse as Sparse
 from lowrank.factorizations.tunable import Tunable as Tunable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
@@ -50,41 +48,6 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
     )
 
 
-def eliminate(
-    rest: Tensor, factor: Tensor, edges: Sequence[int], settle: Callable[[int, int], Tensor]
-) -> Tensor:
-    """Settle columns block by block, the columns after each making up for its errors.
-
-    What one half of the blocks leaves is added to the other half at once, and so on within each
-    half: products of large matrices instead of a pass over all that follows for every block.
-
-    Args:
-        rest: the columns, a column a row, (n, out); changed.
-        factor: U of `inverse_factor` for them, (n, n).
-        edges: where blocks begin, and the end: 0, …, n.
-        settle: given the first column of a block and the one after its last, with all before made
-            up for in `rest`, the errors of the block.
-
-    Returns:
-        The errors, (n, out): what columns lose, in units of their rows of U.
-    """
-    errors = torch.empty_like(rest)
-
-    def settle_blocks(first: int, last: int) -> None:
-        if last - first == 1:
-            begin, end = edges[first], edges[last]
-            errors[begin:end] = settle(begin, end)
-            return
-        middle = (first + last) // 2
-        settle_blocks(first, middle)
-        begin, half, end = edges[first], edges[middle], edges[last]
-        rest[half:end].addmm_(factor[begin:half, half:end].T, errors[begin:half], alpha=-1)
-        settle_blocks(middle, last)
-
-    settle_blocks(0, len(edges) - 1)
-    return errors
-
-
 def without_dead(moment: Tensor) -> Tensor:
     """The moment with its mean on the diagonal where that is zero.
 
@@ -100,6 +63,6 @@ def raised(share: float) -> str:
     return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
 
 
-def has_pairs(moment: Tensor) -> bool:
-    """Whether any two inputs come together, so that one weight can make up for another."""
-    return bool((moment - torch.diag(moment.diagonal())).any())
+def is_diagonal(moment: Tensor) -> bool:
+    """Whether no two inputs come together, so that no weight can make up for another."""
+    return not bool((moment - torch.diag(moment.diagonal())).any())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.curvature import is_diagonal
 
 # Share of the largest below which an eigenvalue, and a squared pivot, is a rounding error.
 SINGULAR = 1e-10
@@ -37,7 +37,7 @@ def exact_update(weight: Tensor, kept: Tensor, moment: Tensor) -> Tensor:
         Shape (out, in), float64; where no change pays, bit for bit the weight.
     """
     weight = weight.double()
-    if not has_pairs(moment):
+    if is_diagonal(moment):
         return weight * kept
     scale, correlation = correlations(moment)
     scaled = weight * scale

@@ -113,7 +113,7 @@ def test_the_blocks_in_which_errors_are_added_change_nothing(monkeypatch):
     for options in ({"sparsity": 0.6, "block_size": 7}, {"pattern": "2:4"}):
         method = SparseGPT(**options, update="sequential")
         at_once = method.decompose(weight, norm).to_dense()
-        monkeypatch.setattr("lowrank.decomposers.sparsegpt.BLOCK", 3)
+        monkeypatch.setattr("lowrank.numerics.elimination.BLOCK", 3)
         torch.testing.assert_close(method.decompose(weight, norm).to_dense(), at_once)
         monkeypatch.undo()
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lowrank.numerics.curvature import ESCALATION, eliminate, inverse_factor
+from lowrank.numerics.curvature import ESCALATION, inverse_factor
 from lowrank.numerics.memo import MEMO
 
 
@@ -101,25 +101,3 @@ def test_it_is_paid_once():
     MEMO.clear()
     one, again = inverse_factor(moment(20)), inverse_factor(moment(20))
     assert one[0] is again[0] and (MEMO.misses, MEMO.hits) == (1, 1)
-
-
-@pytest.mark.parametrize("edges", [[0, 12], [0, 1, 5, 6, 12], list(range(13))])
-def test_elimination_in_any_blocks_is_that_of_one_column_after_the_other(edges):
-    """Every column loses half of itself, and all that follow make up for it at once."""
-    rest = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    factor, _ = inverse_factor(moment(40, 12))
-    plain, losses = rest.clone(), []
-    for column in range(12):
-        losses.append(plain[column] / 2)
-        plain[column + 1 :] -= torch.outer(factor[column, column + 1 :], losses[-1])
-
-    def settle(begin, end):
-        errors = torch.zeros(end - begin, 3, dtype=torch.float64)
-        for column in range(begin, end):
-            rest[column] -= factor[begin:column, column] @ errors[: column - begin]
-            errors[column - begin] = rest[column] / 2
-        return errors
-
-    errors = eliminate(rest, factor, edges, settle)
-    torch.testing.assert_close(errors, torch.stack(losses))
-    torch.testing.assert_close(rest, plain)
