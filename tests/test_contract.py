@@ -27,7 +27,6 @@ from lowrank.decomposers import (
     Decomposer,
     EntropyCodedQuantization,
     HalfPrecision,
-    Keep,
     LoRA,
     LowRankPlusSparse,
     LowRankTimesSparse,
@@ -42,6 +41,7 @@ from lowrank.decomposers import (
     SparseGPT,
     TruncatedSVD,
     Tucker2,
+    Uncompressed,
 )
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import (
@@ -53,9 +53,9 @@ from lowrank.factorizations import (
     EntropyCoded,
     Factorization,
     Half,
+    PermutedProduct,
     Product,
     Quantized,
-    RegroupedProduct,
     Scaled,
     ScaledColumns,
     Sparse,
@@ -139,14 +139,14 @@ ROWS = {
     ),
     "Monarch": Row(
         Monarch((6, 6)),
-        {RegroupedProduct, BlockDiagonal, Dense},
+        {PermutedProduct, BlockDiagonal, Dense},
         6 * (OUT + INNER),
         {"left.values.weight", "right.values.weight"},
         Gram(moment()),
     ),
     "block low rank": Row(
         BlockLowRank(1.5, (2, 2)),
-        {RegroupedProduct, DirectSum, Dense},
+        {PermutedProduct, DirectSum, Dense},
         ALL * 2 // 3,
         {f"{side}.blocks.{place}.weight" for side in ("left", "right") for place in (0, 1)},
         Gram(moment()),
@@ -288,7 +288,7 @@ ROWS = {
     "quantized SVD": Row(
         Chain([TruncatedSVD(rank=3), Quantization(8)]), {Product, Quantized}, 180, set()
     ),
-    "kept": Row(Keep(), {Dense}, ALL, {"weight"}),
+    "kept": Row(Uncompressed(), {Dense}, ALL, {"weight"}),
     "half precision": Row(HalfPrecision(), {Half}, ALL, set()),
     "half precision of wide range": Row(HalfPrecision("bfloat16"), {Half}, ALL, set()),
     "SVD in half precision": Row(

@@ -20,7 +20,6 @@ from lowrank.decomposers import (
     Decomposer,
     EntropyCodedQuantization,
     HalfPrecision,
-    Keep,
     LoRA,
     LowRankPlusSparse,
     LowRankTimesSparse,
@@ -35,6 +34,7 @@ from lowrank.decomposers import (
     SparseGPT,
     TruncatedSVD,
     Tucker2,
+    Uncompressed,
 )
 from lowrank.factorizations import Dense
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
@@ -71,7 +71,7 @@ EXTREME = [
     PruneAndQuantize(ALPS(0.9), GPTQ(1)),
     Chain([MagnitudePruning(0.9), HalfPrecision()]),
     HalfPrecision("bfloat16"),
-    Keep(),
+    Uncompressed(),
 ]
 
 SPARSE = random(OUT, INNER) * (random(OUT, INNER, seed=3) > 1.6)

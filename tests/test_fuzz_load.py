@@ -174,7 +174,7 @@ LARGE = {
     "a stream": {"type": "EntropyCoded", "stream_bytes": 3 * 10**9},
     "a matrix between": {"type": "Product"},
     "a mask": {"type": "Sparse", "shape": [10**6, 10**6], "block": [10**6, 10**6]},
-    "a grid": {"type": "RegroupedProduct", "grid": [10**6, 10**6]},
+    "a grid": {"type": "PermutedProduct", "grid": [10**6, 10**6]},
 }
 PROGRAM = """
 import resource, sys, torch

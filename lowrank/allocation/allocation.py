@@ -11,7 +11,7 @@ from torch import nn
 
 from lowrank.allocation.values import Values
 from lowrank.calibration import NormProvider
-from lowrank.decomposers import Decomposer, Keep
+from lowrank.decomposers import Decomposer, Uncompressed
 from lowrank.decomposers.decomposer import check_norms
 from lowrank.factorizations import Factorization
 from lowrank.model.forward import Example
@@ -44,7 +44,7 @@ class Problem:
     def decompose(self, site: Site, decomposer: Decomposer, norm: Norm) -> Factorization:
         """What a method makes of a weight, as it is stored; what is kept stays as it is."""
         form = site.decompose(decomposer, norm)
-        return form if decomposer == Keep() else self.values.stored(form)
+        return form if decomposer == Uncompressed() else self.values.stored(form)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lowrank.allocation.allocation import Problem
 from lowrank.allocation.progress import reported
 from lowrank.allocation.resources import RESOURCES, Calls
 from lowrank.calibration import Job
-from lowrank.decomposers import Decomposer, Keep
+from lowrank.decomposers import Decomposer, Uncompressed
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.sites import Site, naming
@@ -118,7 +118,9 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) ->
     if not candidates:
         raise ValueError("candidates=[] must name at least one decomposer")
     measure = RESOURCES[costs.resource]
-    options = {n: [Option(Keep(), None, cost, 0.0, 0.0)] for n, cost in costs.layers.items()}
+    options = {
+        n: [Option(Uncompressed(), None, cost, 0.0, 0.0)] for n, cost in costs.layers.items()
+    }
     refused: list[tuple[str, str, str]] = []
     views: dict[KernelView, list[Decomposer]] = {}
     for candidate in candidates:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.allocation.rank_budget import RankAllocation, singular_values, stored_params
+from lowrank.allocation.rank_budget import RankAllocation, stored_params
+from lowrank.approximation.low_rank import spectrum
+from lowrank.norms import IDENTITY
 from lowrank.numerics import factors
 
 
@@ -37,7 +39,7 @@ class GlobalRank(RankAllocation):
             }
 
         # Bisection of the exponent: 60 halvings reach the resolution of a double.
-        total = float(sum(singular_values(m).square().sum() for m in matrices.values()))
+        total = float(sum(spectrum(m, IDENTITY).square().sum() for m in matrices.values()))
         low, high = 1e-30 * total, total
         for _ in range(60):
             middle = (low * high) ** 0.5
@@ -50,7 +52,7 @@ class GlobalRank(RankAllocation):
 
 def _curve(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Squared error and stored parameters of ranks 1, 2, …, min(out, in), in float64."""
-    energy = singular_values(matrix).square()
+    energy = spectrum(matrix, IDENTITY).square()
     tail = energy.flip(0).cumsum(0).flip(0)
     errors = torch.cat([tail[1:], tail.new_zeros(1)])
     costs = [factors.stored_params(matrix.shape, rank) for rank in range(1, len(energy) + 1)]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.allocation.rank_budget import RankAllocation, singular_values, stored_params
+from lowrank.allocation.rank_budget import RankAllocation, stored_params
+from lowrank.approximation.low_rank import spectrum
+from lowrank.norms import IDENTITY
 
 
 @dataclass(frozen=True)
@@ -44,5 +46,5 @@ class KeptEnergy(RankAllocation):
 
 def _energy_shares(matrix: Tensor) -> Tensor:
     """The share of Σ s² that the first 1, 2, … singular values hold, in float64."""
-    energy = singular_values(matrix).square().cumsum(0)
+    energy = spectrum(matrix, IDENTITY).square().cumsum(0)
     return energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)

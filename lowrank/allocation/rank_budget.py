@@ -15,9 +15,8 @@ from lowrank.allocation.resources import RESOURCES
 from lowrank.decomposers import TruncatedSVD
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Identity
-from lowrank.numerics import factors, memo
+from lowrank.numerics import factors
 from lowrank.numerics.checks import check_one_of, check_ratio
-from lowrank.numerics.precision import working
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,3 @@ class RankAllocation(Allocation):
 def stored_params(matrices: Mapping[str, Tensor], ranks: Mapping[str, int]) -> int:
     """Parameters of truncated SVDs of these ranks; one that would not be smaller stays dense."""
     return sum(factors.stored_params(matrices[name].shape, r) for name, r in ranks.items())
-
-
-def singular_values(matrix: Tensor) -> Tensor:
-    """The singular values of a matrix (out, in), descending, in float64; memoised."""
-    return memo.svd(working(matrix))[1].double()

@@ -13,7 +13,6 @@ from lowrank.decomposers.entropy_coded_quantization import (
 from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
 from lowrank.decomposers.hqq import HQQ as HQQ
-from lowrank.decomposers.keep import Keep as Keep
 from lowrank.decomposers.lora import LoRA as LoRA
 from lowrank.decomposers.lora import merge as merge
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse
@@ -31,3 +30,4 @@ from lowrank.decomposers.sparse_factors import SparseFactors as SparseFactors
 from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD
 from lowrank.decomposers.tucker2 import Tucker2 as Tucker2
+from lowrank.decomposers.uncompressed import Uncompressed as Uncompressed

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowrank.approximation.comparison import better_than_svd
 from lowrank.approximation.low_rank_blocks import Grid, fit, within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
-from lowrank.factorizations import Dense, DirectSum, Factorization, RegroupedProduct
+from lowrank.factorizations import Dense, DirectSum, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, pair_of
@@ -87,7 +87,7 @@ class BlockLowRank(Decomposer):
         rows = zip(*columns, strict=True)
         left = [Dense(torch.cat([left for left, _ in row], dim=1)) for row in rows]
         right = [Dense(torch.cat([right for _, right in column])) for column in columns]
-        form = RegroupedProduct(DirectSum(*left), DirectSum(*right), self.blocks, ranks)
+        form = PermutedProduct(DirectSum(*left), DirectSum(*right), self.blocks, ranks)
         return better_than_svd(weight, norm, form)
 
 

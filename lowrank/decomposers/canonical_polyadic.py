@@ -15,7 +15,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_ratio, pair_of
+from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.factors import equally_scaled, fitted
 from lowrank.numerics.memo import memoised
@@ -59,11 +59,8 @@ class CanonicalPolyadic(Decomposer):
     kernel_size: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if (self.rank is None) == (self.compression_ratio is None):
-            raise ValueError(
-                "CanonicalPolyadic needs exactly one of rank and compression_ratio, got "
-                f"rank={self.rank}, compression_ratio={self.compression_ratio}"
-            )
+        options = {"rank": self.rank, "compression_ratio": self.compression_ratio}
+        check_exactly_one("CanonicalPolyadic", options)
         if self.rank is not None:
             check_integer("rank", self.rank, least=1)
         if self.compression_ratio is not None:

@@ -17,7 +17,13 @@ from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics import memo
-from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, check_sparsity
+from lowrank.numerics.checks import (
+    check_exactly_one,
+    check_integer,
+    check_one_of,
+    check_ratio,
+    check_sparsity,
+)
 from lowrank.numerics.factors import equally_scaled, fitted
 from lowrank.numerics.storage import stored_bytes
 
@@ -65,11 +71,8 @@ class LowRankTimesSparse(Decomposer):
     view: KernelView = "channel"
 
     def __post_init__(self) -> None:
-        if (self.rank is None) == (self.compression_ratio is None):
-            raise ValueError(
-                "LowRankTimesSparse needs exactly one of rank and compression_ratio, got "
-                f"rank={self.rank}, compression_ratio={self.compression_ratio}"
-            )
+        options = {"rank": self.rank, "compression_ratio": self.compression_ratio}
+        check_exactly_one("LowRankTimesSparse", options)
         check_sparsity(self.sparsity)
         if self.rank is not None:
             check_integer("rank", self.rank, least=1)

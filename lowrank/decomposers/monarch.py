@@ -11,10 +11,16 @@ from torch import Tensor
 from lowrank.approximation.comparison import better_than_svd
 from lowrank.approximation.low_rank_blocks import Grid, fit
 from lowrank.decomposers.decomposer import Decomposer, Unfit
-from lowrank.factorizations import BlockDiagonal, Dense, Factorization, RegroupedProduct
+from lowrank.factorizations import BlockDiagonal, Dense, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, pair_of
+from lowrank.numerics.checks import (
+    check_exactly_one,
+    check_integer,
+    check_one_of,
+    check_ratio,
+    pair_of,
+)
 from lowrank.numerics.storage import stored_bytes
 
 
@@ -56,11 +62,8 @@ class Monarch(Decomposer):
     view: KernelView = "channel"
 
     def __post_init__(self) -> None:
-        if (self.blocks is None) == (self.compression_ratio is None):
-            raise ValueError(
-                "Monarch needs exactly one of blocks and compression_ratio, got "
-                f"blocks={self.blocks}, compression_ratio={self.compression_ratio}"
-            )
+        options = {"blocks": self.blocks, "compression_ratio": self.compression_ratio}
+        check_exactly_one("Monarch", options)
         if self.blocks is not None:
             object.__setattr__(self, "blocks", pair_of("blocks", self.blocks))
         if self.compression_ratio is not None:
@@ -84,7 +87,7 @@ class Monarch(Decomposer):
         left = BlockDiagonal(blocks[0], Dense(torch.cat(rows)))
         right = BlockDiagonal(blocks[1], Dense(rights))
         ranks = torch.full((1, 1), self.rank)
-        return better_than_svd(weight, norm, RegroupedProduct(left, right, blocks, ranks))
+        return better_than_svd(weight, norm, PermutedProduct(left, right, blocks, ranks))
 
     def blocks_for(self, weight: Tensor, norm: Norm) -> tuple[int, int]:
         """The grid that a weight of shape (out, in) is given.

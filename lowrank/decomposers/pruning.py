@@ -14,7 +14,7 @@ from lowrank.factorizations import BlockGrid, Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import Norm
 from lowrank.numerics import storage
-from lowrank.numerics.checks import check_ratio, check_sparsity
+from lowrank.numerics.checks import check_exactly_one, check_none, check_ratio, check_sparsity
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,9 @@ class Pruning(Decomposer):
     within: Literal["matrix", "row"] = "matrix"
 
     def __post_init__(self) -> None:
-        given = [value is not None for value in (self.sparsity, self.compression_ratio)]
-        if sum(given) != self._pattern.is_counted:
-            allowed = "exactly one" if self._pattern.is_counted else "none"
-            raise ValueError(
-                f"{type(self).__name__} with pattern {self.pattern!r} needs {allowed} of sparsity "
-                f"and compression_ratio, got sparsity={self.sparsity}, "
-                f"compression_ratio={self.compression_ratio}"
-            )
+        options = {"sparsity": self.sparsity, "compression_ratio": self.compression_ratio}
+        check = check_exactly_one if self._pattern.is_counted else check_none
+        check(f"{type(self).__name__} with pattern {self.pattern!r}", options)
         if self.sparsity is not None:
             check_sparsity(self.sparsity)
         if self.compression_ratio is not None:

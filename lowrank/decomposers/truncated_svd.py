@@ -13,7 +13,13 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
 from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
+from lowrank.numerics.checks import (
+    check_exactly_one,
+    check_integer,
+    check_number,
+    check_one_of,
+    check_ratio,
+)
 from lowrank.numerics.factors import factored_params, is_smaller
 
 
@@ -60,13 +66,8 @@ class TruncatedSVD(Decomposer):
     view: KernelView = "spatial"
 
     def __post_init__(self) -> None:
-        given = [self.rank, self.energy, self.compression_ratio]
-        if sum(value is not None for value in given) != 1:
-            raise ValueError(
-                "TruncatedSVD needs exactly one of rank, energy and compression_ratio, got "
-                f"rank={self.rank}, energy={self.energy}, "
-                f"compression_ratio={self.compression_ratio}"
-            )
+        names = ("rank", "energy", "compression_ratio")
+        check_exactly_one("TruncatedSVD", {name: getattr(self, name) for name in names})
         if self.rank is not None:
             check_integer("rank", self.rank, least=1)
         if self.energy is not None:

@@ -14,7 +14,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Gram, Identity, Norm
-from lowrank.numerics.checks import check_integer, check_ratio, pair_of
+from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.memo import memoised
 
@@ -54,11 +54,8 @@ class Tucker2(Decomposer):
     kernel_size: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if (self.ranks is None) == (self.compression_ratio is None):
-            raise ValueError(
-                "Tucker2 needs exactly one of ranks and compression_ratio, got "
-                f"ranks={self.ranks}, compression_ratio={self.compression_ratio}"
-            )
+        options = {"ranks": self.ranks, "compression_ratio": self.compression_ratio}
+        check_exactly_one("Tucker2", options)
         if self.compression_ratio is not None:
             check_ratio(self.compression_ratio)
         for name in ("ranks", "kernel_size"):

@@ -15,8 +15,8 @@ from lowrank.factorizations.factorization import Leaf as Leaf
 from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
+from lowrank.factorizations.permuted_product import PermutedProduct as PermutedProduct
 from lowrank.factorizations.quantized import Quantized as Quantized
-from lowrank.factorizations.regrouped_product import RegroupedProduct as RegroupedProduct
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import Sparse as Sparse
 from lowrank.factorizations.tunable import Tunable as Tunable

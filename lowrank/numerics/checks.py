@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 
 
@@ -31,6 +31,24 @@ def check_one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise ValueError unless it is one of the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} must be one of {tuple(allowed)}")
+
+
+def check_exactly_one(by: str, options: Mapping[str, object]) -> None:
+    """Raise ValueError unless one of the options, and no other, is not None."""
+    _check_given(by, options, 1)
+
+
+def check_none(by: str, options: Mapping[str, object]) -> None:
+    """Raise ValueError unless all of the options are None."""
+    _check_given(by, options, 0)
+
+
+def _check_given(by: str, options: Mapping[str, object], wanted: int) -> None:
+    if sum(value is not None for value in options.values()) != wanted:
+        *first, last = options
+        allowed = f"{'exactly one' if wanted else 'none'} of {', '.join(first)} and {last}"
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ValueError(f"{by} needs {allowed}, got {given}")
 
 
 def check_list(name: str, values: object) -> None:

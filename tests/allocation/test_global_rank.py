@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import GlobalRank
+from lowrank.allocation import GlobalRank, KeptEnergy
 from lowrank.compression.compress import compress
+from lowrank.decomposers import TruncatedSVD
 from lowrank.measure import nbytes
+from lowrank.numerics import memo
 
 
 def network(widths=(30, 20, 40, 25)) -> nn.Sequential:
@@ -110,3 +112,14 @@ def test_the_ratio_is_that_of_the_whole_model_in_bytes(ratio, values):
 def test_bad_options(options, text):
     with pytest.raises(ValueError, match=text):
         GlobalRank(**options)
+
+
+@pytest.mark.parametrize("allocation", [GlobalRank(3), KeptEnergy(3)])
+def test_after_a_sweep_of_ranks_no_spectrum_is_computed_again(allocation, monkeypatch):
+    monkeypatch.setattr(memo, "MEMO", memo.Memo())
+    model = network()
+    for rank in (2, 5):
+        compress(model, TruncatedSVD(rank, view="channel"))
+    before = memo.MEMO.misses
+    compress(model, allocation)
+    assert before == 3 and memo.MEMO.misses == before

@@ -16,7 +16,14 @@ from lowrank.allocation.losses import Trial, interpolate, spread
 from lowrank.allocation.mix import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compression.compress import compress
-from lowrank.decomposers import GPTQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import (
+    GPTQ,
+    LoRA,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+    Uncompressed,
+)
 from lowrank.factorizations import Dense
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
@@ -85,7 +92,7 @@ def test_by_the_norm_it_is_the_best_of_all_choices(model):
 
 def test_a_layer_may_stay_as_it_is_and_counts_all_the_same(model):
     result = compress(model, Mix([Quantization(bits=1)], Budget(ratio=1.2), NormError(), rivals=0))
-    kept = [layer for layer in result.layers if layer.decomposer == "Keep()"]
+    kept = [layer for layer in result.layers if layer.decomposer == "Uncompressed()"]
     assert kept and len(result.layers) == 3
     assert all(layer.bits_per_weight == 32 and layer.norm_error == 0 for layer in kept)
     for layer in kept:
@@ -215,7 +222,7 @@ def test_a_rival_leaves_dense_what_it_would_not_make_smaller(model, data):
     mix = Mix([MagnitudePruning(0.01), Quantization(bits=3)], Budget(ratio=5), rivals=2)
     question_budget = compress(model, mix, data=data).allocation
     assert question_budget["spent"] <= question_budget["allowed"]
-    dense = Option(Keep(), None, 100, 0.0, 1.0)
+    dense = Option(Uncompressed(), None, 100, 0.0, 1.0)
     larger = Option(Quantization(bits=8), None, 100, 0.5, 1.0)
     assert not pays(larger, Quantization(bits=8), dense)
     assert pays(larger._replace(cost=99), Quantization(bits=8), dense)
@@ -275,7 +282,7 @@ class TestSensitivity:
 
     def test_probes_are_spread_over_the_errors(self):
         errors = [1e-6, 1e-5, 1.1e-5, 1e-4, 1e-3, 1e-2]
-        options = [Option(Keep(), None, 1, error, 1.0) for error in errors]
+        options = [Option(Uncompressed(), None, 1, error, 1.0) for error in errors]
         assert spread(options, range(6), 3) == [0, 3, 5]
 
 

@@ -16,7 +16,7 @@ from lowrank.allocation import (
     SharedBasis,
 )
 from lowrank.compression.compress import compress
-from lowrank.decomposers import Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense, Half
 from lowrank.measure import nbytes
 
@@ -75,7 +75,7 @@ def test_a_budget_counts_what_is_stored():
 
 def test_a_weight_that_is_kept_stays_exact():
     model = network()
-    result = compress(model, {"0": Keep(), "*": TruncatedSVD(rank=2)}, values="float16")
+    result = compress(model, {"0": Uncompressed(), "*": TruncatedSVD(rank=2)}, values="float16")
     assert torch.equal(result.model[0].factorization.to_dense(), model[0].weight)
 
 

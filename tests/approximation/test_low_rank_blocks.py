@@ -12,7 +12,7 @@ from lowrank.approximation.comparison import svd_within
 from lowrank.approximation.low_rank_blocks import Grid, fit, joined, within
 from lowrank.compression.compress import compress
 from lowrank.decomposers import BlockLowRank, Monarch, TruncatedSVD
-from lowrank.factorizations import RegroupedProduct
+from lowrank.factorizations import PermutedProduct
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
 
 OUT, INNER = 12, 18
@@ -142,7 +142,7 @@ def test_neither_is_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
 def test_finer_grids_that_fit_are_chosen():
     weight = torch.kron(random(4, 6), torch.ones(3, 3, dtype=torch.float64))
     form = Monarch(compression_ratio=1.5).decompose(weight)
-    assert isinstance(form, RegroupedProduct)
+    assert isinstance(form, PermutedProduct)
     down, across = form.grid
     assert 12 * across + 18 * down <= 216 / 1.5
 

@@ -15,7 +15,7 @@ from lowrank.factorizations import (
     Dense,
     EntropyCoded,
     Factorization,
-    RegroupedProduct,
+    PermutedProduct,
 )
 from lowrank.factorizations.laws import Exponents, Law
 from lowrank.model.factorized import FactorizedLinear
@@ -48,11 +48,11 @@ def two() -> nn.Sequential:
     return nn.Sequential(linear(), nn.Linear(8, 3))
 
 
-def monarch() -> RegroupedProduct:
+def monarch() -> PermutedProduct:
     """A matrix of 8 x 12 in 2 x 2 blocks of rank 1."""
     left = BlockDiagonal(2, Dense(torch.rand(8, 2)))
     right = BlockDiagonal(2, Dense(torch.rand(4, 6)))
-    return RegroupedProduct(left, right, (2, 2), torch.ones(2, 2).long())
+    return PermutedProduct(left, right, (2, 2), torch.ones(2, 2).long())
 
 
 def pickled(value, zipped=True) -> bytes:

@@ -11,10 +11,10 @@ from lowrank.decomposers import (
     CodebookQuantization,
     EntropyCodedQuantization,
     HalfPrecision,
-    Keep,
     MagnitudePruning,
     Quantization,
     TruncatedSVD,
+    Uncompressed,
 )
 from lowrank.factorizations import (
     BlockDiagonal,
@@ -26,9 +26,9 @@ from lowrank.factorizations import (
     EntropyCoded,
     Half,
     Layout,
+    PermutedProduct,
     Product,
     Quantized,
-    RegroupedProduct,
     Scaled,
     ScaledColumns,
     Sparse,
@@ -72,8 +72,8 @@ def exponents(row):
     return lambda _: Exponents(row, torch.zeros(6).long())
 
 
-def regrouped(ranks, grid=(2, 2), inner=4):
-    return lambda _: RegroupedProduct(dense(4, inner), dense(inner, 6), grid, ranks)
+def permuted(ranks, grid=(2, 2), inner=4):
+    return lambda _: PermutedProduct(dense(4, inner), dense(inner, 6), grid, ranks)
 
 
 def convolve(**changed):
@@ -170,11 +170,11 @@ ROWS = [
         lambda _: ChannelProduct(dense(), dense(), 2),
         "has no 2 columns for each of the 4 channels",
     ),
-    Row("ranks of another grid", regrouped(torch.ones(2, 3)), r"must be those of a grid \(2, 2\)"),
-    Row("negative ranks", regrouped(torch.tensor([[-1]])), r"ranks must lie in 0\.\.65535"),
-    Row("real ranks", regrouped(torch.ones(1, 1)), "ranks must be integers"),
-    Row("grid of one number", regrouped(torch.ones(1, 1).long(), (2,)), "grid=.* two integers"),
-    Row("ranks of other factors", regrouped(torch.ones(1, 1).long(), inner=5), "ranks of sum 4"),
+    Row("ranks of another grid", permuted(torch.ones(2, 3)), r"must be those of a grid \(2, 2\)"),
+    Row("negative ranks", permuted(torch.tensor([[-1]])), r"ranks must lie in 0\.\.65535"),
+    Row("real ranks", permuted(torch.ones(1, 1)), "ranks must be integers"),
+    Row("grid of one number", permuted(torch.ones(1, 1).long(), (2,)), "grid=.* two integers"),
+    Row("ranks of other factors", permuted(torch.ones(1, 1).long(), inner=5), "ranks of sum 4"),
     Row("real numbers coded", lambda _: coded(CODES.float()), "codes must be a matrix of integers"),
     Row("coded vector", lambda _: coded(CODES[0]), r"not of shape \(6,\)"),
     Row("step of 0", lambda _: coded(step=0.0), "step=0.0 between levels must be above 0"),
@@ -234,7 +234,7 @@ ROWS = [
     Row("written by numpy", written(lambda m: m.weight.detach().numpy().fill(0)), "read-only"),
     Row("as an output", written(lambda m: torch.add(1, m.weight, out=m.weight), EIGHT), LOST),
     Row("activated in place", written(lambda m: F.relu(m.weight, inplace=True)), LOST),
-    Row("weight assigned", written(lambda m: setattr(m, "weight", MATRIX), Keep()), LOST),
+    Row("weight assigned", written(lambda m: setattr(m, "weight", MATRIX), Uncompressed()), LOST),
     Row("weight deleted", written(lambda m: delattr(m, "weight"), EIGHT), LOST),
     Row(
         "weight registered",

@@ -9,7 +9,15 @@ from torch import nn
 from lowrank.allocation import Budget, ByName, GlobalRank, Mix, Uniform
 from lowrank.calibration import CalibratedNorms
 from lowrank.compression.compress import compress
-from lowrank.decomposers import GPTQ, HQQ, Keep, LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import (
+    GPTQ,
+    HQQ,
+    LoRA,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+    Uncompressed,
+)
 from lowrank.model.factorized import FactorizedConv2d, FactorizedLinear
 from lowrank.model.select import Select
 
@@ -222,7 +230,7 @@ def test_hooks_of_a_layer_act_on_what_stands_in_for_it():
     model[6].register_forward_hook(lambda m, args, kwargs, y: seen.append(y), with_kwargs=True)
     model[6].register_full_backward_hook(lambda *_: seen.append("backward"))
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    small = compress(model, Keep()).model
+    small = compress(model, Uncompressed()).model
     outputs = small(x)
     torch.testing.assert_close(outputs, model(x))
     assert len(seen) == 2

@@ -12,11 +12,11 @@ from lowrank.decomposers import (
     CodebookQuantization,
     EntropyCodedQuantization,
     HalfPrecision,
-    Keep,
     LoRA,
     MagnitudePruning,
     Quantization,
     TruncatedSVD,
+    Uncompressed,
 )
 from lowrank.export import checkpoint
 
@@ -27,7 +27,7 @@ METHODS = [
     CodebookQuantization(2),
     EntropyCodedQuantization(3),
     HalfPrecision(),
-    Keep(),
+    Uncompressed(),
     MagnitudePruning(0.5),
     MagnitudePruning(0.97),
     LoRA(rank=2, alpha=4, dropout=0.5),

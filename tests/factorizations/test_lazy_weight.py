@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import Chain, HalfPrecision, Keep, LoRA, Quantization, TruncatedSVD
+from lowrank.decomposers import Chain, HalfPrecision, LoRA, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense, Product
 from lowrank.factorizations.lazy_weight import LazyWeight
 from lowrank.measure.macs import layer_macs
@@ -187,7 +187,7 @@ def test_the_error_says_what_to_do():
 
 def test_a_dense_kernel_is_written_where_it_is_stored():
     """It is a view of the parameter, so that only an assignment would be lost."""
-    model = compress(nn.Conv2d(2, 3, 2, bias=False), Keep()).model
+    model = compress(nn.Conv2d(2, 3, 2, bias=False), Uncompressed()).model
     x, before = torch.ones(1, 2, 4, 4), model.weight.detach().clone()
     with torch.no_grad():
         model.weight.mul_(2)
@@ -200,7 +200,7 @@ def test_a_dense_kernel_is_written_where_it_is_stored():
 
 @pytest.mark.parametrize("value", [torch.zeros(9, 7), nn.Parameter(torch.zeros(9, 7)), None])
 def test_another_weight_cannot_be_put_in_its_place(value):
-    for method in (Keep(), TruncatedSVD(rank=2), Quantization(4)):
+    for method in (Uncompressed(), TruncatedSVD(rank=2), Quantization(4)):
         model = compress(nn.Linear(7, 9), method).model
         with pytest.raises(ValueError, match="would be lost"):
             model.weight = value

@@ -16,12 +16,12 @@ from lowrank.factorizations import (
     Dense,
     DirectSum,
     Factorization,
+    PermutedProduct,
     Product,
-    RegroupedProduct,
     rebuild,
 )
 from lowrank.factorizations.operations import Convolve, Lookup, Multiply, Operation
-from lowrank.factorizations.regrouped_product import regrouping
+from lowrank.factorizations.permuted_product import regrouping
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -38,14 +38,14 @@ def low_rank_blocks(ranks: list[list[int]], heights: list[int], widths: list[int
     down, across = table.sum(dim=1).tolist(), table.sum(dim=0).tolist()
     left = DirectSum(*(dense(height, n) for height, n in zip(heights, down, strict=True)))
     right = DirectSum(*(dense(n, width) for width, n in zip(widths, across, strict=True)))
-    return RegroupedProduct(left, right, (len(heights), len(widths)), table)
+    return PermutedProduct(left, right, (len(heights), len(widths)), table)
 
 
 FORMS = {
     "blocks": BlockDiagonal(3, dense(12, 12)),
     "blocks of factors": BlockDiagonal(3, Product(dense(12, 2), dense(2, 12))),
     "tall and wide": DirectSum(dense(4, 12), Product(dense(2, 1), dense(1, 18)), dense(6, 6)),
-    "uniform grid": RegroupedProduct(
+    "uniform grid": PermutedProduct(
         BlockDiagonal(2, dense(12, 6)),
         BlockDiagonal(3, dense(12, 12)),
         (2, 3),
@@ -89,7 +89,7 @@ def test_it_runs_as_its_dense_matrix(form, operation, x):
 @pytest.mark.parametrize(("operation", "x"), OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_it_says_where_it_is_multiplied_out(form, operation, x, monkeypatch):
     made = []
-    for cls in (BlockDiagonal, DirectSum, ChannelProduct, RegroupedProduct):
+    for cls in (BlockDiagonal, DirectSum, ChannelProduct, PermutedProduct):
         to_dense = cls.to_dense
         monkeypatch.setattr(
             cls, "to_dense", lambda self, own=to_dense: (made.append(self), own(self))[1]
@@ -191,11 +191,11 @@ class TestBadInput:
 
     def test_ranks_that_are_no_grid(self):
         with pytest.raises(ValueError, match=r"shape \(2, 1\) must be those of a grid \(2, 3\)"):
-            RegroupedProduct(dense(4, 6), dense(6, 4), (2, 3), torch.ones(2, 1))
+            PermutedProduct(dense(4, 6), dense(6, 4), (2, 3), torch.ones(2, 1))
 
     def test_ranks_that_do_not_fit_the_factors(self):
         with pytest.raises(ValueError, match=r"\(4, 6\) and \(6, 4\) do not fit ranks of sum 12"):
-            RegroupedProduct(dense(4, 6), dense(6, 4), (2, 3), torch.tensor([[2]]))
+            PermutedProduct(dense(4, 6), dense(6, 4), (2, 3), torch.tensor([[2]]))
 
     def test_a_core_without_the_positions(self):
         with pytest.raises(ValueError, match="no 9 columns for each of the 4 channels"):

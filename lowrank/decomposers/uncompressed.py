@@ -13,7 +13,7 @@ from lowrank.norms import Norm
 
 
 @dataclass(frozen=True)
-class Keep(Decomposer):
+class Uncompressed(Decomposer):
     """Ŵ = W.
 
     What an allocation gives a layer that is worth all its bytes. The layer counts among the

@@ -21,7 +21,7 @@ from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
 
-class RegroupedProduct(Factorization):
+class PermutedProduct(Factorization):
     """W = left P right, applied factor by factor: each block of a grid is of low rank.
 
     The right factor, block-diagonal over the columns of blocks, gives for each of them the
@@ -122,11 +122,11 @@ class RegroupedProduct(Factorization):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         left, right = self.left.map_dense(function), self.right.map_dense(function)
-        return RegroupedProduct(left, right, self.grid, self.ranks, note=self.note)
+        return PermutedProduct(left, right, self.grid, self.ranks, note=self.note)
 
     def config(self) -> dict[str, Any]:
         return {
-            "type": "RegroupedProduct",
+            "type": "PermutedProduct",
             "grid": list(self.grid),
             "ranks": list(self.ranks.shape),
             "left": self.left.config(),
@@ -182,7 +182,7 @@ def regrouping(ranks: Tensor) -> Tensor:
     return starts.flatten()[block] + place
 
 
-def _derive_index(product: RegroupedProduct, _: Any) -> None:
+def _derive_index(product: PermutedProduct, _: Any) -> None:
     """After other ranks were loaded, the permutation is another one too."""
     product.check_stored()
     product.index = regrouping(product.ranks.to(torch.int64).expand(product.grid))
