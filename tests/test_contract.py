@@ -15,6 +15,7 @@ from torch import Tensor
 
 import lowrank.decomposers as decomposers
 import lowrank.factorizations as factorizations
+import lowrank.measure as measure
 from lowrank.decomposers import (
     ALPS,
     AWQ,
@@ -401,6 +402,7 @@ class TestStored:
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         header = 8 + int.from_bytes(data[:8], "little")
         assert len(data) - header == nbytes(form)
+        assert form.nbytes == measure.nbytes(form) <= nbytes(form)
 
     def test_it_comes_back_from_the_file_bit_for_bit(self, row, dtype):
         form = row.decompose(structured(dtype)).eval()

@@ -1,4 +1,4 @@
-"""The law by which the codes of a matrix take the fewest bits."""
+"""Probability laws of codes: the one by which those of a matrix take the fewest bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hybrid must beat: its parts alone, given the same bytes."""
+"""Comparison of a hybrid with its parts alone, given the same bytes."""
 
 from __future__ import annotations
 

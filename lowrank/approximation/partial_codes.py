@@ -66,7 +66,7 @@ class Levels:
                 yield self._only(order[:low]).rescaled(weight, counts)
 
     def fits(self, budget: int) -> bool:
-        """Whether the codes should take no more than so many bytes."""
+        """Whether the codes take at most so many bytes, by their law."""
         return fit_law(self.codes)[2] / 8 + least_bytes(self.codes.numel()) <= budget
 
     def rescaled(self, weight: Tensor, counts: Tensor) -> Levels:
@@ -77,14 +77,14 @@ class Levels:
         return Levels(self.codes, self.step * ratio, self.centre, self.steps) if ratio > 0 else self
 
     def _only(self, places: Tensor) -> Levels:
-        """Of these entries, in the order of rows."""
+        """The codes of these entries (places row by row), zero elsewhere."""
         codes = torch.zeros_like(self.codes).flatten()
         codes[places] = self.codes.flatten()[places]
         return Levels(codes.view(self.codes.shape), self.step, self.centre, self.steps)
 
 
 def orders(gains: Tensor) -> Sequence[Tensor]:
-    """In which orders entries may get their codes: places in a matrix, row by row."""
+    """Orders in which entries get their codes: places in a matrix, counted row by row."""
     rows, columns = gains.shape
     places = torch.arange(gains.numel(), device=gains.device).view(rows, columns)
     by_column = places.T.flatten()

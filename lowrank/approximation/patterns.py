@@ -1,4 +1,4 @@
-"""Which weights a pruning method may keep: single ones, N of every M, rows, columns, blocks."""
+"""Sparsity patterns: single weights, N of every M, rows, columns, blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes that cost little in the norm and few bits: rounding that knows what a code takes."""
+"""Rate-distortion rounding: codes for which error and bits together cost least."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from lowrank.norms import Norm
 from lowrank.numerics.curvature import inverse_factor, is_diagonal, without_dead
 from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
 
-# Of steps of 1, the squared error is 1/12 and falls by 1/6 for each nat more: so much error is a
-# nat worth, wherever it can be spent.
+# With steps of 1 the squared error is 1/12, and one nat more lowers it by 1/6: what a nat is worth.
 NAT = 1 / 6
 # Importances below this share of the largest count as if they had it.
 LEAST = 2.0**-40
@@ -21,7 +20,7 @@ LEAST = 2.0**-40
 
 @dataclass(frozen=True)
 class Coding:
-    """How many bits codes take: a law and how far those of each row and column spread."""
+    """The law of codes, which says what bits they take, and their spread in each row and column."""
 
     law: Law
     spreads: Exponents

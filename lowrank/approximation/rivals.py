@@ -1,4 +1,4 @@
-"""What an entropy code must beat, given the same bytes: levels of one width, codebooks, pruning."""
+"""Rivals of an entropy code at the same bytes: levels of one width, codebooks, pruning."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from lowrank.numerics.normalised import Normalised
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.storage import stored_dtype
 
-# Rows of about so many weights are tried first, but at least so many rows.
+# The rows that are tried first: about so many weights, but at least so many rows.
 SAMPLE, LEAST_ROWS = 2**12, 4
-# How many times the squared error of the entropy code the best rival's may be on them.
+# A rival is tried on all rows if its squared error on some is at most this many times that of the
+# entropy code.
 CHANCE = 1.25
-# Bits of a codebook for which centroids are searched on some rows; more take long.
+# Centroids are searched on some rows for codebooks of at most so many bits; more take long.
 FEW = 4
 SCALE_BYTES = 2
 
@@ -37,11 +38,11 @@ class Rival(ABC):
 
     @abstractmethod
     def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
-        """What it makes of a weight (out, in), of whose entries errors count so much."""
+        """The factorization of a weight (out, in); `counts` weighs squared errors."""
 
     @abstractmethod
     def error_on(self, sample: Sample) -> float:
-        """About what its squared error on a sample is."""
+        """An estimate of its squared error on a sample."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Shared(Rival):
 
 
 def least_error(values: Tensor, levels: int) -> float:
-    """About the least sum of squared errors of many levels, from the density of the values.
+    """An estimate of the least sum of squared errors of many levels, from the density of values.
 
-    A fourth too little, because distances between neighbours scatter: no rival is to be missed.
+    Distances between neighbours scatter, which makes it a fourth too low, so no rival is missed.
 
     Source: Panter & Dite, Proceedings of the IRE 39(1), 1951.
     """
@@ -96,8 +97,8 @@ def least_error(values: Tensor, levels: int) -> float:
 
 
 def rivals(weight: Tensor, budget: int) -> list[Rival]:
-    """Those that take at most `budget` bytes: of the two largest numbers of bits, in the smallest
-    groups that fit, and the longest codebook."""
+    """The rivals that take at most `budget` bytes: levels of the two largest numbers of bits that
+    fit, each in the smallest groups that fit, and the codebook of most bits."""
     shape = (weight.shape[0], weight.shape[1])
     codes = {bits: packed_bytes(weight.numel(), bits) for bits in BITS}
     codebooks = [bits for bits in BITS if codes[bits] + 2**bits * weight.itemsize <= budget]
@@ -120,10 +121,10 @@ def group_within(
 
 
 def survivors(weight: Tensor, counts: Tensor, budget: int) -> Iterator[Sparse]:
-    """What `MagnitudePruning` keeps of a weight in at most `budget` bytes; nothing if none fit.
+    """The sparse matrix of the largest weights that fit in `budget` bytes; none if none fit.
 
-    Of a few weights among zeros it keeps every digit, and it is set beside every entropy code: in
-    a sample of rows the largest ones may be missing.
+    It keeps every digit of a few weights among zeros. It is compared on all rows, because a sample
+    of rows may miss the largest weights.
 
     Args:
         counts: what each squared error counts.
@@ -139,7 +140,7 @@ def survivors(weight: Tensor, counts: Tensor, budget: int) -> Iterator[Sparse]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of a weight, and the error there of the form that is to be beaten.
+    """Some rows of a weight, and the error of the entropy code on them.
 
     Attributes:
         weight: shape (rows, in).

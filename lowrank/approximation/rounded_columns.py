@@ -1,4 +1,4 @@
-"""A matrix on the levels of its groups, as methods change it that round column by column."""
+"""Codes of a matrix on given levels, which methods change column by column."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ class RoundedColumns:
         return (self.codes - self.zero[group]) * self.scale[group]
 
     def _group(self) -> Tensor:
-        """That of each column, (in,)."""
+        """The group of each column, (in,)."""
         return torch.arange(len(self.codes), device=self.codes.device) // self.width
 
     def levels(self, columns: Tensor) -> Levels:
-        """Those of some columns, (n,)."""
+        """The levels of some columns, (n,)."""
         group = columns // self.width
         return Levels(2**self.bits - 1, self.scale[group], self.zero[group])
 
     def better_rows(
         self, other: RoundedColumns, weight: Tensor, moment: Tensor
     ) -> tuple[RoundedColumns, int]:
-        """Each row as it is nearer to that of a weight (out, in), and how many are the other's.
+        """Of each row the nearer one of two to a weight (out, in), and how many are the other's.
 
         The squared error of a row e is e · moment · eᵀ, that of the matrix a sum over its rows.
         """
@@ -144,6 +144,6 @@ class Levels:
 
 
 def kept_nearest(rows: int) -> str:
-    """What a report should say of rows that compensation would have made worse."""
+    """The note on rows that compensation would have made worse; empty if there are none."""
     text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
     return text * (rows > 0)

@@ -1,4 +1,4 @@
-"""Levels for groups of weights: what every method that rounds to a grid shares."""
+"""Rounding to evenly spaced levels: groups of weights, and where the levels of each lie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step between levels with which a matrix takes so many bytes once its codes are coded."""
+"""Search for the distance between levels with which a coded matrix fits its bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lowrank.norms import Norm
 from lowrank.numerics.multiples import as_multiples, is_beyond
 from lowrank.numerics.normalised import Normalised
 
-# Bits for each weight that may be left over where no step is found that leaves fewer.
+# The search ends at a step that leaves over at most so many bits for each weight.
 TOLERANCE = 0.004
 # Steps that are tried at most: with codes as they are, then with all that is done to them.
 QUICK, FULL = 8, 12
@@ -28,9 +28,10 @@ UNSPENT, SMALLER = 0.05, (1.05, 1.5, 2.5)
 GROWTH = 1.05
 # Bits for each weight that are missing, as a search is told, where codes cannot be stored.
 BEYOND = 1.0
-# To what share the error must fall for another step to be worth it.
+# Another step is taken where it lowers the error to less than this share.
 WORTH = 0.95
-# So many powers of two below the largest number of a dtype, levels may lie above it.
+# A weight within so many powers of two of the largest number of its dtype may be next to a level
+# above that number.
 NEAR = 4
 LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
 
@@ -60,11 +61,9 @@ class Search:
         self.mean = mean if abs(mean) >= spread else 0.0
 
     def run(self) -> tuple[EntropyCoded, Tensor]:
-        """What is stored with the smallest step that was found to fit, and what it stands for.
+        """The form of the smallest step found to fit, and its matrix (out, in), float64.
 
-        The latter as `unit` is, (out, in), float64.
-
-        The budget is at least `least_bytes`.
+        The matrix approximates `unit`. The budget must be at least `least_bytes`.
         """
         none = torch.zeros_like(self.matrix.weight)
         nothing = self._form(none, 1.0, steps=self._plain()), torch.zeros_like(self.unit)
@@ -214,13 +213,10 @@ class Search:
     def _fitted(
         self, form: EntropyCoded, codes: Tensor, step: float
     ) -> tuple[EntropyCoded, Tensor]:
-        """The step of least squares and the codes for it, in turn, while the error falls much.
+        """The form and the matrix after alternating least squares: the step, then the codes for it.
 
-        Where many levels are taken, next to nothing is gained. With few, as of ternary weights,
-        nearly all of the error may be that of the step.
-
-        Returns:
-            What is stored, and what it stands for as `unit` is.
+        Ends where the error no longer falls much. With many levels this gains next to nothing; with
+        few, as of ternary weights, nearly all of the error may come from the step.
         """
         found = self._values(codes, step)
         error = self.norm(self.unit - found)
@@ -246,7 +242,7 @@ class Search:
         return (whole * step).T * self.matrix.steps.factors(torch.float64)
 
     def _ratio(self, found: Tensor) -> float:
-        """How many times an approximation is nearest to the weight; 0 of one that is zero."""
+        """The factor with which an approximation is nearest to the weight; 0 if it is zero."""
         size = self.norm(found)
         # ‖a + b‖² − ‖a − b‖² = 4 ⟨a, b⟩.
         both, less = self.norm(self.unit + found), self.norm(self.unit - found)
@@ -255,7 +251,7 @@ class Search:
     def _form(
         self, codes: Tensor, step: float, centre: int = 0, steps: Exponents | None = None
     ) -> EntropyCoded:
-        """What is stored of codes (in, out) from the centre.
+        """The factorization of codes (in, out), counted from the centre.
 
         Args:
             steps: factors of the step; those of the matrix if not given.

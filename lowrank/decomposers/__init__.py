@@ -1,4 +1,4 @@
-"""How a weight becomes a factorization: one method, one file."""
+"""Decomposers, which turn a weight into a factorization: one method, one file."""
 
 from lowrank.decomposers.alps import ALPS as ALPS
 from lowrank.decomposers.awq import AWQ as AWQ

@@ -1,4 +1,4 @@
-"""Methods one after the other: prune then quantize, quantize the factors of an SVD."""
+"""Chains of methods: prune then quantize, quantize the factors of an SVD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a weight becomes a factorization: the interface of every method."""
+"""Decomposers: the interface of every method that turns a weight into a factorization."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def at_reachable(
 
 @contextmanager
 def nearest_of(outer: Callable[[Decomposer], Decomposer]) -> Iterator[None]:
-    """What part of a method says does not fit, said of the whole.
+    """Raise the `Unfit` of a part of a method as one of the whole method.
 
     Args:
         outer: the whole method, made of another part.

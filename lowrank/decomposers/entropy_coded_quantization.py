@@ -1,4 +1,4 @@
-"""Quantization to codes that are stored by how often they occur: any number of bits, not whole."""
+"""Entropy-coded quantization: codes of as many bits as they carry, of any number on average."""
 
 from __future__ import annotations
 

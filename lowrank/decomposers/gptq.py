@@ -184,6 +184,6 @@ class Elimination:
 
 
 def made_zero(rows: int) -> str:
-    """What a report should say of rows whose levels are farther in the norm than zeros are."""
+    """The note on rows that are nearer in the norm as zeros; empty if there are none."""
     text = f"{rows} row{'s' * (rows > 1)} made zero, which is nearer in the norm"
     return text * (rows > 0)

@@ -1,4 +1,4 @@
-"""Pruned and quantized together: each column makes up for what the columns before have lost."""
+"""Joint pruning and quantization: each column makes up for what those before have lost."""
 
 from __future__ import annotations
 

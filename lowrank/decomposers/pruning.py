@@ -1,4 +1,4 @@
-"""What all methods that remove weights have in common."""
+"""Pruning: what all methods share that set weights to zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Round to nearest: evenly spaced levels, a scale for each group of weights."""
+"""Rounding to nearest: evenly spaced levels, a scale for each group of weights."""
 
 from __future__ import annotations
 

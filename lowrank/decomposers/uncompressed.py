@@ -1,4 +1,4 @@
-"""No compression: the weight as it is, among those that are counted."""
+"""Uncompressed weights, counted among the compressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which norm the error of an approximation counts."""
+"""Norms, in which the error of an approximation counts."""
 
 from lowrank.norms.moments import square_root as square_root
 from lowrank.norms.moments import whitened as whitened

@@ -1,4 +1,4 @@
-"""What statistics must be to make a norm."""
+"""Checks of the statistics that make a norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which norm the error of an approximation counts.
+"""Norms, in which the error of an approximation counts.
 
 The columns of a weight W of shape (out, in) are multiplied with inputs x, its rows make outputs, so
 that E‖(W − Ŵ) x‖² = ‖(W − Ŵ) B^{1/2}‖² with B = E[x xᵀ]. Knowing more of B gives a norm that is

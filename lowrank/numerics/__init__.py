@@ -1,1 +1,1 @@
-"""What knows only matrices and numbers: no factorization, no norm, no model."""
+"""Matrices and numbers: what knows no factorization, no norm and no model."""

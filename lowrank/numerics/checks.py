@@ -1,4 +1,4 @@
-"""What hyperparameters may be: checked when a method is made, before any work."""
+"""Checks of hyperparameters, made when a method is, before any work."""
 
 from __future__ import annotations
 

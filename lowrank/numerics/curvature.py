@@ -1,4 +1,4 @@
-"""The inverse of a second moment as pruning and quantization with compensation need it."""
+"""Inverse second moments, as pruning and quantization with compensation need them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def without_dead(moment: Tensor) -> Tensor:
 
 
 def raised(share: float) -> str:
-    """What a report should say of damping that the norm does not have."""
+    """The note on damping that was added to that of the norm; empty if none was."""
     return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
 
 

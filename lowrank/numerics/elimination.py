@@ -1,4 +1,4 @@
-"""Columns chosen one after the other, the rest making up for the error of each."""
+"""Elimination column by column: those not yet chosen make up for the error of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One option for each item, of least total loss within a limit on the total cost."""
+"""Multiple-choice knapsack: an option for each item, of least loss within a total cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight at a size at which all can be computed with it."""
+"""Normalised weights: of a size at which nothing that is computed leaves float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which dtype to compute with a matrix."""
+"""Precision: the dtype in which to compute with a matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of scores: which are the largest."""
+"""Ranking of scores: their order, and which of them are the largest."""
 
 from __future__ import annotations
 

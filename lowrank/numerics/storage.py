@@ -1,4 +1,4 @@
-"""In how many bits a tensor is stored: the one place where its bytes are decided.
+"""Storage of tensors: in how many bits each lies in a file, decided in this one place.
 
 Published weights mostly have 16 bits and are loaded in float32. Counted and stored at 32 bits they
 would make every compression of them look twice as good as it is.

@@ -1,4 +1,4 @@
-"""The best values of the weights that pruning keeps."""
+"""Values of the weights that pruning keeps: least squares for a mask."""
 
 from __future__ import annotations
 

@@ -145,11 +145,11 @@ class Tune(Recovery):
             if all(pair.is_equal(piece.batch[0]) for batch in held for piece in batch):
                 return {"note": "the model gives what the dense one gives: not tuned"}
             numbers = list(self._found(model))
-            # Leaves forget last what they keep of the stand-ins.
+            # This runs last: leaves drop the matrices that they made of the stand-ins.
             stack.callback(model.eval)
             for tuned in numbers:
                 stack.callback(tuned.settle)
-            model.eval()  # Nor do they know that their buffers were replaced.
+            model.eval()  # Leaves do not see that their buffers were replaced.
             if not numbers:
                 raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
             found = self._descend(pair, numbers, (learnt, held), progress)

@@ -20,7 +20,13 @@ from lowrank.decomposers import (
     TruncatedSVD,
 )
 from lowrank.norms import Gram, Identity
-from lowrank.numerics.checks import check_integer, check_number, check_one_of
+from lowrank.numerics.checks import (
+    check_exactly_one,
+    check_integer,
+    check_none,
+    check_number,
+    check_one_of,
+)
 
 WITH_RANK = [
     TruncatedSVD(rank=4),
@@ -140,3 +146,20 @@ def test_an_allocation_refuses_a_norm_that_it_does_not_know(method):
     model = torch.nn.Sequential(torch.nn.Linear(15, 12), torch.nn.Linear(12, 15))
     with pytest.raises(ValueError, match=f"{name(method)} cannot approximate in the norm Gram"):
         compress(model, method, norm=CalibratedNorms("full"), data=[torch.randn(4, 15)])
+
+
+@pytest.mark.parametrize("values", [(None, None, None), (1, 0.5, None), (1, 2, 3)])
+def test_exactly_one_of_some_options_is_given(values):
+    options = dict(zip(("rank", "energy", "ratio"), values, strict=True))
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
+    with pytest.raises(
+        ValueError, match=f"A needs exactly one of rank, energy and ratio, got {given}"
+    ):
+        check_exactly_one("A", options)
+    check_exactly_one("A", options | {"rank": None, "energy": 0.5, "ratio": None})
+
+
+def test_none_of_some_options_is_given():
+    check_none("A", {"rank": None, "ratio": None})
+    with pytest.raises(ValueError, match="A needs none of rank and ratio, got rank=None, ratio=2"):
+        check_none("A", {"rank": None, "ratio": 2})
