@@ -16,7 +16,7 @@ from lowrank.numerics.memo import memoised
 UNCOUNTED = 1e-3
 
 
-class Grid(NamedTuple):
+class BlockedWeight(NamedTuple):
     """A weight cut into blocks, those at the lower and right edge perhaps smaller.
 
     Attributes:
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, weight: Tensor, norm: Norm, blocks: tuple[int, int]) -> Grid:
+    def of(cls, weight: Tensor, norm: Norm, blocks: tuple[int, int]) -> BlockedWeight:
         """A weight cut into so many blocks (down, across), which it must have room for."""
         height, width = (-(-n // count) for n, count in zip(weight.shape, blocks, strict=True))
         rows = norm.row_weights(weight).expand(len(weight))
@@ -83,7 +83,7 @@ def block_energies(blocks: Tensor) -> Tensor:
 Factors = list[list[tuple[Tensor, Tensor]]]
 
 
-def fit(grid: Grid, ranks: Tensor, iterations: int) -> Factors:
+def fit(grid: BlockedWeight, ranks: Tensor, iterations: int) -> Factors:
     """The blocks of these ranks, by coordinate descent over the columns of blocks.
 
     With the others fixed, the blocks of a column are found exactly: what they should be without a
@@ -112,7 +112,9 @@ def fit(grid: Grid, ranks: Tensor, iterations: int) -> Factors:
     return factors
 
 
-def nearest(grid: Grid, wanted: Tensor, at: slice, ranks: Tensor) -> list[tuple[Tensor, Tensor]]:
+def nearest(
+    grid: BlockedWeight, wanted: Tensor, at: slice, ranks: Tensor
+) -> list[tuple[Tensor, Tensor]]:
     """The factors of the blocks of a column, nearest to `wanted` (out, width) in its own norm."""
     scaled = grid.rows * wanted
     u, _ = block_svd(grid.stacked(scaled @ grid.root(at)))
@@ -130,7 +132,7 @@ def joined(column: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([left @ right for left, right in column])
 
 
-def within(grid: Grid, params: float) -> Tensor | None:
+def within(grid: BlockedWeight, params: float) -> Tensor | None:
     """The ranks (down, across) with which the blocks lose least, alone, within so many numbers.
 
     Each singular value costs height + width numbers. In grids of equal blocks taking the largest is

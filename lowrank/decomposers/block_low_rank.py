@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_than_svd
-from lowrank.approximation.low_rank_blocks import Grid, fit, within
+from lowrank.approximation.low_rank_blocks import BlockedWeight, fit, within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.factorizations import Dense, DirectSum, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
@@ -62,7 +62,7 @@ class BlockLowRank(Decomposer):
         check_blocks(weight, self.blocks)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        grid = Grid.of(weight, norm, self.blocks)
+        grid = BlockedWeight.of(weight, norm, self.blocks)
 
         def available(ratio: float) -> float:
             """The numbers that a ratio leaves, beside the ranks, in 2 bytes each."""

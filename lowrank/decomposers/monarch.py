@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_than_svd
-from lowrank.approximation.low_rank_blocks import Grid, fit
+from lowrank.approximation.low_rank_blocks import BlockedWeight, fit
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import BlockDiagonal, Dense, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
@@ -80,7 +80,7 @@ class Monarch(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         blocks = self.blocks_for(weight, norm)
-        grid = Grid.of(weight, norm, blocks)
+        grid = BlockedWeight.of(weight, norm, blocks)
         columns = fit(grid, torch.full(blocks, self.rank), self.iterations)
         rows = [torch.cat([left for left, _ in row], dim=1) for row in zip(*columns, strict=True)]
         rights = torch.cat([right for column in columns for _, right in column])
@@ -99,7 +99,7 @@ class Monarch(Decomposer):
         finest = [pair for pair in fitting if not any(refines(other, pair) for other in fitting)]
         if len(finest) == 1:
             return finest[0]
-        return min(finest, key=lambda pair: self._lost(Grid.of(weight, norm, pair)))
+        return min(finest, key=lambda pair: self._lost(BlockedWeight.of(weight, norm, pair)))
 
     def _fitting(self, weight: Tensor) -> list[tuple[int, int]]:
         """The grids that fit the shape of a weight and the ratio.
@@ -141,7 +141,7 @@ class Monarch(Decomposer):
         """Numbers in the factors of a weight (out, in)."""
         return self.rank * (weight.shape[0] * blocks[1] + weight.shape[1] * blocks[0])
 
-    def _lost(self, grid: Grid) -> float:
+    def _lost(self, grid: BlockedWeight) -> float:
         """The squared error of the blocks alone."""
         return sum(float(energy[:, self.rank :].sum()) for energy in grid.energies())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lowrank.approximation.comparison import svd_within
-from lowrank.approximation.low_rank_blocks import Grid, fit, joined, within
+from lowrank.approximation.low_rank_blocks import BlockedWeight, fit, joined, within
 from lowrank.compression.compress import compress
 from lowrank.decomposers import BlockLowRank, Monarch, TruncatedSVD
 from lowrank.factorizations import PermutedProduct
@@ -48,7 +48,7 @@ def error(weight: Tensor, method: Monarch | BlockLowRank, norm: Norm = IDENTITY)
     return norm.relative_error(weight, method.decompose(weight, norm).to_dense())
 
 
-def matrix(grid: Grid, ranks: Tensor, iterations: int = 0) -> Tensor:
+def matrix(grid: BlockedWeight, ranks: Tensor, iterations: int = 0) -> Tensor:
     return torch.cat([joined(column) for column in fit(grid, ranks, iterations)], dim=1)
 
 
@@ -56,7 +56,7 @@ def matrix(grid: Grid, ranks: Tensor, iterations: int = 0) -> Tensor:
 @settings(max_examples=30)
 def test_the_closed_form_is_the_svd_of_each_block(down, across, seed):
     weight = random(OUT, INNER, seed=seed)
-    grid = Grid.of(weight, IDENTITY, (down, across))
+    grid = BlockedWeight.of(weight, IDENTITY, (down, across))
     found = matrix(grid, torch.ones(down, across, dtype=torch.int64))
     for rows in range(0, OUT, OUT // down):
         for columns in range(0, INNER, INNER // across):
@@ -91,7 +91,7 @@ def test_one_block_is_the_truncated_svd(norm, ratio):
 @pytest.mark.parametrize("norm", [IDENTITY, NORMS["diagonal"]], ids=["identity", "diagonal"])
 def test_no_other_ranks_of_that_size_lose_less(norm):
     weight = random(OUT, INNER)
-    grid = Grid.of(weight, norm, (2, 3))
+    grid = BlockedWeight.of(weight, norm, (2, 3))
     ranks = within(grid, 12 * 8)
     assert int(ranks.sum()) == 8
     least = norm(weight - matrix(grid, ranks))
@@ -103,7 +103,7 @@ def test_no_other_ranks_of_that_size_lose_less(norm):
 @every_norm
 def test_the_first_pass_is_the_optimum_or_the_next_ones_gain(norm):
     weight, ranks = random(OUT, INNER), torch.tensor([[1, 2, 0], [2, 1, 3]])
-    grid = Grid.of(weight, norm, (2, 3))
+    grid = BlockedWeight.of(weight, norm, (2, 3))
     errors = [norm(weight - matrix(grid, ranks, n)) for n in (1, 2, 5, 40)]
     assert all(b <= a * (1 + 1e-6) for a, b in zip(errors, errors[1:], strict=False))
     first = norm(weight - matrix(grid, ranks, 0))
@@ -113,7 +113,7 @@ def test_the_first_pass_is_the_optimum_or_the_next_ones_gain(norm):
 def test_at_the_end_no_small_change_of_the_factors_is_nearer():
     norm, weight = NORMS["full"], random(OUT, INNER)
     ranks = torch.tensor([[1, 2, 1], [2, 1, 3]])
-    grid = Grid.of(weight, norm, (2, 3))
+    grid = BlockedWeight.of(weight, norm, (2, 3))
     columns = fit(grid, ranks, 2000)
     tensors = [t.requires_grad_() for column in columns for pair in column for t in pair]
     missed = weight - torch.cat([joined(column) for column in columns], dim=1)
@@ -149,7 +149,7 @@ def test_finer_grids_that_fit_are_chosen():
 
 def test_blocks_of_unequal_size_at_the_edge():
     weight = random(10, 7)
-    grid = Grid.of(weight, IDENTITY, (3, 2))
+    grid = BlockedWeight.of(weight, IDENTITY, (3, 2))
     assert (grid.height, grid.width) == (4, 4)
     ranks = torch.tensor([[4, 3], [4, 3], [2, 2]])
     torch.testing.assert_close(matrix(grid, ranks), weight)

@@ -15,7 +15,6 @@ from lowrank.decomposers import LoRA, Tucker2
 from lowrank.decomposers.tucker2 import kept_energy
 from lowrank.factorizations import ChannelProduct, Dense, Product
 from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
-from lowrank.numerics.conjugate_gradients import descend
 
 OUT, CHANNELS, POSITIONS = 12, 8, 9
 SIZE = (3, 3)
@@ -131,18 +130,6 @@ def test_the_core_behind_a_mixing_is_the_optimum():
     for seed in range(50):
         change = 1e-3 * random(OUT, 4, seed=seed), 1e-3 * random(*core.shape, seed=seed)
         assert norm(weight - (left + change[0]) @ (core + change[1]) @ right) >= least
-
-
-def test_conjugate_gradients_end_at_the_minimum_and_never_rise():
-    root = random(6, 6)
-    matrix, wanted = root @ root.T + torch.eye(6), random(6, 2)
-    energy = lambda x: float((x * (matrix @ x)).sum() / 2 - (x * wanted).sum())  # noqa: E731
-    points = [descend(lambda x: matrix @ x - wanted, random(6, 2, seed=3), n) for n in range(14)]
-    energies = [energy(point) for point in points]
-    assert all(
-        later <= sooner + 1e-12 for sooner, later in zip(energies, energies[1:], strict=False)
-    )
-    torch.testing.assert_close(points[-1], torch.linalg.solve(matrix, wanted))
 
 
 class TestInModels:
