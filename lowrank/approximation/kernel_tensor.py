@@ -42,7 +42,7 @@ class Kernel(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """How many input channels the kernel has."""
+        """The number of input channels."""
         return self.weight.shape[1] // self.positions
 
     def whitened(self) -> tuple[Tensor, Tensor]:

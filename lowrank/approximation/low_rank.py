@@ -72,5 +72,5 @@ def spectrum(weight: Tensor, norm: Norm) -> Tensor:
 
 
 def _rank_of(s: Tensor, shape: tuple[int, ...]) -> int:
-    """How many singular values of a matrix of that shape are more than rounding errors."""
+    """The number of singular values of a matrix of that shape beyond rounding errors."""
     return int((s > max(shape) * torch.finfo(s.dtype).eps * s[0]).sum())

@@ -38,7 +38,7 @@ class Levels:
     steps: Exponents
 
     def values(self) -> Tensor:
-        """What the codes stand for, (out, in)."""
+        """The matrix of the codes, (out, in)."""
         return (self.codes + self.centre) * self.step * self.steps.factors(torch.float64)
 
     def within(self, weight: Tensor, counts: Tensor, budget: int) -> Iterator[Levels]:

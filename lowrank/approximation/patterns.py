@@ -146,7 +146,7 @@ def parse(pattern: str, within: str = "matrix") -> Pattern:
 def projection(
     pattern: Pattern, shape: tuple[int, int], count: int | None
 ) -> Callable[[Tensor], Tensor]:
-    """What gives the mask (out, in) of the blocks of a matrix that are largest.
+    """A function from a matrix (out, in) to the mask of its largest blocks.
 
     Args:
         count: how many are kept in each set; None for a pattern that is not counted.
@@ -156,7 +156,7 @@ def projection(
 
 
 def count_within(scores: Tensor, grid: BlockGrid, value_bytes: int, limit: float) -> int:
-    """How many blocks of each set, the best first, fit in `limit` bytes with their index.
+    """The number of blocks of each set, the best first, that fit in `limit` bytes with an index.
 
     Args:
         scores: shape (sets, blocks in each).

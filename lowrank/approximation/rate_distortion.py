@@ -46,7 +46,7 @@ def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
 
 
 def chosen_by(codes: Tensor, drawn: Tensor, divided: Tensor) -> Choose:
-    """What chooses the `nearest` codes of each of some columns, (n, out), and writes them down."""
+    """A function that writes the `nearest` codes of a column to its place in codes (n, out)."""
 
     def choose(place: int, numbers: Tensor) -> Tensor:
         codes[place] = nearest(numbers, drawn[place], divided[place])

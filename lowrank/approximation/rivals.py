@@ -178,7 +178,7 @@ class Sample:
         return None if best is None or errors[best] > CHANCE * self.error else rivals[best]
 
     def squared_error(self, matrix: Tensor) -> float:
-        """That of an approximation, in the norm."""
+        """The squared error of an approximation, in the norm."""
         missing = self.weight - matrix.detach().double()
         if self.moment is None:
             return float((missing.square() * self.importance).sum())

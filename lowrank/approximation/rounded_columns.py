@@ -76,7 +76,7 @@ class RoundedColumns:
     def better_rows(
         self, other: RoundedColumns, weight: Tensor, moment: Tensor
     ) -> tuple[RoundedColumns, int]:
-        """Of each row the nearer one of two to a weight (out, in), and how many are the other's.
+        """The rows of either that are nearer to a weight (out, in), and how many are the other's.
 
         The squared error of a row e is e · moment · eᵀ, that of the matrix a sum over its rows.
         """

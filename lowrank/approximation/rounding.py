@@ -28,7 +28,7 @@ SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are grouped and where the levels of a group lie; `Quantization` has the words.
+    """Groups of weights, and where the levels of each lie; `Quantization` explains the options.
 
     Groups are (count, width) in float64, so that no square overflows and codes are those of the
     exact quotient. Their weights, of the same shape, say what each squared error counts: 0 where a

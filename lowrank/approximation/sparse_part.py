@@ -106,5 +106,5 @@ class SparsePart:
         return SparseMatrix(exact_update(target, before.kept, moment), before.kept)
 
     def error(self, target: Tensor, found: SparseMatrix) -> float:
-        """How far it is from a target in the norm."""
+        """The distance from a target in the norm."""
         return self.norm(target - found.values)

@@ -237,7 +237,7 @@ class Search:
             form, codes, found, error = other, again, values, self.norm(self.unit - values)
 
     def _values(self, codes: Tensor, step: float) -> Tensor:
-        """What codes (in, out) from the centre stand for, (out, in)."""
+        """The matrix (out, in) of codes (in, out) from the centre."""
         whole = codes + self._centre(step)
         return (whole * step).T * self.matrix.steps.factors(torch.float64)
 

@@ -79,7 +79,7 @@ class CanonicalPolyadic(Decomposer):
 
     @property
     def _svd(self) -> TruncatedSVD:
-        """What it is for a weight that is no kernel."""
+        """The method for a weight that is no kernel."""
         return TruncatedSVD(self.rank, compression_ratio=self.compression_ratio, view="channel")
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:

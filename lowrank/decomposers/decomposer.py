@@ -95,7 +95,7 @@ class Decomposer(ABC):
         check_norms(types, self.norms, by=type(self).__name__)
 
     def kernel_view(self) -> KernelView:
-        """As which matrix this method sees a convolution's kernel (see `Convolve`)."""
+        """The matrix as which this method sees a convolution's kernel (see `Convolve`)."""
         return "channel"
 
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
@@ -197,7 +197,7 @@ def check_rank(rank: int, weight: Tensor) -> None:
 
 
 def count_of(sparsity: float, total: int) -> int:
-    """How many of `total` weights stay at this share of zeros.
+    """The number of `total` weights that stay at this share of zeros.
 
     Raises:
         Unfit: none.

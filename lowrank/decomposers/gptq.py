@@ -164,7 +164,7 @@ class GPTQ(Decomposer):
 
 @dataclass(frozen=True)
 class Elimination:
-    """What rounding column by column needs to know of the second moment.
+    """The second moment as rounding column by column needs it.
 
     Attributes:
         order: of the columns, (in,).

@@ -106,6 +106,6 @@ class HQQ(Decomposer):
 
 
 def shrink(errors: Tensor, power: float, beta: float) -> Tensor:
-    """What of errors counts as outlier: sign(e) · max(|e| − |e|^(power − 1) / beta, 0)."""
+    """The part of errors that counts as outlier: sign(e) · max(|e| − |e|^(power − 1) / beta, 0)."""
     size = errors.abs()
     return errors.sign() * (size - size.pow(power - 1) / beta).clamp_min(0)

@@ -113,11 +113,11 @@ class LoRA(Decomposer):
 
     @property
     def scale(self) -> float:
-        """How many times left @ right counts."""
+        """The factor of left @ right."""
         return self.alpha / self.rank
 
     def frozen(self, weight: Tensor, norm: Norm) -> Factorization:
-        """What the part of W that is not trained becomes."""
+        """The form of the part of W that is not trained."""
         if self.base is None:
             return Dense(weight.clone())
         return self.base.decompose(weight, norm)

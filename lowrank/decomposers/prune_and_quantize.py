@@ -159,7 +159,7 @@ class Survivors:
         return columns.T[self.mask].view(self.layout.shape)
 
     def _each(self, of_group: Tensor) -> Tensor:
-        """What the groups (count,) have, for each value (rows, k)."""
+        """Numbers of groups (count,), spread over the values (rows, k) of each."""
         return self.layout.join(of_group[:, None].expand(-1, self.layout.width))
 
     def _scatter(self, values: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Pruning(Decomposer):
                 raise self._out_of_reach(weight, grid, lower)
 
     def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
-        """How many blocks survive in each set that competes; None where the pattern says it."""
+        """The number of survivors in each set that competes; None where the pattern says it."""
         if self.sparsity is not None:
             return self._count_at(self.sparsity, grid)
         if self.compression_ratio is None:
@@ -80,12 +80,12 @@ class Pruning(Decomposer):
         return found
 
     def _value_bytes(self, weight: Tensor) -> int:
-        """What a kept weight takes."""
+        """The bytes of a kept weight."""
         dtype = weight.dtype if self.moves_values else storage.stored_dtype(weight)
         return dtype.itemsize
 
     def _count_at(self, sparsity: float, grid: BlockGrid) -> int:
-        """How many blocks survive in each set.
+        """The number of blocks that survive in each set.
 
         Raises:
             Unfit: none.
@@ -124,7 +124,7 @@ class ScoredPruning(Pruning):
 
     @abstractmethod
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
-        """How much each block matters, shape `grid.size`; more is kept first."""
+        """The importance of each block, shape `grid.size`; the largest are kept."""
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         grid = self._pattern.grid((weight.shape[0], weight.shape[1]))

@@ -155,7 +155,7 @@ def solve(weight: Tensor, *, sparse_weight: float, tolerance: float, max_iterati
 
 
 def lower_bound(weight: Tensor, multiplier: Tensor, sparse_weight: float) -> Tensor:
-    """What no ‖L‖_* + λ ‖W − L‖_1 is below: ⟨Y, W⟩ for a Y with ‖Y‖₂ ≤ 1 and |Y| ≤ λ.
+    """A lower bound of ‖L‖_* + λ ‖W − L‖_1 for every L: ⟨Y, W⟩ for a Y with ‖Y‖₂ ≤ 1 and |Y| ≤ λ.
 
     Y is a matrix (out, in) made small enough. For then ‖L‖_* ≥ ⟨Y, L⟩ and λ ‖S‖_1 ≥ ⟨Y, S⟩.
     """

@@ -99,7 +99,7 @@ class SparseFactors(Decomposer):
         return masks
 
     def counts_for(self, weight: Tensor) -> list[int]:
-        """How many entries each factor of a weight (out, in) keeps, in the order of the product.
+        """The number of entries of each factor of a weight (out, in), in the order of the product.
 
         Raises:
             Unfit: a square factor could not be an identity, or the large one has no entry.
@@ -135,7 +135,7 @@ class SparseFactors(Decomposer):
 
 
 class Target:
-    """What the product is to be near to, and how far one of its factors can move.
+    """The weight that the product approximates, and the steps of its factors towards it.
 
     Attributes:
         unit: what the weight is divided by, so that no square overflows or vanishes.

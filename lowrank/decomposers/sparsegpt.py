@@ -108,7 +108,7 @@ class SparseGPT(Pruning):
     def _chooser(
         self, weight: Tensor, factor: Tensor, rows: Tensor
     ) -> tuple[Callable[[Tensor, slice], Tensor], int]:
-        """What gives the mask of a block of columns from its values, and how wide blocks are."""
+        """A function from the values of a block of columns to their mask, and the blocks' width."""
         pattern, columns = self._pattern, weight.shape[1]
         grid = pattern.grid((weight.shape[0], columns))
         total = self._count(weight, grid, weight)

@@ -132,7 +132,7 @@ class Tucker2(Decomposer):
 
     @property
     def _svd(self) -> TruncatedSVD:
-        """What it is for a weight that is no kernel."""
+        """The method for a weight that is no kernel."""
         rank = None if self.ranks is None else min(self.ranks)
         return TruncatedSVD(rank, compression_ratio=self.compression_ratio, view="channel")
 
@@ -144,7 +144,7 @@ class Tucker2(Decomposer):
 
 @memoised
 def kept_energy(tensor: Tensor) -> Tensor:
-    """What the higher-order SVD of each pair of ranks keeps of the squared norm, (out, in)."""
+    """The part of the squared norm in a higher-order SVD of each pair of ranks, (out, in)."""
     out, channels, _ = tensor.shape
     left = torch.linalg.svd(tensor.flatten(1))[0]
     right = torch.linalg.svd(tensor.transpose(0, 1).flatten(1))[0]

@@ -36,7 +36,7 @@ def equally_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def beyond_rounding(rest: Tensor, weight: Tensor) -> Tensor:
-    """What factors leave of a weight, or zero if it is no more than the rounding of its numbers.
+    """The rest that factors leave of a weight, or zero if it is no more than its rounding.
 
     A base is not to represent that, for which it may have no scale that is small enough.
     """

@@ -19,7 +19,7 @@ RELATIVE_GAP = 1e-6
 
 @dataclass(frozen=True)
 class Items:
-    """What is chosen from: of each item several options, each with a cost and a loss.
+    """The options of each item, every one with a cost and a loss.
 
     Args:
         names: of the items.
@@ -51,7 +51,7 @@ class Items:
 
     @property
     def smallest(self) -> int:
-        """What the cheapest options together cost."""
+        """The cost of the cheapest options together."""
         return sum(int(costs.min()) for costs in self.costs)
 
 

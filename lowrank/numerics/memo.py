@@ -118,7 +118,7 @@ def unchanging(model: nn.Module) -> nn.Module:
 
 
 def model_key(model: nn.Module) -> tuple[Any, ...] | None:
-    """What stands for a model in a key of `Memo`; None without the promise of `unchanging`."""
+    """The part of a key of `Memo` that is a model; None without the promise of `unchanging`."""
     token = _PROMISED.get(model)
     return None if token is None else (token, model_fingerprint(model))
 

@@ -78,7 +78,7 @@ class Spectral(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """What was found, and what a report should say of how."""
+    """The singular vectors, and a note on how they were found."""
 
     found: Spectral
     note: str = ""
@@ -275,5 +275,5 @@ def mean_square(products: Tensor) -> float:
 
 
 def rest(energy: Tensor) -> Tensor:
-    """What is left of a sum without its first 0, 1, … n numbers, (n + 1,)."""
+    """The rest of a sum without its first 0, 1, … n numbers, (n + 1,)."""
     return torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])
