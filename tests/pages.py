@@ -1,4 +1,4 @@
-"""The pages for readers: README and docs/, with their blocks, inline code, links and commands."""
+"""The pages for readers, with their blocks, inline code, links and commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+# Of each folder of reference results.
+RESULTS = sorted((ROOT / "results").glob("*/README.md"))
 LANGUAGES = {"python", "sh", "text", "yaml"}
 # What inline code starts with that is a command.
 PROGRAMS = ("python ", "make ", "pip ", "git ", "cd ", ". ")
