@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import math
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.parts import Settings, make, make_parts, shared_task, text
+from experiments.parts import Settings, make, make_parts, shared_task, text, with_seed
 from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
 from lowrank.point.room import check_room
 
-# What numpy, the narrowest of the generators, takes as seeds.
-SEEDS = 2**32
+# From here on numpy, the narrowest of the generators, takes no seed.
+SEED_LIMIT = 2**32
 VALUES = ("float16", "bfloat16")
 
 
@@ -30,17 +32,22 @@ class Remembered:
         self.outcome = functools.lru_cache(maxsize=size)(self._outcome)
 
     def __call__(self, *arguments: Any) -> Any:
-        value, error = self.outcome(*arguments)
+        value, error, frames = self.outcome(*arguments)
         if error is not None:
-            raise error
+            # Each time it is raised it would get more frames.
+            raise error.with_traceback(frames)
         return value
 
-    def _outcome(self, *arguments: Any) -> tuple[Any, Exception | None]:
+    def _outcome(self, *arguments: Any) -> tuple[Any, Exception | None, TracebackType | None]:
         try:
-            return self.function(*arguments), None
+            return self.function(*arguments), None, None
         except Exception as error:
-            # Its frames would hold whatever was being made.
-            return None, error.with_traceback(None)
+            one: BaseException | None = error
+            while one is not None:
+                # They would hold whatever was being made.
+                traceback.clear_frames(one.__traceback__)
+                one = one.__cause__ or one.__context__
+            return None, error, error.__traceback__
 
 
 def remembering(size: int) -> Callable[[Callable[..., Any]], Remembered]:
@@ -55,8 +62,8 @@ def check_options(settings: Settings) -> None:
         ValueError: one of them cannot be; the text names it.
     """
     seed, threads = settings["seed"], settings["threads"]
-    if type(seed) is not int or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEEDS - 1}")
+    if type(seed) is not int or not 0 <= seed < SEED_LIMIT:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEED_LIMIT - 1}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ValueError(f"threads={threads} must be a whole number from 1, or null")
     if type(settings["force"]) is not bool:
@@ -144,8 +151,7 @@ def _any_seed(task: Settings) -> str:
 
     A point of that seed finds its data read already.
     """
-    drawn = {"calibration_seed": 0} if task.get("calibration_seed") is not None else {}
-    return text({**task, "seed": 0, **drawn})
+    return text(with_seed(task, 0))
 
 
 @remembering(4)

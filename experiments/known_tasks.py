@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.sweep import CONF, register_resolvers
-from lowrank.records.store import SEEDS
+from lowrank.records.store import SEED_FIELDS
 
 # Where a task is made is the business of whoever makes it.
 DEVICE = "device"
@@ -90,7 +90,7 @@ def _differing(found: Any, known: Any, path: str) -> list[str]:
     numbers, ours = _numbers(found), _numbers(known)
     if numbers is not None and ours is not None:
         most = MOST * max([1, *map(abs, ours)])
-        drawn = path.rpartition(".")[2] in SEEDS
+        drawn = path.rpartition(".")[2] in SEED_FIELDS
         few = len(numbers) <= MOST * max(1, len(ours))
         return [] if drawn or (few and all(abs(one) <= most for one in numbers)) else [path]
     if isinstance(found, list | tuple) and isinstance(known, list | tuple):

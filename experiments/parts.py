@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
+import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from lowrank.allocation import Allocation
 from lowrank.calibration import NormProvider
@@ -56,6 +60,11 @@ def make_parts(settings: Settings) -> Parts:
     return Parts(task=shared_task(text(settings["task"])), **made)
 
 
+# What in a config speaks to Hydra, and is no field.
+HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+ONE_OF_TWO = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
 # The points of a sweep share these. They come in an order in which few are needed at a time, and
 # many seeds must not fill the memory.
 @functools.lru_cache(maxsize=4)
@@ -67,8 +76,51 @@ def shared_task(config: str) -> Task:
 
 
 def make(config: Mapping[str, Any]) -> Any:
-    """The object that `config` names by its `_target_`."""
+    """The object that `config` names by its `_target_`.
+
+    Raises:
+        InstantiationException: caused by its own error.
+        ValueError: it has a field that its target does not know, or lacks one that it needs.
+    """
+    _check_fields(config)
     return instantiate(config, _convert_="all")
+
+
+def _check_fields(config: Any) -> None:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            _check_call(config)
+        config = list(config.values())
+    if isinstance(config, list):
+        for inner in config:
+            _check_fields(inner)
+
+
+def _check_call(config: Mapping[str, Any]) -> None:
+    try:
+        target = get_object(config["_target_"])
+        parameters = inspect.signature(target).parameters.values()
+    except Exception:
+        return  # Where there is none, or Python does not know what it takes, Hydra says so.
+    if "_args_" in config or any(one.kind == one.VAR_KEYWORD for one in parameters):
+        return
+    allowed = [one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, ONE_OF_TWO)]
+    needed = [one.name for one in parameters if one.default is one.empty and one.name in allowed]
+    unknown = [name for name in config if name not in allowed and name not in HYDRAS]
+    missing = [name for name in needed if name not in config and not config.get("_partial_")]
+    what = config["_target_"].rpartition(".")[2]
+    if unknown:
+        raise ValueError(
+            f"{what} has no field {', '.join(unknown)}: it has {', '.join(allowed) or 'none'}"
+        )
+    if missing:
+        raise ValueError(f"{what} lacks its field {', '.join(missing)}")
+
+
+def with_seed(task: Settings, seed: int) -> Settings:
+    """The settings of a task with one seed for all that it draws; what it does not draw stays."""
+    drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
+    return {**task, "seed": seed, **drawn}
 
 
 def text(config: Any) -> str:
@@ -81,6 +133,16 @@ def _check_kind(name: str, made: object, kind: type) -> None:
         raise ValueError(
             f"{name} must be a {kind.__name__}, and is a {type(made).__name__}: {made!r:.80}"
         )
+
+
+def say_where(error: Exception) -> None:
+    """Print where an error was raised, if its text alone does not say all or the user asks for it.
+
+    As with `hydra.verbose=true`.
+    """
+    is_asked = HydraConfig.initialized() and bool(HydraConfig.get().verbose)
+    if is_asked or not stands_alone(cause(error)):
+        traceback.print_exception(error, file=sys.stderr)
 
 
 def reason(error: Exception) -> str:

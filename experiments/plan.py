@@ -13,7 +13,7 @@ from typing import Any
 from lowrank.records import store
 
 # What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
-LABELS = ("family", "level")
+CHOICE_LABELS = ("family", "level")
 # Bytes of a file's name.
 LONGEST_NAME = 255
 
@@ -40,7 +40,7 @@ class Job:
         or a number."""
         _check_names(self.settings["sweep"], self.settings["results"])
         _check_finite(self.settings, "")
-        missing = [name for name in LABELS if name not in self.settings]
+        missing = [name for name in CHOICE_LABELS if name not in self.settings]
         if missing:
             raise ValueError(
                 f"the YAML of the chosen decomposer or allocation lacks {' and '.join(missing)}: "
@@ -122,17 +122,19 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
     return left
 
 
-def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
+def check(jobs: Sequence[Job], n_jobs: object = 1, sweep: Sequence[Job] = ()) -> None:
     """Find what is wrong with the jobs' settings and data before any of them starts.
 
     Args:
         n_jobs: how many run at once, as `worker_count` has it.
+        sweep: all points of the sweep, of which some may have their record.
 
     Raises:
         SystemExit: with one line for each error.
     """
     # Brings torch, which a sweep whose records are all there does without.
     from experiments import checks
+    from experiments.seeds import check_draws
     from experiments.workers import worker_count
 
     try:
@@ -143,6 +145,10 @@ def check(jobs: Sequence[Job], n_jobs: object = 1) -> None:
     _each(jobs, checks.check_options)
     _stop(_of_folders({job.folder for job in jobs}))
     _each(jobs, checks.check_fit)
+    try:
+        check_draws(sweep or jobs)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run, because of\n{error}") from None
     _each(jobs, lambda settings: checks.check_data(settings, processes))
     checks.forget()
 
@@ -161,13 +167,15 @@ def say_repeats(jobs: Sequence[Job]) -> None:
 
 
 def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:
-    from experiments.parts import reason
+    from experiments.parts import reason, say_where
 
     errors: dict[str, str] = {}
     for job in jobs:
         try:
             check_one(job.settings)
         except Exception as error:
+            if reason(error) not in errors:
+                say_where(error)
             errors.setdefault(reason(error), " ".join(job.overrides))
     _stop(errors)
 

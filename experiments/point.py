@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import random
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,22 +23,24 @@ from torch import nn
 from experiments.composer import resolve
 from experiments.parts import (
     Settings,
-    cause,
     make,
     make_parts,
     reason,
+    say_where,
     shared_task,
-    stands_alone,
     text,
+    with_seed,
 )
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
 from lowrank.compression.compress import compress
 from lowrank.measure.environment import environment
+from lowrank.model.copying import copied
 from lowrank.numerics.memo import unchanging
 from lowrank.point import Measured, compare, measure
 from lowrank.records import store
 from lowrank.records.claims import Claims
+from lowrank.tasks import Task
 
 
 def run_point(config: DictConfig, progress: Progress) -> Outcome:
@@ -66,8 +65,7 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
             store.save(record, folder)
     except Exception as error:
         progress.failed(overrides, reason(error))
-        if HydraConfig.get().verbose or not stands_alone(cause(error)):
-            traceback.print_exc(file=sys.stderr)
+        say_where(error)
         return "failed"
     progress.finished(record)
     log_point(settings, record)
@@ -87,7 +85,7 @@ def measure_point(settings: Settings) -> dict[str, Any]:
     timings: dict[str, float | str] = {}
     parts = make_parts(settings)
     with timing(timings, "total_s"):
-        dense = dense_model(text(settings["task"]))
+        dense = dense_model(text(drawing_model(settings["task"], parts.task)))
         with timing(timings, "compress_s"):
             data = parts.task if parts.norm.needs_data or parts.allocation.needs_data else None
             compressed = compress(
@@ -101,10 +99,10 @@ def measure_point(settings: Settings) -> dict[str, Any]:
             )
         # After the compression, so that a hyperparameter that does not fit is found at once.
         both = parts.recovery.changes_dense
-        shared = {name: settings[name] for name in BASELINE}
-        baseline = dense_baseline(text(shared if both else shared | {"recovery": None}))
+        baseline = dense_baseline(text(of_baseline(settings, parts.task, both)))
         with timing(timings, "recover_s"):
             recovered = parts.recovery.recover(compressed.model, parts.task)
+            compressed.recount()
         with timing(timings, "evaluate_s"):
             measured = measure(compressed.model, parts.task, parts.measure, baseline.measured)
             comparison = compare(baseline.measured, measured, compressed, parts.task, parts.measure)
@@ -151,43 +149,60 @@ class Baseline:
     before_recovery: dict[str, Any]
 
 
-# The points of a sweep share these, as they do the tasks.
-@functools.lru_cache(maxsize=4)
+def drawing_model(task: Settings, made: Task) -> Settings:
+    """The settings of a task with those of its seeds alone that its dense model is drawn with."""
+    return with_seed(task, task["seed"] if made.draws_model else 0)
+
+
+def of_baseline(settings: Settings, made: Task, is_recovered: bool) -> Settings:
+    """The settings that the dense model's measures depend on; no recovery (null) changes them, and
+    no seed that only a recovery draws with, unless the dense model is recovered too."""
+    own = {name: settings[name] for name in BASELINE}
+    if is_recovered:
+        return own
+    task = drawing_model(settings["task"], made)
+    return own | {"task": task, "recovery": None, "seed": task["seed"]}
+
+
+# The points of one dense model follow each other. Two large ones would not fit beside them.
+@functools.lru_cache(maxsize=1)
 def dense_model(config: str) -> nn.Module:
     """The trained dense model of a task's configuration (JSON); not to be changed."""
     return unchanging(shared_task(config).model())
 
 
-@functools.lru_cache(maxsize=4)
+# As it is, and recovered.
+@functools.lru_cache(maxsize=2)
 def dense_baseline(config: str) -> Baseline:
     """The measured dense model of a configuration (JSON) with the fields `BASELINE`.
 
     The recovery in it is null where the dense model gets none.
     """
     settings = json.loads(config)
-    name = text(settings["task"])
-    task, model, how = shared_task(name), dense_model(name), make(settings["measure"])
-    measured = measure(model, task, how)
+    task, how = shared_task(text(settings["task"])), make(settings["measure"])
     if settings["recovery"] is None:
-        return Baseline(measured, {})
+        return Baseline(measure(dense_model(text(settings["task"])), task, how), {})
+    before = dense_baseline(text(of_baseline(settings, task, False))).measured
     recovery = make(settings["recovery"])
-    recovered = copy.deepcopy(model)
+    recovered = copied(before.model).model
     recovery.recover(recovered, task)
-    return Baseline(
-        measure(recovered, task, how, measured), {"dense_before_recovery": measured.values}
-    )
+    return Baseline(measure(recovered, task, how, before), {"dense_before_recovery": before.values})
 
 
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed every generator, and let the arithmetic of this process use so many threads."""
+    """Seed every generator, and let arithmetic use so many threads inside, and as before after."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with threadpool_limits(limits=threads):
-        yield
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(limits=threads):
+            if threads is not None:
+                torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report_options import Options, options
+from experiments.sweep import read_by_others
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 from lowrank.reporting.captions import title
@@ -67,14 +68,13 @@ def report(config: DictConfig) -> None:
             not belong together, or `out` cannot be written.
     """
     chosen = options(config)
-    frame = store.load(chosen.runs)
-    layers: Any = store.load_layers(chosen.runs)
+    frame, layers = store.load_both(chosen.runs)
     parts = fitting(chosen, comparisons(frame))
     store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own in parts:
         methods = dict(zip(part["path"], part["method"], strict=True))
-        rows = layers[layers["path"].isin(methods)]
+        rows: Any = layers[layers["path"].isin(methods)]
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows)
@@ -214,4 +214,5 @@ def matrices(path: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    with read_by_others():
+        main()

@@ -4,32 +4,69 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.parts import make_parts
-from experiments.plan import Job
 from lowrank.records import store
 from lowrank.recovery import NoRecovery
+
+if TYPE_CHECKING:
+    from experiments.plan import Job
+
+# How an override begins that says with which seed the calibration data are drawn.
+CALIBRATION = "task.calibration_seed="
 
 
 def repeats(jobs: Sequence[Job]) -> int:
     """How many of the points are sure to give the numbers of another one, timings aside."""
     alike = Counter(store.point(job.settings) for job in jobs)
     several = [job for job in jobs if alike[store.point(job.settings)] > 1]
-    idle = Counter(store.point(job.settings) for job in several if draws_nothing(job.settings))
-    return sum(count - 1 for count in idle.values())
+    return sum(count - 1 for count in Counter(_drawn(job.settings) for job in several).values())
 
 
 def draws_nothing(settings: Mapping[str, Any]) -> bool:
     """Whether the seed of a point changes neither its model, nor its data, nor its method."""
+    draws = make_parts(settings).task.draws_model or _has_seed(settings["allocation"])
+    return not (draws or calibrates(settings))
+
+
+def calibrates(settings: Mapping[str, Any]) -> bool:
+    """Whether a point reads calibration data, or what a recovery may."""
     parts = make_parts(settings)
-    return not (
-        parts.task.draws_model
-        or parts.norm.needs_data
-        or parts.allocation.needs_data
-        or not isinstance(parts.recovery, NoRecovery)
-        or _has_seed(settings["allocation"])
-    )
+    needs_data = parts.norm.needs_data or parts.allocation.needs_data
+    return needs_data or not isinstance(parts.recovery, NoRecovery)
+
+
+def check_draws(jobs: Sequence[Job]) -> None:
+    """Check that a seed of the calibration data, where it is given, draws some.
+
+    Of a sweep over several methods some may calibrate and some not, whose points then repeat.
+
+    Raises:
+        ValueError: it does in none of the points.
+    """
+    asked = [(job, text) for job in jobs for text in job.overrides if text.startswith(CALIBRATION)]
+    others = [text for job, text in asked if not _follows(job.settings)]
+    if others and not any(calibrates(job.settings) for job, _ in asked):
+        raise ValueError(
+            f"{others[0]} has no effect: neither norm, allocation nor recovery of any point reads "
+            "calibration data. Leave it out, or give a method that calibrates, such as "
+            "decomposer=wanda"
+        )
+
+
+def _follows(settings: Mapping[str, Any]) -> bool:
+    """Whether the calibration data are drawn with the seed, as where nothing is said of them."""
+    return settings["task"].get("calibration_seed") == settings["seed"]
+
+
+def _drawn(settings: Mapping[str, Any]) -> str:
+    """The key of a point without the seeds that draw nothing in it."""
+    if draws_nothing(settings):
+        return store.point(settings)
+    if calibrates(settings):
+        return store.key(settings)
+    return store.key({**settings, "task": {**settings["task"], "calibration_seed": None}})
 
 
 def _has_seed(config: Any) -> bool:

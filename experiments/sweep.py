@@ -10,12 +10,17 @@ Each point becomes one record in `results`; a point that has its record is passe
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.progress import Progress
 
@@ -73,7 +78,27 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except (HydraException, OmegaConfBaseException) as error:
+        # Of --help, whose errors Hydra does not catch itself as it does those of a sweep.
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(str(error))
+
+
+@contextmanager
+def read_by_others() -> Iterator[None]:
+    """End without a word where whoever reads the output has read enough, such as ``head``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes what is left when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    with read_by_others():
+        main()

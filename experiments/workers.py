@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -19,7 +20,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 
 def worker_count(n_jobs: object) -> int:
-    """How many workers `n_jobs` asks for: −1 is one for each core.
+    """How many workers `n_jobs` asks for: −1 is one for each core that this process may use.
 
     Raises:
         ValueError: neither that nor a whole number from 1.
@@ -29,7 +30,7 @@ def worker_count(n_jobs: object) -> int:
             f"hydra.launcher.n_jobs={n_jobs!r} must be a whole number from 1, or -1 for one on "
             "each core"
         )
-    return n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    return n_jobs if n_jobs > 0 else joblib.cpu_count()
 
 
 def run_in_workers(
@@ -91,7 +92,7 @@ class _Pool:
     """
 
     def __init__(self, sharing: int) -> None:
-        each = str(max(1, (os.cpu_count() or 1) // sharing))
+        each = str(max(1, joblib.cpu_count() // sharing))
         self.environment = {name: os.environ.get(name, each) for name in THREADS}
         self.renew()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.workers import run_in_workers, worker_count
+from experiments.workers import _Pool, run_in_workers, worker_count
 
 
 def triple(number: int) -> int:
@@ -55,7 +55,16 @@ def test_workers_run_at_the_same_time(tmp_path):
 def test_a_number_of_workers_that_cannot_be(asked):
     with pytest.raises(ValueError, match=r"n_jobs=.* must be a whole number from 1, or -1 for one"):
         worker_count(asked)
-    assert worker_count(3) == 3 and worker_count(-1) == os.cpu_count()
+    assert worker_count(3) == 3
+
+
+def test_one_worker_for_each_core_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7}, raising=False)
+    assert worker_count(-1) <= 3
+    monkeypatch.setattr(_Pool, "renew", lambda self: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert _Pool(worker_count(-1)).environment["OMP_NUM_THREADS"] == "1"
 
 
 def test_an_error_ends_the_work_and_is_raised():

@@ -15,9 +15,10 @@ from lowrank.decomposers import Decomposer, Keep
 from lowrank.decomposers.decomposer import check_norms
 from lowrank.factorizations import Factorization
 from lowrank.model.forward import Example
-from lowrank.model.select import matches
+from lowrank.model.select import as_name, matches
 from lowrank.model.sites import Site
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_is
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,16 @@ class Allocation(ABC):
 
 @dataclass(frozen=True)
 class Uniform(Allocation):
-    """The same decomposer, with the same hyperparameters, for every weight."""
+    """The same decomposer, with the same hyperparameters, for every weight.
+
+    Raises:
+        ValueError: it is no decomposer.
+    """
 
     decomposer: Decomposer
+
+    def __post_init__(self) -> None:
+        check_is("decomposer", self.decomposer, Decomposer, "TruncatedSVD(rank=8)")
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         self.decomposer.check_norms(types)
@@ -123,11 +131,30 @@ class Uniform(Allocation):
 class ByName(Allocation):
     """Decomposers by glob pattern of the weight's name; the first pattern that matches counts.
 
+    Args:
+        decomposers: by pattern; see `as_name`.
+
     Raises:
-        ValueError: a pattern that decides no weight.
+        ValueError: no mapping from patterns to decomposers, or a pattern twice; from `compress`, a
+            pattern that decides no weight.
     """
 
     decomposers: Mapping[str, Decomposer]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.decomposers, Mapping):
+            raise ValueError(
+                f"decomposers={self.decomposers!r:.200} must be a mapping from patterns of layer "
+                "names to decomposers, such as {'layer1.*': TruncatedSVD(rank=8)}"
+            )
+        named = {}
+        for key, decomposer in self.decomposers.items():
+            pattern = as_name("pattern", key)
+            if pattern in named:
+                raise ValueError(f"the pattern {pattern!r} is there twice, as a number and as text")
+            check_is(f"the decomposer of {pattern!r}", decomposer, Decomposer, "TruncatedSVD(8)")
+            named[pattern] = decomposer
+        object.__setattr__(self, "decomposers", named)
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         for decomposer in self.decomposers.values():

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lowrank.allocation.resources import RESOURCES
 from lowrank.model.sites import Site
-from lowrank.numerics.checks import check_number, check_one_of
+from lowrank.numerics.checks import check_number, check_one_of, check_positive
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,12 @@ class Budget:
                 "leave out, or set to null, all but one"
             )
         (name, value), *_ = given.items()
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise ValueError(f"{name}={value!r} must be a positive number")
-        check_number("ratio", self.ratio or 1, "be at least 1", lambda x: x >= 1)
+        if name == "ratio":
+            check_number(name, value, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
+        else:
+            check_positive(name, value)
+        if not isinstance(value, int | float):
+            object.__setattr__(self, name, float(value))  # Of numpy; a record has plain numbers.
         if self.bits_per_weight is not None and self.resource != "bytes":
             raise ValueError(f"bits_per_weight is a budget of bytes, not of {self.resource}")
 

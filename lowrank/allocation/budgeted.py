@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
@@ -12,12 +12,14 @@ from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.allocation.analysis import Analysis, Costs, Option, analyse, dense_costs
 from lowrank.allocation.budget import Budget
 from lowrank.allocation.losses import Loss, Losses, Sensitivity
+from lowrank.allocation.makers import made_by
 from lowrank.allocation.resources import RESOURCES
 from lowrank.calibration.data import as_data
 from lowrank.calibration.statistics import Calibration
 from lowrank.decomposers import Decomposer
 from lowrank.model.sites import Site, naming
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_is
 from lowrank.numerics.knapsack import Items
 from lowrank.numerics.memo import MEMO, model_key
 
@@ -74,6 +76,8 @@ class Budgeted(Allocation):
         if not flat:
             raise ValueError("candidates=[] must name at least one decomposer")
         object.__setattr__(self, "candidates", tuple(dict.fromkeys(flat)))
+        check_is("budget", self.budget, Budget, "Budget(ratio=8)")
+        check_is("loss", self.loss, Loss, "Sensitivity()")
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         for candidate in self.candidates:
@@ -96,6 +100,8 @@ class Budgeted(Allocation):
                 raise ValueError(
                     f"the candidate {candidate} fits none of the {len(errors)} layers; {errors[0]}"
                 )
+        if RESOURCES[self.budget.resource].is_of_shapes:
+            self._limit(problem, dense_costs(problem, self.budget.resource))
 
     def check(self, problem: Problem) -> None:
         """Raise ValueError if something is missing that the choice needs; takes no time."""
@@ -167,14 +173,43 @@ class Budgeted(Allocation):
         )
 
 
-def grid(of: Callable[..., Decomposer], over: Mapping[str, Sequence[Any]]) -> list[Decomposer]:
+def grid(of: Callable[..., Decomposer], over: Mapping[str, Iterable[Any]]) -> list[Decomposer]:
     """Decomposers with all combinations of some hyperparameters.
 
     Args:
         of: what makes one, called with those as keyword arguments.
         over: by the name of a hyperparameter, its values.
+
+    Raises:
+        ValueError: `of` makes no decomposer with those names, or what it makes refuses a value;
+            no names, or one without values.
     """
-    return [of(**dict(zip(over, values, strict=True))) for values in product(*over.values())]
+    if not isinstance(over, Mapping) or not over:
+        raise ValueError(
+            f"over={over!r:.200} must be a mapping from names of hyperparameters to lists of their "
+            "values, such as {'bits': [2, 3, 4]}"
+        )
+    values = [values_of(name, given) for name, given in over.items()]
+    return [made_by(of, **dict(zip(over, chosen, strict=True))) for chosen in product(*values)]
+
+
+def values_of(name: str, given: object) -> list[Any]:
+    """The values of a hyperparameter.
+
+    Raises:
+        ValueError: it is no list of them, or an empty one.
+    """
+    # Arrays are gone through too, and say only then whether they can be.
+    try:
+        values = [] if isinstance(given, str | bytes | Mapping) else list(given)  # type: ignore[call-overload]
+    except TypeError:
+        values = []
+    if not isinstance(name, str) or not values:
+        raise ValueError(
+            f"{name!r:.200}: {given!r:.200} must be a hyperparameter's name and a list of at least "
+            "one value, such as {'bits': [2, 3, 4]}"
+        )
+    return values
 
 
 def flattened(candidates: Any) -> Iterator[Any]:

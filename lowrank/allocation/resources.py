@@ -32,9 +32,11 @@ class Resource(ABC):
     Attributes:
         unit: of the whole numbers, in the unit in which a limit is given.
         noun: of that unit.
+        is_of_shapes: whether what the dense model takes is known without a run of it.
     """
 
     unit: ClassVar[float] = 1.0
+    is_of_shapes: ClassVar[bool] = True
     noun: ClassVar[str]
 
     def amount(self, count: float) -> str:
@@ -111,6 +113,8 @@ class Params(Resource):
 
 class _Run(Resource):
     """A resource that only a run of the layer shows."""
+
+    is_of_shapes = False
 
     def calls(self, model: nn.Module, sites: Sequence[Site], example: Example | None) -> Calls:
         if example is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from lowrank.allocation.allocation import Allocation, Plan, Problem
 from lowrank.decomposers import Decomposer, TruncatedSVD
 from lowrank.decomposers.low_rank import fitted, nearest, spectrum
 from lowrank.factorizations import Dense, Factorization, Product
+from lowrank.model.select import as_name
 from lowrank.model.sites import Site
 from lowrank.norms import Diagonal, Gram, Identity, Norm
 from lowrank.numerics.checks import check_ratio
@@ -39,8 +40,9 @@ class SharedBasis(Allocation):
             at least 1.
 
     Raises:
-        ValueError: a name in two groups; none of the layers is in a group; a group of layers of
-            different input sizes, or whose rank 1 misses the ratio.
+        ValueError: no lists of names, or a name in two groups; from `compress`, none of the layers
+            is in a group, or a group of layers of different input sizes, or whose rank 1 misses
+            the ratio.
 
     Source: Wang et al., Basis Sharing, ICLR 2025 (there across blocks).
     """
@@ -52,7 +54,7 @@ class SharedBasis(Allocation):
 
     def __post_init__(self) -> None:
         check_ratio(self.compression_ratio)
-        object.__setattr__(self, "groups", tuple(tuple(names) for names in self.groups))
+        object.__setattr__(self, "groups", as_groups(self.groups))
         names = [name for group in self.groups for name in group]
         if len(set(names)) < len(names):
             raise ValueError(f"groups={self.groups} name a layer twice")
@@ -88,6 +90,25 @@ class SharedBasis(Allocation):
                 f"{[site.name for site in problem.sites]}"
             )
         return groups
+
+
+def as_groups(groups: object) -> tuple[tuple[str, ...], ...]:
+    """Groups of names; see `as_name`.
+
+    Raises:
+        ValueError: something else, or none.
+    """
+    if not is_list(groups) or not groups or not all(map(is_list, groups)):
+        raise ValueError(
+            f"groups={groups!r:.200} must be a list of lists of names, such as "
+            "[['query', 'key', 'value']]"
+        )
+    return tuple(tuple(as_name("groups", name) for name in names) for names in groups)
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a sequence, and no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 class Basis:

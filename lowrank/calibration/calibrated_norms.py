@@ -134,7 +134,7 @@ class CalibratedNorms(NormProvider):
         owner = model_key(model)
         source = {"model": owner[-1] if owner else model_fingerprint(model), **kind}
         if isinstance(data, Calibration):
-            check_source(data, source, names)
+            check_source(data, source, names, self._tables(sites))
             return data
         data = self._data(model, data)
         source["data"] = data.fingerprint()
@@ -176,6 +176,15 @@ class CalibratedNorms(NormProvider):
                 entry = found[use.name]._replace(rows=known.rows)
                 found[use.name] = entry if known.count else known
         return found
+
+    def _tables(self, sites: Sequence[Site]) -> list[str]:
+        """The modules whose statistics are look-ups; information is of all that use a weight."""
+        return [
+            use.name
+            for site in sites
+            for use in site.uses
+            if all(one.rule.looks_up for one in (site.uses if self.moment == "fisher" else [use]))
+        ]
 
     def _of_fisher(self, site: Site, entry: Statistics) -> Statistics:
         if not entry.count:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lowrank.calibration.statistics_file import load_statistics, save_statistics
+from lowrank.calibration.statistics_file import (
+    LONGEST,
+    check_said,
+    load_statistics,
+    save_statistics,
+)
+from lowrank.files.fields import shown
+from lowrank.files.paths import as_path
+from lowrank.model.contents import names_of
 
 
 class Statistics(NamedTuple):
@@ -49,11 +57,11 @@ class Calibration:
         """Write a safetensors file, whole or not at all; shared tensors are written once.
 
         Raises:
-            ValueError: statistics that could not be read again.
+            ValueError: statistics that could not be read again; `path` is of no file.
             OSError: the file cannot be written.
         """
         layers = {name: entry._asdict() for name, entry in self.statistics.items()}
-        save_statistics(Path(path), layers, self.source)
+        save_statistics(as_path(path), layers, self.source)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -63,12 +71,20 @@ class Calibration:
             ValueError: the file is damaged or holds something else.
             FileNotFoundError: it is not there.
         """
-        layers, source = load_statistics(Path(path))
+        layers, source = load_statistics(as_path(path))
         return cls({name: Statistics(**fields) for name, fields in layers.items()}, source)
 
 
-def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise ValueError unless these statistics are of this model and of the kind that is wanted."""
+def check_source(
+    data: Calibration, wanted: Mapping[str, Any], names: Sequence[str], tables: Collection[str]
+) -> None:
+    """Raise ValueError unless these statistics are of this model and of the kind that is wanted.
+
+    Args:
+        wanted: `model`, `moment` and `outputs` of their source.
+        names: of the modules that need statistics.
+        tables: those of them whose statistics are those of look-ups: rows alone.
+    """
     different = [name for name, value in wanted.items() if data.source.get(name) != value]
     if different:
         raise ValueError(
@@ -79,3 +95,31 @@ def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[s
     missing = [name for name in names if name not in data.statistics]
     if missing:
         raise ValueError(f"these statistics have none of the layers {missing}: calibrate anew")
+    surplus = sorted(data.source.keys() - {*wanted, "data"})
+    text = data.source.get("data", "")
+    if surplus or not isinstance(text, str) or len(text) > LONGEST or not text.isprintable():
+        raise ValueError(
+            f"the source of these statistics has {names_of(surplus)} besides, or data that are no "
+            f"hash: {shown(text)}. Calibrate anew"
+        )
+    for name in names:
+        entry = data.statistics[name]
+        check_said(name, entry._asdict())
+        if entry.count:
+            _check_kind(name, entry, wanted, name in tables)
+
+
+def _check_kind(name: str, entry: Statistics, wanted: Mapping[str, Any], is_table: bool) -> None:
+    """Raise ValueError unless the statistics of a module are what their source says they are."""
+    axes = 0 if is_table else 2 if wanted["moment"] == "full" else 1
+    has_axes = 0 if entry.columns is None else entry.columns.ndim
+    has_rows = is_table or wanted["outputs"]
+    if has_axes == axes and (entry.rows is not None) == has_rows:
+        return
+    form = {0: "no columns", 1: "columns (in,)", 2: "columns (in, in)"}
+    raise ValueError(
+        f"'{name}': moment={wanted['moment']!r} and outputs={wanted['outputs']} make "
+        f"{form[axes]} and {'rows' if has_rows else 'no rows'}, and these statistics have "
+        f"{form.get(has_axes, f'columns of {has_axes} axes')} and "
+        f"{'no rows' if entry.rows is None else 'rows'}: calibrate anew"
+    )

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lowrank.files.fields import shown
 from lowrank.files.tensor_files import TensorFile, opened, write
 from lowrank.model.contents import names_of
 
 FORMAT = 2
 # The fields of statistics that are tensors.
 PARTS = ("columns", "rows")
+# In which means are made; of others torch can compute next to nothing.
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Of characters of a note, which a report prints.
+LONGEST = 2000
 # The fields of the statistics of each layer, by the layer's name.
 Layers = Mapping[str, Mapping[str, Any]]
 
@@ -82,18 +88,37 @@ def _places(file: TensorFile) -> dict[str, dict[str, str]]:
     return found
 
 
-def _check(name: str, entry: Mapping[str, Any]) -> None:
-    """Raise ValueError unless they are what calibration could have found."""
-    count = entry["count"]
+def check_said(name: str, entry: Mapping[str, Any]) -> None:
+    """Raise ValueError unless count and note are those of statistics, and fit what there is."""
+    count, note = entry["count"], entry["note"]
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise ValueError(f"'{name}': count={count!r} must be a number of positions")
+    if not isinstance(note, str) or len(note) > LONGEST or not note.isprintable():
+        raise ValueError(
+            f"'{name}': note={shown(note)} must be one line of text of at most {LONGEST} characters"
+        )
+    given = [part for part in PARTS if entry[part] is not None]
+    if not count and given:
+        raise ValueError(
+            f"'{name}': {' and '.join(given)} are means over count=0 positions; where nothing "
+            "reached a layer there are none"
+        )
+    if not count and not note:
+        raise ValueError(f"'{name}': with count=0 the note must say why nothing reached the layer")
+    if count and not given:
+        raise ValueError(f"'{name}': with count={count} there must be columns or rows")
+
+
+def _check(name: str, entry: Mapping[str, Any]) -> None:
+    """Raise ValueError unless they are what calibration could have found."""
+    check_said(name, entry)
     for part in PARTS:
         values = entry[part]
         if values is None:
             continue
         shape = tuple(values.shape)
         is_square = part == "columns" and len(shape) == 2 and shape[0] == shape[1]
-        if not values.is_floating_point() or not (len(shape) == 1 or is_square) or 0 in shape:
+        if values.dtype not in DTYPES or not (len(shape) == 1 or is_square) or 0 in shape:
             raise ValueError(f"'{name}': {part} of shape {shape} {values.dtype} are no means")
         if not bool(values.isfinite().all()):
             raise ValueError(f"'{name}': {part} are not finite")

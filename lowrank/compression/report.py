@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -104,6 +104,17 @@ class Compressed:
         parts = [count, f"{nearest} at the nearest level" if nearest else ""]
         parts.append(f"{len(self.left)} left as they are" if self.left else "")
         return ", ".join(filter(None, parts))
+
+    def recount(self) -> None:
+        """Count bytes and params of each layer anew, for a model that was trained since.
+
+        A weight of few bits, such as an adapter that begins at zero, has all its bits afterwards.
+        """
+        stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
+        forms = [cast(Factorization, module.factorization) for module in stand_ins]
+        for layer, form in zip(self.layers, forms, strict=True):
+            layer.bytes, layer.params = nbytes(form), form.params
+        count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """Fill the MACs of each layer.

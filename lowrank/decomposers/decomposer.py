@@ -84,7 +84,9 @@ class Decomposer(ABC):
     def check_shape(self, weight: Tensor) -> None:
         """Raise `Unfit` where a hyperparameter does not fit a weight of this shape (out, in).
 
-        Known before any work: of `weight` only shape and dtype are read.
+        Known before any work: of `weight` are read shape and dtype, and where a method is to reach
+        a ratio of bytes, how many bits its numbers need. Other numbers may so give another answer:
+        those of a float32 weight that was rounded to 16 bits are half as many bytes to begin with.
         """
         del weight
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.budget import stored_bytes
+from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.normalised import Normalised
 from lowrank.decomposers.rivals import nearer_of_rivals
 from lowrank.decomposers.step_search import Search
 from lowrank.factorizations import Factorization
+from lowrank.factorizations.entropy_coded import least_bytes
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_number
 from lowrank.numerics.curvature import raised
@@ -34,14 +37,16 @@ class EntropyCodedQuantization(Decomposer):
 
     The step is the smallest found with which the matrix takes no more than `bits`; mostly all but
     0.004 bits of them are used. Weights that are few multiples of one number, such as ±1 or a
-    constant, come back without error where that fits. Codes end at 2^12; where that stops a step, a
-    note says so. Weights may have any size.
+    constant, come back without error where that fits; where it does not, some of them keep their
+    codes, whole rows or columns if that is nearer. Codes end at 2^12; where that stops a step, a
+    note says so, and so does one where more than half of the bytes are left. Weights may have any
+    size.
 
     Levels at any distance or of few values suit some weights better: uniform ones, two values. It
     is compared with `Quantization` in the smallest groups and `CodebookQuantization` of the whole
-    matrix, each with the most bits that fit into the same bytes, and where one of them is nearer in
-    the norm, that comes back with a note. Where a sample of rows leaves them no chance, they are
-    not tried.
+    matrix, each with the most bits that fit into the same bytes, and with `MagnitudePruning`, which
+    suits a few weights among zeros; where one of them is nearer in the norm, that comes back with a
+    note. Where a sample of rows leaves the first two no chance, they are not tried.
 
     Args:
         bits: of each weight, all that is stored counted; above 0, at most 8.
@@ -50,7 +55,8 @@ class EntropyCodedQuantization(Decomposer):
             rounding.
 
     Raises:
-        ValueError: bits out of range, or too few to say that all codes are 0.
+        ValueError: bits out of range, or too few to say that all codes are 0, which the shape
+            decides: 12 bytes and 4 more for each 2048 weights.
 
     Source: Gish & Pierce, IEEE Trans. Inf. Theory 1968 (evenly spaced levels and entropy codes);
     Sullivan & Wiegand, IEEE Signal Processing Magazine 1998 (choosing by error and rate);
@@ -66,10 +72,34 @@ class EntropyCodedQuantization(Decomposer):
         check_number("bits", self.bits, "lie in (0, 8]", lambda x: 0 < x <= 8)
         check_integer("sweeps", self.sweeps, least=0)
 
+    def check_shape(self, weight: Tensor) -> None:
+        count, least = weight.numel(), least_bytes(weight.numel())
+        if self._budget(count) >= least:
+            return
+        bits = 8 * least / count
+        while int(bits * count / 8) < least:
+            bits = math.nextafter(bits, math.inf)
+        advice = f"give bits={math.ceil(1000 * bits) / 1000:g} or more"
+        raise Unfit(
+            f"bits={self.bits}: {self._budget(count)} bytes are too few for {count} weights, of "
+            f"which even codes that are all 0 take {least}: "
+            f"{advice if bits <= 8 else 'leave this layer out with `where`'}",
+            replace(self, bits=bits) if bits <= 8 else None,
+        )
+
+    def _budget(self, count: int) -> int:
+        """Bytes for so many weights."""
+        return int(self.bits * count / 8)
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        budget = int(self.bits * weight.numel() / 8)
+        budget = self._budget(weight.numel())
         normalised = Normalised.of(weight)
         search = Search(normalised, norm, budget, self.sweeps)
         form, found = search.run()
         form.note = "; ".join(filter(None, (raised(search.matrix.share), form.note)))
-        return nearer_of_rivals(normalised, norm, (form, found), budget)
+        result = nearer_of_rivals(normalised, norm, (form, found), budget)
+        taken = stored_bytes(result)
+        if result is form and 2 * taken < budget and norm(normalised.unit - found):
+            left = f"takes {taken} of {budget} bytes: no codes were found that use more"
+            form.note = "; ".join(filter(None, (form.note, left)))
+        return result

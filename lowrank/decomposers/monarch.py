@@ -125,12 +125,12 @@ class Monarch(Decomposer):
         limit = (dense_bytes(weight) / self.compression_ratio - 2) / weight.itemsize
         fitting = [pair for pair in allowed if self.params(weight, pair) <= limit]
         if not fitting:
+            reached = dense_bytes(weight) / (self.params(weight, (1, 1)) * weight.itemsize + 2)
             one_block = replace(self, compression_ratio=None, blocks=(1, 1))
             raise Unfit(
                 f"compression_ratio={self.compression_ratio} is out of reach for a weight of shape "
-                f"({out}, {inner}): one block of rank {self.rank} gives "
-                f"{weight.numel() / self.params(weight, (1, 1)):.3g}. Lower it, or leave this "
-                "layer out with `where`.",
+                f"({out}, {inner}) of {dense_bytes(weight)} bytes: one block of rank {self.rank} "
+                f"gives {reached:.3g}. Lower it, or leave this layer out with `where`.",
                 nearest=one_block if allowed else None,
             )
         return fitting

@@ -73,7 +73,8 @@ class QuantizedPlusLowRank(Decomposer):
         check_integer("iterations", self.iterations, least=1)
         if not isinstance(self.base, GPTQ):
             raise ValueError(f"base={self.base!r} must be a GPTQ, such as GPTQ(bits=3)")
-        if isinstance(self.factor_bits, bool) or self.factor_bits not in (*BITS, HALF):
+        is_integer = isinstance(self.factor_bits, int) and not isinstance(self.factor_bits, bool)
+        if not is_integer or self.factor_bits not in (*BITS, HALF):
             raise ValueError(f"factor_bits={self.factor_bits!r} must lie in 1..8, or be {HALF}")
 
     def check_shape(self, weight: Tensor) -> None:

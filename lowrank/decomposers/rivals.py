@@ -1,9 +1,10 @@
-"""What an entropy code must beat: levels of one width and codebooks, given the same bytes."""
+"""What an entropy code must beat, given the same bytes: levels of one width, codebooks, pruning."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,13 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowrank.decomposers.budget import affordable, largest
 from lowrank.decomposers.codebook_quantization import CodebookQuantization
 from lowrank.decomposers.normalised import Normalised
 from lowrank.decomposers.rounding import Rounding
-from lowrank.factorizations import EntropyCoded, Factorization
+from lowrank.factorizations import EntropyCoded, Factorization, Sparse
 from lowrank.factorizations.packing import BITS, Layout, packed_bytes
+from lowrank.factorizations.sparse import BlockGrid
 from lowrank.norms import Norm
 from lowrank.numerics.curvature import has_pairs
+from lowrank.numerics.storage import stored_dtype
 
 # Rows of about so many weights are tried first, but at least so many rows.
 SAMPLE, LEAST_ROWS = 2**12, 4
@@ -125,6 +129,24 @@ def smallest_group(
     return high
 
 
+def survivors(weight: Tensor, counts: Tensor, budget: int) -> Iterator[Sparse]:
+    """What `MagnitudePruning` keeps of a weight in at most `budget` bytes; nothing if none fit.
+
+    Of a few weights among zeros it keeps every digit, and it is set beside every entropy code: in
+    a sample of rows the largest ones may be missing.
+
+    Args:
+        counts: what each squared error counts.
+    """
+    grid = BlockGrid((weight.shape[0], weight.shape[1]), (1, 1))
+    most = affordable(grid, budget, stored_dtype(weight).itemsize)
+    count = min(most, int(weight.count_nonzero()))
+    if count:
+        # Relative to the largest, so that nothing overflows or vanishes.
+        scores = (weight / weight.abs().max()).double() * (counts / counts.max()).sqrt()
+        yield Sparse.from_dense(weight, largest(scores, count))
+
+
 @dataclass(frozen=True)
 class Sample:
     """Some rows of a weight, and the error there of the form that is to be beaten.
@@ -184,17 +206,19 @@ def nearer_of_rivals(
     """
     form, found = own
     error = norm(weight.unit - found)
-    candidates = rivals(weight.weight, budget) if error else []
-    rival = Sample.of(weight.unit, norm, found).nearest(candidates)
-    if rival is None:
+    if not error:
         return form
-    try:
-        other = rival.made_of(weight.weight, norm.entry_weights(weight.unit))
-    except ValueError:  # No scale of 16 bits suits it.
+    counts = norm.entry_weights(weight.unit)
+    others: list[Factorization] = list(survivors(weight.weight, counts, budget))
+    rival = Sample.of(weight.unit, norm, found).nearest(rivals(weight.weight, budget))
+    if rival is not None:
+        with suppress(ValueError):  # No scale of 16 bits suits it.
+            others.append(rival.made_of(weight.weight, counts))
+    errors = [norm(weight.unit - weight.units(other.to_dense())) for other in others]
+    best = min(range(len(others)), key=errors.__getitem__, default=None)
+    if best is None or not errors[best] < error:
         return form
-    least = norm(weight.unit - weight.units(other.to_dense()))
-    if not least < error:
-        return form
+    other, least = others[best], errors[best]
     times = error / least if least else math.inf
     other.note = f"instead of an entropy code: {form.describe()} has {times:.3g} times its error"
     return other

@@ -12,6 +12,7 @@ from lowrank.decomposers.budget import stored_bytes
 from lowrank.decomposers.code_laws import fit_law
 from lowrank.decomposers.multiples import as_multiples, is_beyond
 from lowrank.decomposers.normalised import Normalised
+from lowrank.decomposers.partial_codes import Levels
 from lowrank.decomposers.rate_distortion import Coding, Matrix
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import LARGEST_CODE, Exponents
@@ -21,6 +22,9 @@ from lowrank.norms import Norm
 TOLERANCE = 0.004
 # Steps that are tried at most: with codes as they are, then with all that is done to them.
 QUICK, FULL = 8, 12
+# The share of the bytes that may be left over before other codes are tried, and by what the step is
+# divided to get them.
+UNSPENT, SMALLER = 0.05, (1.05, 1.5, 2.5)
 # By how much a step grows at a time where no other one fits.
 GROWTH = 1.05
 # As so many bits too many for each weight count codes beyond what can be stored.
@@ -61,20 +65,20 @@ class Search:
 
         The latter as `unit` is, (out, in), float64.
 
-        Raises:
-            ValueError: not even codes that are all 0 fit.
+        The budget is at least `least_bytes`.
         """
-        nothing = self._form(torch.zeros_like(self.matrix.weight), 1.0)
-        if self._spare(nothing) < 0:
-            bits = 8 * stored_bytes(nothing) / self.count
-            raise ValueError(
-                f"{self.budget} bytes are too few for {self.count} weights, of which even codes "
-                f"that are all 0 take {stored_bytes(nothing)}: give bits={bits:.3g} or more"
-            )
+        none = torch.zeros_like(self.matrix.weight)
+        nothing = self._form(none, 1.0, steps=self._plain()), torch.zeros_like(self.unit)
         if not bool(self.unit.any()):
-            return nothing, self.unit
+            return nothing
         exact = self._exact()
-        return self._nearer_than_mean(*self._smallest()) if exact is None else (exact, self.unit)
+        if exact is not None:
+            return exact, self.unit
+        step, form, found = self.spread, *nothing
+        # With exponents of the steps even codes that are all 0 may be too many.
+        if self._spare(self._form(none, 1.0)) >= 0:
+            step, form, found = self._smallest()
+        return self._of_some_entries(step, *self._nearer_than_mean(form, found))
 
     def _largest_values(self) -> Tensor | None:
         """Up to which values its dtype holds each entry, (in, out), if the weight comes near."""
@@ -85,7 +89,7 @@ class Search:
         within = math.ldexp(largest, -self.exponent) * (1 - 2.0**-20)
         return within / self.matrix.steps.factors(torch.float64).T
 
-    def _smallest(self) -> tuple[EntropyCoded, Tensor]:
+    def _smallest(self) -> tuple[float, EntropyCoded, Tensor]:
         step, tried = self._quick(), Tried()
         best: tuple[EntropyCoded, Tensor] | None = None
         least, note = math.inf, ""
@@ -106,6 +110,29 @@ class Search:
         assert best is not None
         form, found = self._fitted(best[0], best[1], least)
         form.note = note
+        return least, form, found
+
+    def _of_some_entries(
+        self, step: float, form: EntropyCoded, found: Tensor
+    ) -> tuple[EntropyCoded, Tensor]:
+        """An approximation, or where it leaves bytes over, a nearer one by the codes of some
+        entries for a smaller step."""
+        if 8 * self.budget / self.count * UNSPENT > self._spare(form):
+            return form, found
+        levels = [Levels(*multiples, self._plain()) for multiples in as_multiples(self.unit)]
+        for smaller in (self._snapped(step / factor) for factor in SMALLER):
+            codes = self._rounded(smaller)
+            if not is_beyond(codes):
+                levels.append(Levels(codes.T, smaller, self._centre(smaller), self.matrix.steps))
+        counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
+        error = self.norm(self.unit - found)
+        for some in (s for of in levels for s in of.within(self.unit, counts, self.budget)):
+            other, values = (
+                self._form(some.codes.T, some.step, some.centre, some.steps),
+                some.values(),
+            )
+            if self._spare(other) >= 0 and self.norm(self.unit - values) < error:
+                form, found, error = other, values, self.norm(self.unit - values)
         return form, found
 
     def _exact(self) -> EntropyCoded | None:

@@ -14,6 +14,9 @@ from lowrank.execution.kernel import Accuracy, Kernel, Prepared, Work, on_rows
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout, unpack
 from lowrank.factorizations.quantized import symmetric_zero
+from lowrank.numerics.checks import check_one_of
+
+ENGINES = ("fbgemm", "onednn")
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,16 @@ class DynamicInt8Kernel(Kernel):
 
     Args:
         engine: of torch's quantized operations, ``fbgemm`` or ``onednn``.
+
+    Raises:
+        ValueError: another engine.
     """
 
     accuracy: ClassVar[Accuracy] = "int8"
     engine: str = "fbgemm"
+
+    def __post_init__(self) -> None:
+        check_one_of("engine", self.engine, ENGINES)
 
     @property
     def name(self) -> str:  # type: ignore[override]

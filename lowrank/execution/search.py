@@ -26,6 +26,7 @@ from lowrank.execution.observe import leaf_work
 from lowrank.execution.plan import FACTORED, Trial
 from lowrank.execution.substitute import with_runs
 from lowrank.execution.timing import Timed, race
+from lowrank.numerics.checks import check_integer, check_is, check_list, check_positive
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class Search:
     kernels: tuple[Kernel, ...] = KERNELS
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0 or (self.threads is not None and self.threads < 1):
-            raise ValueError(
-                f"seconds={self.seconds} must be above 0 and threads={self.threads} at least 1"
-            )
+        check_positive("seconds", self.seconds)
+        if self.threads is not None:
+            check_integer("threads", self.threads, least=1)
+        check_list("kernels", self.kernels)
+        for kernel in self.kernels:
+            check_is("kernels", kernel, Kernel, "DenseKernel()")
         names = [kernel.name for kernel in self.kernels]
         if names[:1] != ["dense"] or len(set(names)) < len(names):
             raise ValueError(

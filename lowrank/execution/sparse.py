@@ -13,6 +13,7 @@ from torch import Tensor
 from lowrank.execution.dense import NO_PRODUCT
 from lowrank.execution.kernel import Kernel, Prepared, Work, on_rows
 from lowrank.factorizations import Sparse
+from lowrank.numerics.checks import check_integer
 
 NOT_SPARSE = "the matrix is not stored as a sparse one"
 NO_MKL = "torch multiplies sparse matrices fast through MKL only, which this build lacks"
@@ -27,13 +28,20 @@ class CSRKernel(Kernel):
     from it. On a CPU it pays from some 60 % zeros at small batches, 80 to 90 % otherwise.
 
     Args:
-        panel: inputs multiplied at a time.
-        columns: of the matrix multiplied at a time.
+        panel: inputs multiplied at a time, at least 1.
+        columns: of the matrix multiplied at a time, at least 1.
+
+    Raises:
+        ValueError: fewer of either.
     """
 
     name: ClassVar[str] = "csr"
     panel: int = 32
     columns: int = 2048
+
+    def __post_init__(self) -> None:
+        check_integer("panel", self.panel, least=1)
+        check_integer("columns", self.columns, least=1)
 
     def refusal(self, work: Work) -> str:
         return _sparse_refusal(work)
@@ -47,11 +55,17 @@ class BSRKernel(Kernel):
     """The same for kept blocks: one index for each square block of weights.
 
     Args:
-        panel: inputs multiplied at a time.
+        panel: inputs multiplied at a time, at least 1.
+
+    Raises:
+        ValueError: fewer.
     """
 
     name: ClassVar[str] = "bsr"
     panel: int = 32
+
+    def __post_init__(self) -> None:
+        check_integer("panel", self.panel, least=1)
 
     def refusal(self, work: Work) -> str:
         refusal = _sparse_refusal(work)
@@ -93,7 +107,7 @@ class SemiStructuredKernel(Kernel):
         rows, columns = work.factorization.shape
         if rows % 32 or columns % 64:
             return f"{rows}x{columns}: it needs rows in multiples of 32 and columns of 64"
-        kept = work.factorization.mask.view(rows, columns // 4, 4).sum(dim=2)
+        kept = work.factorization.current_mask().view(rows, columns // 4, 4).sum(dim=2)
         return "" if int(kept.max()) <= 2 else "more than 2 of 4 neighbours are kept somewhere"
 
     def prepare(self, work: Work) -> Prepared:

@@ -17,6 +17,7 @@ from lowrank.export.extra_state import joined, split
 from lowrank.export.skeleton import Layer, Skeleton, check_same, layers_of
 from lowrank.factorizations import Factorization
 from lowrank.files.fields import Fields
+from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import TensorFile, check_storable, opened, write
 from lowrank.model.contents import View, contents, names_of, split_extra, spread
 from lowrank.model.factorized import FactorizedLayer
@@ -26,6 +27,8 @@ FORMAT = 2
 # How much more than is stored and than the dense weights take may be derived from what is stored:
 # masks have 8 bits where one is stored.
 DERIVED = 16
+# The module in what `torch.compile` returns, which puts that name before those of its tensors.
+COMPILED = "_orig_mod"
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -36,9 +39,10 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         ValueError: a tensor or extra state that cannot be stored, by its name, before anything is
-            written; `path` is a folder.
+            written; `path` is no path, or of something that is no file.
         OSError: the file cannot be written; the text names it.
     """
+    target = as_path(path)
     _check_module(model)
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
@@ -57,7 +61,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         "frozen": sorted(n for n, p in model.named_parameters() if not p.requires_grad),
         "extra": extra,
     }
-    write(Path(path), tensors, "model", header)
+    write(target, tensors, "model", header)
 
 
 def load(model: nn.Module, path: str | Path, device: str | torch.device | None = None) -> nn.Module:
@@ -70,17 +74,20 @@ def load(model: nn.Module, path: str | Path, device: str | torch.device | None =
         model: a dense model of the same architecture and dtype, whatever its weights; it is not
             changed. What no file holds, such as buffers that are not persistent, comes from it; so
             these may not be on the meta device, while weights may.
-        device: where to put it; by default each tensor where it is in `model`, or on the CPU.
+        device: where to put it, any but meta; by default each tensor where it is in `model`, or on
+            the CPU.
 
     Raises:
-        ValueError: the file is not of this library, is damaged, or does not fit the architecture.
+        ValueError: the file is not of this library, is damaged, or does not fit the architecture;
+            a device that is not there; a model that is compiled by `torch.compile`.
         FileNotFoundError: it is not there.
     """
     _check_module(model)
+    _check_device(device)
     by = "lowrank.save"
     # Not inference tensors, even where it is called in inference mode: they could not be trained.
     with torch.inference_mode(False), torch.no_grad():
-        with opened(Path(path), "model", FORMAT, by) as file:
+        with opened(as_path(path), "model", FORMAT, by) as file:
             loaded = _load(model, file)
         refuse_other_files(loaded)
         return loaded if device is None else loaded.to(device)
@@ -122,6 +129,28 @@ def _check_module(model: object) -> None:
             f"model is a {type(model).__name__} and must be a torch module; of what compress "
             "returns give `.model`"
         )
+    compiled = [name for name, _ in model.named_modules() if name.split(".")[-1] == COMPILED]
+    if compiled:
+        raise ValueError(
+            f"model is compiled, and its tensors have other names then: give model.{compiled[0]}, "
+            "and compile what is loaded"
+        )
+
+
+def _check_device(device: object) -> None:
+    """Raise ValueError unless tensors with numbers can be put there."""
+    if device is None:
+        return
+    allowed = "it must be a name such as 'cpu' or 'cuda', or a torch.device"
+    if not isinstance(device, str | torch.device):
+        raise ValueError(f"device={device!r}: {allowed}")
+    try:
+        place = torch.empty(1, device=device)
+    except Exception as error:  # Of many kinds, each backend having its own.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device={str(device)!r}: {allowed}, that is there: {reason}") from error
+    if place.is_meta:
+        raise ValueError("device='meta' has no numbers: leave it out, and nothing need be loaded")
 
 
 def _check_forms(model: nn.Module) -> None:

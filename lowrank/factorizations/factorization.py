@@ -16,6 +16,7 @@ from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.factorizations.tracing import is_recorded
 from lowrank.factorizations.tunable import Tunable
+from lowrank.factorizations.watched import Watched
 from lowrank.files.fields import FieldError, Fields, shown
 from lowrank.numerics.storage import dtype_name
 
@@ -203,7 +204,7 @@ class Leaf(Factorization):
         return {**self.__dict__, "_materialized": None}
 
 
-class Materialized:
+class Materialized(Watched):
     """The dense matrix of a leaf, and what its tensors were when it was made.
 
     Args:
@@ -212,15 +213,8 @@ class Materialized:
     """
 
     def __init__(self, matrix: Tensor, tensors: list[Tensor]) -> None:
+        super().__init__(tensors)
         self.matrix = matrix
-        self.tensors = tensors
-        self.state = [(t, t.data_ptr(), t._version) for t in tensors]
-        # The memory is held, so that no other tensor can get an address that is watched.
-        self.memory = [t.detach() for t in tensors]
-
-    def is_current(self) -> bool:
-        """Whether the tensors still are what they were."""
-        return all(t.data_ptr() == at and t._version == seen for t, at, seen in self.state)
 
 
 class Dense(Leaf):

@@ -26,6 +26,7 @@ REFUSED: frozenset[Any] = frozenset(
         *(getattr(Tensor, name).__set__ for name in ("data", "grad", "requires_grad")),
         *(Tensor.requires_grad_, Tensor.retain_grad, Tensor.register_hook),
         *(Tensor.register_post_accumulate_grad_hook, Tensor.__dlpack__),
+        *(Tensor.untyped_storage, Tensor.storage, Tensor._typed_storage),
     }
 )
 # Makes another tensor share the memory of its argument.
@@ -90,6 +91,10 @@ class LazyWeight(Tensor):
                 if isinstance(value, LazyWeight):
                     refuse(value._form)
         return run_on_matrices(func, args, kwargs or {})
+
+    def _use_count(self) -> NoReturn:
+        # What `torch.utils.swap_tensors` asks first; the layer would not see what it does.
+        refuse(self._form)
 
     def _matrix(self) -> Tensor:
         # Outside inference mode, in which tensors do not count what is written to them.
@@ -195,6 +200,8 @@ def refuse(form: Factorization) -> NoReturn:
     """Say that a write to the weight of a layer would be lost."""
     raise ValueError(
         "the weight of a compressed layer is computed from its factorization, here "
-        f"{form.describe()}, and a write into it would be lost: write into the tensors of "
-        "layer.factorization, take weight.clone() to change a copy, or do it before compressing"
+        f"{form.describe()}, and a write into it would be lost: write into the parameters "
+        "and buffers of layer.factorization by operations in place (not through `.data`, which "
+        "takes effect only at the next train() or eval()), take weight.clone() to change a copy, "
+        "or do it before compressing"
     )

@@ -17,6 +17,7 @@ from lowrank.factorizations.factorization import (
     rebuild,
 )
 from lowrank.factorizations.operations import Operation, Split
+from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
 
@@ -83,7 +84,20 @@ class RegroupedProduct(Factorization):
         self.register_buffer("ranks", ranks)
         # Follows from the ranks: moved along, but not stored.
         self.register_buffer("index", index, persistent=False)
+        self._watched = watch(ranks, index)
         self.register_load_state_dict_post_hook(_derive_index)
+
+    def current_index(self) -> Tensor:
+        """The permutation between the factors, made anew if the ranks were written to.
+
+        Raises:
+            ValueError: the ranks no longer fit the factors.
+        """
+        if self._watched.misses([self.ranks, self.index]):
+            # Not an inference tensor: it may be used in training later.
+            with torch.inference_mode(False):
+                _derive_index(self, None)
+        return self.index
 
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
@@ -92,10 +106,10 @@ class RegroupedProduct(Factorization):
         split = self._split(between)
         if split is None:
             return operation.apply(x, self.to_dense(), bias)
-        return last(first(x, before).index_select(split.axis, self.index), step, bias)
+        return last(first(x, before).index_select(split.axis, self.current_index()), step, bias)
 
     def to_dense(self) -> Tensor:
-        return self.left.to_dense() @ self.right.to_dense()[self.index]
+        return self.left.to_dense() @ self.right.to_dense()[self.current_index()]
 
     def multiplied_out(self, operation: Operation) -> bool:
         (first, before), (_, between), (last, step) = operation.order([self.left, self, self.right])
@@ -172,3 +186,4 @@ def _derive_index(product: RegroupedProduct, _: Any) -> None:
     """After other ranks were loaded, the permutation is another one too."""
     product.check_stored()
     product.index = regrouping(product.ranks.to(torch.int64).expand(product.grid))
+    product._watched = watch(product.ranks, product.index)

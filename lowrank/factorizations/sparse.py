@@ -14,6 +14,7 @@ from lowrank.factorizations.checks import check_pair
 from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
+from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
 ONE_ROW = "rows keep different numbers of weights: the values were taken as one row, of all of them"
@@ -181,6 +182,7 @@ class Sparse(Leaf):
             self.register_buffer(name, tensor)
         # Follows from the index: moved along, but not stored.
         self.register_buffer("mask", mask, persistent=False)
+        self._watched = watch(*index.values(), mask)
         self.register_load_state_dict_post_hook(_derive_mask)
 
     @classmethod
@@ -197,7 +199,7 @@ class Sparse(Leaf):
     def to_dense(self) -> Tensor:
         values = self.values.to_dense()
         zeros = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
-        return zeros.masked_scatter(self.mask, values)
+        return zeros.masked_scatter(self.current_mask(), values)
 
     @property
     def params(self) -> int:
@@ -211,7 +213,7 @@ class Sparse(Leaf):
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         kept = self.grid.decode(self._index())
         mapped = Sparse(self.grid, kept, self.values.map_dense(function))
-        is_one_row = self.values.shape[0] == 1 and int(self.mask.any(dim=1).sum()) > 1
+        is_one_row = self.values.shape[0] == 1 and int(self.current_mask().any(dim=1).sum()) > 1
         mapped.note = self.note
         if is_one_row and ONE_ROW not in self.note:
             mapped.note = "; ".join(filter(None, (self.note, ONE_ROW)))
@@ -237,7 +239,24 @@ class Sparse(Leaf):
         form._hold(grid, index, mask, rebuild(config.fields("values")))
         return form
 
+    def current_mask(self) -> Tensor:
+        """The mask (out, in), made anew if the index was written to.
+
+        Raises:
+            ValueError: the index is no longer that of some mask, or not of as many weights.
+        """
+        if self._watched.misses([*self._index().values(), self.mask]):
+            # Not an inference tensor: it may be used in training later.
+            with torch.inference_mode(False):
+                _derive_mask(self, None)
+            self._check_count()
+        return self.mask
+
     def check_stored(self) -> None:
+        self.current_mask()
+        self._check_count()
+
+    def _check_count(self) -> None:
         kept, (rows, columns) = int(self.mask.sum()), self.values.shape
         if kept != rows * columns:
             raise ValueError(
@@ -262,6 +281,7 @@ def _derive_mask(sparse: Sparse, _: Any) -> None:
     """After other indices were loaded, the mask is another one too."""
     sparse.grid.check_index(sparse._index())
     sparse.mask = sparse.grid.expand(sparse.grid.decode(sparse._index()))
+    sparse._watched = watch(*sparse._index().values(), sparse.mask)
 
 
 def _smallest_dtype(largest: int) -> torch.dtype:

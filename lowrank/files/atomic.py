@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,11 +12,16 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from lowrank.files.paths import check_replaceable
+from lowrank.files.processes import Owner, this_process
+
 # After so many seconds without a change a file is no longer being written, whoever began it.
 ABANDONED = 24 * 3600
-# What is being written: for which name, by which machine and process. Short, because any name of
-# 255 characters that stands for the whole must have one.
-TEMPORARY = re.compile(r"\.lowrank-(?P<name>\w{8})-(?P<host>\w{8})-(?P<process>\d+)-\w{8}\.tmp")
+# What is being written: for which name, by which process of which machine, and when that started.
+# Short, because any name of 255 characters that stands for the whole must have one.
+TEMPORARY = re.compile(
+    r"\.lowrank-\w{8}-(?P<host>\w{8})-(?P<process>\d+)-(?P<started>\d+)-\w{8}\.tmp"
+)
 
 
 @contextmanager
@@ -26,17 +30,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It lies in the same folder, because only within one file system is a rename atomic, and is
     flushed to the disk before, so that no crash leaves an empty file under `path`. Of a link, the
-    file that it points to is replaced. What killed processes left of the same file is removed.
+    file that it points to is replaced. At the first in a folder what killed ones left goes.
 
     Raises:
+        ValueError: at `path` is something that is no file, such as a folder, a device or a pipe.
         OSError: the file cannot be written; the text names `path`.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write to")
+    with _naming(path, {str(target)}):
+        check_replaceable(path, target)
     temporary = temporary_in(target.parent, target.name)
     with _naming(path, {str(temporary), str(target.parent)}):
-        _remove_abandoned(target.parent, _short(target.name))
+        _clean_once(target.parent)
         # Made here for its permissions, which some writers narrow to the owner's.
         temporary.touch(exist_ok=False)
         try:
@@ -52,8 +57,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def temporary_in(folder: Path, name: str) -> Path:
     """A path in `folder` for something that stands in for `name`, and that `clean` would remove."""
-    unique = uuid.uuid4().hex[:8]
-    return folder / f".lowrank-{_short(name)}-{_host()}-{os.getpid()}-{unique}.tmp"
+    own, unique = this_process(), uuid.uuid4().hex[:8]
+    whose = f"{_short(own.host)}-{own.pid}-{own.started}"
+    return folder / f".lowrank-{_short(name)}-{whose}-{unique}.tmp"
 
 
 def clean(folder: str | Path) -> None:
@@ -65,47 +71,24 @@ def clean(folder: str | Path) -> None:
     Raises:
         OSError: the folder cannot be read or changed.
     """
-    _remove_abandoned(Path(folder), None)
-
-
-def _remove_abandoned(folder: Path, name: str | None) -> None:
+    own = this_process()
     for entry in os.scandir(folder):
         found = TEMPORARY.fullmatch(entry.name)
-        if found is None or (name is not None and found["name"] != name):
+        if found is None:
             continue
         try:
             is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
-            if is_left or (found["host"] == _host() and not _is_alive(int(found["process"]))):
+            owner = Owner(own.host, int(found["process"]), int(found["started"]))
+            if is_left or (found["host"] == _short(own.host) and owner.is_gone):
                 os.unlink(entry.path)
         except (FileNotFoundError, PermissionError):
             continue  # Its writer was done, another one removed it, or it is somebody else's.
 
 
-def _is_alive(process: int) -> bool:
-    if os.name != "posix":
-        return True  # Elsewhere the question would end the process.
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 @cache
-def _host() -> str:
-    """This machine since it was started, and the processes that one sees from here.
-
-    Containers may share a name and number their processes alike.
-    """
-    parts = [socket.gethostname()]
-    try:
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
-    except OSError:
-        parts.append(str(uuid.getnode()))
-    return _short("\n".join(parts))
+def _clean_once(folder: Path) -> None:
+    """Clean a folder where this process has not yet: each look takes as long as there are files."""
+    clean(folder)
 
 
 def _short(text: str) -> str:

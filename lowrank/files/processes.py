@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def _host() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().partition("-")[0])
         parts.append(os.readlink("/proc/self/ns/pid").strip("pid:[]"))
     except OSError:
-        pass  # Where there is no such thing the name has to do.
+        parts.append(f"{uuid.getnode():x}")  # Where there is no such thing.
     return "-".join(parts)
 
 
@@ -57,9 +58,11 @@ def _started(pid: int) -> int | None:
 
 
 def _answers(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # Elsewhere the question would end the process.
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # Somebody else's.

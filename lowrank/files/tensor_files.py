@@ -42,6 +42,8 @@ NAMES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# Under this name a safetensors file has its header.
+RESERVED = "__metadata__"
 CODES = {dtype: code for code, dtype in NAMES.items()}
 WIDER = {"float32": torch.float32, "float64": torch.float64}
 # How a file begins that `torch.save` or `pickle.dump` made.
@@ -109,13 +111,14 @@ def _entries(
 def _first(entries: Mapping[str, Any], text: str, digest: str) -> bytes:
     """The length of a safetensors header, and the header, filled up with blanks."""
     metadata = {"format": "pt", "lowrank": text, "hash": digest}
-    header = json.dumps({"__metadata__": metadata, **entries}).encode()
+    header = json.dumps({RESERVED: metadata, **entries}).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
 
 
 def check_storable(name: str, tensor: Tensor) -> None:
     """Raise ValueError, naming the tensor, unless a file can hold it."""
+    check_name(name)
     is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
     if not is_plain or tensor.is_quantized:
         what = f"a {type(tensor).__name__} of layout {tensor.layout}"
@@ -128,6 +131,19 @@ def check_storable(name: str, tensor: Tensor) -> None:
     raise ValueError(
         f"'{name}' cannot be saved: it is {what}. Only plain tensors in memory can be."
     )
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless a file can have a tensor of this name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name!r} cannot be saved: as a name, {error.reason}") from error
+    if name == RESERVED:
+        raise ValueError(
+            f"'{name}' cannot be saved: safetensors files keep that name for their header. Give "
+            "the parameter or buffer another one"
+        )
 
 
 @dataclass(frozen=True)

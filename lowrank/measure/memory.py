@@ -14,9 +14,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lowrank.model.forward import (
     Example,
-    call,
     check_example,
     evaluating,
+    fresh,
+    run,
     tensors_of,
     unfused_attention,
 )
@@ -41,19 +42,20 @@ def peak_memory(model: nn.Module, example: Example) -> int:
         ValueError: `example` holds no inputs.
     """
     check_example(example)
+    example = fresh(example)
     device = tensors_of(example)[0].device
     resident = [*model.parameters(), *model.buffers(), *tensors_of(example)]
     with evaluating(model), unfused_attention(), torch.no_grad():
         with AliveTensors(resident) as alive:
-            call(model, example)  # Fills the caches of the leaves; what stays alive is resident.
+            run(model, example)  # Fills the caches of the leaves; what stays alive is resident.
             alive.peak = alive.now
             if device.type != "cuda":
-                call(model, example)
+                run(model, example)
         if device.type != "cuda":
             return alive.peak
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        call(model, example)
+        run(model, example)
         return alive.now + torch.cuda.max_memory_allocated(device) - before
 
 

@@ -61,12 +61,16 @@ def tensors_of(example: Example) -> list[Tensor]:
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """What a model gives for the inputs of an example.
+    """What a model gives for copies of the inputs of an example; see `run`."""
+    return run(model, fresh(example))
+
+
+def run(model: nn.Module, example: Example) -> Any:
+    """What a model gives for the inputs of an example, into which it may write.
 
     Raises:
         ValueError: it does not run on them.
     """
-    example = fresh(example)
     try:
         return model(**example) if isinstance(example, Mapping) else model(*example)
     except ValueError:

@@ -11,13 +11,16 @@ from torch import nn
 from lowrank.model.sites import Site, find_sites, why_not
 from lowrank.numerics.checks import check_flag, check_integer
 
+SEVERAL = "a name, a glob pattern, or several of them"
+
 
 @dataclass(frozen=True)
 class Select:
     """A choice of weights by name, kind and size.
 
     Args:
-        include: glob patterns of module names, one of which must match (``layer1.*``).
+        include: names of modules or glob patterns of them, one of which must match
+            (``layer1.*``).
         exclude: glob patterns, none of which may match.
         kinds: class names (``Linear``, ``Conv2d``); empty for all.
         min_params: the fewest values a weight must have.
@@ -119,20 +122,27 @@ def listed(others: Sequence[tuple[str, str]]) -> str:
 
 
 def as_names(field: str, values: object) -> str | tuple[str, ...]:
-    """One name or several; a whole number, as YAML reads the name of a layer such as ``0``, is one.
+    """One name or several; see `as_name`.
 
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(values, str):
-        return values
-    if isinstance(values, int) and not isinstance(values, bool):
-        return str(values)
-    if isinstance(values, Sequence) and not isinstance(values, bytes):
-        names = [as_names(field, value) for value in values]
-        if all(isinstance(name, str) for name in names):
-            return tuple(map(str, names))
-    raise ValueError(f"{field}={values!r} must be a name, a glob pattern, or several of them")
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return tuple(as_name(field, value, SEVERAL) for value in values)
+    return as_name(field, values, SEVERAL)
+
+
+def as_name(field: str, value: object, allowed: str = "a name or a glob pattern") -> str:
+    """A name or pattern; a whole number, as YAML reads the name of a layer such as ``0``, is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{field}={value!r:.200} must be {allowed}")
 
 
 def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
@@ -141,5 +151,5 @@ def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
-    """Whether one of the glob patterns matches the whole name."""
-    return any(fnmatchcase(name, pattern) for pattern in as_tuple(patterns))
+    """Whether one of the patterns is the name, whatever its letters, or matches it as a glob."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in as_tuple(patterns))

@@ -1,5 +1,7 @@
 """In which norm the error of an approximation counts."""
 
+from lowrank.norms.moments import square_root as square_root
+from lowrank.norms.moments import whitened as whitened
 from lowrank.norms.norm import IDENTITY as IDENTITY
 from lowrank.norms.norm import Diagonal as Diagonal
 from lowrank.norms.norm import Gram as Gram
@@ -9,5 +11,3 @@ from lowrank.norms.norm import damped as damped
 from lowrank.norms.norm import ones_or as ones_or
 from lowrank.norms.norm import row_squares as row_squares
 from lowrank.norms.norm import sizes as sizes
-from lowrank.norms.norm import square_root as square_root
-from lowrank.norms.norm import whitened as whitened

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lowrank.norms.checks import check_damping, check_fits, check_importance, check_moment
+from lowrank.norms.moments import is_semidefinite, refuse_indefinite, whitened
 from lowrank.numerics import memo
 
 
@@ -185,7 +186,7 @@ class Gram(Norm):
 
     Raises:
         ValueError: no symmetric matrix, NaN or infinite entries, a negative or an all zero
-            diagonal.
+            diagonal, negative eigenvalues.
     """
 
     word = "full"
@@ -198,6 +199,8 @@ class Gram(Norm):
         check_damping(self.damping)
         check_moment(self.moment)
         moment = self.moment.double()
+        if not is_semidefinite(moment):
+            refuse_indefinite(moment)
         if self.damping:
             moment = moment.clone()
             moment.diagonal().add_(self.damping * moment.diagonal().mean())
@@ -245,32 +248,6 @@ def row_squares(matrix: Tensor, moment: Tensor) -> Tensor:
 
 
 kept_row_squares = memo.memoised(row_squares)
-
-
-@memo.memoised
-def whitened(matrix: Tensor, moment: Tensor) -> Tensor:
-    """M R with R Rᵀ = `moment`, in float64."""
-    return matrix.double() @ square_root(moment)
-
-
-@memo.memoised
-def square_root(moment: Tensor) -> Tensor:
-    """R (in, in) with R Rᵀ = `moment`, by eigen-decomposition; right if it is singular.
-
-    Eigenvalues within the rounding errors of the largest, negative ones too, are zero: their roots
-    would be half as many digits large.
-
-    Raises:
-        ValueError: the matrix is far from positive semi-definite.
-    """
-    values, vectors = torch.linalg.eigh(moment)
-    if values[0] < -1e-4 * values[-1]:
-        raise ValueError(
-            f"a second moment has no negative eigenvalues, and this matrix has {values[0]:.3g} "
-            f"beside {values[-1]:.3g}: calibrate anew"
-        )
-    floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
-    return vectors * values.where(values > floor, 0).sqrt()
 
 
 def damped(values: Tensor, damping: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 
 
@@ -19,7 +19,11 @@ def check_number(name: str, value: object, allowed: str, holds: Callable[[float]
     """Raise ValueError unless it is a number for which `holds`, which `allowed` puts in words."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a number: it must {allowed}")
-    if not holds(float(value)):
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is beyond the range of a float, and must {allowed}") from error
+    if not holds(number):
         raise ValueError(f"{name}={value} must {allowed}")
 
 
@@ -27,6 +31,18 @@ def check_one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise ValueError unless it is one of the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} must be one of {tuple(allowed)}")
+
+
+def check_list(name: str, values: object) -> None:
+    """Raise ValueError unless it is a list or tuple, or another sequence that is no text."""
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise ValueError(f"{name}={values!r} must be a list, such as [{values}]")
+
+
+def check_is(name: str, value: object, kind: type, such_as: str) -> None:
+    """Raise ValueError unless it is an object of a class, such as what `such_as` makes."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}={value!r:.200} must be a {kind.__name__}, such as {such_as}")
 
 
 def check_flag(name: str, value: object) -> None:

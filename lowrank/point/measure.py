@@ -20,7 +20,7 @@ from lowrank.measure.size import (
     trainable_bytes,
     trainable_params,
 )
-from lowrank.point.quality import Observed, evaluate
+from lowrank.point.quality import Observed, evaluate, on_record
 from lowrank.point.room import check_room
 from lowrank.point.settings import MeasureSettings
 
@@ -65,11 +65,12 @@ def measure(
         check_room(model, task, settings)
     reference = None if dense is None else dense.observed
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
-    values = quality.metrics | measure_model(model, task.example(1))
+    values, scores = quality.metrics | measure_model(model, task.example(1)), {}
     if settings.harness_tasks:
         names, limit = settings.harness_tasks, settings.harness_limit
-        values |= harness_scores(model, task.tokenizer, names, limit, settings.batch_size)
-    return Measured(model, values, quality.observed, quality.undefined)
+        scores = harness_scores(model, task.tokenizer, names, limit, settings.batch_size)
+    held, undefined = on_record(scores)
+    return Measured(model, values | held, quality.observed, quality.undefined | undefined)
 
 
 def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:

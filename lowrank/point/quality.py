@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.model.forward import evaluating
+from lowrank.records.checks import LARGEST, is_number
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import SplitName, Task
@@ -32,8 +33,8 @@ class Evaluation:
             the two models agree, by name, as means over the predictions: see `Task.agreement`.
         observed: by batch what the model gives, on the CPU; see `Task.observe`. A list where it
             takes at most `KEPT_BYTES`, else made again whenever it is gone through.
-        undefined: measures that have no finite value on this data, which `metrics` lacks, each with
-            the reason.
+        undefined: measures that have no value on this data that a record holds, which `metrics`
+            lacks, each with the reason.
     """
 
     metrics: dict[str, float]
@@ -128,18 +129,22 @@ class Tally:
             self.means.add_all(self.task.agreement(observed, dense, targets))
 
     def results(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The measures that are finite, and why others are not there."""
+        """The measures that a record holds, and why others are not there."""
         computed = {name: float(value) for name, value in self.metrics.compute().items()}
-        values = computed | self.means.values()
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        others = {name: _reason(value) for name, value in values.items() if name not in finite}
-        return finite, self.task.undefined() | others
+        values, others = on_record(computed | self.means.values())
+        return values, self.task.undefined() | others
+
+
+def on_record(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """The measures that a record holds, and why others are not there."""
+    held = {name: value for name, value in values.items() if is_number(value)}
+    return held, {name: _reason(value) for name, value in values.items() if name not in held}
 
 
 def _reason(value: float) -> str:
     if math.isnan(value):
         return "it is not a number: the data do not define it"
-    return "it is beyond the largest number that 64 bits hold"
+    return f"it is {value:.3g}, beyond {LARGEST:g}, the largest number that a record holds"
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lowrank.execution.kernel import Accuracy, check_accuracy
 from lowrank.measure.harness import check_harness
-from lowrank.numerics.checks import check_integer, check_positive
+from lowrank.numerics.checks import check_integer, check_list, check_positive
 from lowrank.tasks.task import Task
 
 LATENCY_SECONDS = 0.2
@@ -45,11 +45,12 @@ class MeasureSettings:
     def __post_init__(self) -> None:
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, least=1)
-        check_list("latency_batch_sizes", self.latency_batch_sizes or ())
-        for size in self.latency_batch_sizes or ():
+        sizes = () if self.latency_batch_sizes is None else self.latency_batch_sizes
+        check_list("latency_batch_sizes", sizes)
+        for size in sizes:
             check_integer("latency_batch_sizes", size, least=1)
-        if len(set(self.latency_batch_sizes or ())) < len(self.latency_batch_sizes or ()):
-            raise ValueError(f"latency_batch_sizes={self.latency_batch_sizes} has one size twice")
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"latency_batch_sizes={sizes} has one size twice")
         check_positive("latency_seconds", self.latency_seconds)
         if self.threads is not None:
             check_integer("threads", self.threads, least=1)
@@ -96,9 +97,3 @@ class MeasureSettings:
                 suits.latency if self.latency_batch_sizes is None else self.latency_batch_sizes
             ),
         )
-
-
-def check_list(name: str, values: object) -> None:
-    """Raise ValueError unless it is a list or tuple."""
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ValueError(f"{name}={values!r} must be a list, such as [{values}]")

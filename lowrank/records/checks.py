@@ -31,6 +31,10 @@ NUMBERS = ("dense", "compressed", "ratios", "dense_before_recovery")
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")
+# The square of a number is one too, as a standard deviation takes it; and no whole number needs
+# more than 64 bits, beyond which columns are no numbers.
+LARGEST = 1e150
+LARGEST_WHOLE = 2**63 - 1
 LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")
 
 
@@ -98,9 +102,9 @@ def _check_present(fields: Any, part: str, names: Sequence[str]) -> None:
 
 def _check_level(record: Mapping[str, Any]) -> None:
     level, seed = record["level"], record["seed"]
-    if level is not None and not _is_number(level):
+    if level is not None and not is_number(level):
         raise ValueError(f"level={_short(level)} must be a number, by which levels are ordered")
-    if type(seed) is not int:
+    if not _is_whole(seed):
         raise ValueError(f"seed={_short(seed)} must be a whole number")
     if not isinstance(record.get("tuned", False), bool):
         raise ValueError(f"tuned={_short(record['tuned'])} must be true or false")
@@ -109,7 +113,7 @@ def _check_level(record: Mapping[str, Any]) -> None:
 def _check_numbers(values: Mapping[str, Any], part: str) -> None:
     for name, value in values.items():
         _check_name(name, f"the name of a measure in {part}")
-        if value is not None and not _is_number(value):
+        if value is not None and not is_number(value):
             raise ValueError(f"{part}.{name}={_short(value)} must be a number or null")
         if part == "ratios" and value is not None and value < 0:
             raise ValueError(f"{part}.{name}={_short(value)} must be a number from 0")
@@ -123,12 +127,12 @@ def _check_latency(entries: Any) -> None:
         _check_mapping(entry, place)
         _check_present(entry, place, ("batch_size", *TIMES[:2], *SPEEDUPS[:1], "threads"))
         size = entry["batch_size"]
-        if type(size) is not int or size < 1:
+        if not _is_whole(size, least=1):
             raise ValueError(f"{place}.batch_size={_short(size)} must be a whole number from 1")
         sizes.append(size)
         for name in filter(entry.__contains__, (*TIMES, *SPEEDUPS)):
             value, may_lack = entry[name], name in SPEEDUPS
-            if not (may_lack and value is None) and not (_is_number(value) and value >= 0):
+            if not (may_lack and value is None) and not (is_number(value) and value >= 0):
                 raise ValueError(f"{place}.{name}={_short(value)} must be a number from 0")
         for name in CONDITIONS:
             _check_name(entry.get(name), f"{place}.{name}")
@@ -149,15 +153,16 @@ def _check_layers(layers: Any) -> None:
         _check_present(layer, place, ("name", "shape", "tied_to", *LAYER_NUMBERS))
         _check_name(layer["name"], f"{place}.name")
         shape = layer["shape"]
-        if not _is_list(shape) or len(shape) != 2 or any(type(side) is not int for side in shape):
-            raise ValueError(f"{place}.shape={_short(shape)} must be two whole numbers")
+        sides = shape if _is_list(shape) else ()
+        if len(sides) != 2 or not all(_is_whole(side, least=1) for side in sides):
+            raise ValueError(f"{place}.shape={_short(shape)} must be two whole numbers from 1")
         if not _is_list(layer["tied_to"]) or any(type(n) is not str for n in layer["tied_to"]):
             raise ValueError(f"{place}.tied_to={_short(layer['tied_to'])} must be a list of names")
         if "norm" in layer:
             _check_name(layer["norm"], f"{place}.norm")
         numbers = (*LAYER_NUMBERS, *filter(layer.__contains__, ("norm_error",)))
         for name in numbers:
-            if not _is_number(layer[name]) or layer[name] < 0:
+            if not is_number(layer[name]) or layer[name] < 0:
                 raise ValueError(f"{place}.{name}={_short(layer[name])} must be a number from 0")
         if not layer["dense_bytes"]:
             raise ValueError(f"{place}.dense_bytes=0: a layer without bytes is none")
@@ -185,11 +190,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _is_number(value: Any) -> bool:
-    """Whether it is one that a float can be."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e300
+def is_number(value: Any) -> bool:
+    """Whether a record holds it as a number: a whole one of 64 bits, or one below `LARGEST`."""
+    if isinstance(value, float):
+        return abs(value) < LARGEST
+    return _is_whole(value)
+
+
+def _is_whole(value: Any, least: int = -LARGEST_WHOLE) -> bool:
+    return type(value) is int and least <= value <= LARGEST_WHOLE
 
 
 def _kind(value: Any) -> str:

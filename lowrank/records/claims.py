@@ -4,7 +4,8 @@ A claim is a file ``<key>.claim`` beside the records. It is made exclusively, wh
 can do, on shared file systems too, and its time of change is its heartbeat. Whoever takes over from
 a dead claim makes ``<key>.<token of the dead>.claim``, exclusively again, so that of several only
 one can: the last file of such a chain is the claim that counts. When it is given up its first file
-goes first, and with it the whole chain.
+goes first, and with it the whole chain. Whoever was taken for dead and is not leaves that to its
+successor, and touches nothing that is no longer its own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from lowrank.files.processes import Owner, this_process
 
@@ -45,6 +47,19 @@ class Holder:
     owner: Owner | None
     token: str
     beat: float
+
+
+class Link(NamedTuple):
+    """A file of a chain, and the token in it."""
+
+    path: Path
+    token: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still this claim, and not one that was made there since."""
+        holder = _read(self.path)
+        return holder is not None and holder.token == self.token
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Claims:
         finally:
             done.set()
             beating.join()
-            _remove(chain)
+            self._give_up(chain)
 
     def is_held(self, key: str) -> bool:
         """Whether a living process has claimed a point."""
@@ -86,15 +101,22 @@ class Claims:
         return holder is not None
 
     def clean(self) -> None:
-        """Remove the claims of dead processes.
+        """Remove the claims of dead processes, and what they left that died giving theirs up.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        for key in {path.name.partition(".")[0] for path in self.folder.glob(f"*{SUFFIX}")}:
+        paths: dict[str, list[Path]] = {}
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            paths.setdefault(path.name.partition(".")[0], []).append(path)
+        for key, found in paths.items():
             chain = self._take(key)
             if chain is not None:
-                _remove(chain)
+                own = [link.path for link in chain]
+                for path in found:
+                    if path not in own:
+                        path.unlink(missing_ok=True)
+                self._give_up(chain)
 
     def now(self) -> float:
         """The time by the clock of the file system, in seconds."""
@@ -105,22 +127,31 @@ class Claims:
         finally:
             probe.unlink()
 
-    def _take(self, key: str) -> list[Path] | None:
-        """The files of the chain that ends in a claim of this process; None if it got none."""
+    def _take(self, key: str) -> list[Link] | None:
+        """The chain that ends in a claim of this process; None if it got none."""
         *dead, (path, holder) = self._chain(key)
         if holder is not None:
             return None
-        chain = [*(path for path, _ in dead), path]
         token = uuid.uuid4().hex
         if not _make(path, token):
             return None
-        if not dead:
-            # What a killed process left behind when it gave its claim up.
-            _remove(p for p in self.folder.glob(f"{key}.*{SUFFIX}") if p != path)
-        elif path not in [path for path, _ in self._links(key)]:
-            _remove([path])  # The chain was given up in the meantime.
+        if dead and path not in [path for path, _ in self._links(key)]:
+            path.unlink(missing_ok=True)  # The chain was given up in the meantime.
             return None
-        return chain
+        return [*(Link(path, one.token) for path, one in dead if one), Link(path, token)]
+
+    def _give_up(self, chain: Sequence[Link]) -> None:
+        """Remove a chain, unless another process has taken it over."""
+        last = chain[-1]
+        key = last.path.name.partition(".")[0]
+        if last.is_there and self._successor(key, last.token).exists():
+            return
+        for link in chain:
+            if link.is_there:
+                link.path.unlink(missing_ok=True)
+
+    def _successor(self, key: str, token: str) -> Path:
+        return self.folder / f"{key}.{token}{SUFFIX}"
 
     def _chain(self, key: str) -> Iterator[tuple[Path, Holder | None]]:
         """The dead claims of a point, and last the living one, or the path at which to make one."""
@@ -143,12 +174,13 @@ class Claims:
             yield path, holder
             if holder is None:
                 return
-            path = self.folder / f"{key}.{holder.token}{SUFFIX}"
+            path = self._successor(key, holder.token)
 
-    def _beat(self, path: Path, done: threading.Event) -> None:
+    def _beat(self, claim: Link, done: threading.Event) -> None:
         while not done.wait(self.timeout / BEATS):
             try:
-                os.utime(path)
+                if claim.is_there:
+                    os.utime(claim.path)
             except OSError:
                 continue  # Somebody took it for dead; or the file system comes back.
 
@@ -180,8 +212,3 @@ def _read(path: Path) -> Holder | None:
     # Torn by a full disk, edited, or just being written.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Holder(None, hashlib.sha256(path.name.encode()).hexdigest()[:32], beat)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from lowrank.records.checks import check_plain
 # Parts of a config that say where and how a point is run, and not which point it is.
 VOLATILE = frozenset({"force", "hydra", "results", "sweep", "tracker"})
 # Settings by which repetitions of one measurement differ.
-SEEDS = ("seed", "calibration_seed")
+SEED_FIELDS = ("seed", "calibration_seed")
 
 
 def key(config: Mapping[str, Any]) -> str:
@@ -47,7 +47,9 @@ def _canonical(value: Any) -> Any:
 
 def _without_seeds(config: Any) -> Any:
     if isinstance(config, Mapping):
-        return {name: _without_seeds(value) for name, value in config.items() if name not in SEEDS}
+        return {
+            name: _without_seeds(value) for name, value in config.items() if name not in SEED_FIELDS
+        }
     if isinstance(config, list | tuple):
         return [_without_seeds(value) for value in config]
     return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lowrank.records.keys import SEEDS, VOLATILE
+from lowrank.records.keys import SEED_FIELDS, VOLATILE
 from lowrank.records.rows import MEASURED_PARTS
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _is_setting(column: str) -> bool:
     part, dot, name = column.partition(".")
     outside = {*MEASURED_PARTS} | VOLATILE
     volatile = part in outside or (part == "config" and name in VOLATILE)
-    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEEDS, "level")
+    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEED_FIELDS, "level")
 
 
 def _text(value: Any) -> str:

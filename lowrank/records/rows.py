@@ -10,7 +10,7 @@ from typing import Any
 from lowrank.records.columns import primary_measure
 from lowrank.records.keys import point
 
-LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
+RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
 MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
 
 
@@ -23,7 +23,7 @@ def _labels(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "point": point(record["config"]),
         "path": str(path),
     }
-    return {name: record[name] for name in LABELS} | derived
+    return {name: record[name] for name in RECORD_LABELS} | derived
 
 
 def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.files.atomic import replacing, temporary_in
 from lowrank.files.fields import parse
+from lowrank.files.paths import as_path
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record
-from lowrank.records.keys import SEEDS as SEEDS
+from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
 from lowrank.records.keys import point as point
@@ -33,7 +34,7 @@ def exists(key: str, folder: str | Path) -> bool:
     Raises:
         ValueError: there is a file of its name that is not that record.
     """
-    path = Path(folder) / f"{key}.json"
+    path = as_path(folder, "folder") / f"{key}.json"
     try:
         found = _read(path)
         if not isinstance(found, Mapping) or found.get("key") != key:
@@ -59,7 +60,7 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
             f"key={record['key']!r} is not the key of this record's config, which is "
             f"{key(record['config'])!r}: under another name it would not be found again"
         )
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.json"
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
@@ -74,7 +75,7 @@ def check_writable(folder: str | Path) -> None:
     Raises:
         ValueError: they cannot; the text says why.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     probe = temporary_in(folder, "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +135,21 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     return pd.DataFrame([layer for layers in made for layer in layers])
 
 
+def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `load` and `load_layers` give, with each file read once.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    import pandas as pd
+
+    records, layers = [], []
+    for path, record in _records(folder, pattern):
+        records.append(_made(row, path, record))
+        layers += _made(layer_rows, path, record)
+    return pd.DataFrame(records), pd.DataFrame(layers)
+
+
 def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[str, Any]) -> Any:
     """What `make` makes of a record; what it finds wrong there names the file."""
     try:
@@ -143,7 +159,7 @@ def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[
 
 
 def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} to read records from")
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())

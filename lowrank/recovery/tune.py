@@ -92,7 +92,8 @@ class Tune(Recovery):
         check_number("held_out", self.held_out, "lie in (0, 1)", lambda x: 0 < x < 1)
         if self.examples is not None:
             check_integer("examples", self.examples, least=2)
-        if isinstance(self.parts, str) or not self.parts:
+        are_parts = isinstance(self.parts, Sequence) and not isinstance(self.parts, str)
+        if not are_parts or not self.parts:
             raise ValueError(f"parts={self.parts!r} must be a list of some of {', '.join(PARTS)}")
         for part in self.parts:
             check_one_of("parts", part, PARTS)

@@ -42,7 +42,8 @@ def norm_table(
     """
     import pandas as pd
 
-    points = summarise(in_several_norms(frame), [metric, size])
+    compared = in_several_norms(frame)
+    points = summarise(compared, [metric, size])
     shown, small = measure(frame, metric), measure(frame, size)
     best = _best(points, metric, shown)
     parts = _by_norm(best, (metric, f"{metric}_std", "method", size), small.sign * best[size])
@@ -61,10 +62,10 @@ def norm_table(
     )
     values = pd.concat([names, flat], axis=1).assign(improves=[not found for found in worse])
     caption = (
-        f"{subject(frame)}: {in_unit(shown)}, of the methods of each family by the norm in which "
-        f"error counts; {small.words}. The last column: no entry is worse than one to its left, "
-        f"of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a norm, the "
-        f"best is shown and named.{sentence(coverage(frame))} {over_seeds(points)} "
+        f"{subject(compared)}: {in_unit(shown)}, of the methods of each family by the norm in "
+        f"which error counts; {small.words}. The last column: no entry is worse than one to its "
+        f"left, of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a "
+        f"norm, the best is shown and named.{sentence(coverage(compared))} {over_seeds(points)} "
         f"Dense model: {shown.text(*dense_baseline(frame, metric))}."
     )
     return Table(values, cells, bold, caption, labels=len(ROW))

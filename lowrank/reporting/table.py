@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.files.atomic import replacing
+from lowrank.files.paths import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ class Table:
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path.csv``, ``path.md`` and ``path.tex``, each whole or not at all."""
         texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
-        path = Path(path)
+        path = as_path(path)
         return [write(path.with_name(path.name + end), text) for end, text in texts.items()]
 
 

@@ -14,14 +14,40 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lowrank.files.atomic import replacing
+from lowrank.files.atomic import replacing, temporary_in
 
 CACHE_VARIABLE = "LOWRANK_CACHE"
 
 
 def folder() -> Path:
-    """Where everything is kept: the folder in LOWRANK_CACHE, or ~/.cache/lowrank."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lowrank")
+    """Where everything is kept: the folder in LOWRANK_CACHE, or ~/.cache/lowrank.
+
+    Raises:
+        ValueError: it names the home of a user who is not there.
+    """
+    given = os.environ.get(CACHE_VARIABLE) or "~/.cache/lowrank"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{CACHE_VARIABLE}={given} names no folder: {error}") from error
+
+
+def check(kind: str) -> None:
+    """Find before the work whether something of a kind can be kept, or may be there already.
+
+    Raises:
+        ValueError: the cache folder cannot be written, and nothing is in it.
+    """
+    place = folder() / kind
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        probe = temporary_in(place, "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        # A folder that may only be read may hold what is asked for.
+        if not (place.is_dir() and any(place.iterdir())):
+            raise _unusable(place, error) from error
 
 
 def key(config: Mapping[str, Any]) -> str:
@@ -59,10 +85,14 @@ def _locked(path: Path) -> AcquireReturnProxy:
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path.with_suffix(".lock")).acquire()
     except OSError as error:
-        raise ValueError(
-            f"the cache folder {path.parent} cannot be written ({error}); set {CACHE_VARIABLE} to "
-            "a folder that can."
-        ) from error
+        raise _unusable(path.parent, error) from error
+
+
+def _unusable(place: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"the cache folder {place} cannot be written ({error}); set {CACHE_VARIABLE} to a folder "
+        "that can."
+    )
 
 
 def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) -> None:

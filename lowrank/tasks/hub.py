@@ -10,18 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor
 
+from lowrank.files.atomic import replacing
 from lowrank.tasks import cache
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_VARIABLE = "LOWRANK_HUB"
+# Where in the cache they are kept.
+DOWNLOADS = "downloads"
 WEIGHTS_FILE = "model.safetensors"
 HINT = f"check its name and the network, or set {HUB_VARIABLE} to a mirror"
 
@@ -90,12 +96,14 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
 
 def check_weights(repository: str, url: str | None) -> None:
     """Raise ValueError if it is known without reading or asking the network that these weights are
-    not there: the mirror lacks them, or `url` has no hash. See `load_weights`."""
+    not there: the mirror lacks them, `url` has no hash, or nothing can be kept that is loaded from
+    it. See `load_weights`."""
     root = mirror()
     if root is not None:
         _weights_file(root, repository)
     elif url is not None:
         _named_by_hash(url)
+        cache.check(DOWNLOADS)
 
 
 def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
@@ -147,6 +155,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _named_by_hash(url: str) -> tuple[str, str]:
     """The name of the file at an address, and the digits of its hash in that name."""
+    check_address(url)
     found = re.search(r"/([^/]*-([0-9a-f]{8,64})\.[^/]*)$", url)
     if found is None:
         raise ValueError(
@@ -156,22 +165,55 @@ def _named_by_hash(url: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def check_address(url: str) -> None:
+    """Raise ValueError unless a request can be made of this address."""
+    try:
+        parts = urlsplit(url)
+        # Read for what is wrong with them: urlsplit itself does not look.
+        is_whole = bool(parts.scheme) and (bool(parts.hostname) or parts.scheme == "file")
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no address to fetch weights from: {error}") from error
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(
+            f"{url!r} is no address to fetch weights from: blanks, control characters and letters "
+            "beyond ASCII must be written as %20 and the like"
+        )
+    if not is_whole:
+        raise ValueError(
+            f"{url!r} is no address to fetch weights from: it must begin with https://<host>/"
+        )
+
+
 def _download(url: str) -> Path:
     """The file at an address, kept in the cache and checked against the hash in its name."""
     name, digits = _named_by_hash(url)
-    folder = cache.folder() / "downloads"
+    folder = cache.folder() / DOWNLOADS
     file = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=digits, progress=False)
+            _fetch(url, file, digits)
         with open(file, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-    except (OSError, RuntimeError) as error:
+    except (OSError, HTTPException, UnicodeError) as error:
         raise ValueError(f"no weights from {url} ({HINT}): {error}") from error
     if not digest.startswith(digits):
         raise ValueError(f"{file} is no longer what was downloaded from {url}: delete it")
     return file
+
+
+def _fetch(url: str, file: Path, digits: str) -> None:
+    """Download a file, which appears whole and if its hash begins with these digits, or not."""
+    digest = hashlib.sha256()
+    request = Request(url, headers={"User-Agent": "lowrank"})
+    with replacing(file) as partial, urlopen(request) as answer, open(partial, "wb") as out:
+        while part := answer.read(1 << 20):
+            digest.update(part)
+            out.write(part)
+        out.flush()
+        if not digest.hexdigest().startswith(digits):
+            raise OSError(f"the file there has the SHA-256 {digest.hexdigest()}, not {digits}…")
 
 
 def _read_pickled(file: Path, url: str) -> dict[str, Tensor]:
@@ -191,14 +233,19 @@ def _read_pickled(file: Path, url: str) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise ValueError(f"no weights from {url}: it is no mapping from names to tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    found = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(found) < len(state):
+        twice = sorted(name for name in found if f"module.{name}" in state and name in state)
+        raise ValueError(
+            f"no weights from {url}: it has {twice[:5]} twice, with and without 'module.'"
+        )
+    return found
 
 
 def _mirrored(root: Path, kind: str, name: str) -> Path:
     path = root / kind / name
     if not path.is_dir():
         known = sorted(str(p.relative_to(root / kind)) for p in (root / kind).glob("*/*"))
-        raise ValueError(
-            f"the mirror {root} ({HUB_VARIABLE}) has no {kind}/{name}; it has {', '.join(known)}"
-        )
+        others = f"it has {', '.join(known)}" if known else f"it has no {kind} at all"
+        raise ValueError(f"the mirror {root} ({HUB_VARIABLE}) has no {kind}/{name}; {others}")
     return path

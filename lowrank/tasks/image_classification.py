@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.model.forward import call
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
 from lowrank.tasks.splits import (
@@ -214,7 +215,13 @@ class ImageClassification(Task):
             raise ValueError(
                 f"builder {self.builder} does not take arguments={dict(self.arguments)}: {error}"
             ) from error
-        model = build(**self.arguments)
+        try:
+            model = build(**self.arguments)
+        except Exception as error:  # Whatever the code of others raises.
+            raise ValueError(
+                f"builder {self.builder} of task {self.name!r} fails with "
+                f"arguments={dict(self.arguments)}: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(model, nn.Module):
             raise ValueError(f"builder {self.builder} made a {type(model).__name__}, no nn.Module")
         return model
@@ -223,11 +230,11 @@ class ImageClassification(Task):
         inputs = self.example()[0].cpu()
         try:
             with torch.no_grad():
-                outputs = model.eval()(inputs)
-        except RuntimeError as error:
+                outputs = call(model.eval(), (inputs,))
+        except ValueError as error:
             raise ValueError(
-                f"the network of {self.builder} does not take images of shape "
-                f"{tuple(inputs.shape)}: {error}"
+                f"the network of {self.builder}, of task {self.name!r}, does not take images of "
+                f"shape {tuple(inputs.shape)}: {error}"
             ) from error
         given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         if given != (1, self.classes):
@@ -248,10 +255,10 @@ def import_builder(path: str) -> Callable[..., Any]:
         if not colon:
             raise ImportError("there is no colon in it")
         builder = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # Whatever a module of others raises.
         raise ValueError(
-            f"builder={path!r} cannot be imported ({error}); give package.module:function, with "
-            "the package installed or in the working directory"
+            f"builder={path!r} cannot be imported ({type(error).__name__}: {error}); give "
+            "package.module:function, with the package installed or in the working directory"
         ) from error
     if not callable(builder):
         raise ValueError(f"builder={path!r} is a {type(builder).__name__} and cannot be called")

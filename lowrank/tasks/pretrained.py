@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lowrank.numerics.checks import check_one_of
+from lowrank.numerics.checks import check_flag, check_one_of
 from lowrank.tasks import hub
-from lowrank.tasks.splits import check_bool, check_text
+from lowrank.tasks.splits import check_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class Pretrained:
         check_one_of("dtype", self.dtype, DTYPES)
         if self.revision is not None:
             check_text("revision", self.revision)
-        check_bool("trust_remote_code", self.trust_remote_code)
+        check_flag("trust_remote_code", self.trust_remote_code)
 
     @cached_property
     def config(self) -> PretrainedConfig:

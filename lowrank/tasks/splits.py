@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lowrank.numerics.checks import check_integer
 
-# What a generator of torch takes.
-SEEDS = 2**63
+# From here on a generator of torch takes no seed.
+TORCH_SEED_LIMIT = 2**63
 
 
 class Derived(str):
@@ -41,17 +41,11 @@ def check_text(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be a text that is not empty")
 
 
-def check_bool(name: str, value: object) -> None:
-    """Raise ValueError unless it is true or false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be true or false")
-
-
 def check_seed(name: str, seed: object) -> None:
     """Raise ValueError unless it is a whole number that a generator takes."""
     check_integer(name, seed, least=0)
-    if isinstance(seed, int) and seed >= SEEDS:
-        raise ValueError(f"{name}={seed} must be below {SEEDS}")
+    if isinstance(seed, int) and seed >= TORCH_SEED_LIMIT:
+        raise ValueError(f"{name}={seed} must be below {TORCH_SEED_LIMIT}")
 
 
 def check_sizes(**sizes: object) -> None:

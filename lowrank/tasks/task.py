@@ -118,7 +118,10 @@ class Task(ABC):
 
     @property
     def draws_model(self) -> bool:
-        """Whether another `seed` gives another dense model, as where it is trained here."""
+        """Whether another `seed` gives another dense model or another test split.
+
+        As where it is trained here. Where it does not, all seeds share one measurement of it.
+        """
         return True
 
     def check(self) -> None:

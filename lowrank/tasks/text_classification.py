@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lowrank.numerics.checks import check_integer, check_positive
+from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import class_agreement
@@ -19,7 +19,6 @@ from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit, fit_head
 from lowrank.tasks.splits import (
     calibration_rows,
-    check_bool,
     check_seed,
     check_sizes,
     check_text,
@@ -106,7 +105,7 @@ class TextClassification(Task):
         check_text("label", self.label)
         check_integer("classes", self.classes, least=2)
         check_integer("max_length", self.max_length, least=1)
-        check_bool("normalize", self.normalize)
+        check_flag("normalize", self.normalize)
         check_positive("penalty", self.penalty)
         check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
         if self.calibration_seed is not None:
@@ -123,6 +122,7 @@ class TextClassification(Task):
         super().check()
         self._check_classes(self.split("train"))
         self._pretrained.check_weights()
+        cache.check("heads")
 
     def network(self) -> nn.Module:
         from transformers import AutoModel

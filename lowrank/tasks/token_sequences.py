@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from lowrank.numerics.checks import check_integer
-from lowrank.tasks.splits import batches_of, check_bool
+from lowrank.numerics.checks import check_flag, check_integer
+from lowrank.tasks.splits import batches_of
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Packing:
                 "tokenizes rows apart: leave it empty"
             )
         check_integer("sequence_length", self.sequence_length)
-        check_bool("strip", self.strip)
+        check_flag("strip", self.strip)
         if not isinstance(self.separator, str):
             raise ValueError(f"separator={self.separator!r} must be a text, such as '\\n'")
         least = 2 + (self.bos == "sequence")

@@ -18,6 +18,8 @@ from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training import Training
 
+# Where in the cache weights are kept.
+MODELS = "models"
 # Examples that are hashed at once.
 FINGERPRINTED = 4096
 
@@ -35,7 +37,7 @@ class Weights(ABC):
         """Find what can be known before the weights are needed; neither loads nor trains.
 
         Raises:
-            ValueError: they are not there.
+            ValueError: they are not there, or cannot be kept.
         """
 
     @abstractmethod
@@ -75,7 +77,7 @@ class Trained(Weights):
         return True
 
     def check(self) -> None:
-        pass  # They are made when they are needed.
+        cache.check(MODELS)
 
     def fill(
         self, model: nn.Module, task: Task, builder: str, arguments: Mapping[str, Any]
@@ -95,7 +97,7 @@ class Trained(Weights):
             self.recipe.train(model.to(task.device), task)
             return model.state_dict()
 
-        model.load_state_dict(cache.tensors("models", config, make))
+        model.load_state_dict(cache.tensors(MODELS, config, make))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """What a compressed model may take."""
 
+import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -35,9 +38,9 @@ def test_the_allowance_of_the_selected_layers(sites, budget, allowed):
         ({}, "a budget is one of ratio, limit and bits_per_weight, got none"),
         ({"ratio": 2, "limit": 10}, "one of ratio, limit and bits_per_weight, got {'ratio'"),
         ({"ratio": 0.5}, "ratio=0.5 must be at least 1"),
-        ({"ratio": math.nan}, "ratio=nan must be a positive number"),
-        ({"limit": -3}, "limit=-3 must be a positive number"),
-        ({"limit": "8"}, "limit='8' must be a positive number"),
+        ({"ratio": math.nan}, "ratio=nan must be at least 1 and finite"),
+        ({"limit": -3}, "limit=-3 must be above 0 and finite"),
+        ({"limit": "8"}, "limit='8' must be a number"),
         ({"bits_per_weight": 4, "resource": "macs"}, "a budget of bytes, not of macs"),
         ({"ratio": 2, "resource": "joules"}, "resource='joules'"),
         ({"ratio": 2, "of": "head"}, "of='head'"),
@@ -54,3 +57,9 @@ def test_a_limit_that_the_rest_of_the_model_exceeds(sites):
         match="never compressed .* alone takes 5,000 bytes, a limit of 5,000 bytes: give",
     ):
         Budget(limit=4000).allowance(sites, layers=1600, rest=5000)
+
+
+def test_numbers_of_numpy_are_plain_numbers_in_a_record():
+    for given in (np.float32(4.5), np.float64(4.5)):
+        assert json.dumps(dataclasses.asdict(Budget(bits_per_weight=given))).count("4.5") == 1
+    assert Budget(limit=np.int64(300)).describe() == "300 bytes of the model"

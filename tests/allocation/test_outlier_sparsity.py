@@ -9,7 +9,7 @@ from torch import nn
 from lowrank.allocation import OutlierSparsity
 from lowrank.calibration import CalibratedNorms
 from lowrank.compression.compress import compress
-from lowrank.decomposers import MagnitudePruning
+from lowrank.decomposers import MagnitudePruning, SparseGPT
 
 PRUNE = functools.partial(MagnitudePruning, within="row")
 
@@ -84,3 +84,10 @@ def test_a_spread_that_does_not_fit_names_the_layer(model):
 def test_it_needs_to_know_the_inputs(model):
     with pytest.raises(ValueError, match="OutlierSparsity cannot approximate in the norm Identity"):
         compress(model, OutlierSparsity(PRUNE, sparsity=0.5))
+
+
+def test_without_a_norm_it_takes_the_one_that_its_method_knows_and_that_tells_outliers(model):
+    given = compress(model, OutlierSparsity(MagnitudePruning, 0.7), data=DATA)
+    assert {layer.norm for layer in given.layers} == {"diagonal"}
+    given = compress(model, OutlierSparsity(SparseGPT, 0.7), data=DATA)
+    assert {layer.norm for layer in given.layers} == {"full"}

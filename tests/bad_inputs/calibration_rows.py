@@ -21,7 +21,7 @@ from lowrank.calibration import (
     norm_named,
 )
 from lowrank.compression.compress import compress
-from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, TruncatedSVD
+from lowrank.decomposers import ALPS, GPTQ, HQQ, MagnitudePruning, SparseGPT, TruncatedSVD
 from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Gram
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, InOrder, Tune
@@ -205,7 +205,21 @@ def statistics_of(model, norm=FULL, sites=None):
     return norm.calibrate(model, sites or find_sites(model), [X])
 
 
-def kept(change=None, norm=FULL, used_by=FULL, model_change=None, sites=slice(None)):
+def indefinite(entry):
+    """With eigenvalues of 4 and far below zero, and a diagonal of ones."""
+    columns = 4 * torch.eye(len(entry.columns)) - 3 * torch.ones(entry.columns.shape)
+    return entry._replace(columns=columns)
+
+
+def kept(
+    change=None,
+    norm=FULL,
+    used_by=FULL,
+    model_change=None,
+    sites=slice(None),
+    method=TruncatedSVD(rank=2),  # noqa: B008
+    source=None,
+):
     """Compress with statistics that do not fit."""
 
     def act(_):
@@ -214,10 +228,12 @@ def kept(change=None, norm=FULL, used_by=FULL, model_change=None, sites=slice(No
         if change is not None:
             entries = {n: change(entry) for n, entry in found.statistics.items()}
             found = Calibration(entries, found.source)
+        if source is not None:
+            found = Calibration(found.statistics, {**found.source, **source})
         other = copy.deepcopy(model)
         if model_change is not None:
             model_change(other)
-        return compress(other, TruncatedSVD(rank=2), norm=used_by, data=found)
+        return compress(other, method, norm=used_by, data=found)
 
     return act
 
@@ -263,6 +279,41 @@ KEPT = [
         kept(lambda e: e._replace(columns=torch.eye(5))),
         "length 5 do not fit a weight of shape",
     ),
+    *(
+        Row(
+            f"statistics that are no second moment for {type(method).__name__}",
+            kept(indefinite, method=method),
+            "nothing about any .* '0': a second moment has no negative eigenvalues",
+        )
+        for method in (TruncatedSVD(rank=2), ALPS(0.5), GPTQ(bits=4), SparseGPT(0.5))
+    ),
+    Row(
+        "statistics of another kind than they say",
+        kept(lambda e: e._replace(columns=e.columns.diagonal().clone())),
+        r"moment='full' .* make columns \(in, in\) and no rows, .* have columns \(in,\) and no ro",
+    ),
+    Row(
+        "statistics of outputs that were not asked for",
+        kept(lambda e: e._replace(rows=torch.ones(8))),
+        r"outputs=False make columns \(in, in\) and no rows, .* \(in, in\) and rows",
+    ),
+    Row(
+        "statistics as of a table",
+        kept(lambda e: e._replace(columns=None, rows=torch.ones(8))),
+        "these statistics have no columns and rows",
+    ),
+    Row(
+        "statistics over nothing",
+        kept(lambda e: e._replace(count=0)),
+        "columns are means over count=0 positions",
+    ),
+    Row(
+        "statistics with a note for a terminal",
+        kept(lambda e: e._replace(note="\x1b[2J")),
+        "must be one line of text",
+    ),
+    Row("statistics whose source says more", kept(source={"more": 1}), r"has \['more'\] besides"),
+    Row("statistics of data in lines", kept(source={"data": "a\nb"}), "data that are no hash"),
     Row(
         "statistics of nothing",
         kept(lambda e: Statistics(None, None, 0, "it was not there")),
@@ -466,15 +517,13 @@ NORMS = [
     ),
     Row(
         "Gram that is no second moment",
-        lambda _: Gram(torch.tensor([[1.0, 2], [2, 1]])).whiten(torch.ones(2, 2)),
+        lambda _: Gram(torch.tensor([[1.0, 2], [2, 1]]), damping=10),
         "no negative eigenvalues, and this matrix has -1 beside 3: calibrate anew",
     ),
     Row(
-        "Gram that is none for GPTQ",
-        lambda _: GPTQ(bits=4).decompose(
-            torch.ones(2, 2).triu(), Gram(torch.tensor([[1.0, 2], [2, 1]]))
-        ),
-        "it is no second moment. Calibrate anew",
+        "Gram of high rank that is no second moment",
+        calling(Gram, 4 * torch.eye(16) - 3 * torch.ones(16, 16)),
+        "no negative eigenvalues, and this matrix has -44 beside 4",
     ),
     Row(
         "Diagonal of another width",

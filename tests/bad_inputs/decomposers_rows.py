@@ -84,6 +84,11 @@ ROWS = [
     Row("factors ratio", of(SparseFactors(compression_ratio=9)), "out of reach for 2 factors"),
     Row("monarch ratio", of(Monarch(compression_ratio=50)), "one block of rank 1 gives"),
     Row("blocks that do not cut", of(BlockLowRank(2, blocks=(4, 1))), "cannot be cut into 4"),
+    Row(
+        "monarch ratio of a weight of half as many bytes",
+        of(Monarch(compression_ratio=25), torch.ones(64, 64)),
+        r"of shape \(64, 64\) of 8192 bytes: one block of rank 1 gives 15.9",
+    ),
     Row("monarch blocks", of(Monarch(blocks=(4, 2))), "blocks=.4, 2. do not fit"),
     Row("blocks of text", make(BlockLowRank, 2, blocks="22"), "blocks="),
     # Sparsity and patterns

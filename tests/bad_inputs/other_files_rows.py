@@ -15,6 +15,7 @@ from lowrank.execution import Plan
 from lowrank.records import store
 from lowrank.tasks import cache, hub
 
+TWICE = {"module.a": torch.ones(2), "a": torch.zeros(3), "b": torch.ones(1)}
 WEIGHTS = {"weight": torch.ones(2)}
 
 
@@ -86,7 +87,45 @@ def published(content):
     return act
 
 
+def fetched(url, content=b""):
+    """Fetch weights from an address; nothing is left in the cache."""
+
+    def act(folder):
+        source = folder / "x-deadbeef.th"
+        source.write_bytes(content)
+        kept = {cache.CACHE_VARIABLE: str(folder / "cache"), hub.HUB_VARIABLE: ""}
+        with mock.patch.dict(os.environ, kept):
+            try:
+                return hub.load_weights("a/b", url.format(source.as_uri()))
+            finally:
+                assert not [path for path in (folder / "cache").rglob("*") if path.is_file()]
+
+    return act
+
+
+def empty_mirror(folder):
+    with mock.patch.dict(os.environ, {hub.HUB_VARIABLE: str(folder)}):
+        return hub.model_path("a/b")
+
+
+NO_ADDRESS = "is no address to fetch weights from: "
+
 ROWS = [
+    Row("address with a port in words", fetched("http://h:abc/x-deadbeef.th"), NO_ADDRESS + "Port"),
+    Row("address with a large port", fetched("http://h:99999/x-deadbeef.th"), NO_ADDRESS + "Port"),
+    Row("address with a blank", fetched("http://h/a b/x-deadbeef.th"), NO_ADDRESS + "blanks"),
+    Row("address of two lines", fetched("http://h/\n/x-deadbeef.th"), NO_ADDRESS + "blanks"),
+    Row("address beyond ASCII", fetched("http://h/ü/x-deadbeef.th"), NO_ADDRESS + "blanks"),
+    Row("address half of IPv6", fetched("http://[::1/x-deadbeef.th"), NO_ADDRESS + "Invalid IPv6"),
+    Row("address without a scheme", fetched("/x-deadbeef.th"), NO_ADDRESS + "it must begin with"),
+    Row("address without a host", fetched("http:///x-deadbeef.th"), NO_ADDRESS + "it must begin"),
+    Row("address of no known scheme", fetched("foo://h/x-deadbeef.th"), "unknown url type: foo"),
+    Row("address of other content", fetched("{}", b"x"), "has the SHA-256 2d711642.*, not deadbee"),
+    Row(
+        "address with a long host", fetched(f"http://{'a' * 300}/x-deadbeef.th"), "no weights from"
+    ),
+    Row("published twice", published(pickled(TWICE)), r"it has \['a'\] twice, with and without"),
+    Row("mirror without models", empty_mirror, "has no models/a/b; it has no models at all"),
     Row("record nested without end", record(lambda t: "[" * 99_999), "is not a whole record"),
     Row("record of lone surrogates", record(lambda t: t[:-2] + ', "a": "\\ud800"}'), "surrogates"),
     Row("record of broken text", record(lambda t: t[:-2] + ', "\udcff": 1}'), "utf-8"),

@@ -26,6 +26,24 @@ def registered(value):
     return lambda model: model.register_buffer("extra", value)
 
 
+def reserved(model):
+    model.register_buffer("__metadata__", torch.ones(2))
+
+
+def nameless(model):
+    model.register_buffer("\ud800", torch.ones(2))
+
+
+def compiled(folder):
+    return checkpoint.save(torch.compile(two(), backend="eager"), folder / "m")
+
+
+def compiled_in_part(folder):
+    return checkpoint.save(
+        nn.Sequential(two(), torch.compile(linear(), backend="eager")), folder / "m"
+    )
+
+
 def overlapping(model):
     memory = torch.randn(20, 12)
     model[0].weight = nn.Parameter(memory[:8])
@@ -78,6 +96,10 @@ def nested(scale, times):
 
 
 ROWS = [
+    Row("save the header's name", save(reserved), "'__metadata__' cannot be saved: safetensors"),
+    Row("save a name of no text", save(nameless), "cannot be saved: as a name, surrogates not al"),
+    Row("save compiled", compiled, r"is compiled, .* give model._orig_mod, and compile what is"),
+    Row("save compiled in part", compiled_in_part, r"give model.1._orig_mod"),
     Row("save a form of 99 parts", save(nested(1.0, 99)), "what is to be saved .* nested more"),
     Row("save offloaded", save(offloaded), "'1.weight' cannot be saved: it is on the meta device"),
     Row("save lazily", save(lambda m: m.append(nn.LazyLinear(2))), "'2.weight' cannot be saved"),

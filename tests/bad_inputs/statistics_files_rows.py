@@ -19,6 +19,12 @@ def statistics(columns=MOMENT, rows=None, count=1):
     return act
 
 
+def said(note="", count=1, columns=MOMENT):
+    """Statistics with a note."""
+    entry = Statistics(columns, None, count, note)
+    return lambda folder: Calibration({"a": entry}, {}).save(folder / "s")
+
+
 def edited_statistics(change):
     def act(folder):
         Calibration({"a": Statistics(MOMENT, torch.ones(2), 1)}, {"x": 1}).save(folder / "s")
@@ -58,6 +64,20 @@ def flipped_statistics(folder):
 
 
 ROWS = [
+    Row("means in 8 bits", statistics(MOMENT.to(torch.float8_e4m3fn)), "float8_e4m3fn are no mean"),
+    Row("means over nothing", said("why", 0), "columns are means over count=0 positions"),
+    Row("nothing, without reason", said("", 0, None), "the note must say why nothing reached"),
+    Row("neither columns nor rows", said("", 3, None), "count=3 there must be columns or rows"),
+    Row("a note without end", said("x" * 10**6), "one line of text of at most 2000 characters"),
+    Row("a note of two lines", said("a\nb"), "one line of text"),
+    Row("a note for a terminal", said("\x1b[2J"), "one line of text"),
+    Row("a note that is a number", said(3), "note=3 must be one line of text"),
+    Row(
+        "read means in 8 bits", forged_statistics(MOMENT.to(torch.float8_e5m2)), "float8_e5m2 are n"
+    ),
+    Row("read a note for a terminal", of_a(note="\x1b[2J"), "one line of text"),
+    Row("read a note without end", of_a(note="x" * 10**6), "one line of text"),
+    Row("read means over nothing", of_a(count=0), "columns and rows are means over count=0"),
     Row("count below zero", statistics(count=-1), "'a': count=-1 must be a number of positions"),
     Row("count that is true", statistics(count=True), "count=True"),
     Row("moment with NaN", statistics(MOMENT * NAN), "'a': columns are not finite"),

@@ -77,7 +77,30 @@ WORDS = [
     Row("misspelt choice", refused("decomposer=svdd"), "Could not find 'decomposer/svdd'"),
     Row("misspelt group", refused("decompser=svd"), "Could not override 'decompser"),
     Row("misspelt option", refused("thread=1"), "Could not override 'thread"),
-    Row("added field", refused("+decomposer.rnk=4"), "unexpected keyword argument 'rnk'"),
+    Row(
+        "added field",
+        refused("+decomposer.rnk=4"),
+        "TruncatedSVD has no field rnk: it has rank, energy, compression_ratio",
+    ),
+    *(
+        Row(f"added field of the {group}", refused(*choice, f"+{group}.more=4"), says)
+        for group, says, *choice in (
+            ("task", "ImageClassification has no field more: it has name, architecture"),
+            ("norm", "CalibratedNorms has no field more", "decomposer=gptq"),
+            ("allocation", "GlobalRank has no field more: it has comp", "allocation=global_rank"),
+            ("where", "Select has no field more: it has include"),
+            ("recovery", "FineTune has no field more: it has epochs", "recovery=finetune"),
+            ("measure", "MeasureSettings has no field more: it has batch_size"),
+            ("tracker", "has no field more"),
+        )
+    ),
+    Row("added field of a part", refused("+task.source.more=4"), "Digits has no field more"),
+    Row("field of none", refused("+norm.more=4"), "(?s)norm.*more"),
+    Row(
+        "fields that are not given",
+        refused("recovery={_target_: lowrank.recovery.FineTune}"),
+        "FineTune lacks its field epochs, learning_rate",
+    ),
     Row("unknown experiment", refused("task=digitz"), "Could not find 'task/digitz'"),
     Row("unknown measure", refused("measure=language"), "Could not find 'measure/language'"),
     Row("interval", refused("decomposer.rank=interval(1,4)"), "an interval has no points"),
@@ -148,6 +171,21 @@ WITHOUT_EFFECT = [
         "threads of no timing",
         refused("measure.latency_batch_sizes=[]", "measure.threads=2"),
         "measure.threads=2 has no effect without measure.latency_batch_sizes",
+    ),
+    Row(
+        "draw of calibration data that nothing reads",
+        refused("task.calibration_seed=7", "decomposer=magnitude"),
+        "task.calibration_seed=7 has no effect: neither norm, allocation nor recovery",
+    ),
+    Row(
+        "draws of calibration data that nothing reads",
+        refused("task.calibration_seed=0,1", "decomposer=magnitude,svd"),
+        "task.calibration_seed=1 has no effect",
+    ),
+    Row(
+        "first calibration data that nothing reads",
+        refused("task.calibration_seed=null", "decomposer=magnitude"),
+        "task.calibration_seed=null has no effect",
     ),
     Row(
         "power of a full norm",
@@ -235,6 +273,25 @@ SHAPES = [
         "a budget that enlarges",
         refused("allocation=mix", "allocation.budget.ratio=0.5"),
         "ratio=0.5 must be at least 1",
+    ),
+    *(
+        Row(
+            f"a budget of {of} that the rest alone takes, of {name}",
+            refused(
+                f"allocation={name}",
+                "allocation.budget.ratio=1000",
+                "allocation.budget.of=model",
+                f"allocation.budget.resource={of}",
+            ),
+            f"{of} of the model / 1000 is .* what is never compressed .* a ratio of",
+        )
+        for name in ("mix", "rank_search")
+        for of in ("bytes", "params")
+    ),
+    Row(
+        "a budget of all that there is",
+        refused("allocation=mix", "allocation.budget.ratio=1"),
+        "allows the model as it is, so there is nothing to compress",
     ),
     Row(
         "two budgets",

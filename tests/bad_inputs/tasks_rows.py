@@ -21,6 +21,7 @@ from lowrank.tasks import (
     TextClassification,
     TokenSplit,
     Trained,
+    Training,
 )
 from lowrank.tasks.image_classification import import_builder
 from lowrank.tasks.models import CifarResNet, lenet5, mlp, small_cnn
@@ -34,6 +35,7 @@ TEXTS = {"test": HubText("me/words", "test"), "train": HubText("me/words", "trai
 STORIES = CausalLM(None, "tiny", "me/tiny", packing=Packing(8), **TEXTS)
 VERDICTS = TextClassification(None, "tiny", "me/tiny", classes=2, **TEXTS)
 PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+TRAINED = Trained(Training(1, 0.1))
 SETTINGS = MeasureSettings(latency_batch_sizes=())
 
 
@@ -48,6 +50,31 @@ def changed(task, **fields):
 def on(task, act, **fields):
     """Do something with a changed task."""
     return lambda _: act(replace(task, **fields))
+
+
+def fail(why):
+    raise KeyError(why)
+
+
+def net(error):
+    """A network of an error, which knows what images it does not like."""
+
+    class Net(nn.Module):
+        def forward(self, images):
+            raise error("not these")
+
+    return Net
+
+
+AssertionErrorNet, KeyErrorNet, TypeErrorNet = map(net, (AssertionError, KeyError, TypeError))
+
+
+def broken_module(folder):
+    """Import a builder from a module that ends in an error of its own."""
+    (folder / "broken_builder.py").write_text("1 / 0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        import_builder("broken_builder:f")
 
 
 def mirrored(act, **columns):
@@ -66,6 +93,19 @@ def mirrored(act, **columns):
             patch.setenv("LOWRANK_HUB", str(folder / "hub"))
             patch.setenv("LOWRANK_CACHE", str(folder / "cache"))
             patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "arrow"))
+            act(folder)
+
+    return run
+
+
+def cached(where, act):
+    """With a cache at such a place; "file" is one, in an empty folder."""
+
+    def run(folder):
+        (folder / "file").write_text("")
+        is_there = where.startswith("file")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LOWRANK_CACHE", str(folder / where) if is_there else where)
             act(folder)
 
     return run
@@ -182,6 +222,36 @@ IMAGES = [
     Row("builder of no module", lambda _: import_builder("no_such:f"), "No module named 'no_such'"),
     Row("builder of no name", lambda _: import_builder("torch:no_such"), "no_such"),
     Row("builder of nothing", lambda _: import_builder(""), "there is no colon in it"),
+    Row("builder whose module fails", broken_module, "cannot be imported .ZeroDivisionError: divi"),
+    Row(
+        "builder that fails",
+        on(DIGITS, lambda t: t.network(), builder=f"{__name__}:fail", arguments={"why": "no"}),
+        "builder tasks_rows:fail of task 'digits' fails with arguments=.*: KeyError: 'no'",
+    ),
+    Row(
+        "builder that refuses",
+        on(DIGITS, lambda t: t.check(), arguments={"widths": [64, 0, 10]}),
+        "of task 'digits' fails with arguments=.*widths=0 must be at least 1",
+    ),
+    *(
+        Row(
+            f"network that raises {error.__name__}",
+            on(
+                DIGITS, lambda t: t.check(), builder=f"{__name__}:{error.__name__}Net", arguments={}
+            ),
+            f"network of .*Net, of task 'digits', does not take images .*{error.__name__}",
+        )
+        for error in (AssertionError, KeyError, TypeError)
+    ),
+    *(
+        Row(f"cache {what}", cached(path, on(DIGITS, lambda t: t.check(), weights=TRAINED)), says)
+        for what, path, says in (
+            ("that is a file", "file", "the cache folder .*file/models cannot be written"),
+            ("in a file", "file/below", "the cache folder .*below/models cannot be written"),
+            ("that no machine makes", "/proc/lowrank", "the cache folder /proc/lowrank/models ca"),
+            ("of nobody", "~nobody-at-all/x", "LOWRANK_CACHE=~nobody-at-all/x names no folder"),
+        )
+    ),
     Row("part of no images", lambda _: Digits().read("valid"), "there is no part 'valid'"),
     Row("validation of no source", images("validation"), "there is no part 'validation'"),
     Row("pixels of floats", make(Images, PIXELS.float(), LABELS), "must be uint8"),
@@ -253,7 +323,7 @@ LANGUAGE = [
     Row("model of no name", changed(STORIES, pretrained=""), "pretrained='' must be a text"),
     Row("weights in 8 bits", changed(STORIES, dtype="int8"), "dtype='int8' must be one of"),
     Row("dtype of torch", changed(STORIES, dtype=torch.float16), "dtype=torch.float16 must be"),
-    Row("trust in a text", changed(STORIES, trust_remote_code="no"), "must be true or false"),
+    Row("trust in a text", changed(STORIES, trust_remote_code="no"), "must be True or False"),
     Row("no calibration", changed(STORIES, calibration_size=0), "calibration_size=0 must be"),
     Row("half an input", changed(STORIES, validation_size=2.5), "validation_size=2.5 must be"),
     Row("an unknown part", on(STORIES, lambda t: t.split("dev")), "there is no split 'dev'"),
@@ -263,7 +333,7 @@ LANGUAGE = [
     Row("stride beyond the length", make(Packing, 8, stride=9), r"stride=9 must lie in 1\.\.8"),
     Row("stride of a fraction", make(Packing, 8, stride=0.5), "stride=0.5 must be an integer"),
     Row("beginning of nothing", make(Packing, 8, bos="all"), "bos='all' must be one of"),
-    Row("strip of a text", make(Packing, 8, strip="yes"), "strip='yes' must be true or false"),
+    Row("strip of a text", make(Packing, 8, strip="yes"), "strip='yes' must be True or False"),
     Row("separator of none", make(Packing, 8, separator=None), "separator=None must be a text"),
     Row("separator of rows apart", make(Packing, 8, bos="row", separator=" "), "of no effect"),
     Row(
@@ -293,7 +363,7 @@ SENTENCES = [
     Row("half a token", changed(VERDICTS, max_length=0.5), "max_length=0.5 must be at least 1"),
     Row("a penalty of nothing", changed(VERDICTS, penalty=0), "penalty=0 must be above 0"),
     Row("a penalty NaN", changed(VERDICTS, penalty=float("nan")), "penalty=nan must be above 0"),
-    Row("normalised by a text", changed(VERDICTS, normalize="l2"), "normalize='l2' must be true"),
+    Row("normalised by a text", changed(VERDICTS, normalize="l2"), "normalize='l2' must be True"),
     Row("label of none", changed(VERDICTS, label=None), "label=None must be a text"),
     Row("sentences of one text", changed(VERDICTS, train=TEXTS["test"]), "are the same"),
     Row(

@@ -157,9 +157,9 @@ ROWS = [
     # Budgets
     Row("budget of nothing", make(Budget), "one of ratio, limit and bits_per_weight"),
     Row("budget of two", make(Budget, ratio=2, limit=100), "one of ratio, limit"),
-    Row("budget of text", make(Budget, ratio="2"), "ratio='2' must be a positive number"),
+    Row("budget of text", make(Budget, ratio="2"), "ratio='2' must be a number"),
     Row("budget below 1", make(Budget, ratio=0.5), "ratio=0.5 must be at least 1"),
-    Row("budget no number", make(Budget, limit=float("nan")), "limit=nan must be a positive"),
+    Row("budget no number", make(Budget, limit=float("nan")), "limit=nan must be above 0"),
     Row("resource", make(Budget, ratio=2, resource="flops"), "resource='flops' must be one of"),
     Row("scope", make(Budget, ratio=2, of="head"), "of='head' must be one of"),
     Row("bits of macs", make(Budget, bits_per_weight=2, resource="macs"), "a budget of bytes"),

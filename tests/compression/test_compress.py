@@ -324,3 +324,18 @@ def test_compressed_inside_inference_mode_it_can_be_trained_outside():
     small(x).sum().backward()
     assert all(p.grad is not None for p in small.parameters())
     torch.testing.assert_close(small(x).detach(), inside.clone())
+
+
+def test_bytes_are_counted_anew_after_training():
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    with torch.no_grad():
+        model[0].weight.copy_(model[0].weight.half())
+    result = compress(model, MagnitudePruning(0.5))
+    before = [layer.bytes for layer in result.layers]
+    assert before[0] == 512 * 2 + 128 and before[1] == 512 * 4 + 128
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.mul_(1 / 3)
+    result.recount()
+    assert [layer.bytes for layer in result.layers] == [512 * 4 + 128] * 2
+    assert [layer.bits_per_weight for layer in result.layers] == [8 * (512 * 4 + 128) / 1024] * 2

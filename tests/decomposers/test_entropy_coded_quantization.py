@@ -4,9 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from lowrank.decomposers import GPTQ, EntropyCodedQuantization
+from lowrank.compression.compress import check, compress
+from lowrank.decomposers import GPTQ, EntropyCodedQuantization, MagnitudePruning
+from lowrank.decomposers.decomposer import Unfit
 from lowrank.factorizations import EntropyCoded
+from lowrank.factorizations.entropy_coded import least_bytes
 from lowrank.norms import IDENTITY, Diagonal, Gram
 
 
@@ -231,7 +235,99 @@ def test_bad_options(fields, text):
 
 
 def test_too_few_bits_for_anything():
-    with pytest.raises(ValueError, match="2 bytes are too few for 100 weights.*give bits=1"):
+    with pytest.raises(
+        Unfit, match="2 bytes are too few for 100 weights.*give bits=1.28"
+    ) as caught:
         EntropyCodedQuantization(0.2).decompose(random(10, 10))
-    least = EntropyCodedQuantization(1.6).decompose(random(10, 10))
-    assert nbytes(least) <= 20
+    nearest = caught.value.nearest
+    assert nearest == EntropyCodedQuantization(1.28)
+    assert nbytes(nearest.decompose(random(10, 10))) <= 16
+    with pytest.raises(Unfit, match="leave this layer out") as caught:
+        EntropyCodedQuantization(8).check_shape(torch.empty(3, 5))
+    assert caught.value.nearest is None
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (10, 10), (64, 64), (45, 46), (1, 2049)])
+@pytest.mark.parametrize("norm", ["identity", "uneven"])
+def test_the_least_bits_are_known_by_the_shape(shape, norm):
+    """Whatever the norm: where its steps have exponents, that may be too many bytes for them."""
+    with pytest.raises(Unfit) as caught:
+        EntropyCodedQuantization(1e-9).check_shape(torch.empty(shape, device="meta"))
+    least = caught.value.nearest
+    least.check_shape(torch.empty(shape))
+    with pytest.raises(Unfit):
+        EntropyCodedQuantization(least.bits * 0.99).check_shape(torch.empty(shape))
+    rows, columns = (4.0 ** torch.arange(n).fmod(4) for n in shape)
+    found = least.decompose(
+        random(*shape), IDENTITY if norm == "identity" else Diagonal(columns, rows)
+    )
+    assert nbytes(found) <= least_bytes(shape[0] * shape[1])
+
+
+@pytest.mark.parametrize("bits", [0.3, 0.6, 0.98])
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize(
+    ("values", "shares"),
+    [
+        ([-1, 1], [1, 1]),
+        ([-1, 0, 1], [1, 1, 1]),
+        ([-2, -1, 0, 1, 2], [1] * 5),
+        ([0.9, 1.1], [1, 1]),
+    ],
+)
+def test_of_few_values_as_many_keep_their_codes_as_fit(values, shares, noise, bits):
+    """One code for each value at most: so many of the entries come back, or those that count."""
+    weight = few_valued(values, shares, (64, 64)) / 0.02
+    weight += noise * weight.std() * random(64, 64)
+    found = EntropyCodedQuantization(bits).decompose(weight)
+    assert 0.9 * bits < 8 * nbytes(found) / weight.numel() <= bits
+    about = weight - (weight.mean() if min(values) > 0 else 0)
+    codes = 2 * math.ceil(max(abs(v) for v in values)) + 1 if min(values) < 0 else 3
+    share = 0.75 * (bits - 0.15) / math.log2(codes)
+    assert float((weight - found.to_dense()).square().sum()) < (1 - share) * float(
+        about.square().sum()
+    )
+
+
+def test_of_rows_that_matter_most_the_codes_are_kept():
+    weight = random(64, 64).sign() * torch.where(torch.arange(64) < 20, 1.0, 0.3)[:, None]
+    found = EntropyCodedQuantization(0.6).decompose(weight).to_dense()
+    torch.testing.assert_close(found[:20], weight[:20], rtol=0.1, atol=0)
+
+
+def test_bytes_that_find_no_use_are_said():
+    weight, norm = 1 + 0.1 * random(64, 64).sign(), Gram(correlated(64, 300))
+    found = EntropyCodedQuantization(0.5).decompose(weight, norm)
+    assert 2 * nbytes(found) < 256
+    assert found.note == f"takes {nbytes(found)} of 256 bytes: no codes were found that use more"
+
+
+@pytest.mark.parametrize("norm", ["identity", "diagonal", "full"])
+def test_a_few_weights_among_zeros_keep_every_digit(norm):
+    """Also where all of them are in one row, which a sample would miss."""
+    weight = torch.zeros(300, 40, dtype=torch.float32)
+    weight[7] = random(40).float()
+    norms = {"identity": IDENTITY, "diagonal": Diagonal(torch.arange(1.0, 41))}
+    norms["full"] = Gram(correlated(40, 300))
+    found = EntropyCodedQuantization(0.6).decompose(weight, norms[norm])
+    assert torch.equal(found.to_dense(), weight) and nbytes(found) <= 0.6 * weight.numel() / 8
+    assert "instead of an entropy code" in found.note
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.05, 1.0])
+@pytest.mark.parametrize("bits", [0.3, 1.0, 2.0])
+def test_never_farther_than_pruning_at_the_same_bytes(share, bits):
+    weight = random(64, 96, dtype=torch.float32) * (random(64, 96, seed=1).erf().abs() < share)
+    pruned = MagnitudePruning(compression_ratio=32 / bits).decompose(weight)
+    found = EntropyCodedQuantization(bits).decompose(weight)
+    assert (weight - found.to_dense()).norm() <= (weight - pruned.to_dense()).norm()
+
+
+def test_what_the_shape_decides_is_found_before_any_calibration():
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 400, bias=False))
+    with pytest.raises(ValueError, match="layer '0': bits=0.05: 0 bytes are too few"):
+        check(model[:1], EntropyCodedQuantization(0.05))
+    with pytest.raises(ValueError, match="layer '0': bits=0.2: 2 bytes are too few"):
+        check(model, EntropyCodedQuantization(0.2), strict=True)
+    layers = compress(model, EntropyCodedQuantization(0.2)).layers
+    assert "EntropyCodedQuantization(bits=1.28, sweeps=2)" in layers[0].note

@@ -7,7 +7,7 @@ from sweeps import ROOT
 
 from experiments.composer import Composer
 from experiments.plan import Job, say_repeats
-from experiments.seeds import repeats
+from experiments.seeds import check_draws, repeats
 from experiments.sweep import register_resolvers
 
 
@@ -49,6 +49,23 @@ def test_points_that_differ_in_more_than_the_seed_repeat_nothing(composer):
     one = jobs(composer, "task=cifar10", "decomposer.rank=4", seeds=[0])
     other = jobs(composer, "task=cifar10", "decomposer.rank=8", seeds=[1])
     assert repeats(one + other) == 0
+
+
+def test_another_draw_of_data_that_a_point_does_not_read_repeats_it(composer):
+    drawn = [
+        *jobs(composer, "decomposer=magnitude", "task.calibration_seed=0", seeds=[0]),
+        *jobs(composer, "decomposer=magnitude", "task.calibration_seed=1", seeds=[0, 1]),
+        *jobs(composer, "decomposer=wanda", "task.calibration_seed=0", seeds=[0]),
+        *jobs(composer, "decomposer=wanda", "task.calibration_seed=1", seeds=[0]),
+    ]
+    # Of magnitude the two of seed 0: the other seed draws another model.
+    assert repeats(drawn) == 1
+    # One method reads them, so that the other has them too is no mistake.
+    check_draws(drawn)
+    with pytest.raises(ValueError, match="task.calibration_seed=1 has no effect"):
+        check_draws(drawn[:3])
+    # As where nothing is said.
+    check_draws(drawn[:1])
 
 
 def test_the_sweep_says_so_in_one_line(composer, capsys):

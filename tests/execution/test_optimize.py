@@ -271,7 +271,7 @@ def test_bad_input(model):
         optimize_for(small, (IDS,), "fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seconds=0 must be above 0"):
         Search(seconds=0)
-    with pytest.raises(ValueError, match="threads=0 at least 1"):
+    with pytest.raises(ValueError, match="threads=0 must be at least 1"):
         Search(threads=0)
     with pytest.raises(ValueError, match="must begin with 'dense'"):
         Search(kernels=KERNELS[1:])

@@ -1,5 +1,7 @@
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,3 +130,21 @@ def test_what_does_not_fit():
         EntropyCoded.of(codes, levels, (law, Exponents(spreads.column, spreads.row)))
     with pytest.raises(ValueError, match="codes up to 90 from the centre need a law that"):
         EntropyCoded.of(codes * 10, levels, (law, spreads))
+
+
+def test_a_damaged_stream_is_found_where_assertions_are_off():
+    code = """
+import torch
+from lowrank.factorizations import EntropyCoded
+from lowrank.factorizations.laws import Exponents, Law
+none = Exponents(torch.zeros(8, dtype=torch.int64), torch.zeros(12, dtype=torch.int64))
+codes = torch.arange(96).view(8, 12) % 9 - 4
+form = EntropyCoded.of(codes, (0.5, none), (Law(0.5, 0.0, 8), none))
+form.stream += 1
+try:
+    form.check_stored()
+except ValueError as error:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr

@@ -132,6 +132,24 @@ def test_a_write_is_refused_where_functions_of_subclasses_are_turned_off_too(wri
         write(lazy)
 
 
+@pytest.mark.parametrize("ask", [Tensor.untyped_storage, Tensor.storage])
+@pytest.mark.parametrize("method", [TruncatedSVD(rank=2), Quantization(4)])
+def test_its_memory_is_not_handed_out(ask, method):
+    model = compress(nn.Linear(7, 9), method).model
+    with pytest.raises(ValueError, match="would be lost"):
+        ask(model.weight)
+    for weight in (copy.deepcopy(model).weight, pickle.loads(pickle.dumps(model)).weight):
+        assert torch.equal(weight + 0, model.weight + 0)
+
+
+def test_its_numbers_cannot_be_swapped_for_others():
+    model, other = compress(nn.Linear(7, 9), TruncatedSVD(rank=2)).model, torch.zeros(9, 7)
+    for pair in ((model.weight, other), (other, model.weight)):
+        with pytest.raises(ValueError, match="would be lost"):
+            torch.utils.swap_tensors(*pair)
+    assert type(other) is Tensor and not other.any()
+
+
 def test_a_write_that_ends_in_another_error_is_not_kept():
     leaf = compress(nn.Linear(7, 9), Quantization(4)).model.eval()
     before = leaf(torch.eye(7))

@@ -225,3 +225,38 @@ def test_values_of_rows_of_different_lengths_are_mapped_as_one_row_with_a_note()
     assert twice.map_dense(lambda leaf: leaf).note == twice.note
     assert mapped(torch.arange(8).expand(6, 8) % 2 == 0) == ""
     assert mapped(torch.arange(6)[:, None] == 2, (1, 8)) == ""
+
+
+@pytest.mark.parametrize("density", [0.5, 0.02], ids=["bitmask", "CSR"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_write_into_the_index_counts_at_once(density, training):
+    weight, kept, sparse = random_sparse(16, 64, (1, 1), density)
+    other = Sparse.from_dense(weight, kept.flip(1)).to_dense() != 0
+    sparse.train(training)
+    x = torch.eye(64, dtype=torch.float64)
+    with torch.set_grad_enabled(training):
+        sparse(x)
+        for name, tensor in sparse.grid.encode(kept.flip(1)).items():
+            sparse.get_buffer(name).copy_(tensor)
+        matrix = sparse(x).T
+    assert torch.equal(matrix != 0, other)
+    again = rebuild(sparse.config())
+    again.load_state_dict(sparse.state_dict())
+    assert torch.equal(again.to_dense(), matrix)
+
+
+def test_what_is_written_into_the_mask_is_not_kept():
+    """No file holds it."""
+    _, _, sparse = random_sparse(6, 9, (1, 1), 0.4)
+    before = sparse.to_dense().clone()
+    sparse.mask.fill_(True)
+    assert torch.equal(sparse.to_dense(), before)
+
+
+def test_an_index_of_another_number_of_weights_is_refused():
+    _, _, sparse = random_sparse(6, 9, (1, 1), 0.4)
+    sparse.get_buffer("bitmask").fill_(255)
+    with pytest.raises(ValueError, match="keeps 54 weights, and it has"):
+        sparse.to_dense()
+    with pytest.raises(ValueError, match="keeps 54 weights, and it has"):
+        sparse.check_stored()

@@ -167,6 +167,19 @@ def test_factors_of_blocks_can_be_compressed_further():
     torch.testing.assert_close(form(x), x @ form.to_dense().T)
 
 
+def test_a_write_into_the_ranks_counts_at_once():
+    form, other = low_rank_blocks([[2, 1], [1, 2]], [4, 8], [6, 12]), [[1, 2], [2, 1]]
+    before = form.to_dense()
+    form.get_buffer("ranks").copy_(torch.tensor(other))
+    again = rebuild(form.config())
+    again.load_state_dict(form.state_dict())
+    assert not torch.equal(form.to_dense(), before)
+    assert torch.equal(form.to_dense(), again.to_dense())
+    form.get_buffer("ranks").fill_(3)
+    with pytest.raises(ValueError, match="ranks of sum 12 do not fit factors of 6"):
+        form(random(2, 18))
+
+
 class TestBadInput:
     def test_rows_that_are_not_those_of_the_blocks(self):
         with pytest.raises(ValueError, match="12 rows are not those of 5 blocks of one shape"):

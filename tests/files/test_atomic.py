@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lowrank.files import atomic
+from lowrank.files import atomic, processes
 
 WRITER = """
 import pathlib, sys, time
@@ -36,11 +36,11 @@ def write(path, text):
         file.write_text(text)
 
 
-def temporary(folder, host=None, process=1, name="result", age=0.0):
+def temporary(folder, host=None, process=1, started=None, age=0.0):
     """A file as another writer would have left it."""
-    own = atomic.temporary_in(folder, name)
-    parts = own.name.split("-")
-    parts[2], parts[3] = host or parts[2], str(process)
+    parts = atomic.temporary_in(folder, "result").name.split("-")
+    started = processes._started(process) if started is None else started
+    parts[2:5] = host or parts[2], str(process), str(started or 0)
     path = folder / "-".join(parts)
     path.write_text("half")
     when = time.time() - age
@@ -54,13 +54,23 @@ def dead_process():
     return process.pid
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_of_the_same_file(tmp_path):
-    left = killed_while_writing(tmp_path / "result")
+def test_what_a_killed_writer_left_goes_with_the_first_file_of_another_process(tmp_path):
+    killed_while_writing(tmp_path / "result")
     write(tmp_path / "other", "other")
-    assert left.exists()  # Of another file: it costs no look at each name.
+    assert [file.name for file in tmp_path.iterdir()] == ["other"]
     write(tmp_path / "result", "whole")
-    assert {file.name for file in tmp_path.iterdir()} == {"other", "result"}
     assert (tmp_path / "result").read_text() == "whole"
+
+
+def test_a_process_looks_through_a_folder_once(tmp_path, monkeypatch):
+    looks, look = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (looks.append(path), look(path))[1])
+    for number in range(5):
+        write(tmp_path / f"{number}", "text")
+    assert looks == [tmp_path]
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own" / "0", "text")
+    assert looks == [tmp_path, tmp_path / "own"]
 
 
 def test_what_killed_writers_left_of_any_file_can_be_cleaned_away(tmp_path):
@@ -81,6 +91,7 @@ def test_what_others_are_writing_stays(tmp_path):
     dead = [
         temporary(tmp_path, process=dead_process()),
         temporary(tmp_path, process=10**30),
+        temporary(tmp_path, process=os.getpid(), started=1),  # The number is another's by now.
         temporary(tmp_path, host="0" * 8, age=day + 60),
         temporary(tmp_path, process=os.getpid(), age=day + 60),
     ]

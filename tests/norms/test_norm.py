@@ -211,11 +211,18 @@ class TestSquareRoot:
         torch.testing.assert_close(root @ root.T, rounded, rtol=1e-6, atol=1e-6)
 
     def test_an_indefinite_matrix_is_refused(self):
-        norm = Gram(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
-        with pytest.raises(
-            ValueError, match="no negative eigenvalues.* has -1 beside 3: calibrate"
-        ):
-            norm.whiten(torch.ones(3, 2))
+        indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()
+        for refuses in (Gram, square_root, lambda b: Gram(b, damping=9.0)):
+            with pytest.raises(
+                ValueError, match="no negative eigenvalues.* has -1 beside 3: calib"
+            ):
+                refuses(indefinite)
+
+    @pytest.mark.parametrize("width", [3, 40, 400])
+    def test_what_rounding_makes_of_a_singular_moment_is_none(self, width):
+        x = 5 + random(2, width).float()
+        root = square_root(Gram(x.T @ x).moment)
+        assert bool(root.isfinite().all())
 
 
 def with_value(values: Tensor, index: tuple[int, ...], value: float) -> Tensor:

@@ -233,15 +233,56 @@ def test_a_chain_that_was_given_up_while_it_was_read_is_not_joined(tmp_path, mon
     assert is_taken(claims)
 
 
-def test_what_a_killed_process_left_while_it_gave_up_goes_with_the_next_claim(tmp_path):
+def test_what_a_killed_process_left_while_it_gave_up_holds_nothing_and_is_cleaned(tmp_path):
     """The first file of its chain is gone, the others are not."""
     write(tmp_path / f"{KEY}.{'a' * 32}.claim", Owner("elsewhere", 1, 1))
     write(tmp_path / f"{KEY}.{'b' * 32}.claim", this_process())
     assert not Claims(tmp_path).is_held(KEY)
-    with Claims(tmp_path).taking(KEY) as is_ours:
-        assert is_ours
-        assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.claim"]
+    assert is_taken(Claims(tmp_path))
+    Claims(tmp_path).clean()
     assert not list(tmp_path.iterdir())
+
+
+def test_one_that_stalled_leaves_the_claim_of_another_that_came_after_its_successor(tmp_path):
+    stalled, others = Claims(tmp_path, timeout=1000), Claims(tmp_path, timeout=60)
+    with stalled.taking(KEY):
+        make_old(tmp_path / f"{KEY}.claim", 61)
+        assert is_taken(others)  # Took it over, and was done.
+        third = others.taking(KEY)
+        assert third.__enter__()
+    assert others.is_held(KEY) and not is_taken(others)
+    third.__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_stalled_leaves_its_successor_the_claim(tmp_path):
+    others = Claims(tmp_path, timeout=60)
+    with Claims(tmp_path, timeout=1000).taking(KEY):
+        make_old(tmp_path / f"{KEY}.claim", 61)
+        successor = others.taking(KEY)
+        assert successor.__enter__()
+    assert others.is_held(KEY) and not is_taken(others)
+    successor.__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_stalled_keeps_no_other_alive(tmp_path):
+    path = tmp_path / f"{KEY}.claim"
+    with Claims(tmp_path, timeout=0.4).taking(KEY):
+        path.unlink()
+        write(path, Owner("elsewhere", 1, 1), age=1000)
+        time.sleep(0.3)
+        assert path.stat().st_mtime < time.time() - 500
+    assert path.exists()
+
+
+def test_taking_a_claim_looks_at_no_other_file(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the folder was searched")
+
+    for name in ("glob", "iterdir"):
+        monkeypatch.setattr(type(tmp_path), name, refuse)
+    assert is_taken(Claims(tmp_path))
 
 
 def test_cleaning_takes_the_dead_and_leaves_the_living(tmp_path):

@@ -339,3 +339,14 @@ def test_a_record_has_no_field_that_it_need_not_have(tmp_path):
     layers = store.load_layers(tmp_path)
     assert (layers["norm_error"] == layers["relative_error"]).all()
     assert set(layers["path"]) == {row["path"]}
+
+
+def test_both_tables_are_read_in_one_pass(tmp_path, monkeypatch):
+    for step in (1, 2):
+        store.save(records.record("svd", step), tmp_path)
+    apart = store.load(tmp_path), store.load_layers(tmp_path)
+    checked, check = [], store.check_record
+    monkeypatch.setattr(store, "check_record", lambda one: checked.append(check(one)))
+    both = store.load_both(tmp_path)
+    assert len(checked) == 2
+    assert all(one.equals(other) for one, other in zip(both, apart, strict=True))

@@ -5,11 +5,13 @@ import io
 import math
 
 import made_records as records
+import pandas as pd
 import pytest
 
 from lowrank.records import store
 from lowrank.reporting.norm_table import norm_table
 from lowrank.reporting.plots import norm_figure
+from lowrank.reporting.tables import long_table
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,16 @@ def test_the_caption_says_what_is_shown_and_latex_has_two_names_first(nine):
     text = table.to_latex()
     assert r"\begin{tabular}{llrrrrr}" in text and r"2.31--2.58" in text
     assert not set(text) & set("±×–")
+
+
+def test_the_caption_explains_no_recovery_that_no_entry_had(nine):
+    tuned = nine[nine["method"] == "gptq"].assign(
+        method="gptq + tune", recovery="tune", dense_recovery="none", tuned=True
+    )
+    both = pd.concat([nine, tuned], ignore_index=True)
+    assert "“+ tune”" in long_table(both, "layers_bits_per_weight").caption
+    assert norm_table(both).caption == norm_table(nine).caption
+    assert norm_table(both).to_csv() == norm_table(nine).to_csv()
 
 
 def test_what_has_one_norm_only_is_left_out_or_refused(frame, nine):

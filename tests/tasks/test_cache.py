@@ -41,6 +41,27 @@ def test_tensors_that_share_memory_are_kept():
     assert all(torch.equal(kept[name], content[name]) for name in content)
 
 
+def test_a_folder_below_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, "~/own")
+    assert cache.folder() == tmp_path / "own"
+    monkeypatch.delenv(cache.CACHE_VARIABLE)
+    assert cache.folder() == tmp_path / ".cache" / "lowrank"
+
+
+def test_a_folder_that_may_only_be_read_is_of_use_if_something_is_in_it(fresh_cache, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    cache.check("models")
+    assert not list((fresh_cache / "models").iterdir())
+    monkeypatch.setattr(type(fresh_cache), "touch", refuse)
+    with pytest.raises(ValueError, match="Permission denied.* set LOWRANK_CACHE to a folder that"):
+        cache.check("models")
+    (fresh_cache / "models" / "kept.safetensors").write_text("")
+    cache.check("models")
+
+
 def test_what_fails_is_not_kept():
     with pytest.raises(AssertionError, match="made again"):
         cache.tensors("models", CONFIG, never)

@@ -1,6 +1,7 @@
 """Measures that the data do not define are left out with the reason, and cost no other."""
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_number_beyond_64_bits_is_none():
 
 
 class Odd(Metric):
-    """What some tasks cannot define: 0 / 0, a limit, and a number."""
+    """What some tasks cannot define: 0 / 0, a limit, a number beyond all use; and a number."""
 
     seen: Tensor
 
@@ -119,7 +120,8 @@ class Odd(Metric):
         self.seen += len(outputs)
 
     def compute(self) -> dict[str, Tensor]:
-        return {"correlation": self.seen * math.nan, "odds": self.seen / 0, "seen": self.seen}
+        nan, limit, far = self.seen * math.nan, self.seen / 0, 1e148 * self.seen.double()
+        return {"correlation": nan, "odds": limit, "far": far, "seen": self.seen}
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,21 @@ def test_any_measure_of_any_task_may_be_undefined():
     assert found.undefined == {
         "recall": "no example is positive",
         "correlation": "it is not a number: the data do not define it",
-        "odds": "it is beyond the largest number that 64 bits hold",
+        "odds": "it is inf, beyond 1e+150, the largest number that a record holds",
+        "far": "it is 3.6e+150, beyond 1e+150, the largest number that a record holds",
     }
+
+
+def test_scores_of_the_harness_may_be_undefined_too(monkeypatch):
+    scores = {"own_word_perplexity": math.inf, "own_acc": 0.5}
+    monkeypatch.setattr(sys.modules[measure.__module__], "harness_scores", lambda *_: scores)
+    monkeypatch.setattr(MeasureSettings, "__post_init__", lambda self: None)
+    monkeypatch.setattr(ImageClassification, "tokenizer", None)
+    task = ImageClassification(None, "mlp", Digits(), "torch.nn:Flatten", None)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    found = measure(model, task, MeasureSettings(latency_batch_sizes=(), harness_tasks=("own",)))
+    assert found.values["own_acc"] == 0.5 and "own_word_perplexity" not in found.values
+    assert found.undefined["own_word_perplexity"].startswith("it is inf, beyond 1e+150")
 
 
 def test_outputs_that_are_not_finite_are_still_a_failed_measurement():

@@ -76,7 +76,7 @@ class UnionSweeper(Sweeper):
         composer = Composer(self.context.config_loader, self.config)
         jobs = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
         left = pending(jobs)
-        ended = self.launch(left, len(jobs), composer) if left else Counter()
+        ended = self.launch(left, jobs, composer) if left else Counter()
         print(
             f"{len(jobs)} points: {len(jobs) - len(left)} had their record, {ended['measured']} "
             f"measured here, {ended['present']} by others, {ended['failed']} failed",
@@ -105,12 +105,12 @@ class UnionSweeper(Sweeper):
                 f"({' '.join(arguments)}) does not have it. Leave out the choice or the experiment."
             ) from error
 
-    def launch(self, left: list[Job], total: int, composer: Composer) -> Counter[Outcome]:
-        """Run jobs through Hydra's launcher; how many ended in which way."""
+    def launch(self, left: list[Job], every: list[Job], composer: Composer) -> Counter[Outcome]:
+        """Run the jobs that are left through Hydra's launcher; how many ended in which way."""
         assert self.config is not None
-        check(left, self.config.hydra.launcher.get("n_jobs", 1))
+        check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
         say_repeats(left)
-        with counting(total, total - len(left), _ready(left)) as progress:
+        with counting(len(every), len(every) - len(left), _ready(left)) as progress:
             launcher = self.launcher(composer, progress)
 
             def launch(jobs: Sequence[Job]) -> list[Outcome]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.files.atomic import replacing
+from lowrank.files.paths import as_path
 from lowrank.reporting.plots.text import wrapped
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     """
     import matplotlib
 
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context(RC):
