@@ -34,8 +34,9 @@ CHOICES = {
 }
 # What the text says that a sweep refuses.
 REFUSED = {"decomposer=gptq,awq decomposer.group_size=32"}
-# What is set like that in Python.
+# What is set like that in Python alone; `where`, for one, is a group of a sweep as well.
 ARGUMENTS = {*signature(lowrank.compress).parameters, *signature(lowrank.optimize_for).parameters}
+ARGUMENTS -= {path.name for path in CONF.iterdir()} | {*OmegaConf.load(CONF / "config.yaml")}
 ALL = [command for page in [*PAGES, *RESULTS] for command in commands(page)]
 
 
