@@ -29,33 +29,36 @@ def held_weights(model: nn.Module) -> dict[Hashable, str]:
         By the identity of the memory (see `identity`), the path of the holder.
     """
     found: dict[Hashable, str] = {}
+    seen: set[tuple[int, bool]] = set()
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in OWN:
-                continue
-            where = f"{path}.{name}" if path else name
-            for weight in _weights(value, False, set()):
-                found.setdefault(identity(weight), where)
+            if name not in OWN:
+                where = f"{path}.{name}" if path else name
+                for weight in _weights(value, seen):
+                    found.setdefault(identity(weight), where)
     return found
 
 
-def _weights(value: Any, is_original: bool, seen: set[int]) -> Iterator[Tensor]:
-    """The weights that would stay as they are.
+def _weights(held: Any, seen: set[tuple[int, bool]]) -> Iterator[Tensor]:
+    """The weights that would stay as they are, in what is held.
 
     Args:
-        is_original: whether a copy of the model shares `value` with it, as it does closures.
+        seen: by its `id`, what was looked into already, alone or in something that a copy of the
+            model shares; filled.
     """
-    if isinstance(value, PLAIN) or id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        # Of a copy only what itself is replaced is another one than the stand-in.
-        yield from value.parameters(recurse=is_original)
-    else:
-        for part, shared in _parts(value):
-            yield from _weights(part, is_original or shared, seen)
+    left = [(held, False)]
+    while left:
+        value, is_original = left.pop()
+        if isinstance(value, PLAIN) or (id(value), is_original) in seen:
+            continue
+        seen.add((id(value), is_original))
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, nn.Module):
+            # Of a copy only what itself is replaced is another one than the stand-in.
+            yield from value.parameters(recurse=is_original)
+        else:
+            left += [(part, is_original or shared) for part, shared in _parts(value)]
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, bool]]:
