@@ -1,5 +1,9 @@
-"""Settings for all tests."""
+"""Settings for all tests, and the place that they share."""
 
+import os
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -11,3 +15,11 @@ torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Where the dense models are kept, one place for all tests so that each is trained once."""
+    base = tmp_path_factory.getbasetemp()
+    # Each worker of pytest-xdist has a folder of its own below that of the test run.
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lowrank-cache"

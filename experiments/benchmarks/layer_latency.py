@@ -8,7 +8,7 @@ compression at one batch size: the speed-up over the dense MLP as the factorizat
 and with the kernels that `optimize_for` chose; the ideal, by multiplications for low rank and
 sparse, by bytes for codes; and the share of it that is reached. The three models are timed in turns
 on one thread, by the clock of the process. `allowed` is what the kernels may change; see
-`optimize_for`. The last lines say which of the promises in README hold here.
+`optimize_for`. The last lines say which of the promises in docs/when-is-it-faster.md hold here.
 """
 
 from __future__ import annotations

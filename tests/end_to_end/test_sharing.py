@@ -83,6 +83,7 @@ def test_the_point_of_a_killed_sweep_is_taken_over_by_one_that_runs(cache, slow,
     folder = tmp_path / "records"
     killed = start(cache, slow, "decomposer.rank=4", f"results={folder}")
     until(lambda: claimed_by(folder), killed)
+    os.killpg(killed.pid, signal.SIGSTOP)  # It does not end before the other has begun.
     other = subprocess.Popen(
         command(slow, "decomposer.rank=4,8", f"results={folder}"),
         cwd=ROOT,

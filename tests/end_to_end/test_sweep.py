@@ -147,7 +147,7 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         (["level=${decomposer.rnk}"], "'decomposer.rnk' not found"),
         (["decomposer=magnitude", "decomposer.sparsity=0.5,1.5"], "sparsity=1.5 must lie in"),
         (["decomposer=quantization", "decomposer.bits=8,9"], "bits=9"),
-        (["+decomposer.rnk=4"], "unexpected keyword argument 'rnk'"),
+        (["+decomposer.rnk=4"], "TruncatedSVD has no field rnk: it has rank"),
         (["where.include=fc1,conv*"], "Weights that can be compressed: fc1, fc2, fc3"),
         (["recovery=batchnorm"], "this model has no BatchNorm with running statistics"),
         (["seed=a"], "seed=a must be a whole number from 0 to 4294967295"),

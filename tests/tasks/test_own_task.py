@@ -34,7 +34,7 @@ calibration_size: 10
 """
 
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to-add-things.md"
 NETWORKS = """
 from torch import nn
 
@@ -113,14 +113,14 @@ def test_edited_code_of_the_network_is_trained_anew(own, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [360, 30])
-def test_the_task_of_the_readme_fits_few_images_as_it_is_written(count, tmp_path, monkeypatch):
+def test_the_task_of_the_pages_fits_few_images_as_it_is_written(count, tmp_path, monkeypatch):
     import datasets
     from datasets import ClassLabel, Dataset, Features, Image
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from PIL import Image as Pillow
 
-    blocks = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     (written,) = [block for block in blocks if "lowrank.tasks.ImageClassification" in block]
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
     monkeypatch.setenv("LOWRANK_HUB", str(tmp_path / "hub"))
