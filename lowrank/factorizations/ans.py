@@ -57,9 +57,9 @@ def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
         ValueError: the stream is not one of so many symbols with these frequencies.
     """
     # Not as a decorator, which imports the compiler, for a second, though nothing is compiled.
-    is_compiling = torch.compiler.is_compiling()
-    run = torch.compiler.disable(_decode) if is_compiling else _decode
-    return run(stream, contexts, frequencies)
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(_decode)(stream, contexts, frequencies)  # type: ignore[call-arg]
+    return _decode(stream, contexts, frequencies)
 
 
 def _decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:

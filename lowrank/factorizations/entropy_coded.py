@@ -149,7 +149,7 @@ class EntropyCoded(Leaf):
     def codes(self) -> Tensor:
         """The codes, decoded, (out, in), int64."""
         law, spreads = self.coding
-        symbols = ans.decode(self.stream, *contexts(law, spreads))  # type: ignore[call-arg]
+        symbols = ans.decode(self.stream, *contexts(law, spreads))
         return symbols.view(self.shape) - self.reach + self.centre
 
     def to_dense(self) -> Tensor:
