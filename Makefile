@@ -1,36 +1,46 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
-SETUP := .venv/.installed
+# What is installed: what a sweep and its report need, and what tests and checks need besides.
+SWEEP := .venv/.sweep
+DEV := .venv/.dev
 
 # Of the model of causal_lm.
 NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))
 
-.PHONY: sweep causal_lm test check clean
+.PHONY: sweep causal_lm test test-environments test-all check clean
 
-sweep: $(SETUP)  ## the main job: every method on the digits, then a figure and a table
+sweep: $(SWEEP)  ## the main job: every method on the digits, then a figure and a table
 	$(BIN)/python -m experiments.sweep experiment=digits
 	$(BIN)/python -m experiments.report experiment=digits
 
 # The shell reads ARGS too: ARGS="\"task.test.split='validation[:20]'\" threads=1".
-causal_lm: $(SETUP)  ## MODEL=<name or folder>: methods by norms, perplexity against bits per weight
+causal_lm: $(SWEEP)  ## MODEL=<name or folder>: methods by norms, perplexity against bits per weight
 	@test -n "$(MODEL)" || { echo "give MODEL=<a name on the hub, or a folder>"; exit 2; }
 	$(BIN)/python -m experiments.sweep experiment=causal_lm task.pretrained=$(MODEL) \
 		sweep=$(NAME) $(ARGS)
 	$(BIN)/python -m experiments.report runs=results/runs/$(NAME) metric=perplexity \
 		size=layers_bits_per_weight
 
-test: $(SETUP)  ## all tests
-	$(BIN)/python -m pytest -n auto
+test: $(DEV)  ## all tests but those that install the library anew
+	$(BIN)/python -m pytest -n auto -m 'not environment'
 
-check: $(SETUP)  ## linter, formatter and type checker
+test-environments: $(DEV)  ## those that install the library anew, in minutes
+	$(BIN)/python -m pytest -m environment
+
+test-all: test test-environments  ## all tests
+
+check: $(DEV)  ## linter, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The mark is written last: a set-up that was interrupted is done again from the start.
-$(SETUP): pyproject.toml constraints.txt
+# The marks are written last: a set-up that was interrupted is done again from the start.
+.venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(SWEEP) $(DEV): .venv/.%: .venv/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@
 
 clean:  ## the environment; records stay

@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.sweep import CONF, register_resolvers
+from experiments.sweep import register_resolvers
+from experiments.yaml_folders import CONF
 from lowrank.records.store import SEED_FIELDS
 
 # Where a task is made is the business of whoever makes it.

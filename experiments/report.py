@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.report_options import Options, options
 from experiments.sweep import read_by_others
+from experiments.yaml_folders import CONF
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 from lowrank.reporting.captions import title
@@ -39,7 +40,7 @@ DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-@hydra.main(version_base=None, config_path="../conf/report", config_name="report")
+@hydra.main(version_base=None, config_path=str(CONF / "report"), config_name="report")
 def program(config: DictConfig) -> None:
     try:
         report(config)

@@ -23,8 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.progress import Progress
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
+from experiments.yaml_folders import CONF, check_own
 
 # Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
 sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
@@ -71,6 +70,7 @@ def main() -> None:
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")
+    check_own()
     sweep = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
         # Not called by Hydra itself but by our sweeper, which adds the progress.

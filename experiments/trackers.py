@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra.utils import instantiate
+
+from lowrank.files.extras import need
 
 Record = Mapping[str, Any]
 
@@ -55,11 +56,7 @@ class WandbTracker(Tracker):
     def __post_init__(self) -> None:
         if self.mode not in ("online", "offline"):
             raise ValueError(f"mode={self.mode!r} must be online or offline; for none, tracker=off")
-        if importlib.util.find_spec("wandb") is None:
-            raise ValueError(
-                "this tracker needs wandb, which is not installed: pip install 'lowrank[sweep]', "
-                "or take tracker=off"
-            )
+        need("this tracker", "wandb", instead="take tracker=off")
 
     def log_point(self, record: Record, sweep: str) -> None:
         import wandb

@@ -37,11 +37,40 @@ def test_names_that_are_not(name):
         getattr(lowrank, name)
 
 
-def test_importing_imports_nothing_else():
-    code = (
-        "import sys, json; before = set(sys.modules); import lowrank;"
+def imported_by(code: str) -> set[str]:
+    """The modules that a program imports."""
+    whole = (
+        f"import json, sys; before = set(sys.modules); {code};"
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    new = json.loads(run.stdout)
-    assert "lowrank" in new and not {"torch", "numpy", "scipy", "lowrank.decomposers"} & set(new)
+    run = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout))
+
+
+def test_importing_imports_nothing_else():
+    new = imported_by("import lowrank")
+    assert "lowrank" in new and not {"torch", "numpy", "scipy", "lowrank.decomposers"} & new
+
+
+@pytest.mark.parametrize("name", ["compress", "save", "CalibratedNorms", "optimize_for"])
+def test_names_bring_little_more_than_torch(name):
+    new = imported_by(f"import lowrank; lowrank.{name}")
+    # Each takes as long as all of the library, or longer. The compiler brings sympy.
+    heavy = {"torch._dynamo", "sympy", "scipy", "tensorly", "pandas", "matplotlib", "transformers"}
+    assert not heavy & new
+    extras = {"datasets", "torchmetrics", "sklearn", "PIL", "filelock", "huggingface_hub", "hydra"}
+    assert not extras & new
+
+
+def test_saving_and_loading_bring_no_compiler():
+    """Codes of entropy-coded weights are decoded by functions that compilers do not look into."""
+    new = imported_by(
+        "import lowrank, torch, tempfile, pathlib;"
+        "model = torch.nn.Sequential(torch.nn.Linear(32, 32));"
+        "small = lowrank.compress(model, lowrank.EntropyCodedQuantization(bits=3)).model;"
+        "file = pathlib.Path(tempfile.mkdtemp()) / 'small.safetensors';"
+        "lowrank.save(small, file);"
+        "same = lowrank.load(model, file);"
+        "assert torch.equal(same(torch.ones(1, 32)), small(torch.ones(1, 32)))"
+    )
+    assert "torch" in new and not {"torch._dynamo", "sympy"} & new

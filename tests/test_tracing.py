@@ -140,3 +140,13 @@ def test_a_compiled_layer_sees_its_codes_change():
     before = found(X)
     module.factorization.scale.mul_(2)
     torch.testing.assert_close(found(X), 2 * before)
+
+
+def test_codes_that_a_compiled_program_reads_are_decoded_as_they_are():
+    form = ROWS["entropy coded"].decompose(structured(torch.float32))
+
+    def codes(x):
+        return x + form.codes.sum()
+
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(codes, backend="eager")(X), codes(X))

@@ -22,7 +22,8 @@ from omegaconf import open_dict
 from experiments.composer import resolve
 from experiments.parts import make_parts
 from experiments.point import computing
-from experiments.sweep import CONF, register_resolvers
+from experiments.sweep import register_resolvers
+from experiments.yaml_folders import CONF
 from lowrank.compression.compress import compress
 from lowrank.numerics.memo import unchanging
 from lowrank.point.quality import evaluate

@@ -10,6 +10,7 @@ from torch import nn
 
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf, Scaled
+from lowrank.files.extras import need
 from lowrank.measure.size import identity, leaves, nbytes
 from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Norm
@@ -81,7 +82,12 @@ class Compressed:
     allocation: dict[str, Any] | None = None
 
     def to_frame(self) -> Any:
-        """The layer reports as a pandas DataFrame."""
+        """The layer reports as a pandas DataFrame.
+
+        Raises:
+            MissingExtra: pandas is not installed; it is in the extra ``reports``.
+        """
+        need("a data frame", "pandas")
         import pandas as pd
 
         return pd.DataFrame([asdict(layer) for layer in self.layers])

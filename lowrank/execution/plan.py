@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lowrank.execution.kernel import Accuracy
+from lowrank.files.extras import need
 from lowrank.files.fields import Fields, parse
 from lowrank.files.from_json import built
 
@@ -129,7 +130,12 @@ class Plan:
         return ", ".join(f"{n} × {k}" if n > 1 else k for k, n in counts.items())
 
     def to_frame(self) -> Any:
-        """One row for each trial of each layer, as a pandas DataFrame."""
+        """One row for each trial of each layer, as a pandas DataFrame.
+
+        Raises:
+            MissingExtra: pandas is not installed; it is in the extra ``reports``.
+        """
+        need("a data frame", "pandas")
         import pandas as pd
 
         rows = [

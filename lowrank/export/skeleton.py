@@ -174,7 +174,9 @@ class Skeleton:
         for module in model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.is_meta and not buffer.numel():
-                    module._buffers[name] = torch.empty_like(buffer, device="cpu")
+                    # Not `empty_like`, which of a meta tensor imports a second's worth of sympy.
+                    shape, dtype = buffer.shape, buffer.dtype
+                    module._buffers[name] = torch.empty(shape, dtype=dtype, device="cpu")
         empty = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
         if empty:
             raise ValueError(f"nothing says what {names_of(empty)} are")

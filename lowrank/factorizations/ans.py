@@ -50,13 +50,19 @@ def encode(symbols: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
     return torch.from_numpy(stream).to(symbols.device)
 
 
-@torch.compiler.disable
 def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
     """The symbols of `encode`, shape (n,), int64, on the device of the stream.
 
     Raises:
         ValueError: the stream is not one of so many symbols with these frequencies.
     """
+    # Not as a decorator, which imports the compiler, for a second, though nothing is compiled.
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(_decode)(stream, contexts, frequencies)  # type: ignore[call-arg]
+    return _decode(stream, contexts, frequencies)
+
+
+def _decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
     table = frequencies.cpu().long()
     below = (table.cumsum(dim=1) - table).numpy().astype(np.uint64)
     alphabet = torch.arange(table.shape[1])

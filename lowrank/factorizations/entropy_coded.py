@@ -85,6 +85,8 @@ class EntropyCoded(Leaf):
         # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
         marker = torch.empty(0, dtype=dtype, device=stored.tensors["stream"].device)
         self.register_buffer("_as_dtype", marker, persistent=False)
+        # Made here, where no compiler looks: it cannot follow how JSON is written.
+        self._fixed = json.dumps(self._fixed_config())
 
     @classmethod
     def of(
@@ -148,12 +150,13 @@ class EntropyCoded(Leaf):
     def codes(self) -> Tensor:
         """The codes, decoded, (out, in), int64."""
         law, spreads = self.coding
-        symbols = ans.decode(self.stream, *contexts(law, spreads))  # type: ignore[call-arg]
+        symbols = ans.decode(self.stream, *contexts(law, spreads))
         return symbols.view(self.shape) - self.reach + self.centre
 
     def to_dense(self) -> Tensor:
         if torch.compiler.is_compiling():
-            return decoded([self.get_buffer(name) for name in STORED], self._described())
+            tensors = [self.get_buffer(name) for name in STORED]
+            return decoded(tensors, self._fixed, self._as_dtype.dtype)
         with untraced():
             return self._decoded()
 
@@ -173,6 +176,10 @@ class EntropyCoded(Leaf):
         return self
 
     def config(self) -> dict[str, Any]:
+        return self._fixed_config() | {"dtype": dtype_name(self._as_dtype.dtype)}
+
+    def _fixed_config(self) -> dict[str, Any]:
+        """All of `config` but the dtype, which follows that of the model."""
         return {
             "type": "EntropyCoded",
             "shape": list(self.shape),
@@ -181,7 +188,6 @@ class EntropyCoded(Leaf):
             "exponent": self.exponent,
             "widths": self.widths,
             "stream_bytes": len(self.stream),
-            "dtype": dtype_name(self._as_dtype.dtype),
         }
 
     @classmethod
@@ -217,10 +223,6 @@ class EntropyCoded(Leaf):
         bits = 8 * stored / (self.shape[0] * self.shape[1])
         return f"EntropyCoded {self.shape[1]}→{self.shape[0]}, {bits:.2f} bits"
 
-    @torch.compiler.assume_constant_result
-    def _described(self) -> str:
-        return json.dumps(self.config())
-
     def _numbers(self) -> list[float]:
         return self.numbers.cpu().view(torch.float32).tolist()
 
@@ -241,27 +243,28 @@ class EntropyCoded(Leaf):
 
 
 @torch.library.custom_op("lowrank::entropy_coded", mutates_args=())
-def decoded(tensors: list[Tensor], config: str) -> Tensor:
+def decoded(tensors: list[Tensor], config: str, dtype: torch.dtype) -> Tensor:
     """The matrix of an `EntropyCoded` as one operator, into which no compiler looks.
 
     Args:
         tensors: those called `STORED`.
-        config: JSON.
+        config: of the matrix without its dtype, JSON.
+        dtype: of the matrix.
     """
     # Whoever compiled the operator may write into what it returns.
-    return kept_matrix(*tensors, config=config).clone()
+    return kept_matrix(*tensors, config=config, dtype=dtype).clone()
 
 
 @decoded.register_fake
-def _(tensors: list[Tensor], config: str) -> Tensor:
-    described = json.loads(config)
-    return tensors[0].new_empty(described["shape"], dtype=getattr(torch, described["dtype"]))
+def _(tensors: list[Tensor], config: str, dtype: torch.dtype) -> Tensor:
+    return tensors[0].new_empty(json.loads(config)["shape"], dtype=dtype)
 
 
 @memoised
-def kept_matrix(*tensors: Tensor, config: str) -> Tensor:
+def kept_matrix(*tensors: Tensor, config: str, dtype: torch.dtype) -> Tensor:
     """The same, decoded once."""
-    form = EntropyCoded.from_config(Fields(json.loads(config), "config"))
+    whole = json.loads(config) | {"dtype": dtype_name(dtype)}
+    form = EntropyCoded.from_config(Fields(whole, "config"))
     for name, tensor in zip(STORED, tensors, strict=True):
         setattr(form, name, tensor)
     return form._decoded()

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from lowrank.files.extras import need
 from lowrank.model.forward import evaluating
 
 
 def check_harness() -> None:
-    """Raise ValueError unless lm-evaluation-harness is installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ValueError(
-            "harness tasks need lm-evaluation-harness, which is not installed: pip install "
-            "'lowrank[harness]', or name no harness tasks"
-        )
+    """Raise MissingExtra unless lm-evaluation-harness is installed."""
+    need("scores of lm-evaluation-harness", "lm_eval", instead="name no harness tasks")
 
 
 def check_tasks(tasks: Sequence[str]) -> Any:

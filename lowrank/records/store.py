@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.extras import need
 from lowrank.files.fields import parse
 from lowrank.files.paths import as_path
 from lowrank.records.checks import SCHEMA as SCHEMA
@@ -112,7 +113,9 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     Raises:
         ValueError: there is no record, or a file is not one; the text names it.
+        MissingExtra: pandas is not installed; it is in the extra ``reports``.
     """
+    need("a data frame", "pandas")
     import pandas as pd
 
     return pd.DataFrame([_made(row, *one) for one in _records(folder, pattern)])
@@ -129,6 +132,7 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     Raises:
         ValueError: as `load`.
     """
+    need("a data frame", "pandas")
     import pandas as pd
 
     made = [_made(layer_rows, *one) for one in _records(folder, pattern)]

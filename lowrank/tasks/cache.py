@@ -7,14 +7,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.extras import need
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy
 
 CACHE_VARIABLE = "LOWRANK_CACHE"
 
@@ -81,6 +84,9 @@ def tensors(
 
 
 def _locked(path: Path) -> AcquireReturnProxy:
+    need("the cache", "filelock")
+    from filelock import FileLock
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path.with_suffix(".lock")).acquire()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.files.extras import need
 from lowrank.tasks.agreement import class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import (
@@ -97,6 +98,7 @@ class CausalLM(Task):
             check_seed("calibration_seed", self.calibration_seed)
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
+        need("a language model's measures", "torchmetrics")
 
     @property
     def draws_model(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.files.extras import need
 from lowrank.model.forward import call
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
@@ -89,6 +90,7 @@ class ImageClassification(Task):
         check_scale("mean", self.mean, "be finite", math.isfinite)
         check_scale("std", self.std, "be positive and finite", lambda x: 0 < x < math.inf)
         check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
+        need("a classifier's measures", "torchmetrics")
         if self.calibration_seed is not None:
             check_seed("calibration_seed", self.calibration_seed)
         check_seed("split_seed", self.split_seed)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text, data_name
@@ -110,6 +111,7 @@ class Digits(ImageSource):
 
     def __post_init__(self) -> None:
         check_integer("test_size", self.test_size, least=1)
+        need("the digits", "sklearn")
 
     def read(self, part: Part) -> Images:
         from sklearn.datasets import load_digits
@@ -168,6 +170,7 @@ class HubImages(ImageSource):
             raise ValueError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB)")
         if self.size is not None:
             check_size(self.size)
+        need("images of the hub", "datasets", "PIL", "filelock")
 
     @property
     def name(self) -> str:

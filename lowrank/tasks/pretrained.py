@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lowrank.files.extras import need
 from lowrank.numerics.checks import check_flag, check_one_of
 from lowrank.tasks import hub
 from lowrank.tasks.splits import check_text
@@ -56,6 +57,7 @@ class Pretrained:
         if self.revision is not None:
             check_text("revision", self.revision)
         check_flag("trust_remote_code", self.trust_remote_code)
+        need("a pretrained model", "transformers", "huggingface_hub")
 
     @cached_property
     def config(self) -> PretrainedConfig:

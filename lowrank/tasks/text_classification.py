@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lowrank.files.extras import need
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
@@ -71,9 +72,8 @@ class TextClassification(Task):
         seed: of the order of batches.
 
     Raises:
-        ValueError: an option of the wrong kind; from the methods, for a model or text that is not
-            there or too short, labels that are no classes, or a tokenizer or length that does not
-            fit the model.
+        ValueError: an option of the wrong kind; from the methods, a model or text that is not there
+            or too short, labels that are no classes, a tokenizer or length that does not fit.
     """
 
     batch_sizes = BatchSizes(quality=8, latency=(1,))
@@ -113,6 +113,7 @@ class TextClassification(Task):
         check_seed("split_seed", self.split_seed)
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
+        need("a classifier of sentences", "torchmetrics", "sklearn", "filelock")
 
     @property
     def draws_model(self) -> bool:

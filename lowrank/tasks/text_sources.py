@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lowrank.files.extras import need
 from lowrank.tasks import hub
 from lowrank.tasks.splits import check_text, data_name
 
@@ -35,6 +36,7 @@ class HubText:
         for name in ("config", "revision"):
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
+        need("text of the hub", "datasets")
 
     @property
     def name(self) -> str:

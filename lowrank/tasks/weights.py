@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrank.files.extras import need
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
@@ -71,6 +72,7 @@ class Trained(Weights):
         # A subclass has options that mean nothing to a dense model.
         if type(self.recipe) is not Training:
             raise ValueError(f"recipe={self.recipe!r} must be a Training")
+        need("a network trained here and kept", "filelock")
 
     @property
     def draws(self) -> bool:
@@ -116,6 +118,7 @@ class Published(Weights):
         check_text("repository", self.repository)
         if self.url is not None:
             check_text("url", self.url)
+        need("published weights", "huggingface_hub", "filelock")
 
     @property
     def draws(self) -> bool:

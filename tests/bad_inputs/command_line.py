@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 
 from experiments.composer import Composer
 from experiments.plan import check, pending
-from experiments.sweep import CONF, register_resolvers
+from experiments.sweep import register_resolvers
+from experiments.yaml_folders import CONF
 
 
 def refused(*arguments: str):

@@ -51,7 +51,7 @@ OPTIONS = [
     Row(
         "tracker without its extra",
         without("wandb", refused("tracker=offline")),
-        "this tracker needs wandb, which is not installed: pip install",
+        "this tracker cannot be had without wandb, which is not installed: pip install",
     ),
     Row("tracker of no mode", refused("tracker=offline", "tracker.mode=live"), "must be online or"),
 ]

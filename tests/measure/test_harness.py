@@ -143,7 +143,7 @@ def test_an_unknown_task_is_an_error(task):
 
 
 def test_a_harness_that_is_not_installed_is_said_before_any_work(monkeypatch):
-    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install 'lowrank.harness.'"):
         MeasureSettings(harness_tasks=("arc_easy",))
     with pytest.raises(ValueError, match="not installed"):

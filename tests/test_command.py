@@ -1,0 +1,96 @@
+"""The command `lowrank`, in a folder of the user's with YAML of his own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import command
+from experiments.yaml_folders import CONF, check_own, own
+
+ROOT = Path(__file__).parents[1]
+MINE = """# @package _global_
+defaults: [svd]
+decomposer: {_target_: my_methods.Mine, rank: 5}
+"""
+
+
+def run(*arguments, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "experiments.command", *arguments]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "decomposer").mkdir(parents=True)
+    (tmp_path / "conf" / "decomposer" / "mine.yaml").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_the_programs(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lowrank", *arguments])
+    command.main()
+    said = capsys.readouterr().out
+    assert "lowrank sweep" in said and "lowrank report" in said
+
+
+def test_a_command_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lowrank", "swep"])
+    with pytest.raises(SystemExit, match="no command 'swep': there are sweep, report"):
+        command.main()
+
+
+@pytest.mark.parametrize("name", command.PROGRAMS)
+def test_a_command_without_its_extra_says_what_installs_it(name, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lowrank", name])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install 'lowrank.*sweep"):
+        command.main()
+
+
+def test_a_choice_of_the_user_is_found(folder):
+    said = run("sweep", "decomposer=mine", "--cfg", "job", "--package", "decomposer", folder=folder)
+    assert "_target_: my_methods.Mine\nrank: 5\n" in said.stdout, said.stderr
+
+
+def test_a_choice_with_the_name_of_another_is_refused(folder):
+    (folder / "conf" / "decomposer" / "svd.yaml").write_text(MINE)
+    said = run("sweep", "decomposer=svd", folder=folder)
+    assert said.returncode == 1
+    assert "conf/decomposer/svd.yaml has the name of a choice of lowrank's own" in said.stderr
+
+
+def test_a_copy_of_a_choice_is_no_other(folder):
+    copied = folder / "conf" / "decomposer" / "svd.yaml"
+    copied.write_bytes((CONF / "decomposer" / "svd.yaml").read_bytes())
+    check_own()
+
+
+def test_a_folder_without_yaml_and_that_of_the_project_have_none_of_their_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert own() is None
+    monkeypatch.chdir(ROOT)
+    assert own() is None
+    check_own()
+
+
+def test_a_report_does_not_take_the_yaml_of_where_it_is_run_for_the_users(folder):
+    """That may have come with somebody's records: it has to be named."""
+    code = (
+        "from experiments.known_tasks import known_tasks;"
+        "print('mine' in [name for name, _ in known_tasks()])"
+    )
+    (folder / "conf" / "task").mkdir()
+    (folder / "conf" / "task" / "mine.yaml").write_text("name: mine\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-c", code]
+    said = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+    assert said.stdout == "False\n", said.stderr

@@ -1,0 +1,67 @@
+"""The library as it is installed, in environments that hold nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.environment
+
+
+def run(*command, **options):
+    # Neither this checkout nor what is installed beside these tests may help.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=kept, **options
+    )
+    assert not run.returncode, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The folder of an environment's programs, with the library alone in it."""
+    folder = tmp_path_factory.mktemp("environment")
+    # What is built of a checkout stays in it; so a copy is built.
+    run("git", "clone", "--quiet", ROOT, folder / "clone")
+    run(sys.executable, "-m", "venv", folder / "venv")
+    pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    pip += ["--constraint", ROOT / "constraints.txt"]
+    run(*pip, "torch", cwd=folder)
+    run(*pip, folder / "clone", cwd=folder)
+    return folder / "venv" / "bin"
+
+
+def test_the_core_needs_nothing_else(environment, tmp_path):
+    program = ROOT / "tests" / "core_program.py"
+    assert run(environment / "python", program, cwd=tmp_path).endswith("all of it\n")
+
+
+def test_commands_without_their_extra_say_what_installs_them(environment, tmp_path):
+    assert "lowrank sweep" in run(environment / "lowrank", "--help", cwd=tmp_path)
+    said = subprocess.run(
+        [environment / "lowrank", "sweep"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert said.returncode == 1 and "pip install 'lowrank[sweep]'" in said.stderr
+
+
+def test_a_sweep_and_its_report_run_in_a_folder_of_the_user(environment, tmp_path):
+    clone = environment.parents[1] / "clone"
+    pip = [environment / "python", "-m", "pip", "install", "--quiet"]
+    run(*pip, "--constraint", ROOT / "constraints.txt", f"{clone}[sweep]", cwd=tmp_path)
+    mine = "# @package _global_\ndefaults: [svd]\nlevel: ${decomposer.rank}\n"
+    for group in ("decomposer", "experiment"):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / "decomposer" / "mine.yaml").write_text(mine)
+    sweep = "# @package _global_\ndefaults: [override /measure: quick]\nsweep: mine\n"
+    sweep += 'hydra: {sweeper: {params: {decomposer: mine, decomposer.rank: "4,8"}}}\n'
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(sweep)
+    said = run(environment / "lowrank", "sweep", "experiment=mine", "threads=1", cwd=tmp_path)
+    assert "2 measured here" in said
+    assert len(list((tmp_path / "results" / "runs" / "mine").glob("*.json"))) == 2
+    run(environment / "lowrank", "report", "experiment=mine", cwd=tmp_path)
+    assert list((tmp_path / "results" / "runs" / "mine" / "figures").glob("*-summary.md"))
