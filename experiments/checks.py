@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.parts import Settings, make, make_parts, shared_task, text, with_seed
+from experiments.parts import Parts, Settings, make, make_parts, shared_task, text, with_seed
 from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
 from lowrank.point.room import check_room
+from lowrank.records.checks import is_number
 
 # From here on numpy, the narrowest of the generators, takes no seed.
 SEED_LIMIT = 2**32
@@ -77,11 +77,18 @@ def check_options(settings: Settings) -> None:
     make(settings["tracker"])
 
 
-def _check_labels(settings: Settings) -> None:
-    level = settings["level"]
-    if type(level) not in (int, float) or not math.isfinite(level):
-        raise ValueError(f"level={level!r} must be a number, the place of the point on its curve")
-    for name in ("method", "family", "norm_name", "recovery_name"):
+def _check_labels(settings: Settings, parts: Parts) -> None:
+    what, level = type(parts.method).__name__, parts.method.level
+    if level is not None and not is_number(level):
+        raise ValueError(
+            f"the level of {what} is {level!r}: it must be a number, the place of the point on its "
+            "curve, or None"
+        )
+    if not isinstance(parts.method.family, str) or not parts.method.family.strip():
+        raise ValueError(
+            f"the family of {what} is {parts.method.family!r}: it must be a text that is not empty"
+        )
+    for name in ("method_name", "norm_name", "recovery_name"):
         if not isinstance(settings[name], str) or not settings[name].strip():
             raise ValueError(f"{name}={settings[name]!r} must be a text that is not empty")
 
@@ -109,9 +116,9 @@ def check_fit(settings: Settings) -> None:
     """
     parts = make_parts(settings)
     # After the parts, whose own errors say more of what became a label.
-    _check_labels(settings)
+    _check_labels(settings, parts)
     network = untrained(_any_seed(settings["task"]))
-    check_compression(network, parts.allocation, parts.where, parts.norm, values=settings["values"])
+    check_compression(network, parts.method, parts.where, parts.norm, values=settings["values"])
     parts.recovery.check(network)
     measure = parts.measure.of(parts.task)
     if not measure.latency_batch_sizes and measure.threads != settings["threads"]:

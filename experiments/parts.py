@@ -15,8 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from lowrank.allocation import Allocation
+from lowrank.allocation import Allocation, Uniform
 from lowrank.calibration import NormProvider
+from lowrank.decomposers import Decomposer
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
 from lowrank.recovery import Recovery
@@ -30,16 +31,28 @@ class Parts:
     """What a point is made of, as the library's objects."""
 
     task: Task
-    allocation: Allocation
+    method: Decomposer | Allocation
     where: Select
     norm: NormProvider
     recovery: Recovery
     measure: MeasureSettings
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the compression reads calibration data."""
+        return self.norm.needs_data or (
+            isinstance(self.method, Allocation) and self.method.needs_data
+        )
+
+    @property
+    def allocates(self) -> bool:
+        """Whether the method chooses for each layer by itself."""
+        return isinstance(self.method, Allocation) and not isinstance(self.method, Uniform)
+
 
 # What each part must be, whatever class of whoever's the settings name.
 KINDS = {
-    "allocation": Allocation,
+    "method": (Decomposer, Allocation),
     "where": Select,
     "norm": NormProvider,
     "recovery": Recovery,
@@ -128,10 +141,12 @@ def text(config: Any) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def _check_kind(name: str, made: object, kind: type) -> None:
+def _check_kind(name: str, made: object, kind: type | tuple[type, ...]) -> None:
     if not isinstance(made, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
         raise ValueError(
-            f"{name} must be a {kind.__name__}, and is a {type(made).__name__}: {made!r:.80}"
+            f"{name} must be a {' or '.join(one.__name__ for one in kinds)}, and is a "
+            f"{type(made).__name__}: {made!r:.80}"
         )
 
 

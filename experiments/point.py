@@ -87,10 +87,10 @@ def measure_point(settings: Settings) -> dict[str, Any]:
     with timing(timings, "total_s"):
         dense = dense_model(text(drawing_model(settings["task"], parts.task)))
         with timing(timings, "compress_s"):
-            data = parts.task if parts.norm.needs_data or parts.allocation.needs_data else None
+            data = parts.task if parts.needs_data else None
             compressed = compress(
                 dense,
-                parts.allocation,
+                parts.method,
                 parts.where,
                 parts.task.example(),
                 parts.norm,
@@ -113,7 +113,11 @@ def measure_point(settings: Settings) -> dict[str, Any]:
         "config": settings,
         "task": parts.task.name,
         "model": parts.task.architecture,
-        **{name: settings[name] for name in ("method", "family", "level", "seed")},
+        "method": settings["method_name"],
+        "family": parts.method.family,
+        "level": parts.method.level,
+        "allocates": parts.allocates,
+        "seed": settings["seed"],
         "norm": settings["norm_name"],
         "recovery": settings["recovery_name"],
         "dense_recovery": settings["recovery_name"] if both else "none",

@@ -76,6 +76,7 @@ class LoRA(Decomposer):
     seed: int = 0
 
     # The base says whether it knows the norm, too.
+    family: ClassVar[str] = "adapter"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:

@@ -8,15 +8,13 @@ from sweeps import ROOT
 
 from experiments import point
 from experiments.composer import Composer
-from experiments.sweep import register_resolvers
 from lowrank.tasks import ImageClassification
 
-UNTRAINED = ("task=digits", "task.weights=null", "measure=quick", "decomposer=wanda")
+UNTRAINED = ("task=digits", "task.weights=null", "measure=quick", "method=wanda")
 
 
 @pytest.fixture(scope="module")
 def composer():
-    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield Composer(loader, compose("config", return_hydra_config=True))
