@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.parts import Parts, Settings, make, make_parts, shared_task, text, with_seed
+from experiments.parts import Parts, Settings, make, make_parts, shared_task
+from lowrank.compression.compress import as_allocation
 from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
+from lowrank.point.dense import text, with_seed
+from lowrank.point.point import SEED_LIMIT, check_labels
 from lowrank.point.room import check_room
-from lowrank.records.checks import is_number
 
-# From here on numpy, the narrowest of the generators, takes no seed.
-SEED_LIMIT = 2**32
 VALUES = ("float16", "bfloat16")
 
 
@@ -78,16 +78,7 @@ def check_options(settings: Settings) -> None:
 
 
 def _check_labels(settings: Settings, parts: Parts) -> None:
-    what, level = type(parts.method).__name__, parts.method.level
-    if level is not None and not is_number(level):
-        raise ValueError(
-            f"the level of {what} is {level!r}: it must be a number, the place of the point on its "
-            "curve, or None"
-        )
-    if not isinstance(parts.method.family, str) or not parts.method.family.strip():
-        raise ValueError(
-            f"the family of {what} is {parts.method.family!r}: it must be a text that is not empty"
-        )
+    check_labels(as_allocation(parts.method), type(parts.method).__name__)
     for name in ("method_name", "norm_name", "recovery_name"):
         if not isinstance(settings[name], str) or not settings[name].strip():
             raise ValueError(f"{name}={settings[name]!r} must be a text that is not empty")

@@ -15,11 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from lowrank.allocation import Allocation, Uniform
+from lowrank.allocation import Allocation
 from lowrank.calibration import NormProvider
 from lowrank.decomposers import Decomposer
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
+from lowrank.point.dense import text
 from lowrank.recovery import Recovery
 from lowrank.tasks import Task
 
@@ -43,11 +44,6 @@ class Parts:
         return self.norm.needs_data or (
             isinstance(self.method, Allocation) and self.method.needs_data
         )
-
-    @property
-    def allocates(self) -> bool:
-        """Whether the method chooses for each layer by itself."""
-        return isinstance(self.method, Allocation) and not isinstance(self.method, Uniform)
 
 
 # What each part must be, whatever class of whoever's the settings name.
@@ -128,17 +124,6 @@ def _check_call(config: Mapping[str, Any]) -> None:
         )
     if missing:
         raise ValueError(f"{what} lacks its field {', '.join(missing)}")
-
-
-def with_seed(task: Settings, seed: int) -> Settings:
-    """The settings of a task with one seed for all that it draws; what it does not draw stays."""
-    drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
-    return {**task, "seed": seed, **drawn}
-
-
-def text(config: Any) -> str:
-    """`config` as a key of a cache."""
-    return json.dumps(config, sort_keys=True)
 
 
 def _check_kind(name: str, made: object, kind: type | tuple[type, ...]) -> None:

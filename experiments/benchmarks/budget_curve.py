@@ -21,10 +21,10 @@ from omegaconf import open_dict
 
 from experiments.composer import resolve
 from experiments.parts import make_parts
-from experiments.point import computing
 from experiments.sweep import CONF
 from lowrank.compression.compress import compress
 from lowrank.numerics.memo import unchanging
+from lowrank.point import computing
 from lowrank.point.quality import evaluate
 
 BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
