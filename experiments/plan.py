@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.records import store
+from lowrank.records.keys import model_file
 
 # Bytes of a file's name.
 LONGEST_NAME = 255
@@ -51,7 +52,18 @@ class Job:
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        return not self.settings["force"] and store.exists(self.key, self.folder)
+        return not self.settings["force"] and has_all(self.settings, self.key)
+
+
+def has_all(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether the record of a point is there, and its model too where that is to be kept.
+
+    Raises:
+        ValueError: what is there is no record.
+    """
+    folder = Path(settings["results"])
+    is_there = store.exists(key, folder)
+    return is_there and (not settings["save"]["models"] or (folder / model_file(key)).is_file())
 
 
 def _check_names(sweep: Any, folder: Any) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from experiments.composer import resolve
 from experiments.parts import Settings, make_parts, reason, say_where
+from experiments.plan import has_all
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
 from lowrank.point import measure_point
@@ -29,6 +30,7 @@ def measured(settings: Settings) -> dict[str, Any]:
         measure=parts.measure,
         **{name: settings[name] for name in ("values", "seed", "threads")},
         config=settings,
+        save=settings["results"] if settings["save"]["models"] else None,
     )
 
 
@@ -65,4 +67,4 @@ def was_measured(settings: Settings, since: float) -> bool:
     path = Path(settings["results"]) / f"{store.key(settings)}.json"
     if settings["force"]:
         return path.exists() and path.stat().st_mtime > since
-    return store.exists(path.stem, path.parent)
+    return has_all(settings, path.stem)

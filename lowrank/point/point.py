@@ -8,15 +8,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lowrank.allocation import Allocation, Uniform
 from lowrank.allocation.values import Values
 from lowrank.calibration import CalibratedNorms, IdentityNorms, NormProvider
 from lowrank.compression.compress import Method, Where, as_allocation, as_norms, as_select, compress
+from lowrank.export.checkpoint import save as save_model
+from lowrank.files.paths import as_path
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is
 from lowrank.point.config import described
@@ -26,6 +30,7 @@ from lowrank.point.measure import measure as measures_of
 from lowrank.point.settings import MeasureSettings
 from lowrank.records import store
 from lowrank.records.checks import is_number
+from lowrank.records.keys import model_file
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.tasks import Task
 
@@ -47,6 +52,7 @@ def measure_point(
     seed: int = 0,
     threads: int | None = None,
     config: Mapping[str, Any] | None = None,
+    save: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compress a task's model, measure it beside the dense one, and make that a record.
 
@@ -62,6 +68,8 @@ def measure_point(
         threads: of the CPU; as many as torch takes if not given.
         config: what the record says of how it was made, as a sweep has composed it; if not given,
             what the objects say themselves. Its labels are the names in tables.
+        save: the folder where the compressed model is kept, as it was measured, under the key of
+            the record, which names the file ("model_file"); `lowrank.load` reads it.
 
     Raises:
         ValueError: as `compress`, `Recovery.recover` and `lowrank.point.measure`; an argument of
@@ -90,6 +98,7 @@ def measure_point(
     lacking = [name for name in (*BASELINE, *LABELS) if name not in config]
     if lacking:
         raise ValueError(f"config lacks {', '.join(lacking)}: leave it out, or give all of a sweep")
+    key, folder = store.key(config), None if save is None else as_path(save, "save")
     timings: dict[str, float | str] = {}
     with computing(seed, threads), timing(timings, "total_s"):
         about = question(config, task, measured_how, recovery)
@@ -106,10 +115,11 @@ def measure_point(
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
+    kept = {} if folder is None else {"model_file": _keep(compressed.model, folder, key)}
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "schema": store.SCHEMA,
-        "key": store.key(config),
+        "key": key,
         "config": dict(config),
         "task": task.name,
         "model": task.architecture,
@@ -133,7 +143,14 @@ def measure_point(
         "protocol": task.protocol() | {"batch_size": measured_how.of(task).batch_size},
         "environment": facts,
         "timings": timings,
+        **kept,
     }
+
+
+def _keep(model: nn.Module, folder: Path, key: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder / model_file(key))
+    return model_file(key)
 
 
 def check_labels(allocation: Allocation, what: str) -> None:

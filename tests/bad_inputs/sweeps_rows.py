@@ -33,6 +33,7 @@ OPTIONS = [
     Row("half a thread", refused("threads=0.5"), "threads=0.5 must be a whole number"),
     Row("threads is a text", refused("threads=all"), "threads=all must be a whole number"),
     Row("force is a text", refused("force=maybe"), "force=maybe must be true or false"),
+    Row("save is a text", refused("save.models=some"), "save.models=some must be true or false"),
     Row("force is a number", refused("force=1"), "force=1 must be true or false"),
     Row("device is no device", refused("device=gpu"), "device=gpu cannot be used here; there are:"),
     Row("device is not there", refused("device=cuda:99"), "device=cuda:99 cannot be used here"),

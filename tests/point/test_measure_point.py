@@ -14,7 +14,7 @@ from lowrank.allocation import Budget, Mix, grid
 from lowrank.calibration import CalibratedNorms
 from lowrank.decomposers import GPTQ, Chain, Decomposer, Keep, Quantization, TruncatedSVD
 from lowrank.factorizations import Dense
-from lowrank.point import MeasureSettings, dense
+from lowrank.point import MeasureSettings, dense, evaluate
 from lowrank.point.config import described
 from lowrank.point.point import measure_point
 from lowrank.records import store
@@ -178,3 +178,14 @@ def test_what_is_described_makes_the_same_object_again():
     ):
         made = instantiate(described(one, "x"), _convert_="all")
         assert described(made, "x") == described(one, "x") and type(made) is type(one)
+
+
+def test_the_model_is_kept_as_it_was_measured(tmp_path):
+    method = Chain([TruncatedSVD(rank=4), Quantization(8)])
+    plain = measure_point(TASK, method, measure=QUICK)
+    record = measure_point(TASK, method, measure=QUICK, save=tmp_path / "models")
+    assert "model_file" not in plain and record["key"] == plain["key"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [record["model_file"]]
+    model = lowrank.load(TASK.model(), tmp_path / "models" / record["model_file"])
+    found = evaluate(model, TASK).metrics
+    assert {name: record["compressed"][name] for name in found} == found
