@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -13,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.parts import Settings, make, make_parts, shared_task, text, with_seed
+from experiments.parts import Parts, Settings, make, make_parts, shared_task
+from lowrank.compression.compress import as_allocation
 from lowrank.compression.compress import check as check_compression
 from lowrank.measure.harness import check_tasks
+from lowrank.point.dense import text, with_seed
+from lowrank.point.point import SEED_LIMIT, check_labels
 from lowrank.point.room import check_room
 
-# From here on numpy, the narrowest of the generators, takes no seed.
-SEED_LIMIT = 2**32
 VALUES = ("float16", "bfloat16")
 
 
@@ -68,6 +68,8 @@ def check_options(settings: Settings) -> None:
         raise ValueError(f"threads={threads} must be a whole number from 1, or null")
     if type(settings["force"]) is not bool:
         raise ValueError(f"force={settings['force']} must be true or false")
+    if type(settings["save"]["models"]) is not bool:
+        raise ValueError(f"save.models={settings['save']['models']} must be true or false")
     values, device = settings["values"], settings["device"]
     if values is not None and values not in VALUES:
         raise ValueError(f"values={values} must be one of {', '.join(VALUES)}, or null")
@@ -77,11 +79,9 @@ def check_options(settings: Settings) -> None:
     make(settings["tracker"])
 
 
-def _check_labels(settings: Settings) -> None:
-    level = settings["level"]
-    if type(level) not in (int, float) or not math.isfinite(level):
-        raise ValueError(f"level={level!r} must be a number, the place of the point on its curve")
-    for name in ("method", "family", "norm_name", "recovery_name"):
+def _check_labels(settings: Settings, parts: Parts) -> None:
+    check_labels(as_allocation(parts.method), type(parts.method).__name__)
+    for name in ("method_name", "norm_name", "recovery_name"):
         if not isinstance(settings[name], str) or not settings[name].strip():
             raise ValueError(f"{name}={settings[name]!r} must be a text that is not empty")
 
@@ -109,9 +109,9 @@ def check_fit(settings: Settings) -> None:
     """
     parts = make_parts(settings)
     # After the parts, whose own errors say more of what became a label.
-    _check_labels(settings)
+    _check_labels(settings, parts)
     network = untrained(_any_seed(settings["task"]))
-    check_compression(network, parts.allocation, parts.where, parts.norm, values=settings["values"])
+    check_compression(network, parts.method, parts.where, parts.norm, values=settings["values"])
     parts.recovery.check(network)
     measure = parts.measure.of(parts.task)
     if not measure.latency_batch_sizes and measure.threads != settings["threads"]:

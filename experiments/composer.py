@@ -19,7 +19,7 @@ class Composer:
     """Stands in for Hydra's config loader in a launcher.
 
     Hydra reads and merges all YAML for each job, twice, which takes as long as measuring a small
-    model. Points that differ in values only, such as `decomposer.rank=8`, share here what they are
+    model. Points that differ in values only, such as `method.rank=8`, share here what they are
     composed from.
 
     Args:

@@ -19,7 +19,6 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.sweep import register_resolvers
 from experiments.yaml_folders import CONF
 from lowrank.records.store import SEED_FIELDS
 
@@ -52,7 +51,6 @@ def trusted_task(config: Any) -> dict[str, Any]:
 
 def known_tasks() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The tasks that can be composed here, by name, as a sweep would compose them."""
-    register_resolvers()
     folders = [CONF, *_own_folders()]
     paths = ", ".join(f"'file://{folder}'" for folder in folders[1:])
     # Nothing is swept, and a program that sweeps nothing does not know our sweeper.

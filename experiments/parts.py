@@ -17,8 +17,10 @@ from hydra.utils import get_object, instantiate
 
 from lowrank.allocation import Allocation
 from lowrank.calibration import NormProvider
+from lowrank.decomposers import Decomposer
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
+from lowrank.point.dense import text
 from lowrank.recovery import Recovery
 from lowrank.tasks import Task
 
@@ -30,16 +32,23 @@ class Parts:
     """What a point is made of, as the library's objects."""
 
     task: Task
-    allocation: Allocation
+    method: Decomposer | Allocation
     where: Select
     norm: NormProvider
     recovery: Recovery
     measure: MeasureSettings
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the compression reads calibration data."""
+        return self.norm.needs_data or (
+            isinstance(self.method, Allocation) and self.method.needs_data
+        )
+
 
 # What each part must be, whatever class of whoever's the settings name.
 KINDS = {
-    "allocation": Allocation,
+    "method": (Decomposer, Allocation),
     "where": Select,
     "norm": NormProvider,
     "recovery": Recovery,
@@ -117,21 +126,12 @@ def _check_call(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{what} lacks its field {', '.join(missing)}")
 
 
-def with_seed(task: Settings, seed: int) -> Settings:
-    """The settings of a task with one seed for all that it draws; what it does not draw stays."""
-    drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
-    return {**task, "seed": seed, **drawn}
-
-
-def text(config: Any) -> str:
-    """`config` as a key of a cache."""
-    return json.dumps(config, sort_keys=True)
-
-
-def _check_kind(name: str, made: object, kind: type) -> None:
+def _check_kind(name: str, made: object, kind: type | tuple[type, ...]) -> None:
     if not isinstance(made, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
         raise ValueError(
-            f"{name} must be a {kind.__name__}, and is a {type(made).__name__}: {made!r:.80}"
+            f"{name} must be a {' or '.join(one.__name__ for one in kinds)}, and is a "
+            f"{type(made).__name__}: {made!r:.80}"
         )
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.records import store
+from lowrank.records.keys import model_file
 
-# What the YAML of a decomposer, or of an allocation in its place, says besides how to make it.
-CHOICE_LABELS = ("family", "level")
 # Bytes of a file's name.
 LONGEST_NAME = 255
 
@@ -36,30 +35,15 @@ class Job:
         return store.key(self.settings)
 
     def check_choices(self) -> None:
-        """Raise ValueError if a choice lacks its labels, would have no effect, or cannot be a name
-        or a number."""
+        """Raise ValueError if a choice would have no effect, or cannot be a name or a number."""
         _check_names(self.settings["sweep"], self.settings["results"])
         _check_finite(self.settings, "")
-        missing = [name for name in CHOICE_LABELS if name not in self.settings]
-        if missing:
-            raise ValueError(
-                f"the YAML of the chosen decomposer or allocation lacks {' and '.join(missing)}: "
-                "beside `# @package _global_` it says the family for figures and the level that is "
-                "swept, as conf/decomposer/svd.yaml does"
-            )
-        chosen = [text for text in self.overrides if text.startswith("decomposer=")]
-        if self.settings["decomposer"] is None and chosen:
-            allocation = self.settings["allocation"]["_target_"].rpartition(".")[2]
-            raise ValueError(
-                f"{chosen[0]} would have no effect, because the allocation {allocation} takes the "
-                "decomposer's place: leave out one of the two"
-            )
         idle = [name for name in self.settings["norm"] if name != "_target_"]
         if self.settings["norm_name"] == "identity" and idle:
             raise ValueError(
                 f"norm=identity takes no {' and no '.join(idle)}, which the recipe of the "
-                "decomposer or the command line sets: leave out norm=identity, or take a recipe "
-                "without it, such as decomposer=svd"
+                "method or the command line sets: leave out norm=identity, or take a recipe "
+                "without it, such as method=svd"
             )
 
     def is_done(self) -> bool:
@@ -68,7 +52,18 @@ class Job:
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        return not self.settings["force"] and store.exists(self.key, self.folder)
+        return not self.settings["force"] and has_all(self.settings, self.key)
+
+
+def has_all(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether the record of a point is there, and its model too where that is to be kept.
+
+    Raises:
+        ValueError: what is there is no record.
+    """
+    folder = Path(settings["results"])
+    is_there = store.exists(key, folder)
+    return is_there and (not settings["save"]["models"] or (folder / model_file(key)).is_file())
 
 
 def _check_names(sweep: Any, folder: Any) -> None:

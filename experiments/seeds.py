@@ -26,15 +26,14 @@ def repeats(jobs: Sequence[Job]) -> int:
 
 def draws_nothing(settings: Mapping[str, Any]) -> bool:
     """Whether the seed of a point changes neither its model, nor its data, nor its method."""
-    draws = make_parts(settings).task.draws_model or _has_seed(settings["allocation"])
+    draws = make_parts(settings).task.draws_model or _has_seed(settings["method"])
     return not (draws or calibrates(settings))
 
 
 def calibrates(settings: Mapping[str, Any]) -> bool:
     """Whether a point reads calibration data, or what a recovery may."""
     parts = make_parts(settings)
-    needs_data = parts.norm.needs_data or parts.allocation.needs_data
-    return needs_data or not isinstance(parts.recovery, NoRecovery)
+    return parts.needs_data or not isinstance(parts.recovery, NoRecovery)
 
 
 def check_draws(jobs: Sequence[Job]) -> None:
@@ -49,9 +48,9 @@ def check_draws(jobs: Sequence[Job]) -> None:
     others = [text for job, text in asked if not _follows(job.settings)]
     if others and not any(calibrates(job.settings) for job, _ in asked):
         raise ValueError(
-            f"{others[0]} has no effect: neither norm, allocation nor recovery of any point reads "
+            f"{others[0]} has no effect: neither norm, method nor recovery of any point reads "
             "calibration data. Leave it out, or give a method that calibrates, such as "
-            "decomposer=wanda"
+            "method=wanda"
         )
 
 

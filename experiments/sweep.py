@@ -1,7 +1,7 @@
 """Measures points: every combination of the options given, and of an experiment's grids.
 
-    python -m experiments.sweep task=digits decomposer=svd decomposer.rank=8
-    python -m experiments.sweep decomposer=magnitude decomposer.sparsity=0.5,0.8,0.9 seed=0,1,2
+    python -m experiments.sweep task=digits method=svd method.rank=8
+    python -m experiments.sweep method=magnitude method.sparsity=0.5,0.8,0.9 seed=0,1,2
     python -m experiments.sweep experiment=digits
 
 Each point becomes one record in `results`; a point that has its record is passed over.
@@ -12,14 +12,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.progress import Progress
@@ -29,14 +28,9 @@ from experiments.yaml_folders import CONF, check_own
 sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
 
 
-def given(*values: Any) -> Any:
-    """The first of several alternative hyperparameters that is not null; null if all are."""
-    return next((value for value in values if value is not None), None)
-
-
-def share_of_zeros(n: int, m: int) -> float:
-    """The sparsity of the pattern n:m."""
-    return 1 - n / m
+# Groups that were, and how a point is named now.
+FORMER = ("decomposer", "allocation")
+NOW = "method=svd method.rank=8"
 
 
 def task_function(config: DictConfig, progress: Progress) -> str | None:
@@ -58,15 +52,26 @@ def show_progress() -> None:
         logger.setLevel(logging.INFO)
 
 
-def register_resolvers() -> None:
-    """Make the functions known that the configs call."""
-    for function in (given, share_of_zeros):
-        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+def check_groups(arguments: Sequence[str]) -> None:
+    """Stop where a command line names a group that this one has taken the place of.
+
+    Hydra would offer to add it, as a field without effect.
+
+    Raises:
+        SystemExit: it does; the text says what is written now.
+    """
+    for argument in arguments:
+        name = argument.lstrip("+~").partition("=")[0].partition(".")[0]
+        if name in FORMER:
+            sys.exit(
+                f"{argument}: there is no group {name}. A decomposer and an allocation are both "
+                f"chosen by method=…, and their fields are method.…, as in {NOW}"
+            )
 
 
 def main() -> None:
     """Run the sweep of the command line."""
-    register_resolvers()
+    check_groups(sys.argv[1:])
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lowrank.export.checkpoint import save as save
     from lowrank.model.select import Select as Select
     from lowrank.numerics.memo import unchanging as unchanging
+    from lowrank.point import measure_point as measure_point
 
 # Where each name is; all decomposers are found without being listed.
 PLACES = {
@@ -29,6 +30,7 @@ PLACES = {
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
     "load": "lowrank.export.checkpoint",
+    "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
     "save": "lowrank.export.checkpoint",
     "unchanging": "lowrank.numerics.memo",

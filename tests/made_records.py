@@ -44,7 +44,7 @@ DENSE_PERPLEXITY = 4.756
 LAYERS = (("0", 300, 784), ("2", 100, 300), ("4", 10, 100))
 
 
-def record(method: str = "svd", step: int = 1, seed: int = 0, **config: Any) -> dict[str, Any]:
+def record(method: str = "svd", /, step: int = 1, seed: int = 0, **config: Any) -> dict[str, Any]:
     """The record of a method at its level number `step`; fields of `config` replace the default."""
     family, levels, loss = METHODS[method]
     ratio = _ratio(method, step, seed)
@@ -53,7 +53,7 @@ def record(method: str = "svd", step: int = 1, seed: int = 0, **config: Any) -> 
     top1 = max(0.1, dense_top1 - drop - 0.006 * step * ((seed * 7 + step) % 3 - 1))
     settings = {
         "task": {"_target_": "tests.Task", "name": "digits", "seed": seed},
-        "decomposer": {"_target_": f"lowrank.{method}", "rank": levels[step], "axes": [0, 1]},
+        "method": {"_target_": f"lowrank.{method}", "rank": levels[step], "axes": [0, 1]},
         "recovery": {"_target_": None},
         "seed": seed,
         "sweep": "made-up",
@@ -93,7 +93,7 @@ def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
     """The record of a language model in a cell of the table of methods, at its level `step`."""
     family, norm, sizes, perplexities = CELLS[method]
     level, bits = list(sizes.items())[step]
-    made_up = record("svd", 1, seed, decomposer={"_target_": method, "level": level})
+    made_up = record("svd", 1, seed, method={"_target_": method, "rank": level})
     data = {"_target_": "lowrank.calibration.Norms", "moment": norm, "mode": "one-shot"}
     made_up["config"] |= {"norm": data}
     perplexity = perplexities[step] * (1 + 0.02 * seed)

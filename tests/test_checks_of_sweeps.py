@@ -51,7 +51,7 @@ def checked(error):
     def check_one(settings):
         raise error
 
-    jobs = [SimpleNamespace(settings={}, overrides=[f"decomposer.rank={r}"]) for r in (1, 2)]
+    jobs = [SimpleNamespace(settings={}, overrides=[f"method.rank={r}"]) for r in (1, 2)]
     with pytest.raises(SystemExit) as caught:
         plan._each(jobs, check_one)  # type: ignore[arg-type]
     return str(caught.value)
@@ -64,5 +64,5 @@ def test_an_error_that_is_not_ours_is_said_with_its_place_once(capsys):
 
 
 def test_an_error_of_ours_is_one_line(capsys):
-    assert checked(ValueError("rank=0")).endswith("decomposer.rank=1: rank=0")
+    assert checked(ValueError("rank=0")).endswith("method.rank=1: rank=0")
     assert capsys.readouterr().err == ""

@@ -68,9 +68,9 @@ def test_a_task_of_another_kind_shows_what_it_measures_first(capsys):
 
 def test_a_failure_says_why_and_goes_to_stderr(capsys):
     with counting(total=2, done=0) as progress:
-        progress.failed("decomposer.rank=99", "too large")
+        progress.failed("method.rank=99", "too large")
     printed = capsys.readouterr()
-    assert printed.err.startswith("[1/2, 0:00 left] FAILED decomposer.rank=99: too large")
+    assert printed.err.startswith("[1/2, 0:00 left] FAILED method.rank=99: too large")
     assert not printed.out
 
 

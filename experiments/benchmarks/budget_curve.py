@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.budget_curve task=digits
     python -m experiments.benchmarks.budget_curve experiment=budget_sst2_minilm \\
-        allocation.budget.of=layers
+        method.budget.of=layers
 
 In one process: the analysis of all candidates, then for each budget the choice, the compression and
 the evaluation on the test split. The ratio is of the whole to one analysis and 16 evaluations.
@@ -21,11 +21,10 @@ from omegaconf import open_dict
 
 from experiments.composer import resolve
 from experiments.parts import make_parts
-from experiments.point import computing
-from experiments.sweep import register_resolvers
 from experiments.yaml_folders import CONF
 from lowrank.compression.compress import compress
 from lowrank.numerics.memo import unchanging
+from lowrank.point import computing
 from lowrank.point.quality import evaluate
 
 BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
@@ -33,8 +32,7 @@ BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
 
 def main() -> None:
     """Run the benchmark of the command line's config."""
-    register_resolvers()
-    overrides = ["allocation=mix", *sys.argv[1:]]
+    overrides = ["method=mix", *sys.argv[1:]]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -52,10 +50,10 @@ def run(settings: dict[str, Any]) -> None:
     evaluate(dense, parts.task, batch_size=parts.measure.batch_size)  # Data are read once.
     chosen, evaluated = [], []
     for ratio in BUDGETS:
-        settings["allocation"]["budget"] |= {"ratio": ratio, "bits_per_weight": None}
-        allocation = make_parts(settings).allocation
+        settings["method"]["budget"] |= {"ratio": ratio, "bits_per_weight": None}
+        method = make_parts(settings).method
         started = time.perf_counter()
-        model = compress(dense, allocation, parts.where, None, parts.norm, parts.task).model
+        model = compress(dense, method, parts.where, None, parts.norm, parts.task).model
         chosen.append(time.perf_counter() - started)
         started = time.perf_counter()
         evaluate(model, parts.task, batch_size=parts.measure.batch_size)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from lowrank.allocation.values import Values
 from lowrank.calibration import NormProvider
 from lowrank.decomposers import Decomposer, Uncompressed
-from lowrank.decomposers.decomposer import check_norms
+from lowrank.decomposers.decomposer import check_norms, first_level
 from lowrank.factorizations import Factorization
 from lowrank.model.forward import Example
 from lowrank.model.select import as_name, matches
@@ -78,6 +78,16 @@ class Allocation(ABC):
         check_norms(types, self.norms, by=type(self).__name__)
 
     @property
+    def family(self) -> str:
+        """The methods with which it is drawn in figures and tables."""
+        return "other"
+
+    @property
+    def level(self) -> float | None:
+        """The number that is swept; see `Decomposer.level`."""
+        return first_level(getattr(self, one.name) for one in fields(self) if one.name != "seed")
+
+    @property
     def needs_data(self) -> bool:
         """Whether the choice itself is made on calibration data, whatever the norm."""
         return False
@@ -116,6 +126,10 @@ class Uniform(Allocation):
 
     def __post_init__(self) -> None:
         check_is("decomposer", self.decomposer, Decomposer, "TruncatedSVD(rank=8)")
+
+    @property
+    def family(self) -> str:
+        return self.decomposer.family
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         self.decomposer.check_norms(types)
@@ -156,6 +170,16 @@ class ByName(Allocation):
             named[pattern] = decomposer
         object.__setattr__(self, "decomposers", named)
 
+    @property
+    def family(self) -> str:
+        return family_of(self.decomposers.values())
+
+    @property
+    def level(self) -> float | None:
+        """The level that all have; None where they differ."""
+        levels = {decomposer.level for decomposer in self.decomposers.values()}
+        return levels.pop() if len(levels) == 1 else None
+
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         for decomposer in self.decomposers.values():
             decomposer.check_norms(types)
@@ -177,3 +201,9 @@ class ByName(Allocation):
                 f"{[site.name for site in problem.sites]}, and an earlier pattern that matches wins"
             )
         return Plan(plan)
+
+
+def family_of(decomposers: Iterable[Decomposer]) -> str:
+    """The family of several methods: their own if they share one, else that of the mixtures."""
+    families = {decomposer.family for decomposer in decomposers}
+    return families.pop() if len(families) == 1 else "mix"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowrank.allocation.resources import RESOURCES
+from lowrank.decomposers.decomposer import first_level
 from lowrank.model.sites import Site
 from lowrank.numerics.checks import check_number, check_one_of, check_positive
 
@@ -55,6 +56,11 @@ class Budget:
             object.__setattr__(self, name, float(value))  # Of numpy; a record has plain numbers.
         if self.bits_per_weight is not None and self.resource != "bytes":
             raise ValueError(f"bits_per_weight is a budget of bytes, not of {self.resource}")
+
+    @property
+    def level(self) -> float | None:
+        """The one of the three that is given."""
+        return first_level((self.ratio, self.limit, self.bits_per_weight))
 
     @property
     def is_of_layers(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
-from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.allocation.allocation import Allocation, Plan, Problem, family_of
 from lowrank.allocation.analysis import Analysis, Costs, Option, analyse, dense_costs
 from lowrank.allocation.budget import Budget
 from lowrank.allocation.losses import Loss, Losses, Sensitivity
@@ -78,6 +78,14 @@ class Budgeted(Allocation):
         object.__setattr__(self, "candidates", tuple(dict.fromkeys(flat)))
         check_is("budget", self.budget, Budget, "Budget(ratio=8)")
         check_is("loss", self.loss, Loss, "Sensitivity()")
+
+    @property
+    def family(self) -> str:
+        return family_of(self.candidates)
+
+    @property
+    def level(self) -> float | None:
+        return self.budget.level
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         for candidate in self.candidates:

@@ -35,6 +35,10 @@ class GlobalMagnitude(Allocation):
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
+    @property
+    def family(self) -> str:
+        return "sparse"
+
     def check_shapes(self, problem: Problem) -> None:
         sizes = [site.weight.numel() for site in problem.sites]
         kept_of(sum(sizes), len(sizes), self.sparsity)

@@ -42,6 +42,10 @@ class Mix(Budgeted):
         check_integer("trial_examples", self.trial_examples, least=1)
 
     @property
+    def family(self) -> str:
+        return "mix"
+
+    @property
     def needs_data(self) -> bool:
         return super().needs_data or self.rivals > 0
 

@@ -58,6 +58,10 @@ class OutlierSparsity(Allocation):
                 "outliers are told by, diagonal and full: take a method that knows one"
             )
 
+    @property
+    def family(self) -> str:
+        return self._at(self.sparsity).family
+
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         if Identity in types:
             raise ValueError(

@@ -41,6 +41,10 @@ class RankAllocation(Allocation):
         check_one_of("view", self.view, KERNEL_VIEWS)
         check_one_of("of", self.of, ("model", "layers"))
 
+    @property
+    def family(self) -> str:
+        return "low rank"
+
     def check_shapes(self, problem: Problem) -> None:
         self._numbers(problem, self._matrices(problem))
 

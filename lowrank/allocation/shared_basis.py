@@ -60,6 +60,10 @@ class SharedBasis(Allocation):
         if len(set(names)) < len(names):
             raise ValueError(f"groups={self.groups} name a layer twice")
 
+    @property
+    def family(self) -> str:
+        return "low rank"
+
     def check_shapes(self, problem: Problem) -> None:
         for sites in self._groups(problem):
             Basis(sites, self.compression_ratio)

@@ -51,6 +51,7 @@ class AWQ(Decomposer):
     scale_dtype: str = "float16"
     steps: int = 10
 
+    family: ClassVar[str] = "quantized"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:

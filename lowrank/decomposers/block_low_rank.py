@@ -42,6 +42,7 @@ class BlockLowRank(Decomposer):
     62, 1999 (hierarchical matrices, of which it is the flat one).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     compression_ratio: float

@@ -51,6 +51,7 @@ class CanonicalPolyadic(Decomposer):
     (kernels); Astrid & Lee, BigComp 2017 (the position as one mode).
     """
 
+    family: ClassVar[str] = "low rank"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     rank: int | None = None

@@ -49,6 +49,7 @@ class Chain(Decomposer):
 
     steps: Sequence[Decomposer]
 
+    family: ClassVar[str] = "hybrid"
     # The first step says whether it knows the norm.
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class CodebookQuantization(Decomposer):
 
     Source: Han, Mao & Dally, Deep Compression, ICLR 2016, section 3.
     """
+
+    family: ClassVar[str] = "quantized"
 
     bits: int
     group_size: int | str = "tensor"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import ClassVar
 
 import torch
@@ -45,9 +47,20 @@ class Decomposer(ABC):
 
     Attributes:
         norms: the norms in which the method can approximate.
+        family: the methods with which it is drawn in figures and tables.
     """
 
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity,)
+    family: ClassVar[str] = "other"
+
+    @property
+    def level(self) -> float | None:
+        """The number that is swept: the place of a point on the method's curve.
+
+        Where a class does not say otherwise, what the first of its fields says that says any (see
+        `first_level`), seeds aside.
+        """
+        return first_level(getattr(self, one.name) for one in fields(self) if one.name != "seed")
 
     def decompose(self, weight: Tensor, norm: Norm = IDENTITY) -> Factorization:
         """Approximate a weight of shape (out, in) in `norm`.
@@ -228,6 +241,32 @@ def at_reachable(
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return replace(method, compression_ratio=low)  # type: ignore[call-arg]
+
+
+def first_level(values: Iterable[object]) -> float | None:
+    """The level in the first of the values that has one; None where none has.
+
+    A number is one itself, several numbers (such as the ranks of a kernel) have their product, a
+    method has its own, and several methods have that of the first.
+    """
+    return next((level for value in values if (level := _level(value)) is not None), None)
+
+
+def _level(value: object) -> float | None:
+    if isinstance(value, Decomposer):
+        return value.level
+    if isinstance(value, list | tuple) and value:
+        numbers = [one for one in value if _is_number(one)]
+        if len(numbers) == len(value):
+            return math.prod(map(_level, numbers))  # type: ignore[arg-type]
+        return value[0].level if isinstance(value[0], Decomposer) else None
+    if not _is_number(value):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class EntropyCodedQuantization(Decomposer):
     bits: float
     sweeps: int = 2
 
+    family: ClassVar[str] = "quantized"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:

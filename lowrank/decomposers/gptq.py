@@ -76,6 +76,7 @@ class GPTQ(Decomposer):
     groups: Literal["static", "dynamic"] = "static"
     sweeps: int = 0
 
+    family: ClassVar[str] = "quantized"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:

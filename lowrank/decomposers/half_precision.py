@@ -38,7 +38,13 @@ class HalfPrecision(Decomposer):
 
     dtype: Literal["float16", "bfloat16"] = "float16"
 
+    family: ClassVar[str] = "quantized"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal)
+
+    @property
+    def level(self) -> float:
+        """Its bits."""
+        return 16
 
     def __post_init__(self) -> None:
         check_one_of("dtype", self.dtype, DTYPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class HQQ(Decomposer):
 
     Source: Badri & Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023.
     """
+
+    family: ClassVar[str] = "quantized"
 
     bits: int
     group_size: int | str = 64

@@ -71,6 +71,7 @@ class LoRA(Decomposer):
     seed: int = 0
 
     # The base says whether it knows the norm, too.
+    family: ClassVar[str] = "adapter"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:

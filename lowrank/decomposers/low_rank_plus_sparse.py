@@ -60,6 +60,7 @@ class LowRankPlusSparse(Decomposer):
     of the budget, the diagonal norm); Makni, Meng & Mazumder, HASSLE-free, 2025 (the full norm).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     rank: int | None = None

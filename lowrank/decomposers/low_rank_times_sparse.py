@@ -62,6 +62,7 @@ class LowRankTimesSparse(Decomposer):
     Procrustes); Schönemann, Psychometrika 31(1), 1966 (Procrustes).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     rank: int | None = None

@@ -53,6 +53,7 @@ class Monarch(Decomposer):
     Source: Dao et al., Monarch, ICML 2022, section 3 and theorem 1 (the projection).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     blocks: tuple[int, int] | None = None

@@ -64,6 +64,7 @@ class PruneAndQuantize(Decomposer):
     pruning: ALPS
     quantization: GPTQ
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lowrank.approximation.patterns import Pattern, count_within, parse
+from lowrank.approximation.patterns import NOfM, Pattern, count_within, parse
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.factorizations import BlockGrid, Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
@@ -27,6 +27,7 @@ class Pruning(Decomposer):
         moves_values: whether kept weights change, and so need all the bits of the weight's dtype.
     """
 
+    family: ClassVar[str] = "sparse"
     moves_values: ClassVar[bool] = True
 
     sparsity: float | None = None
@@ -42,6 +43,12 @@ class Pruning(Decomposer):
             check_sparsity(self.sparsity)
         if self.compression_ratio is not None:
             check_ratio(self.compression_ratio)
+
+    @property
+    def level(self) -> float | None:
+        """The share of zeros, or the ratio that was asked for."""
+        pattern = self._pattern
+        return 1 - pattern.n / pattern.m if isinstance(pattern, NOfM) else super().level
 
     def kernel_view(self) -> KernelView:
         # N:M is over input channels: that is what kernels for it need, and neighbours within a

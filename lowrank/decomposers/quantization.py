@@ -58,6 +58,7 @@ class Quantization(Decomposer):
     scale: Literal["range", "mse"] = "range"
     scale_dtype: str = "float16"
 
+    family: ClassVar[str] = "quantized"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal)
 
     def __post_init__(self) -> None:

@@ -66,6 +66,7 @@ class QuantizedPlusLowRank(Decomposer):
     factor_bits: int = 4
     iterations: int = 5
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     def __post_init__(self) -> None:

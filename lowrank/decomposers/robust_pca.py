@@ -58,12 +58,18 @@ class RobustPCA(Decomposer):
     constant penalty, which converge to the minimum).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
 
     sparse_weight: float | None = None
     tolerance: float = 1e-6
     max_iterations: int = 2000
     view: KernelView = "channel"
+
+    @property
+    def level(self) -> float | None:
+        """The weight of the sparse part; None where the sides of the weight say it."""
+        return self.sparse_weight
 
     def __post_init__(self) -> None:
         if self.sparse_weight is not None:

@@ -52,6 +52,7 @@ class SparseFactors(Decomposer):
     Bolte, Sabach & Teboulle, Math. Program. 146, 2014 (PALM).
     """
 
+    family: ClassVar[str] = "hybrid"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     compression_ratio: float

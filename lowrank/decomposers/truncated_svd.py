@@ -58,6 +58,7 @@ class TruncatedSVD(Decomposer):
     Kernels: Jaderberg et al., BMVC 2014 (spatial), Denton et al., NeurIPS 2014 (channel).
     """
 
+    family: ClassVar[str] = "low rank"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     rank: int | None = None

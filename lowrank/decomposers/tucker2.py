@@ -46,6 +46,7 @@ class Tucker2(Decomposer):
     Anal. 21(4), 2000 (HOOI); Kim et al., ICLR 2016 (two modes of a kernel).
     """
 
+    family: ClassVar[str] = "low rank"
     norms: ClassVar = (Identity, Diagonal, Gram)
 
     ranks: tuple[int, int] | None = None

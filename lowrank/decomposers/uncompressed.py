@@ -20,7 +20,13 @@ class Uncompressed(Decomposer):
     compressed ones, in ratios and bits per weight too, unlike one that was not selected.
     """
 
+    family: ClassVar[str] = "dense"
     norms: ClassVar = (Norm,)
+
+    @property
+    def level(self) -> float:
+        """Its compression ratio."""
+        return 1
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         return Dense(weight.clone(), note="kept dense")

@@ -5,6 +5,8 @@ from lowrank.point.measure import compare as compare
 from lowrank.point.measure import measure as measure
 from lowrank.point.measure import measure_model as measure_model
 from lowrank.point.measure import ratios as ratios
+from lowrank.point.point import computing as computing
+from lowrank.point.point import measure_point as measure_point
 from lowrank.point.quality import Evaluation as Evaluation
 from lowrank.point.quality import evaluate as evaluate
 from lowrank.point.room import check_room as check_room

@@ -10,7 +10,7 @@ from typing import Any
 from lowrank.records.checks import check_plain
 
 # Parts of a config that say where and how a point is run, and not which point it is.
-VOLATILE = frozenset({"force", "hydra", "results", "sweep", "tracker"})
+VOLATILE = frozenset({"force", "hydra", "results", "save", "sweep", "tracker"})
 # Settings by which repetitions of one measurement differ.
 SEED_FIELDS = ("seed", "calibration_seed")
 
@@ -33,6 +33,11 @@ def key(config: Mapping[str, Any]) -> str:
 def point(config: Mapping[str, Any]) -> str:
     """The key of a config without its seeds: the same for all repetitions of one measurement."""
     return key(_without_seeds(config))
+
+
+def model_file(key: str) -> str:
+    """The name of the file of a point's model, beside its record."""
+    return f"{key}.safetensors"
 
 
 def _canonical(value: Any) -> Any:

@@ -13,15 +13,7 @@ if TYPE_CHECKING:
 # Parts of the config in which all records of one method must agree, whatever their level.
 ALIKE = ("task.", "where.", "recovery.", "norm.")
 # Parts whose fields are alternatives: where one is given, the level is of another kind.
-ALTERNATIVES = ("decomposer.", "allocation.")
-# What every layer is compressed by is in the config more than once: the first is what was set.
-COPIES = {
-    "decomposer.": (
-        *("stored.", "stored.steps.0."),
-        *("allocation.decomposer.", "allocation.decomposer.steps.0."),
-    ),
-    "stored.": ("allocation.decomposer.",),
-}
+ALTERNATIVES = ("method.",)
 NULL = "null"
 # So many fields, and values of each, are named.
 MOST = 4
@@ -55,7 +47,7 @@ def _is_setting(column: str) -> bool:
     part, dot, name = column.partition(".")
     outside = {*MEASURED_PARTS} | VOLATILE
     volatile = part in outside or (part == "config" and name in VOLATILE)
-    return bool(dot) and not volatile and column.rpartition(".")[2] not in (*SEED_FIELDS, "level")
+    return bool(dot) and not volatile and column.rpartition(".")[2] not in SEED_FIELDS
 
 
 def _text(value: Any) -> str:
@@ -72,22 +64,11 @@ def _differing(texts: Any) -> dict[str, list[str]]:
 
 def _refuse(method: str, fields: dict[str, list[str]], where: str) -> None:
     """Raise ValueError if there are fields in which records of a method differ."""
-    copies = {
-        prefix + name.removeprefix(own)
-        for own, prefixes in COPIES.items()
-        for name in fields
-        if name.startswith(own)
-        for prefix in prefixes
-    }
-    shown = [
-        f"{name[:80]} ({_some([one[:60] for one in v])})"
-        for name, v in fields.items()
-        if name not in copies
-    ]
+    shown = [f"{name[:80]} ({_some([one[:60] for one in v])})" for name, v in fields.items()]
     if shown:
         raise ValueError(
             f"the records of method {method!r}{where} differ in {_some(shown, '; ')}, and would be "
-            "drawn as one curve. Name them apart in the sweep (method=...), sweep them into "
+            "drawn as one curve. Name them apart in the sweep (method_name=...), sweep them into "
             "folders of their own, or select some of the rows."
         )
 

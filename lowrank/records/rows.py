@@ -20,6 +20,7 @@ def _labels(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "norm": record.get("norm", "identity"),
         "dense_recovery": record.get("dense_recovery", record["recovery"]),
         "tuned": record.get("tuned", "losses" in record.get("recovered", {})),
+        "allocates": record.get("allocates", False),
         "point": point(record["config"]),
         "path": str(path),
     }

@@ -94,18 +94,19 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     Columns: the labels of the record, `norm` among them; ``dense_recovery``, the recovery that the
     dense model was given too ("none" where it is the aim, and so stays as it is); `tuned`, whether
-    gradient steps on data were taken after the compression; `point`, alike for the repetitions of
-    one measurement with other seeds; ``primary``, the name of the measure by which the task judges
-    first; ``dense_dtype``; the measures of the compressed model under their own names
-    and those of the dense model after ``dense_`` (``dense_before_recovery_``); the ratios, with
-    ``coverage``, the share of the parameters that lie in compressed weights, and
-    ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n
-    ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
-    ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
-    ``latency_b{n}_threads``, ``_device``, ``_dtype``;
-    ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
-    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``decomposer.rank``. A
-    value that a record lacks is NaN; the norm of one that is older than the norms is "identity".
+    gradient steps on data were taken after the compression; `allocates`, whether the method chose
+    for each layer by itself; `point`, alike for the repetitions of one measurement with other
+    seeds; ``primary``, the name of the measure by which the task judges first; ``dense_dtype``;
+    the measures of the compressed model under their own names and those of the dense model
+    after ``dense_`` (``dense_before_recovery_``); the ratios, with ``coverage``, the share of
+    the parameters that lie in compressed weights, and ``dense_layers_bits_per_weight`` to its
+    ``layers_bits_per_weight``; per measured batch size n ``latency_b{n}_s``,
+    ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with ``_low``,
+    ``_high``; NaN where the compressed layers run as dense matrices) and
+    ``latency_b{n}_threads``, ``_device``, ``_dtype``; ``compressed_layers``, ``skipped_layers``
+    and ``left_layers`` (counts); ``environment.*``, ``timings.*``, ``calibration.*``, and the
+    config by dotted names, such as ``method.rank``. A value that a record lacks is NaN; the
+    norm of one that is older than the norms is "identity".
 
     Args:
         folder: where to look.

@@ -204,10 +204,8 @@ def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: there is no such family.
     """
-    settings: Any = frame.filter(regex=r"^decomposer\.")
-    if len(settings.columns):
-        frame = frame[settings.notna().any(axis=1)]  # type: ignore[assignment]
-    frame = frame[frame["recovery"] == frame["dense_recovery"]]  # type: ignore[assignment]
+    is_own = frame["allocates"] | (frame["recovery"] != frame["dense_recovery"])
+    frame = frame[~is_own]  # type: ignore[assignment]
     counts: Any = frame.groupby("family", dropna=False)["norm"].transform("nunique")
     rows: Any = frame[counts > 1]
     if rows.empty:

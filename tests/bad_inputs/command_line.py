@@ -14,7 +14,6 @@ from hydra.errors import HydraException
 
 from experiments.composer import Composer
 from experiments.plan import check, pending
-from experiments.sweep import register_resolvers
 from experiments.yaml_folders import CONF
 
 
@@ -50,7 +49,6 @@ def _check(arguments: list[str]) -> None:
 @functools.cache
 def _composer(experiment: str) -> tuple[Any, Composer]:
     """The sweeper and the composer of an experiment; reading the YAML takes a while."""
-    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = [experiment] if experiment else []
         config = compose("config", overrides, return_hydra_config=True)

@@ -33,6 +33,7 @@ OPTIONS = [
     Row("half a thread", refused("threads=0.5"), "threads=0.5 must be a whole number"),
     Row("threads is a text", refused("threads=all"), "threads=all must be a whole number"),
     Row("force is a text", refused("force=maybe"), "force=maybe must be true or false"),
+    Row("save is a text", refused("save.models=some"), "save.models=some must be true or false"),
     Row("force is a number", refused("force=1"), "force=1 must be true or false"),
     Row("device is no device", refused("device=gpu"), "device=gpu cannot be used here; there are:"),
     Row("device is not there", refused("device=cuda:99"), "device=cuda:99 cannot be used here"),
@@ -40,11 +41,10 @@ OPTIONS = [
     Row("device is null", refused("device=null"), "device=None must be a text"),
     Row("values in 8 bits", refused("values=int8"), "values=int8 must be one of float16, bfloat16"),
     Row("values of a list", refused("values=[float16]"), "values=.*float16.* must be one of"),
-    Row("level is a text", refused("level=high"), "level='high' must be a number"),
-    Row("level is null", refused("level=null"), "level=None must be a number"),
-    Row("level refers to none", refused("level=${decomposer.rnk}"), "'decomposer.rnk' not found"),
-    Row("method is empty", refused("method=''"), "method='' must be a text that is not empty"),
-    Row("family is a list", refused("family=[sparse]"), r"family=\['sparse'\] must be a text"),
+    Row("a level of one's own", refused("level=3"), "Could not override 'level=3'"),
+    Row("label refers to none", refused("method_name=${method.rnk}"), "'method.rnk' not found"),
+    Row("label is empty", refused("method_name=''"), "method_name='' must be a text that is not"),
+    Row("label is a list", refused("method_name=[svd]"), r"method_name=\['svd'\] must be a text"),
     Row(
         "recovery_name is null", refused("recovery_name=null"), "recovery_name=None must be a text"
     ),
@@ -73,21 +73,21 @@ NAMES = [
 ]
 
 WORDS = [
-    Row("misspelt field", refused("decomposer.rnk=4"), "Could not override 'decomposer.rnk"),
-    Row("misspelt choice", refused("decomposer=svdd"), "Could not find 'decomposer/svdd'"),
+    Row("misspelt field", refused("method.rnk=4"), "Could not override 'method.rnk"),
+    Row("misspelt choice", refused("method=svdd"), "Could not find 'method/svdd'"),
     Row("misspelt group", refused("decompser=svd"), "Could not override 'decompser"),
     Row("misspelt option", refused("thread=1"), "Could not override 'thread"),
     Row(
         "added field",
-        refused("+decomposer.rnk=4"),
+        refused("+method.rnk=4"),
         "TruncatedSVD has no field rnk: it has rank, energy, compression_ratio",
     ),
     *(
         Row(f"added field of the {group}", refused(*choice, f"+{group}.more=4"), says)
         for group, says, *choice in (
             ("task", "ImageClassification has no field more: it has name, architecture"),
-            ("norm", "CalibratedNorms has no field more", "decomposer=gptq"),
-            ("allocation", "GlobalRank has no field more: it has comp", "allocation=global_rank"),
+            ("norm", "CalibratedNorms has no field more", "method=gptq"),
+            ("method", "GlobalRank has no field more: it has comp", "method=svd_global"),
             ("where", "Select has no field more: it has include"),
             ("recovery", "FineTune has no field more: it has epochs", "recovery=finetune"),
             ("measure", "MeasureSettings has no field more: it has batch_size"),
@@ -103,36 +103,31 @@ WORDS = [
     ),
     Row("unknown experiment", refused("task=digitz"), "Could not find 'task/digitz'"),
     Row("unknown measure", refused("measure=language"), "Could not find 'measure/language'"),
-    Row("interval", refused("decomposer.rank=interval(1,4)"), "an interval has no points"),
-    Row("bracket is open", refused("decomposer.rank=["), "no viable alternative at input"),
-    Row("class that is not there", refused("decomposer._target_=lowrank.None"), "lowrank.None"),
+    Row("interval", refused("method.rank=interval(1,4)"), "an interval has no points"),
+    Row("bracket is open", refused("method.rank=["), "no viable alternative at input"),
+    Row("class that is not there", refused("method._target_=lowrank.None"), "lowrank.None"),
     Row("class of another kind", refused("where._target_=lowrank.tasks.Digits"), "(?s)where"),
     Row(
         "norm of another kind",
-        refused("norm={_target_: lowrank.tasks.Digits}", "decomposer=rtn"),
+        refused("norm={_target_: lowrank.tasks.Digits}", "method=rtn"),
         "norm must be a NormProvider, and is a Digits",
     ),
     Row(
         "grid and command line at odds",
-        refused("experiment=digits", "decomposer=svd"),
+        refused("experiment=digits", "method=svd"),
         "the grid of the experiment sets it, and what the command line chose",
     ),
 ]
 
 WITHOUT_EFFECT = [
     Row(
-        "decomposer beside an allocation",
-        refused("allocation=global_rank", "decomposer=quantization"),
-        "decomposer=quantization would have no effect, because the allocation GlobalRank",
-    ),
-    Row(
-        "field of a decomposer beside an allocation",
-        refused("allocation=kept_energy", "decomposer.rank=4"),
-        "decomposer.rank=4",
+        "field of a decomposer under an allocation",
+        refused("method=svd_energy", "method.rank=4"),
+        "method.rank=4",
     ),
     Row(
         "recipe of a norm under the identity",
-        refused("decomposer=svd_llm", "norm=identity"),
+        refused("method=svd_llm", "norm=identity"),
         "norm=identity takes no damping",
     ),
     Row("field of a norm under the identity", refused("norm.damping=0.1"), "norm.damping"),
@@ -174,22 +169,22 @@ WITHOUT_EFFECT = [
     ),
     Row(
         "draw of calibration data that nothing reads",
-        refused("task.calibration_seed=7", "decomposer=magnitude"),
-        "task.calibration_seed=7 has no effect: neither norm, allocation nor recovery",
+        refused("task.calibration_seed=7", "method=magnitude"),
+        "task.calibration_seed=7 has no effect: neither norm, method nor recovery",
     ),
     Row(
         "draws of calibration data that nothing reads",
-        refused("task.calibration_seed=0,1", "decomposer=magnitude,svd"),
+        refused("task.calibration_seed=0,1", "method=magnitude,svd"),
         "task.calibration_seed=1 has no effect",
     ),
     Row(
         "first calibration data that nothing reads",
-        refused("task.calibration_seed=null", "decomposer=magnitude"),
+        refused("task.calibration_seed=null", "method=magnitude"),
         "task.calibration_seed=null has no effect",
     ),
     Row(
         "power of a full norm",
-        refused("decomposer=gptq", "norm.power=0.5"),
+        refused("method=gptq", "norm.power=0.5"),
         "power=0.5 is for a diagonal",
     ),
     Row(
@@ -213,24 +208,24 @@ WITHOUT_EFFECT = [
 ]
 
 SHAPES = [
-    Row("rank above all sides", refused("decomposer.rank=200"), "rank=200 does not fit a weight"),
-    Row("rank 0", refused("decomposer.rank=0"), "rank=0"),
-    Row("rank with a fraction", refused("decomposer.rank=2.5"), "rank=2.5"),
+    Row("rank above all sides", refused("method.rank=200"), "rank=200 does not fit a weight"),
+    Row("rank 0", refused("method.rank=0"), "rank=0"),
+    Row("rank with a fraction", refused("method.rank=2.5"), "rank=2.5"),
     Row(
         "one rank of two",
-        refused("decomposer.rank=8,500"),
+        refused("method.rank=8,500"),
         "rank=500 .*: layer 'fc1': rank=500 does not fit a weight",
     ),
-    Row("sparsity 1", refused("decomposer=magnitude", "decomposer.sparsity=1"), "sparsity=1"),
-    Row("sparsity NaN", refused("decomposer=magnitude", "decomposer.sparsity=nan"), "sparsity=nan"),
-    Row("9 bits", refused("decomposer=quantization", "decomposer.bits=9"), "bits=9"),
-    Row("no bits", refused("decomposer=gptq", "decomposer.bits=0"), "bits=0"),
-    Row("bits of a text", refused("decomposer=codebook", "decomposer.bits=many"), "bits='many'"),
-    Row("groups of none", refused("decomposer=rtn", "decomposer.group_size=0"), "group_size=0"),
-    Row("two levels at once", refused("decomposer.energy=0.9"), "(?s)rank.*energy"),
-    Row("no level", refused("decomposer.rank=null", "level=1"), "(?s)rank.*energy"),
-    Row("more than all", refused("decomposer=nm", "nm.n=9", "nm.m=8"), "9:8"),
-    Row("enlarging", refused("decomposer.rank=null", "decomposer.compression_ratio=0.5"), "0.5"),
+    Row("sparsity 1", refused("method=magnitude", "method.sparsity=1"), "sparsity=1"),
+    Row("sparsity NaN", refused("method=magnitude", "method.sparsity=nan"), "sparsity=nan"),
+    Row("9 bits", refused("method=quantization", "method.bits=9"), "bits=9"),
+    Row("no bits", refused("method=gptq", "method.bits=0"), "bits=0"),
+    Row("bits of a text", refused("method=codebook", "method.bits=many"), "bits='many'"),
+    Row("groups of none", refused("method=rtn", "method.group_size=0"), "group_size=0"),
+    Row("two levels at once", refused("method.energy=0.9"), "(?s)rank.*energy"),
+    Row("no level", refused("method.rank=null"), "(?s)rank.*energy"),
+    Row("more than all", refused("method=nm", "method.pattern=9:8"), "9:8"),
+    Row("enlarging", refused("method.rank=null", "method.compression_ratio=0.5"), "0.5"),
     Row("unknown layer", refused("where.include=encoder"), "matches no layer of the model"),
     Row(
         "unknown kind", refused("where.kinds=[Conv2d]"), r"kinds=\['Conv2d'\] are not in the model"
@@ -238,50 +233,50 @@ SHAPES = [
     Row("all layers too small", refused("where.min_params=100000"), "matches no layer"),
     Row(
         "norm that the method does not know",
-        refused("decomposer=random", "norm=full"),
+        refused("method=random", "norm=full"),
         r"RandomPruning cannot approximate in the norm Gram \(full\)",
     ),
     Row(
         "norm that the allocation does not know",
-        refused("allocation=global_rank", "norm=full"),
+        refused("method=svd_global", "norm=full"),
         "GlobalRank cannot approximate in the norm Gram",
     ),
     Row(
         "norm that one of two methods does not know",
-        refused("decomposer=magnitude,alps", "norm=full", "values=float16"),
-        "decomposer=magnitude .*MagnitudePruning cannot approximate",
+        refused("method=magnitude,alps", "norm=full", "values=float16"),
+        "method=magnitude .*MagnitudePruning cannot approximate",
     ),
     Row(
         "in sequence with the loss",
-        refused("decomposer=fwsvd", "norm.mode=sequential"),
+        refused("method=fwsvd", "norm.mode=sequential"),
         "mode='sequential' stops each pass at its block",
     ),
-    Row("damping below 0", refused("decomposer=wanda", "norm.damping=-1"), "damping=-1"),
-    Row("moment of none", refused("decomposer=wanda", "norm.moment=third"), "moment='third'"),
-    Row("no examples at once", refused("decomposer=wanda", "norm.batch_size=0"), "batch_size=0"),
+    Row("damping below 0", refused("method=wanda", "norm.damping=-1"), "damping=-1"),
+    Row("moment of none", refused("method=wanda", "norm.moment=third"), "moment='third'"),
+    Row("no examples at once", refused("method=wanda", "norm.batch_size=0"), "batch_size=0"),
     Row(
         "ranks out of reach",
-        refused("allocation=kept_energy", "allocation.compression_ratio=1000"),
+        refused("method=svd_energy", "method.compression_ratio=1000"),
         "bytes of the model / 1000 .* what is never compressed",
     ),
     Row(
         "nothing kept of all layers",
-        refused("allocation=global_magnitude", "allocation.sparsity=1.0"),
+        refused("method=magnitude_global", "method.sparsity=1.0"),
         "sparsity=1.0",
     ),
     Row(
         "a budget that enlarges",
-        refused("allocation=mix", "allocation.budget.ratio=0.5"),
+        refused("method=mix", "method.budget.ratio=0.5"),
         "ratio=0.5 must be at least 1",
     ),
     *(
         Row(
             f"a budget of {of} that the rest alone takes, of {name}",
             refused(
-                f"allocation={name}",
-                "allocation.budget.ratio=1000",
-                "allocation.budget.of=model",
-                f"allocation.budget.resource={of}",
+                f"method={name}",
+                "method.budget.ratio=1000",
+                "method.budget.of=model",
+                f"method.budget.resource={of}",
             ),
             f"{of} of the model / 1000 is .* what is never compressed .* a ratio of",
         )
@@ -290,20 +285,20 @@ SHAPES = [
     ),
     Row(
         "a budget of all that there is",
-        refused("allocation=mix", "allocation.budget.ratio=1"),
+        refused("method=mix", "method.budget.ratio=1"),
         "allows the model as it is, so there is nothing to compress",
     ),
     Row(
         "two budgets",
-        refused("allocation=mix", "allocation.budget.limit=1000"),
+        refused("method=mix", "method.budget.limit=1000"),
         "a budget is one of ratio, limit and bits_per_weight",
     ),
     Row(
         "no candidates",
         refused(
-            "allocation=mix",
+            "method=mix",
             *(
-                f"allocation.candidates.{name}=null"
+                f"method.candidates.{name}=null"
                 for name in ("entropy_coded", "quantized", "pruned_quantized", "sparse", "low_rank")
             ),
         ),

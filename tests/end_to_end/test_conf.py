@@ -10,7 +10,6 @@ from sweeps import ROOT
 
 from experiments.composer import Composer, resolve
 from experiments.parts import make, make_parts
-from experiments.sweep import register_resolvers
 from experiments.trackers import Tracker
 
 CONF = ROOT / "conf"
@@ -22,7 +21,6 @@ def names(group: str) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def composing():
-    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -37,18 +35,18 @@ def composer():
     "group, name",
     [
         (group, name)
-        for group in ("task", "decomposer", "allocation", "where", "recovery", "measure")
+        for group in ("task", "method", "where", "recovery", "measure")
         for name in names(group)
     ],
 )
 def test_every_choice_of_every_group_is_made(composer, group, name):
     settings = composer.settings([f"{group}={name}"])
-    make_parts(settings)
-    assert isinstance(settings["level"], int | float)
-    labels = {settings[label] for label in ("method", "family", "recovery_name")}
+    method = make_parts(settings).method
+    assert isinstance(method.level, int | float) and method.family != "other"
+    labels = {settings[label] for label in ("method_name", "norm_name", "recovery_name")}
     assert all(isinstance(label, str) and label for label in labels)
-    if group == "decomposer":
-        assert settings["method"] == name
+    if group == "method":
+        assert settings["method_name"] == name
 
 
 @pytest.mark.parametrize("name", names("tracker"))
@@ -57,36 +55,39 @@ def test_every_tracker_is_made(composer, name):
 
 
 def test_the_seed_and_device_of_a_sweep_reach_its_parts(composer):
-    parts = make_parts(composer.settings(["decomposer=random", "seed=7", "device=cuda:3"]))
+    parts = make_parts(composer.settings(["method=random", "seed=7", "device=cuda:3"]))
     assert (parts.task.seed, parts.task.device) == (7, "cuda:3")
-    assert parts.allocation.decomposer.seed == 7
+    assert parts.method.seed == 7
 
 
 @pytest.mark.parametrize(
     "overrides, level",
     [
-        (["decomposer=svd", "decomposer.rank=3"], 3),
-        (["decomposer=svd", "decomposer.rank=null", "decomposer.energy=0.9"], 0.9),
-        (["decomposer=magnitude", "decomposer.sparsity=null", "decomposer.compression_ratio=8"], 8),
-        (["decomposer=random", "decomposer.sparsity=0.25"], 0.25),
-        (["decomposer=nm", "nm.n=1", "nm.m=4"], 0.75),
-        (["decomposer=prune_quantize", "decomposer.steps.0.sparsity=0.8"], 0.8),
-        (["decomposer=lora", "decomposer.rank=2"], 2),
-        (["allocation=kept_energy", "allocation.compression_ratio=5"], 5),
-        (["decomposer=codebook", "decomposer.bits=3"], 3),
+        (["method=svd", "method.rank=3"], 3),
+        (["method=svd", "method.rank=null", "method.energy=0.9"], 0.9),
+        (["method=magnitude", "method.sparsity=null", "method.compression_ratio=8"], 8),
+        (["method=random", "method.sparsity=0.25"], 0.25),
+        (["method=nm", "method.pattern=1:4"], 0.75),
+        (["method=prune_quantize", "method.steps.0.sparsity=0.8"], 0.8),
+        (["method=lora", "method.rank=2"], 2),
+        (["method=svd_energy", "method.compression_ratio=5"], 5),
+        (["method=codebook", "method.bits=3"], 3),
+        (["method=mix", "method.budget.ratio=null", "method.budget.bits_per_weight=3.3"], 3.3),
+        (["method=pruned_quantized", "method.pruning.sparsity=0.75"], 0.75),
+        (["method=robust_pca", "method.sparse_weight=0.2"], 0.2),
     ],
 )
 def test_the_level_is_the_hyperparameter_that_was_given(composer, overrides, level):
-    assert composer.settings(overrides)["level"] == level
+    assert make_parts(composer.settings(overrides)).method.level == level
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["decomposer=quantization", "decomposer.bits=3", "seed=2"],
-        ["decomposer.rank=5", "task=mnist", "where.exclude=[fc1]", "threads=2"],
-        ["allocation=global_magnitude", "allocation.sparsity=0.25", "+note=x"],
-        ["experiment=mnist_finetune", "decomposer=codebook"],
+        ["method=quantization", "method.bits=3", "seed=2"],
+        ["method.rank=5", "task=mnist", "where.exclude=[fc1]", "threads=2"],
+        ["method=magnitude_global", "method.sparsity=0.25", "+note=x"],
+        ["experiment=mnist_finetune", "method=codebook"],
     ],
 )
 def test_points_are_composed_as_hydra_composes_them(composer, overrides):
@@ -101,8 +102,8 @@ def test_points_are_composed_as_hydra_composes_them(composer, overrides):
 
 
 def test_a_value_for_an_option_that_is_not_there_names_it(composer):
-    with pytest.raises(ConfigCompositionException, match="decomposer.rnk=4"):
-        composer.settings(["decomposer.rnk=4"])
+    with pytest.raises(ConfigCompositionException, match="method.rnk=4"):
+        composer.settings(["method.rnk=4"])
 
 
 def experiment_jobs(name):
@@ -130,23 +131,24 @@ def sweeper_for(config, loader):
 def test_every_point_of_every_experiment_is_made(name):
     settings = experiment_jobs(name)
     assert {point["sweep"] for point in settings} == {name}
+    levels: dict[str, set[float | None]] = {}
     for point in settings:
-        make_parts(point)
-    levels: dict[str, set[float]] = {}
-    for point in settings:
-        levels.setdefault(point["method"], set()).add(point["level"])
+        levels.setdefault(point["method_name"], set()).add(make_parts(point).method.level)
     if not name.endswith("_reference"):  # Those are single points, no curves.
         assert min(map(len, levels.values())) >= 4
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "mnist_finetune", "cifar10"])
 def test_the_comparisons_cover_every_family(name):
-    families = {point["family"] for point in experiment_jobs(name)}
+    families = {make_parts(point).method.family for point in experiment_jobs(name)}
     assert families - {"mix"} == {"low rank", "sparse", "quantized", "hybrid", "adapter"}
 
 
 def test_the_main_job_has_every_family_at_five_levels_and_three_seeds():
-    points = {(p["method"], p["level"], p["seed"]) for p in experiment_jobs("digits")}
+    points = {
+        (point["method_name"], make_parts(point).method.level, point["seed"])
+        for point in experiment_jobs("digits")
+    }
     methods = {method for method, _, _ in points}
     assert len(methods) == 21
     assert "mix" in methods

@@ -12,7 +12,6 @@ from sweeps import ROOT
 
 from experiments.composer import Composer
 from experiments.parts import make
-from experiments.sweep import register_resolvers
 from lowrank.calibration import CalibratedNorms
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
@@ -33,7 +32,6 @@ BY_ALLOCATION = {"owl": {"sparsity"}}
 
 @pytest.fixture(scope="module", autouse=True)
 def composing():
-    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -72,10 +70,10 @@ def test_every_choice_names_every_field(composer, group, name):
 def test_a_field_that_is_not_named_would_be_found():
     step = {"_target_": "lowrank.decomposers.MagnitudePruning", "sparsity": 0.5}
     config = {"_target_": "lowrank.decomposers.Chain", "steps": [step]}
-    assert list(lacking(config, "decomposer")) == [
-        "decomposer.steps.0.compression_ratio of MagnitudePruning",
-        "decomposer.steps.0.pattern of MagnitudePruning",
-        "decomposer.steps.0.within of MagnitudePruning",
+    assert list(lacking(config, "method")) == [
+        "method.steps.0.compression_ratio of MagnitudePruning",
+        "method.steps.0.pattern of MagnitudePruning",
+        "method.steps.0.within of MagnitudePruning",
     ]
 
 
@@ -141,10 +139,10 @@ def test_help_explains_every_group_and_every_field(composer):
     fields = set(composer.settings([])) - groups
     for name in groups | fields:
         assert [line for line in lines if line.startswith(f"  {name} ") and len(line) > 30], name
-    assert "--cfg job --package decomposer" in said.stdout
+    assert "--cfg job --package method" in said.stdout
 
 
 def test_a_line_of_help_shows_the_fields_of_a_choice():
-    command = "-m experiments.sweep decomposer=gptq --cfg job --package decomposer".split()
+    command = "-m experiments.sweep method=gptq --cfg job --package method".split()
     said = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert "group_size: 64" in said.stdout and "sweeps: 0" in said.stdout

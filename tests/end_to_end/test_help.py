@@ -23,8 +23,8 @@ def helped(cache, *options):
     ("option", "says"),
     [
         ("task=nothere", "Could not find 'task/nothere'"),
-        ("decomposer.rnk=4", "Could not override 'decomposer.rnk'"),
-        ("decomposer.rank=[", "no viable alternative"),
+        ("method.rnk=4", "Could not override 'method.rnk'"),
+        ("method.rank=[", "no viable alternative"),
     ],
 )
 def test_help_on_what_is_not_there_says_so_without_a_traceback(cache, option, says):

@@ -8,15 +8,14 @@ from sweeps import ROOT
 
 from experiments import point
 from experiments.composer import Composer
-from experiments.sweep import register_resolvers
+from lowrank.point import computing, dense
 from lowrank.tasks import ImageClassification
 
-UNTRAINED = ("task=digits", "task.weights=null", "measure=quick", "decomposer=wanda")
+UNTRAINED = ("task=digits", "task.weights=null", "measure=quick", "method=wanda")
 
 
 @pytest.fixture(scope="module")
 def composer():
-    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield Composer(loader, compose("config", return_hydra_config=True))
@@ -26,7 +25,7 @@ def composer():
 def counts(monkeypatch):
     """How often a dense model was made, and how often one was measured."""
     found = {"made": 0, "measured": 0}
-    model, measure = ImageClassification.model, point.measure
+    model, measure = ImageClassification.model, dense.measure
 
     def counted_model(task):
         found["made"] += 1
@@ -37,9 +36,9 @@ def counts(monkeypatch):
         return measure(model, task, settings, dense)
 
     monkeypatch.setattr(ImageClassification, "model", counted_model)
-    monkeypatch.setattr(point, "measure", counted_measure)
-    point.dense_model.cache_clear()
-    point.dense_baseline.cache_clear()
+    monkeypatch.setattr(dense, "measure", counted_measure)
+    dense.dense_model.cache_clear()
+    dense.dense_baseline.cache_clear()
     return found
 
 
@@ -47,8 +46,7 @@ def records(composer, *overrides, seeds=(0, 1, 2)):
     found = []
     for seed in seeds:
         settings = composer.settings([*UNTRAINED, *overrides, f"seed={seed}"])
-        with point.computing(settings["seed"], settings["threads"]):
-            found.append(point.measure_point(settings))
+        found.append(point.measured(settings))
     return found
 
 
@@ -82,17 +80,17 @@ def test_a_recovery_of_the_dense_model_draws_for_each_seed(composer, counts, mon
 
 
 def test_no_more_than_one_dense_model_is_held():
-    assert point.dense_model.cache_info().maxsize == 1
+    assert dense.dense_model.cache_info().maxsize == 1
 
 
 def test_the_threads_of_a_point_are_not_those_of_the_next():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with pytest.raises(ArithmeticError), point.computing(0, 1):
+        with pytest.raises(ArithmeticError), computing(0, 1):
             assert torch.get_num_threads() == 1
             raise ArithmeticError
-        with point.computing(0, None):
+        with computing(0, None):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

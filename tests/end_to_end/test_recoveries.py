@@ -10,7 +10,7 @@ from lowrank.reporting.curves import comparisons
 
 def test_a_tuned_model_is_on_record_as_such_beside_an_untouched_dense_one(cache, tmp_path):
     # A few steps with 2 bits, where there is much to gain.
-    method = ("decomposer=quantization", "decomposer.bits=2", "decomposer.group_size=16")
+    method = ("method=quantization", "method.bits=2", "method.group_size=16")
     recoveries = "recovery=none,bias_correction,tune,corrected_tune"
     done = sweeps.run(cache, *method, recoveries, f"results={tmp_path}")
     assert done.returncode == 0, done.stderr

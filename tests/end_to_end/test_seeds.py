@@ -8,12 +8,10 @@ from sweeps import ROOT
 from experiments.composer import Composer
 from experiments.plan import Job, say_repeats
 from experiments.seeds import check_draws, repeats
-from experiments.sweep import register_resolvers
 
 
 @pytest.fixture(scope="module")
 def composer():
-    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield Composer(loader, compose("config", return_hydra_config=True))
@@ -27,17 +25,17 @@ def jobs(composer, *overrides, seeds=(0, 1, 2)):
 @pytest.mark.parametrize(
     "overrides, count",
     [
-        (["task=cifar10", "decomposer=magnitude"], 2),
-        (["task=cifar10", "allocation=global_magnitude"], 2),
-        (["task=stories260k", "decomposer=svd"], 2),
-        (["task=sst2_minilm", "decomposer=prune_quantize"], 2),
+        (["task=cifar10", "method=magnitude"], 2),
+        (["task=cifar10", "method=magnitude_global"], 2),
+        (["task=stories260k", "method=svd"], 2),
+        (["task=sst2_minilm", "method=prune_quantize"], 2),
         # What is drawn: the method, the calibration data, the order of training, the weights.
-        (["task=cifar10", "decomposer=random"], 0),
-        (["task=cifar10", "decomposer=lora_quantized"], 0),
-        (["task=stories260k", "decomposer=gptq"], 0),
-        (["task=cifar10", "allocation=mix"], 0),
+        (["task=cifar10", "method=random"], 0),
+        (["task=cifar10", "method=lora_quantized"], 0),
+        (["task=stories260k", "method=gptq"], 0),
+        (["task=cifar10", "method=mix"], 0),
         (["task=cifar10", "recovery=finetune"], 0),
-        (["task=digits", "decomposer=magnitude"], 0),
+        (["task=digits", "method=magnitude"], 0),
         (["task=digits_cnn", "task.weights=null"], 0),
     ],
 )
@@ -46,17 +44,17 @@ def test_which_points_repeat_others(composer, overrides, count):
 
 
 def test_points_that_differ_in_more_than_the_seed_repeat_nothing(composer):
-    one = jobs(composer, "task=cifar10", "decomposer.rank=4", seeds=[0])
-    other = jobs(composer, "task=cifar10", "decomposer.rank=8", seeds=[1])
+    one = jobs(composer, "task=cifar10", "method.rank=4", seeds=[0])
+    other = jobs(composer, "task=cifar10", "method.rank=8", seeds=[1])
     assert repeats(one + other) == 0
 
 
 def test_another_draw_of_data_that_a_point_does_not_read_repeats_it(composer):
     drawn = [
-        *jobs(composer, "decomposer=magnitude", "task.calibration_seed=0", seeds=[0]),
-        *jobs(composer, "decomposer=magnitude", "task.calibration_seed=1", seeds=[0, 1]),
-        *jobs(composer, "decomposer=wanda", "task.calibration_seed=0", seeds=[0]),
-        *jobs(composer, "decomposer=wanda", "task.calibration_seed=1", seeds=[0]),
+        *jobs(composer, "method=magnitude", "task.calibration_seed=0", seeds=[0]),
+        *jobs(composer, "method=magnitude", "task.calibration_seed=1", seeds=[0, 1]),
+        *jobs(composer, "method=wanda", "task.calibration_seed=0", seeds=[0]),
+        *jobs(composer, "method=wanda", "task.calibration_seed=1", seeds=[0]),
     ]
     # Of magnitude the two of seed 0: the other seed draws another model.
     assert repeats(drawn) == 1
@@ -69,10 +67,10 @@ def test_another_draw_of_data_that_a_point_does_not_read_repeats_it(composer):
 
 
 def test_the_sweep_says_so_in_one_line(composer, capsys):
-    drawn = jobs(composer, "task=cifar10", "decomposer=random")
+    drawn = jobs(composer, "task=cifar10", "method=random")
     say_repeats(drawn)
     assert capsys.readouterr().err == ""
-    say_repeats(drawn + jobs(composer, "task=cifar10", "decomposer=magnitude"))
+    say_repeats(drawn + jobs(composer, "task=cifar10", "method=magnitude"))
     said = capsys.readouterr().err
     assert said.startswith("note: 2 of these 6 points only repeat another one: ")
     assert said.count("\n") == 1

@@ -25,7 +25,7 @@ def slow(tmp_path, monkeypatch):
     """A method of one's own that takes a second for each point."""
     (tmp_path / "slow.py").write_text(SLOW)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return "decomposer._target_=slow.Slow"
+    return "method._target_=slow.Slow"
 
 
 def until(holds, process=None, seconds=60):
@@ -56,7 +56,7 @@ def runs(pid):
 
 
 def test_three_sweeps_at_once_measure_each_point_once_and_say_so(cache, tmp_path):
-    ranks = "decomposer.rank=range(1,9)"
+    ranks = "method.rank=range(1,9)"
     folder = tmp_path / "records"
     three = [
         subprocess.Popen(
@@ -81,11 +81,11 @@ def test_three_sweeps_at_once_measure_each_point_once_and_say_so(cache, tmp_path
 
 def test_the_point_of_a_killed_sweep_is_taken_over_by_one_that_runs(cache, slow, tmp_path):
     folder = tmp_path / "records"
-    killed = start(cache, slow, "decomposer.rank=4", f"results={folder}")
+    killed = start(cache, slow, "method.rank=4", f"results={folder}")
     until(lambda: claimed_by(folder), killed)
     os.killpg(killed.pid, signal.SIGSTOP)  # It does not end before the other has begun.
     other = subprocess.Popen(
-        command(slow, "decomposer.rank=4,8", f"results={folder}"),
+        command(slow, "method.rank=4,8", f"results={folder}"),
         cwd=ROOT,
         env=environment(cache),
         stdout=subprocess.PIPE,
@@ -106,7 +106,7 @@ def test_a_killed_worker_loses_its_point_only_which_is_measured_again(cache, slo
     folder = tmp_path / "records"
     workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     process = subprocess.Popen(
-        command(*workers, slow, "decomposer.rank=2,3,4,5", f"results={folder}"),
+        command(*workers, slow, "method.rank=2,3,4,5", f"results={folder}"),
         cwd=ROOT,
         env=environment(cache),
         stdout=subprocess.PIPE,
@@ -130,7 +130,7 @@ def test_a_killed_worker_loses_its_point_only_which_is_measured_again(cache, slo
 def test_no_worker_outlives_a_killed_parent(cache, slow, tmp_path):
     folder = tmp_path / "records"
     workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    process = start(cache, *workers, slow, "decomposer.rank=range(1,30)", f"results={folder}")
+    process = start(cache, *workers, slow, "method.rank=range(1,30)", f"results={folder}")
     until(lambda: len(claimed_by(folder)) == 2, process)
     pids = list(claimed_by(folder).values())
     assert process.pid not in pids and all(map(runs, pids))
@@ -138,6 +138,6 @@ def test_no_worker_outlives_a_killed_parent(cache, slow, tmp_path):
     process.wait()
     until(lambda: not any(map(runs, pids)), seconds=20)
     # And what they left is no obstacle.
-    done = run(cache, slow, "decomposer.rank=1", f"results={folder}")
+    done = run(cache, slow, "method.rank=1", f"results={folder}")
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in folder.iterdir()} == {".json"}

@@ -12,7 +12,7 @@ from sweeps import records, run, start
 from lowrank.records import store
 from lowrank.reporting import curves
 
-RANKS = "decomposer.rank=2,4,8"
+RANKS = "method.rank=2,4,8"
 
 
 def write_faulty(folder, monkeypatch, body):
@@ -54,7 +54,7 @@ def test_finished_points_are_passed_over_and_forced_ones_are_the_same_again(
     cache, undisturbed, tmp_path
 ):
     arguments = (RANKS, "seed=0", f"results={tmp_path}")
-    run(cache, "decomposer.rank=4", "seed=0", f"results={tmp_path}")
+    run(cache, "method.rank=4", "seed=0", f"results={tmp_path}")
     (first,) = tmp_path.glob("*.json")
     before = first.stat().st_mtime_ns
     second = run(cache, *arguments)
@@ -87,7 +87,7 @@ def test_parallel_workers_make_the_same_records_and_outlive_a_failing_point(
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
         RANKS,
-        "decomposer._target_=lowrank.decomposers.TruncatedSVD,faulty.Faulty",
+        "method._target_=lowrank.decomposers.TruncatedSVD,faulty.Faulty",
         "seed=0,1",
         f"results={tmp_path / 'records'}",
     )
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(cache, undisturbed,
 
 
 def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
-    points = ("decomposer.rank=range(1,11)", "where=all,inner,no_classifier", "seed=0,1")
+    points = ("method.rank=range(1,11)", "where=all,inner,no_classifier", "seed=0,1")
     process = start(cache, *points, f"results={tmp_path}")
     while not list(tmp_path.glob("*.json")):
         assert process.poll() is None
@@ -140,14 +140,14 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (["decomposer.rnk=4"], "Could not override 'decomposer.rnk'"),
-        (["decomposer=svd,nm", "decomposer.rnk=4"], "Could not override 'decomposer.rnk'"),
-        (["decomposer=svdd"], "Could not find 'decomposer/svdd'"),
-        (["decomposer=svd,svdd"], "Could not find 'decomposer/svdd'"),
-        (["level=${decomposer.rnk}"], "'decomposer.rnk' not found"),
-        (["decomposer=magnitude", "decomposer.sparsity=0.5,1.5"], "sparsity=1.5 must lie in"),
-        (["decomposer=quantization", "decomposer.bits=8,9"], "bits=9"),
-        (["+decomposer.rnk=4"], "TruncatedSVD has no field rnk: it has rank"),
+        (["method.rnk=4"], "Could not override 'method.rnk'"),
+        (["method=svd,nm", "method.rnk=4"], "Could not override 'method.rnk'"),
+        (["method=svdd"], "Could not find 'method/svdd'"),
+        (["method=svd,svdd"], "Could not find 'method/svdd'"),
+        (["method_name=${method.rnk}"], "'method.rnk' not found"),
+        (["method=magnitude", "method.sparsity=0.5,1.5"], "sparsity=1.5 must lie in"),
+        (["method=quantization", "method.bits=8,9"], "bits=9"),
+        (["+method.rnk=4"], "TruncatedSVD has no field rnk: it has rank"),
         (["where.include=fc1,conv*"], "Weights that can be compressed: fc1, fc2, fc3"),
         (["recovery=batchnorm"], "this model has no BatchNorm with running statistics"),
         (["seed=a"], "seed=a must be a whole number from 0 to 4294967295"),
@@ -156,27 +156,28 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         (["threads=0"], "threads=0 must be a whole number from 1, or null"),
         (["device=gpu"], "device=gpu cannot be used here; there are: cpu"),
         (
-            ["allocation=global_rank", "decomposer=quantization"],
-            "decomposer=quantization would have no effect, because the allocation GlobalRank",
+            ["decomposer=svd", "decomposer.rank=4"],
+            "decomposer=svd: there is no group decomposer. A decomposer and an allocation are both "
+            "chosen by method=…, and their fields are method.…, as in method=svd method.rank=8",
         ),
         (
-            ["experiment=digits", "decomposer=svd"],
-            "Could not override 'decomposer.sparsity=0.55': the grid of the experiment sets it, "
+            ["experiment=digits", "method=svd"],
+            "Could not override 'method.sparsity=0.55': the grid of the experiment sets it, "
             "and what the command line chose",
         ),
         (
-            ["decomposer=random", "norm=full"],
+            ["method=random", "norm=full"],
             "RandomPruning cannot approximate in the norm Gram (full): it supports Identity",
         ),
         (
-            ["decomposer=magnitude,alps", "norm=full", "values=float16"],
+            ["method=magnitude,alps", "norm=full", "values=float16"],
             "MagnitudePruning cannot approximate in the norm Gram",
         ),
-        (["decomposer=lora_quantized", "norm=full"], "Quantization cannot approximate in the norm"),
-        (["allocation=global_rank", "norm=full"], "GlobalRank cannot approximate in the norm Gram"),
+        (["method=lora_quantized", "norm=full"], "Quantization cannot approximate in the norm"),
+        (["method=svd_global", "norm=full"], "GlobalRank cannot approximate in the norm Gram"),
         (
-            ["decomposer=svd_llm,asvd", "norm=identity"],
-            "norm=identity takes no damping, which the recipe of the decomposer or the command",
+            ["method=svd_llm,asvd", "norm=identity"],
+            "norm=identity takes no damping, which the recipe of the method or the command",
         ),
         (["results=/dev/null/results"], "results cannot be written to /dev/null/results"),
     ],
@@ -190,7 +191,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_it_starts(cache, tmp_path, ar
 
 
 def test_a_broken_record_stops_the_sweep_unless_it_is_forced(cache, tmp_path):
-    arguments = ("decomposer.rank=4", f"results={tmp_path}")
+    arguments = ("method.rank=4", f"results={tmp_path}")
     run(cache, *arguments)
     (path,) = tmp_path.glob("*.json")
     path.write_text("")
@@ -206,8 +207,8 @@ def test_two_sweeps_by_one_name_in_one_folder_are_not_reported_as_one(cache, tmp
     finished = run(
         cache,
         f"results={tmp_path}",
-        "decomposer=magnitude",
-        "decomposer.pattern=rows,unstructured",
+        "method=magnitude",
+        "method.pattern=rows,unstructured",
         "where=all,inner",
     )
     assert finished.returncode == 0, finished.stderr
@@ -216,9 +217,9 @@ def test_two_sweeps_by_one_name_in_one_folder_are_not_reported_as_one(cache, tmp
 
 
 def test_one_impossible_point_of_many_is_said_before_any_is_run(cache, tmp_path):
-    finished = run(cache, f"results={tmp_path}", "decomposer.rank=1,2,3,4,5,6,7,8,65")
+    finished = run(cache, f"results={tmp_path}", "method.rank=1,2,3,4,5,6,7,8,65")
     assert finished.returncode == 1
-    why = "decomposer.rank=65: layer 'fc1': rank=65 does not fit a weight of shape (128, 64)"
+    why = "method.rank=65: layer 'fc1': rank=65 does not fit a weight of shape (128, 64)"
     assert why in finished.stderr
     assert "Traceback" not in finished.stderr
     assert finished.stderr.startswith("Nothing was run, because of\n")
@@ -228,7 +229,7 @@ def test_one_impossible_point_of_many_is_said_before_any_is_run(cache, tmp_path)
 def test_an_error_that_nobody_expected_shows_where_it_arose(cache, tmp_path, monkeypatch):
     write_faulty(tmp_path, monkeypatch, "return weight.no_such_name")
     folder = tmp_path / "records"
-    finished = run(cache, f"results={folder}", "decomposer._target_=faulty.Faulty")
+    finished = run(cache, f"results={folder}", "method._target_=faulty.Faulty")
     assert finished.returncode == 1
     assert "AttributeError: 'Tensor' object has no attribute 'no_such_name'" in finished.stderr
     assert "Traceback" in finished.stderr and "return weight.no_such_name" in finished.stderr
@@ -240,7 +241,7 @@ def test_offline_tracker_mirrors_each_point_and_the_curves(cache, tmp_path):
     finished = run(
         cache,
         f"results={tmp_path / 'records'}",
-        "decomposer.rank=4,8",
+        "method.rank=4,8",
         "tracker=offline",
         f"tracker.folder={tmp_path}",
     )
@@ -253,7 +254,7 @@ def test_a_tracker_that_fails_loses_no_record(cache, tmp_path):
     finished = run(
         cache,
         f"results={tmp_path}",
-        "decomposer.rank=4",
+        "method.rank=4",
         "tracker=offline",
         "tracker.project=a/b",
     )

@@ -33,26 +33,26 @@ def jobs(params, union, arguments=()):
 
 
 def test_a_union_is_the_sum_of_its_grids_and_not_their_product():
-    union = [{"decomposer": "svd", "decomposer.rank": "1,2"}, {"decomposer": "lora,codebook"}]
+    union = [{"method": "svd", "method.rank": "1,2"}, {"method": "lora,codebook"}]
     assert jobs({}, union) == [
-        ["decomposer=svd", "decomposer.rank=1"],
-        ["decomposer=svd", "decomposer.rank=2"],
-        ["decomposer=lora"],
-        ["decomposer=codebook"],
+        ["method=svd", "method.rank=1"],
+        ["method=svd", "method.rank=2"],
+        ["method=lora"],
+        ["method=codebook"],
     ]
 
 
 def test_without_grids_comma_lists_and_ranges_are_swept_as_usual():
-    points = jobs({}, [], ["decomposer.rank=range(1,4)", "threads=1", "decomposer=svd,svd_channel"])
+    points = jobs({}, [], ["method.rank=range(1,4)", "threads=1", "method=svd,svd_channel"])
     ranks, methods = ("1", "2", "3"), ("svd", "svd_channel")
     assert points == [
-        [f"decomposer.rank={rank}", "threads=1", f"decomposer={method}"]
+        [f"method.rank={rank}", "threads=1", f"method={method}"]
         for rank, method in itertools.product(ranks, methods)
     ]
 
 
 def test_what_points_share_varies_slowest():
-    points = jobs({"threads": "1,2"}, [{"decomposer.rank": "1,2"}], ["seed=0,1"])
+    points = jobs({"threads": "1,2"}, [{"method.rank": "1,2"}], ["seed=0,1"])
     assert [point[0] for point in points] == ["seed=0"] * 4 + ["seed=1"] * 4
     assert [point[1] for point in points] == [
         "threads=1",
@@ -63,14 +63,14 @@ def test_what_points_share_varies_slowest():
 
 
 def test_the_command_line_replaces_what_an_experiment_says_and_no_point_comes_twice():
-    union = [{"decomposer.rank": "1,2", "where": "all,inner"}, {"decomposer.rank": "2,3"}]
+    union = [{"method.rank": "1,2", "where": "all,inner"}, {"method.rank": "2,3"}]
     assert jobs({"seed": "0,1,2"}, union, ["seed=5", "where=inner"]) == [
-        ["seed=5", "where=inner", "decomposer.rank=1"],
-        ["seed=5", "where=inner", "decomposer.rank=2"],
-        ["seed=5", "where=inner", "decomposer.rank=3"],
+        ["seed=5", "where=inner", "method.rank=1"],
+        ["seed=5", "where=inner", "method.rank=2"],
+        ["seed=5", "where=inner", "method.rank=3"],
     ]
 
 
 def test_an_interval_is_no_list_of_points():
-    with pytest.raises(ConfigCompositionException, match="decomposer.rank=interval"):
-        jobs({}, [], ["decomposer.rank=interval(1,4)"])
+    with pytest.raises(ConfigCompositionException, match="method.rank=interval"):
+        jobs({}, [], ["method.rank=interval(1,4)"])

@@ -49,12 +49,12 @@ def test_the_key_is_of_the_content_and_not_of_its_order(config):
 
 
 def test_the_key_leaves_out_what_does_not_name_the_point():
-    config = {"decomposer": {"rank": 8, "force": 1}, "seed": 0}
+    config = {"method": {"rank": 8, "force": 1}, "seed": 0}
     for name in store.VOLATILE:
         assert store.key({**config, name: "anything"}) == store.key(config)
-    assert store.key({**config, "decomposer": {"rank": 8, "force": 2}}) != store.key(config)
-    assert store.key({**config, "decomposer": {"rank": 8.0, "force": 1}}) == store.key(config)
-    others = [{**config, "seed": 1}, {**config, "decomposer": {"rank": 9, "force": 1}}]
+    assert store.key({**config, "method": {"rank": 8, "force": 2}}) != store.key(config)
+    assert store.key({**config, "method": {"rank": 8.0, "force": 1}}) == store.key(config)
+    others = [{**config, "seed": 1}, {**config, "method": {"rank": 9, "force": 1}}]
     assert len({store.key(other) for other in [config, *others]}) == 3
 
 
@@ -188,7 +188,7 @@ def test_load_gives_one_tidy_row_per_record(tmp_path):
     assert row["dense_latency_b1_iqr_s"] == one["dense_iqr_s"]
     assert row["speedup_b64"] == many["speedup"] and row["speedup_b64_low"] == many["speedup_low"]
     assert row["latency_b64_dtype"] == "float32"
-    assert row["decomposer.rank"] == 8 and row["decomposer.axes"] == "[0, 1]"
+    assert row["method.rank"] == 8 and row["method.axes"] == "[0, 1]"
     assert row["config.list"] == "[1, 2]"
     assert row["environment.torch"] == "2.13.0" and row["timings.total_s"] == 0.5
     assert row["compressed_layers"] == 3 and row["skipped_layers"] == 1
@@ -197,9 +197,9 @@ def test_load_gives_one_tidy_row_per_record(tmp_path):
 
 def test_the_steps_of_a_chain_are_columns(tmp_path):
     steps = [{"_target_": "Prune", "sparsity": 0.5}, {"_target_": "Quantize", "bits": 4}]
-    store.save(records.record(decomposer={"steps": steps}), tmp_path)
+    store.save(records.record(method={"steps": steps}), tmp_path)
     row = store.load(tmp_path).iloc[0]
-    assert row["decomposer.steps.0.sparsity"] == 0.5 and row["decomposer.steps.1.bits"] == 4
+    assert row["method.steps.0.sparsity"] == 0.5 and row["method.steps.1.bits"] == 4
 
 
 def test_load_layers_gives_one_row_per_layer(tmp_path):

@@ -79,7 +79,7 @@ def sweep(method, *configs):
     """Records of one method at the levels given, each with its own parts of the config."""
     made_up = []
     for level, config in configs:
-        one = records.record(method, 1, 0, **{"level": level, **config})
+        one = records.record(method, 1, 0, **{"method": {"rank": level}, **config})
         made_up.append(one | {"level": level})
     return made_up
 
@@ -92,7 +92,7 @@ def loaded(folder, made_up):
 
 def pruning(pattern="unstructured", sparsity=0.5, compression_ratio=None):
     own = {"sparsity": sparsity, "compression_ratio": compression_ratio, "pattern": pattern}
-    return {"decomposer": own, "allocation": {"decomposer": own}}
+    return {"method": own}
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def pruning(pattern="unstructured", sparsity=0.5, compression_ratio=None):
     [
         (
             [(0.5, pruning("rows")), (0.5, pruning())],
-            r"'magnitude' at level 0.5 differ in decomposer.pattern \(rows, unstructured\), and",
+            r"'magnitude' at level 0.5 differ in method.pattern \(rows, unstructured\), and",
         ),
         (
             [(0.5, pruning("rows")), (0.5, pruning()), (0.9, pruning(sparsity=0.9))],
-            r"at level 0.5 differ in decomposer.pattern \(rows, unstructured\)",
+            r"at level 0.5 differ in method.pattern \(rows, unstructured\)",
         ),
         (
             [(0.5, {"where": {"first": True}}), (0.5, {"where": {"first": False}})],
@@ -112,15 +112,15 @@ def pruning(pattern="unstructured", sparsity=0.5, compression_ratio=None):
         ),
         (
             [(0.5, {"where": {"first": True}}), (0.9, {"where": {"first": False}})],
-            r"differ in where.first .* Name them apart in the sweep \(method=\.\.\.\), sweep them",
+            r"differ in where.first .* Name them apart in the sweep \(method_name=\.\.\.\), sweep",
         ),
         (
             [(0.5, pruning()), (4, pruning(sparsity=None, compression_ratio=4))],
-            r"differ in decomposer.sparsity \(given, null\)",
+            r"differ in method.sparsity \(given, null\)",
         ),
         (
-            [(0.5, {"decomposer": {"steps": [{"b": bits}]}}) for bits in (2, 4)],
-            r"at level 0.5 differ in decomposer.steps.0.b \(2, 4\)",
+            [(0.5, {"method": {"steps": [{"b": bits}]}}) for bits in (2, 4)],
+            r"at level 0.5 differ in method.steps.0.b \(2, 4\)",
         ),
     ],
 )
@@ -276,17 +276,14 @@ def test_what_was_compressed_in_one_norm_here_and_in_another_there_keeps_its_nam
     assert [list(part["method"]) for _, part in parts] == [["svd"], ["svd"]]
 
 
-def test_only_settings_are_named_and_each_once(tmp_path):
+def test_only_settings_are_named(tmp_path):
     made_up = []
     for bits in (2, 4):
-        own = {"bits": bits}
-        stored = {"_target_": "Chain", "steps": [own, {"_target_": "HalfPrecision"}]}
-        config = {"decomposer": own, "stored": stored, "allocation": {"decomposer": stored}}
-        (one,) = sweep("uniform", (8, config))
+        (one,) = sweep("uniform", (8, {"method": {"bits": bits}}))
         made_up.append(one | {"calibration": {"seconds": bits}})
     with pytest.raises(ValueError) as error:
         summarise(loaded(tmp_path, made_up), ["top1"])
-    assert "at level 8 differ in decomposer.bits (2, 4), and would" in str(error.value)
+    assert "at level 8 differ in method.bits (2, 4), and would" in str(error.value)
 
 
 def test_norms_come_from_left_to_right_of_the_table_and_then_by_name():
@@ -298,17 +295,15 @@ def test_norms_come_from_left_to_right_of_the_table_and_then_by_name():
 def test_families_in_several_norms_are_kept_whole(tmp_path):
     frame = store.load(records.write_texts(tmp_path, 1, ("svd", "rtn", "hqq", "gptq")))
     assert set(in_several_norms(frame)["method"]) == {"rtn", "hqq", "gptq"}
-    # An allocation has no decomposer of its own.
-    settings = [column for column in frame if column.startswith("decomposer.")]
-    frame.loc[frame["method"] == "hqq", settings] = None
-    assert settings and set(in_several_norms(frame)["method"]) == {"rtn", "gptq"}
+    frame.loc[frame["method"] == "hqq", "allocates"] = True
+    assert set(in_several_norms(frame)["method"]) == {"rtn", "gptq"}
     with pytest.raises(ValueError, match=r"more than one norm \(found: identity\)"):
         in_several_norms(frame[frame["norm"] == "identity"])
 
 
 def test_of_many_fields_that_differ_some_are_named(tmp_path):
     made_up = [
-        records.record("svd", 1, decomposer={f"field{i}": f"{part}{'x' * 500}" for i in range(50)})
+        records.record("svd", 1, method={f"field{i}": f"{part}{'x' * 500}" for i in range(50)})
         for part in range(9)
     ]
     with pytest.raises(

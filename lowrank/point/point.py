@@ -1,0 +1,213 @@
+"""One measured point: a task's model compressed by one method and measured against itself."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lowrank.allocation import Allocation, Uniform
+from lowrank.allocation.values import Values
+from lowrank.calibration import CalibratedNorms, IdentityNorms, NormProvider
+from lowrank.compression.compress import Method, Where, as_allocation, as_norms, as_select, compress
+from lowrank.export.checkpoint import save as save_model
+from lowrank.files.paths import as_path
+from lowrank.measure.environment import environment
+from lowrank.numerics.checks import check_integer, check_is
+from lowrank.point.config import described
+from lowrank.point.dense import BASELINE, dense_baseline, dense_model, question
+from lowrank.point.measure import compare
+from lowrank.point.measure import measure as measures_of
+from lowrank.point.settings import MeasureSettings
+from lowrank.records import store
+from lowrank.records.checks import is_number
+from lowrank.records.keys import model_file
+from lowrank.recovery import NoRecovery, Recovery
+from lowrank.tasks import Task
+
+# From here on numpy, the narrowest of the generators, takes no seed.
+SEED_LIMIT = 2**32
+# The fields of a config that name its parts in tables.
+LABELS = ("method_name", "norm_name", "recovery_name")
+
+
+def measure_point(
+    task: Task,
+    method: Method,
+    *,
+    norm: NormProvider | str | None = None,
+    where: Where = None,
+    recovery: Recovery | None = None,
+    measure: MeasureSettings | None = None,
+    values: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    save: str | Path | None = None,
+) -> dict[str, Any]:
+    """Compress a task's model, measure it beside the dense one, and make that a record.
+
+    The dense model is made and measured once for the points of one task that follow each other.
+    `lowrank.records.store.save` writes the record into a folder, whose records reports read.
+
+    Args:
+        method, norm, where, values: as of `compress`; the identity norm if none is given. Norms
+            that need data are calibrated on the task.
+        recovery: what follows the compression; nothing if not given.
+        measure: what is measured; the defaults of `MeasureSettings` if not given.
+        seed: of all generators, from 0 to 2^32 - 1. A task and a method have seeds of their own.
+        threads: of the CPU; as many as torch takes if not given.
+        config: what the record says of how it was made, as a sweep has composed it; if not given,
+            what the objects say themselves. Its labels are the names in tables.
+        save: the folder where the compressed model is kept, as it was measured, under the key of
+            the record, which names the file ("model_file"); `lowrank.load` reads it.
+
+    Raises:
+        ValueError: as `compress`, `Recovery.recover` and `lowrank.point.measure`; an argument of
+            another kind; or, without `config`, one that does not say how to make it again.
+    """
+    measured_how, recovery = measure or MeasureSettings(), recovery or NoRecovery()
+    check_is("task", task, Task, "lowrank.tasks.ImageClassification(...)")
+    check_is("recovery", recovery, Recovery, "lowrank.recovery.Tune()")
+    check_is("measure", measured_how, MeasureSettings, "MeasureSettings()")
+    check_integer("seed", seed, least=0)
+    if seed >= SEED_LIMIT:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEED_LIMIT - 1}")
+    Values(values)
+    if threads is not None:
+        check_integer("threads", threads, least=1)
+    allocation, select = as_allocation(method), as_select(where)
+    chosen = allocation if isinstance(method, Mapping) else method
+    check_labels(allocation, type(chosen).__name__)
+    norms = as_norms(norm, allocation, None)
+    if config is None:
+        parts = {"method": chosen, "norm": norms, "where": select, "recovery": recovery}
+        parts |= {"task": task, "measure": measured_how, "values": values}
+        parts |= {"seed": seed, "threads": threads}
+        config = {name: described(part, name) for name, part in parts.items()}
+        config |= _names(type(chosen), norms, recovery)
+    lacking = [name for name in (*BASELINE, *LABELS) if name not in config]
+    if lacking:
+        raise ValueError(f"config lacks {', '.join(lacking)}: leave it out, or give all of a sweep")
+    key, folder = store.key(config), None if save is None else as_path(save, "save")
+    timings: dict[str, float | str] = {}
+    with computing(seed, threads), timing(timings, "total_s"):
+        about = question(config, task, measured_how, recovery)
+        dense = dense_model(about.drawn)
+        with timing(timings, "compress_s"):
+            data = task if norms.needs_data or allocation.needs_data else None
+            compressed = compress(dense, method, select, task.example(), norms, data, values=values)
+        # After the compression, so that a hyperparameter that does not fit is found at once.
+        baseline = dense_baseline(about)
+        with timing(timings, "recover_s"):
+            recovered = recovery.recover(compressed.model, task)
+            compressed.recount()
+        with timing(timings, "evaluate_s"):
+            measured = measures_of(compressed.model, task, measured_how, baseline.measured)
+            comparison = compare(baseline.measured, measured, compressed, task, measured_how)
+        facts = environment(task.device)
+    kept = {} if folder is None else {"model_file": _keep(compressed.model, folder, key)}
+    timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "schema": store.SCHEMA,
+        "key": key,
+        "config": dict(config),
+        "task": task.name,
+        "model": task.architecture,
+        "method": config["method_name"],
+        "family": allocation.family,
+        "level": allocation.level,
+        "allocates": isinstance(allocation, Allocation) and not isinstance(allocation, Uniform),
+        "seed": seed,
+        "norm": config["norm_name"],
+        "recovery": config["recovery_name"],
+        "dense_recovery": config["recovery_name"] if recovery.changes_dense else "none",
+        "tuned": recovery.tunes,
+        **comparison,
+        **baseline.before_recovery,
+        "recovered": recovered,
+        "layers": [asdict(layer) for layer in compressed.layers],
+        "skipped": compressed.skipped,
+        "left": compressed.left,
+        "calibration": compressed.calibration,
+        "allocation": compressed.allocation,
+        "protocol": task.protocol() | {"batch_size": measured_how.of(task).batch_size},
+        "environment": facts,
+        "timings": timings,
+        **kept,
+    }
+
+
+def _keep(model: nn.Module, folder: Path, key: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder / model_file(key))
+    return model_file(key)
+
+
+def check_labels(allocation: Allocation, what: str) -> None:
+    """Check what a method says of its place in tables and figures.
+
+    Raises:
+        ValueError: a level that is no number, or a family that is no name.
+    """
+    level, family = allocation.level, allocation.family
+    if level is not None and not is_number(level):
+        raise ValueError(
+            f"the level of {what} is {level!r}: it must be a number, the place of the point on its "
+            "curve, or None"
+        )
+    if not isinstance(family, str) or not family.strip():
+        raise ValueError(f"the family of {what} is {family!r}: it must be a text that is not empty")
+
+
+def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, str]:
+    """The labels of a point that nobody named."""
+    own = "identity" if isinstance(norm, IdentityNorms) else type(norm).__name__
+    return {
+        "method_name": method.__name__,
+        "norm_name": norm.moment if isinstance(norm, CalibratedNorms) else own,
+        "recovery_name": "none" if isinstance(recovery, NoRecovery) else type(recovery).__name__,
+    }
+
+
+@contextmanager
+def computing(seed: int, threads: int | None) -> Iterator[None]:
+    """Seed every generator, and let arithmetic use so many threads inside, and as before after."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    before = torch.get_num_threads()
+    try:
+        with _limited(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _limited(threads: int | None) -> AbstractContextManager[Any]:
+    """Let all that computes on the CPU use so many threads."""
+    if threads is None:
+        return nullcontext()
+    # Not at the top: who says nothing of threads does without it.
+    from threadpoolctl import threadpool_limits
+
+    limits = threadpool_limits(limits=threads)
+    torch.set_num_threads(threads)
+    return limits
+
+
+@contextmanager
+def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
+    """Put the seconds that the block takes under `name`."""
+    started = time.perf_counter()
+    yield
+    timings[name] = time.perf_counter() - started

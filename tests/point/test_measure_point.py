@@ -1,0 +1,191 @@
+"""One point measured without a sweep."""
+
+import functools
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import lowrank
+from lowrank.allocation import Budget, Mix, grid
+from lowrank.calibration import CalibratedNorms
+from lowrank.decomposers import GPTQ, Chain, Decomposer, Uncompressed, Quantization, TruncatedSVD
+from lowrank.factorizations import Dense
+from lowrank.point import MeasureSettings, dense, evaluate
+from lowrank.point.config import described
+from lowrank.point.point import measure_point
+from lowrank.records import store
+from lowrank.recovery import FineTune
+from lowrank.tasks import Digits, ImageClassification
+
+QUICK = MeasureSettings(latency_batch_sizes=())
+TASK = ImageClassification(
+    name="digits",
+    architecture="mlp",
+    source=Digits(),
+    builder="lowrank.tasks.models:mlp",
+    arguments={"widths": [64, 16, 10]},
+    weights=None,
+    calibration_size=64,
+)
+
+
+def without_times(record):
+    return json.dumps({**record, "timings": None, "calibration": None})
+
+
+def test_a_point_is_a_record_that_can_be_saved_and_read(tmp_path):
+    before = torch.get_num_threads()
+    record = lowrank.measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, threads=1)
+    assert torch.get_num_threads() == before
+    store.save(record, tmp_path)
+    (row,) = store.load(tmp_path).to_dict("records")
+    assert (row["method"], row["family"], row["level"]) == ("TruncatedSVD", "low rank", 4)
+    assert (row["norm"], row["recovery"], row["allocates"]) == ("identity", "none", False)
+    assert row["method.rank"] == 4 and row["task.builder"] == TASK.builder
+    again = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, threads=1)
+    assert without_times(again) == without_times(record)
+
+
+def test_what_the_point_is_made_of_is_in_its_record():
+    record = measure_point(
+        TASK,
+        GPTQ(bits=3),
+        norm="diagonal",
+        where=["*"],
+        recovery=FineTune(epochs=1, learning_rate=1e-3),
+        measure=QUICK,
+        seed=3,
+    )
+    config = record["config"]
+    assert config["method"]["_target_"] == "lowrank.decomposers.GPTQ"
+    assert (record["norm"], config["norm"]["moment"]) == ("diagonal", "diagonal")
+    assert record["recovery"] == record["dense_recovery"] == "FineTune"
+    assert "dense_before_recovery" in record and record["calibration"]
+    assert (config["seed"], config["threads"], config["where"]["include"]) == (3, None, ["*"])
+    other = measure_point(TASK, GPTQ(bits=3), norm="diagonal", measure=QUICK, seed=3)
+    assert other["key"] != record["key"]
+
+
+def test_a_config_of_a_sweep_gives_names_and_key():
+    plain = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK)
+    config = plain["config"] | {"method_name": "svd", "sweep": "mine"}
+    named = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, config=config)
+    assert named["method"] == "svd" and named["key"] == store.key(config) != plain["key"]
+    assert named["compressed"] == plain["compressed"]
+    with pytest.raises(ValueError, match="config lacks recovery, measure, threads"):
+        lacking = {name: config[name] for name in ("task", "seed")}
+        measure_point(TASK, Uncompressed(), measure=QUICK, config=lacking)
+
+
+def test_the_dense_model_is_made_once_for_the_points_of_one_task(monkeypatch):
+    made, model = [], ImageClassification.model
+    monkeypatch.setattr(ImageClassification, "model", lambda task: made.append(task) or model(task))
+    dense.dense_model.cache_clear()
+    dense.dense_baseline.cache_clear()
+    for rank in (2, 3):
+        measure_point(replace(TASK), TruncatedSVD(rank=rank), measure=QUICK)
+    assert len(made) == 1
+    measure_point(replace(TASK, seed=1), TruncatedSVD(rank=2), measure=QUICK)
+    assert len(made) == 2
+
+
+def test_hydra_is_not_needed():
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb'])\n"
+        "sys.path.insert(0, 'tests/point')\n"
+        "import test_measure_point as test_point\n"
+        "test_point.measure_point(test_point.TASK, test_point.Uncompressed(), measure=test_point.QUICK)\n"
+        "assert not [name for name in sys.modules if name.startswith('experiments')]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+class Plain(Decomposer):
+    """Its own class, and no dataclass."""
+
+    family = 3  # type: ignore[assignment]
+
+    def _decompose(self, weight, norm):
+        return Dense(weight.clone())
+
+
+@dataclass(frozen=True)
+class Endless(Decomposer):
+    @property
+    def level(self):
+        return float("inf")
+
+    def _decompose(self, weight, norm):
+        return Dense(weight.clone())
+
+
+@pytest.mark.parametrize(
+    "changed, text",
+    [
+        ({"task": "digits"}, "task='digits' must be a Task, such as"),
+        ({"method": "svd"}, "method='svd' must be a decomposer"),
+        ({"norm": "fool"}, "fool"),
+        ({"recovery": "tune"}, "recovery='tune' must be a Recovery"),
+        ({"measure": "quick"}, "measure='quick' must be a MeasureSettings"),
+        ({"values": "int8"}, "int8"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seed": 2**32}, "seed=4294967296 must be a whole number from 0 to 4294967295"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"method": Plain()}, "the family of Plain is 3: it must be a text that is not empty"),
+        ({"method": Endless()}, "the level of Endless is inf: it must be a number"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_is_made(changed, text, monkeypatch):
+    monkeypatch.setattr(ImageClassification, "model", None)
+    arguments = {"task": TASK, "method": Uncompressed(), "measure": QUICK} | changed
+    with pytest.raises(ValueError, match=text):
+        measure_point(**arguments)
+
+
+def test_objects_are_described_as_a_config_names_them():
+    chain = Chain([TruncatedSVD(rank=4), Quantization(8)])
+    found = described(chain, "method")
+    assert found["_target_"] == "lowrank.decomposers.Chain"
+    assert found["steps"][0]["_target_"] == "lowrank.decomposers.TruncatedSVD"
+    assert (found["steps"][0]["rank"], found["steps"][1]["bits"]) == (4, 8)
+    of = functools.partial(GPTQ, group_size=32)
+    assert described(of, "of") == {
+        "_target_": "lowrank.decomposers.GPTQ",
+        "_partial_": True,
+        "group_size": 32,
+    }
+    mix = Mix(grid(of, {"bits": [2, 3]}), Budget(ratio=4))
+    assert [one["bits"] for one in described(mix, "method")["candidates"]] == [2, 3]
+    assert described(CalibratedNorms("full"), "norm")["_target_"].startswith("lowrank.calibration.")
+    with pytest.raises(ValueError, match=r"a\.1 is a object, which does not say how to make it"):
+        described([1, object()], "a")
+
+
+def test_what_is_described_makes_the_same_object_again():
+    from hydra.utils import instantiate
+
+    for one in (
+        TASK,
+        QUICK,
+        Chain([TruncatedSVD(rank=4), Quantization(8)]),
+        CalibratedNorms("full"),
+    ):
+        made = instantiate(described(one, "x"), _convert_="all")
+        assert described(made, "x") == described(one, "x") and type(made) is type(one)
+
+
+def test_the_model_is_kept_as_it_was_measured(tmp_path):
+    method = Chain([TruncatedSVD(rank=4), Quantization(8)])
+    plain = measure_point(TASK, method, measure=QUICK)
+    record = measure_point(TASK, method, measure=QUICK, save=tmp_path / "models")
+    assert "model_file" not in plain and record["key"] == plain["key"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [record["model_file"]]
+    model = lowrank.load(TASK.model(), tmp_path / "models" / record["model_file"])
+    found = evaluate(model, TASK).metrics
+    assert {name: record["compressed"][name] for name in found} == found
