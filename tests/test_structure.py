@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     "numerics",
     "files",
+    "metrics",
     "factorizations",
     "norms",
     "decomposers",
