@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from lowrank.files import scratch
-from lowrank.records.columns import primary_measure
 from lowrank.reporting.captions import NEARLY_ALL, share
 
 # What became of a point: measured here, by another process, or being measured by one (claimed);
@@ -42,7 +41,9 @@ class Progress:
         """Say that a point was measured."""
         dense, compressed = record["dense"], record["compressed"]
         # A measure that is undefined is not there, of one model or of both.
-        metric = primary_measure([name for name in compressed if name in dense])
+        names = [metric["name"] for metric in record["metrics"]]
+        both = [name for name in names if name in dense and name in compressed][:1]
+        said = [f"{name} {compressed[name]:.3f} (dense {dense[name]:.3f})" for name in both]
         method = record["method"]
         if record["level"] is not None:
             method += f" {record['level']:g}"
@@ -52,8 +53,8 @@ class Progress:
             method += f" + {record['recovery']}"
         self._say(
             f"{record['task']} {record['model']} {method}, seed {record['seed']}  "
-            f"{metric} {compressed[metric]:.3f} (dense {dense[metric]:.3f})  "
-            f"{_size(record)}  {record['timings']['total_s']:.1f} s",
+            f"{''.join(said) or 'no quality'}  {_size(record)}  "
+            f"{record['timings']['total_s']:.1f} s",
             sys.stdout,
         )
 

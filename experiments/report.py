@@ -25,7 +25,7 @@ from experiments.yaml_folders import CONF
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 from lowrank.reporting.captions import title
-from lowrank.reporting.curves import comparisons, first_measure, quality_measures
+from lowrank.reporting.curves import comparisons, quality_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,9 @@ def fitting(
 
     found, left_out = [], {}
     for name, part in parts:
-        metric = chosen.metric or first_measure(part)
-        if metric in quality_measures(part):
+        held = quality_measures(part)
+        metric = chosen.metric or next(iter(held), None)
+        if metric in held:
             own = replace(chosen, metric=metric, size=chosen.size or usual_size(part))
             # Whatever cannot be compared is found before anything is written.
             summary_table(part, metric, str(own.size))

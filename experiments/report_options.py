@@ -36,8 +36,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(
-                    f"{name}={value!r} must be the name of a column of the records, such as "
-                    f"{'top1' if name == 'metric' else 'compression_ratio'}, or null"
+                    f"{name}={value!r} must be the name of a column of the records, or null for "
+                    "that by which the task judges, or the size that suits its model"
                 )
         for name in ("close_up", "layers_at"):
             value = getattr(self, name)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowrank.metrics.metric import Metric
 from lowrank.records import store
+from lowrank.tasks.agreement import agreement_metrics
+from lowrank.tasks.class_metrics import class_metrics
+from lowrank.tasks.task import loss_metric
+from lowrank.tasks.text_metrics import LIKELIHOOD
 
 # method → (family, levels, strength of the loss in accuracy); the ratio follows from the level.
 METHODS: dict[str, tuple[str, tuple[float, ...], float]] = {
@@ -41,6 +47,15 @@ CELLS: dict[str, tuple[str, str, dict[float, float], tuple[float, ...]]] = {
 # The nine of them that the two axes of the design make.
 NINE = tuple(name for name in CELLS if name not in ("fwsvd", "hqq"))
 DENSE_PERPLEXITY = 4.756
+
+
+def plain(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Metrics as a record holds them."""
+    return [dataclasses.asdict(metric) for metric in metrics]
+
+
+METRICS = plain([*class_metrics(10, top=(1, 5)), loss_metric(), *agreement_metrics("example")])
+TEXT_METRICS = plain([*LIKELIHOOD, loss_metric("token"), *agreement_metrics("token")])
 LAYERS = (("0", 300, 784), ("2", 100, 300), ("4", 10, 100))
 
 
@@ -69,8 +84,13 @@ def record(method: str = "svd", /, step: int = 1, seed: int = 0, **config: Any) 
         "method": method,
         "family": family,
         "level": float(levels[step]),
+        "norm": "identity",
         "recovery": "none",
+        "dense_recovery": "none",
+        "allocates": False,
+        "tuned": False,
         "seed": seed,
+        "metrics": METRICS,
         "dense": dense,
         "compressed": _quality(top1) | _size(ratio) | {"flipped": drop / 2 + 0.1, "kl": 0.3},
         "ratios": {
@@ -109,6 +129,7 @@ def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
         "key": store.key(made_up["config"]),
         **{"task": "stories", "model": "llama", "method": method, "family": family},
         **{"norm": norm, "level": float(level), "layers": layers, "dense": dense, "latency": []},
+        "metrics": TEXT_METRICS,
         "compressed": _text_quality(perplexity) | _size(ratio) | {"kl": 0.1 * perplexity},
         "ratios": made_up["ratios"] | small,
         "calibration": None if norm == "identity" else {"samples": 64, "seconds": 1.5},

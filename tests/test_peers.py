@@ -202,7 +202,7 @@ def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
     measured = {side: peers.Measured(case.name, side.missing()) for side in peers.both(case)}
     measured[case.own].outcome = case.own.compress(subject)
     measured[case.own].quality, measured[case.own].seconds = 5.0, [1.0, 3.0, 2.0]
-    table = peers.tabulate([case], measured, "text")
+    table = peers.tabulate([case], measured, "perplexity", "text")
     row = table.cells.iloc[0]
     assert list(row[["bits peer", "perplexity peer", "seconds peer"]]) == ["–"] * 3
     assert row["bits ours"] == "16.00"
@@ -216,7 +216,7 @@ def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
 def test_the_table_shows_what_a_library_holds_where_that_is_more():
     kept = {"layer": Kept(torch.zeros(4, 4), bits=64, held_bits=128)}
     measured = peers.Measured("a row", "", Outcome(kept), 5.0)
-    assert peers.texts("peer", measured)["bits peer"] == "4.00 (8.00)"
+    assert peers.texts("peer", measured, "perplexity")["bits peer"] == "4.00 (8.00)"
 
 
 def test_every_case_is_complete_and_its_recipes_fit_layers_of_any_size():

@@ -12,6 +12,7 @@ RECORD = {
     "seed": 1,
     "norm": "full",
     "recovery": "tune",
+    "metrics": [{"name": name} for name in ("mse", "top1", "word_perplexity", "loss")],
     "dense": {"loss": 0.1, "top1": 0.98},
     "compressed": {"loss": 0.2, "top1": 0.5},
     "ratios": {"compression_ratio": 7.1234},
@@ -80,6 +81,12 @@ def test_a_measure_that_one_model_lacks_is_not_shown(capsys):
     with counting(total=1, done=0) as progress:
         progress.finished(RECORD | changes)
     assert "  loss 0.750 (dense 0.500)  " in capsys.readouterr().out
+
+
+def test_two_models_without_a_measure_in_common_have_no_quality(capsys):
+    with counting(total=1, done=0) as progress:
+        progress.finished(RECORD | {"dense": {}})
+    assert "seed 1  no quality  7.12x" in capsys.readouterr().out
 
 
 def test_the_count_is_that_of_all_processes(capsys):

@@ -77,7 +77,8 @@ def test_it_writes_every_figure_and_table_and_prints_the_summary(tmp_path, run, 
 
 def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_path, run, capsys):
     for recovery in ("none", "finetune"):
-        made_up = records.record("svd", 1, 0, recovery={"name": recovery}) | {"recovery": recovery}
+        made_up = records.record("svd", 1, 0, recovery={"name": recovery})
+        made_up |= {"recovery": recovery, "dense_recovery": recovery}
         made_up["ratios"]["theoretical_speedup"] = None
         store.save(made_up | {"latency": []}, tmp_path / "runs")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "layers_at=9", "close_up=null")

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     "numerics",
     "files",
+    "metrics",
     "factorizations",
     "norms",
     "approximation",

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PEERS = ("torchao", "hqq")
-METRIC = "perplexity"
 
 
 @dataclass
@@ -81,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = [case for case in cases if options.only.lower() in case.name.lower()]
     if not cases:
         sys.exit(f"peers: no row's name contains --only {options.only!r}")
+    metric = judged_by(task)
     # A method that is in several rows runs once in a round.
     measured = {
         method: Measured(case.name, method.missing()) for case in cases for method in both(case)
@@ -89,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method, found in measured.items():
             if not found.missing:
                 measure(method, found, subject, task, timed=number > 0)
-                done = f"{found.row}, {method.name}: {METRIC} {found.quality:.3f}"
+                done = f"{found.row}, {method.name}: {metric} {found.quality:.3f}"
                 print(f"round {number}: {done}", file=sys.stderr, flush=True)
-    table = tabulate(cases, measured, caption(task, subject, options))
+    table = tabulate(cases, measured, metric, caption(task, subject, options))
     print(table.to_markdown())
     for line in missing_lines(measured):
         print(line)
@@ -139,6 +139,13 @@ def subject_of(task: CausalLM) -> Subject:
     )
 
 
+def judged_by(task: CausalLM) -> str:
+    """The metric that is compared; less of it is better."""
+    first = task.judged_by()[0]
+    assert not first.higher_is_better
+    return first.name
+
+
 def both(case: Case) -> tuple[Method, Method]:
     """The two sides of a row, in the order in which they run."""
     return case.peer, case.own
@@ -153,7 +160,9 @@ def measure(method: Method, found: Measured, subject: Subject, task: CausalLM, t
         found.seconds.append(seconds if outcome.seconds is None else outcome.seconds)
         return
     found.outcome = outcome
-    found.quality = evaluate(with_weights(subject, outcome), task, batch_size=32).metrics[METRIC]
+    found.quality = evaluate(with_weights(subject, outcome), task, batch_size=32).metrics[
+        judged_by(task)
+    ]
 
 
 def with_weights(subject: Subject, outcome: Outcome) -> nn.Module:
@@ -171,7 +180,7 @@ def with_weights(subject: Subject, outcome: Outcome) -> nn.Module:
     return model
 
 
-def tabulate(cases: Sequence[Case], measured: dict[Any, Measured], text: str) -> Table:
+def tabulate(cases: Sequence[Case], measured: dict[Any, Measured], metric: str, text: str) -> Table:
     """One row for each case, the peer's column beside ours."""
     import pandas as pd
 
@@ -183,32 +192,32 @@ def tabulate(cases: Sequence[Case], measured: dict[Any, Measured], text: str) ->
         value["ours"] = case.setting
         cell = dict(value)
         for side, method in zip(("peer", "ours"), both(case), strict=True):
-            value |= numbers(side, measured[method])
-            cell |= texts(side, measured[method])
+            value |= numbers(side, measured[method], metric)
+            cell |= texts(side, measured[method], metric)
         values.append(value)
         cells.append(cell)
     frame, shown = pd.DataFrame(values), pd.DataFrame(cells)
     best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
-    least = frame[[f"{METRIC}_peer", f"{METRIC}_ours"]].min(axis=1)
+    least = frame[[f"{metric}_peer", f"{metric}_ours"]].min(axis=1)
     for side in ("peer", "ours"):
-        best[f"{METRIC} {side}"] = frame[f"{METRIC}_{side}"] == least
+        best[f"{metric} {side}"] = frame[f"{metric}_{side}"] == least
     return Table(frame, shown, best, text, labels=3)
 
 
-def numbers(side: str, found: Measured) -> dict[str, float | None]:
+def numbers(side: str, found: Measured, metric: str) -> dict[str, float | None]:
     """The columns of one side for CSV; None where there is nothing."""
     outcome, seconds = found.outcome, found.seconds
     return {
         f"bits_{side}": outcome and outcome.bits_per_weight(),
         f"held_bits_{side}": outcome and outcome.held_bits_per_weight(),
-        f"{METRIC}_{side}": found.quality,
+        f"{metric}_{side}": found.quality,
         f"seconds_{side}": statistics.median(seconds) if seconds else None,
         f"seconds_{side}_least": min(seconds, default=None),
         f"seconds_{side}_most": max(seconds, default=None),
     }
 
 
-def texts(side: str, found: Measured) -> dict[str, str]:
+def texts(side: str, found: Measured, metric: str) -> dict[str, str]:
     """The columns of one side for people."""
     bits = quality = seconds = "–"
     if found.outcome is not None:
@@ -218,7 +227,7 @@ def texts(side: str, found: Measured) -> dict[str, str]:
     if found.seconds:
         seconds = f"{statistics.median(found.seconds):.2f} "
         seconds += f"({min(found.seconds):.2f} … {max(found.seconds):.2f})"
-    return {f"bits {side}": bits, f"{METRIC} {side}": quality, f"seconds {side}": seconds}
+    return {f"bits {side}": bits, f"{metric} {side}": quality, f"seconds {side}": seconds}
 
 
 def missing_lines(measured: dict[Any, Measured]) -> list[str]:
@@ -229,14 +238,15 @@ def missing_lines(measured: dict[Any, Measured]) -> list[str]:
 
 def caption(task: CausalLM, subject: Subject, options: argparse.Namespace) -> str:
     """What the table shows and how it was made."""
-    dense = evaluate(subject.model, task, batch_size=32).metrics[METRIC]
+    metric = judged_by(task)
+    dense = evaluate(subject.model, task, batch_size=32).metrics[metric]
     facts = environment()
     shown = ("torch", "transformers", "cpu", "git_commit")
     versions = {**{name: facts.get(name) for name in shown}, **peer_versions(options)}
     # Where the environment lies is nobody's business.
     given = ["DIR/bin/python" if a == str(options.llmcompressor) else a for a in sys.argv[1:]]
     return (
-        f"{task.architecture} on {task.name}: {METRIC} on the test split (dense: {dense:.3f}), "
+        f"{task.architecture} on {task.name}: {metric} on the test split (dense: {dense:.3f}), "
         f"bits per weight of the {len(subject.layers)} compressed layers, seconds of the "
         f"compression on {options.threads} thread(s), median and range of {options.rounds}. "
         f"Calibration: {tuple(subject.tokens.shape)} tokens. Made by "

@@ -6,12 +6,27 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from lowrank.files.extras import need
+from lowrank.metrics.metric import Metric
 from lowrank.model.forward import evaluating
+
+
+class Scores(NamedTuple):
+    """What the harness gave.
+
+    Attributes:
+        values: by name.
+        metrics: what each of them means.
+        left_out: the reason why others are not there, by name.
+    """
+
+    values: dict[str, float]
+    metrics: tuple[Metric, ...]
+    left_out: dict[str, str]
 
 
 def check_harness() -> None:
@@ -39,7 +54,7 @@ def harness_scores(
     tasks: Sequence[str],
     limit: int | None = None,
     batch_size: int = 8,
-) -> dict[str, float]:
+) -> Scores:
     """Scores of a dense or compressed model, as the harness counts them.
 
     The harness loads the data of its tasks itself, from the Hugging Face hub.
@@ -53,6 +68,7 @@ def harness_scores(
     Returns:
         ``<task>_<metric>`` of each metric (with ``_<filter>`` if a task filters answers), and
         ``<task>_examples``. Of an accuracy p over n examples the standard error is √(p (1−p) / n).
+        Those of which the harness does not say which way is better are left out, with the reason.
 
     Raises:
         ValueError: the harness is not installed, there is no such task, or limit is below 1.
@@ -82,7 +98,7 @@ def harness_scores(
             torch_random_seed=None,  # type: ignore
         )
     assert report is not None
-    return _numbers(report)
+    return scores_of(report)
 
 
 @functools.cache
@@ -93,16 +109,28 @@ def _task_manager() -> Any:
     return TaskManager()
 
 
-def _numbers(report: Any) -> dict[str, float]:
-    numbers: dict[str, float] = {}
+def scores_of(report: Any) -> Scores:
+    """What is in the report of the harness."""
+    found = Scores({}, (), {})
     for task, entries in report["results"].items():
+        better = report["higher_is_better"].get(task) or {}
         for key, value in entries.items():
             metric, _, answer_filter = key.partition(",")
-            if answer_filter and isinstance(value, int | float):
-                suffix = "" if answer_filter == "none" else f"_{answer_filter}"
-                numbers[f"{task}_{metric}{suffix}"] = float(value)
-    counts = {task: count["effective"] for task, count in report["n-samples"].items()}
-    return numbers | {f"{task}_examples": float(count) for task, count in counts.items()}
+            if not answer_filter or not isinstance(value, int | float):
+                continue
+            name = f"{task}_{metric}" + ("" if answer_filter == "none" else f"_{answer_filter}")
+            if better.get(metric) is None:
+                found.left_out[name] = "the harness does not say which way is better"
+                continue
+            found.values[name] = float(value)
+            meaning = Metric(name, f"{metric} ({task})", name, higher_is_better=better[metric])
+            found = found._replace(metrics=(*found.metrics, meaning))
+    for task, count in report["n-samples"].items():
+        name = f"{task}_examples"
+        found.values[name] = float(count["effective"])
+        meaning = Metric(name, f"examples ({task})", name, "whole", minor=True)
+        found = found._replace(metrics=(*found.metrics, meaning))
+    return found
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lowrank.measure.harness import harness_scores
+from lowrank.measure.harness import Scores, harness_scores
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.memory import peak_memory
@@ -20,7 +20,8 @@ from lowrank.measure.size import (
     trainable_bytes,
     trainable_params,
 )
-from lowrank.point.quality import Observed, evaluate, on_record
+from lowrank.metrics.metric import Metric
+from lowrank.point.quality import Observed, declared, evaluate, on_record
 from lowrank.point.room import check_room
 from lowrank.point.settings import MeasureSettings
 
@@ -37,12 +38,14 @@ class Measured:
         values: quality on the test split, sizes, MACs and peak memory of one example, and scores
             on the tasks of the harness, by name.
         observed: what it gives on the test split; see `Evaluation`.
+        metrics: what those of them mean that say how good it is; by the first the task judges.
         undefined: measures that it has not, each with the reason; see `Evaluation`.
     """
 
     model: nn.Module = field(repr=False)
     values: dict[str, float]
     observed: Iterable[Observed] = field(repr=False)
+    metrics: tuple[Metric, ...] = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
 
 
@@ -65,12 +68,15 @@ def measure(
         check_room(model, task, settings)
     reference = None if dense is None else dense.observed
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
-    values, scores = quality.metrics | measure_model(model, task.example(1)), {}
+    values = quality.metrics | measure_model(model, task.example(1))
+    scores = Scores({}, (), {})
     if settings.harness_tasks:
         names, limit = settings.harness_tasks, settings.harness_limit
         scores = harness_scores(model, task.tokenizer, names, limit, settings.batch_size)
-    held, undefined = on_record(scores)
-    return Measured(model, values | held, quality.observed, quality.undefined | undefined)
+    held, undefined = on_record(scores.values)
+    undefined = quality.undefined | undefined | scores.left_out
+    metrics = (*declared(task), *scores.metrics)
+    return Measured(model, values | held, quality.observed, metrics, undefined)
 
 
 def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:
@@ -99,7 +105,8 @@ def compare(
         result: what the compression did to the model that `compressed` measures.
 
     Returns:
-        "dense", "dense_dtype" (see `stored_dtype`), "compressed", "ratios" and "latency" (one entry
+        "metrics" (each the fields of a `Metric`), "dense", "dense_dtype" (see `stored_dtype`),
+        "compressed", "ratios" and "latency" (one entry
         for each batch size; without a speedup where every compressed layer runs as a dense matrix);
         "undefined", why measures are left out, where a model has no finite value of one.
         Where models are optimised, an entry of latency has the "kernels" in a line, and "execution"
@@ -113,6 +120,7 @@ def compare(
     ]
     of_sizes = ratios(dense.values, compressed.values, result.layers)
     found = {
+        "metrics": [asdict(metric) for metric in dense.metrics],
         "dense": dense.values,
         "dense_dtype": stored_dtype(dense.model),
         "compressed": compressed.values,

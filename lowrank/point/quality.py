@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lowrank.metrics.metric import LARGEST, Metric, check_names
 from lowrank.model.forward import evaluating
-from lowrank.records.checks import LARGEST, is_number
+from lowrank.records.checks import is_number
+from lowrank.records.columns import COSTS
+from lowrank.tasks.task import LOSS
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import SplitName, Task
@@ -113,6 +116,7 @@ class Tally:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.declared = {metric.name for metric in declared(task)}
         self.metrics = task.metrics()
         self.means = _Means()
         self.examples = 0
@@ -124,15 +128,45 @@ class Tally:
         self.metrics.update(outputs, targets)
         predictions = self.task.predictions(targets)
         loss = float(self.task.loss(outputs, targets))
-        self.means.add("loss", loss * predictions, predictions)
+        self.means.add(LOSS, loss * predictions, predictions)
         if dense is not None:
-            self.means.add_all(self.task.agreement(observed, dense, targets))
+            agreement = self.task.agreement(observed, dense, targets)
+            self._check_declared(agreement)
+            self.means.add_all(agreement)
 
     def results(self) -> tuple[dict[str, float], dict[str, str]]:
         """The measures that a record holds, and why others are not there."""
         computed = {name: float(value) for name, value in self.metrics.compute().items()}
+        self._check_declared(computed)
         values, others = on_record(computed | self.means.values())
         return values, self.task.undefined() | others
+
+    def _check_declared(self, names: Iterable[str]) -> None:
+        unknown = [name for name in names if name not in self.declared]
+        if unknown:
+            raise ValueError(
+                f"task {self.task.name!r} measures {', '.join(unknown)} and does not say which way "
+                "is better: name each in `judged_by`, as in Metric(name, title, heading), beside "
+                f"{', '.join(sorted(self.declared))}"
+            )
+
+
+def declared(task: Task) -> tuple[Metric, ...]:
+    """What a task says of its numbers.
+
+    Raises:
+        ValueError: it is no tuple of metrics, names one twice, or lacks the loss.
+    """
+    metrics = task.judged_by()
+    if not isinstance(metrics, tuple) or not all(isinstance(one, Metric) for one in metrics):
+        raise ValueError(f"task {task.name!r}: judged_by() must be a tuple of Metric")
+    check_names(metrics, f"task {task.name!r}: judged_by()")
+    costs = [metric.name for metric in metrics if metric.name in COSTS]
+    if costs:
+        raise ValueError(f"task {task.name!r}: {costs[0]!r} is what a model costs, and no metric")
+    if LOSS not in [metric.name for metric in metrics]:
+        raise ValueError(f"task {task.name!r}: judged_by() lacks {LOSS!r}, which every task has")
+    return metrics
 
 
 def on_record(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:

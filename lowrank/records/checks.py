@@ -6,34 +6,44 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SCHEMA = 1
+from lowrank.metrics.metric import LARGEST, read_metrics
+from lowrank.records.columns import COSTS
+
+SCHEMA = 2
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "": (
-        *("schema", "key", "config", "task", "model", "method", "family", "level", "recovery"),
-        *("seed", "dense", "compressed", "ratios", "latency", "layers", "skipped", "environment"),
-        "timings",
+        *("schema", "key", "config", "task", "model", "method", "family", "level", "norm"),
+        *(
+            "recovery",
+            "dense_recovery",
+            "tuned",
+            "allocates",
+            "seed",
+            "metrics",
+            "dense",
+            "compressed",
+        ),
+        *("ratios", "latency", "layers", "skipped", "environment", "timings"),
     ),
     "dense": ("params", "bytes"),
     "compressed": ("params", "bytes"),
     "ratios": ("compression_ratio", "param_ratio"),
 }
 # What becomes part of tables, figures and the names of files.
-NAMES = ("key", "task", "model", "method", "family", "recovery")
-LATER_NAMES = ("norm", "dense_recovery")
+NAMES = ("key", "task", "model", "method", "family", "norm", "recovery", "dense_recovery")
 LONGEST_NAME = 200
 DEEPEST = 50
 MAPPINGS = ("config", "dense", "compressed", "ratios", "environment", "timings")
-LATER_MAPPINGS = ("dense_before_recovery", "recovered")
+PERHAPS = ("dense_before_recovery", "recovered")
 PERHAPS_NULL = ("calibration", "allocation", "protocol")
-NUMBERS = ("dense", "compressed", "ratios", "dense_before_recovery")
+QUALITIES = ("dense", "compressed", "dense_before_recovery")
+NUMBERS = (*QUALITIES, "ratios")
 # Of each latency, and of each layer.
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")
-# The square of a number is one too, as a standard deviation takes it; and no whole number needs
-# more than 64 bits, beyond which columns are no numbers.
-LARGEST = 1e150
+# No whole number needs more than 64 bits, beyond which columns are no numbers.
 LARGEST_WHOLE = 2**63 - 1
 LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")
 
@@ -46,22 +56,22 @@ def check_record(record: Any) -> None:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"a record is a mapping of fields, not {_kind(record)}")
+    check_schema(record)
     _check_present(record, "", REQUIRED[""])
-    if record["schema"] != SCHEMA or type(record["schema"]) is not int:
-        raise ValueError(f"schema={record['schema']!r} is not the known one, {SCHEMA}")
     check_plain(record, "")
     given = [name for name in PERHAPS_NULL if record.get(name) is not None]
-    for name in (*MAPPINGS, *filter(record.__contains__, LATER_MAPPINGS), *given):
+    for name in (*MAPPINGS, *filter(record.__contains__, PERHAPS), *given):
         _check_mapping(record[name], name)
     for part, names in REQUIRED.items():
         _check_present(record[part] if part else record, part, names)
-    for name in (*NAMES, *filter(record.__contains__, LATER_NAMES)):
+    for name in NAMES:
         _check_name(record[name], name)
     if record.get("dense_dtype", "") != "":  # A model may have no numbers with a fraction.
         _check_name(record["dense_dtype"], "dense_dtype")
     _check_level(record)
     for part in filter(record.__contains__, NUMBERS):
         _check_numbers(record[part], part)
+    _check_metrics(record)
     if not (record["ratios"]["compression_ratio"] or 0) > 0:
         raise ValueError("ratios.compression_ratio must be above 0, for a model takes bytes")
     _check_latency(record["latency"])
@@ -69,6 +79,16 @@ def check_record(record: Any) -> None:
     for name in filter(record.__contains__, ("skipped", "left")):
         if not _is_list(record[name]):
             raise ValueError(f"{name} must be a list of layers, not {_kind(record[name])}")
+
+
+def check_schema(record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a record is of the form that is written here."""
+    _check_present(record, "", ("schema",))
+    if record["schema"] != SCHEMA or type(record["schema"]) is not int:
+        raise ValueError(
+            f"schema={_short(record['schema'])} is not the known one, {SCHEMA}: another version of "
+            "lowrank measured it, and it has to be measured again"
+        )
 
 
 def check_plain(value: Any, path: str, depth: int = 0) -> None:
@@ -106,7 +126,7 @@ def _check_level(record: Mapping[str, Any]) -> None:
         raise ValueError(f"level={_short(level)} must be a number, by which levels are ordered")
     if not _is_whole(seed):
         raise ValueError(f"seed={_short(seed)} must be a whole number")
-    if not isinstance(record.get("tuned", False), bool):
+    if not isinstance(record["tuned"], bool):
         raise ValueError(f"tuned={_short(record['tuned'])} must be true or false")
 
 
@@ -117,6 +137,21 @@ def _check_numbers(values: Mapping[str, Any], part: str) -> None:
             raise ValueError(f"{part}.{name}={_short(value)} must be a number or null")
         if part == "ratios" and value is not None and value < 0:
             raise ValueError(f"{part}.{name}={_short(value)} must be a number from 0")
+
+
+def _check_metrics(record: Mapping[str, Any]) -> None:
+    """Nothing is on record of which the record does not say what it means."""
+    known = [metric.name for metric in read_metrics(record["metrics"], "metrics")]
+    costs = [name for name in known if name in COSTS]
+    if costs:
+        raise ValueError(f"metrics names {', '.join(costs)}, which is what a model costs")
+    for part in filter(record.__contains__, QUALITIES):
+        unknown = [name for name in record[part] if name not in (*known, *COSTS)]
+        if unknown:
+            raise ValueError(
+                f"{part}.{_short(unknown[0])} is neither a cost nor in metrics, so nobody could "
+                f"say which way is better; there are {', '.join(known)}"
+            )
 
 
 def _check_latency(entries: Any) -> None:

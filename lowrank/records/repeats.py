@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # What the repetitions of one measurement have in common.
 POINT = ("method", "family", "norm", "level", "point")
 # Columns of the records that name a point, and measure nothing.
-NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "primary"}
+NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics"}
 # How columns begin that differ from run to run whatever the seed, and those that do on a GPU.
 TIMED = ("latency_", "dense_latency_", "speedup_", "timings.")
 ALLOCATED = {"peak_memory_bytes", "dense_peak_memory_bytes"}

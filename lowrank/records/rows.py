@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrank.records.columns import primary_measure
 from lowrank.records.keys import point
 
 RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
@@ -15,16 +14,9 @@ MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
 
 
 def _labels(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    derived = {
-        # Records without these are older: without a norm, or of a recovery that both models had.
-        "norm": record.get("norm", "identity"),
-        "dense_recovery": record.get("dense_recovery", record["recovery"]),
-        "tuned": record.get("tuned", "losses" in record.get("recovered", {})),
-        "allocates": record.get("allocates", False),
-        "point": point(record["config"]),
-        "path": str(path),
-    }
-    return {name: record[name] for name in RECORD_LABELS} | derived
+    names = (*RECORD_LABELS, "norm", "dense_recovery", "tuned", "allocates")
+    derived = {"point": point(record["config"]), "path": str(path)}
+    return {name: record[name] for name in names} | derived
 
 
 def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,8 +26,7 @@ def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: two fields of the record make one column.
     """
     ratios, row = record["ratios"], _labels(path, record)
-    # By the dense model, which has values where a broken one has none.
-    _add(row, {"primary": primary_measure(record["dense"])})
+    _add(row, {"metrics": json.dumps(record["metrics"])})
     _add(row, record["compressed"])
     _add(row, ratios)
     if "dense_dtype" in record:
@@ -69,7 +60,6 @@ def layer_rows(path: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for position, layer in enumerate(record["layers"]):
         (out, into), row = layer["shape"], {**labels, "position": position}
         own = {name: value for name, value in layer.items() if name not in ("shape", "tied_to")}
-        # Of records that are older than the norms.
         own = {"norm": norm, "norm_error": layer["relative_error"]} | own
         _add(row, own | {"tied_to": ", ".join(layer["tied_to"])})
         _add(row, {"out": out, "in": into})

@@ -17,7 +17,7 @@ from lowrank.files.extras import need
 from lowrank.files.fields import parse
 from lowrank.files.paths import as_path
 from lowrank.records.checks import SCHEMA as SCHEMA
-from lowrank.records.checks import check_record
+from lowrank.records.checks import check_record, check_schema
 from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
@@ -33,13 +33,15 @@ def exists(key: str, folder: str | Path) -> bool:
     """Whether the record called `key` is in `folder`.
 
     Raises:
-        ValueError: there is a file of its name that is not that record.
+        ValueError: there is a file of its name that is not that record, or is one of another
+            schema.
     """
     path = as_path(folder, "folder") / f"{key}.json"
     try:
         found = _read(path)
         if not isinstance(found, Mapping) or found.get("key") != key:
             raise ValueError("it does not hold its key")
+        check_schema(found)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (ValueError, IsADirectoryError) as error:
@@ -94,19 +96,20 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
     Columns: the labels of the record, `norm` among them; ``dense_recovery``, the recovery that the
     dense model was given too ("none" where it is the aim, and so stays as it is); `tuned`, whether
-    gradient steps on data were taken after the compression; `allocates`, whether the method chose
-    for each layer by itself; `point`, alike for the repetitions of one measurement with other
-    seeds; ``primary``, the name of the measure by which the task judges first; ``dense_dtype``;
-    the measures of the compressed model under their own names and those of the dense model
-    after ``dense_`` (``dense_before_recovery_``); the ratios, with ``coverage``, the share of
-    the parameters that lie in compressed weights, and ``dense_layers_bits_per_weight`` to its
+    gradient steps on data were taken after the compression; `allocates`, whether the method
+    chose for each layer by itself; `point`, alike for the repetitions of
+    one measurement with other seeds; ``metrics``, what the task measures, as JSON (see
+    `lowrank.records.columns.metrics_of`); ``dense_dtype``; the measures of the compressed model
+    under their own names and those of the dense model after ``dense_``
+    (``dense_before_recovery_``); the ratios, with ``coverage``, the share of the parameters that
+    lie in compressed weights, and ``dense_layers_bits_per_weight`` to its
     ``layers_bits_per_weight``; per measured batch size n ``latency_b{n}_s``,
-    ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with ``_low``,
-    ``_high``; NaN where the compressed layers run as dense matrices) and
-    ``latency_b{n}_threads``, ``_device``, ``_dtype``; ``compressed_layers``, ``skipped_layers``
-    and ``left_layers`` (counts); ``environment.*``, ``timings.*``, ``calibration.*``, and the
-    config by dotted names, such as ``method.rank``. A value that a record lacks is NaN; the
-    norm of one that is older than the norms is "identity".
+    ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with ``_low``, ``_high``;
+    NaN where the compressed layers run as dense matrices) and ``latency_b{n}_threads``,
+    ``_device``, ``_dtype``;
+    ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
+    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``method.rank``. A
+    value that a record lacks is NaN.
 
     Args:
         folder: where to look.

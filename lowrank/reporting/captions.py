@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowrank.records.columns import Measure
+from lowrank.metrics.metric import Metric
 from lowrank.records.repeats import is_timed
 
 # What a caption says of a recovery that the dense model did not have, by whether it tunes.
@@ -55,7 +55,7 @@ def share(part: float) -> str:
     return "99.9" if text == "100" and part < 1 else text
 
 
-def in_unit(shown: Measure) -> str:
+def in_unit(shown: Metric) -> str:
     """What a table shows."""
     return f"{shown.words}{' in %' if shown.scale == 'percent' else ''}"
 

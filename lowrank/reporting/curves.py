@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank.files.names import stems
-from lowrank.records.columns import MEASURES
+from lowrank.records.columns import COSTS, metrics_of
 from lowrank.records.meaning import one_meaning
 from lowrank.records.repeats import POINT, dense_of_their_own, is_timed, of_their_own
 
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 # What the points of one curve figure or table must have in common.
 COMPARISON = ("task", "model", "dense_recovery")
-# What a model takes, and not how good it is; the dense one has it too.
-SIZES = (
-    *("params", "trainable_params", "trainable_bytes", "bytes", "body_bytes", "macs"),
-    *("peak_memory_bytes", "layers_bits_per_weight", "recovery"),
-)
 # The norms from left to right of the table of methods, each nearer to what the model computes.
 NORMS = ("identity", "diagonal", "full")
 
@@ -53,7 +48,7 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
     missing = [column for column in wanted if column not in frame]
     if missing:
-        held = ", ".join(name for name in MEASURES if name in frame)
+        held = ", ".join(name for name in (*COSTS, *metrics_of(frame)) if name in frame)
         raise ValueError(
             f"the records hold no {', '.join(missing)}: take what they hold ({held}), or measure it"
         )
@@ -101,7 +96,7 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     """
     one_comparison(frame)
     if f"dense_{column}" not in frame or all(frame[f"dense_{column}"].isna()):
-        known = MEASURES.get(column)
+        known = metrics_of(frame).get(column)
         if known is not None and known.dense is not None:
             return known.dense, float("nan")
         raise ValueError(f"the records hold no {column} of the dense model")
@@ -111,26 +106,30 @@ def dense_baseline(frame: pd.DataFrame, column: str) -> tuple[float, float]:
 
 
 def quality_measures(frame: pd.DataFrame) -> list[str]:
-    """The measures of quality that the records hold, of the dense model too where it has any."""
-    held = [str(name) for name in frame if not all(frame[name].isna())]
-    by_definition = {name for name, known in MEASURES.items() if known.dense is not None}
+    """The task's metrics of which the records hold a value, and one of the dense model.
+
+    In the task's order: by the first it judges.
+    """
+    held = {str(name) for name in frame if not all(frame[name].isna())}
     return [
         name
-        for name in held
-        if (f"dense_{name}" in held or name in by_definition)
-        and name not in SIZES
-        and not is_timed(name)
+        for name, metric in metrics_of(frame).items()
+        if name in held and (f"dense_{name}" in held or metric.dense is not None)
     ]
 
 
-def first_measure(frame: pd.DataFrame) -> str | None:
-    """The measure by which the task judges first; the next where no model has a value of it.
+def first_measure(frame: pd.DataFrame) -> str:
+    """The metric by which the task judges; the next where no model has a value of it.
 
-    None if the records hold no measure of quality.
+    Raises:
+        ValueError: the records hold no measure of quality, or `frame` is empty.
     """
+    one_comparison(frame)
     held = quality_measures(frame)
-    primary = str(frame["primary"].iloc[0])
-    return primary if primary in held else next(iter(held), None)
+    if not held:
+        named = ", ".join(metrics_of(frame))
+        raise ValueError(f"the records hold no value of what their task measures ({named})")
+    return held[0]
 
 
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowrank.records.columns import Measure, level_text, measure
+from lowrank.metrics.metric import Metric
+from lowrank.records.columns import level_text, measure
 from lowrank.reporting.captions import coverage, in_unit, over_seeds, sentence, subject
 from lowrank.reporting.curves import (
     NORMS,
     dense_baseline,
+    first_measure,
     in_several_norms,
     norms_in_order,
     summarise,
@@ -23,7 +25,7 @@ ROW = ["family", "level"]
 
 
 def norm_table(
-    frame: pd.DataFrame, metric: str = "perplexity", size: str = "layers_bits_per_weight"
+    frame: pd.DataFrame, metric: str | None = None, size: str = "layers_bits_per_weight"
 ) -> Table:
     """One row per family and level, one column per norm, the best of a row in bold.
 
@@ -34,7 +36,8 @@ def norm_table(
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
-        metric: a measure of quality that the dense model has too.
+        metric: a measure of quality that the dense model has too; that by which the task judges,
+            if not given.
         size: what the entries of a row cost; least and most, where they differ.
 
     Raises:
@@ -43,6 +46,7 @@ def norm_table(
     import pandas as pd
 
     compared = in_several_norms(frame)
+    metric = metric or first_measure(compared)
     points = summarise(compared, [metric, size])
     shown, small = measure(frame, metric), measure(frame, size)
     best = _best(points, metric, shown)
@@ -71,7 +75,7 @@ def norm_table(
     return Table(values, cells, bold, caption, labels=len(ROW))
 
 
-def _best(points: Any, metric: str, shown: Measure) -> pd.DataFrame:
+def _best(points: Any, metric: str, shown: Metric) -> pd.DataFrame:
     """The best point of each family, level and norm, of the levels that have two norms."""
     ranked = points[points[metric].notna()].assign(rank=shown.sign * points[metric])
     best = ranked.sort_values("rank", ascending=False).drop_duplicates([*ROW, "norm"])
@@ -117,7 +121,7 @@ def _shared(points: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 def _texts(
-    parts: Mapping[str, Any], metric: str, shown: Measure, shared: set[tuple[str, str]]
+    parts: Mapping[str, Any], metric: str, shown: Metric, shared: set[tuple[str, str]]
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -130,7 +134,7 @@ def _texts(
     return pd.DataFrame({norm: [text(norm, at) for at in rows] for norm in parts[metric]})
 
 
-def _worse(row: dict[Any, float], shown: Measure) -> list[str]:
+def _worse(row: dict[Any, float], shown: Metric) -> list[str]:
     """The norms that did worse than one before them in `NORMS`, of those that were measured."""
     best, worse = float("-inf"), []
     for norm in NORMS:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowrank.records.columns import NONE, Measure, level_text, measure
+from lowrank.metrics.metric import NONE, Metric
+from lowrank.records.columns import level_text, measure, metrics_of
 from lowrank.reporting.captions import counted, coverage, in_unit, over_seeds, sentence, subject
-from lowrank.reporting.curves import dense_baseline, norms_in_order, summarise
+from lowrank.reporting.curves import dense_baseline, first_measure, norms_in_order, summarise
 from lowrank.reporting.table import Table
 
 if TYPE_CHECKING:
@@ -20,19 +21,17 @@ UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
 RUNS_DENSE = "every compressed layer runs as dense"
 BITS, SPEEDUP = "layers_bits_per_weight", "speedup_b1"
-# The columns of the long table, of those that were measured.
+# The costs in the long table, of those that were measured; what the task measures follows.
 LONG = (
     *("compression_ratio", "layers_bits_per_weight", "coverage"),
     *("param_ratio", "theoretical_speedup", "speedup_b1"),
     *("trainable_params", "trainable_bytes"),
-    *("perplexity", "word_perplexity", "bits_per_byte", "top1", "macro_f1"),
-    *("cosine", "flipped", "kl"),
 )
 
 
 def summary_table(
     frame: pd.DataFrame,
-    metric: str = "top1",
+    metric: str | None = None,
     size: str = "compression_ratio",
     steps: Sequence[float] | None = None,
 ) -> Table:
@@ -46,7 +45,8 @@ def summary_table(
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
-        metric: a measure of quality that the dense model has too.
+        metric: a measure of quality that the dense model has too; that by which the task judges,
+            if not given.
         size: a ratio, such as ``compression_ratio``, or ``layers_bits_per_weight``.
         steps: of the columns, from weak to strong; those after the first that no method reaches
             are left out.
@@ -56,6 +56,7 @@ def summary_table(
     """
     import pandas as pd
 
+    metric = metric or first_measure(frame)
     beside = [BITS] if size != BITS and _measured(frame, BITS) else []
     points = summarise(frame, [metric, size, *beside])
     dense = dense_baseline(frame, metric)
@@ -88,6 +89,8 @@ def summary_table(
         f"column; {NONE} where none is.{in_brackets}{sentence(coverage(frame))} "
         f"{over_seeds(points)} Dense model: {shown.text(*dense)}."
     )
+    if shown.chance is not None:
+        caption += f" By chance: {shown.text(shown.chance)}."
     return Table(values, cells, best, caption)
 
 
@@ -103,6 +106,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     """
     import pandas as pd
 
+    own = metrics_of(frame)
     columns = _columns(frame, size)
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}
@@ -126,11 +130,10 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     spreads = [name for column in columns for name in (column, f"{column}_std")]
     values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]]
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    one = "token" if _measured(frame, "perplexity") else "example"
+    told = [f"; {shown.heading}: {shown.words}" for name, shown in measures.items() if name in own]
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
-        "model; flipped: predictions that differ from the dense model's; KL: of the compressed "
-        f"model's outputs from the dense model's, per {one}.{sentence(coverage(frame))} "
+        f"model{''.join(told)}.{sentence(coverage(frame))} "
         f"{over_seeds(points)}"
     )
     if size != LONG[0]:
@@ -142,7 +145,8 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
 
 def _columns(frame: Any, size: str) -> list[str]:
     """The columns of the long table: `size`, and what was measured and differs."""
-    names = [name for name in LONG if _measured(frame, name)]
+    own = [name for name, metric in metrics_of(frame).items() if not metric.minor]
+    names = [name for name in (*LONG, *own) if _measured(frame, name)]
     if set(frame["dense_recovery"]) == {"none"}:  # Nothing was trained for the task.
         names = [name for name in names if not name.startswith("trainable")]
     if "coverage" in names and len(frame["coverage"].unique()) == 1:
@@ -150,7 +154,7 @@ def _columns(frame: Any, size: str) -> list[str]:
     return list(dict.fromkeys((size, *names)))
 
 
-def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | None) -> list[float]:
+def _reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None) -> list[float]:
     """The columns of a table of `sizes`: of `steps` the first and those that one of them reaches.
 
     The first stays, so that there is a column even where nothing was made smaller.
@@ -165,7 +169,7 @@ def _reached(sizes: Any, size: str, small: Measure, steps: Sequence[float] | Non
     return [step for step in steps if step == steps[0] or small.sign * step <= most]
 
 
-def _best(levels: Any, shown: Measure, columns: Sequence[str]) -> list[float]:
+def _best(levels: Any, shown: Metric, columns: Sequence[str]) -> list[float]:
     """What the level has in `columns` that is the best in the first of them."""
     quality = (shown.sign * levels[columns[0]]).dropna()
     if quality.empty:

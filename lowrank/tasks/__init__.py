@@ -1,5 +1,7 @@
 """Tasks: a model, its data and its quality measure."""
 
+from lowrank.metrics.metric import Metric as Metric
+from lowrank.tasks.agreement import agreement_metrics as agreement_metrics
 from lowrank.tasks.causal_lm import CausalLM as CausalLM
 from lowrank.tasks.image_classification import ImageClassification as ImageClassification
 from lowrank.tasks.image_sources import Digits as Digits
@@ -8,6 +10,7 @@ from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
+from lowrank.tasks.task import loss_metric as loss_metric
 from lowrank.tasks.text_classification import TextClassification as TextClassification
 from lowrank.tasks.text_sources import HubText as HubText
 from lowrank.tasks.token_sequences import Packing as Packing

@@ -6,8 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowrank.metrics.metric import Metric
+
 # Values in double precision at a time: a few MB, which stay in the processor's cache.
 CHUNK = 2**18
+
+
+def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
+    """What `class_agreement` measures; `one` is what a prediction is of."""
+    return (
+        Metric(
+            "flipped",
+            "share of predictions that differ\nfrom the dense model's (test split)",
+            "flipped (%)",
+            "percent",
+            higher_is_better=False,
+            dense=0.0,
+        ),
+        Metric(
+            "kl",
+            f"KL(dense ‖ compressed)\n(test split, nats per {one})",
+            "KL (nats)",
+            higher_is_better=False,
+            dense=0.0,
+        ),
+    )
 
 
 def class_agreement(outputs: Tensor, dense: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
-from lowrank.tasks.agreement import class_agreement, class_divergence
+from lowrank.metrics.metric import Metric
+from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import (
     calibration_rows,
@@ -21,7 +22,7 @@ from lowrank.tasks.splits import (
     named,
     part_sizes,
 )
-from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
 
@@ -168,6 +169,11 @@ class CausalLM(Task):
         """KL(dense ‖ model), the mean over the counted predictions."""
         counted = targets != IGNORED
         return class_divergence(observed[0][counted], dense[0][counted])
+
+    def judged_by(self) -> tuple[Metric, ...]:
+        from lowrank.tasks.text_metrics import LIKELIHOOD
+
+        return (*LIKELIHOOD, loss_metric("token"), *agreement_metrics("token"))
 
     def metrics(self) -> MetricCollection:
         """perplexity, word_perplexity, bits_per_byte and token_accuracy; see `Likelihood`.

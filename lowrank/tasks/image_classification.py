@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
+from lowrank.metrics.metric import Metric
 from lowrank.model.forward import call
+from lowrank.tasks.agreement import agreement_metrics
+from lowrank.tasks.class_metrics import class_collection, class_metrics
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
 from lowrank.tasks.splits import (
@@ -26,7 +29,7 @@ from lowrank.tasks.splits import (
     named,
     part_sizes,
 )
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, loss_metric
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
@@ -142,24 +145,16 @@ class ImageClassification(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets)
 
-    def metrics(self) -> MetricCollection:
-        """top1, top5, macro_recall and macro_f1; with fewer than 5 classes top5 is 1."""
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import (
-            MulticlassAccuracy,
-            MulticlassF1Score,
-            MulticlassRecall,
+    def judged_by(self) -> tuple[Metric, ...]:
+        return (
+            *class_metrics(self.classes, top=(1, 5)),
+            loss_metric(),
+            *agreement_metrics("example"),
         )
 
-        classes = self.classes
-        return MetricCollection(
-            {
-                "top1": MulticlassAccuracy(classes, average="micro"),
-                "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-                "macro_recall": MulticlassRecall(classes, average="macro"),
-                "macro_f1": MulticlassF1Score(classes, average="macro"),
-            }
-        ).to(self.device)
+    def metrics(self) -> MetricCollection:
+        """top1, top5, macro_recall and macro_f1; with fewer than 5 classes top5 is 1."""
+        return class_collection(self.classes, top=(1, 5)).to(self.device)
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Test images; they repeat where `batch_size` is more than there are."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from lowrank.tasks.agreement import class_agreement, class_divergence
+from lowrank.metrics.metric import Metric
+from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+# What every task measures besides its own.
+LOSS = "loss"
+
+
+def loss_metric(one: str = "prediction", minor: bool = True) -> Metric:
+    """What `Task.loss` is on record, as the mean per prediction, or whatever `one` calls that."""
+    title = f"loss (test split, mean per {one})"
+    return Metric(LOSS, title, "loss", higher_is_better=False, minor=minor)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class Task(ABC):
     def metrics(self) -> MetricCollection:
         """Fresh quality measures, updated with (outputs, targets).
 
-        Shares and accuracies lie in 0..1; others, such as perplexity, say what they are.
+        Each is named in `judged_by`.
         """
 
     @abstractmethod
@@ -115,6 +125,14 @@ class Task(ABC):
 
         What the model returns for them need not be a tensor.
         """
+
+    def judged_by(self) -> tuple[Metric, ...]:
+        """What its numbers mean; by the first the task judges, and the others follow in order.
+
+        All that `metrics` and `agreement` measure, and the loss; no other is measured. A task that
+        says nothing here judges by its loss.
+        """
+        return (loss_metric(minor=False), *agreement_metrics())
 
     @property
     def draws_model(self) -> bool:

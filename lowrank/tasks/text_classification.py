@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lowrank.files.extras import need
+from lowrank.metrics.metric import Metric
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
-from lowrank.tasks.agreement import class_agreement
+from lowrank.tasks.agreement import agreement_metrics, class_agreement
+from lowrank.tasks.class_metrics import class_collection, class_metrics
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit, fit_head
 from lowrank.tasks.splits import (
@@ -26,7 +28,7 @@ from lowrank.tasks.splits import (
     named,
     part_sizes,
 )
-from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task
+from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 # Sentences whose embeddings are made at once for the head.
 EMBEDDED = 64
+COSINE = Metric(
+    "cosine", "mean cosine to the dense model's embeddings\n(test split)", "cosine", dense=1.0
+)
 
 
 @dataclass(frozen=True)
@@ -206,22 +211,13 @@ class TextClassification(Task):
         del targets
         return 1 - F.cosine_similarity(observed[1], dense[1], dim=1).mean()
 
+    def judged_by(self) -> tuple[Metric, ...]:
+        agreement = agreement_metrics("example")
+        return (*class_metrics(self.classes), loss_metric(), *agreement, COSINE)
+
     def metrics(self) -> MetricCollection:
         """top1, macro_recall and macro_f1."""
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import (
-            MulticlassAccuracy,
-            MulticlassF1Score,
-            MulticlassRecall,
-        )
-
-        return MetricCollection(
-            {
-                "top1": MulticlassAccuracy(self.classes, average="micro"),
-                "macro_recall": MulticlassRecall(self.classes, average="macro"),
-                "macro_f1": MulticlassF1Score(self.classes, average="macro"),
-            }
-        ).to(self.device)
+        return class_collection(self.classes).to(self.device)
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Test sentences of the median length, so without padding; they repeat where needed."""

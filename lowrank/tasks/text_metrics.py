@@ -9,7 +9,39 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from lowrank.metrics.metric import Metric as Meaning
 from lowrank.tasks.token_sequences import IGNORED
+
+# What `Likelihood` measures.
+LIKELIHOOD = (
+    Meaning(
+        "perplexity",
+        "perplexity (test split, per token)",
+        "perplexity",
+        "log",
+        higher_is_better=False,
+    ),
+    Meaning(
+        "word_perplexity",
+        "perplexity (test split, per word)",
+        "word perplexity",
+        "log",
+        higher_is_better=False,
+    ),
+    Meaning(
+        "bits_per_byte",
+        "bits per byte of text (test split)",
+        "bits per byte",
+        higher_is_better=False,
+    ),
+    Meaning(
+        "token_accuracy",
+        "accuracy of the next token (test split)",
+        "token accuracy (%)",
+        "percent",
+        minor=True,
+    ),
+)
 
 
 class Likelihood(Metric):

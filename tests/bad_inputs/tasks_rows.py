@@ -1,12 +1,13 @@
 """Bad tasks, data of tasks, and measures of them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from row import Row
 from torch import nn
 
+from lowrank.metrics.metric import Metric
 from lowrank.point import MeasureSettings, evaluate, measure
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, FineTune, InOrder, Tune
 from lowrank.tasks import (
@@ -384,7 +385,32 @@ NETWORKS = [
     Row("LeNet of no classes", lambda _: lenet5("ten"), "classes='ten' must be at least 1"),
 ]
 
+
+@dataclass(frozen=True)
+class Telling(ImageClassification):
+    """Says of its numbers what it is told to."""
+
+    told: object = ()
+
+    def judged_by(self):
+        return self.told
+
+
+def telling(*names, told=None):
+    """Evaluate a task that says what these metrics are."""
+    metrics = tuple(Metric(name, name, name) for name in names) if told is None else told
+    task = Telling(None, "mlp", Digits(), "torch.nn:Flatten", None, told=metrics)
+    return lambda _: evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)
+
+
 MEASURES = [
+    Row("a metric without meaning", telling("loss", "top5"), "measures macro_f1.* and does not"),
+    Row("no loss", telling("top1"), r"judged_by\(\) lacks 'loss'"),
+    Row("metrics that are names", telling(told=("top1",)), "must be a tuple of Metric"),
+    Row("no metrics", telling(), "lacks 'loss'"),
+    Row("one metric twice", telling("loss", "loss"), "has 'loss' more than once"),
+    Row("a metric called as a cost", telling("loss", "bytes"), "'bytes' is what a model costs"),
+    Row("a metric without a name", lambda _: Metric("", "x", "x"), "name='' of a metric must"),
     Row("outputs NaN", lambda _: evaluate(Lost(), DIGITS), "are NaN or infinite"),
     Row("quality of no split", lambda _: evaluate(Lost(), DIGITS, "dev"), "no split 'dev'"),
     Row("quality of no batch", lambda _: evaluate(Lost(), DIGITS, batch_size=0), "batch_size=0"),

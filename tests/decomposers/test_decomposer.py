@@ -15,7 +15,6 @@ from lowrank.decomposers import (
     Chain,
     Decomposer,
     HalfPrecision,
-    Uncompressed,
     LoRA,
     MagnitudePruning,
     Monarch,
@@ -25,6 +24,7 @@ from lowrank.decomposers import (
     RobustPCA,
     TruncatedSVD,
     Tucker2,
+    Uncompressed,
 )
 from lowrank.factorizations import Dense, Product
 

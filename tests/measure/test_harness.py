@@ -111,18 +111,33 @@ def test_scores_of_dense_and_compressed_models_are_those_of_a_plain_loop(task, o
     for model in (dense, small, rounded):
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         random = torch.random.get_rng_state()
-        scores = harness_scores(model, task.tokenizer, [own_task])
+        scores, metrics, left_out = harness_scores(model, task.tokenizer, [own_task])
         expected = plain_accuracy(model, task.tokenizer, questions())
         assert scores["tiny_choice_acc"] == pytest.approx(expected)
         assert scores["tiny_choice_examples"] == 12
         assert set(scores) == {"tiny_choice_acc", "tiny_choice_acc_norm", "tiny_choice_examples"}
+        assert [metric.name for metric in metrics] == list(scores) and not left_out
+        assert all(metric.higher_is_better for metric in metrics)
         # The model is as it was, and so are its tied weights.
         assert "tie_weights" not in vars(model)
         assert all(torch.equal(model.state_dict()[name], t) for name, t in state.items())
         assert torch.equal(torch.random.get_rng_state(), random)
-    few = harness_scores(dense, task.tokenizer, [own_task], limit=5)
+    few = harness_scores(dense, task.tokenizer, [own_task], limit=5).values
     assert few["tiny_choice_examples"] == 5
     assert few["tiny_choice_acc"] == plain_accuracy(dense, task.tokenizer, questions()[:5])
+
+
+def test_a_score_of_which_nobody_says_which_way_is_better_is_left_out():
+    entries = {"acc,none": 0.5, "bpb,none": 1.5, "mcc,strict": 0.25, "acc_stderr,none": "N/A"}
+    report = {
+        "results": {"own": entries | {"alias": "own"}},
+        "higher_is_better": {"own": {"acc": True, "bpb": False, "mcc": None}},
+        "n-samples": {"own": {"effective": 4}},
+    }
+    found = harness.scores_of(report)
+    assert found.values == {"own_acc": 0.5, "own_bpb": 1.5, "own_examples": 4.0}
+    assert [metric.higher_is_better for metric in found.metrics] == [True, False, True]
+    assert found.left_out == {"own_mcc_strict": "the harness does not say which way is better"}
 
 
 @needs_harness

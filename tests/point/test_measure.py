@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import pytest
@@ -13,7 +13,9 @@ from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.execution import KERNELS, Plan, search
 from lowrank.execution.sparse import CSRKernel
 from lowrank.execution.timing import Timed
+from lowrank.metrics.metric import Metric
 from lowrank.point import MeasureSettings, compare, measure, measure_model, ratios
+from lowrank.tasks.class_metrics import class_metrics
 from lowrank.tasks.task import Split, SplitName, Task
 
 
@@ -50,6 +52,9 @@ class RampTask(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)
 
+    def judged_by(self) -> tuple[Metric, ...]:
+        return (*class_metrics(7), *super().judged_by())
+
     def metrics(self) -> MetricCollection:
         return MetricCollection({"top1": MulticlassAccuracy(7, average="micro")})
 
@@ -80,8 +85,9 @@ def test_a_comparison_has_the_parts_of_a_record():
     small = compress(dense.model, TruncatedSVD(rank=4), where="0", example=task.example())
     compressed = measure(small.model, task, SETTINGS, dense)
     record = compare(dense, compressed, small, task, SETTINGS)
-    parts = {"dense", "dense_dtype", "compressed", "ratios", "latency", "undefined"}
+    parts = {"metrics", "dense", "dense_dtype", "compressed", "ratios", "latency", "undefined"}
     assert set(record) == parts and record["undefined"] == {}
+    assert record["metrics"] == [asdict(metric) for metric in task.judged_by()]
     assert record["dense_dtype"] == "float32"
     sizes = {
         "params",

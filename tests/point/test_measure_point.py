@@ -12,7 +12,7 @@ import torch
 import lowrank
 from lowrank.allocation import Budget, Mix, grid
 from lowrank.calibration import CalibratedNorms
-from lowrank.decomposers import GPTQ, Chain, Decomposer, Uncompressed, Quantization, TruncatedSVD
+from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense
 from lowrank.point import MeasureSettings, dense, evaluate
 from lowrank.point.config import described
@@ -99,7 +99,8 @@ def test_hydra_is_not_needed():
         "sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb'])\n"
         "sys.path.insert(0, 'tests/point')\n"
         "import test_measure_point as test_point\n"
-        "test_point.measure_point(test_point.TASK, test_point.Uncompressed(), measure=test_point.QUICK)\n"
+        "task, method = test_point.TASK, test_point.Uncompressed()\n"
+        "test_point.measure_point(task, method, measure=test_point.QUICK)\n"
         "assert not [name for name in sys.modules if name.startswith('experiments')]\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

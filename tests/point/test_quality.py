@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
+from lowrank.metrics.metric import Metric
 from lowrank.point import Evaluation, evaluate, quality
+from lowrank.tasks.class_metrics import class_metrics
 from lowrank.tasks.task import Split, SplitName, Task
 
 CLASSES = 6
@@ -61,6 +63,9 @@ class RandomRows(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets)
+
+    def judged_by(self) -> tuple[Metric, ...]:
+        return (*class_metrics(CLASSES, top=(1, 5)), *super().judged_by())
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lowrank.metrics.metric import Metric
 from lowrank.records import store
 
 texts = st.text(max_size=8)
@@ -229,7 +230,7 @@ def test_all_records_of_a_sweep_are_there(tmp_path):
     [
         ('{"schema": 1', "delimiter"),
         ("[1]", "mapping of fields, not list"),
-        ('{"schema": 1}', "lacks key, config"),
+        ('{"schema": 2}', "lacks key, config"),
     ],
 )
 def test_a_broken_record_names_itself(tmp_path, text, reason):
@@ -254,7 +255,7 @@ def test_nan_in_a_file_and_another_schema_are_broken_too(tmp_path):
     with pytest.raises(ValueError, match=r"compressed\.kl is nan"):
         store.load(tmp_path)
     path.write_text(json.dumps(records.record() | {"schema": 99}))
-    with pytest.raises(ValueError, match="schema=99 is not the known one, 1"):
+    with pytest.raises(ValueError, match="schema=99 is not the known one, 2"):
         store.load(tmp_path)
 
 
@@ -280,22 +281,30 @@ def test_norm_calibration_and_bits_are_columns(tmp_path):
     assert (layers["norm_error"] == layers["relative_error"] / 2).all()
 
 
-def test_a_record_from_before_the_norms_reads_as_identity(tmp_path):
-    old = records.record()
-    assert not {"norm", "calibration"} & set(old)
-    store.save(old, tmp_path)
-    frame, layers = store.load(tmp_path), store.load_layers(tmp_path)
-    assert set(frame["norm"]) == set(layers["norm"]) == {"identity"}
-    assert not [name for name in frame if "bits_per_weight" in name or "calibration" in name]
+def test_a_record_of_an_older_lowrank_is_refused_wherever_it_is_met(tmp_path):
+    """One that counted as measured would stop the report of a sweep that was measured on."""
+    path = store.save(records.record(), tmp_path)
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    for meet in (lambda: store.load(tmp_path), lambda: store.exists(path.stem, tmp_path)):
+        with pytest.raises(ValueError, match="schema=1 .* has to be measured again.* Move it away"):
+            meet()
+
+
+def measuring(name):
+    def spoil(record):
+        record["metrics"] = [*record["metrics"], *records.plain([Metric(name, "x", "x")])]
+        record["compressed"][name] = 1.0
+
+    return spoil
 
 
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda r: r["compressed"].update(path=1.0), "'path'"),
+        (measuring("path"), "'path'"),
         (lambda r: r["ratios"].update(top1=1.0), "'top1'"),
-        (lambda r: r["compressed"].update(dense_top1=1.0), "'dense_top1'"),
-        (lambda r: r["compressed"].update(speedup_b1=1.0), "'speedup_b1'"),
+        (measuring("dense_top1"), "'dense_top1'"),
+        (measuring("speedup_b1"), "'speedup_b1'"),
         (lambda r: r["config"].update(environment={"torch": "x"}), "'environment.torch'"),
     ],
 )
@@ -331,7 +340,7 @@ def test_a_record_without_a_speedup_reads_as_none_of_it(tmp_path):
 
 def test_a_record_has_no_field_that_it_need_not_have(tmp_path):
     made_up = records.record()
-    for name in ("norm", "dense_recovery", "tuned", "calibration", "dense_dtype"):
+    for name in ("calibration", "dense_dtype"):
         made_up.pop(name, None)
     store.save(made_up | {"latency": [], "level": None, "protocol": None}, tmp_path)
     row = store.load(tmp_path).iloc[0]

@@ -3,10 +3,12 @@
 import made_records as records
 import pytest
 
+from lowrank.metrics.metric import Metric
 from lowrank.records import store
-from lowrank.records.columns import primary_measure, usual_size
+from lowrank.records.columns import usual_size
 from lowrank.reporting import plots
 from lowrank.reporting.captions import coverage, dense_dtype, share
+from lowrank.reporting.curves import first_measure
 from lowrank.reporting.norm_table import norm_table
 from lowrank.reporting.tables import long_table, summary_table
 
@@ -126,22 +128,24 @@ def test_without_bits_it_is_the_ratio(tmp_path):
     assert usual_size(store.load(tmp_path)) == "compression_ratio"
 
 
-@pytest.mark.parametrize(
-    ("measures", "first"),
-    [
-        (["macro_f1", "top1", "loss"], "top1"),
-        (["bits_per_byte", "perplexity", "loss"], "perplexity"),
-        (["mse", "loss", "params"], "mse"),
-    ],
-)
-def test_the_measure_by_which_a_task_judges_first(tmp_path, measures, first):
-    assert primary_measure(measures) == first
-    made_up = records.record("svd", 1)
-    values = dict.fromkeys(measures, 0.5) | {"params": 1, "bytes": 4}
-    store.save(made_up | {"compressed": values, "dense": values}, tmp_path)
-    assert store.load(tmp_path)["primary"][0] == first
-    # A model that is broken has no value of some of them.
-    left = {name: value for name, value in values.items() if name != first}
-    store.save(made_up | {"compressed": left, "dense": values}, tmp_path)
-    broken = store.load(tmp_path)
-    assert broken["primary"][0] == first and first not in broken
+@pytest.mark.parametrize("names", [("mse", "top1"), ("f1", "mse", "loss")])
+def test_the_task_says_by_which_measure_it_judges(tmp_path, names):
+    """In whatever order the values are, and where a broken model has none of the first."""
+    metrics = records.plain([Metric(name, name, name) for name in names])
+    values = dict.fromkeys(reversed(names), 0.5)
+    made_up = records.record("svd", 1) | {"metrics": metrics}
+    dense, sizes = values | {"params": 1, "bytes": 4}, {"params": 1, "bytes": 4}
+    store.save(made_up | {"compressed": values | sizes, "dense": dense}, tmp_path)
+    assert first_measure(store.load(tmp_path)) == names[0]
+    broken = {name: 0.5 for name in names[1:]} | sizes
+    store.save(made_up | {"compressed": broken, "dense": dense}, tmp_path)
+    assert first_measure(store.load(tmp_path)) == names[1]
+    store.save(made_up | {"compressed": sizes, "dense": dense}, tmp_path)
+    with pytest.raises(ValueError, match=f"no value of what their task measures .{names[0]}, "):
+        first_measure(store.load(tmp_path))
+
+
+def test_a_table_says_what_chance_gives(tmp_path):
+    frame = store.load(records.write(tmp_path, 1, ("svd",)))
+    assert summary_table(frame).caption.endswith(" By chance: 10.00.")
+    assert "By chance" not in summary_table(frame, "loss").caption

@@ -1,5 +1,6 @@
 """The figures show the numbers of the records: what is drawn is checked, artist by artist."""
 
+import json
 import math
 import re
 
@@ -190,7 +191,11 @@ def test_figures_say_of_which_task_and_model_they_are(few, layers):
 
 
 def test_a_value_without_a_place_on_a_logarithmic_axis_is_refused(few):
-    part = few.assign(perplexity=few["top1"] - 0.5, dense_perplexity=4.0)
+    part = few.assign(
+        perplexity=few["top1"] - 0.5,
+        dense_perplexity=4.0,
+        metrics=json.dumps(records.TEXT_METRICS),
+    )
     with pytest.raises(ValueError, match="perplexity of .* has no place on a logarithmic axis"):
         plots.quality_curve(part, y="perplexity")
 

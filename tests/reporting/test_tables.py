@@ -303,7 +303,7 @@ def test_any_ratio_can_come_first(frame):
 def test_beside_a_language_model_images_are_still_examples(frame, texts):
     for _, part in comparisons(pd.concat([frame, texts], ignore_index=True)):
         one = "token" if part["task"].iloc[0] == "stories" else "example"
-        assert f"from the dense model's, per {one}." in long_table(part).caption
+        assert f"KL(dense ‖ compressed) (test split, nats per {one})" in long_table(part).caption
 
 
 def test_what_is_no_number_has_no_mean(frame):

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 import pytest
 import text_mirror
 import torch
+import torchmetrics
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning
+from lowrank.measure.harness import Scores
+from lowrank.metrics.metric import Metric
 from lowrank.point import MeasureSettings, compare, evaluate, measure
 from lowrank.tasks import CausalLM, Digits, HubText, ImageClassification, Packing
 from lowrank.tasks.text_metrics import Likelihood
@@ -107,7 +110,7 @@ def test_a_number_beyond_64_bits_is_none():
     assert found["word_perplexity"] == math.inf and found["perplexity"] < 1e4
 
 
-class Odd(Metric):
+class Odd(torchmetrics.Metric):
     """What some tasks cannot define: 0 / 0, a limit, a number beyond all use; and a number."""
 
     seen: Tensor
@@ -129,6 +132,10 @@ class OddTask(ImageClassification):
     def metrics(self) -> MetricCollection:
         return MetricCollection({"odd": Odd()})
 
+    def judged_by(self) -> tuple[Metric, ...]:
+        names = ("correlation", "odds", "far", "seen", "recall", "loss")
+        return tuple(Metric(name, name, name) for name in names)
+
     def undefined(self) -> dict[str, str]:
         return {"recall": "no example is positive"}
 
@@ -147,7 +154,8 @@ def test_any_measure_of_any_task_may_be_undefined():
 
 
 def test_scores_of_the_harness_may_be_undefined_too(monkeypatch):
-    scores = {"own_word_perplexity": math.inf, "own_acc": 0.5}
+    values = {"own_word_perplexity": math.inf, "own_acc": 0.5}
+    scores = Scores(values, tuple(Metric(name, name, name) for name in values), {})
     monkeypatch.setattr(sys.modules[measure.__module__], "harness_scores", lambda *_: scores)
     monkeypatch.setattr(MeasureSettings, "__post_init__", lambda self: None)
     monkeypatch.setattr(ImageClassification, "tokenizer", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lowrank.reporting.curves import in_several_norms, norms_in_order
+from lowrank.reporting.curves import first_measure, in_several_norms, norms_in_order
 from lowrank.reporting.plots.panel import curves_of, draw, finish, keys
 from lowrank.reporting.plots.style import PAGE, RC, legend_above, norm_styles, note_below
 from lowrank.reporting.plots.text import labelled, shortened, wrapped
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def norm_figure(
     frame: pd.DataFrame,
     x: str = "layers_bits_per_weight",
-    y: str = "perplexity",
+    y: str | None = None,
     span: float | None = None,
 ) -> Figure:
     """Every method of the families that were compressed in more than one norm, in one pair of axes.
@@ -32,7 +32,8 @@ def norm_figure(
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
         x: a ratio or ``layers_bits_per_weight``.
-        y: a measure of quality that the dense model has too.
+        y: a measure of quality that the dense model has too; that by which the task judges, if not
+            given.
         span: as of `quality_curve`.
 
     Raises:
@@ -42,7 +43,7 @@ def norm_figure(
     from matplotlib.figure import Figure
 
     shown: Any = in_several_norms(frame)
-    curves = curves_of(shown, x, y, norm_styles(shown), span)
+    curves = curves_of(shown, x, y or first_measure(shown), norm_styles(shown), span)
     shown = shown[shown["method"].isin(curves.points["method"])]
     families = sorted(shown["family"].unique())
     inches = (PAGE - 0.6) / len(families)

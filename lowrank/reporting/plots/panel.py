@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank.records.columns import Measure, measure
+from lowrank.metrics.metric import Metric
+from lowrank.records.columns import measure
 from lowrank.reporting import captions
 from lowrank.reporting.curves import dense_baseline, pareto_front, summarise
 from lowrank.reporting.plots.style import DENSE, HOLLOW, RC, Style
@@ -39,8 +40,8 @@ class Curves:
     seeds: Any  # one row per record
     x: str
     y: str
-    x_measure: Measure
-    y_measure: Measure
+    x_measure: Metric
+    y_measure: Metric
     dense_x: float
     dense: tuple[float, float]
     styles: Mapping[str, Style]
@@ -116,7 +117,7 @@ def curves_of(
     )
 
 
-def _limits(y: Any, dense: float, shown: Measure, span: float | None) -> tuple[float, float] | None:
+def _limits(y: Any, dense: float, shown: Metric, span: float | None) -> tuple[float, float] | None:
     log = shown.scale == "log"
     if span is not None:
         reach = shown.sign * span * (dense if log else 1)

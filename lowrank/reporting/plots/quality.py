@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lowrank.reporting.curves import first_measure
 from lowrank.reporting.plots.panel import Curves, curves_of, draw, finish, keys
 from lowrank.reporting.plots.style import (
     COLUMN,
@@ -37,7 +38,7 @@ LEGEND_POINTS: float = RC["legend.fontsize"]
 def quality_curve(
     frame: pd.DataFrame,
     x: str = "compression_ratio",
-    y: str = "top1",
+    y: str | None = None,
     styles: Mapping[str, Style] | None = None,
     span: float | None = None,
 ) -> Figure:
@@ -51,8 +52,8 @@ def quality_curve(
     are on the Pareto front of all that is shown, the dense model included; the dotted steps show
     the best y to be had at each size or smaller.
 
-    A perplexity has a logarithmic axis that ends at 100 times the dense model's; arrows at the edge
-    stand for the points above it, and the legend says how far they go.
+    A metric of logarithmic scale has such an axis, which ends at 100 times the dense model's;
+    arrows at the edge stand for the points above it, and the legend says how far they go.
 
     Up to 6 methods share one pair of axes of the width of a column. More are split into a panel per
     family, the width of a page, each with all other methods in pale grey. Below stands what else
@@ -63,7 +64,8 @@ def quality_curve(
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
         x: a ratio: ``compression_ratio``, ``param_ratio``, ``theoretical_speedup``,
             ``speedup_b1``, …; or ``layers_bits_per_weight``.
-        y: a measure of quality that the dense model has too.
+        y: a measure of quality that the dense model has too; that by which the task judges, if not
+            given.
         styles: by method; by default those of this figure's own methods.
         span: a close-up: how far from the dense model y may lie to be shown, in units of y; on a
             logarithmic axis as a share of the dense model's y.
@@ -74,7 +76,7 @@ def quality_curve(
     import matplotlib
     from matplotlib.figure import Figure
 
-    curves = curves_of(frame, x, y, styles or {}, span)
+    curves = curves_of(frame, x, y or first_measure(frame), styles or {}, span)
     families = sorted(curves.points["family"].unique())
     split = curves.points["method"].nunique() > MOST_LINES and len(families) > 1
     if styles is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lowrank.records.columns import Scale
+from lowrank.metrics.metric import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis

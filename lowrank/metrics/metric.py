@@ -1,0 +1,136 @@
+"""A measure with its names for people, how its numbers read, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args
+
+from lowrank.numerics.checks import check_flag, check_number, check_one_of
+
+# How numbers read, and the axis that they get: `ratio` as 2×, `bits` and `log` on logarithmic axes
+# with plain numbers, `percent` for shares, `whole` for counts.
+Scale = Literal["plain", "percent", "whole", "ratio", "bits", "log"]
+
+DIGITS: Mapping[Scale, int] = {
+    **{"plain": 3, "percent": 2, "whole": 0},
+    **{"ratio": 2, "bits": 2, "log": 3},
+}
+LONGEST = 200
+# The square of a number on record is one too, as a standard deviation takes it.
+LARGEST = 1e150
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a measure of a model is.
+
+    Args:
+        name: on the record.
+        title: for an axis, with unit and scope; lines are apart.
+        heading: for the column of a table.
+        scale: how its numbers read.
+        higher_is_better: as of an accuracy or a compression ratio, and not of a loss.
+        dense: what the dense model has by definition, if this says how far a model is from it.
+        chance: what a model has that guesses, if that is known.
+        minor: whether it stays out of tables with all points, as a loss beside an accuracy.
+
+    Raises:
+        ValueError: a text that is none, is empty or is not printable; an unknown scale; or a value
+            that is no number.
+    """
+
+    name: str
+    title: str
+    heading: str
+    scale: Scale = "plain"
+    higher_is_better: bool = True
+    dense: float | None = None
+    chance: float | None = None
+    minor: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("name", "title", "heading"):
+            text = getattr(self, field)
+            lines = text.split("\n") if field == "title" and isinstance(text, str) else [text]
+            if not all(isinstance(line, str) and line and line.isprintable() for line in lines):
+                raise ValueError(f"{field}={text!r:.80} of a metric must be a printable text")
+            if len(text) > LONGEST:
+                raise ValueError(f"{field}={text!r:.80} of a metric is above {LONGEST} letters")
+        try:
+            check_one_of("scale", self.scale, get_args(Scale))
+            check_flag("higher_is_better", self.higher_is_better)
+            check_flag("minor", self.minor)
+            for field in ("dense", "chance"):
+                _check_value(field, getattr(self, field))
+        except ValueError as error:
+            raise ValueError(f"metric {self.name!r}: {error}") from error
+
+    @property
+    def words(self) -> str:
+        """The title on one line."""
+        return " ".join(self.title.split())
+
+    @property
+    def sign(self) -> int:
+        """What to multiply values with so that more is better."""
+        return 1 if self.higher_is_better else -1
+
+    def text(self, mean: float, spread: float = float("nan")) -> str:
+        """A number for a table, with its standard deviation if there is one; a dash for NaN."""
+        if mean != mean:
+            return NONE
+        factor = 100 if self.scale == "percent" else 1
+        digits = DIGITS[self.scale]
+        if self.scale == "log":  # Of an exploded value nobody reads the decimals.
+            digits = 3 if abs(mean) < 100 else 1 if abs(mean) < 1000 else 0
+        text = f"{factor * mean:.{digits}f}"
+        return text if spread != spread else f"{text} ± {factor * spread:.{digits}f}"
+
+
+def read_metrics(values: Any, place: str) -> tuple[Metric, ...]:
+    """The metrics that a list of plain mappings says, as `dataclasses.asdict` makes them.
+
+    Raises:
+        ValueError: it is no such list, is empty, or names a metric twice; the text says where.
+    """
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"{place} must be a list of metrics, the first that by which is judged")
+    metrics = tuple(_read(value, f"{place}[{index}]") for index, value in enumerate(values))
+    check_names(metrics, place)
+    return metrics
+
+
+def check_names(metrics: Sequence[Metric], place: str) -> None:
+    """Raise ValueError if two metrics have one name."""
+    names = [metric.name for metric in metrics]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{place} has {', '.join(map(repr, twice))} more than once")
+
+
+def _read(value: Any, place: str) -> Metric:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{place} must be a mapping of fields, not {value!r:.60}")
+    known = [field.name for field in fields(Metric)]
+    unknown = [name for name in value if name not in known]
+    if unknown:
+        raise ValueError(f"{place} has no field {unknown[0]!r:.60}: there are {', '.join(known)}")
+    missing = [
+        field.name
+        for field in fields(Metric)
+        if field.default is MISSING and field.name not in value
+    ]
+    if missing:
+        raise ValueError(f"{place} lacks {', '.join(missing)}")
+    try:
+        return Metric(**value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _check_value(name: str, value: object) -> None:
+    if value is not None:
+        check_number(name, value, f"lie within ±{LARGEST:g}", lambda x: abs(x) < LARGEST)

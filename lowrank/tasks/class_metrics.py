@@ -1,0 +1,62 @@
+"""What tasks of classes measure: accuracy, and means over the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lowrank.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+def class_metrics(classes: int, top: Sequence[int] = (1,)) -> tuple[Metric, ...]:
+    """What `class_collection` measures, by the first of which is judged.
+
+    Args:
+        classes: how many there are.
+        top: of how many guesses one must be right, for each accuracy.
+    """
+    accuracies = (
+        Metric(
+            f"top{count}",
+            f"top-{count} accuracy (test split)",
+            f"top-{count} (%)",
+            "percent",
+            chance=min(count, classes) / classes,
+            minor=count != top[0],
+        )
+        for count in top
+    )
+    recall = Metric(
+        "macro_recall",
+        "macro recall (test split)",
+        "macro recall (%)",
+        "percent",
+        chance=1 / classes,
+        minor=True,
+    )
+    f1 = Metric("macro_f1", "macro F1 (test split)", "macro F1 (%)", "percent")
+    return (*accuracies, recall, f1)
+
+
+def class_collection(classes: int, top: Sequence[int] = (1,)) -> MetricCollection:
+    """Accuracies, recall and F1 of scores (batch, classes) against labels (batch,).
+
+    An accuracy of as many guesses as there are classes, or more, is 1.
+    """
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassF1Score,
+        MulticlassRecall,
+    )
+
+    metrics: dict[str, Any] = {
+        f"top{count}": MulticlassAccuracy(classes, top_k=min(count, classes), average="micro")
+        for count in top
+    }
+    metrics["macro_recall"] = MulticlassRecall(classes, average="macro")
+    metrics["macro_f1"] = MulticlassF1Score(classes, average="macro")
+    return MetricCollection(metrics)
