@@ -82,8 +82,8 @@ def test_the_decomposer_that_is_shown_decomposes_and_its_yaml_makes_it(monkeypat
     monkeypatch.setattr(decomposers, "RandomRange", own, raising=False)
     config = OmegaConf.create(written)
     config.seed = 3
-    made = instantiate(config.decomposer)
-    assert made == own(rank=8, seed=3) and config.level == 8
+    made = instantiate(config.method)
+    assert made == own(rank=8, seed=3) and (made.family, made.level) == ("low rank", 8)
     weight = torch.randn(12, 8, generator=torch.manual_seed(0)) @ torch.randn(8, 20)
     torch.testing.assert_close(made.decompose(weight, IDENTITY).to_dense(), weight)
     with pytest.raises(ValueError, match="rank"):
@@ -127,8 +127,7 @@ def test_pages_are_listed_and_short():
 @pytest.mark.parametrize(
     "page, group",
     [
-        ("which-method", "decomposer"),
-        ("which-method", "allocation"),
+        ("which-method", "method"),
         ("how-to-recover-quality", "recovery"),
     ],
 )
@@ -142,7 +141,7 @@ def test_the_classes_of_the_table_of_methods_are_all_that_there_are():
     text = (DOCS / "which-method.md").read_text()
     rows = re.findall(r"^\| `.*? \| (`[^|]*`) \|", text, flags=re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    targets = "".join(path.read_text() for path in (ROOT / "conf/decomposer").glob("*.yaml"))
+    targets = "".join(path.read_text() for path in (ROOT / "conf/method").glob("*.yaml"))
     made = set(re.findall(r"lowrank\.decomposers\.(\w+)", targets))
     assert named <= set(dir(decomposers)) and named <= made
 
