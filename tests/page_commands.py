@@ -121,13 +121,21 @@ def behind_make(arguments: list[str]) -> list[str]:
     ]
 
 
+def check_extra(what: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = re.fullmatch(r"\.\[(\w+)\]", what)
+    assert asked and asked[1] in project["optional-dependencies"], what
+
+
 def check_install(arguments: list[str]) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     match arguments:
         case ["-c", constraints, "-e", what]:
             assert (ROOT / constraints).is_file()
-            asked = re.fullmatch(r"\.\[(\w+)\]", what)
-            assert asked and asked[1] in extras["optional-dependencies"], what
+            check_extra(what)
+        case ["."]:
+            pass
+        case [what] if what.startswith("."):
+            check_extra(what)
         case [name]:
             assert name in BESIDE, name
         case _:
