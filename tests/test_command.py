@@ -26,8 +26,8 @@ def run(*arguments, folder):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    (tmp_path / "conf" / "decomposer").mkdir(parents=True)
-    (tmp_path / "conf" / "decomposer" / "mine.yaml").write_text(MINE)
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,20 +55,20 @@ def test_a_command_without_its_extra_says_what_installs_it(name, monkeypatch):
 
 
 def test_a_choice_of_the_user_is_found(folder):
-    said = run("sweep", "decomposer=mine", "--cfg", "job", "--package", "decomposer", folder=folder)
+    said = run("sweep", "method=mine", "--cfg", "job", "--package", "method", folder=folder)
     assert "_target_: my_methods.Mine\nrank: 5\n" in said.stdout, said.stderr
 
 
 def test_a_choice_with_the_name_of_another_is_refused(folder):
-    (folder / "conf" / "decomposer" / "svd.yaml").write_text(MINE)
-    said = run("sweep", "decomposer=svd", folder=folder)
+    (folder / "conf" / "method" / "svd.yaml").write_text(MINE)
+    said = run("sweep", "method=svd", folder=folder)
     assert said.returncode == 1
-    assert "conf/decomposer/svd.yaml has the name of a choice of lowrank's own" in said.stderr
+    assert "conf/method/svd.yaml has the name of a choice of lowrank's own" in said.stderr
 
 
 def test_a_copy_of_a_choice_is_no_other(folder):
-    copied = folder / "conf" / "decomposer" / "svd.yaml"
-    copied.write_bytes((CONF / "decomposer" / "svd.yaml").read_bytes())
+    copied = folder / "conf" / "method" / "svd.yaml"
+    copied.write_bytes((CONF / "method" / "svd.yaml").read_bytes())
     check_own()
 
 

@@ -21,19 +21,19 @@ BRIEF = ["measure.latency_seconds=0.01", "threads=1"]
 LESS = {
     "seed=": "seed=0",
     "hydra.launcher.n_jobs=": "hydra.launcher.n_jobs=2",
-    "allocation.budget.ratio=": "allocation.budget.ratio=4,8",
+    "method.budget.ratio=": "method.budget.ratio=4,8",
 }
 # A field that the text sets → the choice whose field it is.
 CHOICES = {
-    "decomposer.update": "decomposer=sparsegpt",
-    "allocation.": "allocation=mix",
+    "method.update": "method=sparsegpt",
+    "method.": "method=mix",
     "norm.": "norm=full",
     "measure.": "task=causal_lm",
     "task.": "task=causal_lm",
     "hydra.launcher": "hydra/launcher=joblib",
 }
 # What the text says that a sweep refuses.
-REFUSED = {"decomposer=gptq,awq decomposer.group_size=32"}
+REFUSED = {"method=gptq,awq method.group_size=32"}
 # What is set like that in Python alone; `where`, for one, is a group of a sweep as well.
 ARGUMENTS = {*signature(lowrank.compress).parameters, *signature(lowrank.optimize_for).parameters}
 ARGUMENTS -= {path.name for path in CONF.iterdir()} | {*OmegaConf.load(CONF / "config.yaml")}
@@ -55,9 +55,9 @@ def test_command_can_be(command):
 @pytest.mark.parametrize(
     "command",
     [
-        "python -m experiments.sweep decomposer=svdd",
-        "python -m experiments.sweep task=digits decomposer.rnk=4",
-        "python -m experiments.sweep task=digits decomposer=svd decomposer.rank=4000",
+        "python -m experiments.sweep method=svdd",
+        "python -m experiments.sweep task=digits method.rnk=4",
+        "python -m experiments.sweep task=digits method=svd method.rank=4000",
         "python -m experiments.sweep experiment=nothing",
         "python -m experiments.sweep --cfg nothing",
         "python -m experiments.report run=results/runs/mine",

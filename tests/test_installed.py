@@ -53,12 +53,12 @@ def test_a_sweep_and_its_report_run_in_a_folder_of_the_user(environment, tmp_pat
     clone = environment.parents[1] / "clone"
     pip = [environment / "python", "-m", "pip", "install", "--quiet"]
     run(*pip, "--constraint", ROOT / "constraints.txt", f"{clone}[sweep]", cwd=tmp_path)
-    mine = "# @package _global_\ndefaults: [svd]\nlevel: ${decomposer.rank}\n"
-    for group in ("decomposer", "experiment"):
+    mine = "# @package _global_\ndefaults: [svd]\n"
+    for group in ("method", "experiment"):
         (tmp_path / "conf" / group).mkdir(parents=True)
-    (tmp_path / "conf" / "decomposer" / "mine.yaml").write_text(mine)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(mine)
     sweep = "# @package _global_\ndefaults: [override /measure: quick]\nsweep: mine\n"
-    sweep += 'hydra: {sweeper: {params: {decomposer: mine, decomposer.rank: "4,8"}}}\n'
+    sweep += 'hydra: {sweeper: {params: {method: mine, method.rank: "4,8"}}}\n'
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(sweep)
     said = run(environment / "lowrank", "sweep", "experiment=mine", "threads=1", cwd=tmp_path)
     assert "2 measured here" in said
