@@ -1,7 +1,7 @@
 """Every config that ships is composed and made into the objects that it names."""
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
@@ -10,27 +10,15 @@ from sweeps import ROOT
 
 from experiments.composer import Composer, resolve
 from experiments.parts import make, make_parts
-from experiments.sweep import register_resolvers
 from experiments.trackers import Tracker
+
+pytestmark = pytest.mark.usefixtures("composing")
 
 CONF = ROOT / "conf"
 
 
 def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composing():
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def composer():
-    loader = GlobalHydra.instance().config_loader()
-    return Composer(loader, compose("config", return_hydra_config=True))
 
 
 @pytest.mark.parametrize(
