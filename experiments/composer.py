@@ -14,6 +14,13 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.yaml_folders import CONF
+
+# What a point has: the fields of config.yaml, and those that its groups fill.
+_FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
+_NAMES = {str(name) for name in OmegaConf.load(CONF / "config.yaml")} | _FOLDERS
+FIELDS = sorted(_NAMES - {"defaults", "experiment", "hydra", "report"})
+
 
 class Composer:
     """Stands in for Hydra's config loader in a launcher.
@@ -39,12 +46,14 @@ class Composer:
 
         Raises:
             ConfigCompositionException: an override names a group or an option that is not there, or
-                a value that does not fit; the text names it.
+                a value that does not fit, or adds a field that nothing reads; the text names it.
         """
         own, hydra = self._base(overrides)
         # The names of chosen groups are asked from Hydra's global config.
         HydraConfig.instance().cfg = hydra  # type: ignore[assignment]
-        return resolve(self._with_values(own, overrides))
+        config = self._with_values(own, overrides)
+        _check_added(config)
+        return resolve(config)
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
@@ -92,6 +101,15 @@ class Composer:
         if text not in self.parsed:
             self.parsed[text] = OverridesParser.create(self.loader).parse_override(text)
         return self.parsed[text]
+
+
+def _check_added(config: DictConfig) -> None:
+    added = [str(name) for name in config if name not in FIELDS]
+    unread = [name for name in added if f"${{{name}" not in OmegaConf.to_yaml(config)]
+    if unread:
+        raise ConfigCompositionException(
+            f"nothing reads the field {', '.join(unread)}: a point has {', '.join(FIELDS)}"
+        )
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

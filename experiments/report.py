@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.output import read_by_others
 from experiments.report_options import Options, options
-from experiments.sweep import read_by_others
 from experiments.yaml_folders import CONF
 from lowrank.records import store
 from lowrank.records.columns import usual_size

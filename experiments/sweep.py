@@ -12,8 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -21,16 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.output import read_by_others
 from experiments.progress import Progress
 from experiments.yaml_folders import CONF, check_own
 
 # Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
 sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
-
-
-# Groups that were, and how a point is named now.
-FORMER = ("decomposer", "allocation")
-NOW = "method=svd method.rank=8"
 
 
 def task_function(config: DictConfig, progress: Progress) -> str | None:
@@ -52,26 +46,8 @@ def show_progress() -> None:
         logger.setLevel(logging.INFO)
 
 
-def check_groups(arguments: Sequence[str]) -> None:
-    """Stop where a command line names a group that this one has taken the place of.
-
-    Hydra would offer to add it, as a field without effect.
-
-    Raises:
-        SystemExit: it does; the text says what is written now.
-    """
-    for argument in arguments:
-        name = argument.lstrip("+~").partition("=")[0].partition(".")[0]
-        if name in FORMER:
-            sys.exit(
-                f"{argument}: there is no group {name}. A decomposer and an allocation are both "
-                f"chosen by method=…, and their fields are method.…, as in {NOW}"
-            )
-
-
 def main() -> None:
     """Run the sweep of the command line."""
-    check_groups(sys.argv[1:])
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")
@@ -88,20 +64,6 @@ def main() -> None:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(str(error))
-
-
-@contextmanager
-def read_by_others() -> Iterator[None]:
-    """End without a word where whoever reads the output has read enough, such as ``head``."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python writes what is left when it ends, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ import subprocess
 import sys
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache as remembered
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,11 +21,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from pages import ROOT
 
+import experiments.sweep  # noqa: F401  It says where Hydra finds the sweeper.
 from experiments import plan
 from experiments.composer import Composer
 from experiments.parts import make_parts
 from experiments.report_options import options
-from experiments.sweep import register_resolvers
 
 CONF = ROOT / "conf"
 HUB = os.environ.get("LOWRANK_HUB")
@@ -44,17 +41,9 @@ SMALL = ("task=digits", "task=digits_cnn")
 BESIDE = {"jupyterlab", "llmcompressor"}
 
 
-@contextmanager
-def composing(folder: Path) -> Iterator[None]:
-    """Hydra at work on a folder of configs."""
-    register_resolvers()
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        yield
-
-
 def jobs(arguments: list[str]) -> list[plan.Job]:
     """The points of a sweep's command line, composed as the program does."""
-    with composing(CONF):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", arguments, run_mode=RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -80,7 +69,7 @@ def check_sweep(*arguments: str) -> None:
 
 
 def check_report(arguments: list[str]) -> None:
-    with composing(CONF / "report"):
+    with initialize_config_dir(str(CONF / "report"), version_base="1.3"):
         options(compose("report", arguments))
 
 

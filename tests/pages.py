@@ -17,6 +17,9 @@ PROGRAMS = ("python ", "make ", "pip ", "git ", "cd ", ". ")
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
+_BEFORE = re.compile(r"^\| before \|.*\n(?:\|.*\n)+", flags=re.MULTILINE)
+_FIRST_CELL = re.compile(r"^\|[^|]*\|", flags=re.MULTILINE)
+
 
 def name(page: Path) -> str:
     """As tests call it."""
@@ -34,8 +37,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
-    return _BLOCK.sub("", page.read_text())
+    """A page without its blocks, and without what tables say was before."""
+    text = _BLOCK.sub("", page.read_text())
+    return _BEFORE.sub(lambda table: _FIRST_CELL.sub("|", table[0]), text)
 
 
 def inline(page: Path) -> list[str]:

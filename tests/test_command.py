@@ -14,7 +14,7 @@ from experiments.yaml_folders import CONF, check_own, own
 ROOT = Path(__file__).parents[1]
 MINE = """# @package _global_
 defaults: [svd]
-decomposer: {_target_: my_methods.Mine, rank: 5}
+method: {_target_: my_methods.Mine, rank: 5}
 """
 
 
@@ -94,3 +94,9 @@ def test_a_report_does_not_take_the_yaml_of_where_it_is_run_for_the_users(folder
     program = [sys.executable, "-c", code]
     said = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
     assert said.stdout == "False\n", said.stderr
+
+
+def test_a_report_is_of_the_users_experiment_too(folder):
+    (folder / "conf" / "experiment").mkdir()
+    said = run("report", "experiment=mine", folder=folder)
+    assert said.returncode == 1 and "results/runs/mine" in said.stderr, said.stderr

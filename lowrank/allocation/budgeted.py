@@ -96,6 +96,12 @@ class Budgeted(Allocation):
         return self.loss.needs_data
 
     def check_shapes(self, problem: Problem) -> None:
+        self._check_candidates(problem)
+        if RESOURCES[self.budget.resource].is_of_shapes:
+            self._limit(problem, dense_costs(problem, self.budget.resource))
+
+    def _check_candidates(self, problem: Problem) -> None:
+        """Raise ValueError for a candidate whose shape fits no layer."""
         for candidate in self.candidates:
             errors = []
             for site in problem.sites:
@@ -108,8 +114,6 @@ class Budgeted(Allocation):
                 raise ValueError(
                     f"the candidate {candidate} fits none of the {len(errors)} layers; {errors[0]}"
                 )
-        if RESOURCES[self.budget.resource].is_of_shapes:
-            self._limit(problem, dense_costs(problem, self.budget.resource))
 
     def check(self, problem: Problem) -> None:
         """Raise ValueError if something is missing that the choice needs; takes no time."""
@@ -121,7 +125,7 @@ class Budgeted(Allocation):
 
     def allocate(self, problem: Problem) -> Plan:
         self.check(problem)
-        self.check_shapes(problem)
+        self._check_candidates(problem)
         resource = self.budget.resource
         measure = RESOURCES[resource]
         owner = problem_key(problem)

@@ -127,12 +127,13 @@ class Search:
         counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
         error = self.norm(self.unit - found)
         for some in (s for of in levels for s in of.within(self.unit, counts, self.budget)):
-            other, values = (
-                self._form(some.codes.T, some.step, some.centre, some.steps),
-                some.values(),
-            )
-            if self._spare(other) >= 0 and self.norm(self.unit - values) < error:
-                form, found, error = other, values, self.norm(self.unit - values)
+            other = self._form(some.codes.T, some.step, some.centre, some.steps)
+            if self._spare(other) < 0:
+                continue
+            values = some.values()
+            its_error = self.norm(self.unit - values)
+            if its_error < error:
+                form, found, error = other, values, its_error
         return form, found
 
     def _exact(self) -> EntropyCoded | None:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lowrank.model.sites import Site, find_sites, why_not
+from lowrank.model.sites import Site, find_weights
 from lowrank.numerics.checks import check_flag, check_integer
 
 SEVERAL = "a name, a glob pattern, or several of them"
@@ -52,8 +52,7 @@ class Select:
         Raises:
             ValueError: nothing is chosen, or a kind or pattern decides nothing.
         """
-        sites = find_sites(model)
-        others = why_not(model, sites)
+        sites, others = find_weights(model)
         self._check(sites, others)
         chosen, left = [], []
         for site in sites:

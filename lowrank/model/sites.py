@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,15 +86,27 @@ class Site:
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """The weights of a model that can be replaced, in the order of its modules; tied ones once.
+    """The weights of a model that can be replaced; see `find_weights`."""
+    return find_weights(model)[0]
 
-    Modules are tied that own one parameter, or parameters that are the same memory. A weight that
-    is also used by a module that no rule knows, or that shares its memory with another tensor in
-    another layout, is none of them; see `why_not`.
+
+def find_weights(model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
+    """The weights of a model that can be replaced, and (name, reason) of all other matrices.
+
+    In the order of the modules; tied ones once. Modules are tied that own one parameter, or
+    parameters that are the same memory. A weight cannot be replaced that is also used by a module
+    that no rule knows, that shares its memory with another tensor in another layout, or that
+    something else of the model holds.
 
     Raises:
         ValueError: modules that share a weight read it as matrices of different shape.
     """
+    apart, held = overlaps(model), held_weights(model)
+    sites = _sites(model, apart.keys() | held.keys())
+    return sites, _why_not(model, sites, apart, held)
+
+
+def _sites(model: nn.Module, left: Collection[Hashable]) -> list[Site]:
     users: dict[Hashable, set[int]] = {}  # Of each memory, the modules that own it.
     uses: dict[Hashable, list[Use]] = {}
     order: list[Hashable] = []
@@ -105,11 +117,10 @@ def find_sites(model: nn.Module) -> list[Site]:
         if rule is not None:
             order.append(identity(rule.weight(module)))
             uses.setdefault(order[-1], []).append(Use(name, rule, module))
-    apart = overlaps(model).keys() | held_weights(model).keys()
     sites = [
         Site(tuple(group), weight == order[0], weight == order[-1])
         for weight, group in uses.items()
-        if users[weight] == {id(use.module) for use in group} and weight not in apart
+        if users[weight] == {id(use.module) for use in group} and weight not in left
     ]
     for site in sites:
         shapes = {
@@ -130,14 +141,19 @@ def overlaps(model: nn.Module) -> dict[Hashable, list[str]]:
     return {identity(tensors[name]): others for name, others in overlapping(tensors).items()}
 
 
-def why_not(model: nn.Module, sites: Sequence[Site]) -> list[tuple[str, str]]:
+def _why_not(
+    model: nn.Module,
+    sites: Sequence[Site],
+    apart: Mapping[Hashable, Sequence[str]],
+    held: Mapping[Hashable, str],
+) -> list[tuple[str, str]]:
     """(name, reason) of the matrices that no site can replace, so that none is left out silently.
 
     Args:
         sites: of the model, those that can be replaced.
+        apart, held: as `overlaps` and `held_weights` give them.
     """
-    known, apart = {identity(site.weight) for site in sites}, overlaps(model)
-    held = held_weights(model)
+    known = {identity(site.weight) for site in sites}
     reasons = []
     for name, parameter in model.named_parameters():
         weight = identity(parameter)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lowrank import execution
 from lowrank.measure.harness import Scores, harness_scores
 from lowrank.measure.latency import compare_latency
 from lowrank.measure.macs import macs
@@ -139,26 +140,23 @@ def _timed(
     settings: MeasureSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The latency of a dense and a compressed model, and how that was run, as parts of a record."""
-    # Not at the top, because the kernels need parts of this package.
-    from lowrank.execution import Search, optimize_for
-
-    (dense, model), example, execution, kernels = models, task.example(batch_size), {}, {}
+    (dense, model), example, run_by, kernels = models, task.example(batch_size), {}, {}
     runs_dense = _run_dense(layers)
     if settings.optimize is not None:
-        search = Search(settings.latency_seconds / 10, settings.threads)
-        optimized = optimize_for(model, example, settings.optimize, search=search)
+        search = execution.Search(settings.latency_seconds / 10, settings.threads)
+        optimized = execution.optimize_for(model, example, settings.optimize, search=search)
         model = optimized.model
         kernels = {"kernels": optimized.plan.summary()}
         planned = {layer.name for layer in optimized.plan.layers}
         others = [layer for layer in layers if layer.name not in planned]
         runs_dense = optimized.plan.runs_dense and _run_dense(others)
-        execution = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
+        run_by = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
         if settings.optimize != "exact":
             quality = evaluate(model, task, batch_size=settings.batch_size)
-            execution |= {"quality": quality.metrics}
+            run_by |= {"quality": quality.metrics}
     latency = compare_latency(dense, model, example, settings.latency_seconds, settings.threads)
     latency = latency.without_speedup() if runs_dense else latency
-    return asdict(latency) | kernels, execution
+    return asdict(latency) | kernels, run_by
 
 
 def _run_dense(layers: Sequence[LayerReport]) -> bool:

@@ -4,29 +4,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ten_by_twelve import every_norm, random
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_of, error_of, svd_within
 from lowrank.factorizations import Dense, Product, Sparse
-from lowrank.norms import IDENTITY, Diagonal, Gram
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+from lowrank.norms import IDENTITY, Diagonal
 
 
 def product(weight: Tensor, rank: int) -> Product:
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     return Product(Dense(u[:, :rank] * s[:rank]), Dense(vh[:rank]))
-
-
-NORMS = {
-    "identity": IDENTITY,
-    "diagonal": Diagonal(torch.arange(12) + 0.1, rows=torch.arange(10) + 1.0),
-    "full": Gram(random(12, 30) @ random(12, 30).T, rows=torch.arange(10) + 1.0),
-}
-every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 
 
 def test_the_hybrid_stays_where_it_is_nearer():

@@ -1,27 +1,12 @@
 """The nearest sparse matrices within bytes."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from ten_by_twelve import every_norm, random
 
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.factorizations import Sparse
-from lowrank.norms import IDENTITY, Diagonal, Gram
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-NORMS = {
-    "identity": IDENTITY,
-    "diagonal": Diagonal(torch.arange(12) + 0.1, rows=torch.arange(10) + 1.0),
-    "full": Gram(random(12, 30) @ random(12, 30).T, rows=torch.arange(10) + 1.0),
-}
-every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 
 
 @every_norm

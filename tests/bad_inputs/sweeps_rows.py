@@ -76,6 +76,7 @@ WORDS = [
     Row("misspelt field", refused("method.rnk=4"), "Could not override 'method.rnk"),
     Row("misspelt choice", refused("method=svdd"), "Could not find 'method/svdd'"),
     Row("misspelt group", refused("decompser=svd"), "Could not override 'decompser"),
+    Row("added group", refused("+decompser=svd"), "nothing reads the field decompser: .* method"),
     Row("misspelt option", refused("thread=1"), "Could not override 'thread"),
     Row(
         "added field",

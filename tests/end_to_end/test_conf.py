@@ -1,7 +1,7 @@
 """Every config that ships is composed and made into the objects that it names."""
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
@@ -12,23 +12,13 @@ from experiments.composer import Composer, resolve
 from experiments.parts import make, make_parts
 from experiments.trackers import Tracker
 
+pytestmark = pytest.mark.usefixtures("composing")
+
 CONF = ROOT / "conf"
 
 
 def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composing():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def composer():
-    loader = GlobalHydra.instance().config_loader()
-    return Composer(loader, compose("config", return_hydra_config=True))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +76,7 @@ def test_the_level_is_the_hyperparameter_that_was_given(composer, overrides, lev
     [
         ["method=quantization", "method.bits=3", "seed=2"],
         ["method.rank=5", "task=mnist", "where.exclude=[fc1]", "threads=2"],
-        ["method=magnitude_global", "method.sparsity=0.25", "+note=x"],
+        ["method=magnitude_global", "method.sparsity=0.25"],
         ["experiment=mnist_finetune", "method=codebook"],
     ],
 )
@@ -99,6 +89,12 @@ def test_points_are_composed_as_hydra_composes_them(composer, overrides):
     HydraConfig.instance().set_config(expected)
     own = OmegaConf.masked_copy(expected, [key for key in expected if key != "hydra"])
     assert settings == resolve(own)
+
+
+def test_a_field_of_the_users_is_for_others_to_refer_to(composer):
+    assert composer.settings(["+share=3", "method.rank=${share}"])["method"]["rank"] == 3
+    with pytest.raises(ConfigCompositionException, match="nothing reads the field share"):
+        composer.settings(["+share=3", "method.rank=3"])
 
 
 def test_a_value_for_an_option_that_is_not_there_names_it(composer):

@@ -6,16 +6,16 @@ import subprocess
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from sweeps import ROOT
 
-from experiments.composer import Composer
 from experiments.parts import make
 from lowrank.calibration import CalibratedNorms
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
 from lowrank.recovery import FineTune, Tune
+
+pytestmark = pytest.mark.usefixtures("composing")
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -28,18 +28,6 @@ CHOICES = [
 # What is not for the user: `compress` or an allocation fills it in.
 FILLED_IN = {"CanonicalPolyadic": {"kernel_size"}, "Tucker2": {"kernel_size"}}
 BY_ALLOCATION = {"owl": {"sparsity"}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composing():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def composer():
-    loader = GlobalHydra.instance().config_loader()
-    return Composer(loader, compose("config", return_hydra_config=True))
 
 
 def lacking(node, path, given=frozenset()):

@@ -1,20 +1,9 @@
 """Seeds that draw nothing are known before anything runs."""
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from sweeps import ROOT
 
-from experiments.composer import Composer
 from experiments.plan import Job, say_repeats
 from experiments.seeds import check_draws, repeats
-
-
-@pytest.fixture(scope="module")
-def composer():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        yield Composer(loader, compose("config", return_hydra_config=True))
 
 
 def jobs(composer, *overrides, seeds=(0, 1, 2)):

@@ -4,18 +4,13 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
-from sweeps import ROOT
 
-
-@pytest.fixture(scope="module", autouse=True)
-def composing():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("composing")
 
 
 def jobs(params, union, arguments=()):
