@@ -53,7 +53,7 @@ def main():
         assert not any(map(is_hidden, sys.modules))
         sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
     from lowrank import records
-    from lowrank.allocation import Budget, Mix, grid
+    from lowrank.allocation import Budget, MixedAllocation, grid
     from lowrank.calibration import Calibration
     from lowrank.decomposers import GPTQ, CanonicalPolyadic, EntropyCodedQuantization, TruncatedSVD
     from lowrank.tasks import Digits, HubImages, Published
@@ -64,7 +64,11 @@ def main():
     batches = [torch.randn(16, 32) for _ in range(4)]
     norm = lowrank.CalibratedNorms("full")
     candidates = [grid(EntropyCodedQuantization, {"bits": [2, 3]}), [TruncatedSVD(rank=4)]]
-    for method in (TruncatedSVD(rank=4), GPTQ(bits=4), Mix(candidates, Budget(ratio=4))):
+    for method in (
+        TruncatedSVD(rank=4),
+        GPTQ(bits=4),
+        MixedAllocation(candidates, Budget(ratio=4)),
+    ):
         result = lowrank.compress(model, method, norm=norm, data=batches)
         assert len(result.layers) == 2 and result.summary()
         same_from_file(model, result.model, folder, batches[0])

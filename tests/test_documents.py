@@ -44,7 +44,9 @@ def mirrored(block: str) -> str:
 def write_records(folder: Path) -> None:
     """Records as `make sweep` leaves them, of a few methods."""
     made_records.write(folder, seeds=2, methods=("svd", "magnitude"))
-    mix = made_records.record("svd", 0, allocation={"_target_": "lowrank.allocation.Mix"})
+    mix = made_records.record(
+        "svd", 0, allocation={"_target_": "lowrank.allocation.MixedAllocation"}
+    )
     store.save(mix | {"method": "mix", "level": 16.0}, folder)
 
 

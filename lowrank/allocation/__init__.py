@@ -13,7 +13,7 @@ from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy
 from lowrank.allocation.losses import Loss as Loss
 from lowrank.allocation.losses import NormError as NormError
 from lowrank.allocation.losses import Sensitivity as Sensitivity
-from lowrank.allocation.mix import Mix as Mix
+from lowrank.allocation.mixed_allocation import MixedAllocation as MixedAllocation
 from lowrank.allocation.outlier_sparsity import OutlierSparsity as OutlierSparsity
 from lowrank.allocation.sensitivity_threshold import SensitivityThreshold as SensitivityThreshold
 from lowrank.allocation.shared_basis import SharedBasis as SharedBasis

@@ -229,5 +229,5 @@ def check_runnable(problem: Problem) -> None:
         raise ValueError(
             "how far a model's outputs move is measured on calibration data: give `data`, a task "
             "or a list of batches; or choose by the error in the norm alone, with the loss "
-            "NormError() and, of a Mix, rivals=0"
+            "NormError() and, of a MixedAllocation, rivals=0"
         )

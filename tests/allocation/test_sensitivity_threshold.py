@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lowrank.allocation import Budget, Mix, NormError, SensitivityThreshold, grid
+from lowrank.allocation import Budget, MixedAllocation, NormError, SensitivityThreshold, grid
 from lowrank.allocation.sensitivity_threshold import picks_below
 from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
@@ -39,7 +39,7 @@ def test_the_knapsack_never_loses_more(model):
     for ratio in (1.5, 2, 3, 5, 8):
         settings = (RANKS, Budget(ratio=ratio), NormError(relative=True))
         threshold = compress(model, SensitivityThreshold(*settings)).allocation["loss"]
-        mix = compress(model, Mix(*settings, rivals=0)).allocation["loss"]
+        mix = compress(model, MixedAllocation(*settings, rivals=0)).allocation["loss"]
         assert mix <= threshold * (1 + 1e-9)
 
 

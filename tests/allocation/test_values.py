@@ -11,7 +11,7 @@ from lowrank.allocation import (
     GlobalMagnitude,
     GlobalRank,
     KeptEnergy,
-    Mix,
+    MixedAllocation,
     NormError,
     SharedBasis,
 )
@@ -34,7 +34,7 @@ METHODS = {
     "global rank": GlobalRank(compression_ratio=4),
     "kept energy": KeptEnergy(compression_ratio=4),
     "global magnitude": GlobalMagnitude(sparsity=0.8),
-    "mix": Mix(
+    "mix": MixedAllocation(
         [TruncatedSVD(rank=4), MagnitudePruning(0.6)], Budget(ratio=5), NormError(), rivals=0
     ),
 }
@@ -65,7 +65,7 @@ def test_a_budget_counts_what_is_stored():
     candidates = [TruncatedSVD(rank=rank) for rank in range(1, 24)]
     found = {}
     for values in (None, "float16"):
-        mix = Mix(candidates, Budget(ratio=4), NormError(), rivals=0)
+        mix = MixedAllocation(candidates, Budget(ratio=4), NormError(), rivals=0)
         result = compress(network(), mix, values=values)
         assert nbytes(network()) / nbytes(result.model) >= 4
         assert result.allocation["spent"] == sum(layer.bytes for layer in result.layers)

@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.allocation import (
     Budget,
     ByName,
-    Mix,
+    MixedAllocation,
     OutlierSparsity,
     SensitivityThreshold,
     SharedBasis,
@@ -141,8 +141,16 @@ ROWS = [
     Row("ratio infinite", make(Budget, ratio=math.inf), "ratio=inf must be at least 1 and finite"),
     Row("ratio 0", make(Budget, ratio=0), "ratio=0 must be at least 1"),
     Row("limit beyond floats", make(Budget, limit=10**400), "limit is beyond the range of a float"),
-    Row("budget of a number", make(Mix, [SVD], 4.0), "budget=4.0 must be a Budget, such as"),
-    Row("loss of a word", make(Mix, [SVD], Budget(2), loss="norm"), "loss='norm' must be a Loss"),
+    Row(
+        "budget of a number",
+        make(MixedAllocation, [SVD], 4.0),
+        "budget=4.0 must be a Budget, such as",
+    ),
+    Row(
+        "loss of a word",
+        make(MixedAllocation, [SVD], Budget(2), loss="norm"),
+        "loss='norm' must be a Loss",
+    ),
     Row("threshold of a number", make(SensitivityThreshold, [SVD], 2), "budget=2 must be a Budget"),
     # Execution
     Row("seconds true", make(Search, seconds=True), "seconds=True must be a number"),

@@ -9,7 +9,7 @@ from row import Row
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lowrank.allocation import Budget, Mix, NormError, Sensitivity
+from lowrank.allocation import Budget, MixedAllocation, NormError, Sensitivity
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.losses import Trial
 from lowrank.calibration import (
@@ -109,7 +109,7 @@ def words(batch, **options):
 
 def mixing(data, **options):
     """Choose by how far the outputs move, which runs the model on data."""
-    mix = Mix([GPTQ(bits=2)], Budget(ratio=2, of="layers"))
+    mix = MixedAllocation([GPTQ(bits=2)], Budget(ratio=2, of="layers"))
     return on(data, norm=None, method=mix, **options)
 
 
@@ -597,7 +597,7 @@ SETTINGS = [
     Row("no batch to measure", calling(Sensitivity, batch_size=0), "batch_size=0 must be at least"),
     Row(
         "rivals that need data",
-        on(None, norm=None, method=Mix([GPTQ(bits=2)], Budget(ratio=2), NormError())),
+        on(None, norm=None, method=MixedAllocation([GPTQ(bits=2)], Budget(ratio=2), NormError())),
         "of a Mix, rivals=0",
     ),
 ]

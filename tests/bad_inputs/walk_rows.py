@@ -9,7 +9,7 @@ from lowrank.allocation import (
     GlobalMagnitude,
     GlobalRank,
     KeptEnergy,
-    Mix,
+    MixedAllocation,
     NormError,
     OutlierSparsity,
     Sensitivity,
@@ -59,7 +59,7 @@ def optimized(**options):
 
 
 def mixed(*args, data=None, example=None, **fields):
-    mix = lambda: Mix(*args, **{"loss": NormError(), "rivals": 0, **fields})  # noqa: E731
+    mix = lambda: MixedAllocation(*args, **{"loss": NormError(), "rivals": 0, **fields})  # noqa: E731
     return lambda _: compress(network(), mix(), data=data, example=example)
 
 
@@ -176,7 +176,11 @@ ROWS = [
     Row("macs without example", mixed(SVD, Budget(2, resource="macs")), "give `example`"),
     Row("rivals without data", mixed(SVD, Budget(2), rivals=1), "measured on calibration data"),
     Row("sensitivity without data", mixed(SVD, Budget(2), loss=Sensitivity()), "give `data`"),
-    Row("rivals of text", make(Mix, SVD, Budget(2), rivals="three"), "rivals='three' must be"),
+    Row(
+        "rivals of text",
+        make(MixedAllocation, SVD, Budget(2), rivals="three"),
+        "rivals='three' must be",
+    ),
     Row("probes", make(Sensitivity, probes=1), "probes=1 must be at least 2"),
     Row("examples", make(Sensitivity, examples=0), "examples=0 must be at least 1"),
     Row("relative of text", make(NormError, relative="yes"), "relative='yes' must be True"),

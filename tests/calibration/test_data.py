@@ -9,7 +9,7 @@ import transformers as hf
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank.allocation import Budget, Mix, NormError, OutlierSparsity
+from lowrank.allocation import Budget, MixedAllocation, NormError, OutlierSparsity
 from lowrank.calibration import Batches, CalibratedNorms, at_hand, best_norm, norm_named
 from lowrank.compression.compress import compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, Quantization, TruncatedSVD
@@ -119,7 +119,7 @@ class Idle(nn.Module):
 METHODS = [
     GPTQ(bits=4),
     OutlierSparsity(MagnitudePruning, 0.5, spread=0.01),
-    Mix([GPTQ(bits=4), GPTQ(bits=3)], Budget(ratio=1.05), NormError(), rivals=0),
+    MixedAllocation([GPTQ(bits=4), GPTQ(bits=3)], Budget(ratio=1.05), NormError(), rivals=0),
 ]
 
 
@@ -241,5 +241,5 @@ def test_the_best_norm_is_the_one_that_knows_most_of_those_a_method_takes():
     assert best_norm(GPTQ(bits=4).check_norms).types == (Gram,)
     assert best_norm(Quantization(bits=4).check_norms).types == (Diagonal,)
     assert best_norm(HQQ(bits=4).check_norms) == norm_named("identity")
-    mix = Mix([GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2))
+    mix = MixedAllocation([GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2))
     assert best_norm(mix.check_norms) == norm_named("diagonal")

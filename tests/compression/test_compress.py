@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import Budget, ByName, GlobalRank, Mix, Uniform
+from lowrank.allocation import Budget, ByName, GlobalRank, MixedAllocation, Uniform
 from lowrank.calibration import CalibratedNorms
 from lowrank.compression.compress import compress
 from lowrank.decomposers import (
@@ -320,7 +320,7 @@ def test_data_that_nothing_would_use_are_refused():
         with pytest.raises(ValueError, match="calibration data would have no effect"):
             compress(model, method, norm=norm, data=data)
     # A mix measures on them how far outputs move.
-    mix = Mix([HQQ(bits=4), TruncatedSVD(rank=2)], Budget(ratio=3))
+    mix = MixedAllocation([HQQ(bits=4), TruncatedSVD(rank=2)], Budget(ratio=3))
     assert {layer.norm for layer in compress(model, mix, data=data).layers} == {"identity"}
 
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from lowrank import decomposers
-from lowrank.allocation import Budget, ByName, GlobalRank, Mix, SensitivityThreshold, Uniform
+from lowrank.allocation import (
+    Budget,
+    ByName,
+    GlobalRank,
+    MixedAllocation,
+    SensitivityThreshold,
+    Uniform,
+)
 from lowrank.decomposers import (
     ALPS,
     GPTQ,
@@ -112,7 +119,7 @@ class Named(Mine):
         (ByName({"a": GPTQ(3), "b": Quantization(3)}), "quantized", 3),
         (ByName({"a": GPTQ(3), "b": MagnitudePruning(0.5)}), "mix", None),
         (GlobalRank(compression_ratio=5), "low rank", 5),
-        (Mix([GPTQ(3)], Budget(bits_per_weight=3.3)), "mix", 3.3),
+        (MixedAllocation([GPTQ(3)], Budget(bits_per_weight=3.3)), "mix", 3.3),
         (SensitivityThreshold([TruncatedSVD(4)], Budget(limit=10.0)), "low rank", 10),
     ],
     ids=str,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowrank.allocation import Budget, Mix, NormError, budgeted
+from lowrank.allocation import Budget, MixedAllocation, NormError, budgeted
 from lowrank.calibration import CalibratedNorms
 from lowrank.calibration import calibrated_norms as norms
 from lowrank.compression.compress import compress
@@ -220,7 +220,7 @@ def test_one_call_runs_a_model_once_and_leaves_no_promise(empty_memo, monkeypatc
     monkeypatch.setattr(norms, "MEMO", empty_memo)
     monkeypatch.setattr(budgeted, "MEMO", empty_memo)
     model, data = Counting(), [random(8, 3, dtype=torch.float32)]
-    mix = Mix([GPTQ(bits=2)], Budget(ratio=1.2), NormError(), rivals=0)
+    mix = MixedAllocation([GPTQ(bits=2)], Budget(ratio=1.2), NormError(), rivals=0)
     compress(model, mix, norm=CalibratedNorms("full"), data=data)
     assert model.runs == 1  # For the choice and for what is made of it.
     assert memo.model_key(model) is None

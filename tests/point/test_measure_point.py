@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lowrank
-from lowrank.allocation import Budget, Mix, grid
+from lowrank.allocation import Budget, MixedAllocation, grid
 from lowrank.calibration import CalibratedNorms
 from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense
@@ -161,7 +161,7 @@ def test_objects_are_described_as_a_config_names_them():
         "_partial_": True,
         "group_size": 32,
     }
-    mix = Mix(grid(of, {"bits": [2, 3]}), Budget(ratio=4))
+    mix = MixedAllocation(grid(of, {"bits": [2, 3]}), Budget(ratio=4))
     assert [one["bits"] for one in described(mix, "method")["candidates"]] == [2, 3]
     assert described(CalibratedNorms("full"), "norm")["_target_"].startswith("lowrank.calibration.")
     with pytest.raises(ValueError, match=r"a\.1 is a object, which does not say how to make it"):

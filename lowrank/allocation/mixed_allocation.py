@@ -14,7 +14,7 @@ from lowrank.numerics.knapsack import choose
 
 
 @dataclass(frozen=True)
-class Mix(Budgeted):
+class MixedAllocation(Budgeted):
     """The candidates of least total loss among all choices within the budget.
 
     A multiple-choice knapsack over candidates of any families. A sum of losses of single layers

@@ -9,11 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.allocation import Budget, Mix, NormError, Sensitivity, grid, progress, resources
+from lowrank.allocation import (
+    Budget,
+    MixedAllocation,
+    NormError,
+    Sensitivity,
+    grid,
+    progress,
+    resources,
+)
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option, analyse, dense_costs
 from lowrank.allocation.losses import Trial, interpolate, spread
-from lowrank.allocation.mix import pays
+from lowrank.allocation.mixed_allocation import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compression.compress import compress
 from lowrank.decomposers import (
@@ -60,7 +68,7 @@ def data():
 
 @pytest.mark.parametrize("ratio", [1.1, 1.5, 2, 3, 4, 6, 7])
 def test_the_budget_is_met_to_the_byte(model, data, ratio):
-    result = compress(model, Mix(CANDIDATES, Budget(ratio=ratio)), data=data)
+    result = compress(model, MixedAllocation(CANDIDATES, Budget(ratio=ratio)), data=data)
     said = result.allocation
     assert nbytes(result.model) <= nbytes(model) / ratio
     rest = nbytes(model) - sum(layer.weight.nbytes for layer in model if hasattr(layer, "weight"))
@@ -72,7 +80,7 @@ def test_the_budget_is_met_to_the_byte(model, data, ratio):
 def test_by_the_norm_it_is_the_best_of_all_choices(model):
     candidates = [Quantization(bits=2), Quantization(bits=5), TruncatedSVD(rank=3)]
     limit = 4000
-    mix = Mix(candidates, Budget(limit=limit, of="layers"), NormError(), rivals=0)
+    mix = MixedAllocation(candidates, Budget(limit=limit, of="layers"), NormError(), rivals=0)
     result = compress(model, mix)
     weights = [layer.weight.detach() for layer in model if isinstance(layer, nn.Linear)]
     totals = []
@@ -91,7 +99,9 @@ def test_by_the_norm_it_is_the_best_of_all_choices(model):
 
 
 def test_a_layer_may_stay_as_it_is_and_counts_all_the_same(model):
-    result = compress(model, Mix([Quantization(bits=1)], Budget(ratio=1.2), NormError(), rivals=0))
+    result = compress(
+        model, MixedAllocation([Quantization(bits=1)], Budget(ratio=1.2), NormError(), rivals=0)
+    )
     kept = [layer for layer in result.layers if layer.decomposer == "Uncompressed()"]
     assert kept and len(result.layers) == 3
     assert all(layer.bits_per_weight == 32 and layer.norm_error == 0 for layer in kept)
@@ -104,7 +114,9 @@ def test_one_analysis_serves_all_budgets(model, data):
     MEMO.clear()
     unchanging(model)
     norm = CalibratedNorms("full")
-    mixes = [Mix([CANDIDATES[2], GPTQ(bits=4)], Budget(ratio=r)) for r in (3, 3.5, 4, 5)]
+    mixes = [
+        MixedAllocation([CANDIDATES[2], GPTQ(bits=4)], Budget(ratio=r)) for r in (3, 3.5, 4, 5)
+    ]
     compress(model, mixes[0], norm=norm, data=data)
     misses = MEMO.misses
     for mix in mixes[1:]:
@@ -113,7 +125,7 @@ def test_one_analysis_serves_all_budgets(model, data):
 
 
 def test_the_factorizations_of_the_choice_are_used_and_not_shared(model, data):
-    mix = Mix([Quantization(bits=3)], Budget(ratio=7), NormError(), rivals=0)
+    mix = MixedAllocation([Quantization(bits=3)], Budget(ratio=7), NormError(), rivals=0)
     first, second = compress(model, mix), compress(model, mix)
     stored = zip(first.model.buffers(), second.model.buffers(), strict=True)
     for one, other in [pair for pair in stored if pair[0].numel()]:
@@ -129,7 +141,9 @@ def test_in_sequence_the_choice_is_made_first_and_decomposed_anew():
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
     data = [torch.randn(32, 8)]
     norm = CalibratedNorms("full", mode="sequential")
-    mix = Mix([GPTQ(bits=2), GPTQ(bits=4)], Budget(ratio=6, of="layers"), NormError(), rivals=0)
+    mix = MixedAllocation(
+        [GPTQ(bits=2), GPTQ(bits=4)], Budget(ratio=6, of="layers"), NormError(), rivals=0
+    )
     result = compress(blocks, mix, norm=norm, data=data)
     # As by hand, with what it chose, each block on the outputs of those before.
     chosen = {layer.name: int(layer.decomposer[len("GPTQ(bits=")]) for layer in result.layers}
@@ -141,7 +155,7 @@ def test_in_sequence_the_choice_is_made_first_and_decomposed_anew():
 @pytest.mark.parametrize("resource", ["params", "macs"])
 def test_other_budgets(model, data, resource):
     count = {"params": lambda m: params(m), "macs": lambda m: macs(m, (data[0][:1],))}[resource]
-    mix = Mix(CANDIDATES, Budget(ratio=2, resource=resource), NormError(), rivals=0)
+    mix = MixedAllocation(CANDIDATES, Budget(ratio=2, resource=resource), NormError(), rivals=0)
     result = compress(model, mix, example=(data[0][:1],))
     assert count(result.model) <= count(model) / 2
     assert result.allocation["spent"] <= result.allocation["allowed"]
@@ -158,7 +172,7 @@ def test_a_budget_of_macs_is_of_its_own_example():
 
     torch.manual_seed(0)
     model, few, many = Two(), torch.randn(1, 1, 32), torch.randn(1, 50, 32)
-    mix = Mix(
+    mix = MixedAllocation(
         [TruncatedSVD(rank=r) for r in (1, 4, 8)], Budget(ratio=2, resource="macs"), NormError()
     )
     for example in ((few, many), (many, few)):
@@ -170,7 +184,9 @@ def test_layers_may_be_called_with_arguments_by_name():
     # It hands its attention masks by name, which PyTorch's attention takes in another order.
     model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     example = (torch.randn(1, 5, 16),)
-    mix = Mix([TruncatedSVD(rank=2)], Budget(ratio=1.5, resource="macs"), NormError(), rivals=0)
+    mix = MixedAllocation(
+        [TruncatedSVD(rank=2)], Budget(ratio=1.5, resource="macs"), NormError(), rivals=0
+    )
     result = compress(model, mix, where=["self_attn", "linear*"], example=example)
     assert macs(result.model, example) <= macs(model, example) / 1.5
 
@@ -187,7 +203,7 @@ def test_a_budget_of_time_is_kept_as_measured():
         nn.Sequential(nn.Linear(768, 768), nn.Linear(768, 768)),
         (torch.randn(256, 768),),
     )
-    mix = Mix(
+    mix = MixedAllocation(
         [TruncatedSVD(rank=2)],
         Budget(ratio=1.2, resource="latency", of="layers"),
         NormError(),
@@ -200,7 +216,7 @@ def test_a_budget_of_time_is_kept_as_measured():
 
 
 def test_where_the_sum_misleads_the_better_uniform_choice_is_taken(model, data, monkeypatch):
-    mix = Mix(CANDIDATES, Budget(ratio=4), rivals=2)
+    mix = MixedAllocation(CANDIDATES, Budget(ratio=4), rivals=2)
     honest = compress(model, mix, data=data).allocation
     assert honest["distances"][honest["chosen"]] == min(honest["distances"].values())
     assert len(honest["distances"]) == 3
@@ -219,7 +235,7 @@ def test_where_the_sum_misleads_the_better_uniform_choice_is_taken(model, data, 
 
 
 def test_a_rival_leaves_dense_what_it_would_not_make_smaller(model, data):
-    mix = Mix([MagnitudePruning(0.01), Quantization(bits=3)], Budget(ratio=5), rivals=2)
+    mix = MixedAllocation([MagnitudePruning(0.01), Quantization(bits=3)], Budget(ratio=5), rivals=2)
     question_budget = compress(model, mix, data=data).allocation
     assert question_budget["spent"] <= question_budget["allowed"]
     dense = Option(Uncompressed(), None, 100, 0.0, 1.0)
@@ -289,36 +305,42 @@ class TestSensitivity:
 class TestBadInput:
     def test_no_candidates(self):
         with pytest.raises(ValueError, match="must name at least one decomposer"):
-            Mix([], Budget(ratio=2))
+            MixedAllocation([], Budget(ratio=2))
         with pytest.raises(ValueError, match="must name at least one decomposer"):
-            Mix([[]], Budget(ratio=2))
+            MixedAllocation([[]], Budget(ratio=2))
 
     def test_what_is_no_decomposer(self):
         with pytest.raises(ValueError, match="candidates must be decomposers, got 3"):
-            Mix([Quantization(bits=2), 3], Budget(ratio=2))
+            MixedAllocation([Quantization(bits=2), 3], Budget(ratio=2))
 
     def test_a_candidate_of_no_layer(self, model):
         with pytest.raises(ValueError, match=r"TruncatedSVD\(rank=99.* fits none of the 3 layers"):
-            compress(model, Mix([TruncatedSVD(rank=99)], Budget(ratio=2), NormError(), rivals=0))
+            compress(
+                model,
+                MixedAllocation([TruncatedSVD(rank=99)], Budget(ratio=2), NormError(), rivals=0),
+            )
 
     def test_a_candidate_of_some_layers_is_left_out_of_the_others_and_counted(self, model):
         candidates = [TruncatedSVD(rank=20), Quantization(bits=8)]
-        mix = Mix(candidates, Budget(ratio=2), NormError(), rivals=0)
+        mix = MixedAllocation(candidates, Budget(ratio=2), NormError(), rivals=0)
         assert compress(model, mix).allocation["refused"] == 1
 
     def test_a_budget_below_the_smallest(self, model):
         text = r"smallest candidates take [\d,]+ bytes: the smallest budget .* a ratio of 3\.\d+"
         with pytest.raises(ValueError, match=text):
-            compress(model, Mix([Quantization(bits=8)], Budget(ratio=8), NormError(), rivals=0))
+            compress(
+                model,
+                MixedAllocation([Quantization(bits=8)], Budget(ratio=8), NormError(), rivals=0),
+            )
 
     def test_a_budget_that_needs_no_compression(self, model):
-        mix = Mix([Quantization(bits=8)], Budget(ratio=1), NormError(), rivals=0)
+        mix = MixedAllocation([Quantization(bits=8)], Budget(ratio=1), NormError(), rivals=0)
         with pytest.raises(ValueError, match="allows the model as it is"):
             compress(model, mix)
 
     @pytest.mark.parametrize("resource", ["bytes", "latency"])
     def test_a_ratio_of_one_is_no_budget(self, model, resource):
-        mix = Mix(CANDIDATES, Budget(ratio=1, resource=resource), NormError(), rivals=0)
+        mix = MixedAllocation(CANDIDATES, Budget(ratio=1, resource=resource), NormError(), rivals=0)
         with pytest.raises(ValueError, match="allows the model as it is"):
             compress(model, mix, example=(torch.randn(1, 24),))
 
@@ -331,35 +353,39 @@ class TestBadInput:
         ],
     )
     def test_the_smallest_budget_is_named_in_the_way_it_was_given(self, model, budget, least):
-        mix = Mix([Quantization(bits=8)], budget, NormError(), rivals=0)
+        mix = MixedAllocation([Quantization(bits=8)], budget, NormError(), rivals=0)
         with pytest.raises(ValueError, match="the smallest budget that can be met is " + least):
             compress(model, mix)
 
     def test_candidates_that_save_nothing(self, model):
-        mix = Mix([LoRA(rank=2, alpha=2)], Budget(ratio=2), NormError(), rivals=0)
+        mix = MixedAllocation([LoRA(rank=2, alpha=2)], Budget(ratio=2), NormError(), rivals=0)
         with pytest.raises(ValueError, match="none takes less than the layer that it stands for"):
             compress(model, mix)
 
     @pytest.mark.parametrize("ratio", [1, 1e6])
     def test_what_cannot_be_is_refused_before_anything_is_computed(self, model, ratio):
-        mix = Mix([Unmade(bits=2)], Budget(ratio=ratio), NormError(), rivals=0)
+        mix = MixedAllocation([Unmade(bits=2)], Budget(ratio=ratio), NormError(), rivals=0)
         with pytest.raises(ValueError, match="budget"):
             compress(model, mix)
 
     def test_a_time_budget_without_an_example(self, model):
-        mix = Mix(CANDIDATES, Budget(ratio=2, resource="latency"), NormError(), rivals=0)
+        mix = MixedAllocation(
+            CANDIDATES, Budget(ratio=2, resource="latency"), NormError(), rivals=0
+        )
         with pytest.raises(ValueError, match="a budget of latency needs the inputs of one example"):
             compress(model, mix)
 
     def test_sensitivity_without_data(self, model):
         with pytest.raises(ValueError, match="measured on calibration data: give `data`"):
-            compress(model, Mix(CANDIDATES, Budget(ratio=2)))
+            compress(model, MixedAllocation(CANDIDATES, Budget(ratio=2)))
 
     @pytest.mark.parametrize("missing", ["loss", "rivals"])
     def test_missing_data_are_noticed_before_anything_is_computed(self, model, missing):
         loss = Sensitivity() if missing == "loss" else NormError()
-        mix = Mix([Unmade(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals"))
-        with pytest.raises(ValueError, match=r"NormError\(\) and, of a Mix, rivals=0"):
+        mix = MixedAllocation(
+            [Unmade(bits=2)], Budget(ratio=2), loss, rivals=int(missing == "rivals")
+        )
+        with pytest.raises(ValueError, match=r"NormError\(\) and, of a MixedAllocation, rivals=0"):
             compress(model, mix)
 
     def test_a_candidate_whose_outputs_are_no_numbers(self):
@@ -376,7 +402,7 @@ class TestBadInput:
         model[0].bias.data.fill_(1)
         data = [torch.rand(8, 16)]
         assert bool(model(data[0]).isfinite().all())
-        mix = Mix([Negated(bits=3), Quantization(bits=8)], Budget(ratio=2))
+        mix = MixedAllocation([Negated(bits=3), Quantization(bits=8)], Budget(ratio=2))
         with pytest.raises(ValueError, match="layer '0': a candidate's loss is inf"):
             compress(model, mix, data=data)
 
@@ -386,16 +412,20 @@ class TestBadInput:
                 return {name: [-1.0] * len(found) for name, found in options.items()}
 
         with pytest.raises(ValueError, match="layer '0': a candidate's loss is -1"):
-            compress(model, Mix(CANDIDATES, Budget(ratio=2), Negative(), rivals=0))
+            compress(model, MixedAllocation(CANDIDATES, Budget(ratio=2), Negative(), rivals=0))
 
     def test_macs_of_a_weight_that_attention_reads(self):
         model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        mix = Mix(CANDIDATES[0], Budget(ratio=2, resource="macs"), NormError(), rivals=0)
+        mix = MixedAllocation(
+            CANDIDATES[0], Budget(ratio=2, resource="macs"), NormError(), rivals=0
+        )
         with pytest.raises(ValueError, match="are not called by themselves"):
             compress(model, mix, example=(torch.randn(1, 4, 16),))
 
     def test_a_candidate_that_does_not_know_the_norm(self, model, data):
-        mix = Mix([GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2), NormError(), rivals=0)
+        mix = MixedAllocation(
+            [GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2), NormError(), rivals=0
+        )
         with pytest.raises(ValueError, match="Quantization cannot approximate in the norm"):
             compress(model, mix, norm=CalibratedNorms("full"), data=data)
 
@@ -419,7 +449,7 @@ def test_a_limit_and_its_options_are_of_one_measurement(model, monkeypatch):
 
     monkeypatch.setattr(resources, "_seconds", timed)
     budget = Budget(ratio=1.5, resource="latency", of="layers")
-    mix = Mix([TruncatedSVD(rank=2)], budget, NormError(), rivals=0)
+    mix = MixedAllocation([TruncatedSVD(rank=2)], budget, NormError(), rivals=0)
     example = (torch.randn(1, 24),)
     first = compress(model, mix, example=example).allocation
     # Costs are forgotten before what was made of them, and then measured on a slower machine.
