@@ -159,18 +159,18 @@ def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
 def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
 
-    In each, methods are `told_apart`. What the dense model must have in common is its recovery: a
+    In each, methods are `with_distinct_names`. What the dense model must have in common is its recovery: a
     model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
     that was not. The name carries that recovery unless it is "none", and can begin the name of a
     file; see `stems`.
     """
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
-    parts = {tuple(map(str, words)): told_apart(part) for words, part in groups}
+    parts = {tuple(map(str, words)): with_distinct_names(part) for words, part in groups}
     names = [[*words[:2]] + ([] if words[2] == "none" else [words[2]]) for words in parts]
     return list(zip(stems(names), parts.values(), strict=True))
 
 
-def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+def with_distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
     """The same rows; a method that occurs in several norms is named with its norm: ``svd (full)``.
 
     So is one that was calibrated both at once and block by block, and that which was block by block

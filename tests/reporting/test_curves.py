@@ -19,7 +19,7 @@ from lowrank.reporting.curves import (
     pareto_front,
     quality_measures,
     summarise,
-    told_apart,
+    with_distinct_names,
 )
 
 numbers = st.integers(0, 4).map(float) | st.just(math.nan)
@@ -258,7 +258,7 @@ def test_a_method_in_several_norms_is_told_apart_and_others_keep_their_names(tmp
     frame = loaded(tmp_path, made_up)
     with pytest.raises(ValueError, match="records of method 'random' differ in norm.mode"):
         summarise(frame, ["top1"])
-    named = told_apart(frame)
+    named = with_distinct_names(frame)
     svds = "svd (full)", "svd (full, sequential)", "svd (identity)"
     randoms = "random (diagonal)", "random (diagonal, sequential)"
     assert dict(named["method"].value_counts()) == {
@@ -266,7 +266,7 @@ def test_a_method_in_several_norms_is_told_apart_and_others_keep_their_names(tmp
     }
     pd.testing.assert_frame_equal(named.drop(columns="method"), frame.drop(columns="method"))
     assert len(summarise(named, ["top1"])) == 14
-    pd.testing.assert_frame_equal(told_apart(named), named)
+    pd.testing.assert_frame_equal(with_distinct_names(named), named)
 
 
 def test_what_was_compressed_in_one_norm_here_and_in_another_there_keeps_its_name(tmp_path):
