@@ -35,7 +35,7 @@ TOLERANCE = 1e-6
 # is seldom accurate enough.
 SMALL, LARGE = 384, 4096
 
-# Neighbouring vectors that are told apart again after the eigen-decomposition.
+# Neighbouring vectors whose images are made orthogonal again after the eigen-decomposition.
 WINDOW = 32
 
 # Rows that are worked on together, few enough to stay in the cache.
@@ -156,7 +156,7 @@ def by_gram(side: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     vectors = torch.linalg.eigh(side.T @ side)[1].T.flip(0)
     images = vectors @ side.T
     if side.dtype == torch.float32:
-        tell_apart(images, vectors)
+        orthogonalise_images(images, vectors)
     order = images.norm(dim=1).argsort(descending=True, stable=True)
     images, vectors = images[order], vectors[order]
     floor = torch.finfo(dtype).eps if dtype != side.dtype else 0.0
@@ -178,12 +178,12 @@ def as_share(bound: Tensor, images: Tensor, floor: float) -> Tensor:
     return share.where(missed + bound > floor**2 * missed[0], 0)
 
 
-def tell_apart(images: Tensor, vectors: Tensor) -> None:
-    """Turn neighbouring vectors, in place, until their images are orthogonal.
+def orthogonalise_images(images: Tensor, vectors: Tensor) -> None:
+    """Rotate neighbouring vectors, in place, so that their images are orthogonal.
 
-    Solvers take eigenvalues for equal that differ by a few rounding errors of the largest. The
-    small ones among them can still be told apart, by the products of the images of their vectors:
-    two rounds of diagonalising blocks of those, the second across the borders of the first.
+    An eigen-solver mixes the vectors of eigenvalues that differ by a few rounding errors of the
+    largest one. The Gram matrix of their images still separates the small ones among them: its
+    diagonal blocks are diagonalised in two rounds, the second across the borders of the first.
 
     Args:
         images: (W V)ᵀ, (n, m).
