@@ -13,8 +13,8 @@ from lowrank.norms import Gram, Norm, square_root
 from lowrank.numerics.factors import fitted
 
 
-class Kernel(NamedTuple):
-    """A kernel and the norm in which its error counts.
+class KernelTensor(NamedTuple):
+    """The kernel of a convolution as a tensor, and the norm in which its error counts.
 
     Attributes:
         weight: (out, in · positions), float64, columns (channel, position).
@@ -29,7 +29,7 @@ class Kernel(NamedTuple):
     positions: int
 
     @classmethod
-    def of(cls, weight: Tensor, norm: Norm, size: tuple[int, int]) -> Kernel:
+    def of(cls, weight: Tensor, norm: Norm, size: tuple[int, int]) -> KernelTensor:
         """A weight of the view ``channel``.
 
         Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_of, dense_unless_smaller, svd_within
-from lowrank.approximation.kernel_tensor import Kernel, positions_of
+from lowrank.approximation.kernel_tensor import KernelTensor, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
@@ -88,7 +88,7 @@ class CanonicalPolyadic(Decomposer):
             form = self._svd.decompose(weight, norm)
             form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
             return form
-        kernel = Kernel.of(weight, norm, self.kernel_size)
+        kernel = KernelTensor.of(weight, norm, self.kernel_size)
         rank = self.rank_for(weight, kernel.positions)
         tensor, root = kernel.whitened()
         found = alternated(tensor.cpu(), rank=rank, iterations=self.iterations)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_of, dense_unless_smaller, svd_within
-from lowrank.approximation.kernel_tensor import Kernel, positions_of
+from lowrank.approximation.kernel_tensor import KernelTensor, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
@@ -78,7 +78,7 @@ class Tucker2(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if self.kernel_size == (1, 1):
             return self._of_matrix(weight, norm)
-        kernel = Kernel.of(weight, norm, self.kernel_size)
+        kernel = KernelTensor.of(weight, norm, self.kernel_size)
         tensor, root = kernel.whitened()
         ranks = self.ranks_for(weight, tensor)
         factor = torch.from_numpy(iterated(tensor.cpu(), ranks=ranks)).to(tensor)
@@ -167,7 +167,7 @@ def iterated(tensor: Tensor, *, ranks: tuple[int, int]) -> Any:
     return factors[1]
 
 
-def _slope(kernel: Kernel, core: Tensor) -> Any:
+def _slope(kernel: KernelTensor, core: Tensor) -> Any:
     """The gradient by the mixing (r, in) of the error of core (out, r · positions) behind it."""
     by_right, positions = kernel.slope(core), kernel.positions
 

@@ -10,7 +10,7 @@ from tensorly.decomposition import parafac
 from torch import Tensor, nn
 
 from lowrank.approximation.comparison import svd_within
-from lowrank.approximation.kernel_tensor import Kernel
+from lowrank.approximation.kernel_tensor import KernelTensor
 from lowrank.compression.compress import compress
 from lowrank.decomposers import CanonicalPolyadic
 from lowrank.decomposers.canonical_polyadic import leading
@@ -94,7 +94,7 @@ def test_the_norm_is_what_is_minimised(name):
 def test_the_gradient_is_that_of_the_error():
     norm, weight = NORMS["full and rows"], random(OUT, CHANNELS * POSITIONS)
     left, right = random(OUT, 3), random(3, CHANNELS * POSITIONS).requires_grad_()
-    kernel = Kernel.of(weight, norm, SIZE)
+    kernel = KernelTensor.of(weight, norm, SIZE)
     missed = weight - left @ right
     half = ((missed @ kernel.moment) * missed).sum(dim=1) @ kernel.rows / 2
     half.backward()

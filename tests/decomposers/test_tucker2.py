@@ -9,7 +9,7 @@ from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
 from lowrank.approximation.comparison import svd_within
-from lowrank.approximation.kernel_tensor import Kernel
+from lowrank.approximation.kernel_tensor import KernelTensor
 from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, Tucker2
 from lowrank.decomposers.tucker2 import kept_energy
@@ -123,7 +123,7 @@ def test_the_core_behind_a_mixing_is_the_optimum():
     """No other left and core of that rank are nearer: gradient steps from it gain nothing."""
     norm = NORMS["full and rows"]
     weight, mixing = random(OUT, CHANNELS * POSITIONS), random(3, CHANNELS)
-    kernel = Kernel.of(weight, norm, SIZE)
+    kernel = KernelTensor.of(weight, norm, SIZE)
     left, core = kernel.fit(mixing, 4)
     right = kernel.spread(mixing)
     least = norm(weight - left @ core @ right)
