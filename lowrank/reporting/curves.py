@@ -159,10 +159,10 @@ def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
 def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The parts of `frame` that can be compared, each with a name such as ``digits-mlp``.
 
-    In each, methods are `with_distinct_names`. What the dense model must have in common is its recovery: a
-    model tuned toward the dense outputs, which leaves the dense one as it is, stands beside one
-    that was not. The name carries that recovery unless it is "none", and can begin the name of a
-    file; see `stems`.
+    Each has one task, one model and one recovery of the dense model, and its methods have distinct
+    names (`with_distinct_names`). So a model tuned toward the dense outputs, which leaves the dense
+    model as it is, stands beside one that was not tuned. The name carries the recovery unless that
+    is "none", and can begin the name of a file; see `stems`.
     """
     groups: Any = frame.groupby(list(COMPARISON), dropna=False)
     parts = {tuple(map(str, words)): with_distinct_names(part) for words, part in groups}
@@ -173,10 +173,10 @@ def comparisons(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def with_distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
     """The same rows; a method that occurs in several norms is named with its norm: ``svd (full)``.
 
-    So is one that was calibrated both at once and block by block, and that which was block by block
-    is ``svd (full, sequential)``. A method that occurs in one way keeps its plain name.
+    A method that was calibrated both at once and block by block (sequentially) is named with that:
+    ``svd (full, sequential)``. A method that occurs in one way keeps its plain name.
 
-    One that had a recovery which the dense model did not have is named with it: ``gptq + tune``.
+    A method with a recovery that the dense model did not have is named with it: ``gptq + tune``.
     """
     ways: Any = frame["norm"].astype(str)
     if "norm.mode" in frame:
