@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lowrank.calibration.data import spelled
 from lowrank.factorizations import Factorization, Leaf
 from lowrank.factorizations.operations import KernelView
-from lowrank.measure.latency import Latency as Times
-from lowrank.measure.latency import compare_latency
+from lowrank.measure.latency import LatencyComparison, compare_latency
 from lowrank.measure.macs import macs
 from lowrank.measure.size import nbytes, params
 from lowrank.model.forward import Example, call, check_example, evaluating
@@ -193,7 +192,7 @@ class Latency(_Run):
         return round(dense * share)
 
 
-def _seconds(dense: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Times:
+def _seconds(dense: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...]) -> LatencyComparison:
     return compare_latency(dense, layer, inputs, seconds=0.05)
 
 

@@ -2,7 +2,7 @@
 
 from lowrank.measure.free_memory import free_memory as free_memory
 from lowrank.measure.harness import harness_scores as harness_scores
-from lowrank.measure.latency import Latency as Latency
+from lowrank.measure.latency import LatencyComparison as LatencyComparison
 from lowrank.measure.latency import compare_latency as compare_latency
 from lowrank.measure.macs import layer_macs as layer_macs
 from lowrank.measure.macs import macs as macs

@@ -19,7 +19,7 @@ BLOCK_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencyComparison:
     """Times of two models on the same inputs, in seconds for one forward pass of the whole batch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Latency:
     device: str
     dtype: str
 
-    def without_speedup(self) -> Latency:
+    def without_speedup(self) -> LatencyComparison:
         """The times alone, of a model whose compressed layers run as dense matrices.
 
         Both models then do the same, and a ratio of their times would be noise.
@@ -60,7 +60,7 @@ def compare_latency(
     example: Example,
     seconds: float = 0.2,
     threads: int | None = None,
-) -> Latency:
+) -> LatencyComparison:
     """Time two models in turns: a block of the one, a block of the other, in changing order.
 
     What is timed is `model(*example)` in evaluation and inference mode, from Python, with the
@@ -100,7 +100,7 @@ def compare_latency(
     compressed_low, compressed_s, compressed_high = _quartiles(times[1])
     speedup = paired_speedup(*times)
     dtypes = [p.dtype for p in dense.parameters() if p.is_floating_point()]
-    return Latency(
+    return LatencyComparison(
         batch_size=len(inputs[0]),
         dense_s=dense_s,
         dense_iqr_s=dense_high - dense_low,
