@@ -21,7 +21,7 @@ from torch import nn
 
 from lowrank.calibration import Calibration
 from lowrank.calibration.statistics import Statistics
-from lowrank.execution import Plan
+from lowrank.execution import ExecutionPlan
 from lowrank.execution.plan import LayerPlan, Trial
 from lowrank.export import checkpoint
 from lowrank.files import tensor_files
@@ -138,7 +138,7 @@ def test_damaged_statistics_are_what_was_saved_or_one_error(tmp_path_factory, se
     assert equal(loaded, statistics())
 
 
-PLAN = Plan(
+PLAN = ExecutionPlan(
     "exact",
     2,
     "cpu",
@@ -160,11 +160,11 @@ def test_a_damaged_plan_is_a_plan_or_one_error(seed):
     else:
         text = hostile.damaged(PLAN.to_json().encode(), draw).decode(errors="replace")
     try:
-        plan = Plan.from_json(text)
+        plan = ExecutionPlan.from_json(text)
     except ValueError as error:
         assert "this is no plan of optimize_for" in str(error) and len(str(error)) <= MOST_TEXT
         return
-    assert Plan.from_json(plan.to_json()) == plan and plan.summary() is not None
+    assert ExecutionPlan.from_json(plan.to_json()) == plan and plan.summary() is not None
 
 
 # Each asks for gigabytes, in a file of about a kilobyte.

@@ -9,7 +9,7 @@ from lowrank.execution.kernel import Work as Work
 from lowrank.execution.kernels import KERNELS as KERNELS
 from lowrank.execution.optimize import Optimized as Optimized
 from lowrank.execution.optimize import optimize_for as optimize_for
+from lowrank.execution.plan import ExecutionPlan as ExecutionPlan
 from lowrank.execution.plan import LayerPlan as LayerPlan
-from lowrank.execution.plan import Plan as Plan
 from lowrank.execution.plan import Trial as Trial
 from lowrank.execution.search import Search as Search

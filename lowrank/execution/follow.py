@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from lowrank.execution.kernel import Accuracy, Kernel, Prepared, Work, allowed
 from lowrank.execution.observe import leaf_work
-from lowrank.execution.plan import FACTORED, LayerPlan, Plan
+from lowrank.execution.plan import FACTORED, ExecutionPlan, LayerPlan
 from lowrank.execution.search import assemble, prepare
 
 
 def follow(
-    works: Mapping[str, Work], plan: Plan, kernels: Sequence[Kernel], accuracy: Accuracy
+    works: Mapping[str, Work], plan: ExecutionPlan, kernels: Sequence[Kernel], accuracy: Accuracy
 ) -> dict[str, Prepared]:
     """The kernels of a plan, packed for the layers of a model.
 

@@ -12,7 +12,7 @@ from lowrank.execution.choice import choose
 from lowrank.execution.follow import follow
 from lowrank.execution.kernel import Accuracy, Prepared, Work, check_accuracy
 from lowrank.execution.observe import factorized_layers, layer_work
-from lowrank.execution.plan import FACTORED, LayerPlan, Plan
+from lowrank.execution.plan import FACTORED, ExecutionPlan, LayerPlan
 from lowrank.execution.search import Search, try_layer
 from lowrank.execution.substitute import OptimizedLayer, share, substitute
 from lowrank.execution.timing import threads
@@ -33,14 +33,14 @@ class Optimized:
     """
 
     model: nn.Module
-    plan: Plan
+    plan: ExecutionPlan
 
 
 def optimize_for(
     model: nn.Module,
     example: Example,
     accuracy: Accuracy = "exact",
-    plan: Plan | None = None,
+    plan: ExecutionPlan | None = None,
     search: Search | None = None,
 ) -> Optimized:
     """Let every factorized layer run the fastest kernel for inputs like the example's.
@@ -91,7 +91,7 @@ def optimize_for(
 
 def _search(
     works: Mapping[str, Work], accuracy: Accuracy, search: Search, example: Tensor
-) -> tuple[Plan, dict[str, Prepared]]:
+) -> tuple[ExecutionPlan, dict[str, Prepared]]:
     """Measure, and choose for every layer."""
     layers, runs = [], {}
     for name, work in works.items():
@@ -116,5 +116,7 @@ def _search(
         )
     found_here = environment()
     machine = {name: str(found_here[name]) for name in MACHINE}
-    plan = Plan(accuracy, torch.get_num_threads(), str(example.device), machine, tuple(layers))
+    plan = ExecutionPlan(
+        accuracy, torch.get_num_threads(), str(example.device), machine, tuple(layers)
+    )
     return plan, runs

@@ -87,7 +87,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExecutionPlan:
     """How each layer of a model runs; `to_json` and `from_json` keep it in a file or a record.
 
     Attributes:
@@ -150,7 +150,7 @@ class Plan:
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str | Mapping[str, Any]) -> Plan:
+    def from_json(cls, text: str | Mapping[str, Any]) -> ExecutionPlan:
         """The plan of `to_json`, or of the mapping in a record.
 
         Raises:
@@ -163,12 +163,12 @@ class Plan:
             return plan
         except ValueError as error:
             raise ValueError(
-                f"this is no plan of optimize_for ({error}): give what Plan.to_json wrote, or an "
-                'entry of "execution" in a record'
+                f"this is no plan of optimize_for ({error}): give what ExecutionPlan.to_json wrote, "
+                'or an entry of "execution" in a record'
             ) from error
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: ExecutionPlan) -> None:
     """Raise ValueError for what no search finds."""
     names = Counter(layer.name for layer in plan.layers)
     twice = [name for name, count in names.items() if count > 1]

@@ -11,7 +11,7 @@ from files import NAN, pickled
 from row import Row
 from safetensors.torch import save_file
 
-from lowrank.execution import Plan
+from lowrank.execution import ExecutionPlan
 from lowrank.records import store
 from lowrank.tasks import cache, hub
 
@@ -35,9 +35,13 @@ def record_that_is_a_folder(folder):
     return store.exists(path.stem, folder)
 
 
+def plan_of(text):
+    return lambda _: ExecutionPlan.from_json(text)
+
+
 def plan(**fields):
     own = {"accuracy": "exact", "threads": 1, "device": "cpu", "machine": {}, "layers": []}
-    return lambda _: Plan.from_json(json.dumps(own | fields))
+    return plan_of(json.dumps(own | fields))
 
 
 def planned(**fields):
@@ -131,10 +135,10 @@ ROWS = [
     Row("record of broken text", record(lambda t: t[:-2] + ', "\udcff": 1}'), "utf-8"),
     Row("record that goes on", record(lambda t: t + t), "Extra data"),
     Row("record that is a folder", record_that_is_a_folder, "not a whole record: .*directory"),
-    Row("plan of no JSON", lambda _: Plan.from_json("{"), "no plan of optimize_for .*Expecting"),
-    Row("plan nested without end", lambda _: Plan.from_json("[" * 99_999), "no plan"),
-    Row("plan that is a list", lambda _: Plan.from_json("[]"), "must be a mapping of fields"),
-    Row("plan that is a number", lambda _: Plan.from_json(3), "must be a mapping of fields"),  # type: ignore[arg-type]
+    Row("plan of no JSON", plan_of("{"), "no plan of optimize_for .*Expecting"),
+    Row("plan nested without end", plan_of("[" * 99_999), "no plan"),
+    Row("plan that is a list", plan_of("[]"), "must be a mapping of fields"),
+    Row("plan that is a number", plan_of(3), "must be a mapping of fields"),
     Row("plan of unknown accuracy", plan(accuracy="fast"), "plan.accuracy is 'fast'"),
     Row("plan of threads in words", plan(threads="1"), "plan.threads is '1': it must be an int"),
     Row("plan of machines in a list", plan(machine=[]), "plan.machine must be a mapping"),

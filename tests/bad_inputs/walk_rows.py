@@ -19,7 +19,7 @@ from lowrank.allocation import (
 )
 from lowrank.compression.compress import check, compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, Quantization, TruncatedSVD
-from lowrank.execution import Plan, Search, optimize_for
+from lowrank.execution import ExecutionPlan, Search, optimize_for
 from lowrank.model.select import Select
 
 METHOD = Quantization(bits=8)
@@ -56,6 +56,10 @@ def weight_is(value):
 def optimized(**options):
     model = compress(network(), TruncatedSVD(rank=1)).model
     return lambda _: optimize_for(model, **{"example": (torch.zeros(1, 8),), **options})
+
+
+def planned(text):
+    return lambda _: ExecutionPlan.from_json(text)
 
 
 def mixed(*args, data=None, example=None, **fields):
@@ -191,8 +195,8 @@ ROWS = [
     Row("example of execution", optimized(example=torch.zeros(1, 8)), "non-empty tuple"),
     Row("width of execution", optimized(example=(torch.zeros(1, 3),)), "does not run on the exa"),
     Row("accuracy", optimized(accuracy="float16"), "accuracy='float16' does not exist"),
-    Row("plan of text", lambda _: Plan.from_json("{}"), "this is no plan of optimize_for"),
-    Row("plan of a list", lambda _: Plan.from_json("[1]"), "this is no plan of optimize_for"),
+    Row("plan of text", planned("{}"), "this is no plan of optimize_for"),
+    Row("plan of a list", planned("[1]"), "this is no plan of optimize_for"),
     Row("seconds of a search", make(Search, seconds=0), "seconds=0"),
     Row("threads of a search", make(Search, threads=0), "threads=0"),
 ]

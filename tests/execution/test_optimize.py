@@ -19,7 +19,7 @@ from lowrank.decomposers import (
     Quantization,
     TruncatedSVD,
 )
-from lowrank.execution import KERNELS, Kernel, Plan, Prepared, Search, optimize_for, search
+from lowrank.execution import KERNELS, ExecutionPlan, Kernel, Prepared, Search, optimize_for, search
 from lowrank.execution.kernel import bound, relative_error
 from lowrank.execution.timing import Timed
 from lowrank.export import checkpoint
@@ -122,7 +122,7 @@ def test_a_plan_comes_back_and_is_applied_without_timing(model, times, method, m
     times(lambda i: 1.0 + i)
     small = compress(model, METHODS[method]).model.eval()
     first = optimize_for(small, (IDS,))
-    plan = Plan.from_json(first.plan.to_json())
+    plan = ExecutionPlan.from_json(first.plan.to_json())
     assert plan == first.plan
     monkeypatch.setattr(search, "race", None)  # Whoever calls it fails.
     second = optimize_for(small, (IDS,), plan=plan)
@@ -258,7 +258,7 @@ def test_a_plan_for_other_things_is_refused(model, times):
 @pytest.mark.parametrize("text", ["{}", "nothing", '{"layers": 3, "skipped": []}'])
 def test_what_is_no_plan(text):
     with pytest.raises(ValueError, match="this is no plan of optimize_for"):
-        Plan.from_json(text)
+        ExecutionPlan.from_json(text)
 
 
 def test_bad_input(model):

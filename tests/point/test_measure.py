@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
-from lowrank.execution import KERNELS, Plan, search
+from lowrank.execution import KERNELS, ExecutionPlan, search
 from lowrank.execution.sparse import CSRKernel
 from lowrank.execution.timing import Timed
 from lowrank.metrics.metric import Metric
@@ -262,7 +262,7 @@ def test_optimised_models_are_timed_and_named():
     found = compare(before, after, small, task, settings)
     assert [entry["batch_size"] for entry in found["execution"]] == [1, 3]
     for latency, entry in zip(found["latency"], found["execution"], strict=True):
-        assert latency["kernels"] == Plan.from_json(entry["plan"]).summary() != ""
+        assert latency["kernels"] == ExecutionPlan.from_json(entry["plan"]).summary() != ""
         assert entry["quality"].keys() == {"top1", "loss"}
     exact = compare(before, after, small, task, replace(settings, optimize="exact"))
     assert "quality" not in exact["execution"][0]
