@@ -36,7 +36,7 @@ NEAR = 4
 LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
 
 
-class Search:
+class StepSearch:
     """The smallest step with which a weight takes no more than so many bytes.
 
     Args:

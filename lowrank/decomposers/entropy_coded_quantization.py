@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lowrank.approximation.rivals import nearer_of_rivals
-from lowrank.approximation.step_search import Search
+from lowrank.approximation.step_search import StepSearch
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.entropy_coded import least_bytes
@@ -94,7 +94,7 @@ class EntropyCodedQuantization(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         budget = self._budget(weight.numel())
         normalised = Normalised.of(weight)
-        search = Search(normalised, norm, budget, self.sweeps)
+        search = StepSearch(normalised, norm, budget, self.sweeps)
         form, found = search.run()
         form.note = "; ".join(filter(None, (raised(search.matrix.share), form.note)))
         result = nearer_of_rivals(normalised, norm, (form, found), budget)
