@@ -108,7 +108,7 @@ class RobustPCA(Decomposer):
         return better_than_svd(weight, norm, form)
 
 
-class Split(NamedTuple):
+class LowRankAndSparse(NamedTuple):
     """The parts of a matrix, and how good they are.
 
     Attributes:
@@ -125,7 +125,7 @@ class Split(NamedTuple):
     gap: float
 
 
-def form_of(split: Split, rows: Tensor, columns: Tensor) -> Factorization:
+def form_of(split: LowRankAndSparse, rows: Tensor, columns: Tensor) -> Factorization:
     """The parts, each times these factors of the rows (out, 1) and columns (in,)."""
     terms: list[Factorization] = []
     if split.left.shape[1]:
@@ -136,7 +136,9 @@ def form_of(split: Split, rows: Tensor, columns: Tensor) -> Factorization:
 
 
 @memo.memoised
-def solve(weight: Tensor, *, sparse_weight: float, tolerance: float, max_iterations: int) -> Split:
+def solve(
+    weight: Tensor, *, sparse_weight: float, tolerance: float, max_iterations: int
+) -> LowRankAndSparse:
     """The least ‖L‖_* + λ ‖S‖_1 with L + S a matrix that is not zero, float64."""
     penalty = weight.numel() / (4 * weight.abs().sum())
     multiplier, sparse = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -157,7 +159,7 @@ def solve(weight: Tensor, *, sparse_weight: float, tolerance: float, max_iterati
         gap = float(1 - lower_bound(weight, multiplier, sparse_weight) / objective)
         if max(residual, gap) <= tolerance:
             break
-    return Split(left, right, sparse, residual, gap)
+    return LowRankAndSparse(left, right, sparse, residual, gap)
 
 
 def lower_bound(weight: Tensor, multiplier: Tensor, sparse_weight: float) -> Tensor:
