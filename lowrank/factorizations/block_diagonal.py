@@ -16,7 +16,7 @@ from lowrank.factorizations.factorization import (
     check_forms,
     rebuild,
 )
-from lowrank.factorizations.operations import Operation, Split
+from lowrank.factorizations.operations import AxisSplit, Operation
 from lowrank.files.fields import Fields
 
 
@@ -139,7 +139,7 @@ class DirectSum(Factorization):
         sizes = [f"{width}→{height}" for height, width in (block.shape for block in self._blocks)]
         return f"{len(sizes)} blocks {', '.join(sizes)}"
 
-    def _split(self, operation: Operation) -> Split | None:
+    def _split(self, operation: Operation) -> AxisSplit | None:
         heights, widths = zip(*(block.shape for block in self._blocks), strict=True)
         return operation.split(heights, widths)
 

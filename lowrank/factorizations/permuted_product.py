@@ -16,7 +16,7 @@ from lowrank.factorizations.factorization import (
     check_forms,
     rebuild,
 )
-from lowrank.factorizations.operations import Operation, Split
+from lowrank.factorizations.operations import AxisSplit, Operation
 from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
@@ -163,7 +163,7 @@ class PermutedProduct(Factorization):
         ranks = f"rank {most}" if least == most else f"ranks {least} to {most}"
         return f"LowRankBlocks {inner}→{out}, {self.grid[0]}x{self.grid[1]} blocks of {ranks}"
 
-    def _split(self, between: Operation) -> Split | None:
+    def _split(self, between: Operation) -> AxisSplit | None:
         ones = [1] * len(self.index)
         return between.split(ones, ones)
 

@@ -14,5 +14,5 @@ from lowrank.factorizations.operations.multiply import Multiply as Multiply
 from lowrank.factorizations.operations.multiply import MultiplyAlong as MultiplyAlong
 from lowrank.factorizations.operations.multiply import MultiplyBlocks as MultiplyBlocks
 from lowrank.factorizations.operations.multiply import MultiplyTransposed as MultiplyTransposed
+from lowrank.factorizations.operations.operation import AxisSplit as AxisSplit
 from lowrank.factorizations.operations.operation import Operation as Operation
-from lowrank.factorizations.operations.operation import Split as Split

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.factorizations.operations.operation import Operation, Split, T
+from lowrank.factorizations.operations.operation import AxisSplit, Operation, T
 
 KernelView = Literal["channel", "channels_last", "spatial"]
 KERNEL_VIEWS: tuple[KernelView, ...] = ("channel", "channels_last", "spatial")
@@ -145,7 +145,7 @@ class Convolve(Operation):
             left = Convolve((1, 1), groups=self.groups, view=self.view, shared=self.shared)
         return [(last, right), *((factor, pointwise) for factor in reversed(middle)), (first, left)]
 
-    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split | None:
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> AxisSplit | None:
         rows, columns = self._positions
         whole = all(h % rows == 0 for h in heights) and all(w % columns == 0 for w in widths)
         # A convolution has at least one channel on either side.
@@ -156,7 +156,7 @@ class Convolve(Operation):
             or self.groups * self.shared > 1
         ):
             return None
-        return Split(1, [width // columns for width in widths])
+        return AxisSplit(1, [width // columns for width in widths])
 
     def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
         whole = all(n % k == 0 for n, k in zip(shape, self._positions, strict=True))

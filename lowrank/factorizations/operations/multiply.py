@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.factorizations.checks import check_whole
-from lowrank.factorizations.operations.operation import Operation, Split, T
+from lowrank.factorizations.operations.operation import AxisSplit, Operation, T
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Multiply(Operation):
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in reversed(factors)]
 
-    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split:
-        return Split(-1, list(widths))
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> AxisSplit:
+        return AxisSplit(-1, list(widths))
 
     def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation:
         return MultiplyBlocks(count)

@@ -34,7 +34,7 @@ class Operation(ABC):
         Law: applying them one after the other equals applying the product at once.
         """
 
-    def split(self, heights: Sequence[int], widths: Sequence[int]) -> Split | None:
+    def split(self, heights: Sequence[int], widths: Sequence[int]) -> AxisSplit | None:
         """How to apply the blocks on the diagonal of a matrix one by one.
 
         None, here and in the next two, where they cannot be; the matrix is then multiplied out.
@@ -62,7 +62,7 @@ class Operation(ABC):
 
 
 @dataclass(frozen=True)
-class Split:
+class AxisSplit:
     """Inputs are cut into parts of these lengths along an axis, and outputs joined along it."""
 
     axis: int
