@@ -77,7 +77,7 @@ def collect(
 
 
 @dataclass
-class Sum:
+class MomentSum:
     """A sum over positions, in float64."""
 
     total: Tensor | None = None
@@ -121,7 +121,7 @@ class Collector:
         self.modules = {name: model.get_submodule(name) for name in names}
         self.rules = {name: rule_for(module) for name, module in self.modules.items()}
         self.unseen = {name: why_unseen(module) for name, module in self.modules.items()}
-        self.sums = {name: Sum() for name in names}
+        self.sums = {name: MomentSum() for name in names}
         self.calls = dict.fromkeys(names, 0)
         self.notes: dict[str, dict[str, None]] = {name: {} for name in names}
         self.leaders: dict[str, str] = {}
