@@ -91,7 +91,7 @@ class MomentSum:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CountedInput:
     """An input of the batch that runs, and the module whose statistic it was added to."""
 
     tensor: weakref.ref[Tensor]
@@ -125,7 +125,7 @@ class Collector:
         self.calls = dict.fromkeys(names, 0)
         self.notes: dict[str, dict[str, None]] = {name: {} for name in names}
         self.leaders: dict[str, str] = {}
-        self.recent: list[Seen] = []
+        self.recent: list[CountedInput] = []
         self.piece = Piece(None, 0)
         self.axes = 0
 
@@ -225,7 +225,7 @@ class Collector:
             seen = next((entry.leader for entry in self.recent if entry.is_of(x, reading)), None)
         expected = self.leaders.setdefault(name, seen or name)
         if expected == name:
-            self.recent.append(Seen(weakref.ref(x), version(x), reading, name))
+            self.recent.append(CountedInput(weakref.ref(x), version(x), reading, name))
             return True
         if seen != expected:
             raise NotShared(name)
