@@ -94,12 +94,12 @@ class BiasCorrection(Recovery):
         count = len(split) if self.examples is None else self.examples
         pieces = next(task_pieces(task, split, count, None, count))
         layers = _with_bias(model)
-        expected: dict[str, Seen] = {}  # In the order of the first calls.
+        expected: dict[str, OutputStatistics] = {}  # In the order of the first calls.
         with evaluating(model, dense):
             for piece in pieces:
 
                 def note(name: str, outputs: Tensor, piece: Piece = piece) -> None:
-                    expected.setdefault(name, Seen(layers[name])).add(outputs, piece)
+                    expected.setdefault(name, OutputStatistics(layers[name])).add(outputs, piece)
 
                 with watching({name: dense.get_submodule(name) for name in layers}, note):
                     task.forward(dense, piece.batch[0])
@@ -123,7 +123,7 @@ class BiasCorrection(Recovery):
     ) -> None:
         """Correct layers, in the order of their calls, when they have seen all pieces."""
         layers = {name: model.get_submodule(name) for name in wanted}
-        found = {name: Seen(layer) for name, layer in layers.items()}
+        found = {name: OutputStatistics(layer) for name, layer in layers.items()}
         for piece in pieces:
 
             def correct(name: str, outputs: Tensor, piece: Piece = piece) -> Tensor | None:
@@ -166,7 +166,7 @@ class Moments:
     deviation: Tensor
 
 
-class Seen:
+class OutputStatistics:
     """What was seen of a layer's outputs."""
 
     def __init__(self, layer: nn.Module) -> None:
