@@ -163,7 +163,7 @@ class ExecutionPlan:
             return plan
         except ValueError as error:
             raise ValueError(
-                f"this is no plan of optimize_for ({error}): give what ExecutionPlan.to_json wrote, "
+                f"this is no plan of optimize_for ({error}): give what ExecutionPlan.to_json wrote "
                 'or an entry of "execution" in a record'
             ) from error
 

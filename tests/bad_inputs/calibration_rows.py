@@ -598,7 +598,7 @@ SETTINGS = [
     Row(
         "rivals that need data",
         on(None, norm=None, method=MixedAllocation([GPTQ(bits=2)], Budget(ratio=2), NormError())),
-        "of a Mix, rivals=0",
+        "of a MixedAllocation, rivals=0",
     ),
 ]
 
