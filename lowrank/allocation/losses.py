@@ -111,13 +111,15 @@ class Sensitivity(Loss):
         check_runnable(problem)
 
     def of(self, problem: Problem, options: Options) -> Losses:
-        trial = Trial(problem, self.examples, self.batch_size)
+        distance = OutputDistance(problem, self.examples, self.batch_size)
         sites = reported(problem.sites, len(problem.sites), "losses measured, by layers")
-        return {site.name: self._of_site(trial, site, options[site.name]) for site in sites}
+        return {site.name: self._of_site(distance, site, options[site.name]) for site in sites}
 
-    def _of_site(self, trial: Trial, site: Site, options: Sequence[Option]) -> list[float]:
+    def _of_site(
+        self, distance: OutputDistance, site: Site, options: Sequence[Option]
+    ) -> list[float]:
         def measured(index: int) -> float:
-            return trial.distance({site.name: options[index]})
+            return distance.of({site.name: options[index]})
 
         inexact = [i for i, option in enumerate(options) if option.error > 0]
         losses = [0.0] * len(options)
@@ -156,8 +158,8 @@ def interpolate(
             losses[index] = float(np.exp(np.interp(here, x, y)))
 
 
-class Trial:
-    """Runs the model with some of its weights replaced, to see how far its outputs move.
+class OutputDistance:
+    """The distance of a model's outputs from the dense ones, with some of its weights replaced.
 
     Args:
         examples: of the calibration data, from the first on; None for all.
@@ -183,9 +185,10 @@ class Trial:
         with running(piece, self.model):
             return self.data.observe(self.model, piece.batch)
 
-    def distance(self, options: Mapping[str, Option]) -> float:
-        """The mean distance to the dense model's outputs with these options in place; infinite if
-        it is no number.
+    def of(self, options: Mapping[str, Option]) -> float:
+        """The mean distance to the dense model's outputs with these options in place.
+
+        Infinite where an output is not finite.
         """
         replaced: list[tuple[nn.Module, nn.Module]] = []
         for name, option in options.items():

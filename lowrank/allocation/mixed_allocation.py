@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
 from lowrank.allocation.budgeted import Answer, Budgeted, Question
-from lowrank.allocation.losses import Trial, check_runnable
+from lowrank.allocation.losses import OutputDistance, check_runnable
 from lowrank.decomposers import Decomposer
 from lowrank.numerics.checks import check_integer
 from lowrank.numerics.knapsack import choose
@@ -63,8 +63,8 @@ class MixedAllocation(Budgeted):
         chosen, distances = "mix", {}
         if self.rivals:
             plans |= self._uniform(question)
-            trial = Trial(question.problem, self.trial_examples, batch_size=16)
-            distances = {label: trial.distance(plan) for label, plan in plans.items()}
+            distance = OutputDistance(question.problem, self.trial_examples, batch_size=16)
+            distances = {label: distance.of(plan) for label, plan in plans.items()}
             chosen = min(distances, key=lambda label: distances[label])
         return Answer(plans[chosen], summary | {"chosen": chosen, "distances": distances})
 

@@ -20,7 +20,7 @@ from lowrank.allocation import (
 )
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option, analyse, dense_costs
-from lowrank.allocation.losses import Trial, interpolate, spread
+from lowrank.allocation.losses import OutputDistance, interpolate, spread
 from lowrank.allocation.mixed_allocation import pays
 from lowrank.calibration import CalibratedNorms, IdentityNorms
 from lowrank.compression.compress import compress
@@ -221,13 +221,13 @@ def test_where_the_sum_misleads_the_better_uniform_choice_is_taken(model, data, 
     assert honest["distances"][honest["chosen"]] == min(honest["distances"].values())
     assert len(honest["distances"]) == 3
     # A mix that turns out worse than its rivals is given up.
-    distance = Trial.distance
+    distance = OutputDistance.of
     calls = itertools.count()
 
     def pessimistic(self, options):
         return 1e9 if len(options) == 3 and next(calls) == 0 else distance(self, options)
 
-    monkeypatch.setattr(Trial, "distance", pessimistic)
+    monkeypatch.setattr(OutputDistance, "of", pessimistic)
     result = compress(model, mix, data=data)
     assert result.allocation["chosen"] != "mix"
     assert nbytes(result.model) <= nbytes(model) / 4
@@ -262,9 +262,9 @@ class TestSensitivity:
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
         options = analyse(problem, [Quantization(bits=3)], dense_costs(problem, "bytes")).options
         before = model(data[0])
-        trial = Trial(problem, None, 8)
-        assert trial.distance({"0": options["0"][1]}) > 0
-        assert trial.distance({}) == 0
+        distance = OutputDistance(problem, None, 8)
+        assert distance.of({"0": options["0"][1]}) > 0
+        assert distance.of({}) == 0
         assert torch.equal(model(data[0]), before)
 
     def test_tied_weights_are_replaced_together(self, data):
@@ -273,7 +273,7 @@ class TestSensitivity:
         model[2].weight = shared.weight
         problem = Problem(model, Select().split(model)[0], IdentityNorms(), data)
         options = analyse(problem, [Quantization(bits=2)], dense_costs(problem, "bytes")).options
-        found = Trial(problem, None, 8).distance({"0": options["0"][1]})
+        found = OutputDistance(problem, None, 8).of({"0": options["0"][1]})
         alone = compress(model, Quantization(bits=2)).model
         with torch.no_grad():
             x = torch.cat(data)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lowrank.allocation import Budget, MixedAllocation, NormError, Sensitivity
 from lowrank.allocation.allocation import Problem
-from lowrank.allocation.losses import Trial
+from lowrank.allocation.losses import OutputDistance
 from lowrank.calibration import (
     CalibratedNorms,
     Calibration,
@@ -250,7 +250,7 @@ def swap(model):
 def trial_with_statistics(_):
     model = network()
     problem = Problem(model, find_sites(model), IdentityNorms(), statistics_of(model))
-    return Trial(problem, None, 4)
+    return OutputDistance(problem, None, 4)
 
 
 KEPT = [

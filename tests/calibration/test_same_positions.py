@@ -9,7 +9,7 @@ from torch import nn
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import analyse, dense_costs
-from lowrank.allocation.losses import Trial
+from lowrank.allocation.losses import OutputDistance
 from lowrank.calibration import Batches, IdentityNorms, TaskData
 from lowrank.calibration.collect import collect
 from lowrank.calibration.task_pieces import task_pieces
@@ -158,7 +158,7 @@ def test_a_sensitivity_counts_every_real_position_of_a_task_once():
     model = TASK.model()
     problem = Problem(model, Select().split(model)[0], IdentityNorms(), TASK)
     option = analyse(problem, [Quantization(2)], dense_costs(problem, "bytes")).options["layer"][1]
-    found = Trial(problem, None, 4).distance({"layer": option})
+    found = OutputDistance(problem, None, 4).of({"layer": option})
     alone = compress(model, Quantization(2), where="layer").model
     expected = divergence(alone, model, singles()) / sum(LENGTHS)
     assert found == pytest.approx(expected, rel=1e-6)
@@ -234,7 +234,7 @@ def distance(data, name="encoder.layer.0.intermediate.dense"):
     model = bert()
     problem = Problem(model, Select(include=name).split(model)[0], IdentityNorms(), data)
     options = analyse(problem, [Quantization(2)], dense_costs(problem, "bytes")).options
-    return Trial(problem, None, 4).distance({name: options[name][1]})
+    return OutputDistance(problem, None, 4).of({name: options[name][1]})
 
 
 @pytest.mark.parametrize("lengths", [[3, 7, 5], [4, 2, 4, 1], [2, 2]])
