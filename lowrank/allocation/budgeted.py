@@ -24,8 +24,8 @@ from lowrank.numerics.knapsack import Items
 from lowrank.numerics.memo import MEMO, model_key
 
 
-class Question(NamedTuple):
-    """A budget to be split.
+class Knapsack(NamedTuple):
+    """A multiple-choice knapsack: one option of each weight, together within a limit.
 
     Attributes:
         items: the options of each weight with their losses.
@@ -39,7 +39,7 @@ class Question(NamedTuple):
     limit: float
 
 
-class Answer(NamedTuple):
+class KnapsackSolution(NamedTuple):
     """One option for each weight, and what a record says about the choice."""
 
     taken: dict[str, Option]
@@ -120,8 +120,8 @@ class Budgeted(Allocation):
         self.loss.check(problem)
 
     @abstractmethod
-    def answer(self, question: Question) -> Answer:
-        """Choose; the limit can be met, and is not met by the dense weights."""
+    def solve(self, knapsack: Knapsack) -> KnapsackSolution:
+        """One option of each weight; the limit can be met, and is not met by the dense weights."""
 
     def allocate(self, problem: Problem) -> Plan:
         self.check(problem)
@@ -139,7 +139,7 @@ class Budgeted(Allocation):
         losses: Losses = kept(key, owner, lambda: self.loss.of(problem, analysis.options))
         items = analysis.items(losses)
         self._check_reach(problem.sites, costs, items.smallest, limit)
-        taken, summary = self.answer(Question(problem, analysis, losses, items, limit))
+        taken, summary = self.solve(Knapsack(problem, analysis, losses, items, limit))
         spent = sum(option.cost for option in taken.values())
         said = {
             "budget": self.budget.describe(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
-from lowrank.allocation.budgeted import Answer, Budgeted, Question
+from lowrank.allocation.budgeted import Budgeted, Knapsack, KnapsackSolution
 from lowrank.allocation.losses import OutputDistance, check_runnable
 from lowrank.decomposers import Decomposer
 from lowrank.numerics.checks import check_integer
@@ -54,32 +54,32 @@ class MixedAllocation(Budgeted):
         if self.rivals:
             check_runnable(problem)
 
-    def answer(self, question: Question) -> Answer:
-        choice = choose(question.items, question.limit)
-        options = question.analysis.options
+    def solve(self, knapsack: Knapsack) -> KnapsackSolution:
+        choice = choose(knapsack.items, knapsack.limit)
+        options = knapsack.analysis.options
         pairs = zip(options, choice.picks, strict=True)
         plans = {"mix": {name: options[name][pick] for name, pick in pairs}}
         summary = {"loss": choice.loss, "bound": choice.bound, "solver": choice.solver}
         chosen, distances = "mix", {}
         if self.rivals:
-            plans |= self._uniform(question)
-            distance = OutputDistance(question.problem, self.trial_examples, batch_size=16)
+            plans |= self._uniform(knapsack)
+            distance = OutputDistance(knapsack.problem, self.trial_examples, batch_size=16)
             distances = {label: distance.of(plan) for label, plan in plans.items()}
             chosen = min(distances, key=lambda label: distances[label])
-        return Answer(plans[chosen], summary | {"chosen": chosen, "distances": distances})
+        return KnapsackSolution(plans[chosen], summary | {"chosen": chosen, "distances": distances})
 
-    def _uniform(self, question: Question) -> dict[str, dict[str, Option]]:
+    def _uniform(self, knapsack: Knapsack) -> dict[str, dict[str, Option]]:
         """The single candidates within the limit of least total loss; dense where they do not
         fit a layer or take no less."""
         found = []
-        options, losses = question.analysis.options, question.losses
+        options, losses = knapsack.analysis.options, knapsack.losses
         for candidate in self.candidates:
             picks = {
                 name: next((i for i, o in enumerate(of) if pays(o, candidate, of[0])), 0)
                 for name, of in options.items()
             }
             plan = {name: options[name][pick] for name, pick in picks.items()}
-            if sum(option.cost for option in plan.values()) <= question.limit:
+            if sum(option.cost for option in plan.values()) <= knapsack.limit:
                 loss = sum(losses[name][pick] for name, pick in picks.items())
                 found.append((loss, repr(candidate), plan))
         found.sort(key=lambda entry: entry[:2])

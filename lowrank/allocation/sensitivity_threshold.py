@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowrank.allocation.budgeted import Answer, Budgeted, Question
+from lowrank.allocation.budgeted import Budgeted, Knapsack, KnapsackSolution
 from lowrank.numerics.knapsack import Items
 
 
@@ -21,13 +21,13 @@ class SensitivityThreshold(Budgeted):
     Source: Yuan et al., 2023 (ASVD), section 3.3, sensitivity-based truncation rank searching.
     """
 
-    def answer(self, question: Question) -> Answer:
-        items, options = question.items, question.analysis.options
+    def solve(self, knapsack: Knapsack) -> KnapsackSolution:
+        items, options = knapsack.items, knapsack.analysis.options
         thresholds = np.unique(np.concatenate(items.losses))
         low, high = 0, len(thresholds) - 1  # The highest admits the smallest of every layer.
         while low < high:
             middle = (low + high) // 2
-            if _cost(items, picks_below(items, thresholds[middle])) <= question.limit:
+            if _cost(items, picks_below(items, thresholds[middle])) <= knapsack.limit:
                 high = middle
             else:
                 low = middle + 1
@@ -35,7 +35,7 @@ class SensitivityThreshold(Budgeted):
         pairs = zip(options, picks, strict=True)
         taken = {name: options[name][pick] for name, pick in pairs}
         loss = sum(float(of[pick]) for of, pick in zip(items.losses, picks, strict=True))
-        return Answer(taken, {"loss": loss, "threshold": float(thresholds[low])})
+        return KnapsackSolution(taken, {"loss": loss, "threshold": float(thresholds[low])})
 
 
 def picks_below(items: Items, threshold: float) -> list[int]:
