@@ -68,10 +68,10 @@ class RoundedColumns:
         """The group of each column, (in,)."""
         return torch.arange(len(self.codes), device=self.codes.device) // self.width
 
-    def levels(self, columns: Tensor) -> Levels:
+    def levels(self, columns: Tensor) -> ColumnLevels:
         """The levels of some columns, (n,)."""
         group = columns // self.width
-        return Levels(2**self.bits - 1, self.scale[group], self.zero[group])
+        return ColumnLevels(2**self.bits - 1, self.scale[group], self.zero[group])
 
     def better_rows(
         self, other: RoundedColumns, weight: Tensor, moment: Tensor
@@ -128,7 +128,7 @@ class RoundedColumns:
         return ((moment @ missing) * missing).sum(dim=0)
 
 
-class Levels:
+class ColumnLevels:
     """The levels 0..`top` less a zero, times a scale, of each entry of some columns, (n, out)."""
 
     def __init__(self, top: int, scale: Tensor, zero: Tensor) -> None:
