@@ -46,7 +46,7 @@ class Rival(ABC):
 
 
 @dataclass(frozen=True)
-class Levels(Rival):
+class UniformRival(Rival):
     """`Quantization` by least squares."""
 
     bits: int
@@ -67,7 +67,7 @@ class Levels(Rival):
 
 
 @dataclass(frozen=True)
-class Shared(Rival):
+class CodebookRival(Rival):
     """`CodebookQuantization` of the whole matrix."""
 
     bits: int
@@ -102,12 +102,12 @@ def rivals(weight: Tensor, budget: int) -> list[Rival]:
     shape = (weight.shape[0], weight.shape[1])
     codes = {bits: packed_bytes(weight.numel(), bits) for bits in BITS}
     codebooks = [bits for bits in BITS if codes[bits] + 2**bits * weight.itemsize <= budget]
-    found: list[Rival] = [Shared(bits) for bits in codebooks[-1:]]
+    found: list[Rival] = [CodebookRival(bits) for bits in codebooks[-1:]]
     for bits in [bits for bits in BITS if codes[bits] + SCALE_BYTES <= budget][-2:]:
         for symmetric in (True, False):
             size = group_within(shape, bits, symmetric, budget)
             if size is not None:
-                found.append(Levels(bits, size, symmetric))
+                found.append(UniformRival(bits, size, symmetric))
     return found
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lowrank.approximation.rivals import Shared, group_within, least_error, rivals
+from lowrank.approximation.rivals import CodebookRival, group_within, least_error, rivals
 from lowrank.decomposers import CodebookQuantization, EntropyCodedQuantization, Quantization
 from lowrank.factorizations import Codebook, EntropyCoded, Quantized
 from lowrank.norms import IDENTITY, Diagonal, Gram
@@ -95,8 +95,8 @@ def test_what_has_no_chance_is_not_tried(monkeypatch):
         tried.append(len(weight))
         return made(rival, weight, counts)
 
-    made = Shared.made_of
-    monkeypatch.setattr(Shared, "made_of", made_of)
+    made = CodebookRival.made_of
+    monkeypatch.setattr(CodebookRival, "made_of", made_of)
     found = EntropyCodedQuantization(4.0).decompose(random(400, 64))
     assert isinstance(found, EntropyCoded) and found.note == ""
     assert max(tried) < 100
