@@ -1,14 +1,15 @@
-"""Codes of some of the entries: what bytes buy where all codes together are too many.
+"""Codes of some of the entries of a matrix, where codes of all entries take too many bytes.
 
-Weights of few sizes, such as ±1, round to 0 together: with a step a little smaller all have codes,
-which may take too many bytes, with one a little larger none. Between lie matrices of which some
-entries keep their codes; whole rows or columns of zeros take next to nothing.
+Weights of equal magnitude, such as ±1, round to 0 at the same step. With a slightly smaller step
+all of them have codes, which may take too many bytes; with a slightly larger step none has one.
+Between the two lie matrices of which only some entries have codes. Rows and columns of zeros take
+almost no bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ HALVINGS = 9
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Codes of a matrix that may be too many.
+class PartialCodes:
+    """Codes of a matrix, of which some entries can be left without one to save bytes.
 
     Attributes:
         codes: shape (out, in), float64, from the centre.
@@ -41,17 +42,17 @@ class Levels:
         """The matrix of the codes, (out, in)."""
         return (self.codes + self.centre) * self.step * self.steps.factors(torch.float64)
 
-    def within(self, weight: Tensor, counts: Tensor, budget: int) -> Iterator[Levels]:
-        """The codes of as many entries as about fit, those that lower the error most.
+    def within(self, weight: Tensor, counts: Tensor, budget: int) -> Iterator[PartialCodes]:
+        """The codes of about as many entries as fit, those that lower the error most.
 
-        Once of single entries, once of whole columns and once of whole rows.
+        Three results: of single entries, of whole columns and of whole rows.
 
         Args:
             weight: that they stand for, (out, in).
             counts: what each squared error counts, of that shape.
             budget: in bytes.
         """
-        none = Levels(torch.zeros_like(self.codes), self.step, self.centre, self.steps)
+        none = replace(self, codes=torch.zeros_like(self.codes))
         gains = (weight - none.values()).square() - (weight - self.values()).square()
         gains *= counts
         for order in orders(gains):
@@ -69,18 +70,18 @@ class Levels:
         """Whether the codes take at most so many bytes, by their law."""
         return fit_law(self.codes)[2] / 8 + least_bytes(self.codes.numel()) <= budget
 
-    def rescaled(self, weight: Tensor, counts: Tensor) -> Levels:
+    def rescaled(self, weight: Tensor, counts: Tensor) -> PartialCodes:
         """With the step of least squares."""
         values = self.values()
         size = float((counts * values.square()).sum())
         ratio = float((counts * values * weight).sum()) / size if size else 0.0
-        return Levels(self.codes, self.step * ratio, self.centre, self.steps) if ratio > 0 else self
+        return replace(self, step=self.step * ratio) if ratio > 0 else self
 
-    def _only(self, places: Tensor) -> Levels:
+    def _only(self, places: Tensor) -> PartialCodes:
         """The codes of these entries (places row by row), zero elsewhere."""
         codes = torch.zeros_like(self.codes).flatten()
         codes[places] = self.codes.flatten()[places]
-        return Levels(codes.view(self.codes.shape), self.step, self.centre, self.steps)
+        return replace(self, codes=codes.view(self.codes.shape))
 
 
 def orders(gains: Tensor) -> Sequence[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.code_laws import fit_law
-from lowrank.approximation.partial_codes import Levels
+from lowrank.approximation.partial_codes import PartialCodes
 from lowrank.approximation.rate_distortion import Coding, Matrix
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import LARGEST_CODE, Exponents
@@ -117,16 +117,15 @@ class StepSearch:
         entries for a smaller step."""
         if 8 * self.budget / self.count * UNSPENT > self._spare(form):
             return form, found
-        levels = [
-            Levels(*multiples, self._plain()) for multiples in as_multiples(self.unit, LARGEST_CODE)
-        ]
+        plain, steps = self._plain(), self.matrix.steps
+        whole = [PartialCodes(*each, plain) for each in as_multiples(self.unit, LARGEST_CODE)]
         for smaller in (self._snapped(step / factor) for factor in SMALLER):
             codes = self._rounded(smaller)
             if not is_beyond(codes, LARGEST_CODE):
-                levels.append(Levels(codes.T, smaller, self._centre(smaller), self.matrix.steps))
+                whole.append(PartialCodes(codes.T, smaller, self._centre(smaller), steps))
         counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
         error = self.norm(self.unit - found)
-        for some in (s for of in levels for s in of.within(self.unit, counts, self.budget)):
+        for some in (s for of in whole for s in of.within(self.unit, counts, self.budget)):
             other = self._form(some.codes.T, some.step, some.centre, some.steps)
             if self._spare(other) < 0:
                 continue
