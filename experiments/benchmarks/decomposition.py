@@ -28,7 +28,7 @@ from lowrank.numerics.memo import MEMO
 SHAPES = ("512x512", "1024x1024", "2048x2048", "1024x4096")
 
 
-class Factors(NamedTuple):
+class BoundedFactors(NamedTuple):
     """left (out, rank) and right (rank, in), and a bound of the excess where there is one."""
 
     left: Tensor
@@ -36,45 +36,45 @@ class Factors(NamedTuple):
     bound: float | None = None
 
 
-Route = Callable[[Tensor, int], Factors]
+Route = Callable[[Tensor, int], BoundedFactors]
 
 
-def by_torch(matrix: Tensor, rank: int) -> Factors:
+def by_torch(matrix: Tensor, rank: int) -> BoundedFactors:
     """All singular values, then the largest."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return Factors(u[:, :rank] * s[:rank], vh[:rank])
+    return BoundedFactors(u[:, :rank] * s[:rank], vh[:rank])
 
 
-def by_lowrank(matrix: Tensor, rank: int) -> Factors:
+def by_lowrank(matrix: Tensor, rank: int) -> BoundedFactors:
     """The route that `TruncatedSVD` takes, and its check; serves all ranks."""
     MEMO.clear()
     found, _ = spectral.leading(matrix, rank)
     left = found.u[:, :rank] * found.s[:rank]
-    return Factors(left, found.vh[:rank], float(found.excess[rank]))
+    return BoundedFactors(left, found.vh[:rank], float(found.excess[rank]))
 
 
-def by_float64(matrix: Tensor, rank: int) -> Factors:
+def by_float64(matrix: Tensor, rank: int) -> BoundedFactors:
     """The same in float64 alone."""
     MEMO.clear()
     found = spectral.analysis(matrix, route="float64")
     left = found.u[:, :rank] * found.s[:rank]
-    return Factors(left, found.vh[:rank], float(found.excess[rank]))
+    return BoundedFactors(left, found.vh[:rank], float(found.excess[rank]))
 
 
-def by_torch_lowrank(matrix: Tensor, rank: int) -> Factors:
+def by_torch_lowrank(matrix: Tensor, rank: int) -> BoundedFactors:
     """Randomised, 2 iterations, 10 vectors more than wanted."""
     u, s, v = torch.svd_lowrank(matrix, q=min(rank + 10, *matrix.shape), niter=2)
-    return Factors(u[:, :rank] * s[:rank], v[:, :rank].T)
+    return BoundedFactors(u[:, :rank] * s[:rank], v[:, :rank].T)
 
 
-def by_sklearn(matrix: Tensor, rank: int) -> Factors:
+def by_sklearn(matrix: Tensor, rank: int) -> BoundedFactors:
     """Randomised, with the defaults of scikit-learn."""
     from sklearn.utils.extmath import randomized_svd
 
     return of_arrays(*randomized_svd(matrix.numpy(), rank, random_state=0))
 
 
-def by_tensorly(matrix: Tensor, rank: int) -> Factors:
+def by_tensorly(matrix: Tensor, rank: int) -> BoundedFactors:
     """tensorly's default on NumPy arrays."""
     from tensorly.tenalg import svd_interface
 
@@ -91,9 +91,9 @@ ROUTES: dict[str, Route] = {
 }
 
 
-def of_arrays(u: np.ndarray, s: np.ndarray, vh: np.ndarray) -> Factors:
+def of_arrays(u: np.ndarray, s: np.ndarray, vh: np.ndarray) -> BoundedFactors:
     """The factors of NumPy's triplets."""
-    return Factors(torch.from_numpy(u * s), torch.from_numpy(np.ascontiguousarray(vh)))
+    return BoundedFactors(torch.from_numpy(u * s), torch.from_numpy(np.ascontiguousarray(vh)))
 
 
 def weight(out: int, inner: int) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ def weight(out: int, inner: int) -> tuple[Tensor, Tensor]:
     return matrix, torch.linalg.eigvalsh(exact.T @ exact).flip(0).clamp_min(0).sqrt()
 
 
-def excess(matrix: Tensor, values: Tensor, factors: Factors) -> float:
+def excess(matrix: Tensor, values: Tensor, factors: BoundedFactors) -> float:
     """By what share of the least error of its rank the error of the factors is larger."""
     rank = factors.left.shape[1]
     error = matrix.double() - factors.left.double() @ factors.right.double()
@@ -121,7 +121,7 @@ def compare(out: int, inner: int, rounds: int, clock: Callable[[], float]) -> No
     rank = out * inner // (out + inner) // 2
     print(f"{out} × {inner}, rank {rank}")
     times: dict[str, list[float]] = {name: [] for name in ROUTES}
-    found: dict[str, Factors] = {}
+    found: dict[str, BoundedFactors] = {}
     for _ in range(rounds):
         for name, route in ROUTES.items():
             started = clock()
