@@ -31,7 +31,7 @@ from lowrank.norms import IDENTITY
 
 
 @dataclass(frozen=True)
-class Case:
+class LatencyCase:
     """A compression, its ideal speed-up, and what is promised of it.
 
     Attributes:
@@ -63,25 +63,25 @@ def by(decomposer: Decomposer) -> Callable[[torch.Tensor], Factorization]:
     return lambda weight: decomposer.decompose(weight, IDENTITY)
 
 
-def cases(width: int) -> list[Case]:
+def cases(width: int) -> list[LatencyCase]:
     """The rows of the table for one width."""
     found = []
     for share in (16, 8, 4, 2):
         rank = width // share
         ideal = width / (2 * rank)
         promised = {1: 1.0, 512: 0.9 * ideal}
-        found.append(Case(f"rank 1/{share}", low_rank(rank), ideal, "exact", promised))
+        found.append(LatencyCase(f"rank 1/{share}", low_rank(rank), ideal, "exact", promised))
     for zeros in (0.8, 0.9, 0.95):
         promised = {1: 1.0} | ({32: 4.0} if zeros == 0.9 else {})
         make = by(MagnitudePruning(zeros))
-        found.append(Case(f"{zeros:.0%} zeros", make, 1 / (1 - zeros), "exact", promised))
+        found.append(LatencyCase(f"{zeros:.0%} zeros", make, 1 / (1 - zeros), "exact", promised))
     eight, four = by(Quantization(bits=8)), by(Quantization(bits=4, group_size=128))
     found += [
-        Case("8 bits", eight, 4.0, "exact", {1: 1.0}),
-        Case("8 bits", eight, 4.0, "bfloat16", {1: 1.0}),
-        Case("8 bits", eight, 4.0, "int8", {1: 4.0}),
-        Case("4 bits", four, 32 / 4.125, "bfloat16", {1: 1.0}),
-        Case("4 bits", four, 32 / 4.125, "int8", {1: 1.0}),
+        LatencyCase("8 bits", eight, 4.0, "exact", {1: 1.0}),
+        LatencyCase("8 bits", eight, 4.0, "bfloat16", {1: 1.0}),
+        LatencyCase("8 bits", eight, 4.0, "int8", {1: 4.0}),
+        LatencyCase("4 bits", four, 32 / 4.125, "bfloat16", {1: 1.0}),
+        LatencyCase("4 bits", four, 32 / 4.125, "int8", {1: 1.0}),
     ]
     return found
 
@@ -101,7 +101,9 @@ def dense_layer(weight: torch.Tensor) -> nn.Linear:
     return layer
 
 
-def measure(case: Case, dense: nn.Module, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    case: LatencyCase, dense: nn.Module, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """A row for each batch size."""
     torch.manual_seed(1)
     zeros = torch.zeros(options.width)
