@@ -12,7 +12,7 @@ from torch import nn
 
 from experiments.benchmarks import peers
 from experiments.benchmarks.peer_methods import method as counting
-from experiments.benchmarks.peer_methods.cases import Case, all_cases
+from experiments.benchmarks.peer_methods.cases import PeerComparison, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import (
     LLMCompressorGPTQ,
     missing_interpreter,
@@ -198,7 +198,7 @@ class Absent(Method):
 
 
 def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
-    case = Case("a method", Absent(), Own(lambda _: HalfPrecision()))
+    case = PeerComparison("a method", Absent(), Own(lambda _: HalfPrecision()))
     measured = {side: peers.Measured(case.name, side.missing()) for side in peers.both(case)}
     measured[case.own].outcome = case.own.compress(subject)
     measured[case.own].quality, measured[case.own].seconds = 5.0, [1.0, 3.0, 2.0]

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from experiments.benchmarks.peer_methods.cases import Case, all_cases
+from experiments.benchmarks.peer_methods.cases import PeerComparison, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import missing_interpreter, version
 from experiments.benchmarks.peer_methods.method import Method, Outcome, Subject
 from lowrank.measure.environment import environment
@@ -146,7 +146,7 @@ def judged_by(task: CausalLM) -> str:
     return first.name
 
 
-def both(case: Case) -> tuple[Method, Method]:
+def both(case: PeerComparison) -> tuple[Method, Method]:
     """The two sides of a row, in the order in which they run."""
     return case.peer, case.own
 
@@ -180,7 +180,9 @@ def with_weights(subject: Subject, outcome: Outcome) -> nn.Module:
     return model
 
 
-def tabulate(cases: Sequence[Case], measured: dict[Any, Measured], metric: str, text: str) -> Table:
+def tabulate(
+    cases: Sequence[PeerComparison], measured: dict[Any, Measured], metric: str, text: str
+) -> Table:
     """One row for each case, the peer's column beside ours."""
     import pandas as pd
 

@@ -41,7 +41,7 @@ Scale = Literal["range", "mse"]
 
 
 @dataclass(frozen=True)
-class Case:
+class PeerComparison:
     """One row.
 
     Attributes:
@@ -57,7 +57,7 @@ class Case:
     setting: str = ""
 
 
-def all_cases(llm_compressor: Path | None) -> list[Case]:
+def all_cases(llm_compressor: Path | None) -> list[PeerComparison]:
     """Every row, from many bits to few within each family.
 
     Args:
@@ -66,24 +66,30 @@ def all_cases(llm_compressor: Path | None) -> list[Case]:
     return [*rounding(), *compensated(llm_compressor), *sparse(llm_compressor), *low_rank()]
 
 
-def rounding() -> list[Case]:
+def rounding() -> list[PeerComparison]:
     """Quantization without calibration."""
     row = Own(lambda _: Quantization(bits=8))
-    cases = [Case("round to nearest, 8 bits, a scale a row", TorchaoRounding(8, None), row)]
+    cases = [
+        PeerComparison("round to nearest, 8 bits, a scale a row", TorchaoRounding(8, None), row)
+    ]
     for bits in (4, 3):
         name, peer = f"round to nearest, {bits} bits, groups of 64", TorchaoRounding(bits, 64)
         cases += [
-            Case(name, peer, Own(rounded(bits, "range"))),
-            Case(name, peer, Own(rounded(bits, "mse"), DIAGONAL), "weighted scale search"),
+            PeerComparison(name, peer, Own(rounded(bits, "range"))),
+            PeerComparison(
+                name, peer, Own(rounded(bits, "mse"), DIAGONAL), "weighted scale search"
+            ),
         ]
     for bits in (4, 3):
         peer = HalfQuadratic(bits, 64)
         own = Own(half_quadratic(bits))
-        cases.append(Case(f"HQQ, {bits} bits, groups of 64", peer, own, "scale fitted too"))
+        cases.append(
+            PeerComparison(f"HQQ, {bits} bits, groups of 64", peer, own, "scale fitted too")
+        )
     return cases
 
 
-def compensated(python: Path | None) -> list[Case]:
+def compensated(python: Path | None) -> list[PeerComparison]:
     """GPTQ, with the settings of each peer and with those of lowrank's recipe."""
     cases = []
     for bits, group, by_activation in (
@@ -98,14 +104,14 @@ def compensated(python: Path | None) -> list[Case]:
         plain = Own(compensating(bits, group, by_activation), FULL_SEQUENTIAL)
         best = Own(compensating(bits, group, True, "mse"), FULL_SEQUENTIAL)
         changed = "scale search" if by_activation else "act-order, scale search"
-        cases += [Case(name, peer, plain), Case(name, peer, best, changed)]
+        cases += [PeerComparison(name, peer, plain), PeerComparison(name, peer, best, changed)]
     return cases
 
 
-def sparse(python: Path | None) -> list[Case]:
+def sparse(python: Path | None) -> list[PeerComparison]:
     """Pruning."""
     cases = [
-        Case(
+        PeerComparison(
             f"magnitude, {sparsity:.0%} zeros",
             TorchPruning(sparsity),
             Own(in_half(MagnitudePruning(sparsity=sparsity))),
@@ -114,7 +120,7 @@ def sparse(python: Path | None) -> list[Case]:
     ]
     wanda = MagnitudePruning(sparsity=0.5, within="row")
     peer = LLMCompressorPruning(python, "wanda", 0.5)
-    cases.append(Case("Wanda, 50% zeros", peer, Own(in_half(wanda), DIAGONAL_SEQUENTIAL)))
+    cases.append(PeerComparison("Wanda, 50% zeros", peer, Own(in_half(wanda), DIAGONAL_SEQUENTIAL)))
     for name, pattern, mask in (
         ("SparseGPT, 50% zeros", "unstructured", "0:0"),
         ("SparseGPT, 50% zeros, 2:4", "2:4", "2:4"),
@@ -122,20 +128,20 @@ def sparse(python: Path | None) -> list[Case]:
         peer = LLMCompressorPruning(python, "sparsegpt", 0.5, mask)
         for setting, method in sparse_gpt(pattern).items():
             own = Own(in_half(method), FULL_SEQUENTIAL)
-            cases.append(Case(name, peer, own, setting))
+            cases.append(PeerComparison(name, peer, own, setting))
     return cases
 
 
-def low_rank() -> list[Case]:
+def low_rank() -> list[PeerComparison]:
     """Truncated SVDs in the norms of the papers."""
     factored = in_half(TruncatedSVD(compression_ratio=1 / 0.8))
     # No column has to make up for another, so that nothing has to be kept from being singular.
     one_shot = CalibratedNorms(moment="full", damping=0.0)
     sequential = CalibratedNorms(moment="full", damping=0.0, mode="sequential")
     return [
-        Case("ASVD, 20% fewer params", ASVD(0.8), Own(factored, DIAGONAL), "by E x²"),
-        Case("SVD-LLM, 20% fewer params", SVDLLM(0.8), Own(factored, one_shot)),
-        Case(
+        PeerComparison("ASVD, 20% fewer params", ASVD(0.8), Own(factored, DIAGONAL), "by E x²"),
+        PeerComparison("SVD-LLM, 20% fewer params", SVDLLM(0.8), Own(factored, one_shot)),
+        PeerComparison(
             "SVD-LLM, sequential, 20% fewer params",
             SVDLLM(0.8, sequential=True),
             Own(factored, sequential),
