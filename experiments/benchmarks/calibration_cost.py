@@ -43,7 +43,7 @@ class Block(nn.Module):
         return x + self.down(torch.relu(self.up(x)))
 
 
-class Chain(nn.Module):
+class BlockStack(nn.Module):
     """Blocks one after the other; counts its own forward passes."""
 
     def __init__(self, width: int, depth: int) -> None:
@@ -58,7 +58,7 @@ class Chain(nn.Module):
         return x
 
 
-def sweep(model: Chain, data: list[Tensor], levels: int, forget: bool = False) -> None:
+def sweep(model: BlockStack, data: list[Tensor], levels: int, forget: bool = False) -> None:
     """Compress at so many ranks; with `forget`, each as if it were the first."""
     widest = model.blocks[0].get_submodule("up").get_parameter("weight").shape[1]
     for level in range(1, levels + 1):
@@ -68,7 +68,7 @@ def sweep(model: Chain, data: list[Tensor], levels: int, forget: bool = False) -
         compress(model, TruncatedSVD(rank=rank), norm=CalibratedNorms("full"), data=data)
 
 
-def counts(model: Chain, data: list[Tensor], levels: int) -> str:
+def counts(model: BlockStack, data: list[Tensor], levels: int) -> str:
     """What a sweep computes: forward passes of the dense model, and kernels that were not kept."""
     MEMO.clear()
     model.passes = 0
@@ -76,7 +76,9 @@ def counts(model: Chain, data: list[Tensor], levels: int) -> str:
     return f"{model.passes:4d} forward passes, {MEMO.misses:4d} kernels computed"
 
 
-def calibrate(model: Chain, data: list[Tensor], mode: Literal["one-shot", "sequential"]) -> None:
+def calibrate(
+    model: BlockStack, data: list[Tensor], mode: Literal["one-shot", "sequential"]
+) -> None:
     """Give every weight its norm, and do nothing with it."""
     sites = find_sites(model)
     job = Job(model, model, sites, {site.name: "channel" for site in sites}, data)
@@ -105,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = Chain(options.width, options.depth).eval()
+    model = BlockStack(options.width, options.depth).eval()
     unchanging(model)
     data = [torch.randn(256, options.width) for _ in range(16)]
     print(f"{options.depth} blocks of width {options.width}, {options.threads} thread(s)")
