@@ -199,7 +199,7 @@ class Absent(Method):
 
 def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
     case = PeerComparison("a method", Absent(), Own(lambda _: HalfPrecision()))
-    measured = {side: peers.Measured(case.name, side.missing()) for side in peers.both(case)}
+    measured = {side: peers.MeasuredMethod(case.name, side.missing()) for side in peers.both(case)}
     measured[case.own].outcome = case.own.compress(subject)
     measured[case.own].quality, measured[case.own].seconds = 5.0, [1.0, 3.0, 2.0]
     table = peers.tabulate([case], measured, "perplexity", "text")
@@ -215,7 +215,7 @@ def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
 
 def test_the_table_shows_what_a_library_holds_where_that_is_more():
     kept = {"layer": Kept(torch.zeros(4, 4), bits=64, held_bits=128)}
-    measured = peers.Measured("a row", "", Outcome(kept), 5.0)
+    measured = peers.MeasuredMethod("a row", "", Outcome(kept), 5.0)
     assert peers.texts("peer", measured, "perplexity")["bits peer"] == "4.00 (8.00)"
 
 

@@ -50,7 +50,7 @@ PEERS = ("torchao", "hqq")
 
 
 @dataclass
-class Measured:
+class MeasuredMethod:
     """What is known of a method.
 
     Attributes:
@@ -83,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metric = judged_by(task)
     # A method that is in several rows runs once in a round.
     measured = {
-        method: Measured(case.name, method.missing()) for case in cases for method in both(case)
+        method: MeasuredMethod(case.name, method.missing())
+        for case in cases
+        for method in both(case)
     }
     for number in range(options.rounds + 1):
         for method, found in measured.items():
@@ -151,7 +153,9 @@ def both(case: PeerComparison) -> tuple[Method, Method]:
     return case.peer, case.own
 
 
-def measure(method: Method, found: Measured, subject: Subject, task: CausalLM, timed: bool) -> None:
+def measure(
+    method: Method, found: MeasuredMethod, subject: Subject, task: CausalLM, timed: bool
+) -> None:
     """Run a method once; the first time, evaluate what it made."""
     started = time.perf_counter()
     outcome = method.compress(subject)
@@ -181,7 +185,7 @@ def with_weights(subject: Subject, outcome: Outcome) -> nn.Module:
 
 
 def tabulate(
-    cases: Sequence[PeerComparison], measured: dict[Any, Measured], metric: str, text: str
+    cases: Sequence[PeerComparison], measured: dict[Any, MeasuredMethod], metric: str, text: str
 ) -> Table:
     """One row for each case, the peer's column beside ours."""
     import pandas as pd
@@ -206,7 +210,7 @@ def tabulate(
     return Table(frame, shown, best, text, labels=3)
 
 
-def numbers(side: str, found: Measured, metric: str) -> dict[str, float | None]:
+def numbers(side: str, found: MeasuredMethod, metric: str) -> dict[str, float | None]:
     """The columns of one side for CSV; None where there is nothing."""
     outcome, seconds = found.outcome, found.seconds
     return {
@@ -219,7 +223,7 @@ def numbers(side: str, found: Measured, metric: str) -> dict[str, float | None]:
     }
 
 
-def texts(side: str, found: Measured, metric: str) -> dict[str, str]:
+def texts(side: str, found: MeasuredMethod, metric: str) -> dict[str, str]:
     """The columns of one side for people."""
     bits = quality = seconds = "–"
     if found.outcome is not None:
@@ -232,7 +236,7 @@ def texts(side: str, found: Measured, metric: str) -> dict[str, str]:
     return {f"bits {side}": bits, f"{metric} {side}": quality, f"seconds {side}": seconds}
 
 
-def missing_lines(measured: dict[Any, Measured]) -> list[str]:
+def missing_lines(measured: dict[Any, MeasuredMethod]) -> list[str]:
     """One line for each thing that has to be done before all rows are there."""
     reasons = {found.missing: method.name for method, found in measured.items() if found.missing}
     return [f"missing: the rows of {name}: {reason}" for reason, name in reasons.items()]
