@@ -13,15 +13,15 @@ from omegaconf import DictConfig, open_dict
 
 
 @dataclass(frozen=True)
-class Work:
-    """What Hydra gives a launcher for all its jobs."""
+class LauncherSetup:
+    """The arguments of `Launcher.setup`, the same for all its jobs."""
 
     context: HydraContext
     config: DictConfig
     task_function: TaskFunction
 
 
-def run_one(work: Work, state: dict[Any, Any], job: tuple[int, list[str]]) -> JobReturn:
+def run_one(setup: LauncherSetup, state: dict[Any, Any], job: tuple[int, list[str]]) -> JobReturn:
     """Run a job, its number and its overrides.
 
     Args:
@@ -30,14 +30,14 @@ def run_one(work: Work, state: dict[Any, Any], job: tuple[int, list[str]]) -> Jo
     number, overrides = job
     setup_globals()
     Singleton.set_state(state)
-    config = work.context.config_loader.load_sweep_config(work.config, overrides)
+    config = setup.context.config_loader.load_sweep_config(setup.config, overrides)
     with open_dict(config):
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"
         config.hydra.job.num = number
     HydraConfig.instance().set_config(config)
     return run_job(
-        hydra_context=work.context,
-        task_function=work.task_function,
+        hydra_context=setup.context,
+        task_function=setup.task_function,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiments.jobs import Work, run_one
+from experiments.jobs import LauncherSetup, run_one
 from experiments.workers import run_in_workers, worker_count
 
 # By the name of the plugin's, which this takes the place of where both are installed: it is found
@@ -41,21 +41,21 @@ class WorkerLauncher(Launcher):
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = worker_count(n_jobs)
-        self.work: Work | None = None
+        self.launcher_setup: LauncherSetup | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.work = Work(hydra_context, config, task_function)
+        self.launcher_setup = LauncherSetup(hydra_context, config, task_function)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        assert self.work is not None
+        assert self.launcher_setup is not None
         jobs = [
             (number, list(overrides))
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
-        run = partial(run_one, self.work, Singleton.get_state())
+        run = partial(run_one, self.launcher_setup, Singleton.get_state())
         lost = JobReturn(_return_value="lost", status=JobStatus.COMPLETED)
         return run_in_workers(run, jobs, self.n_jobs, lost)
