@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from experiments.plan import Job
+from experiments.plan import SweepJob
 from experiments.progress import Outcome, Progress
 from lowrank.records.claims import Claims
 
@@ -16,10 +16,10 @@ PAUSE = 0.5
 # So often a point is tried whose worker was lost, before it counts as failed.
 TRIES = 2
 
-Launch = Callable[[Sequence[Job]], Sequence[Outcome]]
+Launch = Callable[[Sequence[SweepJob]], Sequence[Outcome]]
 
 
-def launch_all(jobs: Sequence[Job], launch: Launch, progress: Progress) -> Counter[Outcome]:
+def launch_all(jobs: Sequence[SweepJob], launch: Launch, progress: Progress) -> Counter[Outcome]:
     """How many points ended in which way.
 
     A point that another process has claimed is passed over; at the end it is waited for, and
@@ -27,7 +27,7 @@ def launch_all(jobs: Sequence[Job], launch: Launch, progress: Progress) -> Count
     """
     ended: Counter[Outcome] = Counter()
     lost: Counter[str] = Counter()
-    claimed: list[Job] = []
+    claimed: list[SweepJob] = []
     left = list(jobs)
     while left:
         again = []
@@ -50,7 +50,7 @@ def launch_all(jobs: Sequence[Job], launch: Launch, progress: Progress) -> Count
     return ended
 
 
-def _free(claimed: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+def _free(claimed: Sequence[SweepJob]) -> tuple[list[SweepJob], list[SweepJob]]:
     """Wait until some points are claimed no longer; those, and the others."""
     is_said = False
     while True:

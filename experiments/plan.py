@@ -18,7 +18,7 @@ LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One point to be: what makes it differ, and all its settings."""
 
     overrides: list[str]
@@ -98,7 +98,7 @@ def _check_finite(value: Any, place: str) -> None:
         _check_finite(part, f"{place}.{name}" if place else name)
 
 
-def pending(jobs: Sequence[Job]) -> list[Job]:
+def pending(jobs: Sequence[SweepJob]) -> list[SweepJob]:
     """The jobs that have no record yet.
 
     Raises:
@@ -117,7 +117,7 @@ def pending(jobs: Sequence[Job]) -> list[Job]:
     return left
 
 
-def check(jobs: Sequence[Job], n_jobs: object = 1, sweep: Sequence[Job] = ()) -> None:
+def check(jobs: Sequence[SweepJob], n_jobs: object = 1, sweep: Sequence[SweepJob] = ()) -> None:
     """Find what is wrong with the jobs' settings and data before any of them starts.
 
     Args:
@@ -148,7 +148,7 @@ def check(jobs: Sequence[Job], n_jobs: object = 1, sweep: Sequence[Job] = ()) ->
     checks.forget()
 
 
-def say_repeats(jobs: Sequence[Job]) -> None:
+def say_repeats(jobs: Sequence[SweepJob]) -> None:
     """Say if points are there for several seeds that draw nothing."""
     from experiments.seeds import repeats
 
@@ -161,7 +161,7 @@ def say_repeats(jobs: Sequence[Job]) -> None:
         )
 
 
-def _each(jobs: Sequence[Job], check_one: Callable[[Mapping[str, Any]], None]) -> None:
+def _each(jobs: Sequence[SweepJob], check_one: Callable[[Mapping[str, Any]], None]) -> None:
     from experiments.parts import reason, say_where
 
     errors: dict[str, str] = {}

@@ -11,13 +11,13 @@ from lowrank.records import store
 from lowrank.recovery import NoRecovery
 
 if TYPE_CHECKING:
-    from experiments.plan import Job
+    from experiments.plan import SweepJob
 
 # How an override begins that says with which seed the calibration data are drawn.
 CALIBRATION = "task.calibration_seed="
 
 
-def repeats(jobs: Sequence[Job]) -> int:
+def repeats(jobs: Sequence[SweepJob]) -> int:
     """How many of the points are sure to give the numbers of another one, timings aside."""
     alike = Counter(store.point(job.settings) for job in jobs)
     several = [job for job in jobs if alike[store.point(job.settings)] > 1]
@@ -36,7 +36,7 @@ def calibrates(settings: Mapping[str, Any]) -> bool:
     return parts.needs_data or not isinstance(parts.recovery, NoRecovery)
 
 
-def check_draws(jobs: Sequence[Job]) -> None:
+def check_draws(jobs: Sequence[SweepJob]) -> None:
     """Check that a seed of the calibration data, where it is given, draws some.
 
     Of a sweep over several methods some may calibrate and some not, whose points then repeat.

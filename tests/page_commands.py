@@ -41,7 +41,7 @@ SMALL = ("task=digits", "task=digits_cnn")
 BESIDE = {"jupyterlab", "llmcompressor"}
 
 
-def jobs(arguments: list[str]) -> list[plan.Job]:
+def jobs(arguments: list[str]) -> list[plan.SweepJob]:
     """The points of a sweep's command line, composed as the program does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

@@ -6,14 +6,14 @@ import pytest
 
 from experiments import launching
 from experiments.launching import launch_all
-from experiments.plan import Job
+from experiments.plan import SweepJob
 from experiments.progress import counting
 from lowrank.files.processes import Owner
 from lowrank.records.claims import Claims
 
 
-def job(number: int, folder: Path) -> Job:
-    return Job([f"rank={number}"], {"rank": number, "results": str(folder), "force": False})
+def job(number: int, folder: Path) -> SweepJob:
+    return SweepJob([f"rank={number}"], {"rank": number, "results": str(folder), "force": False})
 
 
 def launcher(answers):

@@ -2,13 +2,13 @@
 
 import pytest
 
-from experiments.plan import Job, say_repeats
+from experiments.plan import SweepJob, say_repeats
 from experiments.seeds import check_draws, repeats
 
 
 def jobs(composer, *overrides, seeds=(0, 1, 2)):
     points = [[*overrides, f"seed={seed}"] for seed in seeds]
-    return [Job(point, composer.settings(point)) for point in points]
+    return [SweepJob(point, composer.settings(point)) for point in points]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from experiments.composer import Composer
 from experiments.launching import launch_all
-from experiments.plan import Job, check, pending, say_repeats
+from experiments.plan import SweepJob, check, pending, say_repeats
 from experiments.progress import Outcome, Progress, counting
 from experiments.trackers import log_curves
 from lowrank.files import atomic
@@ -85,7 +85,7 @@ class UnionSweeper(Sweeper):
         if ended["failed"]:
             raise SystemExit(1)
 
-    def job(self, overrides: list[str], arguments: list[str], composer: Composer) -> Job:
+    def job(self, overrides: list[str], arguments: list[str], composer: Composer) -> SweepJob:
         """A point with its settings.
 
         Raises:
@@ -93,7 +93,7 @@ class UnionSweeper(Sweeper):
                 experiment's grid and the command line contradict each other in it.
         """
         try:
-            return Job(overrides, composer.settings(overrides))
+            return SweepJob(overrides, composer.settings(overrides))
         except ConfigCompositionException as error:
             asked = {text for texts in self.grid(arguments).values() for text in texts}
             ours = [text for text in overrides if text not in asked]
@@ -105,7 +105,9 @@ class UnionSweeper(Sweeper):
                 f"({' '.join(arguments)}) does not have it. Leave out the choice or the experiment."
             ) from error
 
-    def launch(self, left: list[Job], every: list[Job], composer: Composer) -> Counter[Outcome]:
+    def launch(
+        self, left: list[SweepJob], every: list[SweepJob], composer: Composer
+    ) -> Counter[Outcome]:
         """Run the jobs that are left through Hydra's launcher; how many ended in which way."""
         assert self.config is not None
         check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
@@ -113,7 +115,7 @@ class UnionSweeper(Sweeper):
         with counting(len(every), len(every) - len(left), _ready(left)) as progress:
             launcher = self.launcher(composer, progress)
 
-            def launch(jobs: Sequence[Job]) -> list[Outcome]:
+            def launch(jobs: Sequence[SweepJob]) -> list[Outcome]:
                 returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
                 return [job.return_value for job in returns]
 
@@ -163,7 +165,7 @@ class UnionSweeper(Sweeper):
         return grid
 
 
-def _ready(jobs: Sequence[Job]) -> dict[str, float]:
+def _ready(jobs: Sequence[SweepJob]) -> dict[str, float]:
     """Remove what killed processes left in the folders of records; the time there, by folder."""
     since = {}
     for folder in {job.folder for job in jobs}:
