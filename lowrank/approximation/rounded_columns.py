@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowrank.approximation.grid import Grid
+from lowrank.approximation.quantization_grid import QuantizationGrid
 from lowrank.factorizations.packing import Layout
 from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
 
@@ -32,7 +32,7 @@ class RoundedColumns:
     zero: Tensor
 
     @classmethod
-    def nearest(cls, weight: Tensor, grid: Grid, layout: Layout) -> RoundedColumns:
+    def nearest(cls, weight: Tensor, grid: QuantizationGrid, layout: Layout) -> RoundedColumns:
         """A weight (out, in) rounded to the nearest levels."""
         codes = layout.join(grid.codes(layout.split(weight.double()))).T.contiguous()
         rows = weight.shape[0]
@@ -44,11 +44,11 @@ class RoundedColumns:
         )
         return cls(layout.bits, layout.width, codes, scale, zero)
 
-    def grid(self, layout: Layout) -> Grid:
+    def grid(self, layout: Layout) -> QuantizationGrid:
         """The levels of the groups of `layout`, from which these were made."""
         rows = layout.count // len(self.scale)
         scale, zero = (values.T[:rows].flatten() for values in (self.scale, self.zero))
-        return Grid(self.bits, scale, zero)
+        return QuantizationGrid(self.bits, scale, zero)
 
     def copy(self) -> RoundedColumns:
         """The same, to be changed."""

@@ -9,7 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowrank.approximation.grid import SCALE_DTYPES, Grid, as_stored, divide, round_up
+from lowrank.approximation.quantization_grid import (
+    SCALE_DTYPES,
+    QuantizationGrid,
+    as_stored,
+    divide,
+    round_up,
+)
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size, packed_bytes
 from lowrank.factorizations.quantized import symmetric_zero
@@ -62,7 +68,7 @@ class Rounding:
         scales = layout.count * SCALE_DTYPES[self.scale_dtype].itemsize
         return layout.code_bytes + scales + zeros
 
-    def grid(self, weight: Tensor, entry_weights: Tensor) -> Grid:
+    def grid(self, weight: Tensor, entry_weights: Tensor) -> QuantizationGrid:
         """The levels of each group of a weight (out, in).
 
         Of the groups that least squares finds with these weights and with none, the better: the
@@ -81,13 +87,15 @@ class Rounding:
         error = grid.error(groups, weights)
         return grid.better(error, plain, plain.error(groups, weights))[0]
 
-    def weighted_grid(self, weight: Tensor, entry_weights: Tensor) -> Grid:
+    def weighted_grid(self, weight: Tensor, entry_weights: Tensor) -> QuantizationGrid:
         """The same by one search, with these weights alone."""
         layout = self.layout(weight)
         weights = layout.split(entry_weights.expand(weight.shape))
         return self.fit(layout.split(weight.double()), weights)
 
-    def fit(self, groups: Tensor, weights: Tensor, largest: Tensor | None = None) -> Grid:
+    def fit(
+        self, groups: Tensor, weights: Tensor, largest: Tensor | None = None
+    ) -> QuantizationGrid:
         """The levels of groups.
 
         Args:
@@ -100,11 +108,11 @@ class Rounding:
         rows = max(1, PIECE // groups.shape[1])
         pieces = (groups, weights, grid.scale, grid.zero)
         found = [
-            self._least_squares(part, counts, Grid(self.bits, scale, zero))
+            self._least_squares(part, counts, QuantizationGrid(self.bits, scale, zero))
             for part, counts, scale, zero in zip(*(p.split(rows) for p in pieces), strict=True)
         ]
         scale, zero = torch.cat([g.scale for g in found]), torch.cat([g.zero for g in found])
-        return Grid(self.bits, scale, zero)
+        return QuantizationGrid(self.bits, scale, zero)
 
     @property
     def ignores_norm(self) -> bool:
@@ -116,20 +124,22 @@ class Rounding:
         """Whether there are two levels and 0 is none of them."""
         return self.symmetric and self.bits == 1
 
-    def quantized(self, codes: Tensor, grid: Grid, dtype: torch.dtype) -> Quantized:
+    def quantized(self, codes: Tensor, grid: QuantizationGrid, dtype: torch.dtype) -> Quantized:
         """The factorization of codes (out, in) on their grid, of a weight of that dtype."""
         codes = grid.within_range(codes, self.layout(codes), dtype)
         zero = None if self.symmetric else grid.zero.to(torch.uint8)
         scale = grid.scale.to(SCALE_DTYPES[self.scale_dtype])
         return Quantized(self.layout(codes), codes.to(torch.uint8), scale, zero, dtype)
 
-    def nearest(self, weight: Tensor, grid: Grid) -> Quantized:
+    def nearest(self, weight: Tensor, grid: QuantizationGrid) -> Quantized:
         """A weight (out, in) rounded to the nearest levels of its groups."""
         layout = self.layout(weight)
         codes = layout.join(grid.codes(layout.split(weight.double())))
         return self.quantized(codes, grid, weight.dtype)
 
-    def _range_grid(self, groups: Tensor, weights: Tensor, largest: Tensor | None) -> Grid:
+    def _range_grid(
+        self, groups: Tensor, weights: Tensor, largest: Tensor | None
+    ) -> QuantizationGrid:
         """Levels that span each group (count, width)."""
         if self._is_binary:
             return self._binary_grid(groups, weights, largest)
@@ -138,9 +148,9 @@ class Rounding:
         low, high = groups.amin(dim=1).clamp_max(0), groups.amax(dim=1).clamp_min(0)
         top = 2**self.bits - 1
         scale = round_up((high - low) / top, self.scale_dtype, largest)
-        return Grid(self.bits, scale, divide(-low, scale).round().clamp(0, top))
+        return QuantizationGrid(self.bits, scale, divide(-low, scale).round().clamp(0, top))
 
-    def _symmetric_grid(self, groups: Tensor, largest: Tensor | None) -> Grid:
+    def _symmetric_grid(self, groups: Tensor, largest: Tensor | None) -> QuantizationGrid:
         """Levels without zero points that span each group, the largest weight on the longer side.
 
         Systematically rounding the largest weights down costs much of a network's accuracy, and so
@@ -153,9 +163,11 @@ class Rounding:
         step = torch.maximum(longer / half, shorter / (half - 0.5))
         scale = round_up(step, self.scale_dtype, largest)
         zero = torch.full_like(scale, symmetric_zero(self.bits))
-        return Grid(self.bits, torch.where(high > low, -scale, scale), zero)
+        return QuantizationGrid(self.bits, torch.where(high > low, -scale, scale), zero)
 
-    def _binary_grid(self, groups: Tensor, weights: Tensor, largest: Tensor | None) -> Grid:
+    def _binary_grid(
+        self, groups: Tensor, weights: Tensor, largest: Tensor | None
+    ) -> QuantizationGrid:
         """Two levels, at the mean magnitude on either side: those of least squares.
 
         At the largest magnitude, where those of more bits begin, most weights would be farther from
@@ -166,9 +178,11 @@ class Rounding:
         counts = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, (sizes > 0).double())
         mean = divide((sizes * counts).sum(dim=1), counts.sum(dim=1))
         scale = round_up(2 * mean, self.scale_dtype, largest)
-        return Grid(self.bits, scale, torch.full_like(scale, symmetric_zero(self.bits)))
+        return QuantizationGrid(self.bits, scale, torch.full_like(scale, symmetric_zero(self.bits)))
 
-    def _least_squares(self, groups: Tensor, weights: Tensor, grid: Grid) -> Grid:
+    def _least_squares(
+        self, groups: Tensor, weights: Tensor, grid: QuantizationGrid
+    ) -> QuantizationGrid:
         """The best found grid for each group."""
         best, error = grid, grid.error(groups, weights)
         # The best scale may have the other sign than the range, whose largest weight it clips.

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lowrank.approximation.grid import SCALE_DTYPES
+from lowrank.approximation.quantization_grid import SCALE_DTYPES
 from lowrank.approximation.rounding import Rounding, is_uneven
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization, ScaledColumns

@@ -8,7 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank.approximation.grid import SCALE_DTYPES, Grid, as_stored, divide
+from lowrank.approximation.quantization_grid import (
+    SCALE_DTYPES,
+    QuantizationGrid,
+    as_stored,
+    divide,
+)
 from lowrank.approximation.rounding import Rounding
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization, Quantized
@@ -81,19 +86,21 @@ class HQQ(Decomposer):
         codes = codes.to(torch.uint8)
         return Quantized(layout, codes, best.scale.to(stored), best.zero.to(stored), weight.dtype)
 
-    def _error(self, grid: Grid, groups: Tensor, filled: Tensor) -> Tensor:
+    def _error(self, grid: QuantizationGrid, groups: Tensor, filled: Tensor) -> Tensor:
         """Sum of the powers of the errors of each group, (count,)."""
         errors = (groups - grid.values(grid.codes(groups))).abs()
         return (errors.pow(self.power) * filled).sum(dim=1)
 
-    def _tight(self, groups: Tensor, filled: Tensor) -> Grid:
+    def _tight(self, groups: Tensor, filled: Tensor) -> QuantizationGrid:
         """Levels that span [min(w), max(w)], whether or not 0 lies between."""
         low = groups.masked_fill(~filled, torch.inf).amin(dim=1)
         high = groups.masked_fill(~filled, -torch.inf).amax(dim=1)
         scale = as_stored((high - low) / (2**self.bits - 1), self.scale_dtype)
-        return Grid(self.bits, scale, as_stored(divide(-low, scale), self.scale_dtype))
+        return QuantizationGrid(self.bits, scale, as_stored(divide(-low, scale), self.scale_dtype))
 
-    def _fitted(self, grid: Grid, groups: Tensor, filled: Tensor, beta: float) -> Grid:
+    def _fitted(
+        self, grid: QuantizationGrid, groups: Tensor, filled: Tensor, beta: float
+    ) -> QuantizationGrid:
         """The line through the weights less their outliers, over the codes of each group."""
         codes = grid.codes(groups)
         errors = divide(groups - grid.values(codes), grid.scale[:, None])
@@ -105,7 +112,7 @@ class HQQ(Decomposer):
         scale = divide((apart * (groups - outliers)).sum(dim=1), apart.square().sum(dim=1))
         scale = as_stored(scale, self.scale_dtype)
         zero = as_stored(mean_code - divide(mean, scale), self.scale_dtype)
-        return Grid(self.bits, scale, zero)
+        return QuantizationGrid(self.bits, scale, zero)
 
 
 def shrink(errors: Tensor, power: float, beta: float) -> Tensor:

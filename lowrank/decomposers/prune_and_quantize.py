@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_of
-from lowrank.approximation.grid import Grid
+from lowrank.approximation.quantization_grid import QuantizationGrid
 from lowrank.approximation.rounded_columns import RoundedColumns, kept_nearest
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers.alps import ALPS
@@ -143,7 +143,7 @@ class Survivors:
 
     mask: Tensor
     layout: Layout
-    levels: Grid
+    levels: QuantizationGrid
 
     def nearest(self, values: Tensor) -> RoundedColumns:
         """Values (rows, k) rounded to nearest; each entry of the matrix has levels of its own.

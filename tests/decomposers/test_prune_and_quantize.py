@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowrank.approximation.comparison import error_of
-from lowrank.approximation.grid import Grid
+from lowrank.approximation.quantization_grid import QuantizationGrid
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers import ALPS, GPTQ, PruneAndQuantize, Quantization
 from lowrank.decomposers.prune_and_quantize import Survivors, eliminated
@@ -96,7 +96,8 @@ def test_the_elimination_is_that_of_the_plain_loop():
     """Against SparseGPT's joint step written out: inverse by inverse, entry by entry."""
     weight, norm = random(3, 6), full(6, 3)
     mask = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) > 0.4
-    exact, levels = weight * mask, Grid(2, torch.tensor([0.7]).double(), torch.tensor([2.0]))
+    exact = weight * mask
+    levels = QuantizationGrid(2, torch.tensor([0.7]).double(), torch.tensor([2.0]))
     survivors = Survivors(
         mask, Quantization(2, "tensor").rounding().layout(exact[mask][None]), levels
     )

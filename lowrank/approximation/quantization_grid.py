@@ -19,7 +19,7 @@ NEGLIGIBLE = 2.0**-10
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantizationGrid:
     """The levels (0..2^bits − 1 less `zero`) · `scale` of each group, both (count,), float64."""
 
     bits: int
@@ -53,7 +53,9 @@ class Grid:
         """Sum of the weighted squared errors of each group, (count,)."""
         return ((groups - self.values(self.codes(groups))).square() * weights).sum(dim=1)
 
-    def better(self, error: Tensor, other: Grid, other_error: Tensor) -> tuple[Grid, Tensor]:
+    def better(
+        self, error: Tensor, other: QuantizationGrid, other_error: Tensor
+    ) -> tuple[QuantizationGrid, Tensor]:
         """For each group the grid of smaller error, and that error."""
         wins = other_error < error
         scale = torch.where(wins, other.scale, self.scale)
