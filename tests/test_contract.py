@@ -64,7 +64,7 @@ from lowrank.factorizations import (
     rebuild,
 )
 from lowrank.factorizations.operations import Convolve, Lookup, Multiply
-from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 24, 36  # also the matrix of a kernel: 4·3 or 8·3 channels in, of 3 × 3 or 1 × 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -130,7 +130,7 @@ ROWS = {
         {Product, ChannelProduct, Dense},
         8 * OUT + 8 * 27 + 3 * 4,
         {"factors.0.weight", "factors.1.core.weight", "factors.1.mixing.weight"},
-        Gram(moment()),
+        Full(moment()),
     ),
     "CP": Row(
         CanonicalPolyadic(12, kernel_size=(3, 3)),
@@ -143,14 +143,14 @@ ROWS = {
         {PermutedProduct, BlockDiagonal, Dense},
         6 * (OUT + INNER),
         {"left.values.weight", "right.values.weight"},
-        Gram(moment()),
+        Full(moment()),
     ),
     "block low rank": Row(
         BlockLowRank(1.5, (2, 2)),
         {PermutedProduct, DirectSum, Dense},
         ALL * 2 // 3,
         {f"{side}.blocks.{place}.weight" for side in ("left", "right") for place in (0, 1)},
-        Gram(moment()),
+        Full(moment()),
     ),
     "sparse factors": Row(
         SparseFactors(2),
@@ -187,13 +187,13 @@ ROWS = {
     "quantized, weighted": Row(
         Quantization(3, 8, scale="mse"), {Quantized}, ALL, set(), Diagonal(moment().diagonal())
     ),
-    "GPTQ": Row(GPTQ(3, 8), {Quantized}, ALL, set(), Gram(moment(), damping=0.01)),
+    "GPTQ": Row(GPTQ(3, 8), {Quantized}, ALL, set(), Full(moment(), damping=0.01)),
     "GPTQ zero points": Row(
         GPTQ(4, 7, symmetric=False, groups="dynamic", sweeps=1),
         {Quantized},
         ALL,
         set(),
-        Gram(moment()),
+        Full(moment()),
     ),
     "AWQ": Row(
         AWQ(4, 12, scale="range"),
@@ -208,7 +208,7 @@ ROWS = {
         {EntropyCoded},
         ALL,
         set(),
-        Gram(moment(), torch.arange(OUT) % 7 + 0.01, damping=0.01),
+        Full(moment(), torch.arange(OUT) % 7 + 0.01, damping=0.01),
     ),
     "HQQ": Row(HQQ(3, 8), {Quantized}, ALL, set()),
     "codebook": Row(CodebookQuantization(3), {Codebook}, ALL, {"centroids"}),
@@ -226,7 +226,7 @@ ROWS = {
         {Sum, Product, Dense, Sparse},
         2 * 60 + 87,
         SUM_OF_BOTH,
-        Gram(moment(), rows=torch.arange(OUT) % 3 + 1.0),
+        Full(moment(), rows=torch.arange(OUT) % 3 + 1.0),
     ),
     "robust PCA": Row(RobustPCA(), {Sum, Product, Dense, Sparse}, ALL, SUM_OF_BOTH),
     "robust PCA, diagonal norm": Row(
@@ -247,7 +247,7 @@ ROWS = {
         {Product, Dense, Sparse},
         8 * OUT + 4 * INNER,
         {"factors.0.weight", "factors.1.values.weight"},
-        Gram(moment(), damping=0.01),
+        Full(moment(), damping=0.01),
     ),
     "LoRA": Row(LoRA(2, 4, dropout=0.1), {Sum, Dense, Scaled, Product}, ALL + 2 * 60, ADAPTER),
     "LoRA pissa": Row(LoRA(2, 4, init="pissa"), {Sum, Dense, Scaled, Product}, ALL + 120, ADAPTER),
@@ -274,14 +274,14 @@ ROWS = {
         {Sum, Product, Quantized},
         ALL + 120,
         set(),
-        Gram(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
+        Full(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
     ),
     "pruned and quantized together": Row(
         PruneAndQuantize(ALPS(0.75, within="row", iterations=10), GPTQ(3, sweeps=1)),
         {Sparse, Quantized},
         ALL // 4,
         set(),
-        Gram(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
+        Full(moment(), torch.arange(OUT) % 3 + 1.0, damping=0.01),
     ),
     "pruned and quantized": Row(
         Chain([MagnitudePruning(0.9), Quantization(4)]), {Sparse, Quantized}, 87, set()

@@ -37,7 +37,7 @@ from lowrank.decomposers import (
     Uncompressed,
 )
 from lowrank.factorizations import Dense
-from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 BY_RANGE = {"symmetric": True, "scale": "range"}
 EXTREME = [
@@ -91,8 +91,8 @@ def norms() -> list[Norm]:
     return [
         IDENTITY,
         Diagonal(random(INNER).square(), rows),
-        Gram(moment()),
-        Gram(together.T @ together / 100, rows),
+        Full(moment()),
+        Full(together.T @ together / 100, rows),
     ]
 
 

@@ -12,7 +12,7 @@ from lowrank.allocation.makers import made_by
 from lowrank.calibration import Job
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations.operations import KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_number, check_positive, check_sparsity
 
 
@@ -40,7 +40,7 @@ class OutlierSparsity(Allocation):
     weight matrix, and the mean is weighted by their sizes.
     """
 
-    norms = (Diagonal, Gram)
+    norms = (Diagonal, Full)
 
     of: Callable[..., Decomposer]
     sparsity: float

@@ -15,7 +15,7 @@ from lowrank.decomposers import Decomposer, TruncatedSVD
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.model.select import as_name
 from lowrank.model.sites import Site
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_ratio
 from lowrank.numerics.factors import fitted
 
@@ -48,7 +48,7 @@ class SharedBasis(Allocation):
     Source: Wang et al., Basis Sharing, ICLR 2025 (there across blocks).
     """
 
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     groups: Sequence[Sequence[str]]
     compression_ratio: float
@@ -145,7 +145,7 @@ class Basis:
         """Choose the basis, or the ranks where none pays, in the norm of these inputs."""
         if self.moment.numel():
             return
-        self.moment, norm = moment, Gram(moment)
+        self.moment, norm = moment, Full(moment)
         stacked = torch.cat(self.weights)
         energies = [spectrum(weight, norm).square() for weight in self.weights]
         ranks, kept = divided(energies, [sum(w.shape) for w in self.weights], self.params)
@@ -166,7 +166,7 @@ class Member(Decomposer):
         place: of the layer in it.
     """
 
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     basis: Basis = field(compare=False)
     place: int

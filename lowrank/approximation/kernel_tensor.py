@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.low_rank import nearest
-from lowrank.norms import Gram, Norm, square_root
+from lowrank.norms import Full, Norm, square_root
 from lowrank.numerics.factors import fitted
 
 
@@ -64,7 +64,7 @@ class KernelTensor(NamedTuple):
         moment = right @ self.moment @ right.T
         moment = (moment + moment.T) / 2
         best = fitted(self.weight, self.moment, right)
-        left, core, _ = nearest(best, rank, Gram(moment, self.rows))
+        left, core, _ = nearest(best, rank, Full(moment, self.rows))
         return left, core
 
     def slope(self, left: Tensor) -> Callable[[Tensor], Tensor]:

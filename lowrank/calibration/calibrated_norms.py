@@ -18,7 +18,7 @@ from lowrank.calibration.sequential import calibrate_in_sequence
 from lowrank.calibration.statistics import Calibration, Statistics, check_source
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.sites import Site
-from lowrank.norms import Diagonal, Gram, Norm
+from lowrank.norms import Diagonal, Full, Norm
 from lowrank.norms.checks import check_damping
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_one_of
 from lowrank.numerics.memo import MEMO, model_fingerprint, model_key
@@ -74,7 +74,7 @@ class CalibratedNorms(NormProvider):
 
     @property
     def types(self) -> tuple[type[Norm], ...]:
-        return (Gram,) if self.moment == "full" else (Diagonal,)
+        return (Full,) if self.moment == "full" else (Diagonal,)
 
     @property
     def needs_data(self) -> bool:
@@ -223,7 +223,7 @@ class CalibratedNorms(NormProvider):
             return Diagonal(rows=rows, damping=self.damping)
         columns = use.rule.moment(use.module, columns, view)
         if columns.ndim == 2:
-            return Gram(columns, rows, self.damping)
+            return Full(columns, rows, self.damping)
         return Diagonal(columns.pow(self.power), rows, self.damping)
 
 

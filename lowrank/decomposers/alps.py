@@ -12,7 +12,7 @@ from lowrank.approximation.patterns import projection
 from lowrank.approximation.sparse_part import nearest_sparse
 from lowrank.decomposers.pruning import Pruning
 from lowrank.factorizations import Factorization, Sparse
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer
 
 
@@ -46,7 +46,7 @@ class ALPS(Pruning):
 
     iterations: int = 100
 
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from lowrank.approximation.low_rank_blocks import BlockedWeight, fit, within
 from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.factorizations import Dense, DirectSum, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_one_of, check_ratio, pair_of
 from lowrank.numerics.storage import stored_bytes
 
@@ -43,7 +43,7 @@ class BlockLowRank(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     compression_ratio: float
     blocks: tuple[int, int] = (2, 2)

@@ -14,7 +14,7 @@ from lowrank.approximation.kernel_tensor import KernelTensor, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.factors import equally_scaled, fitted
@@ -52,7 +52,7 @@ class CanonicalPolyadic(Decomposer):
     """
 
     family: ClassVar[str] = "low rank"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     rank: int | None = None
     compression_ratio: float | None = None

@@ -142,7 +142,7 @@ def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], 
         if not issubclass(cls, allowed):
             names = " or ".join(known.__name__ for known in allowed)
             raise ValueError(
-                f"{by} cannot approximate in the norm {cls.__name__} ({cls.word}): it supports "
+                f"{by} cannot approximate in the norm {cls.__name__}: it supports "
                 f"{names}. Leave out the norm, or use a method that knows it."
             )
 

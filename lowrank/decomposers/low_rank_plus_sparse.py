@@ -14,7 +14,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable, chec
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import (
     check_integer,
     check_number,
@@ -61,7 +61,7 @@ class LowRankPlusSparse(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     rank: int | None = None
     sparsity: float | None = None

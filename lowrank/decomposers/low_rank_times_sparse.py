@@ -15,7 +15,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, count_
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
 from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics import memo
 from lowrank.numerics.checks import (
     check_exactly_one,
@@ -63,7 +63,7 @@ class LowRankTimesSparse(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     rank: int | None = None
     compression_ratio: float | None = None
@@ -91,7 +91,7 @@ class LowRankTimesSparse(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight)
         count = count_of(self.sparsity, rank * weight.shape[1])
-        inputs = Gram(norm.second_moment(weight))
+        inputs = Full(norm.second_moment(weight))
         sparse = self._alternate(weight.double(), norm, SparsePart(inputs, count), rank)
         left = fitted(weight.double(), inputs.moment, sparse.values)
         _, right = equally_scaled(left, sparse.values)

@@ -13,7 +13,7 @@ from lowrank.approximation.low_rank_blocks import BlockedWeight, fit
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import BlockDiagonal, Dense, Factorization, PermutedProduct
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import (
     check_exactly_one,
     check_integer,
@@ -54,7 +54,7 @@ class Monarch(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     blocks: tuple[int, int] | None = None
     compression_ratio: float | None = None

@@ -18,7 +18,7 @@ from lowrank.decomposers.gptq import GPTQ
 from lowrank.factorizations import Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.factorizations.packing import Layout
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.curvature import inverse_factor, is_diagonal, raised, without_dead
 
 
@@ -65,7 +65,7 @@ class PruneAndQuantize(Decomposer):
     quantization: GPTQ
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     def __post_init__(self) -> None:
         for name, cls in (("pruning", ALPS), ("quantization", GPTQ)):

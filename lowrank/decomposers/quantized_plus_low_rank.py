@@ -15,7 +15,7 @@ from lowrank.decomposers.gptq import GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision
 from lowrank.factorizations import Factorization, Product, Sum
 from lowrank.factorizations.packing import BITS
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer
 from lowrank.numerics.factors import beyond_rounding, fitted
 from lowrank.numerics.memo import MEMO
@@ -67,7 +67,7 @@ class QuantizedPlusLowRank(Decomposer):
     iterations: int = 5
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     def __post_init__(self) -> None:
         check_integer("rank", self.rank, least=1)
@@ -117,10 +117,10 @@ class QuantizedPlusLowRank(Decomposer):
         left, right = left / lengths.where(lengths > 0, 1), right * lengths[:, None]
         rows, moment = norm.row_weights(target).expand(len(target)), norm.second_moment(target)
         seen = rows @ left.square()
-        right = self._rounded(right, Gram(moment, seen), "channel")
+        right = self._rounded(right, Full(moment, seen), "channel")
         exact = right.to_dense().double()
         left = fitted(target, moment, exact)
-        return Product(self._rounded(left, Gram(exact @ moment @ exact.T, rows), "tensor"), right)
+        return Product(self._rounded(left, Full(exact @ moment @ exact.T, rows), "tensor"), right)
 
     def _rounded(self, factor: Tensor, norm: Norm, group_size: str) -> Factorization:
         if self.factor_bits == HALF:

@@ -12,7 +12,7 @@ from lowrank.approximation.comparison import better_than_svd
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Dense, Factorization, Product, Sparse, Sum
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics import memo
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_positive
 from lowrank.numerics.factors import truncated
@@ -59,7 +59,7 @@ class RobustPCA(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     sparse_weight: float | None = None
     tolerance: float = 1e-6

@@ -16,7 +16,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit, at_reachable
 from lowrank.factorizations import Factorization, Product, Sparse
 from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_ratio
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.ranking import largest_entries
@@ -53,7 +53,7 @@ class SparseFactors(Decomposer):
     """
 
     family: ClassVar[str] = "hybrid"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     compression_ratio: float
     factors: int = 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from lowrank.approximation.patterns import NOfM
 from lowrank.decomposers.pruning import Pruning
 from lowrank.factorizations import Factorization, Sparse
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
     UNPAIRED,
@@ -62,7 +62,7 @@ class SparseGPT(Pruning):
     block_size: int = 128
     update: Literal["exact", "sequential"] = "exact"
 
-    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Gram)
+    norms: ClassVar[tuple[type[Norm], ...]] = (Identity, Diagonal, Full)
 
     def __post_init__(self) -> None:
         super().__post_init__()

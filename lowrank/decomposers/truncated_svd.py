@@ -12,7 +12,7 @@ from lowrank.approximation.low_rank import nearest, spectrum
 from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank
 from lowrank.factorizations import Dense, Factorization, Product
 from lowrank.factorizations.operations import KERNEL_VIEWS, KernelView
-from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import (
     check_exactly_one,
     check_integer,
@@ -34,7 +34,7 @@ class TruncatedSVD(Decomposer):
 
     - `Diagonal`: ASVD scales the inputs by a power of their mean magnitude, FWSVD by the Fisher
       information of their weights.
-    - `Gram`: the error of the layer's outputs is the least of all matrices of that rank. SVD-LLM
+    - `Full`: the error of the layer's outputs is the least of all matrices of that rank. SVD-LLM
       (by a Cholesky factor of B) and DRONE (by an SVD of the inputs) are two ways to this optimum.
 
     A factored layer stores rank · (out + in) numbers, so where rank ≥ out · in / (out + in) it
@@ -59,7 +59,7 @@ class TruncatedSVD(Decomposer):
     """
 
     family: ClassVar[str] = "low rank"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     rank: int | None = None
     energy: float | None = None

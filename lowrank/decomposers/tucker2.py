@@ -13,7 +13,7 @@ from lowrank.approximation.kernel_tensor import KernelTensor, positions_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
-from lowrank.norms import Diagonal, Gram, Identity, Norm
+from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.memo import memoised
@@ -47,7 +47,7 @@ class Tucker2(Decomposer):
     """
 
     family: ClassVar[str] = "low rank"
-    norms: ClassVar = (Identity, Diagonal, Gram)
+    norms: ClassVar = (Identity, Diagonal, Full)
 
     ranks: tuple[int, int] | None = None
     compression_ratio: float | None = None

@@ -2,7 +2,7 @@
 
 The columns of a weight W of shape (out, in) are multiplied with inputs x, its rows make outputs, so
 that E‖(W − Ŵ) x‖² = ‖(W − Ŵ) B^{1/2}‖² with B = E[x xᵀ]. Knowing more of B gives a norm that is
-nearer to what the model computes: nothing (`Identity`), its diagonal (`Diagonal`), all (`Gram`).
+nearer to what the model computes: nothing (`Identity`), its diagonal (`Diagonal`), all (`Full`).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Diagonal(Norm):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Gram(Norm):
+class Full(Norm):
     """The full second moment of the inputs: the error is that of the layer's outputs.
 
     Args:
@@ -238,7 +238,7 @@ class Gram(Norm):
         return math.sqrt(max(0.0, float((squares * self.row_weights(weight)).sum())))
 
     def __repr__(self) -> str:
-        return f"Gram({sizes(moment=self.moment, rows=self.rows)})"
+        return f"Full({sizes(moment=self.moment, rows=self.rows)})"
 
 
 def row_squares(matrix: Tensor, moment: Tensor) -> Tensor:

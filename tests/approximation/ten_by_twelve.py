@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -15,6 +15,6 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 NORMS = {
     "identity": IDENTITY,
     "diagonal": Diagonal(torch.arange(12) + 0.1, rows=torch.arange(10) + 1.0),
-    "full": Gram(random(12, 30) @ random(12, 30).T, rows=torch.arange(10) + 1.0),
+    "full": Full(random(12, 30) @ random(12, 30).T, rows=torch.arange(10) + 1.0),
 }
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())

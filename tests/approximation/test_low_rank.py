@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.approximation.low_rank import nearest, spectrum
 from lowrank.decomposers import TruncatedSVD
-from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Identity, Norm
 from lowrank.numerics import spectral
 from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import MEMO
@@ -61,8 +61,8 @@ NORMS = {
         positive(OUT),
         torch.diag(positive(INNER, seed=1)),
     ),
-    "full": (Gram(moment()), torch.ones(OUT), moment()),
-    "full and rows": (Gram(moment(), positive(OUT)), positive(OUT), moment()),
+    "full": (Full(moment()), torch.ones(OUT), moment()),
+    "full and rows": (Full(moment(), positive(OUT)), positive(OUT), moment()),
 }
 
 
@@ -85,7 +85,7 @@ def test_it_is_the_textbooks_where_that_can_be_computed(out, inner, seed):
     factor = np.linalg.cholesky(b.numpy())
     u, s, vh = np.linalg.svd(weight.numpy() @ factor, full_matrices=False)
     textbook = (u[:, :rank] * s[:rank]) @ vh[:rank] @ np.linalg.inv(factor)
-    ours = product(weight, rank, Gram(b))
+    ours = product(weight, rank, Full(b))
     np.testing.assert_allclose(ours.numpy(), textbook, rtol=1e-5, atol=1e-6 * abs(textbook).max())
 
 
@@ -94,7 +94,7 @@ def test_it_is_the_textbooks_where_that_can_be_computed(out, inner, seed):
 def test_the_outputs_are_the_best_of_that_rank_also_for_few_samples(out, inner, samples, seed):
     """DRONE: min ‖W X − Ŵ X‖ over Ŵ of a rank is the truncated SVD of the outputs W X."""
     weight, x = random(out, inner, seed=seed), random(inner, samples, seed=seed + 1)
-    norm = Gram(x @ x.T)
+    norm = Full(x @ x.T)
     for rank in range(1, min(out, inner)):
         error = np.linalg.norm((weight - product(weight, rank, norm)).numpy() @ x.numpy())
         rest = np.linalg.svd((weight @ x).numpy(), compute_uv=False)[rank:]
@@ -105,7 +105,7 @@ def test_the_outputs_are_the_best_of_that_rank_also_for_few_samples(out, inner, 
 @given(st.integers(4, 15), st.integers(4, 15), st.integers(1, 40), st.integers(0, 1000))
 def test_each_norm_is_best_served_by_its_own_optimum(out, inner, samples, seed):
     weight, b = random(out, inner, seed=seed), moment(samples, inner, seed)
-    norms = [IDENTITY, Diagonal(b.diagonal()), Gram(b), Gram(b, positive(out, seed), damping=0.01)]
+    norms = [IDENTITY, Diagonal(b.diagonal()), Full(b), Full(b, positive(out, seed), damping=0.01)]
     rank = min(out, inner) // 2
     found = [product(weight, rank, norm) for norm in norms]
     for norm, own in zip(norms, found, strict=True):
@@ -117,14 +117,14 @@ def test_each_norm_is_best_served_by_its_own_optimum(out, inner, samples, seed):
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_the_error_is_known_beforehand(seed, rank):
     weight = random(OUT, INNER, seed=seed)
-    for norm in (IDENTITY, Diagonal(positive(INNER), positive(OUT)), Gram(moment(), positive(OUT))):
+    for norm in (IDENTITY, Diagonal(positive(INNER), positive(OUT)), Full(moment(), positive(OUT))):
         s = spectrum(weight, norm)
         assert s.square().sum().sqrt() == pytest.approx(norm(weight))
         rest = s[rank:].square().sum().sqrt()
         assert norm(weight - product(weight, rank, norm)) == pytest.approx(rest)
 
 
-@pytest.mark.parametrize("norm", [Diagonal(torch.ones(INNER)), Gram(torch.eye(INNER))])
+@pytest.mark.parametrize("norm", [Diagonal(torch.ones(INNER)), Full(torch.eye(INNER))])
 def test_what_counts_all_the_same_is_the_plain_norm(norm):
     weight = random(OUT, INNER)
     for ours, plain in zip(
@@ -152,7 +152,7 @@ def test_the_gram_route_gives_the_same_in_every_norm(shape, monkeypatch):
     strength = random(shape[1], seed=3).square() + 0.1
     x = random(200, shape[1], seed=4)
     MEMO.clear()
-    for norm in (IDENTITY, Diagonal(strength), Gram(x.T @ x, random(shape[0]).square() + 0.1)):
+    for norm in (IDENTITY, Diagonal(strength), Full(x.T @ x, random(shape[0]).square() + 0.1)):
         exact = product(weight, rank, norm)
         MEMO.clear()
         monkeypatch.setattr(spectral, "SMALL", 2)
@@ -173,7 +173,7 @@ def test_badly_conditioned_statistics_cost_nothing(condition):
     strengths = torch.logspace(0, -condition, 128, dtype=torch.float64)
     gains = torch.logspace(0, -2, 96, dtype=torch.float64)
     weight = torch.linalg.qr(random(96, 96)).Q * gains @ inputs[:, :96].T
-    norm = Gram((inputs * strengths) @ inputs.T)
+    norm = Full((inputs * strengths) @ inputs.T)
     for rank in (8, 32, 48):
         least = (gains * strengths[:96].sqrt())[rank:].norm()
         excess = norm(weight - product(weight, rank, norm)) / least - 1
@@ -190,12 +190,12 @@ class TestSingular:
     def test_it_is_the_limit_of_a_damping_that_goes_to_zero(self, rank, samples, seed):
         weight, x = random(OUT, INNER, seed=seed), random(samples, INNER, seed=seed + 1)
         b = x.T @ x / samples
-        damped = product(weight, rank, Gram(b, damping=1e-9))
-        assert torch.linalg.norm(product(weight, rank, Gram(b)) - damped) < 1e-3
+        damped = product(weight, rank, Full(b, damping=1e-9))
+        assert torch.linalg.norm(product(weight, rank, Full(b)) - damped) < 1e-3
 
     def test_the_rest_of_the_rank_goes_where_it_helps_most(self):
         weight, x = random(OUT, INNER), random(1, INNER)
-        norm = Gram(x.T @ x)
+        norm = Full(x.T @ x)
         form = TruncatedSVD(rank=3).decompose(weight, norm)
         found = form.to_dense().detach()
         assert norm(weight - found) < 1e-7 * norm(weight)
@@ -213,7 +213,7 @@ class TestSingular:
         weight, b = random(OUT, INNER), moment()
         dead = [1, 4]
         b[dead], b[:, dead] = 0, 0
-        norm = Gram(b) if full else Diagonal(b.diagonal())
+        norm = Full(b) if full else Diagonal(b.diagonal())
         left, right, note = nearest(weight, 2, norm)
         assert note == ""
         projected = left @ torch.linalg.lstsq(left, weight[:, dead]).solution
@@ -234,7 +234,7 @@ class TestSingular:
         rows = torch.zeros(OUT, dtype=torch.float64)
         rows[2] = 1
         weight = random(OUT, INNER)
-        found = product(weight, 4, Gram(moment(), rows))
+        found = product(weight, 4, Full(moment(), rows))
         torch.testing.assert_close(found[2], weight[2])
         assert bool(found.isfinite().all())
         assert torch.linalg.norm(weight - found) < torch.linalg.norm(weight)
@@ -246,12 +246,12 @@ class TestSingular:
         torch.testing.assert_close(product(weight, 1, norm), product(weight, 1, IDENTITY))
 
     def test_a_zero_weight_stays_zero(self):
-        for norm in (Diagonal(positive(INNER)), Gram(moment(2))):
+        for norm in (Diagonal(positive(INNER)), Full(moment(2))):
             assert bool((product(torch.zeros(OUT, INNER), 3, norm) == 0).all())
 
     def test_a_weight_of_lower_rank_comes_back(self):
         weight = random(OUT, 2) @ random(2, INNER)
-        for norm in (Diagonal(positive(INNER)), Gram(moment()), Gram(moment(1))):
+        for norm in (Diagonal(positive(INNER)), Full(moment()), Full(moment(1))):
             torch.testing.assert_close(product(weight, 4, norm), weight)
 
 
@@ -259,7 +259,7 @@ class TestSingular:
 @given(st.floats(0.05, 0.99), st.integers(0, 1000))
 def test_energy_counts_in_the_norm(energy, seed):
     weight = random(30, 40, seed=seed)
-    norm = Gram(moment(100, 40, seed), positive(30, seed))
+    norm = Full(moment(100, 40, seed), positive(30, seed))
     rank = TruncatedSVD(energy=energy).rank_for(weight, norm)
     lost = [(norm(weight - product(weight, r, norm)) / norm(weight)) ** 2 for r in (rank, rank - 1)]
     assert 1 - lost[0] >= energy * (1 - 1e-9)
@@ -274,7 +274,7 @@ def test_all_ranks_cost_one_eigen_decomposition_and_one_svd(monkeypatch):
             calls.append(name) or kernel(*args, **options)
         )
         monkeypatch.setattr(torch.linalg, name, counting)
-    weight, norm = random(30, 20), Gram(moment(50, 20))
+    weight, norm = random(30, 20), Full(moment(50, 20))
     MEMO.clear()
     for rank in range(1, 12):
         TruncatedSVD(rank=rank).decompose(weight, norm)
@@ -286,7 +286,7 @@ def test_all_ranks_cost_one_eigen_decomposition_and_one_svd(monkeypatch):
 @given(st.integers(1, 6), st.integers(0, 1000))
 def test_the_factors_are_equally_scaled(rank, seed):
     weight = random(OUT, INNER, seed=seed)
-    for norm in (Diagonal(positive(INNER), positive(OUT)), Gram(moment(2)), Gram(moment() * 1e6)):
+    for norm in (Diagonal(positive(INNER), positive(OUT)), Full(moment(2)), Full(moment() * 1e6)):
         left, right, _ = nearest(weight, rank, norm)
         torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1))
 
@@ -304,7 +304,7 @@ def test_scaling_keeps_the_product_and_takes_zeros():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_dtype_is_kept_and_nothing_overflows(dtype, scale):
     weight = random(24, 36).to(dtype) * scale
-    for norm in (Diagonal(positive(36) * 1e-12), Gram(moment(9, 36) * 1e12), Gram(moment(1, 36))):
+    for norm in (Diagonal(positive(36) * 1e-12), Full(moment(9, 36) * 1e12), Full(moment(1, 36))):
         form = TruncatedSVD(rank=4).decompose(weight, norm)
         assert {p.dtype for p in form.parameters()} == {dtype}
         assert norm.relative_error(weight, form.to_dense()) < 1
@@ -313,4 +313,4 @@ def test_the_dtype_is_kept_and_nothing_overflows(dtype, scale):
 def test_what_does_not_fit_is_refused():
     text = r"moment of length 5 do not fit a weight of shape \(7, 6\), which needs 6"
     with pytest.raises(ValueError, match=text):
-        TruncatedSVD(rank=2).decompose(random(OUT, INNER), Gram(moment(inner=5)))
+        TruncatedSVD(rank=2).decompose(random(OUT, INNER), Full(moment(inner=5)))

@@ -13,7 +13,7 @@ from lowrank.approximation.low_rank_blocks import BlockedWeight, fit, joined, wi
 from lowrank.compression.compress import compress
 from lowrank.decomposers import BlockLowRank, Monarch, TruncatedSVD
 from lowrank.factorizations import PermutedProduct
-from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 12, 18
 
@@ -37,9 +37,9 @@ def some_rows() -> Tensor:
 NORMS: dict[str, Norm] = {
     "identity": IDENTITY,
     "diagonal": Diagonal(moment().diagonal(), some_rows()),
-    "full": Gram(moment(), damping=0.01),
-    "full and rows": Gram(moment(), some_rows()),
-    "singular": Gram(random(9, INNER).T @ random(9, INNER)),
+    "full": Full(moment(), damping=0.01),
+    "full and rows": Full(moment(), some_rows()),
+    "singular": Full(random(9, INNER).T @ random(9, INNER)),
 }
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lowrank.approximation.code_laws import fit_law
 from lowrank.approximation.rate_distortion import NAT, Coding, Matrix, nearest, useful
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape, seed=0):
@@ -59,7 +59,7 @@ def test_nearest_is_the_best_of_all_integers(number, drawn, divided):
 )
 def test_a_sweep_never_makes_error_and_bits_together_more(samples, step, rows, seed):
     weights = random(5, seed=seed).square() + 1e-3 if rows else None
-    norm = Gram(correlated(40, samples, seed), weights, damping=0.01)
+    norm = Full(correlated(40, samples, seed), weights, damping=0.01)
     matrix = Matrix(random(5, 40, seed=seed), norm)
     coding = some_coding(matrix, step)
     codes = matrix.round(step, coding)
@@ -91,7 +91,7 @@ def test_without_a_price_it_is_optimal_brain_surgeon_in_the_steps_of_the_matrix(
     weight, moment = random(16, 70), correlated(70, 200)
     moment = moment * torch.outer(*[torch.linspace(1, 30, 70).double()] * 2)
     rows = torch.tensor([1.0, 1.1, 300.0, 0.9], dtype=torch.float64).repeat(4)
-    matrix = Matrix(weight, Gram(moment, rows))
+    matrix = Matrix(weight, Full(moment, rows))
     assert int(matrix.steps.row.max()) and int(matrix.steps.column.max())
     factors = matrix.steps.factors(torch.float64)
     assert torch.allclose(matrix.weight.T * factors, weight)

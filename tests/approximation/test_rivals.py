@@ -6,7 +6,7 @@ import torch
 from lowrank.approximation.rivals import CodebookRival, group_within, least_error, rivals
 from lowrank.decomposers import CodebookQuantization, EntropyCodedQuantization, Quantization
 from lowrank.factorizations import Codebook, EntropyCoded, Quantized
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 OUT, INNER = 24, 32
 
@@ -51,7 +51,7 @@ INPUTS = random(200, INNER) @ (torch.eye(INNER) + 0.2 * random(INNER, INNER))
 NORMS = {
     "identity": IDENTITY,
     "diagonal": Diagonal(INPUTS.square().mean(dim=0) ** 2, random(OUT).abs() + 0.1),
-    "full": Gram(INPUTS.T @ INPUTS / 200, damping=0.01),
+    "full": Full(INPUTS.T @ INPUTS / 200, damping=0.01),
 }
 PLAIN = [
     Quantization(1),

@@ -99,12 +99,12 @@ ROWS = [
     Row(
         "outliers in a norm that the method knows not",
         lambda _: compress(unread(), OutlierSparsity(PRUNE, 0.7), norm="full", data=DATA),
-        "MagnitudePruning cannot approximate in the norm Gram",
+        "MagnitudePruning cannot approximate in the norm Full",
     ),
     Row(
         "check of outliers",
         lambda _: check(unread(), OutlierSparsity(PRUNE, 0.7), norm="full"),
-        "MagnitudePruning cannot approximate in the norm Gram",
+        "MagnitudePruning cannot approximate in the norm Full",
     ),
     Row("outliers without inputs", run(OutlierSparsity(PRUNE, 0.7)), "give `data`, and no norm or"),
     Row("grid of a number", make(grid, Quantization, {"bits": 4}), "'bits': 4 must be .* a list"),

@@ -23,7 +23,7 @@ from lowrank.calibration import (
 from lowrank.compression.compress import compress
 from lowrank.decomposers import ALPS, GPTQ, HQQ, MagnitudePruning, SparseGPT, TruncatedSVD
 from lowrank.model.sites import find_sites
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, InOrder, Tune
 from lowrank.tasks import Split, Task
 
@@ -485,7 +485,7 @@ NORMS = [
     ),
     Row("no name of a norm", calling(norm_named, None), "norm=None must be one of"),
     Row("a norm a method does not know", on([X], norm=DIAGONAL, method=HQQ(bits=4)), "HQQ cannot"),
-    Row("a full norm for scores", on([X], method=MagnitudePruning(0.5)), r"norm Gram \(full\)"),
+    Row("a full norm for scores", on([X], method=MagnitudePruning(0.5)), r"norm Full"),
     Row("Diagonal of nothing", calling(Diagonal), "needs columns or rows"),
     Row("Diagonal of a list", calling(Diagonal, [1.0, 2.0]), "columns: a tensor .* not list"),
     Row("Diagonal of a matrix", calling(Diagonal, torch.eye(2)), "non-empty vector is needed"),
@@ -497,32 +497,32 @@ NORMS = [
     Row(
         "rows with an infinity", calling(Diagonal, None, torch.tensor([INF, 1, 1])), "rows: 1 of 3"
     ),
-    Row("rows all zero", calling(Gram, torch.eye(2), torch.zeros(2)), "rows: all 2 are zero"),
+    Row("rows all zero", calling(Full, torch.eye(2), torch.zeros(2)), "rows: all 2 are zero"),
     Row("damping of a Diagonal", calling(Diagonal, torch.ones(2), None, -1), "damping=-1 must be"),
-    Row("Gram of an array", calling(Gram, np.eye(2)), "a second moment: a tensor .* not ndarray"),
-    Row("Gram of a vector", calling(Gram, torch.ones(3)), r"square .* matrix, not \(3,\)"),
-    Row("Gram of a rectangle", calling(Gram, torch.ones(2, 3)), r"square .*, not \(2, 3\)"),
-    Row("Gram of whole numbers", calling(Gram, torch.eye(2).long()), "not .* torch.int64"),
-    Row("Gram of complex numbers", calling(Gram, torch.eye(2) * 1j), "not torch.complex64"),
+    Row("Full of an array", calling(Full, np.eye(2)), "a second moment: a tensor .* not ndarray"),
+    Row("Full of a vector", calling(Full, torch.ones(3)), r"square .* matrix, not \(3,\)"),
+    Row("Full of a rectangle", calling(Full, torch.ones(2, 3)), r"square .*, not \(2, 3\)"),
+    Row("Full of whole numbers", calling(Full, torch.eye(2).long()), "not .* torch.int64"),
+    Row("Full of complex numbers", calling(Full, torch.eye(2) * 1j), "not torch.complex64"),
     Row(
-        "Gram with NaN", calling(Gram, torch.tensor([[1, NAN], [NAN, 1]])), "2 entries of a second"
+        "Full with NaN", calling(Full, torch.tensor([[1, NAN], [NAN, 1]])), "2 entries of a second"
     ),
-    Row("Gram of one triangle", calling(Gram, torch.ones(3, 3).tril()), "must be symmetric"),
-    Row("Gram with a negative diagonal", calling(Gram, -torch.eye(2)), "-1 is negative"),
-    Row("Gram of zeros", calling(Gram, torch.zeros(2, 2)), "all 2 are zero"),
+    Row("Full of one triangle", calling(Full, torch.ones(3, 3).tril()), "must be symmetric"),
+    Row("Full with a negative diagonal", calling(Full, -torch.eye(2)), "-1 is negative"),
+    Row("Full of zeros", calling(Full, torch.zeros(2, 2)), "all 2 are zero"),
     Row(
-        "damping of a Gram",
-        calling(Gram, torch.eye(2), None, "1"),
+        "damping of a Full",
+        calling(Full, torch.eye(2), None, "1"),
         "damping='1' must be .* a number",
     ),
     Row(
-        "Gram that is no second moment",
-        lambda _: Gram(torch.tensor([[1.0, 2], [2, 1]]), damping=10),
+        "Full that is no second moment",
+        lambda _: Full(torch.tensor([[1.0, 2], [2, 1]]), damping=10),
         "no negative eigenvalues, and this matrix has -1 beside 3: calibrate anew",
     ),
     Row(
-        "Gram of high rank that is no second moment",
-        calling(Gram, 4 * torch.eye(16) - 3 * torch.ones(16, 16)),
+        "Full of high rank that is no second moment",
+        calling(Full, 4 * torch.eye(16) - 3 * torch.ones(16, 16)),
         "no negative eigenvalues, and this matrix has -44 beside 4",
     ),
     Row(
@@ -533,7 +533,7 @@ NORMS = [
     Row(
         "rows of another height",
         lambda _: TruncatedSVD(rank=1).decompose(
-            torch.ones(2, 3), Gram(torch.eye(3), torch.ones(3))
+            torch.ones(2, 3), Full(torch.eye(3), torch.ones(3))
         ),
         "rows of length 3 do not fit",
     ),

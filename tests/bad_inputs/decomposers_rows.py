@@ -29,7 +29,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
     Tucker2,
 )
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 
 NAN = float("nan")
 INF = float("inf")
@@ -169,8 +169,8 @@ ROWS = [
     Row("not a number", of(RANK, torch.full((4, 4), NAN)), "16 of 16 values .* are NaN"),
     Row("infinite", of(Quantization(4), torch.full((4, 4), -INF)), "NaN or infinite"),
     # Norms
-    Row("norm of other inputs", of(RANK, norm=Gram(torch.eye(9))), "moment of length 9 do not fit"),
+    Row("norm of other inputs", of(RANK, norm=Full(torch.eye(9))), "moment of length 9 do not fit"),
     Row("norm of other outputs", of(RANK, norm=Diagonal(rows=torch.ones(9))), "rows of length 9"),
-    Row("norm that it knows not", of(HQQ(4), norm=Gram(torch.eye(8))), "cannot approximate in"),
+    Row("norm that it knows not", of(HQQ(4), norm=Full(torch.eye(8))), "cannot approximate in"),
     Row("fields that are not", lambda _: Quantization(**{"bits": 17}), "bits=17"),
 ]

@@ -235,12 +235,12 @@ SHAPES = [
     Row(
         "norm that the method does not know",
         refused("method=random", "norm=full"),
-        r"RandomPruning cannot approximate in the norm Gram \(full\)",
+        r"RandomPruning cannot approximate in the norm Full",
     ),
     Row(
         "norm that the allocation does not know",
         refused("method=svd_global", "norm=full"),
-        "GlobalRank cannot approximate in the norm Gram",
+        "GlobalRank cannot approximate in the norm Full",
     ),
     Row(
         "norm that one of two methods does not know",

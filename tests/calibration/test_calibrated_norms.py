@@ -13,7 +13,7 @@ from lowrank.calibration import Batches, CalibratedNorms, Calibration, IdentityN
 from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning, RandomPruning, TruncatedSVD
 from lowrank.model.sites import find_sites
-from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO, unchanging
 
 
@@ -40,7 +40,7 @@ def test_every_moment_gives_its_norm():
     model = network()
     x = torch.cat(DATA).double()
     full = norms_of(model, CalibratedNorms("full", damping=0.0))["0"]
-    assert isinstance(full, Gram)
+    assert isinstance(full, Full)
     torch.testing.assert_close(full.moment, x.T @ x / 32, rtol=1e-6, atol=1e-7)
     diagonal = norms_of(model, CalibratedNorms("diagonal", damping=0.0))["0"]
     assert isinstance(diagonal, Diagonal) and diagonal.columns is not None
@@ -76,8 +76,8 @@ def test_a_kernel_is_weighed_in_the_view_of_its_method():
     channel = norms_of(model, CalibratedNorms("full", damping=0.0), data)["0"].moment
     last = norms_of(model, CalibratedNorms("full", damping=0.0), data, "channels_last")["0"].moment
     kernel = random(4, 3, 2, 3).double()
-    assert Gram(channel)(kernel.flatten(1)) == pytest.approx(
-        Gram(last)(kernel.permute(0, 2, 3, 1).flatten(1))
+    assert Full(channel)(kernel.flatten(1)) == pytest.approx(
+        Full(last)(kernel.permute(0, 2, 3, 1).flatten(1))
     )
     spatial = norms_of(model, CalibratedNorms("full", damping=0.0), data, "spatial")["0"].moment
     assert spatial.shape == (6, 6)
@@ -85,8 +85,8 @@ def test_a_kernel_is_weighed_in_the_view_of_its_method():
     alone = torch.zeros_like(kernel)
     alone[..., 1] = kernel[..., 1]
     columns = [alone.roll(shift, dims=-1) for shift in (-1, 0, 1)]
-    mean = sum(Gram(channel)(k.flatten(1)) ** 2 for k in columns) / 3
-    assert Gram(spatial)(alone[..., 1].reshape(4, 6)) ** 2 == pytest.approx(mean)
+    mean = sum(Full(channel)(k.flatten(1)) ** 2 for k in columns) / 3
+    assert Full(spatial)(alone[..., 1].reshape(4, 6)) ** 2 == pytest.approx(mean)
 
 
 class Tied(nn.Module):
@@ -308,9 +308,9 @@ def test_what_does_not_fit_is_found_before_any_work():
     model.register_forward_hook(lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match="needs calibration data"):
         compress(model, TruncatedSVD(rank=1), norm=CalibratedNorms("full"))
-    with pytest.raises(ValueError, match="RandomPruning cannot approximate in the norm Gram"):
+    with pytest.raises(ValueError, match="RandomPruning cannot approximate in the norm Full"):
         compress(model, RandomPruning(0.5), norm=CalibratedNorms("full"), data=DATA)
-    with pytest.raises(ValueError, match="MagnitudePruning cannot approximate in the norm Gram"):
+    with pytest.raises(ValueError, match="MagnitudePruning cannot approximate in the norm Full"):
         compress(model, MagnitudePruning(0.5), norm=CalibratedNorms("full"), data=DATA)
     with pytest.raises(ValueError, match="GlobalRank cannot approximate in the norm Diagonal"):
         compress(model, GlobalRank(2), norm=CalibratedNorms("diagonal"), data=DATA)

@@ -12,7 +12,7 @@ from torch import nn
 from lowrank.calibration import Batches
 from lowrank.calibration.collect import collect
 from lowrank.measure.memory import AliveTensors
-from lowrank.norms import Gram
+from lowrank.norms import Full
 
 IDS = torch.tensor([[0, 1, 3], [3, 3, 2]])
 
@@ -60,7 +60,7 @@ def test_the_norm_of_a_convolution_is_the_error_of_its_outputs(
     with torch.no_grad():
         changed.weight += change.repeat(groups, 1, 1, 1)
         error = float((changed(x) - layer(x)).double().square().sum())
-    norm = Gram(found.columns)(change.flatten(1))
+    norm = Full(found.columns)(change.flatten(1))
     assert found.count * norm**2 == pytest.approx(error, rel=1e-4)
 
 

@@ -14,7 +14,7 @@ from lowrank.calibration import Batches, CalibratedNorms, at_hand, best_norm, no
 from lowrank.compression.compress import compress
 from lowrank.decomposers import GPTQ, HQQ, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.model.sites import find_sites
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, FineTune, Tune
 from lowrank.tasks import Digits, ImageClassification
 
@@ -238,7 +238,7 @@ def test_a_norm_has_a_name():
 
 
 def test_the_best_norm_is_the_one_that_knows_most_of_those_a_method_takes():
-    assert best_norm(GPTQ(bits=4).check_norms).types == (Gram,)
+    assert best_norm(GPTQ(bits=4).check_norms).types == (Full,)
     assert best_norm(Quantization(bits=4).check_norms).types == (Diagonal,)
     assert best_norm(HQQ(bits=4).check_norms) == norm_named("identity")
     mix = MixedAllocation([GPTQ(bits=3), Quantization(bits=3)], Budget(ratio=2))

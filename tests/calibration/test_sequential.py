@@ -16,7 +16,7 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization, TruncatedSVD
 from lowrank.factorizations import Quantized
 from lowrank.measure.memory import AliveTensors
-from lowrank.norms import Gram
+from lowrank.norms import Full
 from lowrank.numerics.memo import MEMO
 
 WIDTH = 8
@@ -68,7 +68,7 @@ def by_hand(model: nn.Module, units: list[list[str]], batches: list[torch.Tensor
         found = collect(model, names, Batches(batches), full=True)
         for name in names:
             layer = model.get_submodule(name)
-            approximation = METHOD.decompose(layer.weight.detach(), Gram(found[name].columns))
+            approximation = METHOD.decompose(layer.weight.detach(), Full(found[name].columns))
             layer.weight.data = approximation.to_dense().detach()
     return model
 
@@ -145,7 +145,7 @@ def test_blocks_that_share_a_weight_see_both_uses():
     assert result.model.blocks[2].up.factorization is result.model.blocks[0].up.factorization
     found = collect(model, ["blocks.0.up", "blocks.2.up"], Batches(batches), full=True)
     moment = (found["blocks.0.up"].columns + found["blocks.2.up"].columns) / 2
-    expected = METHOD.decompose(model.blocks[0].up.weight.detach(), Gram(moment)).to_dense()
+    expected = METHOD.decompose(model.blocks[0].up.weight.detach(), Full(moment)).to_dense()
     torch.testing.assert_close(result.model.blocks[0].up.factorization.to_dense(), expected)
     assert "all 2 modules that share it" in result.layers[0].note
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank.decomposers import ALPS, MagnitudePruning, SparseGPT
-from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO
 from lowrank.numerics.survivors import exact_update
 
@@ -22,8 +22,8 @@ def correlated(samples, columns, seed=0):
     return causes @ mixing + 0.3 * random(samples, columns, seed=seed + 2)
 
 
-def gram(inputs, rows=None, damping=0.0):
-    return Gram(inputs.T @ inputs / len(inputs), rows, damping)
+def full_norm(inputs, rows=None, damping=0.0):
+    return Full(inputs.T @ inputs / len(inputs), rows, damping)
 
 
 patterns = st.sampled_from(
@@ -54,7 +54,7 @@ def test_it_is_never_worse_than_wanda(options, shape, samples, dead, damping, se
     weight = random(*shape, seed=seed)
     inputs = correlated(samples, shape[1], seed=seed + 1) * 10 ** random(shape[1], seed=seed + 3)
     inputs[:, list(dead)] = 0
-    norm = gram(inputs, random(shape[0], seed=seed + 2).square(), damping)
+    norm = full_norm(inputs, random(shape[0], seed=seed + 2).square(), damping)
     try:
         full = ALPS(**options, iterations=20).decompose(weight, norm)
     except ValueError as error:
@@ -80,7 +80,7 @@ def test_for_two_of_six_it_mostly_finds_the_best_mask_of_all():
     """Against every mask, each with its least squares."""
     found = 0
     for seed in range(40):
-        weight, norm = random(1, 6, seed=seed), gram(correlated(30, 6, seed=seed + 100))
+        weight, norm = random(1, 6, seed=seed), full_norm(correlated(30, 6, seed=seed + 100))
         error = norm(weight - ALPS(4 / 6).decompose(weight, norm).to_dense())
         errors = []
         for places in itertools.combinations(range(6), 2):
@@ -96,14 +96,14 @@ def test_for_two_of_six_it_mostly_finds_the_best_mask_of_all():
 @pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"sparsity": 0.7}, {"pattern": "2:4"}])
 def test_its_masks_are_nearer_than_those_of_sparsegpt(options):
     for seed in range(3):
-        weight, norm = random(40, 60, seed=seed), gram(correlated(200, 60, seed=seed + 9))
+        weight, norm = random(40, 60, seed=seed), full_norm(correlated(200, 60, seed=seed + 9))
         alps = norm(weight - ALPS(**options).decompose(weight, norm).to_dense())
         sparsegpt = norm(weight - SparseGPT(**options).decompose(weight, norm).to_dense())
         assert alps < 0.98 * sparsegpt
 
 
 def test_values_are_the_best_for_the_mask():
-    weight, norm = random(6, 12), gram(correlated(40, 12))
+    weight, norm = random(6, 12), full_norm(correlated(40, 12))
     form = ALPS(0.5).decompose(weight, norm)
     assert torch.equal(form.to_dense(), exact_update(weight, form.mask, norm.moment))
 
@@ -112,14 +112,14 @@ def test_values_are_the_best_for_the_mask():
 def test_without_pairs_of_inputs_it_is_magnitude_and_wanda(options, seed):
     weight = random(8, 12, seed=seed)
     columns, rows = random(12, seed=seed + 1).square(), random(8, seed=seed + 2).square()
-    for norm in (Identity(), Diagonal(columns, rows), Gram(torch.diag(columns), rows)):
-        like = norm if not isinstance(norm, Gram) else Diagonal(columns, rows)
+    for norm in (Identity(), Diagonal(columns, rows), Full(torch.diag(columns), rows)):
+        like = norm if not isinstance(norm, Full) else Diagonal(columns, rows)
         expected = MagnitudePruning(**options).decompose(weight, like).to_dense()
         assert torch.equal(ALPS(**options).decompose(weight, norm).to_dense(), expected)
 
 
 def test_where_wanda_has_the_better_mask_it_is_taken_and_said(monkeypatch):
-    weight, norm = random(6, 8), gram(correlated(40, 8))
+    weight, norm = random(6, 8), full_norm(correlated(40, 8))
 
     def worst(scaled, moment, project, iterations):
         return ~project(scaled)
@@ -134,11 +134,11 @@ def test_where_wanda_has_the_better_mask_it_is_taken_and_said(monkeypatch):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_the_scale_of_weight_and_inputs_changes_no_choice(scale):
-    weight, moment = random(6, 10), gram(correlated(40, 10)).moment
-    expected = ALPS(0.5).decompose(weight, Gram(moment))
+    weight, moment = random(6, 10), full_norm(correlated(40, 10)).moment
+    expected = ALPS(0.5).decompose(weight, Full(moment))
     for form in (
-        ALPS(0.5).decompose(weight * scale, Gram(moment)),
-        ALPS(0.5).decompose(weight, Gram(moment * scale)),
+        ALPS(0.5).decompose(weight * scale, Full(moment)),
+        ALPS(0.5).decompose(weight, Full(moment * scale)),
     ):
         assert torch.equal(form.mask, expected.mask)
 
@@ -148,7 +148,7 @@ def test_one_spectrum_serves_all_sparsities(monkeypatch):
     computed = []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: computed.append(1) or eigh(matrix))
-    weight, norm = random(6, 10), gram(correlated(40, 10))
+    weight, norm = random(6, 10), full_norm(correlated(40, 10))
     for sparsity in (0.3, 0.5, 0.7):
         ALPS(sparsity).decompose(weight, norm)
     assert len(computed) == 1

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lowrank.decomposers import AWQ, Quantization
 from lowrank.factorizations import Quantized, ScaledColumns
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -43,7 +43,7 @@ def test_it_is_never_worse_than_quantization_in_the_norm(method, dead, seed):
     weight, strength = random(4, 11, seed=seed), strengths(11, seed, dead)
     diagonal = Diagonal(strength, rows=strengths(4, seed))
     x = random(30, 11, seed=seed) * strength.sqrt()
-    for norm in (diagonal, Gram(x.T @ x / 30)):
+    for norm in (diagonal, Full(x.T @ x / 30)):
         columns = Diagonal(
             norm.second_moment(weight).diagonal(), norm.row_weights(weight).expand(4)
         )

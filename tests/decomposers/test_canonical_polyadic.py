@@ -15,7 +15,7 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import CanonicalPolyadic
 from lowrank.decomposers.canonical_polyadic import leading
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Product
-from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, CHANNELS, POSITIONS = 12, 8, 9
 SIZE = (3, 3)
@@ -40,9 +40,9 @@ def moment() -> Tensor:
 NORMS: dict[str, Norm] = {
     "identity": IDENTITY,
     "diagonal": Diagonal(moment().diagonal(), random(OUT).square()),
-    "full": Gram(moment(), damping=0.01),
-    "full and rows": Gram(moment(), random(OUT).square()),
-    "singular": Gram(random(20, 72).T @ random(20, 72)),
+    "full": Full(moment(), damping=0.01),
+    "full and rows": Full(moment(), random(OUT).square()),
+    "singular": Full(random(20, 72).T @ random(20, 72)),
 }
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 

@@ -11,7 +11,7 @@ from lowrank.decomposers import GPTQ, EntropyCodedQuantization, MagnitudePruning
 from lowrank.decomposers.decomposer import Unfit
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.entropy_coded import least_bytes
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -41,7 +41,7 @@ def test_it_never_takes_more_than_its_bits(shape, bits, norm, seed):
     norms = {
         "identity": IDENTITY,
         "diagonal": Diagonal(random(columns, seed=seed).square(), random(rows).square()),
-        "full": Gram(correlated(columns, 30, seed), damping=0.01),
+        "full": Full(correlated(columns, 30, seed), damping=0.01),
     }
     budget = bits * weight.numel() / 8
     method = EntropyCodedQuantization(bits)
@@ -68,7 +68,7 @@ def test_in_the_full_norm_the_error_is_that_of_its_determinant():
     """Compensation makes of the strengths of the inputs their geometric mean, less correlation."""
     inputs = random(900, 60) @ (torch.eye(60) + 0.1 * random(60, 60, seed=1))
     weight, moment = random(400, 60), inputs.T @ inputs / 900
-    norm = Gram(moment)
+    norm = Full(moment)
     found = EntropyCodedQuantization(5.0).decompose(weight, norm)
     stored = 8 * nbytes(found) / weight.numel()
     squared = norm(weight - found.to_dense()) ** 2 / weight.numel()
@@ -80,7 +80,7 @@ def test_in_the_full_norm_the_error_is_that_of_its_determinant():
 
 @pytest.mark.parametrize(("bits", "size"), [(2, 32), (3, 64), (4, 64)])
 def test_about_half_the_squared_error_of_codes_of_one_width_at_the_same_bytes(bits, size):
-    weight, norm = random(64, 128, dtype=torch.float32), Gram(correlated(128, 1000), damping=0.01)
+    weight, norm = random(64, 128, dtype=torch.float32), Full(correlated(128, 1000), damping=0.01)
     other = GPTQ(bits, size, symmetric=False, sweeps=2).decompose(weight, norm)
     stored = 8 * nbytes(other) / weight.numel()
     found = EntropyCodedQuantization(stored).decompose(weight, norm)
@@ -92,8 +92,8 @@ def test_about_half_the_squared_error_of_codes_of_one_width_at_the_same_bytes(bi
 def test_rows_that_count_more_have_finer_steps():
     rows = 4.0 ** (torch.arange(50) % 4)
     weight = random(50, 100)
-    norm = Gram(correlated(100, 400), rows, damping=0.01)
-    plain = EntropyCodedQuantization(3.0).decompose(weight, Gram(norm.moment))
+    norm = Full(correlated(100, 400), rows, damping=0.01)
+    plain = EntropyCodedQuantization(3.0).decompose(weight, Full(norm.moment))
     found = EntropyCodedQuantization(3.0).decompose(weight, norm)
     errors = [(weight - found.to_dense())[torch.arange(50) % 4 == k].norm() for k in range(4)]
     for coarse, fine in zip(errors, errors[1:], strict=False):
@@ -140,7 +140,7 @@ def few_valued(values, shares, shape=(60, 80)):
 def test_few_values_come_back_without_error_where_their_entropy_fits(values, shares, bits, norm):
     weight = few_valued(values, shares)
     columns = random(80).square() + 0.1
-    norms = {"identity": IDENTITY, "diagonal": Diagonal(columns), "full": Gram(correlated(80, 300))}
+    norms = {"identity": IDENTITY, "diagonal": Diagonal(columns), "full": Full(correlated(80, 300))}
     found = EntropyCodedQuantization(bits).decompose(weight, norms[norm])
     assert nbytes(found) <= bits * weight.numel() / 8
     torch.testing.assert_close(found.to_dense(), weight, rtol=1e-6, atol=0)
@@ -197,14 +197,14 @@ def test_the_step_is_that_of_least_squares_where_levels_are_few():
 
 def test_a_singular_moment_is_raised_and_the_report_says_so():
     x = random(12)
-    found = EntropyCodedQuantization(4.0).decompose(random(30, 12), Gram(torch.outer(x, x)))
+    found = EntropyCodedQuantization(4.0).decompose(random(30, 12), Full(torch.outer(x, x)))
     assert "singular second moment: its diagonal raised by 1e-" in found.note
 
 
 def test_codes_that_no_law_reaches_leave_bits_over_and_the_report_says_so():
     """One column makes up for all others, so that nearly all bits belong into its few codes."""
     x = random(6)
-    weight, norm = random(30, 6), Gram(torch.outer(x, x), damping=1e-9)
+    weight, norm = random(30, 6), Full(torch.outer(x, x), damping=1e-9)
     found = EntropyCodedQuantization(6.0).decompose(weight, norm)
     assert found.note == "codes end at 4096: bits are left over"
     assert int(found.codes.abs().max()) <= 2**12
@@ -296,7 +296,7 @@ def test_of_rows_that_matter_most_the_codes_are_kept():
 
 
 def test_bytes_that_find_no_use_are_said():
-    weight, norm = 1 + 0.1 * random(64, 64).sign(), Gram(correlated(64, 300))
+    weight, norm = 1 + 0.1 * random(64, 64).sign(), Full(correlated(64, 300))
     found = EntropyCodedQuantization(0.5).decompose(weight, norm)
     assert 2 * nbytes(found) < 256
     assert found.note == f"takes {nbytes(found)} of 256 bytes: no codes were found that use more"
@@ -308,7 +308,7 @@ def test_a_few_weights_among_zeros_keep_every_digit(norm):
     weight = torch.zeros(300, 40, dtype=torch.float32)
     weight[7] = random(40).float()
     norms = {"identity": IDENTITY, "diagonal": Diagonal(torch.arange(1.0, 41))}
-    norms["full"] = Gram(correlated(40, 300))
+    norms["full"] = Full(correlated(40, 300))
     found = EntropyCodedQuantization(0.6).decompose(weight, norms[norm])
     assert torch.equal(found.to_dense(), weight) and nbytes(found) <= 0.6 * weight.numel() / 8
     assert "instead of an entropy code" in found.note

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lowrank.decomposers import GPTQ, Quantization
 from lowrank.factorizations.packing import unpack
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 from lowrank.numerics.curvature import UNPAIRED
 
 
@@ -76,7 +76,7 @@ def zeros(quantized):
 
 def check_against_obs(weight, moment, method):
     """The rows of the reference, but for those that round to nearest brings nearer."""
-    found = method.decompose(weight, Gram(moment))
+    found = method.decompose(weight, Full(moment))
     nearest = Quantization(
         method.bits, method.group_size, method.symmetric, method.scale, method.scale_dtype
     ).decompose(weight, Diagonal(moment.diagonal()))
@@ -130,7 +130,7 @@ options = {
 )
 def test_it_is_never_worse_than_round_to_nearest_in_its_norm(method, samples, damping, dead, seed):
     weight = random(4, 11, seed=seed)
-    norm = Gram(correlated(11, samples, seed, dead), damping=damping)
+    norm = Full(correlated(11, samples, seed, dead), damping=damping)
     found = method.decompose(weight, norm)
     nearest = Quantization(method.bits, method.group_size, method.symmetric, method.scale)
     rounded = nearest.decompose(weight, Diagonal(norm.moment.diagonal()))
@@ -145,14 +145,14 @@ def test_without_correlation_it_is_round_to_nearest(method, seed):
     nearest = Quantization(method.bits, method.group_size, method.symmetric, method.scale)
     strength = random(11, seed=seed).square()
     norms = (IDENTITY, IDENTITY), (Diagonal(strength), Diagonal(strength))
-    for mine, theirs in (*norms, (Gram(torch.diag(strength)), Diagonal(strength))):
+    for mine, theirs in (*norms, (Full(torch.diag(strength)), Diagonal(strength))):
         found, expected = method.decompose(weight, mine), nearest.decompose(weight, theirs)
         assert torch.equal(found.to_dense(), expected.to_dense())
         assert found.note.removeprefix(expected.note).removeprefix("; ") == UNPAIRED
 
 
 def test_compensation_is_worth_much_where_inputs_come_together():
-    weight, norm = random(32, 64), Gram(correlated(64, 640), damping=0.01)
+    weight, norm = random(32, 64), Full(correlated(64, 640), damping=0.01)
     errors = [
         norm.relative_error(weight, method.decompose(weight, given).to_dense())
         for method, given in (
@@ -167,7 +167,7 @@ def test_compensation_is_worth_much_where_inputs_come_together():
 
 @given(method=st.builds(GPTQ, **(options | {"sweeps": st.just(0)})), seed=st.integers(0, 1000))
 def test_a_sweep_never_makes_the_error_larger(method, seed):
-    weight, norm = random(3, 9, seed=seed), Gram(correlated(9, 20, seed))
+    weight, norm = random(3, 9, seed=seed), Full(correlated(9, 20, seed))
     errors = [
         norm(weight - replace(method, sweeps=sweeps).decompose(weight, norm).to_dense())
         for sweeps in range(4)
@@ -178,16 +178,16 @@ def test_a_sweep_never_makes_the_error_larger(method, seed):
 
 def test_a_singular_moment_is_raised_and_the_report_says_so():
     weight, x = random(6, 12), random(12)
-    found = GPTQ(4, 4).decompose(weight, Gram(torch.outer(x, x)))
+    found = GPTQ(4, 4).decompose(weight, Full(torch.outer(x, x)))
     assert "singular second moment: its diagonal raised by 1e-" in found.note
-    damped = GPTQ(4, 4).decompose(weight, Gram(torch.outer(x, x), damping=0.01))
+    damped = GPTQ(4, 4).decompose(weight, Full(torch.outer(x, x), damping=0.01))
     assert "singular" not in damped.note
 
 
 def test_one_direction_of_input_is_made_exact_by_its_many_weights():
     """Of a rank-one moment only W x counts, which 40 rounded weights can meet nearly exactly."""
     weight, x = random(6, 40), random(40)
-    norm = Gram(torch.outer(x, x))
+    norm = Full(torch.outer(x, x))
     nearest = Quantization(4, 8).decompose(weight).to_dense()
     found = GPTQ(4, 8).decompose(weight, norm).to_dense()
     assert norm(weight - found) < 0.05 * norm(weight - nearest)
@@ -197,25 +197,25 @@ def test_one_direction_of_input_is_made_exact_by_its_many_weights():
 def test_inputs_that_are_always_zero_are_rounded_and_disturb_nothing(groups):
     weight, moment = random(5, 16), correlated(16, 200, dead=4)
     method = GPTQ(3, 4, groups=groups, scale="range")
-    found = method.decompose(weight, Gram(moment))
+    found = method.decompose(weight, Full(moment))
     assert "singular" not in found.note
     assert torch.equal(
         found.to_dense()[:, :4], Quantization(3, 4).decompose(weight[:, :4]).to_dense()
     )
-    alive = method.decompose(weight[:, 4:], Gram(moment[4:, 4:]))
+    alive = method.decompose(weight[:, 4:], Full(moment[4:, 4:]))
     assert torch.equal(found.to_dense()[:, 4:], alive.to_dense())
 
 
 def test_rows_count_for_nothing_within_a_row():
     weight, moment = random(5, 16), correlated(16, 100)
-    plain = GPTQ(3, 8).decompose(weight, Gram(moment))
-    weighted = GPTQ(3, 8).decompose(weight, Gram(moment, rows=random(5, seed=3).square()))
+    plain = GPTQ(3, 8).decompose(weight, Full(moment))
+    weighted = GPTQ(3, 8).decompose(weight, Full(moment, rows=random(5, seed=3).square()))
     assert torch.equal(plain.to_dense(), weighted.to_dense())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_of_any_dtype(dtype):
-    weight, norm = random(6, 20, dtype=dtype), Gram(correlated(20, 60), damping=0.01)
+    weight, norm = random(6, 20, dtype=dtype), Full(correlated(20, 60), damping=0.01)
     found = GPTQ(4, 8).decompose(weight, norm).to_dense()
     wanted = GPTQ(4, 8).decompose(weight.double(), norm).to_dense()
     assert found.dtype == dtype
@@ -239,11 +239,11 @@ def test_bad_options(fields, text):
 
 def test_statistics_of_another_layer_are_refused():
     with pytest.raises(ValueError, match="moment of length 5 do not fit a weight of shape"):
-        GPTQ(4).decompose(random(3, 6), Gram(torch.eye(5)))
+        GPTQ(4).decompose(random(3, 6), Full(torch.eye(5)))
 
 
 @pytest.mark.parametrize(
-    "norm", [IDENTITY, Diagonal(torch.arange(12) + 0.1), Gram(random(12, 30) @ random(12, 30).T)]
+    "norm", [IDENTITY, Diagonal(torch.arange(12) + 0.1), Full(random(12, 30) @ random(12, 30).T)]
 )
 @settings(max_examples=20)
 @given(limit=st.integers(0, 300), symmetric=st.booleans())

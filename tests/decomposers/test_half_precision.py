@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.decomposers import Chain, HalfPrecision, MagnitudePruning, TruncatedSVD
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -58,8 +58,8 @@ def test_a_diagonal_norm_changes_nothing():
     weight = random(5, 4)
     form = HalfPrecision().decompose(weight, Diagonal(torch.tensor([1.0, 0, 3, 9])))
     assert torch.equal(form.to_dense(), weight.half().float())
-    with pytest.raises(ValueError, match="HalfPrecision cannot approximate in the norm Gram"):
-        HalfPrecision().decompose(weight, Gram(torch.eye(4)))
+    with pytest.raises(ValueError, match="HalfPrecision cannot approximate in the norm Full"):
+        HalfPrecision().decompose(weight, Full(torch.eye(4)))
 
 
 @pytest.mark.parametrize(

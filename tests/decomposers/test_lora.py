@@ -16,7 +16,7 @@ from lowrank.decomposers import (
     merge,
 )
 from lowrank.factorizations import Dense, Product, Quantized, Scaled, Sparse, Sum
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 
 
 def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
@@ -58,7 +58,7 @@ def of_base(base, weight: Tensor) -> Tensor:
 def norm_of(name: str):
     inputs = random(30, 60, seed=3) * torch.linspace(0.2, 2, 30)[:, None]
     moment, rows = inputs @ inputs.T / 60, torch.linspace(0.5, 2, 20).double()
-    return {"diagonal": Diagonal(moment.diagonal(), rows), "full": Gram(moment, rows)}[name]
+    return {"diagonal": Diagonal(moment.diagonal(), rows), "full": Full(moment, rows)}[name]
 
 
 @pytest.mark.parametrize("name", ["diagonal", "full"])

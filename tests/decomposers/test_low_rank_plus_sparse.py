@@ -10,7 +10,7 @@ from torch import Tensor
 from lowrank.approximation.comparison import svd_within
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
 from lowrank.factorizations import Dense, Product, Sparse, Sum
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -61,7 +61,7 @@ def norms(out: int, inner: int) -> dict:
     return {
         "identity": IDENTITY,
         "diagonal": Diagonal(moment.diagonal(), rows),
-        "full": Gram(moment, rows),
+        "full": Full(moment, rows),
     }
 
 

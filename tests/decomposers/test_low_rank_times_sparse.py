@@ -10,7 +10,7 @@ from lowrank.approximation.comparison import svd_within
 from lowrank.approximation.sparse_part import SparsePart
 from lowrank.decomposers import LowRankTimesSparse, TruncatedSVD
 from lowrank.factorizations import Dense, Product, Sparse
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -74,7 +74,7 @@ def norms(out: int, inner: int) -> dict:
     return {
         "identity": IDENTITY,
         "diagonal": Diagonal(moment.diagonal(), rows),
-        "full": Gram(moment, rows),
+        "full": Full(moment, rows),
     }
 
 
@@ -82,7 +82,7 @@ def norms(out: int, inner: int) -> dict:
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])
 def test_in_every_norm_the_alternation_is_monotone(name, sparsity):
     weight, norm = coded() + 0.3 * random(30, 60, seed=3), norms(30, 60)[name]
-    part = SparsePart(Gram(norm.second_moment(weight)), round((1 - sparsity) * 8 * 60))
+    part = SparsePart(Full(norm.second_moment(weight)), round((1 - sparsity) * 8 * 60))
     scaled = norm.row_weights(weight).sqrt()[:, None] * weight
     errors = []
     for iterations in range(8):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lowrank.decomposers import MagnitudePruning
-from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO
 
 
@@ -231,7 +231,7 @@ def test_dead_inputs_go_first():
 
 def test_the_moments_of_pairs_are_refused():
     with pytest.raises(ValueError, match="MagnitudePruning cannot .*supports Identity or Diagonal"):
-        MagnitudePruning(0.5).decompose(random(3, 4), Gram(torch.eye(4)))
+        MagnitudePruning(0.5).decompose(random(3, 4), Full(torch.eye(4)))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])

@@ -14,7 +14,7 @@ from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers import ALPS, GPTQ, PruneAndQuantize, Quantization
 from lowrank.decomposers.prune_and_quantize import Survivors, eliminated
 from lowrank.factorizations import Quantized, Sparse
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 from lowrank.numerics.curvature import inverse_factor
 
 OUT, INNER = 20, 48
@@ -25,10 +25,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def full(inner: int = INNER, rows: int = OUT) -> Gram:
+def full(inner: int = INNER, rows: int = OUT) -> Full:
     inputs = random(inner, 3 * inner, seed=7) * torch.linspace(0.2, 2, inner)[:, None]
     inputs = inputs + 2 * inputs.mean(dim=0)
-    return Gram(inputs @ inputs.T / (3 * inner), torch.linspace(0.5, 2, rows).double())
+    return Full(inputs @ inputs.T / (3 * inner), torch.linspace(0.5, 2, rows).double())
 
 
 NORMS = {

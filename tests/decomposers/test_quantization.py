@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lowrank.approximation.rounding import PIECE
 from lowrank.decomposers import Quantization
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 
 
 def random(*shape, seed=0, dtype=torch.float32, offset=0.0):
@@ -384,6 +384,6 @@ def test_a_range_that_the_norm_does_not_change_is_noted():
 
 
 def test_the_full_norm_is_left_to_methods_that_compensate():
-    norm = Gram(torch.ones(4, 4))
-    with pytest.raises(ValueError, match="Quantization cannot approximate in the norm Gram"):
+    norm = Full(torch.ones(4, 4))
+    with pytest.raises(ValueError, match="Quantization cannot approximate in the norm Full"):
         Quantization(4).decompose(random(3, 4), norm)

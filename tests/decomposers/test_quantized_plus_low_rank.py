@@ -9,7 +9,7 @@ from torch import Tensor
 from lowrank.approximation.comparison import error_of
 from lowrank.decomposers import GPTQ, Quantization, QuantizedPlusLowRank
 from lowrank.factorizations import Half, Product, Quantized, Sum
-from lowrank.norms import IDENTITY, Diagonal, Gram
+from lowrank.norms import IDENTITY, Diagonal, Full
 
 OUT, INNER = 24, 32
 
@@ -24,10 +24,10 @@ def decaying(seed: int = 0) -> Tensor:
     return 3 * random(OUT, 2, seed=seed) @ random(2, INNER, seed=seed) + random(OUT, INNER, seed=5)
 
 
-def full() -> Gram:
+def full() -> Full:
     inputs = random(INNER, 3 * INNER, seed=7) * torch.linspace(0.2, 2, INNER)[:, None]
     inputs = inputs + 2 * inputs.mean(dim=0)
-    return Gram(inputs @ inputs.T / (3 * INNER), torch.linspace(0.5, 2, OUT).double())
+    return Full(inputs @ inputs.T / (3 * INNER), torch.linspace(0.5, 2, OUT).double())
 
 
 NORMS = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from lowrank.decomposers import LowRankPlusSparse, RobustPCA
 from lowrank.decomposers.robust_pca import lower_bound, solve
 from lowrank.factorizations import Dense, Product, Sparse, Sum
-from lowrank.norms import Diagonal, Gram
+from lowrank.norms import Diagonal, Full
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -142,7 +142,7 @@ def test_the_full_norm_counts_by_its_diagonal():
     weight = sum(planted(5.0))
     inputs = random(60, 200) * torch.linspace(0.1, 3, 60)[:, None]
     moment = inputs @ inputs.T / 200
-    by_full = RobustPCA().decompose(weight, Gram(moment))
+    by_full = RobustPCA().decompose(weight, Full(moment))
     by_diagonal = RobustPCA().decompose(weight, Diagonal(moment.diagonal()))
     assert torch.equal(by_full.to_dense(), by_diagonal.to_dense())
 

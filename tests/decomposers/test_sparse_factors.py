@@ -10,7 +10,7 @@ from lowrank.approximation.sparse_part import sparse_within
 from lowrank.decomposers import SparseFactors
 from lowrank.decomposers.sparse_factors import Target
 from lowrank.factorizations import Product, Sparse
-from lowrank.norms import IDENTITY, Diagonal, Gram, Norm
+from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 12, 18
 
@@ -28,9 +28,9 @@ def moment(size: int = INNER) -> Tensor:
 NORMS: dict[str, Norm] = {
     "identity": IDENTITY,
     "diagonal": Diagonal(moment().diagonal(), random(OUT).square()),
-    "full": Gram(moment(), damping=0.01),
-    "full and rows": Gram(moment(), random(OUT).square()),
-    "singular": Gram(random(9, INNER).T @ random(9, INNER)),
+    "full": Full(moment(), damping=0.01),
+    "full and rows": Full(moment(), random(OUT).square()),
+    "singular": Full(random(9, INNER).T @ random(9, INNER)),
 }
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 

@@ -6,7 +6,7 @@ from safetensors.torch import load, save
 
 from lowrank.decomposers import MagnitudePruning, SparseGPT
 from lowrank.factorizations import rebuild
-from lowrank.norms import Diagonal, Gram, Identity
+from lowrank.norms import Diagonal, Full, Identity
 
 
 def random(*shape, seed=0):
@@ -20,8 +20,8 @@ def correlated(samples, columns, seed=0):
     return causes @ mixing + 0.3 * random(samples, columns, seed=seed + 2)
 
 
-def gram(inputs, rows=None, damping=0.0):
-    return Gram(inputs.T @ inputs / len(inputs), rows, damping)
+def full_norm(inputs, rows=None, damping=0.0):
+    return Full(inputs.T @ inputs / len(inputs), rows, damping)
 
 
 def by_elimination(weight, norm, method, blocks):
@@ -96,7 +96,7 @@ methods = st.one_of(
 def test_it_is_the_elimination_of_one_column_after_the_other(method, shape, by_rows, seed):
     weight = random(*shape, seed=seed)
     rows = random(shape[0], seed=seed + 5).square() if by_rows else None
-    norm = gram(correlated(50, shape[1], seed=seed + 1), rows)
+    norm = full_norm(correlated(50, shape[1], seed=seed + 1), rows)
     try:
         form = method.decompose(weight, norm)
     except ValueError as error:
@@ -109,7 +109,7 @@ def test_it_is_the_elimination_of_one_column_after_the_other(method, shape, by_r
 
 
 def test_the_blocks_in_which_errors_are_added_change_nothing(monkeypatch):
-    weight, norm = random(12, 50), gram(correlated(80, 50))
+    weight, norm = random(12, 50), full_norm(correlated(80, 50))
     for options in ({"sparsity": 0.6, "block_size": 7}, {"pattern": "2:4"}):
         method = SparseGPT(**options, update="sequential")
         at_once = method.decompose(weight, norm).to_dense()
@@ -124,7 +124,7 @@ def norms(draw, columns):
     inputs = correlated(draw(st.integers(1, 40)), columns, seed=draw(st.integers(0, 1000)))
     inputs = inputs * 10.0 ** random(columns, seed=draw(st.integers(0, 1000)))
     inputs[:, list(draw(st.sets(st.integers(0, columns - 1), max_size=columns - 1)))] = 0
-    return gram(inputs, damping=draw(st.sampled_from([0.0, 0.01])))
+    return full_norm(inputs, damping=draw(st.sampled_from([0.0, 0.01])))
 
 
 @settings(max_examples=60)
@@ -152,7 +152,7 @@ def test_the_exact_update_is_never_worse_than_the_sequential_one(data, method, s
     st.integers(1, 12),
 )
 def test_as_many_survive_as_of_magnitude(shape, sparsity, within, block_size):
-    weight, norm = random(*shape), gram(correlated(40, shape[1]), damping=0.01)
+    weight, norm = random(*shape), full_norm(correlated(40, shape[1]), damping=0.01)
     options = {"sparsity": sparsity, "within": within}
     try:
         magnitude = MagnitudePruning(**options).decompose(weight)
@@ -167,7 +167,7 @@ def test_as_many_survive_as_of_magnitude(shape, sparsity, within, block_size):
 
 
 def test_as_many_survive_as_the_compression_ratio_allows():
-    weight, norm = random(16, 40).float(), gram(correlated(90, 40))
+    weight, norm = random(16, 40).float(), full_norm(correlated(90, 40))
     for ratio in (1.5, 4.0, 15.0):
         form = SparseGPT(compression_ratio=ratio).decompose(weight, norm)
         assert form.params == MagnitudePruning(compression_ratio=ratio).decompose(weight).params
@@ -190,7 +190,7 @@ def test_without_pairs_of_inputs_it_is_magnitude_and_wanda(options, update):
 def test_inputs_that_are_always_zero_are_pruned_first():
     inputs = correlated(40, 10)
     inputs[:, [0, 4, 5, 9]] = 0
-    form = SparseGPT(0.4, within="row", block_size=10).decompose(random(6, 10), gram(inputs))
+    form = SparseGPT(0.4, within="row", block_size=10).decompose(random(6, 10), full_norm(inputs))
     assert torch.equal(form.mask, (inputs != 0).any(dim=0).expand(6, 10))
     assert "singular second moment: its diagonal raised by 1e-" in form.note
 
@@ -198,7 +198,7 @@ def test_inputs_that_are_always_zero_are_pruned_first():
 def test_inputs_that_are_one_and_the_same_need_one_weight():
     """A moment of rank one: the survivor of each row does the work of all."""
     x = random(8, seed=3)
-    weight, norm = random(5, 8), Gram(torch.outer(x, x))
+    weight, norm = random(5, 8), Full(torch.outer(x, x))
     form = SparseGPT(7 / 8, within="row", block_size=8).decompose(weight, norm)
     assert norm(weight - form.to_dense()) < 1e-6 * norm(weight)
     assert "singular second moment" in form.note
@@ -206,18 +206,18 @@ def test_inputs_that_are_one_and_the_same_need_one_weight():
 
 def test_equal_losses_leave_the_first():
     form = SparseGPT(0.5, block_size=4, within="row").decompose(
-        torch.ones(3, 8), Gram(torch.eye(8))
+        torch.ones(3, 8), Full(torch.eye(8))
     )
     assert form.mask.tolist() == [[True, True, False, False] * 2] * 3
 
 
 def test_it_comes_back_from_the_file_bit_for_bit():
     weight = random(6, 20).float()
-    form = SparseGPT(0.5).decompose(weight, gram(correlated(50, 20)))
+    form = SparseGPT(0.5).decompose(weight, full_norm(correlated(50, 20)))
     back = rebuild(form.config())
     back.load_state_dict(load(save(form.state_dict())))
     assert torch.equal(back.to_dense(), form.to_dense())
-    again = SparseGPT(0.5).decompose(weight.clone(), gram(correlated(50, 20)))
+    again = SparseGPT(0.5).decompose(weight.clone(), full_norm(correlated(50, 20)))
     assert torch.equal(again.to_dense(), form.to_dense())
 
 
@@ -238,4 +238,4 @@ def test_bad_options(options, text):
 
 def test_a_moment_of_another_layer_is_refused():
     with pytest.raises(ValueError, match="statistics of another layer or model"):
-        SparseGPT(0.5).decompose(random(3, 4), Gram(torch.eye(5)))
+        SparseGPT(0.5).decompose(random(3, 4), Full(torch.eye(5)))

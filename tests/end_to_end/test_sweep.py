@@ -167,14 +167,14 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         ),
         (
             ["method=random", "norm=full"],
-            "RandomPruning cannot approximate in the norm Gram (full): it supports Identity",
+            "RandomPruning cannot approximate in the norm Full: it supports Identity",
         ),
         (
             ["method=magnitude,alps", "norm=full", "values=float16"],
-            "MagnitudePruning cannot approximate in the norm Gram",
+            "MagnitudePruning cannot approximate in the norm Full",
         ),
         (["method=lora_quantized", "norm=full"], "Quantization cannot approximate in the norm"),
-        (["method=svd_global", "norm=full"], "GlobalRank cannot approximate in the norm Gram"),
+        (["method=svd_global", "norm=full"], "GlobalRank cannot approximate in the norm Full"),
         (
             ["method=svd_llm,asvd", "norm=identity"],
             "norm=identity takes no damping, which the recipe of the method or the command",

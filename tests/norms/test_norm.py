@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lowrank.norms import IDENTITY, Diagonal, Gram, Identity, Norm, square_root
+from lowrank.norms import IDENTITY, Diagonal, Full, Identity, Norm, square_root
 
 OUT, INNER = 5, 4
 
@@ -41,14 +41,14 @@ def cases(seed: int = 0) -> dict[str, tuple[Norm, Tensor, Tensor]]:
             a + 0.1 * a.mean(),
             (columns + 0.1 * columns.mean()).diag(),
         ),
-        "full": (Gram(full), ones, full),
-        "full and rows": (Gram(full, a), a, full),
+        "full": (Full(full), ones, full),
+        "full and rows": (Full(full, a), a, full),
         "full, damped": (
-            Gram(full, a, damping=0.1),
+            Full(full, a, damping=0.1),
             a + 0.1 * a.mean(),
             full + 0.1 * full.diagonal().mean() * eye,
         ),
-        "full of rank one": (Gram(moment(1)), ones, moment(1)),
+        "full of rank one": (Full(moment(1)), ones, moment(1)),
     }
 
 
@@ -67,7 +67,7 @@ def test_its_square_is_the_trace(seed):
 def test_the_full_norm_is_the_mean_square_of_the_outputs():
     x, weight = random(9, INNER), random(OUT, INNER)
     mean = (weight @ x.T).square().sum(dim=0).mean()
-    assert Gram(x.T @ x / 9)(weight) ** 2 == pytest.approx(float(mean))
+    assert Full(x.T @ x / 9)(weight) ** 2 == pytest.approx(float(mean))
 
 
 @every_case
@@ -144,8 +144,8 @@ def test_without_knowledge_all_norms_are_the_plain_one(seed):
     for norm in (
         Identity(),
         Diagonal(*ones),
-        Gram(torch.eye(INNER)),
-        Gram(torch.eye(INNER), ones[1]),
+        Full(torch.eye(INNER)),
+        Full(torch.eye(INNER), ones[1]),
     ):
         assert norm(weight) == pytest.approx(plain)
         whitened = torch.linalg.svdvals(norm.whiten(weight))
@@ -154,7 +154,7 @@ def test_without_knowledge_all_norms_are_the_plain_one(seed):
 
 def test_uncorrelated_inputs_make_the_full_norm_diagonal():
     weight, columns, rows = random(OUT, INNER), positive(INNER), positive(OUT)
-    full, diagonal = Gram(columns.diag(), rows, 0.01), Diagonal(columns, rows, 0.01)
+    full, diagonal = Full(columns.diag(), rows, 0.01), Diagonal(columns, rows, 0.01)
     assert full(weight) == pytest.approx(diagonal(weight))
     torch.testing.assert_close(full.entry_weights(weight), diagonal.entry_weights(weight))
 
@@ -163,16 +163,16 @@ def test_damping_makes_every_direction_count():
     unseen = torch.zeros(OUT, INNER, dtype=torch.float64)
     unseen[:, 2] = 1
     columns = torch.tensor([1.0, 2, 0, 5])
-    assert Diagonal(columns)(unseen) == 0 and Gram(columns.diag())(unseen) == 0
+    assert Diagonal(columns)(unseen) == 0 and Full(columns.diag())(unseen) == 0
     # Its share of the mean of 2, in each of five rows.
-    for norm in (Diagonal(columns, damping=0.05), Gram(columns.diag(), damping=0.05)):
+    for norm in (Diagonal(columns, damping=0.05), Full(columns.diag(), damping=0.05)):
         assert norm(unseen) ** 2 == pytest.approx(5 * 0.05 * 2)
 
 
 def test_damping_does_not_depend_on_the_scale_of_the_statistics():
     weight, other = random(OUT, INNER), random(OUT, INNER, seed=1)
     for scale in (1e-12, 1e12):
-        scaled, plain = Gram(moment() * scale, damping=0.01), Gram(moment(), damping=0.01)
+        scaled, plain = Full(moment() * scale, damping=0.01), Full(moment(), damping=0.01)
         assert scaled(weight) / scaled(other) == pytest.approx(plain(weight) / plain(other))
 
 
@@ -181,18 +181,18 @@ def test_a_plain_norm_is_any_other_plain_norm():
 
 
 @pytest.mark.parametrize("size", [1e-320, 1e-200, 1e160, 1e307])
-@pytest.mark.parametrize("norm", [IDENTITY, Diagonal(positive(INNER)), Gram(moment())])
+@pytest.mark.parametrize("norm", [IDENTITY, Diagonal(positive(INNER)), Full(moment())])
 def test_the_relative_error_of_weights_whose_squares_leave_the_range(norm, size):
     weight = random(OUT, INNER).clamp(-4, 4) * size
     assert norm.relative_error(weight, weight / 2) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_they_are_told_apart_in_reports():
-    norms = [IDENTITY, Diagonal(positive(INNER)), Gram(moment(), positive(OUT))]
+    norms = [IDENTITY, Diagonal(positive(INNER)), Full(moment(), positive(OUT))]
     assert [norm.describe() for norm in norms] == ["identity", "diagonal", "full"]
     assert [repr(norm) for norm in norms[1:]] == [
         "Diagonal(columns: 4)",
-        "Gram(moment: 4, rows: 5)",
+        "Full(moment: 4, rows: 5)",
     ]
 
 
@@ -212,7 +212,7 @@ class TestSquareRoot:
 
     def test_an_indefinite_matrix_is_refused(self):
         indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()
-        for refuses in (Gram, square_root, lambda b: Gram(b, damping=9.0)):
+        for refuses in (Full, square_root, lambda b: Full(b, damping=9.0)):
             with pytest.raises(
                 ValueError, match="no negative eigenvalues.* has -1 beside 3: calib"
             ):
@@ -221,7 +221,7 @@ class TestSquareRoot:
     @pytest.mark.parametrize("width", [3, 40, 400])
     def test_what_rounding_makes_of_a_singular_moment_is_none(self, width):
         x = 5 + random(2, width).float()
-        root = square_root(Gram(x.T @ x).moment)
+        root = square_root(Full(x.T @ x).moment)
         assert bool(root.isfinite().all())
 
 
@@ -255,31 +255,34 @@ BAD = {
     ),
     "columns empty": (lambda: Diagonal(torch.ones(0)), r"not shape \(0,\)"),
     "moment no square": (
-        lambda: Gram(torch.ones(2, 3)),
+        lambda: Full(torch.ones(2, 3)),
         r"a second moment is a square floating-point matrix, not \(2, 3\) torch.float32",
     ),
-    "moment a vector": (lambda: Gram(torch.ones(3)), r"square .* matrix, not \(3,\)"),
-    "moment integer": (lambda: Gram(torch.eye(2).long()), "not .* torch.int64"),
+    "moment a vector": (lambda: Full(torch.ones(3)), r"square .* matrix, not \(3,\)"),
+    "moment integer": (lambda: Full(torch.eye(2).long()), "not .* torch.int64"),
     "moment NaN": (
-        lambda: Gram(with_value(torch.eye(3), (0, 1), NAN)),
+        lambda: Full(with_value(torch.eye(3), (0, 1), NAN)),
         "1 entries of a second moment are NaN or infinite: calibrate anew",
     ),
     "moment infinite": (
-        lambda: Gram(with_value(torch.eye(3), (1, 1), INF)),
+        lambda: Full(with_value(torch.eye(3), (1, 1), INF)),
         "diagonal of a second moment: 1 of 3 are NaN or infinite",
     ),
     "moment negative": (
-        lambda: Gram(with_value(torch.eye(3), (1, 1), -1)),
+        lambda: Full(with_value(torch.eye(3), (1, 1), -1)),
         "diagonal of a second moment: -1 is negative",
     ),
-    "moment zero": (lambda: Gram(torch.zeros(3, 3)), "diagonal of a second moment: all 3 are zero"),
+    "moment zero": (lambda: Full(torch.zeros(3, 3)), "diagonal of a second moment: all 3 are zero"),
     "moment asymmetric": (
-        lambda: Gram(with_value(torch.eye(3), (0, 1), 0.5)),
+        lambda: Full(with_value(torch.eye(3), (0, 1), 0.5)),
         "must be symmetric, and this matrix is not",
     ),
-    "Gram's rows": (lambda: Gram(torch.eye(3), torch.tensor([-1.0])), "rows: -1 is negative"),
+    "rows negative": (
+        lambda: Full(torch.eye(3), torch.tensor([-1.0])),
+        "rows: -1 is negative",
+    ),
     "damping negative": (
-        lambda: Gram(torch.eye(3), damping=-0.1),
+        lambda: Full(torch.eye(3), damping=-0.1),
         "damping=-0.1 must be at least 0 and finite",
     ),
     "damping NaN": (lambda: Diagonal(torch.ones(3), damping=NAN), "damping=nan must be at least 0"),
@@ -294,7 +297,7 @@ def test_bad_statistics_are_refused(make, text):
 
 
 def test_a_moment_whose_sum_float16_cannot_hold_is_a_moment():
-    norm = Gram(torch.eye(4, dtype=torch.float16) * 60000)
+    norm = Full(torch.eye(4, dtype=torch.float16) * 60000)
     assert norm(torch.eye(4)) == pytest.approx((4 * 60000) ** 0.5, rel=1e-3)
 
 
@@ -304,10 +307,10 @@ def test_a_moment_whose_sum_float16_cannot_hold_is_a_moment():
         (Diagonal(torch.ones(3)), r"columns of length 3 do not fit .* \(5, 4\), which needs 4"),
         (Diagonal(rows=torch.ones(4)), r"rows of length 4 do not fit .* which needs 5"),
         (
-            Gram(torch.eye(5)),
+            Full(torch.eye(5)),
             r"moment of length 5 .* needs 4: these are statistics of another layer",
         ),
-        (Gram(torch.eye(4), torch.ones(3)), r"rows of length 3 do not fit .* which needs 5"),
+        (Full(torch.eye(4), torch.ones(3)), r"rows of length 3 do not fit .* which needs 5"),
     ],
 )
 def test_statistics_of_another_layer_are_refused(norm, text):

@@ -19,7 +19,7 @@ from lowrank.decomposers import (
     RobustPCA,
     TruncatedSVD,
 )
-from lowrank.norms import Gram, Identity
+from lowrank.norms import Full, Identity
 from lowrank.numerics.checks import (
     check_exactly_one,
     check_integer,
@@ -114,7 +114,7 @@ def test_allowed_values_pass():
     check_one_of("view", "channel", ("channel", "spatial"))
 
 
-FULL = Gram(torch.eye(15))
+FULL = Full(torch.eye(15))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_an_exact_base_is_right_in_every_norm():
 @pytest.mark.parametrize("method", [GlobalMagnitude(0.5), GlobalRank(2), KeptEnergy(2)])
 def test_an_allocation_refuses_a_norm_that_it_does_not_know(method):
     model = torch.nn.Sequential(torch.nn.Linear(15, 12), torch.nn.Linear(12, 15))
-    with pytest.raises(ValueError, match=f"{name(method)} cannot approximate in the norm Gram"):
+    with pytest.raises(ValueError, match=f"{name(method)} cannot approximate in the norm Full"):
         compress(model, method, norm=CalibratedNorms("full"), data=[torch.randn(4, 15)])
 
 

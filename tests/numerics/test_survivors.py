@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowrank.norms import Gram
+from lowrank.norms import Full
 from lowrank.numerics import survivors
 from lowrank.numerics.survivors import exact_update
 
@@ -85,7 +85,7 @@ def test_the_error_is_that_of_the_projection():
     weight = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
     updated = exact_update(weight, torch.tensor([[True, False]]), moment)
     torch.testing.assert_close(updated, torch.tensor([[2.6, 0.0]], dtype=torch.float64))
-    assert abs(Gram(moment)(weight - updated) - (1 - 0.36) ** 0.5) < 1e-12
+    assert abs(Full(moment)(weight - updated) - (1 - 0.36) ** 0.5) < 1e-12
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
