@@ -1,4 +1,4 @@
-"""The layout of the library: rooms import from those below them, and files stay small."""
+"""The layout of the library: imports between rooms, sizes of files, names of classes."""
 
 import ast
 import importlib
@@ -85,6 +85,16 @@ def test_the_room_of_decomposers_holds_one_method_in_each_file():
     homes = [value.__module__ for value in vars(decomposers).values() if inspect.isclass(value)]
     files = [name for name in MODULES if name.startswith("lowrank.decomposers.")]
     assert sorted([*homes, "lowrank.decomposers.pruning"]) == files
+
+
+def test_each_class_name_has_one_meaning():
+    homes: dict[str, list[str]] = {}
+    for path in sorted([*ROOT.glob("lowrank/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(homes) > 200
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
 
 
 @pytest.mark.parametrize("place", ["lowrank", "experiments"])
