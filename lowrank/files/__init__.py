@@ -1,1 +1,1 @@
-"""Files that appear whole, hold no pickle, and are read with suspicion."""
+"""File formats and paths: atomic writes, no pickle, and checks of everything that is read."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ TEMPORARY = re.compile(
 def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path` to write to, which takes its place if the block ends without error.
 
-    It lies in the same folder, because only within one file system is a rename atomic, and is
-    flushed to the disk before, so that no crash leaves an empty file under `path`. Of a link, the
-    file that it points to is replaced. At the first in a folder what killed ones left goes.
+    The new file lies in the same folder, because a rename is atomic only within one file system. It
+    is flushed to the disk before the rename, so that no crash leaves an empty file under `path`. If
+    `path` is a link, the file that it points to is replaced. The first call for a folder removes
+    the temporary files that killed processes left there.
 
     Raises:
         ValueError: at `path` is something that is no file, such as a folder, a device or a pipe.
@@ -65,8 +66,8 @@ def temporary_in(folder: Path, name: str) -> Path:
 def clean(folder: str | Path) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    Safe beside others that are writing, on this machine or on another that shares the folder: what
-    goes is of processes of this machine that are no more, or has not changed for a day.
+    Safe while other processes write, on this machine or on another that shares the folder: only
+    files of ended processes of this machine, and files unchanged for a day, are removed.
 
     Raises:
         OSError: the folder cannot be read or changed.

@@ -1,4 +1,4 @@
-"""Libraries that only a part of this one needs, and what installs them."""
+"""Optional dependencies: which extra of pyproject.toml installs a missing library."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ EXTRAS = {
 
 
 class MissingExtra(ImportError, ValueError):
-    """A library is not installed that something asked for needs; a ValueError, as all that a user
-    can put right."""
+    """An optional library is needed and not installed.
+
+    A ValueError, like every error that a user can correct.
+    """
 
 
 def need(by: str, *libraries: str, instead: str = "") -> None:
-    """Look for libraries before they are imported, and before any work that they are for.
+    """Check that libraries are installed, without importing them and before any work.
 
     Args:
         by: who needs them, such as "a data frame".

@@ -1,4 +1,4 @@
-"""JSON that others wrote: what is not as expected is one ValueError that names the place."""
+"""Validation of untrusted JSON: every unexpected value is a FieldError that names its place."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class FieldError(ValueError):
 
 
 def parse(text: str | bytes, place: str, numbers: bool = True) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
     Args:
         place: of the text, for errors.
         numbers: whether NaN, infinity and integers beyond 64 bits are refused here.
 
     Raises:
-        FieldError: it is no JSON as this library writes it: NaN, numbers or nesting beyond all
-            bounds, text that cannot be written again.
+        FieldError: the text is not JSON as this library writes it: it has NaN, numbers or nesting
+            beyond the limits, or text that cannot be encoded again.
     """
 
     try:

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from the JSON that `dataclasses.asdict` made of them, perhaps by others."""
+"""Frozen dataclasses from untrusted JSON in the form that `dataclasses.asdict` gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of files made of names that somebody else chose."""
+"""File names from arbitrary names, such as those of models on the hub."""
 
 from __future__ import annotations
 

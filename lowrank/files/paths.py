@@ -1,4 +1,4 @@
-"""Paths as callers give them, and what a file may be written over."""
+"""Paths of arguments, and a check of whether a file may be replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process something belongs to, and whether that process is gone."""
+"""Identity of a process across machines, and whether the process has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from all others, also of other machines that share a file system.
+    """The identity of a process, unique also among machines that share a file system.
 
     Attributes:
         host: the machine since its last start, and which processes it shows, as in a container.

@@ -1,4 +1,4 @@
-"""Temporary folders that do not outlive a process that was killed for longer than to the next."""
+"""Temporary folders; the next process removes those that a killed process left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = re.compile(r"lowrank-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A new temporary folder, removed at the end; first those go that killed processes left."""
+    """A new temporary folder, removed at the end; first it removes those of killed processes."""
     clean()
     owner = this_process()
     prefix = f"lowrank-{_short(owner.host)}-{owner.pid}-{owner.started}-"

@@ -1,8 +1,8 @@
-"""Files of tensors and JSON, never pickle: safetensors, with what the tensors are in the header.
+"""Files of tensors and JSON, never pickle: safetensors with the description of the tensors as JSON.
 
 Each tensor is stored in the fewest bits that hold its numbers (`storage.stored_dtype`) and comes
-back in its own dtype. A hash tells a damaged file; it is no protection against whoever makes a file
-on purpose, so that everything that is read is checked besides.
+back in its own dtype. A hash detects a damaged file. It is no protection against a forged file, so
+everything that is read is checked as well.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _text(content: Mapping[str, Any]) -> str:
 def _entries(
     tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, dict[str, Any]]:
-    """What a safetensors header says of each tensor, in the order in which they are written."""
+    """The entry of each tensor in a safetensors header, in the order in which they are written."""
     # Long numbers first, so that each lies at a multiple of its length.
     order = sorted(tensors, key=lambda name: -dtypes[name].itemsize)
     end, entries = 0, {}
@@ -163,7 +163,7 @@ class TensorFile:
 
     @property
     def nbytes(self) -> int:
-        """What the tensors take in memory."""
+        """Bytes of the tensors in memory."""
         sizes = (torch.Size(shape).numel() for shape in self.shapes.values())
         dtypes = self.dtypes.values()
         return sum(n * dtype.itemsize for n, dtype in zip(sizes, dtypes, strict=True))

@@ -1,3 +1,3 @@
-"""What a number of a record means: its name for people, its scale, and which way is better."""
+"""Metrics: the name, the scale and the direction (higher or lower is better) of a number."""
 
 from lowrank.metrics.metric import Metric as Metric

@@ -1,4 +1,4 @@
-"""A measure with its names for people, how its numbers read, and which way is better."""
+"""A metric: its titles, its scale and its direction (higher or lower is better)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Metric:
-    """What a measure of a model is.
+    """The description of a measure of a model.
 
     Args:
         name: on the record.
@@ -75,7 +75,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """What to multiply values with so that more is better."""
+        """1 if higher is better, else −1: values times this are better when larger."""
         return 1 if self.higher_is_better else -1
 
     def text(self, mean: float, spread: float = float("nan")) -> str:

@@ -1,4 +1,4 @@
-"""Norms, in which the error of an approximation counts."""
+"""Norms in which the error of an approximation is measured."""
 
 from lowrank.norms.moments import square_root as square_root
 from lowrank.norms.moments import whitened as whitened

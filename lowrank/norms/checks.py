@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_moment(moment: Tensor) -> None:
-    """Raise ValueError unless it is a second moment that says something."""
+    """Raise ValueError unless it is symmetric and finite with a diagonal ≥ 0, not all zero."""
     check_tensor("a second moment", moment)
     shape = tuple(moment.shape)
     if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
@@ -42,7 +42,7 @@ def check_importance(name: str, values: Tensor) -> None:
 
 
 def check_damping(damping: Any) -> None:
-    """Raise ValueError unless it is a share that can be added."""
+    """Raise ValueError unless it is a finite number of at least 0."""
     is_number = isinstance(damping, int | float) and not isinstance(damping, bool)
     if not is_number or not 0 <= damping < math.inf:
         raise ValueError(f"damping={damping!r} must be at least 0 and finite, a number")

@@ -1,4 +1,4 @@
-"""Second moments: whether they are such, and their square roots."""
+"""Second moments E[x xᵀ]: a test of positive semi-definiteness, and square roots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def whitened(matrix: Tensor, moment: Tensor) -> Tensor:
 
 @memo.memoised
 def is_semidefinite(moment: Tensor) -> bool:
-    """Whether no eigenvalue is below zero by more than sums in float32 make of it.
+    """Whether no eigenvalue is below zero by more than the rounding errors of sums in float32.
 
     By a Cholesky decomposition, which costs a few per cent of the eigenvalues.
     """
@@ -32,7 +32,7 @@ def is_semidefinite(moment: Tensor) -> bool:
 
 
 def refuse_indefinite(moment: Tensor) -> NoReturn:
-    """Raise ValueError with the eigenvalues that no second moment has."""
+    """Raise ValueError that states the negative eigenvalues."""
     values = torch.linalg.eigvalsh(moment)
     raise ValueError(
         f"a second moment has no negative eigenvalues, and this matrix has {values[0]:.3g} "
@@ -42,7 +42,7 @@ def refuse_indefinite(moment: Tensor) -> NoReturn:
 
 @memo.memoised
 def square_root(moment: Tensor) -> Tensor:
-    """R (in, in) with R Rᵀ = `moment`, by eigen-decomposition; right if it is singular.
+    """R (in, in) with R Rᵀ = `moment`, by eigen-decomposition; valid for singular moments too.
 
     Eigenvalues within the rounding errors of the largest, negative ones too, are zero: their roots
     would be half as many digits large.

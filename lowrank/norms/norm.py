@@ -1,8 +1,8 @@
-"""Norms, in which the error of an approximation counts.
+"""Norms in which the error of an approximation is measured.
 
-The columns of a weight W of shape (out, in) are multiplied with inputs x, its rows make outputs, so
-that E‖(W − Ŵ) x‖² = ‖(W − Ŵ) B^{1/2}‖² with B = E[x xᵀ]. Knowing more of B gives a norm that is
-nearer to what the model computes: nothing (`Identity`), its diagonal (`Diagonal`), all (`Full`).
+A weight W of shape (out, in) maps inputs x to outputs W x. The mean squared error of the outputs is
+E‖(W − Ŵ) x‖² = ‖(W − Ŵ) B^{1/2}‖², where B = E[x xᵀ] is the second moment of the inputs. `Identity`
+knows nothing of B, `Diagonal` knows its diagonal, and `Full` knows all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lowrank.numerics import memo
 class Norm(ABC):
     """‖A^{1/2} (W − Ŵ) B^{1/2}‖_F for a weight W of shape (out, in), A diagonal.
 
-    A says how much each output counts, B which inputs come together and how strong they are.
+    A weighs the outputs; B is the second moment of the inputs.
 
     Attributes:
         word: for configs and reports.
@@ -118,13 +118,13 @@ IDENTITY = Identity()
 # Compared by identity, because tensors have no truth value.
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagonal(Norm):
-    """Each column counts as the mean square of its input, each row as its output's importance.
+    """Each column is weighted by the mean square of its input, each row by its output's importance.
 
     Args:
         columns: the diagonal of B, shape (in,), such as E[x²]; None: all count the same.
         rows: the diagonal of A, shape (out,); None: all count the same.
-        damping: added to every entry of each of the two, as a share of its mean; at least 0. Keeps
-            inputs that the data never showed from counting nothing.
+        damping: added to every entry of each of the two, as a share of its mean; at least 0. So
+            inputs that never occurred in the data have a weight above zero.
 
     Raises:
         ValueError: neither is given; entries that are negative, NaN or infinite, or all zero.
@@ -181,8 +181,8 @@ class Full(Norm):
         moment: B = E[x xᵀ], shape (in, in), symmetric and positive semi-definite; may be singular.
         rows: the diagonal of A, shape (out,); None: all count the same.
         damping: added to the diagonal of B, as a share of its mean, and to `rows` likewise; at
-            least 0. Data that are few or lie in a subspace say nothing about the other directions,
-            which without damping count nothing.
+            least 0. Few data, or data in a subspace, leave directions whose error has no weight
+            without damping.
 
     Raises:
         ValueError: no symmetric matrix, NaN or infinite entries, a negative or an all zero

@@ -1,1 +1,1 @@
-"""Matrices and numbers: what knows no factorization, no norm and no model."""
+"""Linear algebra and optimisation on plain matrices, without factorizations, norms or models."""

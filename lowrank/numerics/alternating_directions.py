@@ -17,7 +17,7 @@ PENALTIES = (0.1, 1000.0)
 def alternate(
     scaled: Tensor, moment: Tensor, project: Callable[[Tensor], Tensor], iterations: int
 ) -> Tensor:
-    """The mask on which the dense and the sparse matrix agree.
+    """The mask to which ADMM converges: that of the sparse copy of the weight.
 
     Args:
         scaled: the weight (out, in), each column times the root of its input's mean square.
@@ -44,7 +44,7 @@ def alternate(
 def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors as columns of a symmetric matrix.
 
-    What rounding left below zero is zero.
+    Eigenvalues that rounding left below zero are set to zero.
     """
     values, vectors = torch.linalg.eigh(matrix)
     return values.clamp_min(0), vectors

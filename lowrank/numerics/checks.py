@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, made when a method is, before any work."""
+"""Checks of hyperparameters, made when a method is constructed, before any work."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def check_positive(name: str, value: object) -> None:
 
 
 def check_sparsity(sparsity: object) -> None:
-    """Raise ValueError unless it is a share of zeros that leaves something."""
+    """Raise ValueError unless it is a share of zeros in [0, 1)."""
     check_number("sparsity", sparsity, "lie in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def check_ratio(compression_ratio: object) -> None:
-    """Raise ValueError for a compression ratio that would enlarge."""
+    """Raise ValueError for a compression ratio that would enlarge the model."""
     name = "compression_ratio"
     check_number(name, compression_ratio, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
 

@@ -1,4 +1,4 @@
-"""Inverse second moments, as pruning and quantization with compensation need them."""
+"""Inverse second moments, for pruning and quantization that compensate errors column by column."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
 def without_dead(moment: Tensor) -> Tensor:
     """The moment with its mean on the diagonal where that is zero.
 
-    An input that is always zero goes together with no other, so that nothing else changes.
+    An input that is always zero is uncorrelated with the others, so nothing else changes.
     """
     strength = moment.diagonal()
     dead = strength == 0
@@ -64,5 +64,5 @@ def raised(share: float) -> str:
 
 
 def is_diagonal(moment: Tensor) -> bool:
-    """Whether no two inputs come together, so that no weight can make up for another."""
+    """Whether the inputs are uncorrelated, so that no weight can compensate another one's error."""
     return not bool((moment - torch.diag(moment.diagonal())).any())

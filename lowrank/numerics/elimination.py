@@ -1,4 +1,4 @@
-"""Elimination column by column: those not yet chosen make up for the error of each."""
+"""Elimination column by column: the columns not yet chosen compensate the error of each choice."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Choose = Callable[[int, Tensor], Tensor]
 def eliminate(
     rest: Tensor, factor: Tensor, edges: Sequence[int], settle: Callable[[int, int], Tensor]
 ) -> Tensor:
-    """Settle columns block by block, the columns after each making up for its errors.
+    """Settle columns block by block; the later columns compensate the errors of each block.
 
-    What one half of the blocks leaves is added to the other half at once, and so on within each
-    half: products of large matrices instead of a pass over all that follows for every block.
+    The recursion splits the blocks into halves: the errors of the first half are applied to the
+    second half by one product of large matrices, and likewise within each half.
 
     Args:
         rest: the columns, a column a row, (n, out); changed.
         factor: U of `inverse_factor` for them, (n, n).
         edges: where blocks begin, and the end: 0, …, n.
-        settle: given the first column of a block and the one after its last, with all before made
-            up for in `rest`, the errors of the block.
+        settle: given the first column of a block and the one after its last, the errors of the
+            block. `rest` then compensates the errors of all columns before.
 
     Returns:
-        The errors, (n, out): what columns lose, in units of their rows of U.
+        The errors, (n, out), of the columns, in units of their rows of U.
     """
     errors = torch.empty_like(rest)
 
@@ -53,12 +53,13 @@ def eliminate(
 def eliminate_in_turn(
     rest: Tensor, factor: Tensor, chooser: Callable[[int, int], Choose]
 ) -> Tensor:
-    """Choose the values of all columns in turn, those that follow making up for each error.
+    """Choose the values of all columns in turn; the later columns compensate each error.
 
     Args:
         rest: the columns, a column a row, (n, out); changed to what each was when its turn came.
         factor: U of `inverse_factor` for them, (n, n).
-        chooser: given the first column of a block and the one after its last, what chooses there.
+        chooser: given the first column of a block and the one after its last, the function that
+            chooses the values of its columns.
 
     Returns:
         The errors, (n, out), as of `eliminate`.
@@ -82,17 +83,17 @@ def sweep(
     order: Tensor,
     chooser: Callable[[int, int], tuple[Tensor, Choose]],
 ) -> None:
-    """Coordinate descent: choose every column once anew, as the errors of the others want it.
+    """Coordinate descent: choose every column once anew, with the other columns fixed.
 
-    The squared error is a parabola of one weight, so that the value nearest to its lowest point is
-    the best one, and no step makes the error larger.
+    The squared error is a parabola in each weight, so the allowed value nearest to its minimum is
+    the best one, and no step increases the error.
 
     Args:
-        missing: what all columns together are off by, a column a row, (in, out); changed.
+        missing: the weight less its approximation, transposed, (in, out); changed.
         moment: (in, in), with no zero on its diagonal.
         order: of the columns, (in,).
         chooser: given the first place of a block in this order and the one after its last, the
-            values (n, out) that its columns have, and what chooses there.
+            values (n, out) of its columns, and the function that chooses new ones.
     """
     for begin in range(0, len(order), BLOCK):
         columns = order[begin : begin + BLOCK]

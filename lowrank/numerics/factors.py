@@ -36,9 +36,9 @@ def equally_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def beyond_rounding(rest: Tensor, weight: Tensor) -> Tensor:
-    """The rest that factors leave of a weight, or zero if it is no more than its rounding.
+    """The residual of a factored weight, or zero if it is no larger than the rounding errors.
 
-    A base is not to represent that, for which it may have no scale that is small enough.
+    A quantized base must not represent rounding errors: its dtype may have no scale that small.
     """
     eps = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
     noise = ROUNDINGS * eps * weight.abs().max()
@@ -53,7 +53,7 @@ def fitted(weight: Tensor, moment: Tensor, right: Tensor) -> Tensor:
     Args:
         weight: (out, in), float64.
         moment: B, (in, in).
-        right: (k, in), float64; perhaps with rows that are zero or depend on each other.
+        right: (k, in), float64; its rows may be zero or linearly dependent.
     """
     pulled = moment @ right.T
     return weight @ pulled @ torch.linalg.pinv(right @ pulled, hermitian=True)

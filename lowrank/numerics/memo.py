@@ -1,11 +1,12 @@
-"""Expensive kernels paid once: results kept by the content of the matrix they were computed from.
+"""Memoisation of expensive kernels by the content of their matrices.
 
-A sweep over 32 ranks calls `svd(weight)` 32 times with the same numbers; only the first call works.
-Keyed by content and not by object, because each point of a sweep sees its own copy of a weight.
+A sweep over 32 ranks calls `svd(weight)` 32 times with the same numbers; only the first call
+computes it. The key is the content and not the object, because each point of a sweep has its own
+copy of a weight.
 
-What comes from running a model depends on more than its numbers: on its code, its plain attributes
-and its hooks, which no key can show. Such results are kept only for a model whose owner promises
-that these stay as they are: `unchanging`.
+The outputs of a model depend not only on its weights but also on its code, its plain attributes and
+its hooks, which no key can contain. They are kept only for a model whose owner promises by
+`unchanging` that these do not change.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Memo:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Forget at the end what was first computed inside: results that can never come again."""
+        """Forget at the end the results first computed inside, whose keys can never occur again."""
         before = set(self._store)
         try:
             yield
@@ -103,12 +104,11 @@ _PROMISED: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
 
 
 def unchanging(model: nn.Module) -> nn.Module:
-    """Promise that this model stays as it is, so that what comes from running it is computed once.
+    """Promise that a model does not change, so that results of running it are computed once.
 
-    Promised is that from here on the code of its modules, their plain attributes and their hooks
-    stay as they are, and so does the code of the task that it is run on. Its weights and buffers
-    and the data may change: what is kept is kept by their content. The promise is of this object;
-    a copy of it has none.
+    The promise: from now on the code of its modules, their plain attributes and their hooks do not
+    change, nor does the code of the task that it runs on. Weights, buffers and data may change,
+    because they are part of the key. The promise holds for this object and not for its copies.
 
     Returns:
         The model itself.
@@ -118,13 +118,13 @@ def unchanging(model: nn.Module) -> nn.Module:
 
 
 def model_key(model: nn.Module) -> tuple[Any, ...] | None:
-    """The part of a key of `Memo` that is a model; None without the promise of `unchanging`."""
+    """The part of a key of `Memo` for a model; None without the promise of `unchanging`."""
     token = _PROMISED.get(model)
     return None if token is None else (token, model_fingerprint(model))
 
 
 def unchanging_meanwhile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what comes from running the model, the first argument, be kept until the call ends."""
+    """Keep results of running the model, the first argument, until the call ends."""
 
     @functools.wraps(function)
     def wrapper(model: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Weights that are multiples of one step: of few values, such as those of a quantized matrix."""
+"""Detection of weights that are multiples of one step, such as those of a quantized matrix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def as_multiples(weight: Tensor, reach: int) -> Iterator[tuple[Tensor, float, in
 
 
 def smallest_distances(weight: Tensor) -> list[float]:
-    """Steps of which all weights may be multiples: the smallest, and what is between neighbours."""
+    """Candidate steps: the smallest magnitude, and the smallest distance between neighbours."""
     sizes = weight.abs()
     smallest = float(sizes[sizes > 0].min())
     gaps = weight.flatten()[:SOME].sort().values.diff()

@@ -1,4 +1,4 @@
-"""Normalised weights: of a size at which nothing that is computed leaves float64."""
+"""Weights scaled by a power of two to about 1, so that no computation overflows float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalised:
-    """A weight beside itself at a size at which nothing that is computed leaves float64.
+    """A weight, and the same weight scaled to about 1, so that no computation overflows float64.
 
     Attributes:
         weight: shape (out, in).

@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def working(matrix: Tensor) -> Tensor:
-    """The matrix in the dtype to compute in: half precision has no kernels for SVD and loses digits
-    elsewhere, so float32 stands in for it; float64 stays float64."""
+    """The matrix in the dtype to compute in: float32 for half precision, which has no kernels for
+    SVD and loses digits elsewhere; float64 stays float64."""
     return matrix.to(torch.promote_types(matrix.dtype, torch.float32))

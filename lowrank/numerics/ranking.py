@@ -17,9 +17,9 @@ def descending(scores: Tensor) -> Tensor:
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
-    """The mask of the `count` largest scores of each row (rows, n), equal ones from the first on.
+    """The mask of the `count` largest scores of each row (rows, n); of equal scores the first.
 
-    That of the first places of `descending`, without sorting: several times as fast.
+    The same mask as from the first places of `descending`, without sorting: several times as fast.
     """
     if count < 1:
         return torch.zeros_like(scores, dtype=torch.bool)

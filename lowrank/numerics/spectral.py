@@ -1,10 +1,11 @@
-"""Leading singular vectors by the fastest route that is near enough to the best, which is checked.
+"""Leading singular vectors by the fastest route whose error is provably near the optimum.
 
-The eigenvectors of the Gram matrix of a weight, that of its smaller side, are its singular vectors,
-and take a fraction of a singular value decomposition. But squaring halves the digits. So what is
-found is checked, without knowing the optimum, and where it may be too far from it the next more
-accurate route is taken: float32, float64, `torch.linalg.svd` in float64. (Randomised methods come
-nowhere near the tolerance on the slowly falling spectra of trained weights.)
+The eigenvectors of the Gram matrix of a weight (that of its smaller side) are its singular vectors,
+and take a fraction of the time of a singular value decomposition. But squaring halves the digits.
+So an a posteriori bound, which does not need the optimum, checks the result, and where the error
+may be too far from the optimum the next more accurate route is taken: float32, float64,
+`torch.linalg.svd` in float64. (Randomised methods do not reach the tolerance on the slowly falling
+spectra of trained weights.)
 
 The check. Let V be the vectors found, H = Vᵀ Wᵀ W V, d its diagonal, descending, and E the rest of
 it. The first r of them miss T = d_{r+1} + d_{r+2} + … of the squared norm, the best matrix of rank
@@ -49,7 +50,7 @@ PROBES, SAFETY = 8, 4.0
 
 
 class Spectral(NamedTuple):
-    """W ≈ u diag(s) vh, of which the leading part of rank r is as good as `excess[r]` says.
+    """W ≈ u diag(s) vh; `excess[r]` bounds the error of the leading part of rank r.
 
     Attributes:
         u, s, vh: shapes (out, k), (k,), (k, in) with k = min(out, in), s descending. The vectors
@@ -85,11 +86,11 @@ class Leading(NamedTuple):
 
 
 def leading(matrix: Tensor, rank: int) -> Leading:
-    """Singular vectors of which the first `rank` are as near to a matrix as any, to `TOLERANCE`.
+    """Singular vectors of which the first `rank` give the least error of that rank, to `TOLERANCE`.
 
-    One analysis serves all ranks for which it is accurate enough; memoised. A float32 matrix says
-    nothing below its own rounding errors: where the least error is no larger than they are, the
-    float64 route is near enough.
+    One analysis serves all ranks for which it is accurate enough; memoised. A float32 matrix has no
+    information below its own rounding errors: where the least error is no larger than they are,
+    the float64 route is accepted.
 
     Args:
         matrix: (out, in), float32 or float64.
@@ -258,7 +259,7 @@ def by_sum(images: Tensor, useful: int) -> Tensor:
 
 
 def not_orthogonal(images: Tensor, vectors: Tensor) -> float:
-    """At most ‖W V (Vᵀ V − 1)‖²_F, what V as it is may add to the squared error at any rank."""
+    """A bound of ‖W V (Vᵀ V − 1)‖²_F, which V adds to the squared error at any rank."""
     random = probes(len(vectors), vectors)
     return mean_square(images.T @ (vectors @ (vectors.T @ random) - random))
 
@@ -270,7 +271,7 @@ def probes(size: int, like: Tensor) -> Tensor:
 
 
 def mean_square(products: Tensor) -> float:
-    """‖M‖²_F, on the safe side, from products M x with random vectors, (m, PROBES)."""
+    """An upper estimate of ‖M‖²_F from products M x with random vectors, (m, PROBES)."""
     return SAFETY * float(products.square().sum(dtype=torch.float64)) / PROBES
 
 

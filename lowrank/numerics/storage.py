@@ -1,7 +1,7 @@
-"""Storage of tensors: in how many bits each lies in a file, decided in this one place.
+"""Storage of tensors: the dtype, and so the number of bits, in which a file holds each of them.
 
-Published weights mostly have 16 bits and are loaded in float32. Counted and stored at 32 bits they
-would make every compression of them look twice as good as it is.
+Published weights mostly have 16 bits and are loaded in float32. Counted at 32 bits they would make
+every compression of them look twice as good as it is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LEAST, MOST = 2**10, 2**22
 def stored_dtype(tensor: Tensor) -> torch.dtype:
     """The narrowest dtype that holds every number of a tensor bit for bit.
 
-    bfloat16, float16 or float32 for float32 and float64; all others stay as they are, and so does
-    what is on the meta device, which has no numbers.
+    bfloat16, float16 or float32 for float32 and float64. All other dtypes stay as they are, and so
+    do tensors on the meta device, which have no numbers.
     """
     if tensor.is_meta:
         return tensor.dtype

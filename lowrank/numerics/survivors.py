@@ -1,4 +1,4 @@
-"""Values of the weights that pruning keeps: least squares for a mask."""
+"""Optimal values of the weights that pruning keeps: least squares for a given mask."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def exact_update(weight: Tensor, kept: Tensor, moment: Tensor) -> Tensor:
     Args:
         weight: shape (out, in).
         kept: the mask, same shape.
-        moment: B, (in, in), positive semi-definite; where survivors can stand in for each other,
-            because it is singular, the least change of them is taken.
+        moment: B, (in, in), positive semi-definite; where it is singular on the survivors, the
+            solution of least change is taken.
 
     Returns:
         Shape (out, in), float64; where no change pays, bit for bit the weight.
@@ -66,7 +66,7 @@ def regular_inverse(moment: Tensor) -> Tensor | None:
 def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
     """The root mean square of each input, (in,), and the moment (in, in) of inputs divided by it.
 
-    An input that is always zero is as one of mean square 1 that comes with no other.
+    An input that is always zero is treated as one of mean square 1, uncorrelated with all others.
     """
     scale = moment.diagonal().sqrt()
     scale = scale.where(scale > 0, 1)
@@ -91,8 +91,8 @@ def solve_on(kept: Tensor, padded: Tensor, right: Tensor) -> Tensor:
 
     Args:
         kept: masks, shape (rows, in).
-        padded: the moment, ones on the diagonal, with a row and a column of zeros more, which fill
-            up the systems of rows that keep fewer: (in + 1, in + 1).
+        padded: the moment, with ones on its diagonal and one more row and column of zeros that pad
+            the systems of rows with fewer survivors: (in + 1, in + 1).
         right: (rows, in).
 
     Returns:
