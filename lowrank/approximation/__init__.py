@@ -1,1 +1,1 @@
-"""Approximations of a matrix in a norm and within bytes: what methods are made of."""
+"""Approximations of a matrix in a norm and within a number of bytes, shared by decomposers."""

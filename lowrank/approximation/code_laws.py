@@ -1,4 +1,4 @@
-"""Probability laws of codes: the one by which those of a matrix take the fewest bits."""
+"""Fit of a probability law to the codes of a matrix, by the fewest bits of an entropy code."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROUNDS = 3
 
 
 def fit_law(codes: Tensor) -> tuple[Law, Exponents, float]:
-    """A law for codes (out, in), float64; how far they spread; and the bits that they then take.
+    """A law for codes (out, in), float64; their spread; and the bits that they take by this law.
 
-    With an exponent for each row, and one for each column too, where that saves more than it takes;
-    its bits are counted. The best of a grid of laws, rows and columns chosen in turn.
+    Rows, and columns too, get exponents of their spread where these save more bits than they take.
+    The law is the best of a grid; rows and columns are chosen in turn.
     """
     reach = max(1, int(codes.abs().max()))
     families = [Family(shape, phase, reach) for shape in SHAPES for phase in PHASES]

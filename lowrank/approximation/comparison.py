@@ -15,16 +15,17 @@ from lowrank.numerics.storage import stored_bytes
 def better_of(
     weight: Tensor, norm: Norm, hybrid: Factorization, *parts: Factorization | None
 ) -> Factorization:
-    """The hybrid, or the first of the parts that is nearest to the weight where that is nearer.
+    """The hybrid, or the nearest of the parts if it is nearer to the weight; of equals, the first.
 
-    So a hybrid is never worse in the norm than a part of it at the same bytes. Errors are those of
-    what is stored, in the dtype of the weight. A part that is returned says so in its note.
+    So a hybrid is never worse in the norm than one of its parts at the same bytes. Errors are those
+    of the stored values, in the dtype of the weight. The note of a returned part says so.
 
     Args:
         weight: shape (out, in).
         norm: in which the error counts.
-        hybrid: what the method made.
-        parts: what one of its steps makes alone of the same bytes; None where nothing fits.
+        hybrid: the factorization of the method.
+        parts: factorizations by one of its steps alone, within the same bytes; None where none
+            fits.
 
     Raises:
         ValueError: a part that takes more bytes than the hybrid, or the error of neither it nor any
@@ -56,9 +57,9 @@ def better_of(
 
 
 def better_than_svd(weight: Tensor, norm: Norm, hybrid: Factorization) -> Factorization:
-    """The nearer of a hybrid of which low rank is the first part, and the truncated SVD.
+    """The nearer of a hybrid with a low-rank part and the truncated SVD of as many bytes.
 
-    Where the hybrid would not be smaller than the weight, the weight itself.
+    The weight itself, if the hybrid would not be smaller.
     """
     form = dense_unless_smaller(weight, hybrid)
     if isinstance(form, Dense):
@@ -67,7 +68,7 @@ def better_than_svd(weight: Tensor, norm: Norm, hybrid: Factorization) -> Factor
 
 
 def error_of(weight: Tensor, norm: Norm, form: Factorization) -> float:
-    """‖W − Ŵ‖ of what is stored; infinite where that is not finite."""
+    """‖W − Ŵ‖ of the stored values; infinite if they are not finite."""
     error = norm(weight.double() - form.to_dense().detach().double())
     return error if error == error else math.inf
 
@@ -87,7 +88,7 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
 
 
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
-    """`form` in the weight's dtype, or the weight itself, with a note, where that is not larger."""
+    """`form` in the weight's dtype, or the weight itself, with a note, if that is no larger."""
     form = form.to(weight.dtype)
     needed, dense = form.nbytes, stored_bytes(weight)
     if needed < dense:

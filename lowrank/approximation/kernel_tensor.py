@@ -46,8 +46,8 @@ class KernelTensor(NamedTuple):
         return self.weight.shape[1] // self.positions
 
     def whitened(self) -> tuple[Tensor, Tensor]:
-        """The kernel (out, in, positions) in the norm as if positions counted alike, and R (in, in)
-        by which its channels were multiplied."""
+        """The whitened kernel (out, in, positions), by the moment averaged over positions, and R
+        (in, in), which multiplied its channels."""
         moment = self.moment.view(self.channels, self.positions, self.channels, self.positions)
         root = square_root(torch.einsum("ipjp->ij", moment) / self.positions)
         tensor = self.weight.unflatten(1, (self.channels, self.positions))
@@ -58,8 +58,8 @@ class KernelTensor(NamedTuple):
         return torch.kron(mixing, torch.eye(self.positions).to(mixing))
 
     def fit(self, mixing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """The left (out, rank) and core (rank, r · positions) of least error behind a mixing
-        (r, in): exactly, by a truncated SVD."""
+        """The left (out, rank) and core (rank, r · positions) of least error for a given mixing
+        (r, in): exact, by a truncated SVD."""
         right = self.spread(mixing)
         moment = right @ self.moment @ right.T
         moment = (moment + moment.T) / 2

@@ -1,4 +1,4 @@
-"""The nearest matrix of a rank in a norm, and the singular values that say how near it is."""
+"""The nearest matrix of a given rank in a norm, and the singular values that give its error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowrank.numerics.precision import working
 
 
 class Factors(NamedTuple):
-    """left (out, rank), right (rank, in), and what a report should say of them."""
+    """left (out, rank), right (rank, in), and a note for the report."""
 
     left: Tensor
     right: Tensor
@@ -26,14 +26,14 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
 
     With u the leading left singular vectors of A^{1/2} W R, where R Rᵀ = B, it is
     A^{-1/2} u uᵀ A^{1/2} W: the textbook's u s vᵀ R^{-1} wherever R has an inverse, without one.
-    Where B is singular it keeps the projection of W, instead of zero or of rounding errors; and
-    where the norm sees fewer than `rank` directions, the rest are those nearest to W in the plain
-    norm: the limit of a damping that goes to zero. Rows that count nothing are projected onto the
-    right factor, at no cost in the norm.
+    Where B is singular it keeps the projection of W, instead of zero or of rounding errors. Where
+    A^{1/2} W R has fewer than `rank` directions, the others are those of least error in the
+    Frobenius norm: the limit of a damping that goes to zero. Rows of weight zero are projected onto
+    the right factor, at no cost in the norm.
 
-    Computed in float64 but for `Identity`: in float32 the error exceeds the least one by more than
-    1e-6 of it where B has a condition of 1e12. The route is that of `spectral.leading`, which says
-    how near it is, and one analysis serves all ranks.
+    Computed in float64 except for `Identity`: in float32 the error exceeds the least one by more
+    than 1e-6 of it where B has a condition number of 1e12. `spectral.leading` chooses the route and
+    bounds the error; one analysis serves all ranks.
     """
     if isinstance(norm, Identity):
         found, note = spectral.leading(working(weight), rank)

@@ -12,7 +12,7 @@ from lowrank.numerics.curvature import is_diagonal
 from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import memoised
 
-# Rows that the norm leaves out get this share of the least importance among the others.
+# Rows of weight zero get this share of the least importance among the others.
 UNCOUNTED = 1e-3
 
 
@@ -86,10 +86,10 @@ Factors = list[list[tuple[Tensor, Tensor]]]
 def fit(grid: BlockedWeight, ranks: Tensor, iterations: int) -> Factors:
     """The blocks of these ranks, by coordinate descent over the columns of blocks.
 
-    With the others fixed, the blocks of a column are found exactly: what they should be without a
-    bound on the rank, by least squares, then a truncated SVD in the norm of their own columns. So
-    the error never grows, and the first pass alone gives the optimum where no two inputs come
-    together. The first pass begins with what the blocks alone would be, not with zero.
+    With the other columns of blocks fixed, one column is solved exactly: least squares without a
+    bound on the rank, then a truncated SVD in the norm of its own inputs. So the error never grows,
+    and the first pass alone gives the optimum where inputs are uncorrelated. The first pass starts
+    from the blocks fitted alone, not from zero.
 
     Args:
         ranks: (down, across), integers.
@@ -133,11 +133,11 @@ def joined(column: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def within(grid: BlockedWeight, params: float) -> Tensor | None:
-    """The ranks (down, across) with which the blocks lose least, alone, within so many numbers.
+    """The ranks (down, across) of least error, blocks fitted alone, within a number of parameters.
 
-    Each singular value costs height + width numbers. In grids of equal blocks taking the largest is
-    the optimum; at smaller blocks at the edge, within one step of it. Every row and every column of
-    blocks gets one. None where not even that fits.
+    Each singular value costs height + width parameters. In grids of equal blocks, taking the
+    largest values is optimal; with smaller blocks at the edge it is within one step of the optimum.
+    Every row and every column of blocks gets at least one. None if not even that fits.
     """
     energies = grid.energies()
     out, inner = grid.weight.shape

@@ -30,8 +30,8 @@ class Pattern(ABC):
 
     @abstractmethod
     def sets(self, size: tuple[int, int]) -> int:
-        """Into how many sets, row after row, so many blocks (down, across) fall, of which each is
-        compared within itself."""
+        """The number of sets, row after row, into which blocks (down, across) are divided; scores
+        are compared within each set."""
 
     @abstractmethod
     def keep(self, scores: Tensor, count: int | None, once: bool = False) -> Tensor:
@@ -40,7 +40,7 @@ class Pattern(ABC):
         Args:
             scores: importance of each block, shape `grid(shape).size`.
             count: how many are kept in each set; None for a pattern that is not counted.
-            once: the scores never come again; if not, they are sorted for every count.
+            once: whether the scores are used only once; if not, they are sorted, for every count.
         """
 
 
@@ -113,7 +113,7 @@ def parse(pattern: str, within: str = "matrix") -> Pattern:
 
     Args:
         pattern: its name.
-        within: ``"matrix"`` or ``"row"``; what the blocks of a pattern compete in.
+        within: ``"matrix"`` or ``"row"``: where the blocks of a pattern are compared.
 
     Raises:
         ValueError: none of these, or a pattern whose blocks cannot compete within a row.

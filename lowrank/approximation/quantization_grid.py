@@ -1,4 +1,4 @@
-"""Evenly spaced levels of groups of weights, and the scales that 16 bits can hold."""
+"""Evenly spaced levels of groups of weights, and the rounding of their scales to 16 bits."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class QuantizationGrid:
         return (codes - self.zero[:, None]) * self.scale[:, None]
 
     def within_range(self, codes: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-        """Codes (out, in), those whose levels `dtype` does not hold moved to the nearest it does.
+        """Codes (out, in), clamped to those whose levels are in the range of `dtype`.
 
-        A weight near the end of the range of its dtype may be next to a level beyond it.
+        A weight near the end of the range of its dtype may be nearest to a level beyond it.
         """
         largest = torch.finfo(dtype).max
         reach = torch.maximum(self.zero.abs(), (2**self.bits - 1 - self.zero).abs())
@@ -74,11 +74,11 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def round_up(scale: Tensor, dtype_name: str, largest: Tensor | None = None) -> Tensor:
-    """The next scale not below that `dtype_name` holds, as float64.
+    """The smallest scale in `dtype_name` that is not below the given one, as float64.
 
-    Next to 0 it may be much larger. That does not matter where it is still below NEGLIGIBLE of the
-    matrix's largest scale: so is then the error, and most codes become zero. Such are the padding
-    row of an embedding, and rows of what an adapter leaves of a weight.
+    Near 0 it may be much larger. That does not matter while it is below NEGLIGIBLE times the
+    largest scale of the matrix: then the error is negligible too, and most codes become zero. Such
+    rows are the padding row of an embedding, and rows of the residual of an adapter.
 
     Args:
         largest: scale of the matrix; None if all of its scales are given.

@@ -1,4 +1,4 @@
-"""Rate-distortion rounding: codes for which error and bits together cost least."""
+"""Rate-distortion rounding: codes that minimise the error plus a multiple of the bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST = 2.0**-40
 
 @dataclass(frozen=True)
 class Coding:
-    """The law of codes, which says what bits they take, and their spread in each row and column."""
+    """The probability law of codes, and their spread in each row and column."""
 
     law: Law
     spreads: Exponents
@@ -56,11 +56,11 @@ def chosen_by(codes: Tensor, drawn: Tensor, divided: Tensor) -> Choose:
 
 
 class Matrix:
-    """A weight as it is coded, transposed: in steps of its own for each row and column.
+    """A weight as it is coded, transposed, with a step for each row and column.
 
-    Where errors in some rows or columns cost more than in others, finer steps there and coarser
-    ones elsewhere give the least error for the same bits: such that the error of a step costs the
-    same everywhere. Done where that saves more than the exponents take.
+    Where errors in some rows or columns cost more than in others, the error is least for the same
+    bits if the steps are scaled so that the error of one step costs the same everywhere. This is
+    done where it saves more bits than the exponents of the steps take.
 
     Args:
         weight: shape (out, in).
@@ -95,13 +95,13 @@ class Matrix:
         self.factor = None if factor is None else factor / column[self.order]
 
     def round(self, step: float, coding: Coding | None) -> Tensor:
-        """Codes (in, out), float64; the columns rounded in turn, later ones making up for errors.
+        """Codes (in, out), float64; columns are rounded in turn, and later ones compensate errors.
 
         Here and in `sweep` codes are those from the centre of the law.
 
         Args:
             step: between levels, in units of `steps`.
-            coding: how many bits codes take; None: whatever they take.
+            coding: the law of the codes; None: bits are not counted.
         """
         rest = self.in_steps(step, coding)[self.order]
         drawn, divided = (p[self.order] for p in self._penalties(self.strength, coding))
@@ -119,10 +119,10 @@ class Matrix:
         return codes
 
     def sweep(self, codes: Tensor, step: float, coding: Coding) -> None:
-        """Choose every column of codes (in, out) once anew, as the errors of the others want it.
+        """Coordinate descent: choose every column of codes (in, out) once anew, the others fixed.
 
-        Of one code, error and bits are a parabola on either side of 0, so that neither ever makes
-        their sum larger.
+        As a function of one code, error plus bits is a parabola on either side of 0, which is
+        minimised exactly, so that their sum never grows.
         """
         chosen = codes[self.order]
         penalties = self._penalties(self.moment.diagonal(), coding)

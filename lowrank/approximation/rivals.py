@@ -1,4 +1,4 @@
-"""Rivals of an entropy code at the same bytes: levels of one width, codebooks, pruning."""
+"""Alternatives to an entropy code at the same bytes: uniform levels, codebooks, pruning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCALE_BYTES = 2
 
 
 class Rival(ABC):
-    """A plain way to store a weight."""
+    """A form of fixed code width, an alternative to an entropy code."""
 
     @abstractmethod
     def made_of(self, weight: Tensor, counts: Tensor) -> Factorization:
@@ -85,7 +85,7 @@ class CodebookRival(Rival):
 def least_error(values: Tensor, levels: int) -> float:
     """An estimate of the least sum of squared errors of many levels, from the density of values.
 
-    Distances between neighbours scatter, which makes it a fourth too low, so no rival is missed.
+    Distances between neighbours scatter, so it is a quarter too low and no rival is missed.
 
     Source: Panter & Dite, Proceedings of the IRE 39(1), 1951.
     """
@@ -145,8 +145,8 @@ class Sample:
     Attributes:
         weight: shape (rows, in).
         counts: what each squared error counts alone, of that shape.
-        moment: which inputs come together, (in, in); None where none do.
-        importance: of the rows, (rows,); `counts` where no inputs come together.
+        moment: second moment of the inputs, (in, in); None where it is diagonal.
+        importance: of the rows, (rows,); `counts` where the moment is diagonal.
         is_whole: whether these are all rows.
         error: squared, in the norm, of the form.
     """
@@ -188,12 +188,12 @@ class Sample:
 def nearer_of_rivals(
     weight: Normalised, norm: Norm, own: tuple[EntropyCoded, Tensor], budget: int
 ) -> Factorization:
-    """An entropy code, or what a rival makes of at most `budget` bytes where that is nearer.
+    """An entropy code, or the factorization of a rival within `budget` bytes if it is nearer.
 
     Args:
-        weight: what is approximated.
-        norm: in which the error counts.
-        own: the entropy code, and what it stands for beside `weight.unit`.
+        weight: the approximated weight.
+        norm: of the error.
+        own: the entropy code, and its matrix at the scale of `weight.unit`.
     """
     form, found = own
     error = norm(weight.unit - found)

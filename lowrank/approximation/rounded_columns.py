@@ -1,4 +1,4 @@
-"""Codes of a matrix on given levels, which methods change column by column."""
+"""Codes of a matrix on given levels, chosen column by column."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ class RoundedColumns:
         return replace(self, codes=codes, scale=scale, zero=zero), int(wins.sum())
 
     def eliminate(self, rest: Tensor, columns: Tensor, factor: Tensor) -> Tensor:
-        """Round some columns in turn, each error being made up for by those that follow.
+        """Round some columns in turn; the columns that follow compensate each error.
 
         Args:
-            rest: what is to be rounded, (n, out); changed.
-            columns: where it belongs, (n,).
+            rest: values to be rounded, (n, out); changed.
+            columns: their indices in the matrix, (n,).
             factor: U of `inverse_factor` for these columns, (n, n).
 
         Returns:
-            What columns beyond these must lose, in units of their rows of U: shape (n, out).
+            The errors to be compensated by other columns, in units of their rows of U: (n, out).
         """
         codes = torch.empty_like(rest)
 
@@ -107,7 +107,7 @@ class RoundedColumns:
         return errors
 
     def descend(self, weight: Tensor, moment: Tensor, order: Tensor) -> None:
-        """Round every column once anew, to where the error of the others wants it.
+        """Coordinate descent: round every column once anew, with the other columns fixed.
 
         Args:
             moment: with no zero on its diagonal.

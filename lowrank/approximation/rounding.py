@@ -1,4 +1,4 @@
-"""Rounding to evenly spaced levels: groups of weights, and where the levels of each lie."""
+"""Rounding to evenly spaced levels: groups of weights, and the choice of each group's levels."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
 
 @dataclass(frozen=True)
 class Rounding:
-    """Groups of weights, and where the levels of each lie; `Quantization` explains the options.
+    """The choice of levels for groups of weights; `Quantization` explains the options.
 
     Groups are (count, width) in float64, so that no square overflows and codes are those of the
-    exact quotient. Their weights, of the same shape, say what each squared error counts: 0 where a
-    group is filled up.
+    exact quotient. Error weights of the same shape multiply the squared errors; they are 0 at the
+    padding of shorter groups.
 
     Raises:
         ValueError: a hyperparameter that does not exist.
@@ -71,8 +71,8 @@ class Rounding:
     def grid(self, weight: Tensor, entry_weights: Tensor) -> QuantizationGrid:
         """The levels of each group of a weight (out, in).
 
-        Of the groups that least squares finds with these weights and with none, the better: the
-        search is not exhaustive, and to know more is never to be a loss.
+        For each group the better of two least-squares searches, with these weights and without: the
+        search is not exhaustive, and weights must never make the result worse.
 
         Args:
             entry_weights: what each squared error counts; broadcasts to (out, in).

@@ -1,4 +1,4 @@
-"""Sparse matrices near others: the mask by alternating directions, then the best values for it."""
+"""Sparse approximation of a matrix: a mask by ADMM, then the optimal values for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALONE_ITERATIONS = 30
 
 
 class SparseMatrix(NamedTuple):
-    """Values (out, in), zero outside the mask, float64; the mask; and what a report should say."""
+    """Values (out, in), zero outside the mask, float64; the mask; and a note for the report."""
 
     values: Tensor
     kept: Tensor
@@ -37,7 +37,7 @@ def nearest_sparse(
 ) -> SparseMatrix:
     """The best found sparse matrix for a weight (out, in), never worse in the norm than Wanda's.
 
-    Values are those of the weight where no two inputs come together, on the mask and beside it.
+    Where the moment is diagonal, the values are those of the weight, also outside the mask.
 
     Args:
         project: the mask of a matrix that keeps most of it in the Frobenius norm.
@@ -78,10 +78,10 @@ def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | N
 
 @dataclass(frozen=True)
 class SparsePart:
-    """Matrices of `count` single entries that are near others in a norm.
+    """The approximation of matrices by `count` single entries in a norm.
 
-    In the identity and diagonal norms they are the nearest there are. In the full norm the nearest
-    is not known; the mask is that of `ALPS`, with the values of least error for it.
+    It is optimal in the identity and diagonal norms. In the full norm the optimum is not known; the
+    mask is that of `ALPS`, with the values of least error for it.
     """
 
     norm: Norm

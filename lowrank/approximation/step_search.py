@@ -1,4 +1,4 @@
-"""Search for the distance between levels with which a coded matrix fits its bytes."""
+"""Search for the smallest quantization step with which an entropy-coded matrix fits its bytes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from lowrank.numerics.normalised import Normalised
 
 # The search ends at a step that leaves over at most so many bits for each weight.
 TOLERANCE = 0.004
-# Steps that are tried at most: with codes as they are, then with all that is done to them.
+# The most steps that are tried: with codes rounded to nearest, then with rate-distortion rounding.
 QUICK, FULL = 8, 12
-# The share of the bytes that may be left over before other codes are tried, and by what the step is
-# divided to get them.
+# The share of the bytes that may be left over before codes of some entries are tried, and the
+# divisors of the step for these.
 UNSPENT, SMALLER = 0.05, (1.05, 1.5, 2.5)
-# By how much a step grows at a time where no other one fits.
+# The factor by which a step grows when no tried one fits.
 GROWTH = 1.05
-# Bits for each weight that are missing, as a search is told, where codes cannot be stored.
+# The bits for each weight that a step is taken to exceed the budget by, if its codes are beyond
+# `LARGEST_CODE` and cannot be stored.
 BEYOND = 1.0
-# Another step is taken where it lowers the error to less than this share.
+# A fit of the step goes on while it lowers the error to less than this share.
 WORTH = 0.95
-# A weight within so many powers of two of the largest number of its dtype may be next to a level
-# above that number.
+# A weight within this many powers of two of the largest number of its dtype may be nearest to a
+# level above that number.
 NEAR = 4
 LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
 
 
 class StepSearch:
-    """The smallest step with which a weight takes no more than so many bytes.
+    """The smallest step with which a weight takes at most `budget` bytes.
 
     Args:
-        weight: what is to be approximated.
-        norm: in which its error counts.
+        weight: to be approximated.
+        norm: of the error.
         budget: in bytes.
         sweeps: after rounding.
     """
@@ -79,7 +80,7 @@ class StepSearch:
         return self._of_some_entries(step, *self._nearer_than_mean(form, found))
 
     def _largest_values(self) -> Tensor | None:
-        """Up to which values its dtype holds each entry, (in, out), if the weight comes near."""
+        """The largest magnitude of each entry in its dtype, (in, out); None if none is near it."""
         largest = torch.finfo(self.dtype).max
         if self.exponent < math.frexp(largest)[1] - NEAR:
             return None
@@ -113,8 +114,8 @@ class StepSearch:
     def _of_some_entries(
         self, step: float, form: EntropyCoded, found: Tensor
     ) -> tuple[EntropyCoded, Tensor]:
-        """An approximation, or where it leaves bytes over, a nearer one by the codes of some
-        entries for a smaller step."""
+        """An approximation, or, if it leaves bytes over, a nearer one with a smaller step and codes
+        for only some entries."""
         if 8 * self.budget / self.count * UNSPENT > self._spare(form):
             return form, found
         plain, steps = self._plain(), self.matrix.steps
@@ -268,7 +269,7 @@ class StepSearch:
 
 
 class Tried:
-    """Steps and how many bits for each weight they leave over: the larger the step, the more."""
+    """Steps, and the bits for each weight that they leave over, which grow with the step."""
 
     def __init__(self) -> None:
         self.exponent: list[float] = []

@@ -1,4 +1,4 @@
-"""What a weight becomes: leaves (dense, sparse, quantized) and their products and sums."""
+"""Factorizations: leaves (dense, sparse, quantized, …) and their products and sums."""
 
 from lowrank.factorizations.block_diagonal import BlockDiagonal as BlockDiagonal
 from lowrank.factorizations.block_diagonal import DirectSum as DirectSum

@@ -1,4 +1,4 @@
-"""Asymmetric numeral systems: symbols in hardly more bits than their probabilities say.
+"""Asymmetric numeral systems (ANS): an entropy coder close to the information content.
 
 A symbol of frequency f, out of 2^16, takes log2(2^16 / f) bits, fractions of a bit included. The
 symbols are dealt to interleaved streams, one for each `LENGTH` of them, which take a step together:
@@ -94,7 +94,7 @@ def _decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def streams(count: int) -> int:
-    """How many streams so many symbols are dealt to."""
+    """The number of streams of a number of symbols."""
     return -(-count // LENGTH)
 
 

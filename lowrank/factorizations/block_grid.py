@@ -35,7 +35,7 @@ class BlockGrid:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many blocks the matrix has, down and across."""
+        """The number of blocks of the matrix, (down, across)."""
         (rows, columns), (height, width) = self.shape, self.block
         return -(-rows // height), -(-columns // width)
 

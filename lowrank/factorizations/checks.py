@@ -1,4 +1,4 @@
-"""What the numbers and tensors that a factorization is made of must be.
+"""Checks of the numbers and tensors that a factorization is made of.
 
 Of a tensor on the meta device, which has no numbers yet, only the dtype is checked.
 """

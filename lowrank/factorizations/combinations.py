@@ -1,4 +1,4 @@
-"""Products, sums and scalings of factorizations: what makes the algebra closed."""
+"""Products, sums and scalings of factorizations, which are factorizations again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the config of a factorization says of shapes and dtypes."""
+"""Parsing of the shapes and dtypes in the config of a factorization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A matrix of evenly spaced levels whose codes take as many bits as they carry."""
+"""A matrix of evenly spaced levels whose codes are stored by an entropy coder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STORED = ("numbers", "stream", *PARTS)
 
 @dataclass(frozen=True)
 class Stored:
-    """What an `EntropyCoded` keeps.
+    """The stored content of an `EntropyCoded`.
 
     Attributes:
         reach, centre: of the law.
@@ -280,7 +280,7 @@ def check_codes(codes: Tensor) -> None:
 
 
 def least_bytes(count: int) -> int:
-    """What so many codes take if all are the same: three numbers, and a state of each stream."""
+    """Bytes of `count` codes that are all equal: three numbers, and a state of each stream."""
     return 12 + 4 * ans.streams(count)
 
 

@@ -1,4 +1,4 @@
-"""What a weight becomes: the one interface of dense, sparse, quantized, product and sum."""
+"""The interface of all factorizations: a linear map held in some form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the codes of a matrix occur: what an entropy code of it is made by."""
+"""Probability laws of the codes of a matrix, from which its entropy code is made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_EXPONENT = 255
 
 @dataclass(frozen=True)
 class Law:
-    """How often codes occur: p(centre + q) ∝ exp(−linear · |q|/s − square · q²/s²), s their spread.
+    """The probability law p(centre + q) ∝ exp(−linear · |q|/s − square · q²/s²), s the spread.
 
     Args:
         linear, square: at least 0; Laplace's law has no square, Gauss' no linear part. Rounded to
@@ -107,7 +107,7 @@ class Exponents:
 
     @property
     def bits(self) -> int:
-        """What storing them takes, but for what fills up the last byte of either."""
+        """Bits that storing them takes, without the padding of the last byte of each."""
         return sum(len(values) * width(values) for values in (self.row, self.column))
 
 

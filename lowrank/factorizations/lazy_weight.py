@@ -1,4 +1,4 @@
-"""The weight of a compressed layer, as code sees it that reads it: made when needed, read-only."""
+"""The weight of a compressed layer as a read-only tensor, multiplied out only when it is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHARING = torch.ops.aten.set_.source_Tensor
 
 
 class LazyWeight(Tensor):
-    """The matrix of a factorization, made only where something is computed with its numbers.
+    """The matrix of a factorization, multiplied out only where its numbers are read.
 
     Much code asks the weight of a layer for its dtype or device at each call of the layer.
     Multiplying factors out for that would cost more than the dense layer does.
@@ -138,9 +138,9 @@ def run_on_matrices(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def written_by_name(func: Any, args: Any, kwargs: Any) -> list[LazyWeight]:
-    """What a function writes to if it is named as those are that write to their first argument.
+    """The lazy weights that a function writes to: `out`, and the first argument of in-place ones.
 
-    Torch has errors of its own for some of them, where gradients are taken; ours is to come first.
+    Torch has errors of its own for some of them, where gradients are taken; ours must come first.
     """
     name = getattr(func, "__name__", "")
     first = func in REFUSED or (name.endswith("_") and not name.endswith("__"))

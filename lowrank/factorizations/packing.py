@@ -1,4 +1,4 @@
-"""Codes of 1 to 8 bits, packed without gaps, and which of them share a scale or a codebook."""
+"""Packing of codes of 1 to 8 bits without gaps, and groups of codes that share a scale."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _steps(count: int, width: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the codes of a matrix are laid out, and which weights share one scale or codebook.
+    """The layout of the codes of a matrix, and groups of weights that share a scale or codebook.
 
     Args:
         shape: (out, in).
@@ -131,7 +131,7 @@ class Layout:
 
     @property
     def _lines(self) -> tuple[int, int]:
-        """How many lines the groups divide, and how long each is."""
+        """The number of lines that are divided into groups, and the length of each."""
         rows, columns = self.shape
         return (1, rows * columns) if self.group_size == "tensor" else (rows, columns)
 

@@ -1,4 +1,4 @@
-"""A factorization whose columns are scaled: what quantization of scaled weights leaves behind."""
+"""A factorization with scaled columns: the result of quantizing W diag(s), as AWQ does."""
 
 from __future__ import annotations
 

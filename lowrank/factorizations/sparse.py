@@ -1,4 +1,4 @@
-"""A matrix that is zero but for the blocks that a mask keeps."""
+"""A sparse matrix: values of the blocks that a mask keeps, and an index of these blocks."""
 
 from __future__ import annotations
 

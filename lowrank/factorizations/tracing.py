@@ -1,4 +1,4 @@
-"""What differs where a program is made of what runs: compiled, exported or traced."""
+"""Support of `torch.compile`, `torch.export` and `torch.jit.trace`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _C: Any = torch._C
 
 
 def is_recorded() -> bool:
-    """Whether what runs becomes a program by `torch.compile`, `torch.export` or `torch.jit.trace`.
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` records the running code.
 
-    What is kept from one run to the next must then not be looked at, nor anything be kept.
+    Caches must then be neither read nor written.
     """
     return torch.compiler.is_compiling() or _C._get_tracing_state() is not None
 
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """What is computed inside is a constant to `torch.jit.trace`, which cannot record all of it."""
+    """Let `torch.jit.trace`, which cannot record all the code inside, see a constant result."""
     state = _C._get_tracing_state()
     _C._set_tracing_state(None)
     try:

@@ -1,4 +1,4 @@
-"""Numbers of a factorization that are no parameters and may be moved."""
+"""Buffers of a factorization that can be tuned though they are no parameters: scales and codes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tunable:
-    """What a buffer holds, as numbers that may be moved while its bytes stay as many.
+    """The content of a buffer as numbers to be tuned; the size of the buffer does not change.
 
     Args:
         part: ``scales`` (with real zero points) or ``codes``.
         numbers: in float32 at least; codes one by one.
         rounded: the nearest numbers that can be stored.
-        stored: what the buffer holds for rounded numbers.
+        stored: the content of the buffer for rounded numbers.
         limits: the least and the largest number.
     """
 

@@ -1,4 +1,4 @@
-"""Whether tensors are what they were when something was derived from them."""
+"""Detection of changes to tensors, for caches that are derived from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _C: Any = torch._C
 class Watched:
     """Tensors as they were at one moment: their addresses and version counters.
 
-    A copy watches nothing: what was derived from the original is to be derived anew.
+    A copy watches nothing, so a cache derived from the original is derived anew.
 
     Args:
         tensors: any but inference tensors, which have no counters.
@@ -33,9 +33,9 @@ class Watched:
         return all(t.data_ptr() == at and t._version == seen for t, at, seen in self.state)
 
     def misses(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether what was derived from the watched ones may not follow from these.
+        """Whether a cache derived from the watched tensors may be outdated for these.
 
-        Never while a program is made of what runs, nor of tensors without numbers of their own.
+        False while code is recorded (see `is_recorded`), and for tensors without numbers.
         """
         if is_recorded() or not all(map(has_numbers, tensors)):
             return False
@@ -48,12 +48,12 @@ class Watched:
 
 
 def watch(*tensors: Tensor) -> Watched:
-    """Watch tensors from now on; none where one of them has nothing to watch."""
+    """Watch tensors from now on; watch none if one of them has no version counter."""
     counted = all(has_numbers(tensor) and not tensor.is_inference() for tensor in tensors)
     return Watched(tensors if counted and not is_recorded() else ())
 
 
 def has_numbers(tensor: Tensor) -> bool:
-    """Whether it is a plain tensor in memory, no stand-in for one or for many."""
+    """Whether it is a plain tensor in memory, not a meta, wrapped or subclassed one."""
     is_wrapped = _C._functorch.is_functorch_wrapped_tensor(tensor)
     return type(tensor) is Tensor and not tensor.is_meta and not is_wrapped

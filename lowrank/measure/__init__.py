@@ -1,4 +1,4 @@
-"""What a model costs and what it is worth: the same measures for dense and compressed ones."""
+"""Measures of dense and compressed models: size, MACs, latency, memory and harness scores."""
 
 from lowrank.measure.free_memory import free_memory as free_memory
 from lowrank.measure.harness import harness_scores as harness_scores

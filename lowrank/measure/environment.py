@@ -1,4 +1,4 @@
-"""On what a measurement was made: code, libraries and machine."""
+"""The environment of a measurement: code, libraries and machine."""
 
 from __future__ import annotations
 

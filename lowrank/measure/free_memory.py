@@ -1,4 +1,4 @@
-"""How much memory this process can still take."""
+"""Free memory of this process on a device."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LAYOUTS = (
 
 
 def free_memory(device: str | torch.device = "cpu") -> float:
-    """Bytes that this process can still take on a device; infinite where nobody says.
+    """Bytes that this process can still allocate on a device; infinite if that is not known.
 
-    On the CPU the least of what the machine has, what the control groups of a container or a batch
-    system leave, and what the limit of the process's address space leaves. Swap does not count.
+    On the CPU the least of three: the free memory of the machine, of the control groups of a
+    container or batch system, and of the limit of the process's address space. Swap does not count.
     """
     device = torch.device(device)
     if device.type == "cuda":

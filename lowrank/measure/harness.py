@@ -16,7 +16,7 @@ from lowrank.model.forward import evaluating
 
 
 class Scores(NamedTuple):
-    """What the harness gave.
+    """Scores of the harness.
 
     Attributes:
         values: by name.
@@ -103,14 +103,14 @@ def harness_scores(
 
 @functools.cache
 def _task_manager() -> Any:
-    """What tasks there are; reading their thousands of files takes seconds."""
+    """The index of all tasks; reading their thousands of files takes seconds."""
     from lm_eval.tasks import TaskManager  # type: ignore
 
     return TaskManager()
 
 
 def scores_of(report: Any) -> Scores:
-    """What is in the report of the harness."""
+    """The scores in the report of the harness."""
     found = Scores({}, (), {})
     for task, entries in report["results"].items():
         better = report["higher_is_better"].get(task) or {}

@@ -1,4 +1,4 @@
-"""Memory of one forward pass: everything that is alive at its worst moment."""
+"""Peak memory of one forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model takes: bytes of its saved file, learned values, trained values."""
+"""Size of a model: bytes of its saved file, learned values, trainable values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def body_bytes(model: nn.Module) -> int:
 
 
 def stored_dtype(model: nn.Module) -> str:
-    """In which floating dtypes a model is stored, such as ``float16`` or ``float16+float32``.
+    """The floating dtypes in which a model is stored, such as ``float16`` or ``float16+float32``.
 
     Those of at least a tenth of its bytes, the largest share first, or ``none``; see
     `factorizations.storage`.

@@ -1,4 +1,4 @@
-"""How many times faster one thing is than another, from times of the two taken in turns."""
+"""Speed-up of one model or kernel over another, from interleaved times."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ LEAST_SECONDS = 1e-12
 
 @dataclass(frozen=True)
 class Speedup:
-    """A median of ratios, between two numbers that the ratios' own median lies between.
+    """The median of measured ratios, and a confidence interval of the true median.
 
     Attributes:
-        median: of the ratios that were measured; low ≤ median ≤ high.
-        low: what the median of all ratios that could be measured is above, with a confidence of
-            95 %.
-        high: what it is below, with the same; between the two it thus lies with 90 %.
+        median: of the measured ratios; low ≤ median ≤ high.
+        low: a lower bound of the true median, with a confidence of 95 %.
+        high: an upper bound of it, with a confidence of 95 %; so the interval has 90 %.
     """
 
     median: float
@@ -28,7 +27,7 @@ class Speedup:
 
 
 def paired_speedup(reference: Sequence[float], own: Sequence[float]) -> Speedup:
-    """How many times faster `own` is than `reference`: the ratios of neighbouring times.
+    """The speed-up of `own` over `reference`, from the ratios of neighbouring times.
 
     What slows both of a pair leaves their ratio alone, and one disturbed pair moves no median.
 
@@ -50,11 +49,11 @@ def paired_speedup(reference: Sequence[float], own: Sequence[float]) -> Speedup:
 
 
 def surely_above(values: Sequence[float]) -> float:
-    """A number below the median that these were drawn around, with a confidence of 95 %.
+    """A lower bound of the median of the distribution of these values, with a confidence of 95 %.
 
-    So many of n draws fall below a median as heads of n fair coins: an order statistic that needs
-    no distribution, and comes nearer to the median with every round, as quartiles do not. Of fewer
-    than 5 it is the least, and less sure.
+    An order statistic, by the binomial test of the sign: of n draws each is below the median with
+    probability 1/2. It needs no assumption on the distribution, and approaches the median with more
+    draws, as quartiles do not. Of fewer than 5 draws it is the least, with less confidence.
     """
     count, sure = len(values), 0
     below = _chance(count, 0)  # that at most `sure` of the coins show heads
@@ -65,6 +64,6 @@ def surely_above(values: Sequence[float]) -> float:
 
 
 def _chance(coins: int, heads: int) -> float:
-    """That just so many of so many fair coins show heads."""
+    """The probability that exactly this many of this many fair coins show heads."""
     ways = math.lgamma(coins + 1) - math.lgamma(heads + 1) - math.lgamma(coins - heads + 1)
     return math.exp(ways - coins * math.log(2))

@@ -1,1 +1,1 @@
-"""The weights of a model: where they are, which are selected, what runs in their place."""
+"""The weights of a model: finding them, selecting them, and replacing their layers."""

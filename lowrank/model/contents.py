@@ -1,4 +1,4 @@
-"""What of a model is stored: its tensors, each memory once, and what is no tensor."""
+"""The stored content of a model: its tensors, each memory once, and its extra state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTRA = "_extra_state"
 
 @dataclass(frozen=True)
 class View:
-    """A tensor that is other strides over the memory of a stored one, which is contiguous."""
+    """A tensor that is a strided view of a stored, contiguous one."""
 
     base: str
     shape: tuple[int, ...]
@@ -28,13 +28,13 @@ class View:
 
 @dataclass(frozen=True)
 class Contents:
-    """What `state_dict` gives, by its names.
+    """The content of a `state_dict`, by its names.
 
     Attributes:
-        tensors: what is stored, each memory once.
+        tensors: the stored tensors, each memory once.
         same: further names of one tensor → the first.
         views: tensors that are parts of the memory of another.
-        extra: what is no tensor of the model: the extra state of modules.
+        extra: the extra state of modules.
     """
 
     tensors: dict[str, Tensor]
@@ -55,7 +55,7 @@ class Contents:
 
 
 def contents(model: nn.Module) -> Contents:
-    """What a model stores.
+    """The stored content of a model.
 
     Raises:
         ValueError: two tensors share some memory, and neither is a part of the other.

@@ -1,4 +1,4 @@
-"""The modules that run a factorization in the place of a layer."""
+"""The modules that replace layers and run a factorization."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FactorizedLayer(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides besides the tensors what it computes, as JSON."""
+        """The settings that its outputs depend on besides its tensors, as JSON."""
         return {"kind": self.kind}
 
     def extra_repr(self) -> str:

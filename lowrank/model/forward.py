@@ -1,4 +1,4 @@
-"""How a model is run to be measured: in evaluation mode, and left as it was found."""
+"""Forward passes for measurements: in evaluation mode, without a lasting change of the model."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def tensors_of(example: Example) -> list[Tensor]:
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """What a model gives for copies of the inputs of an example; see `run`."""
+    """The outputs of a model for copies of the inputs of an example; see `run`."""
     return run(model, fresh(example))
 
 
 def run(model: nn.Module, example: Example) -> Any:
-    """What a model gives for the inputs of an example, into which it may write.
+    """The outputs of a model for the inputs of an example, which it may change in place.
 
     Raises:
         ValueError: it does not run on them.

@@ -1,4 +1,4 @@
-"""Who else holds a module or a weight: code that would run it as it was before compression."""
+"""Further references to a module or weight, through which the dense layer would still run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PLAIN = (str, bytes, int, float, complex, bool, type(None), type, ModuleType)
 
 
 def held_weights(model: nn.Module) -> dict[Hashable, str]:
-    """Of each weight that something else of the model holds, who does.
+    """The holder of each weight that is referenced outside its module's path.
 
-    A stand-in is found by the path of the module that it replaces. A list of modules, a stored
-    method, or a `forward` that was set on an instance and is a closure, goes on with the module, or
-    with the whole model, as it was.
+    The layer that replaces a module is found by the module's path. A list of modules, a stored
+    method, or a closure set as the `forward` of an instance would go on running the original
+    module, or the whole original model.
 
     Returns:
         By the identity of the memory (see `identity`), the path of the holder.
@@ -40,7 +40,7 @@ def held_weights(model: nn.Module) -> dict[Hashable, str]:
 
 
 def _weights(held: Any, seen: set[tuple[int, bool]]) -> Iterator[Tensor]:
-    """The weights that would stay as they are, in what is held.
+    """The weights that are reachable from an object and would stay uncompressed there.
 
     Args:
         seen: by its `id`, what was looked into already, alone or in something that a copy of the
@@ -62,7 +62,7 @@ def _weights(held: Any, seen: set[tuple[int, bool]]) -> Iterator[Tensor]:
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, bool]]:
-    """What an object holds, and whether a copy of the object holds the same."""
+    """The objects that an object references, and whether a copy of it references the same ones."""
     if isinstance(value, Mapping):
         yield from ((part, False) for part in (*value.keys(), *value.values()))
     elif isinstance(value, list | tuple | AbstractSet):

@@ -1,7 +1,7 @@
-"""Which modules hold a weight matrix, and how a factorization takes its place.
+"""Rules for the kinds of layers: their weight as a matrix, and the module that replaces them.
 
-A `Rule` knows one kind of module: where its weight is, as which matrix it is seen, and what module
-runs a factorization instead. A new kind of layer is a new rule in `RULES`.
+A `Rule` knows one kind of module: where its weight is, how the weight is a matrix, and which module
+runs a factorization in its place. A new kind of layer is a new rule in `RULES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CODE = ("__call__", "forward", "get_extra_state", "set_extra_state")
 
 
 class Rule(ABC):
-    """How to read and replace the weight of one kind of module."""
+    """A rule to read and replace the weight of one kind of module."""
 
     def fits(self, module: nn.Module) -> bool:
         """Whether this rule knows the module: exactly its class, or one that runs the same code."""
@@ -71,7 +71,7 @@ class Rule(ABC):
         return values
 
     def kernel_size(self, module: nn.Module) -> tuple[int, int]:
-        """(height, width) of the kernel that the weight is; (1, 1) if it is none."""
+        """(height, width) of the kernel of a convolution; (1, 1) for other layers."""
         del module
         return 1, 1
 
@@ -84,8 +84,8 @@ class Rule(ABC):
         return x
 
     def reading(self, module: nn.Module) -> Any:
-        """What decides `inputs` besides x: of two modules where it is equal, the same x gives the
-        same vectors."""
+        """The settings that `inputs` depends on besides x: modules of equal settings get the same
+        vectors from the same x."""
         del module
         return None
 
@@ -95,7 +95,7 @@ class Rule(ABC):
         return moment
 
     def operation(self, module: nn.Module, view: KernelView) -> Operation:
-        """How the weight, seen as a matrix, acts on the module's inputs."""
+        """The operation of the weight, as a matrix, on the module's inputs."""
         del module, view
         return MULTIPLY
 

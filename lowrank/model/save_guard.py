@@ -1,4 +1,4 @@
-"""Other ways to save a model, which would write a compressed one as something else."""
+"""Guard against other save methods, which would write a compressed model in a wrong form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAYS = ("save_pretrained", "push_to_hub")
 
 @dataclass(frozen=True)
 class Refusal:
-    """Stands for a method that saves: what is called raises ValueError."""
+    """Replacement of a save method; calling it raises ValueError."""
 
     way: str
 

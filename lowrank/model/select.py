@@ -1,4 +1,4 @@
-"""Which weights of a model are compressed, and why the others are not."""
+"""Selection of the weights to compress, with a reason for each that is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors are the same memory, and which of them only overlap."""
+"""Detection of tensors that are the same memory, and of tensors that only overlap."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Site:
         self._seen_by(decomposer).check_shape(self.matrix(decomposer.kernel_view()))
 
     def decompose(self, decomposer: Decomposer, norm: Norm) -> Factorization:
-        """What a method makes of the weight, as the method sees it."""
+        """The factorization of the weight by a method, in the view that the method asks for."""
         return self._seen_by(decomposer).decompose(self.matrix(decomposer.kernel_view()), norm)
 
     def _seen_by(self, decomposer: Decomposer) -> Decomposer:

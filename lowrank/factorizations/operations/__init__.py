@@ -1,9 +1,8 @@
-"""How a matrix acts on data: as a linear layer, a convolution or an embedding table.
+"""Operations of a matrix on data: a linear layer, a convolution or an embedding table.
 
-A factorization is one matrix, however a layer uses it. An `Operation` says how one dense matrix is
-applied, in which order and each with which operation the factors of a product act, and how what
-has structure is applied without its zeros. That is all it takes to run any factorization in any
-kind of layer.
+A factorization is one matrix, whatever kind of layer uses it. An `Operation` applies one dense
+matrix; gives the order of the factors of a product and the operation of each; and applies
+block-diagonal matrices without their zeros. So every factorization runs in every kind of layer.
 """
 
 from lowrank.factorizations.operations.convolve import KERNEL_VIEWS as KERNEL_VIEWS

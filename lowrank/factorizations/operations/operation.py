@@ -1,4 +1,4 @@
-"""The interface of what a matrix does to data."""
+"""The interface of operations of a matrix on data."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Operation(ABC):
         """
 
     def split(self, heights: Sequence[int], widths: Sequence[int]) -> AxisSplit | None:
-        """How to apply the blocks on the diagonal of a matrix one by one.
+        """The split of inputs and outputs that applies diagonal blocks of a matrix one by one.
 
-        None, here and in the next two, where they cannot be; the matrix is then multiplied out.
+        None, here and in the next two methods, where that is impossible; the matrix is then
+        multiplied out.
 
         Args:
             heights, widths: of the blocks, in their order.
@@ -46,7 +47,7 @@ class Operation(ABC):
         return None
 
     def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
-        """How to apply a block-diagonal matrix, given as its blocks one below the other.
+        """The operation of a block-diagonal matrix, given as its blocks one below the other.
 
         Args:
             count: the number of blocks.
@@ -56,7 +57,7 @@ class Operation(ABC):
         return None
 
     def by_channel(self, positions: int) -> tuple[Operation, Operation] | None:
-        """How to apply T and C of a matrix C (T ⊗ 1), whose columns are (channel, position)."""
+        """The operations of T and C for a matrix C (T ⊗ 1) with columns (channel, position)."""
         del positions
         return None
 
