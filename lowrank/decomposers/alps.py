@@ -1,4 +1,4 @@
-"""ALPS: the mask by alternating directions, then the best values for it."""
+"""ALPS: pruning with a mask by ADMM, then the optimal values for it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from lowrank.numerics.checks import check_integer
 class ALPS(Pruning):
     """W ≈ a sparse matrix, mask and values both chosen for the least error in the full norm.
 
-    The mask comes from the alternating direction method of multipliers: a dense matrix that is near
-    W in the norm and a sparse one, its projection on the pattern, pull each other together by a
-    penalty that grows, until they agree. In coordinates in which every input has mean square 1, so
-    that it starts from Wanda's mask. Then the survivors take the values of least error for the
-    mask. Not the global optimum, but of the methods here the nearest, and in the norm never worse
-    than as many blocks of `MagnitudePruning` in the diagonal one (Wanda): where its mask is nearer,
-    that one is taken, with the best values, and a note says so.
+    The mask comes from the alternating direction method of multipliers (ADMM): a growing penalty
+    pulls a dense matrix near W and its projection on the pattern together until they agree. Inputs
+    are scaled to mean square 1, so that it starts from Wanda's mask. Then the survivors take the
+    values of least error for the mask. This is not the global optimum, but the nearest of the
+    methods here. It is never worse in the norm than as many blocks of `MagnitudePruning` in the
+    diagonal norm (Wanda): where Wanda's mask is nearer, that mask is taken, with the optimal
+    values, and a note says so.
 
-    Every iteration costs 2 · out · in² multiplications and a sort, and the values those of
-    `SparseGPT` with ``update="exact"``. In the identity and diagonal norms no weight can make up
-    for another, Wanda's mask is the best, and it is `MagnitudePruning`.
+    Every iteration costs 2 · out · in² multiplications and a sort, and the values cost as much as
+    in `SparseGPT` with ``update="exact"``. In the identity and diagonal norms no weight can
+    compensate another, Wanda's mask is optimal, and the method is `MagnitudePruning`.
 
     Args:
-        sparsity, compression_ratio, pattern, within: as in `MagnitudePruning`. Competing in each
-            row loses more in the norm than in the matrix, and often less of a model's quality.
+        sparsity, compression_ratio, pattern, within: as in `MagnitudePruning`. ``"row"`` has a
+            larger error in the norm than ``"matrix"``, and often a smaller loss of quality.
         iterations: at least 2. 100 are within 0.5 % of the error of more, 30 within 2 %.
 
     Raises:

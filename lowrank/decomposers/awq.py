@@ -1,4 +1,4 @@
-"""Activation-aware quantization: columns that meet strong inputs are scaled up before rounding."""
+"""Activation-aware quantization (AWQ): columns of strong inputs are scaled up before rounding."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ WEAKEST = 1e-8
 class AWQ(Decomposer):
     """W ≈ Q(W · diag(s)) · diag(1/s), with Q rounding to nearest as `Quantization` does.
 
-    With s_j = E[x_j²]^(alpha/2), columns of strong inputs are rounded as if they were larger, and
-    so, in their own measure, more finely, at the cost of the others in their group. Of the alphas
-    0, 1/steps, …, 1 the one of least error in the norm is taken, and plain `Quantization`, alpha =
-    0, where it is as good: never worse than that in the norm.
+    With s_j = E[x_j²]^(alpha/2), columns of strong inputs are scaled up, and so have a smaller
+    relative rounding error, at the cost of the other columns of their group. Of the alphas 0,
+    1/steps, …, 1 the one of least error in the norm is taken, and alpha = 0, which is plain
+    `Quantization`, if that is as good. So it is never worse in the norm than `Quantization`.
 
     The column scales 1/s are stored with the layer: 16 / out bits for each weight more than
-    `Quantization` stores, which small matrices feel, and nothing at alpha = 0. A note says which
-    alpha it is. Pays at 3 and 4 bits where few inputs are much stronger than the others; in the
-    full norm `GPTQ` is better. In the identity norm it is `Quantization`.
+    `Quantization` stores, which matters for small matrices, and none at alpha = 0. A note states
+    alpha. It pays at 3 and 4 bits where few inputs are much stronger than the others; in the full
+    norm `GPTQ` is better. In the identity norm it is `Quantization`.
 
     Args:
-        bits, group_size, symmetric, scale, scale_dtype: as in `Quantization`; ``"mse"`` weighs in
-            the diagonal of the norm, and then half as large an alpha is best as for the range.
-        steps: from 0 to 1 in the search of alpha, at least 1, each as long as rounding once.
+        bits, group_size, symmetric, scale, scale_dtype: as in `Quantization`; ``"mse"`` weighs
+            errors by the diagonal of the norm, and the best alpha is then half as large.
+        steps: of alpha from 0 to 1, at least 1; each takes as long as rounding once.
 
     Raises:
         ValueError: as `Quantization`.

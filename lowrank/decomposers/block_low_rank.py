@@ -1,4 +1,4 @@
-"""Block low rank: a grid of blocks, as many singular values in each as it is worth."""
+"""Block low rank: a grid of blocks, each of its own rank."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from lowrank.numerics.storage import stored_bytes
 class BlockLowRank(Decomposer):
     """W cut into a grid of blocks, each of its own rank.
 
-    A singular value of a block costs height + width numbers, that of the whole matrix out + in. The
-    ranks are those with which the whitened blocks alone lose least, which is the optimum where no
-    two inputs of different blocks come together. Else the blocks are then fitted in turns in the
-    norm of the whole, each column of blocks exactly while the others stay.
+    A singular value of a block costs height + width parameters, one of the whole matrix out + in.
+    The ranks minimise the error of the whitened blocks fitted alone, which is optimal where inputs
+    of different blocks are uncorrelated. Otherwise the columns of blocks are then fitted in turn in
+    the norm of the whole matrix, each exactly with the others fixed.
 
     It pays where parts of a matrix have a structure of their own: packed projections, the heads of
-    an attention, kernels of a smooth operator. Where rows and columns stand in no order, as in most
-    networks, one SVD of the whole is as near or nearer; it is returned, with a note, where it is.
-    One block is the truncated SVD.
+    an attention, kernels of a smooth operator. Where the order of rows and columns has no meaning,
+    as in most networks, one SVD of the whole is as near or nearer; if so, it is returned with a
+    note. One block is the truncated SVD.
 
     Args:
         compression_ratio: of this matrix alone, in bytes; at least 1.

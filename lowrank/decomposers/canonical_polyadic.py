@@ -29,10 +29,11 @@ class CanonicalPolyadic(Decomposer):
     not two, because splitting it saves k² − 2k of out + in + k² numbers a rank and loses more. The
     rank may exceed the number of channels.
 
-    In the identity norm tensorly's alternating least squares. In the others it is the start, on a
-    kernel whitened as if all positions counted alike; then the outputs by least squares and the
-    others by some steps of conjugate gradients take turns, so that the error in the norm never
-    grows. A local optimum, and the problem has none where terms that cancel grow without bound.
+    In the identity norm: tensorly's alternating least squares. In the other norms that is the
+    start, on a kernel whitened by the moment averaged over positions. Then the output vectors (by
+    least squares) and the others (by steps of conjugate gradients) are updated in turn, so the
+    error in the norm never grows. The result is a local optimum; the problem has none where terms
+    that cancel each other grow without bound.
 
     It pays at high ratios, where a product of few channels is too coarse. A truncated SVD of the
     view ``channel`` is returned, with a note, where it is nearer at the same bytes, and for a

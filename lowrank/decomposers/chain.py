@@ -37,8 +37,8 @@ class Chain(Decomposer):
     Args:
         steps: the methods, first to act first; at least one. The first approximates the weight in
             `norm`, which it has to know, all later ones the leaves before them in the identity
-            norm: the rows and columns of a leaf are not those of the weight. What steps lose in
-            `norm` together, `PruneAndQuantize` and `QuantizedPlusLowRank` make up for.
+            norm: the rows and columns of a leaf are not those of the weight. `PruneAndQuantize` and
+            `QuantizedPlusLowRank` compensate the errors of all their steps in `norm`.
 
     Raises:
         ValueError: no step, something that is no decomposer, or the error of a step, with the

@@ -57,8 +57,7 @@ class Decomposer(ABC):
     def level(self) -> float | None:
         """The number that is swept: the place of a point on the method's curve.
 
-        Where a class does not say otherwise, what the first of its fields says that says any (see
-        `first_level`), seeds aside.
+        By default that of the first field that has one (see `first_level`), seeds aside.
         """
         return first_level(getattr(self, one.name) for one in fields(self) if one.name != "seed")
 
@@ -97,9 +96,9 @@ class Decomposer(ABC):
     def check_shape(self, weight: Tensor) -> None:
         """Raise `Unfit` where a hyperparameter does not fit a weight of this shape (out, in).
 
-        Known before any work: of `weight` are read shape and dtype, and where a method is to reach
-        a ratio of bytes, how many bits its numbers need. Other numbers may so give another answer:
-        those of a float32 weight that was rounded to 16 bits are half as many bytes to begin with.
+        Called before any work: it reads the shape and dtype of `weight` and, for a ratio of bytes,
+        the number of bits of its values. So the result can depend on the values: a float32 weight
+        that was rounded to 16 bits takes half of the bytes to begin with.
         """
         del weight
 
@@ -112,9 +111,9 @@ class Decomposer(ABC):
         return "channel"
 
     def for_kernel(self, size: tuple[int, int]) -> Decomposer:
-        """This method for a weight that is a kernel of that (height, width); (1, 1) if it is none.
+        """This method for the kernel of a convolution, (height, width); (1, 1) for other weights.
 
-        The same but for methods that see more than a matrix.
+        The method itself, unless it factors kernels as tensors.
         """
         del size
         return self
@@ -181,9 +180,9 @@ def check_weight(weight: Tensor) -> None:
 
 
 def check_finite(form: Factorization, weight: Tensor) -> None:
-    """Raise ValueError if what stands for a weight has numbers beyond the range of their dtype.
+    """Raise ValueError if a factorization has values beyond the range of its dtype.
 
-    Multiplied out only where the weight itself comes near to it.
+    It is multiplied out only if the weight itself has values near the end of that range.
     """
     names = [
         name
@@ -244,10 +243,10 @@ def at_reachable(
 
 
 def first_level(values: Iterable[object]) -> float | None:
-    """The level in the first of the values that has one; None where none has.
+    """The level of the first value that has one; None if none has.
 
-    A number is one itself, several numbers (such as the ranks of a kernel) have their product, a
-    method has its own, and several methods have that of the first.
+    A number is its own level. Several numbers, such as the ranks of a kernel, have their product; a
+    method has its own level, and several methods that of the first.
     """
     return next((level for value in values if (level := _level(value)) is not None), None)
 

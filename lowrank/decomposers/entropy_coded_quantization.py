@@ -1,4 +1,4 @@
-"""Entropy-coded quantization: codes of as many bits as they carry, of any number on average."""
+"""Entropy-coded quantization: any average number of bits, also a fraction, for each weight."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ class EntropyCodedQuantization(Decomposer):
     """W ≈ code · step, the codes any integers, stored in the bits that they carry.
 
     One step for the whole matrix and an entropy code take the place of few levels and a scale for
-    each group. In the full norm the columns are rounded in turn and later ones make up for errors,
-    as in `GPTQ`; but each code is the one for which error and bits together cost least, and rows
-    and columns have coarser steps where their errors count less, if that pays. At the same bytes
-    the squared error is about half that of `GPTQ` with groups of 64 and zero points, and any number
-    of bits can be had. For normal numbers a quarter of a bit is left to gain, by quantizing many
-    weights at once.
+    each group. In the full norm the columns are rounded in turn and later ones compensate errors,
+    as in `GPTQ`. But each code minimises the error plus a multiple of its bits (rate-distortion
+    optimisation), and rows and columns whose errors have less weight get coarser steps, if that
+    pays. At the same bytes the squared error is about half that of `GPTQ` with groups of 64 and
+    zero points, and the number of bits can be any real number. For normally distributed weights
+    vector quantization could save at most another quarter of a bit.
 
     It saves bytes, not time: a matrix is decoded when it is first used. Where codes must have one
     width, for kernels that compute with them, take `GPTQ`.
 
-    The step is the smallest found with which the matrix takes no more than `bits`; mostly all but
-    0.004 bits of them are used. Weights that are few multiples of one number, such as ±1 or a
-    constant, come back without error where that fits; where it does not, some of them keep their
-    codes, whole rows or columns if that is nearer. Codes end at 2^12; where that stops a step, a
-    note says so, and so does one where more than half of the bytes are left. Weights may have any
-    size.
+    The step is the smallest found with which the matrix takes at most `bits` for each weight;
+    mostly less than 0.004 bits are left over. Weights that are few multiples of one number, such as
+    ±1 or a constant, are stored without error if that fits; otherwise only some of them (single
+    ones, or whole rows or columns, whichever is nearer) have codes. Codes end at 2^12; a note says
+    where that limits the step, and where more than half of the bytes are left over. Weights may
+    have any magnitude.
 
-    Levels at any distance or of few values suit some weights better: uniform ones, two values. It
-    is compared with `Quantization` in the smallest groups and `CodebookQuantization` of the whole
-    matrix, each with the most bits that fit into the same bytes, and with `MagnitudePruning`, which
-    suits a few weights among zeros; where one of them is nearer in the norm, that comes back with a
-    note. Where a sample of rows leaves the first two no chance, they are not tried.
+    Some weights, such as uniformly distributed ones or those of two values, are better served by
+    other levels. So the result is compared with `Quantization` in the smallest groups and
+    `CodebookQuantization` of the whole matrix, each with the most bits that fit into the same
+    bytes, and with `MagnitudePruning`, which suits a few weights among zeros. If one of them is
+    nearer in the norm, it is returned with a note. The first two are skipped if they are much worse
+    on a sample of rows.
 
     Args:
         bits: of each weight, all that is stored counted; above 0, at most 8.
-        sweeps: over the columns after they have been rounded, in the full norm, at least 0: each
-            code is chosen anew, as the errors of the others want it. Each takes as long as
-            rounding.
+        sweeps: of coordinate descent over the rounded columns, in the full norm, at least 0: each
+            code is chosen anew with the others fixed. Each takes as long as rounding.
 
     Raises:
-        ValueError: bits out of range, or too few to say that all codes are 0, which the shape
-            decides: 12 bytes and 4 more for each 2048 weights.
+        ValueError: bits out of range, or too few even for codes that are all 0, which take 12
+            bytes and 4 more for each 2048 weights.
 
     Source: Gish & Pierce, IEEE Trans. Inf. Theory 1968 (evenly spaced levels and entropy codes);
     Sullivan & Wiegand, IEEE Signal Processing Magazine 1998 (choosing by error and rate);

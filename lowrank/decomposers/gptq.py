@@ -1,4 +1,4 @@
-"""GPTQ: rounding column by column, the columns that follow making up for each error."""
+"""GPTQ: rounding column by column; the columns that follow compensate each error."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from lowrank.numerics.elimination import eliminate
 
 @dataclass(frozen=True)
 class GPTQ(Decomposer):
-    """W ≈ (code − zero) · scale, the columns rounded in turn; later ones make up for each error.
+    """W ≈ (code − zero) · scale, the columns rounded in turn; later ones compensate each error.
 
-    After a column is rounded, those that are not yet rounded move to where the error in the full
-    norm is least. Row by row the result is no farther from W in the norm than round to nearest is,
-    weighted scales included: a row that compensation would make worse keeps its nearest levels, and
-    a note says how many do. With one bit and zero points a row that is nearer as zeros becomes
-    zeros, with a note too. Pays at 4 bits and fewer, with at least as many samples of calibration
-    as inputs; stored as `Quantization` stores, bit for bit as much.
+    After a column is rounded, the columns not yet rounded are updated to the least error in the
+    full norm. No row of the result is farther from W in the norm than rounded to nearest (weighted
+    scales included): a row that compensation would make worse keeps its nearest levels, and a note
+    says how many do. With one bit and zero points, a row that is nearer as zeros becomes zeros,
+    with a note too. It pays at 4 bits and fewer, with at least as many calibration samples as
+    inputs. It is stored as `Quantization` and takes as many bytes.
 
-    In the identity and diagonal norms no column can make up for another, and it is `Quantization`.
+    In the identity and diagonal norms no column can compensate another, and it is `Quantization`.
 
     The damping of the second moment belongs to the norm. A moment that is singular even so, such as
     that of fewer samples than inputs without damping, is raised by the least power of ten of its
@@ -49,16 +49,16 @@ class GPTQ(Decomposer):
         bits, group_size, symmetric, scale, scale_dtype: as in `Quantization`; ``"mse"`` weighs by
             the diagonal of the second moment.
         order: of rounding. ``"natural"``: first to last. ``"activation"``: inputs of large mean
-            square first, as long as many can make up for their errors; better as a rule.
-        groups: where the levels of a group come from. ``"static"``: from the weight itself, all
-            before the first column is rounded. ``"dynamic"``: from the columns of the group as they
-            are when the first of them is due, with what earlier groups' errors have added. Groups
-            are always of consecutive inputs, so that no permutation is stored: by activation,
-            dynamic groups are taken whole, those first that hold the input of largest mean square,
-            and inputs are sorted within each. The same for one group a row, or for all.
-        sweeps: of coordinate descent afterwards, at least 0: column by column, each is rounded anew
-            to the nearest of where the others as they now are want it. The error falls in each and
-            the stored bytes stay; one takes as long as the rest, and few are worth while.
+            square first, while many columns are left to compensate their errors; better as a rule.
+        groups: the source of a group's levels. ``"static"``: the weight itself, before the first
+            column is rounded. ``"dynamic"``: the columns of the group as earlier compensation has
+            left them, when the first of them is rounded. Groups always are of consecutive inputs,
+            so that no permutation is stored: with ``"activation"``, dynamic groups stay whole, the
+            group with the input of largest mean square comes first, and inputs are sorted within
+            each. With one group for a row, or for all, the two are the same.
+        sweeps: of coordinate descent afterwards, at least 0: each column is rounded anew with the
+            others fixed. The error never grows and the stored bytes stay; one sweep takes as long
+            as all before, and only a few pay.
 
     Raises:
         ValueError: as `Quantization`.
@@ -165,7 +165,7 @@ class GPTQ(Decomposer):
 
 @dataclass(frozen=True)
 class Elimination:
-    """The second moment as rounding column by column needs it.
+    """The factored second moment, for rounding column by column.
 
     Attributes:
         order: of the columns, (in,).

@@ -1,4 +1,4 @@
-"""Half precision: the values as they are, in 16 bits."""
+"""Half precision: values rounded to 16 bits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class HalfPrecision(Decomposer):
     """W ≈ W rounded to the nearest number of 16 bits, computed with in the dtype of the weight.
 
-    As the last step of a `Chain` it makes the values 16 bits that an earlier step left at 32: the
-    survivors of pruning, so that half of them and a bitmask take 9 bits for each weight, or the
-    factors of an SVD. No entry changes by more than a share of 2^-11 (float16) or 2^-8 (bfloat16)
-    of the matrix's largest, which next to the loss of such a step is nothing. Does not pay where
-    the weight has 16 bits itself. Rounding to nearest is the best for each entry alone, and so in
-    the norms `Identity` and `Diagonal`.
+    As the last step of a `Chain` it halves the values that an earlier step left at 32 bits: the
+    survivors of pruning (at 50 %, with a bitmask, 9 bits for each weight) or the factors of an SVD.
+    No entry changes by more than 2^-11 (float16) or 2^-8 (bfloat16) times the matrix's largest,
+    which is negligible beside the error of such a step. It does not pay where the weight has 16
+    bits itself. Rounding to nearest is optimal for each entry alone, and so in the norms `Identity`
+    and `Diagonal`.
 
     Args:
         dtype: ``"float16"`` or ``"bfloat16"``, which has the range of float32 and 3 bits less of

@@ -1,4 +1,4 @@
-"""Half-quadratic quantization: levels that fit most weights well, outliers left out, no data."""
+"""Half-quadratic quantization (HQQ): levels by a robust error that tolerates outliers; no data."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ BETA, GROWTH = 1.0, 1.01
 class HQQ(Decomposer):
     """W ≈ (code − zero) · scale with a real zero point, by least Σ |W − Ŵ|^power in each group.
 
-    A power below 1 lets few large errors be and fits the many others. Half-quadratic splitting
-    alternates between the errors that are taken as outliers, by shrinkage, and the levels that fit
-    the rest by least squares. Each group keeps the best levels met, of which the first are those of
-    its range: never worse in that sum than `Quantization` by the range with zero points.
+    A power below 1 tolerates few large errors and fits the many others. Half-quadratic splitting
+    alternates between the outlier part of the errors, by shrinkage, and the levels, by least
+    squares on the rest. Each group keeps the best levels found; the first candidates are those of
+    its range. So it is never worse in that sum than `Quantization` by the range with zero points.
 
-    Needs no data, and is fast. Takes bits + 32 / group_size bits for each weight, nearly half a
-    scale's worth more than integer zero points, for which `Quantization` by ``"mse"`` can have
-    smaller groups.
+    It needs no data, and is fast. It takes bits + 32 / group_size bits for each weight, (16 − bits)
+    / group_size more than with integer zero points; at the same bytes `Quantization` by ``"mse"``
+    can have smaller groups.
 
-    In the paper the scale stays that of the range. Here it is fitted with the zero point, for both
-    are one regression line: at 3 bits a small language model of perplexity 4.8 then has 7.9 and not
+    In the paper the scale stays that of the range. Here it is fitted together with the zero point,
+    as one regression line: at 3 bits a small language model of perplexity 4.8 then has 7.9 and not
     8.8.
 
     Args:

@@ -55,7 +55,7 @@ class LoRA(Decomposer):
             between ranks.
         dropout: share of the adapter's inputs dropped in training, in [0, 1).
         init: one of the three starts.
-        base: what the frozen weight becomes; W itself if not given, which ``residual`` excludes.
+        base: the method of the frozen weight; W itself if not given, which ``residual`` excludes.
         seed: of ``zero``'s gaussian; layers of equal shape but different weights draw differently.
 
     Source: Hu et al., ICLR 2022 (LoRA); Dettmers et al., NeurIPS 2023 (QLoRA); Meng, Wang & Zhang,

@@ -1,4 +1,4 @@
-"""Low rank plus sparse: what many weights share and the few that stand out."""
+"""Low rank plus sparse: a low-rank part for the bulk of the weights, a sparse part for outliers."""
 
 from __future__ import annotations
 

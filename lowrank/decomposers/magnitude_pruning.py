@@ -1,4 +1,4 @@
-"""Magnitude pruning and Wanda: the weights that count most stay, the others become zero."""
+"""Magnitude pruning and Wanda: the weights of highest score stay, the others become zero."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lowrank.numerics.ranking import relative
 
 @dataclass(frozen=True)
 class MagnitudePruning(ScoredPruning):
-    """W ≈ W where its entries count most, 0 elsewhere: magnitude pruning, and Wanda.
+    """W ≈ W where its entries have the highest scores, 0 elsewhere: magnitude pruning, and Wanda.
 
-    An entry counts |w| in the norm `Identity` and |w| · √(its weight) in `Diagonal`, which with the
-    mean square of each input and `within` = ``"row"`` is Wanda; a block counts the root of the sum
-    of squares. No mask of the same pattern with as many survivors in each set that competes (blocks
-    of equal size) is closer to W in that norm. Of equal ones the first in row-major order stay, so
-    the count is exact.
+    The score of an entry is |w| in the norm `Identity` and |w| · √(its weight in the norm) in
+    `Diagonal`, which is Wanda with the mean square of each input and `within` = ``"row"``. The
+    score of a block is the root of the sum of squares. No mask of the same pattern with as many
+    survivors in each compared set (blocks of equal size) is closer to W in that norm. Of equal
+    scores the first in row-major order stay, so the count is exact.
 
-    Single weights keep most of the quality; N:M, rows, columns and blocks ask for more of it and
-    need less index, or suit a kernel. An index of 1 bit for each weight bounds the compression of
-    single 32-bit weights by 32 until CSR becomes smaller, from about 97 % zeros. Survivors keep
-    their values and are trained further without reviving the others. Where the moments of pairs of
-    inputs are known, `SparseGPT` loses less.
+    Single weights keep most of the quality; N:M, rows, columns and blocks cost more quality, and
+    need a smaller index or suit a kernel. An index of 1 bit for each weight bounds the compression
+    of single 32-bit weights by 32 until CSR becomes smaller, from about 97 % zeros. Survivors keep
+    their values; further training does not revive the others. With the full second moment of the
+    inputs, `SparseGPT` has a smaller error.
 
     Except for N:M, rows, columns and `within` = ``"row"``, rows keep different numbers of weights,
     so that a later step of a `Chain` sees the survivors as one row; then quantize in groups of a
@@ -45,9 +45,9 @@ class MagnitudePruning(ScoredPruning):
             such as ``16x16``, smaller at the right and lower edge. Of a convolution's kernel the
             rows are output channels, the columns (in, kh, kw); for N:M (kh, kw, in), so that groups
             are of input channels.
-        within: what the blocks compete in: the whole ``"matrix"``, nearest to it, or each
-            ``"row"`` of single weights or blocks, so that every output keeps equally many: no row
-            starves because its weights are small. Sparsity is then rounded in each row.
+        within: where scores are compared: in the whole ``"matrix"``, which has the least error, or
+            in each ``"row"`` of single weights or blocks, so that every output keeps equally many
+            even if its weights are small. Sparsity is then rounded in each row.
 
     Raises:
         ValueError: no block would survive.

@@ -28,24 +28,23 @@ from lowrank.numerics.storage import stored_bytes
 class Monarch(Decomposer):
     """W ≈ block-diagonal × permutation × block-diagonal: a grid of blocks of rank 1 (or `rank`).
 
-    The factors' blocks are rows of W's blocks on the left, columns of them on the right, and the
-    permutation is fixed, so that nothing but the blocks is stored: rank · (out · across + in ·
-    down) numbers of a grid (down, across). The blocks' projections have a closed form, an SVD of
-    each, which in the identity and diagonal norms is the optimum. In the full norm it is the start
-    of coordinate descent: each column of blocks exactly while the others stay. The rows of a block
-    follow each other in W, where the paper takes every m-th: without a permutation of the outputs,
-    which is a matter of how they are numbered.
+    W is cut into a grid (down, across) of blocks. The left factor has a block for each row of the
+    grid, the right factor one for each column, and the permutation is fixed, so only these blocks
+    are stored: rank · (out · across + in · down) parameters. The projection has a closed form, an
+    SVD of each block, which is optimal in the identity and diagonal norms. In the full norm it is
+    the start of coordinate descent: each column of blocks exactly, with the others fixed. The rows
+    of a block are consecutive in W; in the paper they are every m-th, which is only another order
+    of the outputs.
 
-    It runs as two batched products. It pays for what butterflies and Fourier-like transforms are
-    made of; trained weights are mostly nearer to one SVD of the whole, which is returned, with a
-    note, where it is.
+    It runs as two batched products. It pays for butterfly and Fourier-like transforms; trained
+    weights are mostly nearer to one SVD of the whole, which is then returned with a note.
 
     Exactly one of `blocks` and `compression_ratio` is given.
 
     Args:
         blocks: how many (down, across), divisors of out and in.
-        compression_ratio: of this matrix alone, in bytes. Of all grids that reach it and have no
-            refinement that does, the one whose blocks alone lose least.
+        compression_ratio: of this matrix alone, in bytes. Of the finest grids that reach it, the
+            one of least error with its blocks fitted alone.
         rank: of each block, at least 1.
         iterations: passes over the columns of blocks in the full norm, at least 0.
         view: as which matrix a convolution's kernel is seen (see `Convolve`).

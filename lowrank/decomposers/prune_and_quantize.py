@@ -1,4 +1,4 @@
-"""Joint pruning and quantization: each column makes up for what those before have lost."""
+"""Joint pruning and quantization: each column compensates the errors of the columns before."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from lowrank.numerics.curvature import inverse_factor, is_diagonal, raised, with
 class PruneAndQuantize(Decomposer):
     """W ≈ a sparse matrix whose kept values are codes of few bits, both at once in the full norm.
 
-    `pruning` says which weights stay. Then, column by column, survivors are rounded and the others
-    set to zero, and the columns that follow make up for both errors, as GPTQ does for one. In the
-    norm no row is farther from W than pruned first and its survivors rounded to nearest, as a
-    `Chain` does: a row that compensation would make worse keeps its nearest levels, and a note says
-    how many do. Last come as many sweeps of coordinate descent as `quantization` has.
+    `pruning` chooses the mask. Then, column by column, survivors are rounded and the others set to
+    zero, and the columns that follow compensate both errors, as in GPTQ. In the norm no row is
+    farther from W than if its survivors were rounded to nearest, as by a `Chain`: a row that
+    compensation would make worse keeps its nearest levels, and a note says how many do. Last come
+    the sweeps of coordinate descent of `quantization`.
 
     Takes density · bits, and 1 bit of index for each weight; scales are of survivors that follow
     each other. It is compared in the norm with its parts alone at the same bytes: `pruning` to as
@@ -46,12 +46,13 @@ class PruneAndQuantize(Decomposer):
     nor for most of them at any: there the index costs what one more bit for all of them does. The
     zeros save bytes and no time.
 
-    In the identity and diagonal norms no column can make up for another, and it is the two steps
-    one after the other.
+    In the identity and diagonal norms no column can compensate another, and it is the two steps one
+    after the other.
 
     Args:
-        pruning: which weights stay. ``within="row"`` and N:M keep as many in each row, so that
-            groups of survivors lie in rows; else the values are one row, and a note says so.
+        pruning: the method that chooses the mask. With ``within="row"`` and N:M each row keeps
+            equally many, so that groups of survivors lie in rows; else the values are one row, and
+            a note says so.
         quantization: bits, groups, scales and sweeps; columns are taken in its order, and groups
             are static.
 
@@ -107,7 +108,7 @@ class PruneAndQuantize(Decomposer):
     def _together(
         self, weight: Tensor, norm: Norm, exact: Tensor, nearest: RoundedColumns
     ) -> tuple[RoundedColumns, str]:
-        """Codes of the survivors that make up for each other, and what a report should say.
+        """Codes of the survivors, which compensate each other's errors, and a note for the report.
 
         Args:
             exact: the best values of the survivors, zero elsewhere, (out, in).
@@ -122,8 +123,8 @@ class PruneAndQuantize(Decomposer):
         if self.quantization.order == "activation":
             order = strength.argsort(descending=True, stable=True)
         factor, share = inverse_factor(alive[order][:, order])
-        # From the best values and not from the weight, whose columns that come first could no more
-        # make up for what later ones lose.
+        # From the optimal values and not from the weight: its first columns could not compensate
+        # the errors of later ones.
         result = eliminated(exact, nearest, order, factor)
         result, kept = result.better_rows(nearest, weight, moment)
         for _ in range(self.quantization.sweeps):
@@ -133,7 +134,7 @@ class PruneAndQuantize(Decomposer):
 
 @dataclass(frozen=True)
 class Survivors:
-    """Where the values of a sparse matrix belong, and on which levels they lie.
+    """The positions of the values of a sparse matrix, and their quantization levels.
 
     Attributes:
         mask: of the matrix, (out, in).
@@ -171,7 +172,7 @@ class Survivors:
 def eliminated(
     exact: Tensor, nearest: RoundedColumns, order: Tensor, factor: Tensor
 ) -> RoundedColumns:
-    """Columns rounded in turn, on the levels of `nearest`, later ones making up for each error.
+    """Columns rounded in turn, on the levels of `nearest`; later ones compensate each error.
 
     Args:
         exact: what is to be rounded, (out, in).

@@ -1,4 +1,4 @@
-"""Pruning: what all methods share that set weights to zero."""
+"""The common base of pruning methods, which set weights to zero."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lowrank.numerics.checks import check_exactly_one, check_none, check_ratio, 
 
 @dataclass(frozen=True)
 class Pruning(Decomposer):
-    """Keeps some of the blocks of a pattern; a method says which, and with what values.
+    """Pruning by a pattern of blocks; a subclass chooses the kept blocks and their values.
 
     See `MagnitudePruning` for the arguments.
 
@@ -69,7 +69,7 @@ class Pruning(Decomposer):
                 raise self._out_of_reach(weight, grid, lower)
 
     def _count(self, weight: Tensor, grid: BlockGrid, scores: Tensor) -> int | None:
-        """The number of survivors in each set that competes; None where the pattern says it."""
+        """The number of survivors in each compared set; None where the pattern fixes it."""
         if self.sparsity is not None:
             return self._count_at(self.sparsity, grid)
         if self.compression_ratio is None:
@@ -125,7 +125,7 @@ class Pruning(Decomposer):
 
 @dataclass(frozen=True)
 class ScoredPruning(Pruning):
-    """Keeps the blocks that score highest, as they are; a method says how they score."""
+    """Pruning that keeps the blocks of highest score unchanged; a subclass defines the score."""
 
     moves_values: ClassVar[bool] = False
 

@@ -37,9 +37,9 @@ class Quantization(Decomposer):
         scale: ``"range"``, or ``"mse"``: least squared error in the norm, by a search over smaller
             ranges and then least squares for fixed codes in turn with codes for fixed scales. Not
             the global optimum, but never worse than the range; in the identity norm it clips
-            outliers, and so may lose quality where they matter. Pays at 4 bits and fewer. The range
-            asks nothing of the norm, which is then noted where it is not the identity: the nearest
-            level is the nearest whatever an error counts.
+            outliers, and so may lose quality where they matter. Pays at 4 bits and fewer.
+            ``"range"`` ignores the norm, with a note if that is not the identity: the nearest level
+            is the same for every weighting of the errors.
         scale_dtype: ``"float16"``, ``"bfloat16"`` (the range of float32, 3 digits fewer) or
             ``"float32"``.
 

@@ -1,4 +1,4 @@
-"""Quantized plus low rank: a coarse base, and a thin product that makes up for its errors."""
+"""Quantized plus low rank: a coarse base, and a low-rank product that compensates its errors."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ HALF = 16
 class QuantizedPlusLowRank(Decomposer):
     """W ≈ Q + left @ right with Q quantized, and left and right in few bits too, by alternation.
 
-    In turn Q becomes what `base` makes of W − left @ right, and left @ right the nearest of its
-    rank to W − Q, both in the norm. Rounding keeps this from being monotone: of all iterates the
-    nearest is returned, so that more iterations are never worse. Both orders are tried: the base
-    first, so that the product makes up for its errors (LoftQ, CALDERA), and the product first, so
+    In turn, Q is set to `base` of W − left @ right, and left @ right to the nearest matrix of its
+    rank to W − Q, both in the norm. Rounding makes this non-monotone, so the nearest of all
+    iterates is returned, and more iterations are never worse. Both orders are tried: the base
+    first, so that the product compensates its errors (LoftQ, CALDERA), and the product first, so
     that the base has less to represent.
 
-    The factors are rounded one after the other, each in the norm that is the weight's as seen
-    through the other: right in that of the inputs, then left, fitted anew to right as it is stored,
-    in that of the products it multiplies. One scale for each row of right, one for all of left.
+    The factors are rounded one after the other, each in the norm that the weight's norm induces on
+    it: right in the norm of the inputs; then left, fitted anew to the rounded right, in the norm of
+    right's outputs. Each row of right has one scale, and left has one.
 
     It is compared in the norm with plain quantization at the same bytes: `base` itself with the two
-    largest numbers of bits that fit, each in the smallest groups that fit, which is what the bytes
-    of the product buy instead. Where that is nearer it comes back with a note.
+    largest numbers of bits that fit, each in the smallest groups that fit. If that is nearer, it is
+    returned with a note.
 
     Pays as a step between two numbers of bits, most at 1 to 3 bits and where the whitened weight
     has a decaying spectrum. In the full norm of MiniLM at 2.4 to 2.8 bits for each weight the error
@@ -50,7 +50,7 @@ class QuantizedPlusLowRank(Decomposer):
 
     Args:
         rank: of the product, 1 ≤ rank ≤ min(out, in).
-        base: how Q is made.
+        base: the method of Q.
         factor_bits: of the factors, 1..8, or 16 for float16.
         iterations: of each of the two orders, at least 1; each costs a `base` and an SVD.
 

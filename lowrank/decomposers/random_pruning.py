@@ -1,4 +1,4 @@
-"""Random pruning: the control that every honest pruning curve shows."""
+"""Random pruning: the control of pruning experiments."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ class RobustPCA(Decomposer):
     it is: no split has an objective below ⟨Y, W⟩. It goes on until the objective of L is above that
     by at most `tolerance` of it, and the note says by how much.
 
-    In the diagonal norm it is the weight A^{1/2} W B^{1/2} that is split, and the parts are divided
-    by these weights again: what counts little is then not what stands out. In the full norm too,
-    with the diagonal of B: a root of all of B would not leave S sparse. As L + S is W up to the
-    tolerance, its error in any norm is next to nothing; where the truncated SVD of the same bytes
-    is even nearer, that one comes back with a note.
+    In the diagonal norm A^{1/2} W B^{1/2} is split, and the parts are divided by these factors
+    again, so that entries of little weight are not outliers. The full norm uses the diagonal of B:
+    a root of all of B would not leave S sparse. As L + S is W up to the tolerance, its error is
+    negligible in any norm; where the truncated SVD of the same bytes is even nearer, that is
+    returned with a note.
 
     Args:
         sparse_weight: λ, above 0: the larger, the sparser S and the higher the rank of L;
@@ -101,7 +101,7 @@ class RobustPCA(Decomposer):
                 f"the duality gap {split.gap:.2g}, wanted is tolerance={self.tolerance:g}. Raise "
                 "either."
             )
-        # What counts nothing is in no part.
+        # Entries of weight zero are in no part.
         unscaled = [torch.where(scale > 0, 1 / scale, 0) for scale in (rows, columns)]
         form = form_of(split, *unscaled)
         form.note = f"least sum of the norms, up to a share of {max(split.gap, 0):.0e}"

@@ -1,4 +1,4 @@
-"""SparseGPT: pruning column by column, the columns that follow making up for each loss."""
+"""SparseGPT: pruning column by column; the columns that follow compensate each error."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ from lowrank.numerics.survivors import exact_update
 
 @dataclass(frozen=True)
 class SparseGPT(Pruning):
-    """W ≈ a sparse matrix whose survivors make up for the pruned weights, in the full norm.
+    """W ≈ a sparse matrix whose survivors compensate the pruned weights, in the full norm.
 
-    Column by column, a pruned weight moves those of its row that are not yet treated to where the
-    error is least. A weight is pruned where that loses least, w² / U_jj² with Uᵀ U the inverse of
-    the second moment, as the columns before have left it: decided for a block of columns at once
-    when its first is due, for N:M for each group of M. Every block keeps the same share.
+    Column by column, after a weight is pruned, the later weights of its row are updated to the
+    least error. The weights with the least increase of the error, w² / U_jj² with Uᵀ U the inverse
+    of the second moment, are pruned, with w as the columns before have left it. They are chosen for
+    a block of columns at once, when its first column is reached; for N:M, for each group of M.
+    Every block keeps the same share.
 
     The last step of ``update="exact"`` gives the survivors the values of least error for this mask,
-    so it is never worse in the norm than ``"sequential"``, which is the paper's method and cannot
-    change weights once treated. Each row takes a Cholesky factor of its own: for a weight n × n
-    with half of it zero n⁴ / 24 multiplications where the rest takes n³. `ALPS` has better masks.
+    so it is never worse in the norm than ``"sequential"``, which is the paper's method and does not
+    change earlier columns. Each row needs its own Cholesky factor: n⁴ / 24 multiplications for an
+    n × n weight at 50 % zeros, where the rest takes n³. `ALPS` has better masks.
 
-    In the identity and diagonal norms nothing can make up for anything: the survivors keep their
-    values, and only the blocks make it differ from `MagnitudePruning`.
+    In the identity and diagonal norms no weight can compensate another: the survivors keep their
+    values, and only the blocks of columns make it differ from `MagnitudePruning`.
 
     The damping of the second moment belongs to the norm. A moment that is singular even so is
     raised by the least power of ten of its mean diagonal that makes it regular, and a note says by
@@ -48,8 +49,8 @@ class SparseGPT(Pruning):
 
     Args:
         sparsity, compression_ratio, pattern: as in `MagnitudePruning`, for single weights or N:M.
-        within: whether the single weights of all rows of a block of columns compete (``"matrix"``,
-            the paper's), or those of each row alone.
+        within: whether single weights are compared over all rows of a block of columns
+            (``"matrix"``, as in the paper), or in each row alone.
         block_size: columns for which single weights are chosen at once; at least 1.
         update: ``"exact"`` or ``"sequential"``.
 

@@ -1,4 +1,4 @@
-"""Tucker-2: a kernel between few input and few output channels."""
+"""Tucker-2: a convolution through few input and few output channels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lowrank.numerics.memo import memoised
 class Tucker2(Decomposer):
     """A k × k kernel as 1 × 1 to few channels, k × k between few, 1 × 1 to all.
 
-    In the identity norm tensorly's higher-order orthogonal iteration. In the others it is the
-    start, on a kernel whitened as if all positions counted alike; then the channels that go in and
-    the rest take turns: the rest by its optimum, a truncated SVD, and the channels by some steps of
-    conjugate gradients, so that the error in the norm never grows. A local optimum.
+    In the identity norm: tensorly's higher-order orthogonal iteration. In the other norms that is
+    the start, on a kernel whitened by the moment averaged over positions. Then the input mixing (by
+    steps of conjugate gradients) and the rest (exactly, by a truncated SVD) are updated in turn, so
+    the error in the norm never grows. The result is a local optimum.
 
     It pays where the input channels of a kernel are as redundant as its outputs. With all input
     channels it is the truncated SVD of the view ``channel``, which is returned, with a note, where

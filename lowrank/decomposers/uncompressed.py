@@ -1,4 +1,4 @@
-"""Uncompressed weights, counted among the compressed."""
+"""The identity method: a weight that an allocation leaves uncompressed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lowrank.norms import Norm
 class Uncompressed(Decomposer):
     """Ŵ = W.
 
-    What an allocation gives a layer that is worth all its bytes. The layer counts among the
-    compressed ones, in ratios and bits per weight too, unlike one that was not selected.
+    The choice of an allocation for a layer that is worth all its bytes. Unlike a layer that was not
+    selected, it counts among the compressed layers, in ratios and bits per weight too.
     """
 
     family: ClassVar[str] = "dense"
