@@ -1,4 +1,4 @@
-"""How much each layer may spend: a decomposer for each weight of a model."""
+"""Allocation: the choice of a decomposer for each weight of a model, such as under a budget."""
 
 from lowrank.allocation.allocation import Allocation as Allocation
 from lowrank.allocation.allocation import ByName as ByName

@@ -1,4 +1,4 @@
-"""How much each layer may spend: the interface, and the same for every layer."""
+"""The interface of allocations, and the simple ones: uniform, and by name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lowrank.numerics.checks import check_is
 
 @dataclass(frozen=True)
 class Problem:
-    """A model whose selected weights want decomposers.
+    """A model, and its selected weights, each of which is to get a decomposer.
 
     Attributes:
         model: the dense model; not to be changed.
         sites: its selected weights.
-        norm: in which norms they will be approximated.
-        data: what the norms are calibrated on; None if they need none.
+        norm: provider of the norms in which they will be approximated.
+        data: calibration data of the norms; None if they need none.
         example: the inputs of ONE example; None if not given.
         values: how real values are stored.
     """
@@ -42,20 +42,20 @@ class Problem:
     values: Values = field(default_factory=Values)
 
     def decompose(self, site: Site, decomposer: Decomposer, norm: Norm) -> Factorization:
-        """What a method makes of a weight, as it is stored; what is kept stays as it is."""
+        """The factorization of a weight by a method, in the dtypes in which it is stored."""
         form = site.decompose(decomposer, norm)
         return form if decomposer == Uncompressed() else self.values.stored(form)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which decomposer each weight gets.
+    """The decomposer of each weight.
 
     Attributes:
-        decomposers: by the name of the weight; one without stays as it is.
-        summary: what a record says about the choice, as JSON; empty if it is a plain rule.
-        factorizations: by the name of the weight, those that were made in the norms of the problem
-            to choose by, and need not be made again; not to be changed.
+        decomposers: by the name of the weight; a weight without one stays as it is.
+        summary: the description of the choice in a record, as JSON; empty for a plain rule.
+        factorizations: by the name of the weight, those already made, in the norms of the problem,
+            for the choice; they need not be made again and must not be changed.
     """
 
     decomposers: dict[str, Decomposer]

@@ -1,4 +1,4 @@
-"""What every candidate would cost and lose in every layer: found once, for all budgets."""
+"""The cost and the error of every candidate in every layer, computed once for all budgets."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MADE = "candidates made, by layers"
 
 
 class Option(NamedTuple):
-    """What a weight can become.
+    """One option for a weight: a candidate with its factorization, cost and error.
 
     Attributes:
-        factorization: what the decomposer makes of the weight, not to be changed; None where it
-            keeps the weight.
+        factorization: of the weight by the decomposer, not to be changed; None where it keeps the
+            weight.
         cost: in the whole units of the resource.
         error: ‖W − Ŵ‖² in the norm.
         energy: ‖W‖² in the norm.
@@ -41,7 +41,7 @@ class Option(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What the dense model takes, in the whole units of the resource.
+    """The costs of the dense model, in the whole units of the resource.
 
     Attributes:
         resource: a key of `RESOURCES`.
@@ -87,7 +87,7 @@ class Analysis(NamedTuple):
 
 
 def dense_costs(problem: Problem, resource: str) -> Costs:
-    """What the model takes as it is.
+    """The costs of the dense model.
 
     Args:
         resource: a key of `RESOURCES`.
@@ -103,11 +103,11 @@ def dense_costs(problem: Problem, resource: str) -> Costs:
 
 
 def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) -> Analysis:
-    """Make every candidate of every weight, and see what it costs and how far it is off.
+    """Make every candidate of every weight, and find its cost and its error.
 
-    The norms are those of one-shot calibration, whatever the problem's: no candidate can wait for
-    the choice of those before it. A weight that their data say nothing about is kept. All
-    factorizations are held, so for a large model few candidates should be given.
+    The norms are those of one-shot calibration even if the problem's are sequential, because
+    candidates are made before any choice. A weight that the data do not reach is kept. All
+    factorizations stay in memory, so give few candidates for a large model.
 
     Args:
         costs: of the dense model, in the resource in which those of the options are.

@@ -1,4 +1,4 @@
-"""What a compressed model may take: a limit on one resource."""
+"""The budget of a compressed model: a limit on one resource."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Budget:
         return self.of == "layers" or self.bits_per_weight is not None
 
     def allowance(self, sites: Sequence[Site], layers: float, rest: float) -> float:
-        """What the selected layers together may take.
+        """The limit for the selected layers together.
 
         Args:
             layers: what they take dense.

@@ -1,4 +1,4 @@
-"""What the allocations have in common that choose among candidates within a budget."""
+"""The common base of allocations that choose among candidates within a budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Knapsack(NamedTuple):
 
     Attributes:
         items: the options of each weight with their losses.
-        limit: what the weights together may take, in the resource's whole units.
+        limit: of the cost of the weights together, in the resource's whole units.
     """
 
     problem: Problem
@@ -40,7 +40,7 @@ class Knapsack(NamedTuple):
 
 
 class KnapsackSolution(NamedTuple):
-    """One option for each weight, and what a record says about the choice."""
+    """One option for each weight, and the description of the choice in a record."""
 
     taken: dict[str, Option]
     summary: dict[str, Any]
@@ -54,9 +54,10 @@ class Budgeted(Allocation):
 
     Args:
         candidates: decomposers, also in nested lists and mappings; see `grid`.
-        budget: of the model or of the selected layers. Never exceeded by what is chosen; in
-            sequential calibration that is made anew, and a method whose size depends on the weight
-            (an energy, entropy codes) can then take a little more or less than the record says.
+        budget: of the model or of the selected layers. The choice never exceeds it. In sequential
+            calibration the chosen factorizations are made anew, and a method whose size depends on
+            the weight (an energy, entropy codes) can then take a little more or less than the
+            record says.
         loss: how much a candidate counts.
 
     Raises:
@@ -157,7 +158,7 @@ class Budgeted(Allocation):
         return Plan(decomposers, said | summary, made if is_one_shot else {})
 
     def _limit(self, problem: Problem, costs: Costs) -> float:
-        """What the selected layers together may take, in whole units."""
+        """The limit for the selected layers together, in whole units."""
         unit = RESOURCES[self.budget.resource].unit
         limit = self.budget.allowance(problem.sites, costs.total * unit, costs.rest * unit) / unit
         # A ratio of 1 is not to be missed by a rounding error.
@@ -236,7 +237,7 @@ def flattened(candidates: Any) -> Iterator[Any]:
 
 
 def problem_key(problem: Problem) -> tuple[Any, ...] | None:
-    """What stands for a problem in a key of `Memo`, equal for equal ones; None if its model is not
+    """The part of a key of `Memo` for a problem, equal for equal ones; None if its model is not
     `lowrank.numerics.memo.unchanging`.
     """
     owner = model_key(problem.model)

@@ -86,7 +86,7 @@ def global_sparsities(weights: Mapping[str, Tensor], sparsity: float) -> dict[st
 
 
 def kept_of(total: int, layers: int, sparsity: float) -> int:
-    """How many of `total` weights stay.
+    """The number of `total` weights that stay.
 
     Raises:
         ValueError: so few that one of the layers would keep none.

@@ -1,4 +1,4 @@
-"""What a model is taken to lose when one of its weights takes a candidate."""
+"""Losses by which allocations compare candidates: an estimate for each weight and candidate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Losses = dict[str, list[float]]
 
 
 class Loss(ABC):
-    """How much each option of each weight counts; the losses of a model's weights are added."""
+    """A loss for each option of each weight; the losses of a model's weights are added."""
 
     @property
     @abstractmethod
@@ -51,10 +51,10 @@ class Loss(ABC):
 class NormError(Loss):
     """‖W − Ŵ‖² in the norm: with the full norm, the squared error of the layer's outputs.
 
-    Costs nothing more, and takes an error in every layer to matter the same.
+    It needs no further run of the model, and assumes that errors matter equally in every layer.
 
     Args:
-        relative: divided by ‖W‖² in the norm, so that layers of large outputs do not count more.
+        relative: divided by ‖W‖² in the norm, so that layers of large outputs do not weigh more.
     """
 
     relative: bool = False
@@ -78,11 +78,11 @@ class NormError(Loss):
 
 @dataclass(frozen=True)
 class Sensitivity(Loss):
-    """How far the model's outputs move when this weight alone takes the candidate.
+    """The distance of the model's outputs from the dense ones when one weight takes a candidate.
 
-    Measured on calibration data, as `CalibrationData.difference` has it: for a classifier or a
-    language model KL(dense ‖ model). Padding does not count. A forward pass of `examples` for every
-    option that is measured.
+    Measured on calibration data by `CalibrationData.difference`: for a classifier or a language
+    model KL(dense ‖ model). Padding does not count. Each measured option takes one forward pass of
+    `examples`.
 
     Args:
         examples: of the calibration data, from the first on and in whole batches; all if not
@@ -220,8 +220,8 @@ class OutputDistance:
             own, count = self.data.difference(observed, dense, piece)
             total += own
             weight += count
-        # Rounding can take a distance that is zero in truth below it. Outputs that are no numbers
-        # are as far as can be, and `max` would take NaN for 0.
+        # Rounding can make a zero distance negative. Outputs that are not finite have an infinite
+        # distance; `max` would turn NaN into 0.
         mean = quotient(total, weight)
         return max(0.0, mean) if math.isfinite(mean) else math.inf
 

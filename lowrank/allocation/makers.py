@@ -1,4 +1,4 @@
-"""What makes a decomposer when it is called with some of its hyperparameters."""
+"""Factories of decomposers: callables that take some of their hyperparameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lowrank.decomposers import Decomposer
 
 
 def made_by(of: Callable[..., Decomposer], **fields: Any) -> Decomposer:
-    """The decomposer that `of` makes with these hyperparameters.
+    """The decomposer that `of` returns for these hyperparameters.
 
     Args:
         of: a class of decomposers, or one with other hyperparameters set, as by

@@ -1,4 +1,4 @@
-"""The best split of a budget over the layers of a model, each taking what pays best there."""
+"""Allocation of any candidates to the layers of a model by a multiple-choice knapsack."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class MixedAllocation(Budgeted):
     """The candidates of least total loss among all choices within the budget.
 
     A multiple-choice knapsack over candidates of any families. A sum of losses of single layers
-    knows nothing of how errors in several layers add up; so, if `rivals` is not 0, the mix is set
-    beside the best uniform choices by a run of the whole model on the calibration data, and what
-    moves its outputs least is taken. The record says which, and how near the mix is to a bound on
-    all choices.
+    ignores how errors in several layers combine. So, if `rivals` is not 0, the mix is compared with
+    the best uniform choices by a run of the whole model on calibration data, and the choice of
+    least output distance is taken. The record says which, and how near the mix is to a bound on all
+    choices.
 
-    Pays where layers differ in how much they bear, and at sizes between two levels of a single
-    method. It does not for a model of one large layer.
+    It pays where layers differ in sensitivity, and at sizes between two levels of a single method.
+    It does not pay for a model of one large layer.
 
     Args:
-        rivals: how many uniform choices are tried beside the mix.
-        trial_examples: of the calibration data, for these trials.
+        rivals: number of uniform choices that are compared with the mix.
+        trial_examples: of the calibration data, for this comparison.
 
     Source: mixed precision as a knapsack, Yao et al., ICML 2021 (HAWQ-V3), over any form.
     """
@@ -69,8 +69,8 @@ class MixedAllocation(Budgeted):
         return KnapsackSolution(plans[chosen], summary | {"chosen": chosen, "distances": distances})
 
     def _uniform(self, knapsack: Knapsack) -> dict[str, dict[str, Option]]:
-        """The single candidates within the limit of least total loss; dense where they do not
-        fit a layer or take no less."""
+        """The uniform choices within the limit of least total loss; a layer stays dense where the
+        candidate does not fit or is not smaller."""
         found = []
         options, losses = knapsack.analysis.options, knapsack.losses
         for candidate in self.candidates:
@@ -87,5 +87,5 @@ class MixedAllocation(Budgeted):
 
 
 def pays(option: Option, candidate: Decomposer, dense: Option) -> bool:
-    """Whether it is what a candidate makes of the weight, and takes less than the weight."""
+    """Whether it is the option of a candidate, and costs less than the dense weight."""
     return option.decomposer == candidate and option.cost < dense.cost

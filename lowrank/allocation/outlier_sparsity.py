@@ -1,4 +1,4 @@
-"""Less sparsity where a layer has more outliers."""
+"""Outlier-weighed sparsity (OWL): lower sparsity for layers with more outliers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of life from what takes minutes, through `logging`, which is silent unless asked."""
+"""Progress messages of computations that take minutes, through `logging` at level INFO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the allocations that spend a number of bytes on ranks have in common."""
+"""The common base of allocations that choose ranks within a number of bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RankAllocation(Allocation):
         return {site.name: site.matrix(self.view) for site in problem.sites}
 
     def _numbers(self, problem: Problem, matrices: Mapping[str, Tensor]) -> float:
-        """How many numbers the selected weights may have in the bytes that the ratio leaves them.
+        """The number of parameters that the selected weights may have at the ratio.
 
         Raises:
             ValueError: rank 1 in every matrix needs more.

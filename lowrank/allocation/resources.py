@@ -1,4 +1,4 @@
-"""What a candidate costs: bytes, parameters, MACs or measured time."""
+"""Resources of a budget: bytes, parameters, MACs and measured time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Calls = Mapping[str, Sequence[tuple[Tensor, ...]]]
 
 
 class Resource(ABC):
-    """How much of something a model and its weights take, in whole units.
+    """A resource that a model and its weights take, in whole units.
 
     Attributes:
         unit: of the whole numbers, in the unit in which a limit is given.
@@ -44,7 +44,7 @@ class Resource(ABC):
         return f"{number} {self.noun}"
 
     def calls(self, model: nn.Module, sites: Sequence[Site], example: Example | None) -> Calls:
-        """What must be known of how the layers run; by default nothing.
+        """The inputs of the layers' calls, where costs depend on them; by default none.
 
         Raises:
             ValueError: it cannot be known: no example, or a weight that is not run by itself.
@@ -53,26 +53,26 @@ class Resource(ABC):
         return {}
 
     def conditions(self, example: Example | None) -> tuple[str, ...]:
-        """What else than the model and the candidates decides the costs; by default nothing."""
+        """What the costs depend on besides the model and the candidates; by default nothing."""
         del example
         return ()
 
     @abstractmethod
     def of_model(self, model: nn.Module, example: Example | None) -> int:
-        """What the whole dense model takes."""
+        """The cost of the whole dense model."""
 
     @abstractmethod
     def of_site(self, site: Site, calls: Calls) -> int:
-        """What a dense weight takes, all its uses together."""
+        """The cost of a dense weight, all its uses together."""
 
     @abstractmethod
     def of(
         self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
     ) -> int:
-        """What it takes with a factorization in its place.
+        """The cost of a weight with a factorization in its place.
 
         Args:
-            dense: what `of_site` gave.
+            dense: the result of `of_site`.
         """
 
 

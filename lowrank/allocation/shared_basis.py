@@ -1,4 +1,4 @@
-"""One basis for the layers that read the same inputs, stored once."""
+"""Basis sharing: one right factor, stored once, for several layers with the same inputs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 class Basis:
-    """What the layers of a group share, made when the first of them brings its norm."""
+    """The shared basis of a group, made when its first layer is decomposed, in its norm."""
 
     def __init__(self, sites: Sequence[Site], compression_ratio: float) -> None:
         self.names = [site.name for site in sites]

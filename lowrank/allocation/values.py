@@ -1,4 +1,4 @@
-"""In which dtype the real values of a compressed weight are stored."""
+"""The dtype in which the real values of a compressed weight are stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lowrank.factorizations import Dense, Factorization, Scaled
 
 
 class Values:
-    """How factors and kept weights are stored.
+    """The dtype of stored factors and kept weights.
 
     Args:
         dtype: ``"float16"`` or ``"bfloat16"``; None for the model's own.

@@ -1,1 +1,1 @@
-"""The one walk over a model that compresses it, and its report."""
+"""Compression of a model: one walk over its weights, and the report of the result."""

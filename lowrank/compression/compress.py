@@ -1,4 +1,4 @@
-"""Compress a model, and check beforehand what can be known of it."""
+"""`compress`, which compresses a model, and `check`, which finds errors before any work."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def compress(
     selected. Weights that are tied are decomposed once and stay tied. Hooks of a layer act on what
     stands in for it.
 
-    Where a rule is of several weights, one that cannot be compressed as asked (a rank above its
-    sides, a ratio out of its reach, no example that reaches it) ends nothing: it takes the nearest
-    level that it can have, as its note says, or stays as it is, as `Compressed.left` says.
+    If a rule applies to several weights and one of them cannot be compressed as asked (a rank above
+    its sides, a ratio out of its reach, no example that reaches it), this is no error: that weight
+    takes the nearest possible level, with a note, or stays as it is, listed in `Compressed.left`.
 
     Args:
         method: one decomposer for all selected weights, an allocation that chooses one for each, or
@@ -111,7 +111,7 @@ def check(
     values: str | None = None,
     strict: bool = False,
 ) -> None:
-    """Find what is wrong with a compression and can be known without numbers, weights or data.
+    """Raise the errors of a compression that can be known without the numbers of weights or data.
 
     Args:
         model: with its weights or without, on any device.
@@ -149,7 +149,7 @@ def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[s
 
 
 def fit_for(sites: Sequence[Site], allocation: Allocation, select: Select, strict: bool) -> Fit:
-    """How far weights must take what an allocation gives them."""
+    """The fit of an allocation, by its rules and by the weights that were named alone."""
     if not isinstance(strict, bool):
         raise ValueError(f"strict={strict!r} must be True or False")
     rules = allocation.rules(sites)

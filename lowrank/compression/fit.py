@@ -1,4 +1,4 @@
-"""Which weights can take the method that was asked for, and what becomes of the others."""
+"""The fit of decomposers to the shapes of weights: the nearest possible level, or left as it is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lowrank.model.sites import Site, naming
 class Fit:
     """The decomposers of a plan as far as the weights can take them.
 
-    One weight that cannot be compressed as asked ends nothing where a rule is of several: it takes
-    the nearest level that it can have, or stays as it is. Where it was named alone, where no weight
-    of a rule can be compressed, or where the caller is strict, that is an error.
+    If a rule applies to several weights and one of them cannot be compressed as asked, that weight
+    takes the nearest possible level, or stays as it is. It is an error if the weight was named
+    alone, if no weight of the rule can be compressed, or if the caller is strict.
 
     Args:
         sites: the weights of the plan.
@@ -38,7 +38,7 @@ class Fit:
     left: dict[str, ValueError] = field(default_factory=dict)
 
     def shaped(self, plan: Mapping[str, Decomposer]) -> dict[str, Decomposer]:
-        """What fits the shapes of the weights: known before any work.
+        """The decomposers that fit the shapes of the weights, known before any work.
 
         Raises:
             ValueError: a weight that must take what was asked for cannot, or no weight of a rule.

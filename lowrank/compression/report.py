@@ -1,4 +1,4 @@
-"""What a compression did to each weight of a model."""
+"""The report of a compression, weight by weight."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEAREST = "at its nearest level"
 
 @dataclass
 class LayerReport:
-    """What became of one weight. Sizes in bytes, MACs of one example.
+    """The report of one weight. Sizes in bytes, MACs of one example.
 
     `relative_error` is that in the identity norm, `norm_error` that in the norm in which the weight
     was approximated, which `norm` names.

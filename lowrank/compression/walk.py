@@ -104,7 +104,7 @@ class Walk:
             copies.of[id(use.module)]._parameters[use.rule.parameter] = own
 
     def result(self, compact: nn.Module, skipped: list[tuple[str, str]], job: Job) -> Compressed:
-        """What was done."""
+        """The compressed model and its report."""
         names = [site.name for site in self.fit.sites if site.name in self.layers]
         layers = [self.layers[name] for name in names]
         for layer in layers:

@@ -1,4 +1,4 @@
-"""How a compressed model is run: kernels, which of them is fastest for a layer, and the record."""
+"""Execution of a compressed model: kernels, the choice of the fastest one, and the plan of both."""
 
 from lowrank.execution.compiled import CompiledKernel as CompiledKernel
 from lowrank.execution.kernel import ACCURACIES as ACCURACIES

@@ -1,4 +1,4 @@
-"""Which of the kernels that were tried is taken."""
+"""The choice among the kernels that were tried for a layer."""
 
 from __future__ import annotations
 

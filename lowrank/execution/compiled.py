@@ -1,4 +1,4 @@
-"""The factorization compiled by torch: seconds of compiling for each layer, so only on request."""
+"""A kernel by `torch.compile`; it takes seconds to compile each layer, so only on request."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class PackedKernel(Kernel):
 class DequantizeKernel(Kernel):
     """The matrix made anew in every pass: no memory held, and nearly always slower than dense.
 
-    What libraries do that keep only the codes; in the list to be measured.
+    The way of libraries that keep only the codes; in the list for comparison.
     """
 
     name: ClassVar[str] = "dequantize"

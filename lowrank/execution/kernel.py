@@ -1,4 +1,4 @@
-"""What a kernel is: one way to run a factorization, and how exact it is."""
+"""The interface of kernels: ways to run a factorization, each with an accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCURACIES: tuple[Accuracy, ...] = ("exact", "bfloat16", "int8")
 
 @dataclass(frozen=True)
 class Work:
-    """What a kernel is to do: one factorization, applied in one way, with its bias.
+    """The work of a kernel: one factorization, applied by one operation, with its bias.
 
     Args:
         x: inputs like those to come: their shape, dtype and device decide what can run and how fast
@@ -48,7 +48,7 @@ class Work:
         return self.factorization if isinstance(self.factorization, Leaf) else None
 
     def matrix(self) -> Tensor:
-        """The factorization as one matrix; that which a leaf keeps anyway where it keeps one."""
+        """The factorization as one matrix; the cached one if a leaf keeps it."""
         leaf = self.leaf
         with torch.inference_mode(False), torch.no_grad():
             return (leaf.materialize() if leaf else self.factorization.to_dense()).detach()
@@ -101,9 +101,9 @@ class Kernel(ABC):
 def bound(accuracy: Accuracy, dtype: torch.dtype) -> float:
     """The largest relative error of outputs (Frobenius) that counts as this accuracy.
 
-    ``exact`` leaves room for sums in another order: ε^¾ of the dtype, 6e-6 in float32. The others
-    are what their rounding does to inputs without outliers, with room for several layers of a
-    product; inputs with outliers can exceed them, and the kernel is then not taken.
+    ``exact`` allows sums in another order: ε^¾ of the dtype, 6e-6 in float32. The others allow the
+    rounding errors of inputs without outliers, with room for several factors of a product; inputs
+    with outliers can exceed them, and the kernel is then not taken.
     """
     exact = torch.finfo(dtype).eps ** 0.75
     return max(exact, {"exact": 0.0, "bfloat16": 0.02, "int8": 0.05}[accuracy])

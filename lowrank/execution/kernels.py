@@ -1,4 +1,4 @@
-"""The kernels that are tried if no others are asked for."""
+"""The default list of kernels."""
 
 from __future__ import annotations
 

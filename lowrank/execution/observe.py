@@ -1,4 +1,4 @@
-"""What the layers of a model, and the leaves of a factorization, are asked to do in one run."""
+"""The work of the layers of a model, and of the leaves of a factorization, observed in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Give each factorized layer of a model the kernel that runs it fastest on this machine."""
+"""`optimize_for`, which gives each factorized layer its fastest kernel on this machine."""
 
 from __future__ import annotations
 

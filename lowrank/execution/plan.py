@@ -1,4 +1,4 @@
-"""Which kernel runs each layer, and why: what is on record and can be applied again."""
+"""The execution plan of a model: the kernel of each layer and the trials behind the choice."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DENSE_KERNELS = ("dense", "columns", "transposed", "packed")
 
 @dataclass(frozen=True)
 class Trial:
-    """What was found of one kernel for one layer or leaf.
+    """The measurement of one kernel for one layer or leaf.
 
     Attributes:
         seconds: median of one pass over the layer's inputs.
-        speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` is what it is
-            above, and `speedup_high` what it is below, each with a confidence of 95 %.
+        speedup: over the dense kernel, median of neighbouring blocks; `speedup_low` and
+            `speedup_high` are its lower and upper bounds, each with a confidence of 95 %.
         error: relative error of the outputs against those of the factorization as it runs itself.
         packed_bytes: memory that it holds besides what is stored.
         refused: why it could not run, or was not taken for its error; empty otherwise.
@@ -44,11 +44,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one layer runs.
+    """The plan of one layer.
 
     Attributes:
         name: of the layer in the model.
-        factorization: what it is, for people and to know it again.
+        factorization: its description, for people and to check that a plan fits a model.
         inputs: shape of the inputs for which this was measured.
         kernel: by name; "factored" where the leaves run one after the other, by `parts`.
         parts: leaf → kernel, by the leaf's path in the factorization.
@@ -88,10 +88,10 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How each layer of a model runs; `to_json` and `from_json` keep it in a file or a record.
+    """The plan of each layer of a model; `to_json` and `from_json` keep it in a file or a record.
 
     Attributes:
-        accuracy: what the kernels were allowed to change.
+        accuracy: the loosest that was allowed to the kernels.
         threads, device, machine: where it was measured.
         layers: in the order of the model.
         skipped: (name, reason) of the factorized layers that stay as they are.
@@ -169,7 +169,7 @@ class ExecutionPlan:
 
 
 def _check(plan: ExecutionPlan) -> None:
-    """Raise ValueError for what no search finds."""
+    """Raise ValueError for a plan that no search could have found."""
     names = Counter(layer.name for layer in plan.layers)
     twice = [name for name, count in names.items() if count > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""The kernels that can do a piece of work, each tried: its error, its memory, its time."""
+"""Trials of all kernels that can run a layer: the error, the memory and the time of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lowrank.numerics.checks import check_integer, check_is, check_list, check_p
 
 @dataclass(frozen=True)
 class Search:
-    """How kernels are tried.
+    """The settings of the trials of kernels.
 
     Args:
         seconds: about how long the kernels of one layer, or leaf, are timed beyond 5 rounds.
@@ -63,7 +63,7 @@ class Search:
 
 
 class Found(NamedTuple):
-    """What was found of one layer or leaf: its trials, and what of it can run."""
+    """The trials of one layer or leaf, and the prepared kernels among them."""
 
     trials: list[Trial]
     prepared: list[Prepared | None]

@@ -180,7 +180,7 @@ def _sparse_refusal(work: Work) -> str:
 
 
 def _quietly(make: Callable[[Tensor], Any], dense: Tensor) -> Any:
-    """What `make` makes of a matrix, without torch's warning of its beta layouts."""
+    """`make(matrix)` without torch's warning about its beta layouts."""
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         return make(dense)

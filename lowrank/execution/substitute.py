@@ -1,4 +1,4 @@
-"""Modules whose tensors stay as they are while another kernel does their work."""
+"""Layers and leaves that keep their tensors and run another kernel."""
 
 from __future__ import annotations
 

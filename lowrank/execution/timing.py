@@ -1,4 +1,4 @@
-"""Times of several kernels on the same inputs, taken in turns."""
+"""Interleaved timing of several kernels on the same inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Timed:
     Attributes:
         seconds: median of one pass.
         speedup: median over the rounds of the first kernel's time over this one's.
-        speedup_low, speedup_high: what that median is above, and below, each with a confidence of
+        speedup_low, speedup_high: lower and upper bound of that median, each with a confidence of
             95 %; see `paired_speedup`.
     """
 

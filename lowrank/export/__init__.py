@@ -1,1 +1,1 @@
-"""A compressed model as a file."""
+"""Saving and loading of compressed models."""

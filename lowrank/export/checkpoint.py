@@ -1,7 +1,8 @@
-"""Save and load a compressed model: one safetensors file, its structure as JSON in the header.
+"""Checkpoints of compressed models: one safetensors file, with the structure as JSON in its header.
 
-Never pickle. What is stored is what is counted and what is run: a loaded model gives the outputs of
-the saved one bit for bit, and the file less its header has `lowrank.measure.size.nbytes` bytes.
+Never pickle. The stored tensors are those that are counted and that run: a loaded model gives the
+outputs of the saved one bit for bit, and the file less its header has
+`lowrank.measure.size.nbytes` bytes.
 """
 
 from __future__ import annotations

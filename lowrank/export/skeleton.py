@@ -33,13 +33,13 @@ class Layer:
     kinds: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """What a file says of it."""
+        """Its description in a file."""
         config = self.factorization.config()
         return {"config": config, "view": self.view, "modules": self.modules, "kinds": self.kinds}
 
     @classmethod
     def of(cls, fields: Fields, most: int) -> Layer:
-        """What a file says, the factorization on the meta device.
+        """The layer of a description in a file, with its factorization on the meta device.
 
         Args:
             most: parts that a factorization can have.
@@ -86,7 +86,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 class Skeleton:
-    """A dense model as a mould: its modules, and the shapes, dtypes and devices of its tensors.
+    """The skeleton of a dense model: its modules, and its tensors' shapes, dtypes and devices.
 
     Raises:
         ValueError: it has no shapes yet, or buffers that no file holds on the meta device.
@@ -231,7 +231,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _parts(config: Any) -> int:
-    """How many objects a config nests."""
+    """The number of objects in a nested config."""
     inner = config.values() if isinstance(config, dict) else config
     if not isinstance(config, dict | list):
         return 0
