@@ -1,4 +1,4 @@
-"""What can be known of a point before any point is run."""
+"""Checks of points before any point is run."""
 
 from __future__ import annotations
 

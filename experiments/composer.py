@@ -67,7 +67,7 @@ class Composer:
         return config
 
     def _base(self, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-        """What all points with these choices of groups have in common, and Hydra's part of it."""
+        """The config shared by all points with these choices of groups, and Hydra's part of it."""
         key = tuple(text for text in overrides if not self._is_value(text))
         if key not in self.composed:
             config = self.loader.load_sweep_config(self.master, list(key))

@@ -1,4 +1,4 @@
-"""One job of a sweep in a worker, as Hydra's own launchers run it."""
+"""The run of one job of a sweep in a worker, as by Hydra's own launchers."""
 
 from __future__ import annotations
 

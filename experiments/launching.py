@@ -20,7 +20,7 @@ Launch = Callable[[Sequence[SweepJob]], Sequence[Outcome]]
 
 
 def launch_all(jobs: Sequence[SweepJob], launch: Launch, progress: Progress) -> Counter[Outcome]:
-    """How many points ended in which way.
+    """Run all points; the number of points by outcome.
 
     A point that another process has claimed is passed over; at the end it is waited for, and
     measured here if the other one dies or fails. A point whose worker was lost is tried once more.

@@ -1,4 +1,4 @@
-"""What programs print, which others may read."""
+"""Standard output of programs whose reader may close it early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def read_by_others() -> Iterator[None]:
-    """End without a word where whoever reads the output has read enough, such as ``head``."""
+    """End without an error if the reader of the output, such as ``head``, closes it."""
     try:
         try:
             yield

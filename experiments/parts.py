@@ -29,7 +29,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a point is made of, as the library's objects."""
+    """The library's objects of a point."""
 
     task: Task
     method: Decomposer | Allocation
@@ -152,7 +152,7 @@ def reason(error: Exception) -> str:
 
 
 def cause(error: Exception) -> BaseException:
-    """What Hydra wrapped, or the error itself."""
+    """The error that Hydra wrapped, or the error itself."""
     wrapped = error.__cause__ if isinstance(error, InstantiationException) else None
     return wrapped or error
 

@@ -1,4 +1,4 @@
-"""What a sweep has to do: its points, those that have their records, and what is wrong in them."""
+"""The plan of a sweep: its points, those without a record, and the errors in their settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One point to be: what makes it differ, and all its settings."""
+    """One point of a sweep: its overrides, and all its settings."""
 
     overrides: list[str]
     settings: dict[str, Any]
@@ -118,7 +118,7 @@ def pending(jobs: Sequence[SweepJob]) -> list[SweepJob]:
 
 
 def check(jobs: Sequence[SweepJob], n_jobs: object = 1, sweep: Sequence[SweepJob] = ()) -> None:
-    """Find what is wrong with the jobs' settings and data before any of them starts.
+    """Find the errors in the jobs' settings and data before any of them starts.
 
     Args:
         n_jobs: how many run at once, as `worker_count` has it.

@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: one line per point, from whichever process finished it."""
+"""Progress messages of a sweep: one line per point, printed by the process that finished it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Progress:
 
 
 def _size(record: Mapping[str, Any]) -> str:
-    """How small a model became: its ratio, the bits of what was compressed, and how much was."""
+    """The size of a model as text: ratio, bits per compressed weight, and share compressed."""
     ratios, left = record["ratios"], len(record.get("left", []))
     said = [f"{ratios['compression_ratio']:.2f}x"]
     if ratios.get("layers_bits_per_weight") is not None:

@@ -189,7 +189,7 @@ def figures(
 
 
 def costs(part: pd.DataFrame) -> list[str]:
-    """What quality is drawn against besides the size: multiplications, trained values, time."""
+    """The costs besides the size that quality is drawn against: MACs, trained values, time."""
     held = [str(name) for name in part if not all(part[name].isna())]
     speedups = [str(x) for x in part if str(x).startswith("speedup_")]
     timed = [x for x in speedups if f"latency_{x.removeprefix('speedup_')}_s" in held]

@@ -1,4 +1,4 @@
-"""What can be set of a report, checked before anything is read."""
+"""The options of a report, checked before anything is read."""
 
 from __future__ import annotations
 

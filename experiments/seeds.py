@@ -1,4 +1,4 @@
-"""Points that only their seeds tell apart, and for which a seed draws nothing."""
+"""Points that differ only in their seeds, and seeds that draw nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALIBRATION = "task.calibration_seed="
 
 
 def repeats(jobs: Sequence[SweepJob]) -> int:
-    """How many of the points are sure to give the numbers of another one, timings aside."""
+    """The number of points that must give the same numbers as another one, timings aside."""
     alike = Counter(store.point(job.settings) for job in jobs)
     several = [job for job in jobs if alike[store.point(job.settings)] > 1]
     return sum(count - 1 for count in Counter(_drawn(job.settings) for job in several).values())

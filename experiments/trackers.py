@@ -1,4 +1,4 @@
-"""Mirrors of the records for looking at a sweep from afar; never their only copy."""
+"""Mirrors of the records in experiment trackers, such as wandb; never their only copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that lose at most the point that they have when they are killed, and outlive nobody."""
+"""Worker processes: a killed one loses only its current point, and none outlives its parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 
 def worker_count(n_jobs: object) -> int:
-    """How many workers `n_jobs` asks for: −1 is one for each core that this process may use.
+    """The number of workers for `n_jobs`: −1 is one for each core that this process may use.
 
     Raises:
         ValueError: neither that nor a whole number from 1.
@@ -36,7 +36,7 @@ def worker_count(n_jobs: object) -> int:
 def run_in_workers(
     function: Callable[[Any], Any], tasks: Sequence[Any], workers: int, lost: Any
 ) -> list[Any]:
-    """What `function` returns for each task, in their order; `lost` where its worker was killed.
+    """The results of `function` for each task, in their order; `lost` where a worker was killed.
 
     Each worker is a pool of its own, because a pool ends all its workers with one that is lost.
 

@@ -1,4 +1,4 @@
-"""Where the YAML of sweeps lies: that of this project, and the user's own beside it."""
+"""The folders of the YAML of sweeps: this project's and the user's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each way of shrinking a neural network's weights costs, and what it saves.
+"""Compression of the weights of neural networks, and a fair comparison of methods for it.
 
 `compress` a model with a decomposer or an allocation, `save` it and `load` it. Everything is
 imported when it is first used.

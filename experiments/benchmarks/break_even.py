@@ -1,4 +1,4 @@
-"""From which rank, sparsity or bits on a layer is faster than dense on this machine.
+"""Benchmark: the rank, sparsity or bits from which a layer is faster than dense on this machine.
 
     python -m experiments.benchmarks.break_even              # about 2 minutes on one core
     python -m experiments.benchmarks.break_even --widths 768 --batches 1 16 --allowed exact

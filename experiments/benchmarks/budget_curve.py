@@ -1,4 +1,4 @@
-"""What a curve over 16 budgets costs beside one analysis of the candidates.
+"""Benchmark: the time of a curve over 16 budgets, against one analysis of the candidates.
 
     python -m experiments.benchmarks.budget_curve task=digits
     python -m experiments.benchmarks.budget_curve experiment=budget_sst2_minilm \\

@@ -1,4 +1,4 @@
-"""What calibration costs: a sweep of 16 levels that shares it, and the memory it takes.
+"""Benchmark: the time of calibration in a sweep of 16 levels that share it, and its memory.
 
     python -m experiments.benchmarks.calibration_cost             # about a minute on 2 cores
     python -m experiments.benchmarks.calibration_cost --width 1024 --rounds 3
@@ -69,7 +69,7 @@ def sweep(model: BlockStack, data: list[Tensor], levels: int, forget: bool = Fal
 
 
 def counts(model: BlockStack, data: list[Tensor], levels: int) -> str:
-    """What a sweep computes: forward passes of the dense model, and kernels that were not kept."""
+    """The work of a sweep: forward passes of the dense model, and computed kernels."""
     MEMO.clear()
     model.passes = 0
     sweep(model, data, levels)

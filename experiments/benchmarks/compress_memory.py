@@ -1,4 +1,4 @@
-"""How much memory a sweep of levels takes above the model: the copies, and what is kept for later.
+"""Benchmark: the memory of a sweep of levels above that of the model: copies and kept kernels.
 
     python -m experiments.benchmarks.compress_memory                 # about a minute on 1 core
     python -m experiments.benchmarks.compress_memory --width 1024 --depth 4

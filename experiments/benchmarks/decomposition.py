@@ -1,4 +1,4 @@
-"""What singular vectors cost, and how near to the best they are, beside what others compute.
+"""Benchmark: the time and the excess error of singular vectors, against those of other libraries.
 
     python -m experiments.benchmarks.decomposition                # about 3 minutes on 1 core
     python -m experiments.benchmarks.decomposition --shapes 512x512 --rounds 5 --threads 4

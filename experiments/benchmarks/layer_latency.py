@@ -1,4 +1,4 @@
-"""Latency of compressed layers as they run themselves and as `optimize_for` lets them run.
+"""Benchmark: latency of compressed layers, by themselves and with the kernels of `optimize_for`.
 
     python -m experiments.benchmarks.layer_latency           # about 3 minutes on one core
     python -m experiments.benchmarks.layer_latency --width 1024 --batches 1 64
@@ -59,7 +59,7 @@ def low_rank(rank: int) -> Callable[[torch.Tensor], Factorization]:
 
 
 def by(decomposer: Decomposer) -> Callable[[torch.Tensor], Factorization]:
-    """What a decomposer makes of the weight."""
+    """A function that decomposes a weight in the identity norm."""
     return lambda weight: decomposer.decompose(weight, IDENTITY)
 
 

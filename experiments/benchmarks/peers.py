@@ -51,7 +51,7 @@ PEERS = ("torchao", "hqq")
 
 @dataclass
 class MeasuredMethod:
-    """What is known of a method.
+    """The measurements of a method.
 
     Attributes:
         row: the name of a row that it is in.
@@ -243,7 +243,7 @@ def missing_lines(measured: dict[Any, MeasuredMethod]) -> list[str]:
 
 
 def caption(task: CausalLM, subject: Subject, options: argparse.Namespace) -> str:
-    """What the table shows and how it was made."""
+    """The caption of the table."""
     metric = judged_by(task)
     dense = evaluate(subject.model, task, batch_size=32).metrics[metric]
     facts = environment()

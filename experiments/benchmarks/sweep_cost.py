@@ -1,4 +1,4 @@
-"""What a sweep over ranks costs when its points share kernels, against points on their own.
+"""Benchmark: the time of a sweep over ranks with kernels shared among points, and without.
 
     python -m experiments.benchmarks.sweep_cost              # about 3 minutes on 2 cores
     python -m experiments.benchmarks.sweep_cost --width 512 --rounds 3

@@ -1,4 +1,4 @@
-"""What a record must hold, and what it cannot."""
+"""Validation of records: their fields and the types of these."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _check_numbers(values: Mapping[str, Any], part: str) -> None:
 
 
 def _check_metrics(record: Mapping[str, Any]) -> None:
-    """Nothing is on record of which the record does not say what it means."""
+    """Raise ValueError unless the record describes each of its measures."""
     known = [metric.name for metric in read_metrics(record["metrics"], "metrics")]
     costs = [name for name in known if name in COSTS]
     if costs:
@@ -214,7 +214,7 @@ def _check_list(value: Any, name: str) -> None:
 
 
 def _check_name(value: Any, what: str) -> None:
-    """A name is a line of text that a terminal shows as it is."""
+    """Raise ValueError unless a name is one line of printable text."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
         raise ValueError(
             f"{what}={_short(value)} must be a printable text of 1 to {LONGEST_NAME} letters"

@@ -1,11 +1,11 @@
-"""Which of several processes measures a point: the first that claims it, as long as it lives.
+"""Claims on points: of several processes, only the one with a live claim measures a point.
 
-A claim is a file ``<key>.claim`` beside the records. It is made exclusively, which one process only
-can do, on shared file systems too, and its time of change is its heartbeat. Whoever takes over from
-a dead claim makes ``<key>.<token of the dead>.claim``, exclusively again, so that of several only
-one can: the last file of such a chain is the claim that counts. When it is given up its first file
-goes first, and with it the whole chain. Whoever was taken for dead and is not leaves that to its
-successor, and touches nothing that is no longer its own.
+A claim is a file ``<key>.claim`` beside the records. It is created exclusively, which only one
+process can do, on shared file systems too, and its time of change is its heartbeat. A process that
+takes over a dead claim creates ``<key>.<token of the dead claim>.claim``, exclusively again, so
+that only one process can. The last file of such a chain is the valid claim. To give up a claim, the
+first file of the chain is removed first, which invalidates the whole chain. A process whose claim
+was taken over although it is alive removes nothing of its successor's chain.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ LONGEST = 10_000
 
 @dataclass(frozen=True)
 class Holder:
-    """What a claim says.
+    """The content of a claim.
 
     Attributes:
         owner: its process; None if it cannot be read.
-        token: its own, by which it is told from every other claim; of one that cannot be read,
-            what follows from the name of its file.
+        token: a unique identifier of the claim; if it cannot be read, derived from its file name.
         beat: its last heartbeat, by the file system's clock, in seconds.
     """
 
@@ -198,7 +197,7 @@ def _make(path: Path, token: str) -> bool:
 
 
 def _read(path: Path) -> Holder | None:
-    """What a claim says; None if there is none."""
+    """The content of a claim; None if there is none."""
     try:
         with path.open("rb") as stream:
             beat = os.fstat(stream.fileno()).st_mtime

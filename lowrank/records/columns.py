@@ -1,4 +1,4 @@
-"""What the columns of the records mean: their names for people, and which way is better."""
+"""The meaning of the columns of records: titles, scales, and whether higher is better."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ MOSTLY = 0.9
 
 
 def usual_size(frame: pd.DataFrame) -> str:
-    """What records are shown against if nothing is asked for: ``compression_ratio``, or bits.
+    """The default measure of size in figures and tables: ``compression_ratio``, or bits.
 
     ``layers_bits_per_weight`` where most of them compressed less than 90 % of a model. (Of a sweep
     over all layers, the weakest levels may leave a layer dense.)
@@ -122,7 +122,7 @@ def usual_size(frame: pd.DataFrame) -> str:
 
 
 def metrics_of(frame: pd.DataFrame) -> dict[str, Metric]:
-    """What the task of these records measures, by name; the first is that by which it judges.
+    """The metrics of the task of these records, by name; the first is its primary one.
 
     Raises:
         ValueError: the rows are none of `lowrank.records.store.load`, or say different things of
@@ -147,7 +147,7 @@ def _parsed(text: str) -> tuple[Metric, ...]:
 
 
 def measure(frame: pd.DataFrame, column: str) -> Metric:
-    """What a column holds. A measured time says on what it was measured.
+    """The metric in a column. That of a measured time names threads, device and dtype.
 
     Raises:
         ValueError: the frame has no such column, or the records do not say what is in it.

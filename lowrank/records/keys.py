@@ -1,4 +1,4 @@
-"""What names a measured point: its config, without what only says where and how it is run."""
+"""The key of a measured point: a hash of its config without settings of where and how it runs."""
 
 from __future__ import annotations
 

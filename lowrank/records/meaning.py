@@ -1,4 +1,4 @@
-"""Whether the records that go by one name are of one thing."""
+"""A check that records of one method name differ in their level and seeds only."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST = 4
 def one_meaning(frame: pd.DataFrame) -> None:
     """Check that the records of each method differ in their level and their seeds only.
 
-    The name of a method does not tell all its hyperparameters, nor which layers it compressed: two
-    that differ in more would be drawn as one curve.
+    The name of a method does not contain all its hyperparameters, nor the layers it compressed.
+    Records that differ in these would be drawn as one curve.
 
     Raises:
         ValueError: the records of a method differ in another field; the text names it.

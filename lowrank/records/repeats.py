@@ -1,4 +1,4 @@
-"""Repetitions of a measurement: which gave numbers of their own, and which the same again."""
+"""Repetitions of a measurement: detection of seeds that gave the same numbers again."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def is_timed(column: str) -> bool:
 
 
 def of_their_own(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with numbers of their own: of the repetitions that gave the same, the first.
+    """The rows with distinct numbers: of repetitions with the same numbers, the first.
 
-    A seed by which a task and a method draw nothing repeats nothing, and would be taken for a
-    spread of zero. The same are all measures and sizes; times are not looked at.
+    Where neither task nor method draws by the seed, repetitions are equal and would show a spread
+    of zero. Rows are equal if all measures and sizes are; times are ignored.
     """
     return frame.drop_duplicates([*POINT, *_outcome(frame)])
 
 
 def dense_of_their_own(frame: pd.DataFrame) -> list[Any]:
-    """The seeds whose dense model has numbers of its own; of those with the same, the first."""
+    """The seeds whose dense models have distinct numbers; of those with the same, the first."""
     # What the compressed layers took before depends on which they are.
     dense = [
         name

@@ -1,4 +1,4 @@
-"""From a record to rows of a table: one of the record, or one for each of its layers."""
+"""Conversion of a record to rows of a table: one for the record, or one for each layer."""
 
 from __future__ import annotations
 

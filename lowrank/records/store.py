@@ -1,8 +1,7 @@
 """The results store: one JSON file per measured point, written whole or not at all.
 
-A record is a plain dictionary that stands alone: what was run (`config`), what came out of it, and
-on which machine and code. `save` writes one, `load` and `load_layers` read a folder of them into
-pandas.
+A record is a self-contained dictionary: the config, the measures, the machine and the version of
+the code. `save` writes one, `load` and `load_layers` read a folder of them into pandas.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
 
 
 def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What `load` and `load_layers` give, with each file read once.
+    """The results of `load` and `load_layers`, with each file read once.
 
     Raises:
         ValueError: as `load`.
@@ -159,7 +158,7 @@ def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFr
 
 
 def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[str, Any]) -> Any:
-    """What `make` makes of a record; what it finds wrong there names the file."""
+    """The result of `make` for a record; its errors name the file."""
     try:
         return make(path, record)
     except ValueError as error:

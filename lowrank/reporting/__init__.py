@@ -1,4 +1,4 @@
-"""From records to curves, tables and figures.
+"""Curves, tables and figures of records.
 
 Raises:
     MissingExtra: when imported without the extra ``reports``.

@@ -1,4 +1,4 @@
-"""What tables and figures say of themselves, so that their numbers can be understood."""
+"""Captions and titles of tables and figures."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def subject(frame: Any) -> str:
 
 
 def dense_dtype(frame: Any) -> str:
-    """In which dtype the dense model is counted; empty if that is on no record."""
+    """The dtype in which the dense model is counted; empty if that is on no record."""
     named = set(frame["dense_dtype"].dropna()) - {""} if "dense_dtype" in frame else set()
     return f"dense in {' or '.join(sorted(named))}" if named else ""
 
 
 def coverage(frame: Any) -> str:
-    """How much of the model lies in compressed weights; empty if nearly all, or on no record."""
+    """The share of the model in compressed weights; empty if nearly all, or on no record."""
     shares = frame["coverage"].dropna() if "coverage" in frame else []
     if not len(shares) or min(shares) >= NEARLY_ALL:
         return ""
@@ -56,12 +56,12 @@ def share(part: float) -> str:
 
 
 def in_unit(shown: Metric) -> str:
-    """What a table shows."""
+    """The name of the metric that a table shows, with its unit."""
     return f"{shown.words}{' in %' if shown.scale == 'percent' else ''}"
 
 
 def over_seeds(points: Any) -> str:
-    """What the entries of a table are means of."""
+    """A sentence on the number of seeds behind each mean of a table."""
     own = points[(points["seeds"] > 1) | (points["repeats"] == 1)]["seeds"]
     said = ""
     if len(own):
@@ -71,7 +71,7 @@ def over_seeds(points: Any) -> str:
 
 
 def same_numbers(points: Any) -> str:
-    """Which seeds repeated nothing; empty if all gave numbers of their own."""
+    """A note on seeds that gave the same numbers; empty if all gave distinct ones."""
     alike = points[points["repeats"] > points["seeds"]]
     if alike.empty:
         return ""
@@ -84,7 +84,7 @@ def same_numbers(points: Any) -> str:
 
 
 def counted(seeds: int, repeats: int) -> str:
-    """How many seeds count, of how many."""
+    """The number of distinct seeds, of all seeds."""
     return f"{seeds}" if seeds == repeats else f"{seeds} of {repeats}"
 
 

@@ -1,4 +1,4 @@
-"""From records to curves: mean and spread over seeds, and the Pareto front."""
+"""Curves of records: mean and spread over seeds, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NORMS = ("identity", "diagonal", "full")
 def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Mean and spread over the seeds of each measured point of one task, model and recovery.
 
-    A mean counts only if every seed has the value: a point measured with fewer is NaN. Seeds that
-    gave the same numbers as another (`of_their_own`) count once, so that no spread is claimed of
-    what repeats nothing; times, which differ in every run, are averaged over all of them.
+    A mean needs the value of every seed: a point measured with fewer is NaN. Seeds with the same
+    numbers (see `of_their_own`) count once, so that equal repetitions do not show a spread of zero;
+    times, which differ in every run, are averaged over all seeds.
 
     Args:
         frame: rows of `lowrank.records.store.load`.
@@ -133,12 +133,12 @@ def first_measure(frame: pd.DataFrame) -> str:
 
 
 def pareto_front(x: Any, y: Any, higher_is_better: bool = True) -> np.ndarray:
-    """Which points no other one beats: more `x` is better, and more (or less) `y`.
+    """The Pareto-optimal points: higher `x` is better, and higher (or lower) `y`.
 
-    Where less of what is on the x axis is better, as of bits per weight, give it with its sign
-    changed.
+    Where lower x is better, as of bits per weight, pass x with its sign changed.
 
-    A point is beaten by one that is as good in both and better in one. NaN is never on the front.
+    A point is dominated by one that is as good in both and better in one. NaN is never on the
+    front.
 
     Args:
         x: shape (n,).

@@ -1,4 +1,4 @@
-"""The table of methods by norms: what it is worth to know more of a layer's inputs."""
+"""The table of methods by norms, which shows the gain from knowing more of a layer's inputs."""
 
 from __future__ import annotations
 

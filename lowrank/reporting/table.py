@@ -1,7 +1,7 @@
-"""A table with its caption, as CSV with all digits and as Markdown and LaTeX for people.
+"""A table with its caption, written as CSV with all digits and as rounded Markdown and LaTeX.
 
-Names come from records, which may be somebody else's: none is read as a formula, as markup or as a
-command by what opens the file.
+Names come from records, which may be untrusted. They are escaped, so that no program reads them as
+a formula, as markup or as a command.
 """
 
 from __future__ import annotations

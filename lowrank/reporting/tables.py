@@ -170,7 +170,7 @@ def _reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None
 
 
 def _best(levels: Any, shown: Metric, columns: Sequence[str]) -> list[float]:
-    """What the level has in `columns` that is the best in the first of them."""
+    """The values in `columns` of the level that is best in the first of them."""
     quality = (shown.sign * levels[columns[0]]).dropna()
     if quality.empty:
         return [float("nan")] * len(columns)

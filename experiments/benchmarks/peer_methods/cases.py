@@ -1,4 +1,4 @@
-"""The rows of the comparison: a peer, and what lowrank does with as many bytes or fewer."""
+"""The rows of the comparison: a peer's method, and lowrank's with at most as many bytes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Scale = Literal["range", "mse"]
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """One row.
+    """One row of the comparison: a peer's method and lowrank's.
 
     Attributes:
         name: of the method and its level.

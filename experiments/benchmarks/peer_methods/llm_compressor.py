@@ -54,11 +54,11 @@ class LLMCompressor(Method):
 
     @abstractmethod
     def recipe(self, subject: Subject) -> dict[str, Any]:
-        """What the worker builds its recipe from: "kind" and that kind's settings."""
+        """The settings of the worker's recipe: "kind" and the fields of that kind."""
 
     @abstractmethod
     def bits(self, weight: Tensor) -> int:
-        """What a compressed weight takes to store."""
+        """The bits of a stored compressed weight."""
 
     @abstractmethod
     def as_stored(self, weight: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class LLMCompressorPruning(LLMCompressor):
 
 
 def missing_interpreter(python: Path | None) -> str:
-    """What to do if there is no such interpreter, or it has no llm-compressor; "" if it has."""
+    """The step that is missing if there is no such interpreter or llm-compressor; "" if none."""
     if python is None:
         return (
             "no environment with llm-compressor is given: make one (python -m venv DIR, then "

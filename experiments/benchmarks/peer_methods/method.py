@@ -1,4 +1,4 @@
-"""What each method of the comparison is given, what it hands back, and how its bits are counted."""
+"""The interface of the compared methods: their input, their result, and the count of its bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCALE_BITS = 16
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compressed.
+    """The model to compress, and its calibration inputs.
 
     Attributes:
         model: the dense model, which no method changes.
@@ -36,12 +36,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of one weight.
+    """One compressed weight.
 
     Attributes:
         weight: the matrix (out, in) that the layer multiplies with, float32.
-        bits: what it takes to store: codes packed without gaps, scales, zero points, values, index.
-        held_bits: what the tensors take in which the library itself keeps it.
+        bits: of its storage: codes packed without gaps, scales, zero points, values, index.
+        held_bits: of the tensors in which the library itself keeps it.
     """
 
     weight: Tensor
@@ -51,7 +51,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of the layers.
+    """The result of a method.
 
     Attributes:
         kept: by name of the layer.
@@ -82,7 +82,7 @@ class Method(ABC):
         """As the table calls it."""
 
     def missing(self) -> str:
-        """What has to be done before it can run; "" if nothing."""
+        """The step that is missing before it can run, such as an installation; "" if none."""
         return ""
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Method(ABC):
 
 
 def not_installed(package: str) -> str:
-    """What to do if a package of the extra is not installed; "" if it is."""
+    """The command that installs a missing package of the extra; "" if it is installed."""
     if find_spec(package) is not None:
         return ""
     return f"{package} is not installed: pip install 'lowrank[peers]'"

@@ -1,4 +1,4 @@
-"""Figures of the results: quality against cost, layer by layer, and the spectra of weights."""
+"""Figures of results: quality against cost, errors and bytes of layers, spectra of weights."""
 
 from lowrank.reporting.plots.break_even import break_even as break_even
 from lowrank.reporting.plots.layers import layer_figure as layer_figure

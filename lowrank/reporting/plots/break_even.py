@@ -1,4 +1,4 @@
-"""From where on a compression is faster than the dense layer: rank, sparsity and bits by shape."""
+"""The break-even figure: the speed-up of a layer over dense, by rank, sparsity, bits and shape."""
 
 from __future__ import annotations
 

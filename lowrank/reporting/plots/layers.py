@@ -1,4 +1,4 @@
-"""Where in a network the error arises and the bytes are spent."""
+"""Maps of the error and the bytes of each layer of a network."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _row_name(method: str, level: float, norm: str, ratio: float) -> str:
 
 
 def _error_title(means: Any) -> str:
-    """What the error is relative to."""
+    """The title of the error, which names the norm that it is relative to."""
     norms = list(means["norm"].unique())
     if norms == ["identity"]:
         return "relative error  ‖W − Ŵ‖ / ‖W‖"

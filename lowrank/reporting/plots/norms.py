@@ -1,4 +1,4 @@
-"""All methods by family and norm in one picture: what knowing the inputs buys."""
+"""The figure of all methods by family and norm."""
 
 from __future__ import annotations
 

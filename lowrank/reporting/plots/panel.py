@@ -34,7 +34,7 @@ ARROW: dict[str, Any] = {"marker": UPWARD, "markersize": 7, "markeredgewidth": 0
 
 @dataclass(frozen=True)
 class Curves:
-    """What every panel of one figure draws from; see `curves_of`."""
+    """The data of all panels of one figure; see `curves_of`."""
 
     points: Any  # one row per method and level: means and spreads
     seeds: Any  # one row per record
@@ -250,7 +250,7 @@ def _arrows(axes: Axes, curves: Curves, family: str | None) -> None:
 
 
 def keys(curves: Curves) -> list:
-    """What the marks that belong to no method mean, for a legend."""
+    """Legend entries of the marks that belong to no method."""
     from matplotlib.lines import Line2D
 
     fewest, seeds = curves.points["seeds"].min(), curves.points["seeds"].max()

@@ -1,4 +1,4 @@
-"""Quality against what a compressed model costs: the curves of a compression paper."""
+"""The figure of quality against the cost of a compressed model, one curve per method."""
 
 from __future__ import annotations
 

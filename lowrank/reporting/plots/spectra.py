@@ -1,4 +1,4 @@
-"""Singular values of the weights: how far each matrix can be factored before anything is run."""
+"""The figure of the singular values of weights, and the least error of a truncated SVD of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowrank.reporting.plots.text import INCH, shortened, width, wrapped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Up to this many matrices are named one by one; more are told apart by depth on a colour scale.
+# Up to this many matrices have names in the legend; more are coloured by depth on a colour scale.
 MOST_NAMES = 12
 # Of a matrix, in inches.
 LONGEST_NAME = 2.0

@@ -1,4 +1,4 @@
-"""How figures look: sizes for print, colours that everybody can tell apart, ticks of axes."""
+"""The style of figures: sizes for print, colours for colour-blind readers, legends, files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FURTHER = ("P", "X", "*", "h", "<", ">")
 
 @dataclass(frozen=True)
 class Style:
-    """Colour, marker and dashes of one method: each alone tells neighbours apart.
+    """Colour, marker and dashes of one method; neighbours differ in each of the three.
 
     Markers are hollow where the model, and not the dense one, was tuned on data.
     """

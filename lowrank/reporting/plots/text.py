@@ -1,4 +1,4 @@
-"""Text that fits into the space that it has in a figure, by the widths of its letters."""
+"""Wrapping and shortening of text to a width in a figure, by the widths of its letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Axes for numbers that read as ratios, bits, shares or on a logarithmic scale."""
+"""Scales and ticks of axes for ratios, bits, shares and logarithmic measures."""
 
 from __future__ import annotations
 
