@@ -44,7 +44,7 @@ class Remembered:
         except Exception as error:
             one: BaseException | None = error
             while one is not None:
-                # They would hold whatever was being made.
+                # Traceback frames would keep large objects alive.
                 traceback.clear_frames(one.__traceback__)
                 one = one.__cause__ or one.__context__
             return None, error, error.__traceback__
@@ -91,7 +91,7 @@ def _check_device(device: Any) -> None:
     try:
         # Some devices, such as meta, hold shapes and no numbers.
         torch.ones(1, device=device).item()
-    # Of a device that is not there torch raises whatever its backend raises.
+    # For a missing device, torch raises any error of its backend.
     except Exception as error:
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise ValueError(

@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.yaml_folders import CONF
 from lowrank.records.store import SEED_FIELDS
 
-# Where a task is made is the business of whoever makes it.
+# Fields that may differ: they say where a task is made, not which task it is.
 DEVICE = "device"
-# So many times what a YAML says a number of a record may be.
+# The largest factor between a number of a record and that of the YAML.
 MOST = 10
 OURS = ("hydra", "main", "schema")
 

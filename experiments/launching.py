@@ -1,4 +1,4 @@
-"""Runs the points of a sweep until each has its record or has failed, whoever measures it."""
+"""The run of a sweep's points until each has a record, of this or another process, or failed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Parts:
         )
 
 
-# What each part must be, whatever class of whoever's the settings name.
+# The base class of each part, of which the class in the settings must be.
 KINDS = {
     "method": (Decomposer, Allocation),
     "where": Select,

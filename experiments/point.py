@@ -45,7 +45,7 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
     overrides = " ".join(HydraConfig.get().overrides.task)
     try:
         with Claims(folder).taking(store.key(settings)) as is_ours:
-            # Asked with the claim, so that nobody else can have begun in between.
+            # Checked with the claim held, so that no other process can begin in between.
             if was_measured(settings, progress.since.get(str(folder), 0.0)):
                 progress.present(overrides)
                 return "present"

@@ -49,7 +49,7 @@ def program(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """The report of the command line; whatever is wrong with it is one line on stderr."""
+    """The report of the command line; an error is one line on stderr."""
     asked = os.environ.get(FULL_ERROR)
     # Else Hydra prints its errors itself, in several lines.
     os.environ[FULL_ERROR] = "1"
@@ -85,7 +85,7 @@ def report(config: DictConfig) -> None:
 
 
 def on_one_line(error: Exception) -> str:
-    """The text of an error, in which names of somebody's record move no cursor."""
+    """The text of an error on one line, without control characters from names in records."""
     text = " ".join(str(error).split())
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 

@@ -50,7 +50,7 @@ class Options:
         self._check_out()
 
     def _check_out(self) -> None:
-        """Nothing is written elsewhere by way of a link that came with somebody's records."""
+        """Raise ValueError for a link at `out`, which untrusted records may have brought along."""
         runs, out = Path(self.runs), Path(self.out)
         if out.is_relative_to(runs) and not out.resolve().is_relative_to(runs.resolve()):
             raise ValueError(f"out={out} is a link to {out.resolve()}: give out={out.resolve()}")

@@ -59,7 +59,7 @@ class BlockStack(nn.Module):
 
 
 def sweep(model: BlockStack, data: list[Tensor], levels: int, forget: bool = False) -> None:
-    """Compress at so many ranks; with `forget`, each as if it were the first."""
+    """Compress at `levels` ranks; with `forget`, each as if it were the first."""
     widest = model.blocks[0].get_submodule("up").get_parameter("weight").shape[1]
     for level in range(1, levels + 1):
         if forget:

@@ -249,7 +249,7 @@ def caption(task: CausalLM, subject: Subject, options: argparse.Namespace) -> st
     facts = environment()
     shown = ("torch", "transformers", "cpu", "git_commit")
     versions = {**{name: facts.get(name) for name in shown}, **peer_versions(options)}
-    # Where the environment lies is nobody's business.
+    # The path of the environment is private.
     given = ["DIR/bin/python" if a == str(options.llmcompressor) else a for a in sys.argv[1:]]
     return (
         f"{task.architecture} on {task.name}: {metric} on the test split (dense: {dense:.3f}), "

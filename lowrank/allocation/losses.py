@@ -67,7 +67,7 @@ class NormError(Loss):
         return False
 
     def check(self, problem: Problem) -> None:
-        pass  # The errors are there, whatever the norm needed.
+        pass  # The errors are known already.
 
     def of(self, problem: Problem, options: Options) -> Losses:
         return {
@@ -132,7 +132,7 @@ class Sensitivity(Loss):
 
 
 def spread(options: Sequence[Option], indices: Sequence[int], count: int) -> list[int]:
-    """So many of the options, spread evenly over the logarithms of their errors."""
+    """`count` of the options, spread evenly over the logarithms of their errors."""
     by_error = sorted(indices, key=lambda index: options[index].error)
     if len(by_error) <= count:
         return by_error

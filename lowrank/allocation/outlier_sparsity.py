@@ -95,7 +95,7 @@ class OutlierSparsity(Allocation):
         return Plan({site.name: made.get(site.name, probe) for site in problem.sites})
 
     def _at(self, sparsity: float) -> Decomposer:
-        """The decomposer of a layer that gets so many zeros."""
+        """The decomposer of a layer at this number of zeros."""
         return made_by(self.of, sparsity=sparsity)
 
     def _densities(self, shares: torch.Tensor, sizes: torch.Tensor) -> list[float]:

@@ -39,7 +39,7 @@ class Resource(ABC):
     noun: ClassVar[str]
 
     def amount(self, count: float) -> str:
-        """So many whole units, for people."""
+        """A number of whole units as text."""
         number = f"{count:,.0f}" if self.unit == 1 else f"{count * self.unit:.3g}"
         return f"{number} {self.noun}"
 
@@ -53,7 +53,7 @@ class Resource(ABC):
         return {}
 
     def conditions(self, example: Example | None) -> tuple[str, ...]:
-        """What the costs depend on besides the model and the candidates; by default nothing."""
+        """The conditions that costs depend on besides model and candidates; by default none."""
         del example
         return ()
 

@@ -16,7 +16,7 @@ class SensitivityThreshold(Budgeted):
 
     The threshold is the lowest that meets the budget. With truncated SVDs of several ranks as
     candidates and a measured sensitivity as loss this is the rank search of ASVD. A baseline:
-    layers are held to one loss, whatever it costs each to stay below it.
+    it bounds the loss of every layer alike, and ignores what each layer pays to stay below it.
 
     Source: Yuan et al., 2023 (ASVD), section 3.3, sensitivity-based truncation rank searching.
     """

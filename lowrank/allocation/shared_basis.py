@@ -192,7 +192,7 @@ class Member(Decomposer):
 def divided(
     energies: Sequence[Tensor], prices: Sequence[int], params: int
 ) -> tuple[list[int], float]:
-    """The ranks of several matrices within so many numbers, at least 1 each, and what they keep.
+    """Ranks of several matrices within a number of parameters, at least 1 each, and their energy.
 
     Args:
         energies: squared singular values of each, descending.

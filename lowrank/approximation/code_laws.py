@@ -72,7 +72,7 @@ class Family:
 
     def __init__(self, shape: float, phase: float, reach: int) -> None:
         unit = 2 ** (phase / 2)
-        # Of a variance of about 1 at exponent 0 whatever the shape.
+        # At exponent 0 the variance is about 1 for every shape.
         self.linear = math.sqrt(2) * shape * unit
         self.square = (1 - shape) / 2 * unit**2
         self.reach = reach

@@ -34,7 +34,7 @@ class BlockedWeight(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, norm: Norm, blocks: tuple[int, int]) -> BlockedWeight:
-        """A weight cut into so many blocks (down, across), which it must have room for."""
+        """A weight cut into `blocks` (down, across), at most one for each row and column."""
         height, width = (-(-n // count) for n, count in zip(weight.shape, blocks, strict=True))
         rows = norm.row_weights(weight).expand(len(weight))
         rows = rows.where(rows > 0, UNCOUNTED * rows[rows > 0].min()).sqrt()[:, None]

@@ -67,7 +67,7 @@ class PartialCodes:
                 yield self._only(order[:low]).rescaled(weight, counts)
 
     def fits(self, budget: int) -> bool:
-        """Whether the codes take at most so many bytes, by their law."""
+        """Whether the codes take at most `budget` bytes, by their law."""
         return fit_law(self.codes)[2] / 8 + least_bytes(self.codes.numel()) <= budget
 
     def rescaled(self, weight: Tensor, counts: Tensor) -> PartialCodes:

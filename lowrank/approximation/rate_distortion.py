@@ -79,7 +79,7 @@ class Matrix:
         factor, strength = None, moment.diagonal().clone()
         if not is_diagonal(moment):
             factor, self.share = inverse_factor(moment[self.order][:, self.order])
-            # What an error costs when the columns after it have made up for it.
+            # The cost of an error after compensation by the columns that follow.
             strength[self.order] = factor.diagonal().pow(-2)
         rows = norm.row_weights(weight).expand(len(weight))
         rows = rows.clamp_min(LEAST * rows.max())

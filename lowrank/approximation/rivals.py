@@ -23,12 +23,12 @@ from lowrank.numerics.normalised import Normalised
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.storage import stored_dtype
 
-# The rows that are tried first: about so many weights, but at least so many rows.
+# The sample of rows that is tried first has about SAMPLE weights, and at least LEAST_ROWS rows.
 SAMPLE, LEAST_ROWS = 2**12, 4
 # A rival is tried on all rows if its squared error on some is at most this many times that of the
 # entropy code.
 CHANCE = 1.25
-# Centroids are searched on some rows for codebooks of at most so many bits; more take long.
+# Centroids are searched on a sample for codebooks of at most FEW bits; more bits take long.
 FEW = 4
 SCALE_BYTES = 2
 

@@ -62,7 +62,7 @@ class Rounding:
         return Layout((weight.shape[0], weight.shape[1]), self.bits, self.group_size)
 
     def nbytes(self, shape: tuple[int, int]) -> int:
-        """Bytes of the result for a weight of shape (out, in), whatever its numbers."""
+        """Bytes of the result for any weight of shape (out, in)."""
         layout = Layout(shape, self.bits, self.group_size)
         zeros = 0 if self.symmetric else packed_bytes(layout.count, self.bits)
         scales = layout.count * SCALE_DTYPES[self.scale_dtype].itemsize
@@ -116,7 +116,7 @@ class Rounding:
 
     @property
     def ignores_norm(self) -> bool:
-        """Whether levels are the same whatever an error counts."""
+        """Whether levels do not depend on the weights of errors."""
         return self.scale == "range" and not self._is_binary
 
     @property

@@ -17,7 +17,7 @@ from lowrank.norms import Norm
 from lowrank.numerics.multiples import as_multiples, is_beyond
 from lowrank.numerics.normalised import Normalised
 
-# The search ends at a step that leaves over at most so many bits for each weight.
+# The search ends at a step that leaves over at most this many bits for each weight.
 TOLERANCE = 0.004
 # The most steps that are tried: with codes rounded to nearest, then with rate-distortion rounding.
 QUICK, FULL = 8, 12
@@ -146,7 +146,7 @@ class StepSearch:
         return min(fitting, key=lambda form: form.nbytes, default=None)
 
     def _nearer_than_mean(self, form: EntropyCoded, found: Tensor) -> tuple[EntropyCoded, Tensor]:
-        """An approximation, or the mean everywhere if it is nearer; that takes next to nothing."""
+        """An approximation, or the mean everywhere if it is nearer; that takes almost no bytes."""
         mean = float(self.unit.mean())
         everywhere = torch.full_like(self.unit, mean)
         if not self.mean or self.norm(self.unit - found) <= self.norm(self.unit - everywhere):
@@ -216,7 +216,7 @@ class StepSearch:
     ) -> tuple[EntropyCoded, Tensor]:
         """The form and the matrix after alternating least squares: the step, then the codes for it.
 
-        Ends where the error no longer falls much. With many levels this gains next to nothing; with
+        Ends where the error no longer falls much. With many levels the gain is negligible; with
         few, as of ternary weights, nearly all of the error may come from the step.
         """
         found = self._values(codes, step)

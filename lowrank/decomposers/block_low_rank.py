@@ -93,7 +93,7 @@ class BlockLowRank(Decomposer):
 
 
 def check_blocks(weight: Tensor, blocks: tuple[int, int]) -> None:
-    """Raise `Unfit` unless a weight (out, in) can be cut into so many blocks (down, across)."""
+    """Raise `Unfit` unless a weight (out, in) can be cut into `blocks` (down, across)."""
     for length, count, what in zip(weight.shape, blocks, ("rows", "columns"), strict=True):
         size = -(-length // count)
         if -(-length // size) != count:

@@ -148,7 +148,7 @@ def alternated(tensor: Tensor, *, rank: int, iterations: int) -> list[Tensor]:
     scaled = (tensor / tensor.abs().max()).numpy()
     with backend_context("numpy", local_threadsafe=True):
         init = CPTensor((None, [factor.numpy() for factor in start]))
-        # It takes a decomposition to start from, too, whatever its signature says.
+        # It accepts a decomposition as a start, too, though its signature does not say so.
         found = parafac(scaled, rank, n_iter_max=iterations, init=init, tol=1e-8)  # type: ignore
     return [torch.from_numpy(factor) for factor in found.factors]
 

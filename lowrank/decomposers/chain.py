@@ -28,8 +28,8 @@ class Chain(Decomposer):
 
     Pruning to single weights leaves rows of different lengths (see `Sparse`): for the next step
     the values are then one row, ``"channel"`` means one scale for the whole matrix, and a note says
-    so. A number as `group_size` gives more scales, each for so many values that follow each other
-    row by row.
+    so. A number as `group_size` gives more scales, each for that many consecutive values, row by
+    row.
 
     A layer that an earlier step left dense is decomposed by the next as any dense leaf; what the
     earlier step noted about it is kept.

@@ -88,7 +88,7 @@ class EntropyCodedQuantization(Decomposer):
         )
 
     def _budget(self, count: int) -> int:
-        """Bytes for so many weights."""
+        """Bytes for `count` weights."""
         return int(self.bits * count / 8)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:

@@ -39,7 +39,7 @@ class LowRankPlusSparse(Decomposer):
     It pays against either part alone where a weight has both a decaying spectrum and outliers. In
     the full norm of stories260K at 4 to 9 bits for each weight, values of 16 bits, that holds of
     queries and keys, by a tenth or two; all other weights are nearer pruned by `ALPS`. Where the
-    truncated SVD of the same bytes is nearer, that one comes back with a note. It runs as two small
+    truncated SVD of the same bytes is nearer, that is returned with a note. It runs as two small
     matrices beside one that is multiplied as dense, so it saves bytes and no time.
 
     Given are either `rank` and `sparsity`, or `compression_ratio`. A layer that would not be
@@ -100,7 +100,7 @@ class LowRankPlusSparse(Decomposer):
         part, target = SparsePart(norm, count), weight.double()
         factors, sparse = self._alternate(target, rank, part)
         left, right = factors.left.to(weight.dtype), factors.right.to(weight.dtype)
-        # S is what the factors as they are stored miss, so it makes up for their rounding too.
+        # S approximates the residual of the stored factors, so it compensates their rounding too.
         sparse = part.nearest(target - left.double() @ right.double(), sparse)
         values = Sparse.from_dense(sparse.values.to(weight.dtype), sparse.kept)
         form = Sum(Product(Dense(left), Dense(right)), values, note=factors.note)

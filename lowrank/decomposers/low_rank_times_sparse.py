@@ -96,7 +96,7 @@ class LowRankTimesSparse(Decomposer):
         left = fitted(weight.double(), inputs.moment, sparse.values)
         _, right = equally_scaled(left, sparse.values)
         values = Sparse.from_dense(right.to(weight.dtype), sparse.kept)
-        # To the sparse factor as it is stored, so that it makes up for its rounding too.
+        # To the sparse factor as it is stored, so that it compensates its rounding too.
         left = fitted(weight.double(), inputs.moment, values.to_dense().detach().double())
         return better_than_svd(weight, norm, Product(Dense(left.to(weight.dtype)), values))
 

@@ -35,8 +35,8 @@ class PruneAndQuantize(Decomposer):
     Takes density · bits, and 1 bit of index for each weight; scales are of survivors that follow
     each other. It is compared in the norm with its parts alone at the same bytes: `pruning` to as
     many values as they hold in the dtype of the weight, and `quantization` of all weights, with the
-    two largest numbers of bits that fit, each in the smallest groups that fit. Where one of them is
-    nearer it comes back with a note.
+    two largest numbers of bits that fit, each in the smallest groups that fit. If one of them is
+    nearer, it is returned with a note.
 
     Pays between two numbers of bits, and below 2. In the full norm, against plain quantization in
     smaller groups, the error of attention and MLP weights of stories260K and MiniLM is mostly 8 to
@@ -149,7 +149,7 @@ class Survivors:
     def nearest(self, values: Tensor) -> RoundedColumns:
         """Values (rows, k) rounded to nearest; each entry of the matrix has levels of its own.
 
-        Those that are pruned have a scale of zero, so that whatever rounds columns makes them zero.
+        Pruned entries have a scale of zero, so that every rounding makes them zero.
         """
         codes = self.layout.join(self.levels.codes(self.layout.split(values)))
         scale, zero = (self._each(of_group) for of_group in (self.levels.scale, self.levels.zero))

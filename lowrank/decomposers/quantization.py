@@ -19,7 +19,7 @@ class Quantization(Decomposer):
 
     With ``scale="range"`` no weight is clipped: |W − Ŵ| ≤ |scale|/2 everywhere (scales are rounded
     up to their stored dtype, before the codes are made), so one bit more about halves the error.
-    Needs no data. 8 bits cost next to nothing; at 4 bits smaller groups help; at 2 or 3 rounding
+    Needs no data. 8 bits cost almost no quality; at 4 bits smaller groups help; at 2 or 3 rounding
     without data is poor. 1 bit has symmetric levels at plus and minus the mean magnitude, by the
     range too, weighted in the diagonal norm: the best there are without a zero.
 

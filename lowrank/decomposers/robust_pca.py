@@ -32,8 +32,8 @@ class RobustPCA(Decomposer):
     is to find out whether a weight has such parts at all.
 
     Convex, so the minimum is the only one, and a matrix Y with ‖Y‖₂ ≤ 1 and |Y| ≤ λ proves how near
-    it is: no split has an objective below ⟨Y, W⟩. It goes on until the objective of L is above that
-    by at most `tolerance` of it, and the note says by how much.
+    it is: no split has an objective below ⟨Y, W⟩. It iterates until the objective of L exceeds that
+    bound by a share of at most `tolerance`, and the note states the share.
 
     In the diagonal norm A^{1/2} W B^{1/2} is split, and the parts are divided by these factors
     again, so that entries of little weight are not outliers. The full norm uses the diagonal of B:

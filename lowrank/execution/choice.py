@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lowrank.execution.kernel import ACCURACIES, Accuracy, allowed
 from lowrank.execution.plan import Trial
 
-# So many times faster counts as clearly faster, and what is not counts as equally fast.
+# The speed-up above which a kernel is clearly faster; below, kernels are equally fast.
 MARGIN = 1.03
 
 

@@ -15,7 +15,7 @@ from lowrank.factorizations.operations import Multiply, Operation
 
 Run = Callable[[Tensor], Tensor]
 Accuracy = Literal["exact", "bfloat16", "int8"]
-# From the strictest to the loosest: whoever allows one allows those before it.
+# From the strictest to the loosest; a limit of one also allows those before it.
 ACCURACIES: tuple[Accuracy, ...] = ("exact", "bfloat16", "int8")
 
 
@@ -110,7 +110,7 @@ def bound(accuracy: Accuracy, dtype: torch.dtype) -> float:
 
 
 def allowed(accuracy: Accuracy, limit: Accuracy) -> bool:
-    """Whether whoever allows `limit` allows `accuracy`."""
+    """Whether a limit of `limit` allows `accuracy`."""
     return ACCURACIES.index(accuracy) <= ACCURACIES.index(limit)
 
 

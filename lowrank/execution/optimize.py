@@ -47,9 +47,9 @@ def optimize_for(
 
     Each layer, and each leaf of a product or sum, is timed by itself on the inputs that it gets in
     a run of the example, all kernels in turns; see `choose`. A layer thus is never slower than its
-    dense form beyond noise. Another batch size may want other kernels: they would still be right,
-    but perhaps slow. Layers that compression left alone, and weights that an attention reads
-    instead of calling, stay as they are.
+    dense form beyond noise. At another batch size the outputs are still correct, but other kernels
+    may be faster. Layers that compression left alone, and weights that an attention reads instead
+    of calling, stay as they are.
 
     Args:
         model: compressed, on the device on which it will run; it is not changed, and later changes

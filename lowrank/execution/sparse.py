@@ -124,7 +124,7 @@ class SemiStructuredKernel(Kernel):
 def _in_panels(
     work: Work, compress: Callable[[Tensor], Tensor], panel: int, columns: int
 ) -> Prepared:
-    """Multiply by a matrix in compressed rows, so many inputs and columns at a time.
+    """Multiply by a matrix in compressed rows, in panels of inputs and columns.
 
     Args:
         compress: makes the compressed matrix of a dense one.

@@ -16,7 +16,7 @@ from lowrank.measure.speedup import paired_speedup
 
 LEAST_ROUNDS = 5
 BLOCK_SECONDS = 0.0002
-# A kernel whose first timed pass takes so many times that of the first kernel is not timed again.
+# A kernel whose first pass takes more than this many times that of the first kernel is timed once.
 HOPELESS = 2.0
 # Shorter passes are timed after some that bring their weights back into the cache, as in a model
 # that runs again and again; for longer ones it makes no difference.
@@ -66,7 +66,7 @@ def race(runs: Sequence[Run], x: Tensor, seconds: float) -> list[Timed]:
 
 
 def block(run: Run, x: Tensor, passes: int, clock: Callable[[], float]) -> float:
-    """Seconds of one of so many passes."""
+    """Seconds of one pass, from a block of passes."""
     started = clock()
     for _ in range(passes):
         run(x)
@@ -87,7 +87,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads inside; those that torch uses if None."""
+    """Set the number of CPU threads inside the block; None leaves it as it is."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

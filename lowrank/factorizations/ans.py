@@ -54,7 +54,7 @@ def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
     """The symbols of `encode`, shape (n,), int64, on the device of the stream.
 
     Raises:
-        ValueError: the stream is not one of so many symbols with these frequencies.
+        ValueError: the stream is not one of that many symbols with these frequencies.
     """
     # Not as a decorator, which imports the compiler, for a second, though nothing is compiled.
     if torch.compiler.is_compiling():

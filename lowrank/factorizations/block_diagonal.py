@@ -32,7 +32,7 @@ class BlockDiagonal(Factorization):
         values: the blocks one below the other, shape (count · height, width).
 
     Raises:
-        ValueError: rows that are not those of so many blocks, or values that are no factorization.
+        ValueError: rows that `count` does not divide, or values that are no factorization.
     """
 
     def __init__(self, count: int, values: Factorization, note: str = "") -> None:

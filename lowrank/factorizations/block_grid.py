@@ -72,7 +72,7 @@ class BlockGrid:
         return min(packed_bytes(self.count, 1), self._csr_bytes(kept))
 
     def stored_bytes(self, kept: int, itemsize: int) -> int:
-        """Bytes of so many kept blocks, none of them at an edge: values and index."""
+        """Bytes of `kept` blocks, none of them at an edge: values and index."""
         return kept * math.prod(self.block) * itemsize + self.index_bytes(kept)
 
     def affordable(self, limit: float, itemsize: int) -> int:
@@ -92,7 +92,7 @@ class BlockGrid:
         return {"row_pointers": starts.to(pointer), "columns": columns.to(column)}
 
     def blank(self, kept: int) -> dict[str, Tensor]:
-        """Tensors of the shapes and dtypes of the encoding of a mask that keeps so many blocks."""
+        """Tensors of the shapes and dtypes of the encoding of a mask of `kept` blocks."""
         if self._is_bitmask(kept):
             return {"bitmask": torch.zeros(packed_bytes(self.count, 1), dtype=torch.uint8)}
         pointer, column = self._csr_dtypes(kept)

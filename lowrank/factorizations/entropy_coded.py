@@ -251,7 +251,7 @@ def decoded(tensors: list[Tensor], config: str, dtype: torch.dtype) -> Tensor:
         config: of the matrix without its dtype, JSON.
         dtype: of the matrix.
     """
-    # Whoever compiled the operator may write into what it returns.
+    # Code that compiled the operator may write into its result.
     return kept_matrix(*tensors, config=config, dtype=dtype).clone()
 
 

@@ -61,7 +61,7 @@ class Factorization(nn.Module, ABC):
         """W as one matrix of shape (out, in); differentiable where the form can be trained."""
 
     def multiplied_out(self, operation: Operation) -> bool:
-        """Whether factors of it are made one matrix at every call, for want of another way."""
+        """Whether its factors are multiplied into one matrix at every call of the operation."""
         del operation
         return False
 
@@ -110,9 +110,9 @@ class Factorization(nn.Module, ABC):
     def from_config(cls, config: Fields) -> Self:
         """A factorization of this form with its tensors not yet filled.
 
-        It is asked for on the meta device too, where tensors have no numbers: what a file says is
-        compared before memory is taken. Buffers that are not stored and have numbers are made when
-        the others are loaded, by a `register_load_state_dict_post_hook`.
+        It is called on the meta device too, where tensors have no numbers: a file is checked before
+        memory is allocated. Buffers that are not stored and have numbers are derived when the
+        others are loaded, by a `register_load_state_dict_post_hook`.
         """
 
     @abstractmethod

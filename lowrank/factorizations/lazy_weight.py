@@ -65,7 +65,7 @@ class LazyWeight(Tensor):
         shape: tuple[int, ...],
     ) -> Self:
         wrap = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
-        # Of this layout, or `other.data = lazy`, of which no function here is told, would crash.
+        # Of this layout: else `other.data = lazy`, which calls no function here, would crash.
         options = {"dtype": like.dtype, "device": like.device, "layout": torch.sparse_coo}
         lazy = wrap(cls, shape, **options)
         lazy._form, lazy._make = form, make

@@ -38,7 +38,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """The first `count` codes of `pack(codes, bits)`, shape (count,), uint8.
 
     Raises:
-        ValueError: bytes that do not hold so many, or bits that do not exist.
+        ValueError: too few bytes for that many codes, or bits that do not exist.
     """
     check_bits(bits)
     if packed.dtype != torch.uint8 or packed.numel() < packed_bytes(count, bits):

@@ -87,7 +87,7 @@ class Sparse(Leaf):
 
     @property
     def density(self) -> float:
-        # Of the positions, whatever the number of parameters that their values come from.
+        # The number of positions, not of the parameters that the values are made of.
         return self.values.shape[0] * self.values.shape[1] / (self.shape[0] * self.shape[1])
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:

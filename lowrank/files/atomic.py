@@ -15,7 +15,7 @@ from pathlib import Path
 from lowrank.files.paths import check_replaceable
 from lowrank.files.processes import Owner, this_process
 
-# After so many seconds without a change a file is no longer being written, whoever began it.
+# Seconds without a change after which no process is still writing a file.
 ABANDONED = 24 * 3600
 # What is being written: for which name, by which process of which machine, and when that started.
 # Short, because any name of 255 characters that stands for the whole must have one.
@@ -83,7 +83,7 @@ def clean(folder: str | Path) -> None:
             if is_left or (found["host"] == _short(own.host) and owner.is_gone):
                 os.unlink(entry.path)
         except (FileNotFoundError, PermissionError):
-            continue  # Its writer was done, another one removed it, or it is somebody else's.
+            continue  # Its writer has ended, another one removed it, or it is another user's.
 
 
 @cache

@@ -99,7 +99,7 @@ class Fields(Mapping[str, Any]):
         return self._of(self[name], name, _is_integer(least, most), _range(least, most))
 
     def integers(self, name: str, count: int, least: int = 0) -> tuple[int, ...]:
-        """So many integers, none below `least`."""
+        """A list of `count` integers, none below `least`."""
         values = self.sequence(name)
         if len(values) != count:
             self.refuse(name, values, f"{count} integers")
@@ -159,7 +159,7 @@ class Fields(Mapping[str, Any]):
 
 
 def shown(value: Any) -> str:
-    """A value for an error: short, whatever it is."""
+    """A short text of any value, for an error."""
     return reprlib.repr(value)
 
 

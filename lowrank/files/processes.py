@@ -27,7 +27,7 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is of this machine and has ended; of another machine's nobody knows."""
+        """Whether it is of this machine and has ended; False for those of other machines."""
         return self.host == _host() and _started(self.pid) != self.started
 
 

@@ -252,7 +252,7 @@ def _wider(wanted: Fields, stored: Mapping[str, torch.dtype]) -> dict[str, torch
 
 
 class Digest:
-    """A hash of a header and tensors, in whatever order they come."""
+    """A hash of a header and tensors, independent of the order in which they are added."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
         self._sum = self._of(json.dumps(header, sort_keys=True).encode())

@@ -62,7 +62,7 @@ def _cpu() -> str:
 
 @functools.cache
 def _git() -> dict[str, str | bool | None]:
-    """Asked once: the code that runs is that of the start, whatever is edited since."""
+    """The output of git, cached: the running code is that of the start, not of later edits."""
     source = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -70,7 +70,7 @@ def _git() -> dict[str, str | bool | None]:
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
 
     try:
-        # A virtual environment may lie in somebody else's repository, which does not track us.
+        # A virtual environment may lie in another repository, which does not track lowrank.
         git("ls-files", "--error-unmatch", source.parent.joinpath("__init__.py").name)
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "-s"))}
     except (OSError, subprocess.CalledProcessError):

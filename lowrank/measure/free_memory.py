@@ -64,7 +64,7 @@ def _of_control_groups() -> Iterator[float]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root = CGROUPS / "memory" if controllers else CGROUPS
-        # A container sees its own group as the root, whatever it is called outside.
+        # A container sees its own group as the root, under another name than outside.
         own = root / name.lstrip("/")
         for folder in {root, *(f for f in (own, *own.parents) if f.is_relative_to(root))}:
             yield from _of_control_group(folder)

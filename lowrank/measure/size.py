@@ -21,8 +21,8 @@ def nbytes(model: nn.Module) -> int:
 
     Everything in `state_dict` counts, so also indices, scales, codebooks and the running statistics
     of BatchNorm; memory that has several names, as in tied modules, counts once. A tensor of 32 or
-    64 bits whose numbers all have 16 counts as such (see `factorizations.storage`), so that weights
-    published in float16 are compared with what is published, whatever dtype they are loaded in.
+    64 bits whose numbers all fit in 16 counts as one of 16 (see `numerics.storage`), so that the
+    size of weights published in float16 is that of the published file in every dtype.
 
     Raises:
         ValueError: two tensors share part of their memory.
@@ -53,7 +53,7 @@ def stored_dtype(model: nn.Module) -> str:
     """The floating dtypes in which a model is stored, such as ``float16`` or ``float16+float32``.
 
     Those of at least a tenth of its bytes, the largest share first, or ``none``; see
-    `factorizations.storage`.
+    `numerics.storage`.
     """
     shares: Counter[str] = Counter()
     for tensor in contents(model).stored:

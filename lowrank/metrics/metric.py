@@ -84,7 +84,7 @@ class Metric:
             return NONE
         factor = 100 if self.scale == "percent" else 1
         digits = DIGITS[self.scale]
-        if self.scale == "log":  # Of an exploded value nobody reads the decimals.
+        if self.scale == "log":  # The decimals of an exploded value mean nothing.
             digits = 3 if abs(mean) < 100 else 1 if abs(mean) < 1000 else 0
         text = f"{factor * mean:.{digits}f}"
         return text if spread != spread else f"{text} ± {factor * spread:.{digits}f}"

@@ -30,7 +30,7 @@ def copied(
 ) -> Copied:
     """A deep copy of a model; tensors that are, or overlap in, one memory do so in the copy.
 
-    What modules keep of a run, such as an activation or the weight that `weight_norm` computes, is
+    A tensor that a module keeps of a run, such as an activation or the weight of `weight_norm`, is
     copied without its gradient history.
 
     Args:

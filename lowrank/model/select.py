@@ -150,5 +150,5 @@ def as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
-    """Whether one of the patterns is the name, whatever its letters, or matches it as a glob."""
+    """Whether one of the patterns is the name, taken literally, or matches it as a glob."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in as_tuple(patterns))

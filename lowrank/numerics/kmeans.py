@@ -10,7 +10,7 @@ from torch import Tensor
 # gives quantiles, 1 even steps, and 2/3 the density p^(1/3) that is optimal for many levels.
 STARTS = (2 / 3, 0.0, 1.0)
 MAX_ITERATIONS = 1000
-# So many places for each edge between clusters, up to so many edges away, are tried at once.
+# The number of places tried at once for each edge between clusters, and their reach in edges.
 PLACES = 33
 SPANS = (8, 1)
 MAX_ROUNDS = 5

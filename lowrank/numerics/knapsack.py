@@ -127,7 +127,7 @@ def _hull(costs: NDArray[np.int64], losses: NDArray[np.float64]) -> list[int]:
 
 
 def _greedy(items: Items, kept: list[NDArray[np.intp]], limit: float) -> Choice:
-    """Steps along the hulls by loss saved per cost, then whatever still fits.
+    """Steps along the hulls by loss saved per cost, then all other exchanges that fit.
 
     The first step that does not fit, taken in part, gives the optimum of the linear relaxation and
     so the bound.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 # Weights that near to a multiple, in shares of themselves, count as one: some roundings of float32.
 ROUNDINGS = 2.0**-20
-# Among the first so many weights are all their values if these are not more than so few.
+# The first SOME weights contain all distinct values if there are fewer than FEW_VALUES.
 SOME, FEW_VALUES = 2**12, 2**8
 
 
@@ -43,5 +43,5 @@ def smallest_distances(weight: Tensor) -> list[float]:
 
 
 def is_beyond(codes: Tensor, reach: int) -> bool:
-    """Whether some codes are larger than `reach`, or no numbers."""
+    """Whether some codes are larger than `reach`, or NaN."""
     return not float(codes.abs().max()) <= reach

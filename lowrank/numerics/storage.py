@@ -41,7 +41,7 @@ def stored_bytes(tensor: Tensor) -> int:
 
 
 def _is_exact(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether every number comes back from `dtype`."""
+    """Whether `dtype` holds every number exactly."""
     bits = BITS_OF[tensor.dtype]
     return all(
         torch.equal(block.view(bits), block.to(dtype).to(block.dtype).view(bits))

@@ -43,7 +43,7 @@ NUMBERS = (*QUALITIES, "ratios")
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")
-# No whole number needs more than 64 bits, beyond which columns are no numbers.
+# A pandas column of integers has 64 bits; larger ones would make it a column of objects.
 LARGEST_WHOLE = 2**63 - 1
 LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")
 

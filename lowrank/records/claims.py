@@ -181,7 +181,7 @@ class Claims:
                 if claim.is_there:
                     os.utime(claim.path)
             except OSError:
-                continue  # Somebody took it for dead; or the file system comes back.
+                continue  # Another process took it over, or the file system fails for now.
 
 
 def _make(path: Path, token: str) -> bool:

@@ -15,7 +15,7 @@ ALIKE = ("task.", "where.", "recovery.", "norm.")
 # Parts whose fields are alternatives: where one is given, the level is of another kind.
 ALTERNATIVES = ("method.",)
 NULL = "null"
-# So many fields, and values of each, are named.
+# The number of fields, and of values of each, that an error names.
 MOST = 4
 
 

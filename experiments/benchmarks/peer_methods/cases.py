@@ -135,7 +135,7 @@ def sparse(python: Path | None) -> list[PeerComparison]:
 def low_rank() -> list[PeerComparison]:
     """Truncated SVDs in the norms of the papers."""
     factored = in_half(TruncatedSVD(compression_ratio=1 / 0.8))
-    # No column has to make up for another, so that nothing has to be kept from being singular.
+    # No column compensates another, so no singular matrix needs damping.
     one_shot = CalibratedNorms(moment="full", damping=0.0)
     sequential = CalibratedNorms(moment="full", damping=0.0, mode="sequential")
     return [

@@ -92,7 +92,7 @@ def exactly(name: str) -> str:
 
 
 def held_bits(model: Any, layers: list[str]) -> dict[str, int]:
-    """What the tensors of each layer take in the files that the library saves."""
+    """The bits of each layer's tensors in the files that the library saves."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_compressed=True)
         files = [load_file(path) for path in Path(folder).glob("*.safetensors")]

@@ -21,7 +21,7 @@ class Own(Method):
     """A decomposer in a norm.
 
     Args:
-        recipe: the decomposer for a layer of so many inputs.
+        recipe: the number of a layer's inputs → its decomposer.
         norm: what calibration says about each layer; nothing by default.
     """
 

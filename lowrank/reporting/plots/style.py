@@ -124,7 +124,7 @@ def norm_styles(frame: pd.DataFrame) -> dict[str, Style]:
 
 
 def _styles(methods: Iterable[str], frame: pd.DataFrame) -> dict[str, Style]:
-    # Where all were trained for the task, the dense model too, there is nobody to tell them from.
+    # Where the dense model was tuned too, tuned models need no distinction.
     own: Any = frame["tuned"].astype(bool) & (frame["recovery"] != frame["dense_recovery"])
     hollow = set(frame["method"][own])
     return {name: _style(index, name in hollow) for index, name in enumerate(methods)}

@@ -8,7 +8,7 @@ INCH = 72  # points of print
 
 
 def wrapped(text: str, inches: float, points: float = 8) -> str:
-    """`text` in lines of at most so many inches, broken between words where that is possible.
+    """`text` in lines of at most `inches`, broken between words where that is possible.
 
     Args:
         text: lines of its own stay apart.
@@ -19,7 +19,7 @@ def wrapped(text: str, inches: float, points: float = 8) -> str:
 
 
 def shortened(text: str, inches: float, points: float = 8) -> str:
-    """`text` in at most so many inches, its middle left out where it is longer."""
+    """`text` in at most `inches`, with its middle left out where it is longer."""
     kept = len(text)
     while kept > 2 and width(_without_middle(text, kept), points) > inches * INCH:
         kept -= 1
