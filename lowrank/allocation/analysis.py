@@ -18,7 +18,7 @@ from lowrank.model.sites import Site, naming
 from lowrank.norms import Norm
 from lowrank.numerics.knapsack import Items
 
-# What the lines of its progress are about.
+# The subject of the progress messages.
 MADE = "candidates made, by layers"
 
 

@@ -133,7 +133,7 @@ class Budgeted(Allocation):
         what = (resource, *measure.conditions(problem.example))
         costs: Costs = kept(("costs", *what), owner, lambda: dense_costs(problem, resource))
         limit = self._limit(problem, costs)
-        # With the costs, which are measured for some resources and can be forgotten before it.
+        # The key has the costs: some are measured, and the memo can forget them sooner.
         key = ("analysis", repr(self.candidates), repr(costs.layers), costs.rest, *what)
         analysis: Analysis = kept(key, owner, lambda: analyse(problem, self.candidates, costs))
         key = ("losses", repr(self.loss), *key)
@@ -161,7 +161,7 @@ class Budgeted(Allocation):
         """The limit for the selected layers together, in whole units."""
         unit = RESOURCES[self.budget.resource].unit
         limit = self.budget.allowance(problem.sites, costs.total * unit, costs.rest * unit) / unit
-        # A ratio of 1 is not to be missed by a rounding error.
+        # A rounding error must not make a ratio of 1 unreachable.
         if costs.total <= limit * (1 + 1e-9):
             raise ValueError(
                 f"the budget of {self.budget.describe()} allows the model as it is, so there is "
@@ -212,7 +212,7 @@ def values_of(name: str, given: object) -> list[Any]:
     Raises:
         ValueError: it is no list of them, or an empty one.
     """
-    # Arrays are gone through too, and say only then whether they can be.
+    # Only iteration shows whether an array can be iterated.
     try:
         values = [] if isinstance(given, str | bytes | Mapping) else list(given)  # type: ignore[call-overload]
     except TypeError:

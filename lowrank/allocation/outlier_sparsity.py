@@ -91,7 +91,7 @@ class OutlierSparsity(Allocation):
                 )
         pairs = zip(names, densities, strict=True)
         made = {name: self._at(1 - density) for name, density in pairs}
-        # What the data say nothing about has no density; it will be left as it is.
+        # A layer that the data do not reach has no density; it will be left as it is.
         return Plan({site.name: made.get(site.name, probe) for site in problem.sites})
 
     def _at(self, sparsity: float) -> Decomposer:

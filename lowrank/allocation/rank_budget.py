@@ -71,7 +71,7 @@ class RankAllocation(Allocation):
         rest = resource.of_model(problem.model, None) - dense
         each = max(problem.values.itemsize(matrix.dtype) for matrix in matrices.values())
         budget = Budget(ratio=self.compression_ratio, of=self.of)
-        # What just fits is not to be missed by a rounding error.
+        # A rounding error must not exclude ranks that just fit.
         allowed = budget.allowance(problem.sites, dense, rest) * (1 + 1e-9)
         smallest = each * stored_params(matrices, dict.fromkeys(matrices, 1))
         if smallest > allowed:

@@ -21,7 +21,7 @@ from lowrank.model.forward import Example, call, check_example, evaluating
 from lowrank.model.sites import Site, Use
 from lowrank.numerics.storage import stored_bytes
 
-# The arguments, in their order, of every call of a module, by its name.
+# Name of a module → the positional arguments of each of its calls.
 Calls = Mapping[str, Sequence[tuple[Tensor, ...]]]
 
 
@@ -181,8 +181,8 @@ class Latency(_Run):
     ) -> int:
         if isinstance(factorization, Leaf):  # It runs as the dense matrix that it is of.
             return dense
-        # As a share of what the dense layer takes in the same moments: a machine that is busy for
-        # a while makes neither gains nor losses.
+        # As a ratio to interleaved times of the dense layer, which a load on the machine affects
+        # equally.
         times = [
             _seconds(use.module, layer, inputs)
             for use, layer in self.layers(site, factorization, view)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lowrank.factorizations.laws import Exponents, Law
 
-# How much of the law is Laplace's and not Gauss', and where between two spreads the first one is.
+# The mixture of Laplace's and Gauss' law, and the offset of the first spread between two steps.
 SHAPES, PHASES = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 0.75)
 # The exponent of the least spread: at 2^-5 codes other than 0 hardly occur.
 LOWEST = -10
 # Bits of an exponent that are tried.
 WIDTHS = range(6)
-# Of rows and columns in turn.
+# Rounds over rows and columns.
 ROUNDS = 3
 
 

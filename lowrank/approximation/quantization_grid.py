@@ -14,7 +14,7 @@ SCALE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
-# A scale of this share of the largest adds to the squared error 2^-20 of what that one does.
+# A scale of this share of the largest adds 2^-20 of the squared error of the largest.
 NEGLIGIBLE = 2.0**-10
 
 

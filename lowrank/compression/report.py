@@ -16,11 +16,11 @@ from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.storage import stored_bytes
 
-# How a weight runs that another module reads instead of calling its own, and one whose factors
-# cannot do what the layer does.
+# The `kernel` of a weight that another module reads without calling its own, and of one whose
+# factors cannot perform the layer's operation one by one.
 READ = "multiplied out"
 PRODUCT = "factors multiplied"
-# How the note of a weight begins that could not have the level that was asked for.
+# The beginning of the note of a weight that could not have the requested level.
 NEAREST = "at its nearest level"
 
 

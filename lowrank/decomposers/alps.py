@@ -55,7 +55,7 @@ class ALPS(Pruning):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         pattern, shape = self._pattern, (weight.shape[0], weight.shape[1])
         grid = pattern.grid(shape)
-        # Blocks at the edge are smaller. As many are kept as fit whichever they are.
+        # Blocks at the edge are smaller; the count fits whichever blocks are kept.
         sizes = grid.sum(torch.ones_like(weight, dtype=torch.float64))
         project = projection(pattern, shape, self._count(weight, grid, sizes))
         found = nearest_sparse(weight, norm, project, self.iterations)

@@ -50,7 +50,7 @@ class Chain(Decomposer):
     steps: Sequence[Decomposer]
 
     family: ClassVar[str] = "hybrid"
-    # The first step says whether it knows the norm.
+    # The first step checks the norm.
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Chain(Decomposer):
         result = self._step(0, weight, norm)
         for index in range(1, len(self.steps)):
             result = result.map_dense(lambda leaf, index=index: self._replace(index, leaf))
-        # Reports show the note of the whole, so it says what its parts do, each thing once.
+        # Reports show the note of the whole, so it collects the notes of its parts, each once.
         parts = [part for part in result.modules() if isinstance(part, Factorization)]
         notes = [note for part in parts for note in part.note.split("; ") if note]
         result.note = "; ".join(dict.fromkeys(notes))

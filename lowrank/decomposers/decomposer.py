@@ -20,7 +20,7 @@ from lowrank.norms import IDENTITY, Identity, Norm
 from lowrank.numerics.memo import fingerprint
 
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-# Weights of up to this share of the largest number are far enough from it.
+# Weights of up to this share of the dtype's largest number cannot overflow it.
 NEAR = 1 / 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

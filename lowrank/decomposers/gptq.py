@@ -119,7 +119,7 @@ class GPTQ(Decomposer):
             result.descend(weight, alive, order)
         zeros = 0
         if self.bits == 1 and not self.symmetric:
-            # Of two levels, one of them 0, the other may be far from all weights of a row.
+            # With two levels, one of them 0, the other may be far from all weights of a row.
             result, zeros = result.better_rows(result.zeros(), weight, moment)
         quantized = rounding.quantized(result.codes.T, result.grid(layout), weight.dtype)
         notes = raised(share), kept_nearest(kept), made_zero(zeros)
@@ -158,7 +158,7 @@ class GPTQ(Decomposer):
             part = slice(first, last)
             return result.eliminate(rest[part], order[part], factor[part, part])
 
-        # Groups that are fitted when their turn comes must be up to date as a whole.
+        # A dynamic group must have all compensation of earlier columns when its levels are fitted.
         eliminate(rest, factor, elimination.edges(result.width if is_dynamic else None), settle_run)
         return result
 

@@ -20,7 +20,7 @@ from lowrank.factorizations import Factorization, Quantized
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_number
 
-# Of the paper's shrinkage, in steps of the grid: how strong it is first, and how it weakens.
+# The paper's beta of the shrinkage, in steps of the grid: the first, and its growth per iteration.
 BETA, GROWTH = 1.0, 1.01
 
 

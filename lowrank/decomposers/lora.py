@@ -70,7 +70,7 @@ class LoRA(Decomposer):
     base: Decomposer | None = None
     seed: int = 0
 
-    # The base says whether it knows the norm, too.
+    # The base checks the norm, too.
     family: ClassVar[str] = "adapter"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
 
@@ -149,7 +149,7 @@ def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
 
 def _pissa(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     left, right = _principal(lora, weight, norm)
-    # The base holds what the factors as they are stored leave, and so their rounding too.
+    # The base holds the residual of the stored factors, so it compensates their rounding too.
     rest = working(weight) - lora.scale * (working(left) @ working(right))
     if lora.base is not None:
         rest = beyond_rounding(rest, weight)

@@ -61,7 +61,7 @@ class Pruning(Decomposer):
         if self.sparsity is not None:
             self._count_at(self.sparsity, grid)
         if self.compression_ratio is not None:
-            # What blocks of more than one weight take depends on which are best, and is seen later.
+            # The bytes of blocks depend on which of them are kept, and are checked later.
             least = sets * self._value_bytes(weight) + grid.index_bytes(sets)
             dense, ratio = storage.stored_bytes(weight), self.compression_ratio
             if least > dense / ratio:

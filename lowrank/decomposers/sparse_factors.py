@@ -22,7 +22,7 @@ from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.storage import stored_bytes
 
-# By how much a step is shorter than the longest that cannot raise the error.
+# The factor by which a step is shorter than the longest that cannot raise the error.
 SHORTER = 1.001
 
 

@@ -107,11 +107,11 @@ class TruncatedSVD(Decomposer):
             return self.rank
         if self.energy is not None:
             energy = spectrum(weight, norm).square().cumsum(0)
-            # The last value itself, not 1: rounding must not ask for more than everything.
+            # The last value and not 1, which rounding may make unreachable.
             wanted = self.energy * energy[-1]
             return min(int(torch.searchsorted(energy, wanted)) + 1, min(out, inner))
         assert self.compression_ratio is not None
-        # One more than the rounded quotient says, where that reaches the ratio after all.
+        # One more than the rounded quotient, if that still reaches the ratio.
         rank = int(out * inner / (self.compression_ratio * (out + inner))) + 1
         if out * inner / (rank * (out + inner)) < self.compression_ratio:
             rank -= 1

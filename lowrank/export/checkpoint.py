@@ -25,8 +25,8 @@ from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.save_guard import refuse_other_files
 
 FORMAT = 2
-# How much more than is stored and than the dense weights take may be derived from what is stored:
-# masks have 8 bits where one is stored.
+# The largest factor of derived bytes over the stored bytes and the dense weights: masks have 8 bits
+# where one is stored.
 DERIVED = 16
 # The module in what `torch.compile` returns, which puts that name before those of its tensors.
 COMPILED = "_orig_mod"
@@ -103,7 +103,7 @@ def _load(model: nn.Module, file: TensorFile) -> nn.Module:
     _check_fit(blank, file, same, views)
     skeleton.check_memory(layers, DERIVED, file.nbytes)
     frozen = _frozen(blank, file)
-    # All that can be known is known; now it is read.
+    # All checks before reading are done.
     tensors, is_whole = file.read()
     bases = {view.base for view in views.values()}
     values = skeleton.placed(_extras(file, tensors), layers, bases)

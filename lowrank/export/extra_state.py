@@ -11,7 +11,7 @@ from torch import Tensor
 from lowrank.files.fields import DEEPEST, MOST_BITS, Fields, shown
 from lowrank.files.tensor_files import check_storable
 
-# Leaves room for what the state is itself a part of.
+# Leaves room for the nesting of the structure around the state.
 ALLOWED = DEEPEST - 8
 
 

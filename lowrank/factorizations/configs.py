@@ -6,7 +6,7 @@ import torch
 
 from lowrank.files.fields import LARGEST, Fields
 
-# What numbers of a matrix are computed with and stored in.
+# The dtypes in which matrices are stored and computed.
 FLOATING = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,

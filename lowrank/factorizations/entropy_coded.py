@@ -23,7 +23,7 @@ from lowrank.numerics.normalised import times_power
 from lowrank.numerics.storage import dtype_name
 
 PARTS: tuple[str, ...] = ("row_step", "column_step", "row_spread", "column_spread")
-# Twice the exponent of a spread for which all codes are about as likely.
+# Twice the exponent of a spread at which all codes are about equally likely.
 WIDEST = 126
 STORED = ("numbers", "stream", *PARTS)
 
@@ -85,7 +85,7 @@ class EntropyCoded(Leaf):
         # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
         marker = torch.empty(0, dtype=dtype, device=stored.tensors["stream"].device)
         self.register_buffer("_as_dtype", marker, persistent=False)
-        # Made here, where no compiler looks: it cannot follow how JSON is written.
+        # Made here and not in `forward`: compilers cannot trace the writing of JSON.
         self._fixed = json.dumps(self._fixed_config())
 
     @classmethod

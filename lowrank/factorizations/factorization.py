@@ -191,7 +191,7 @@ class Leaf(Factorization):
         tensors = [*self.parameters(), *self.buffers()] if kept is None else kept.tensors
         return any(tensor.requires_grad for tensor in tensors)
 
-    # Where tensors are replaced by others, their counters say nothing.
+    # Replaced tensors have version counters of their own.
 
     def train(self, mode: bool = True) -> Self:
         self._materialized = None

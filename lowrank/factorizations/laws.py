@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lowrank.factorizations import ans
 
-# Digits with which probabilities are computed: correctly rounded, the same on every machine.
+# Decimal digits of the computation of probabilities: correctly rounded, the same on every machine.
 EXACT = Context(prec=20)
-# Of far more, the frequencies would not fit in their 16 bits.
+# The frequencies of many more codes would not fit in 16 bits.
 LARGEST_CODE = 2**12
 LARGEST_EXPONENT = 255
 

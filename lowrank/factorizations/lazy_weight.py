@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowrank.factorizations.factorization import Factorization, Leaf
 
-# What a tensor can be asked without its numbers.
+# Attributes and functions that need no numbers of the tensor.
 ASKED: frozenset[Any] = frozenset(
     {
         *(getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "ndim")),
@@ -20,7 +20,7 @@ ASKED: frozenset[Any] = frozenset(
     }
 )
 LAYOUT = Tensor.layout.__get__  # type: ignore[attr-defined]
-# What would change the tensor object or hand out its memory, and leave no trace in its version.
+# Functions that change the tensor object or expose its memory without a change of its version.
 REFUSED: frozenset[Any] = frozenset(
     {
         *(getattr(Tensor, name).__set__ for name in ("data", "grad", "requires_grad")),
@@ -29,7 +29,7 @@ REFUSED: frozenset[Any] = frozenset(
         *(Tensor.untyped_storage, Tensor.storage, Tensor._typed_storage),
     }
 )
-# Makes another tensor share the memory of its argument.
+# Functions that make another tensor share the memory of their argument.
 SHARING = torch.ops.aten.set_.source_Tensor
 
 
@@ -93,7 +93,7 @@ class LazyWeight(Tensor):
         return run_on_matrices(func, args, kwargs or {})
 
     def _use_count(self) -> NoReturn:
-        # What `torch.utils.swap_tensors` asks first; the layer would not see what it does.
+        # The first call of `torch.utils.swap_tensors`, whose effect the layer would not see.
         refuse(self._form)
 
     def _matrix(self) -> Tensor:

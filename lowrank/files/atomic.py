@@ -17,8 +17,8 @@ from lowrank.files.processes import Owner, this_process
 
 # Seconds without a change after which no process is still writing a file.
 ABANDONED = 24 * 3600
-# What is being written: for which name, by which process of which machine, and when that started.
-# Short, because any name of 255 characters that stands for the whole must have one.
+# The name of a temporary file: a hash of the target's name, and the process, its machine and its
+# start. Short, because a target of 255 characters must have one, too.
 TEMPORARY = re.compile(
     r"\.lowrank-\w{8}-(?P<host>\w{8})-(?P<process>\d+)-(?P<started>\d+)-\w{8}\.tmp"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-# By the name under which each is imported: the extra of pyproject.toml that it is in.
+# Import name of a library → the extra of pyproject.toml that has it.
 EXTRAS = {
     "PIL": "tasks",
     "datasets": "tasks",

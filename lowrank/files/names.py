@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-# Of letters of a file's name; ends are added to it, and file systems take 255 bytes.
+# The most letters of a file name: suffixes are added to it, and file systems allow 255 bytes.
 LONGEST = 100
 PLAIN = "._-+=@, ()"
 

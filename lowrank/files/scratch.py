@@ -35,7 +35,7 @@ def clean() -> None:
         if found is None or found["host"] != _short(own.host):
             continue
         if Owner(own.host, int(found["pid"]), int(found["started"])).is_gone:
-            # Somebody else's stays, and another process may be removing it as well.
+            # Another user's folder stays, and another process may be removing it as well.
             shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ from lowrank.files.atomic import replacing
 from lowrank.files.fields import Fields, parse, shown
 from lowrank.numerics.storage import dtype_name, stored_dtype
 
-# As safetensors calls what it holds.
+# The names of dtypes in safetensors.
 NAMES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -42,11 +42,11 @@ NAMES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Under this name a safetensors file has its header.
+# The key of the metadata in a safetensors header.
 RESERVED = "__metadata__"
 CODES = {dtype: code for code, dtype in NAMES.items()}
 WIDER = {"float32": torch.float32, "float64": torch.float64}
-# How a file begins that `torch.save` or `pickle.dump` made.
+# The first bytes of files by `torch.save` and `pickle.dump`.
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -73,7 +73,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], kind: str, header: Mapping[
     text, digest = _text(content), Digest(content)
     entries = _entries(tensors, dtypes)
     with replacing(path) as file, open(file, "w+b") as out:
-        # The hash is known last and stands first: its place is kept.
+        # The hash is known last and stands first, so its place is reserved.
         out.write(_first(entries, text, "0" * 32))
         for name in entries:
             stored = tensors[name].detach().resolve_conj().resolve_neg()
@@ -208,7 +208,7 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is no file")
     with open(path, "rb") as file:
         start = file.read(9)
-    # Of safetensors, the first bytes are a length, and may be any; the ninth begins the header.
+    # The first 8 bytes of safetensors are a length of any value; the ninth begins the header.
     if start.startswith(PICKLES) and start[8:] != b"{":
         raise ValueError(
             f"{path} is a pickle, as torch.save writes it: reading one can run any code, so it is "

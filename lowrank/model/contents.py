@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from lowrank.model.shared_memory import groups, identity, overlap, span
 
-# How torch names what `get_extra_state` of a module gives.
+# The suffix of torch's name of the result of `get_extra_state`.
 EXTRA = "_extra_state"
 
 
@@ -98,7 +98,7 @@ def views_among(tensors: Mapping[str, Tensor]) -> dict[str, View]:
     """
     views: dict[str, View] = {}
     for names in groups(tensors):
-        # What others may be a part of comes first.
+        # Tensors that others may be a part of come first.
         order = sorted(names, key=lambda n: (not tensors[n].is_contiguous(), -tensors[n].numel()))
         bases: list[str] = []
         for name in order:

@@ -27,7 +27,7 @@ class FactorizedLayer(nn.Module):
     kind: ClassVar[str]
     factorization: Factorization
     view: KernelView = "channel"
-    # By which name code reads the weight of the layer that this one stands for.
+    # The attribute by which code reads the weight of the replaced layer.
     weight_name: ClassVar[str] = "weight"
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lowrank.model.shared_memory import identity
 
-# Of `nn.Module`: its parts, which are replaced; hooks, which move along; and what
-# `nn.Module.compile` leaves, which no copy keeps.
+# Attributes of `nn.Module` that hold its parts, which are replaced; its hooks, which are moved to
+# the new layer; and the result of `nn.Module.compile`, which no copy keeps.
 OWN = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 PLAIN = (str, bytes, int, float, complex, bool, type(None), type, ModuleType)
 
@@ -55,7 +55,7 @@ def _weights(held: Any, seen: set[tuple[int, bool]]) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, nn.Module):
-            # Of a copy only what itself is replaced is another one than the stand-in.
+            # A copy has its own objects; only a replaced module itself differs from the new layer.
             yield from value.parameters(recurse=is_original)
         else:
             left += [(part, is_original or shared) for part, shared in _parts(value)]
@@ -78,7 +78,7 @@ def _parts(value: Any) -> Iterator[tuple[Any, bool]]:
                 continue
         yield from ((part, True) for part in value.__defaults__ or ())
         yield from ((part, True) for part in (value.__kwdefaults__ or {}).values())
-        # Of globals only models themselves, for a library's functions lead everywhere.
+        # Only globals that are models: a library's functions refer to everything.
         named = (value.__globals__.get(name) for name in value.__code__.co_names)
         yield from ((part, True) for part in named if _is_of_model(part))
     elif isinstance(value, functools.partial):

@@ -27,7 +27,7 @@ from lowrank.model.factorized import (
     pads_first,
 )
 
-# The code of a module that a stand-in has its own of.
+# Names of a module's code that the replacing layer defines itself.
 CODE = ("__call__", "forward", "get_extra_state", "set_extra_state")
 
 
@@ -41,7 +41,7 @@ class Rule(ABC):
             known is not None
             and isinstance(module, known)
             and all(getattr(type(module), name) is getattr(known, name) for name in CODE)
-            # Set by hand or by other libraries, it does more than the class says.
+            # A method set on the instance, by hand or by another library, changes the layer.
             and "forward" not in vars(module)
             and isinstance(module._parameters.get(self.parameter), nn.Parameter)
             and self.weight(module).dtype in DTYPES

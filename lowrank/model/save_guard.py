@@ -9,7 +9,7 @@ from torch import nn
 
 from lowrank.model.factorized import FactorizedLayer
 
-# What libraries on the Hugging Face hub call them.
+# The names of save methods in libraries of the Hugging Face hub.
 WAYS = ("save_pretrained", "push_to_hub")
 
 

@@ -39,7 +39,7 @@ def meeting(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     spans = sorted((place(t)[0], *span(t), n) for n, t in tensors.items() if t.numel())
     open_ended: list[tuple[str, int, str]] = []
     for device, start, stop, name in spans:
-        # Of the spans that begin before this one, those that it can still meet.
+        # The spans that begin before this one and may overlap it.
         open_ended = [one for one in open_ended if one[0] == device and one[1] > start]
         yield from ((other, name) for _, _, other in open_ended)
         open_ended.append((device, stop, name))
@@ -75,7 +75,7 @@ def overlap(tensor: Tensor, other: Tensor) -> bool:
         return True
     if tensor.is_contiguous() and other.is_contiguous():
         return True
-    # Columns of one matrix lie among each other and yet are apart.
+    # Columns of one matrix interleave in memory without sharing elements.
     low, itemsize = min(start, first), tensor.itemsize
     taken = torch.zeros((max(stop, last) - low) // itemsize, dtype=torch.bool)
     taken.as_strided(tensor.shape, tensor.stride(), (start - low) // itemsize).fill_(True)

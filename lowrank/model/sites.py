@@ -16,7 +16,7 @@ from lowrank.model.layers import Rule, rule_for, why_no_rule
 from lowrank.model.shared_memory import identity, overlapping
 from lowrank.norms import Norm
 
-# Where a module keeps what others let it run when it is called.
+# The attributes of a module that hold its hooks.
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.numerics import memo
 
-# Of the Frobenius norm of a second moment, by how much an eigenvalue may be below zero.
+# The largest magnitude of a negative eigenvalue, as a share of the moment's Frobenius norm.
 TOLERANCE = 1e-4
 
 
@@ -26,7 +26,7 @@ def is_semidefinite(moment: Tensor) -> bool:
     By a Cholesky decomposition, which costs a few per cent of the eigenvalues.
     """
     shifted = moment.clone()
-    # At least the largest eigenvalue, without which there is no measure of rounding.
+    # The norm is at least the largest eigenvalue, the scale of rounding errors.
     shifted.diagonal().add_(TOLERANCE * torch.linalg.matrix_norm(moment))
     return not int(torch.linalg.cholesky_ex(shifted).info)
 

@@ -234,7 +234,7 @@ class Full(Norm):
         return (rows * whitened(weight, self.second_moment(weight))).to(weight.dtype)
 
     def _root(self, squares: Tensor, weight: Tensor) -> float:
-        # Rounding can take a sum that is zero in truth below it.
+        # Rounding can make a zero sum negative.
         return math.sqrt(max(0.0, float((squares * self.row_weights(weight)).sum())))
 
     def __repr__(self) -> str:

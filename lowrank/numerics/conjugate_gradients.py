@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Steps that are enough where an alternation starts from its last solution.
+# The number of steps that suffices when an alternation starts from its last solution.
 STEPS = 15
 
 

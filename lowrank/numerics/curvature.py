@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lowrank.numerics import memo
 
-# What is added to the diagonal, as shares of its mean, until the matrix has a Cholesky factor.
+# Shares of the mean diagonal that are added to it in turn, until a Cholesky factor exists.
 ESCALATION = (0.0, *(10.0**exponent for exponent in range(-10, 1)))
 
-# What a report says where a method that compensates has nothing to compensate with.
+# The note of a compensating method where the second moment is diagonal.
 UNPAIRED = "nothing compensated: in this norm no two inputs come together"
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Columns after which all others are updated, by one product of matrices: of 32 rows what is still
-# to be chosen stays in the cache.
+# The number of columns after which all later ones are updated by one matrix product; with 32, the
+# block stays in the cache.
 BLOCK = 32
 
-# Given the place of a column in its block and the best real values for it (out,), those it gets.
+# A function of the place of a column in its block and its optimal real values (out,) to the chosen
+# values.
 Choose = Callable[[int, Tensor], Tensor]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# An SVD and the product of its factors are off by up to 50 roundings of the largest weight (seen on
-# matrices of rank 1 to 64 and up to 2000 rows), quantization to 8 bits by 2^14.
+# The product of an SVD's factors is off by up to 50 roundings of the largest weight (measured on
+# matrices of rank 1 to 64 and up to 2000 rows); quantization to 8 bits is off by 2^14.
 ROUNDINGS = 128
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# HiGHS solves such problems in seconds; beyond them the greedy choice is as good to a thousandth.
+# HiGHS solves problems up to this size in seconds; of larger ones, the greedy choice is within a
+# thousandth of the optimum.
 EXACT_OPTIONS = 20_000
 SECONDS = 20.0
 OUT_OF_TIME = 1  # HiGHS' status, in scipy's numbers.
@@ -146,7 +147,7 @@ def _greedy(items: Items, kept: list[NDArray[np.intp]], limit: float) -> Choice:
     blocked: set[int] = set()
     for rate, item, gain, price, option in steps:
         if price > room:
-            # Until here the steps are those of the relaxation, which takes a part of this one.
+            # Up to here the steps are those of the linear relaxation, which takes part of this one.
             bound_saved = saved + rate * room if bound_saved is None else bound_saved
             blocked.add(item)
         elif item not in blocked:
@@ -177,7 +178,7 @@ def _fill(items: Items, kept: list[NDArray[np.intp]], picks: list[int], room: fl
 
 
 def _exact(items: Items, kept: list[NDArray[np.intp]], limit: float, greedy: Choice) -> Choice:
-    # A second to import, and small problems end before.
+    # The import takes a second, and small problems do not get here.
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -198,7 +199,7 @@ def _exact(items: Items, kept: list[NDArray[np.intp]], limit: float, greedy: Cho
         ],
         options={"time_limit": SECONDS, "mip_rel_gap": RELATIVE_GAP},
     )
-    # Its bound holds to its own tolerance; that of the relaxation holds too.
+    # The bound of HiGHS holds to its tolerance; that of the relaxation is valid as well.
     proven = -math.inf if found.mip_dual_bound is None else found.mip_dual_bound * scale
     bound = float(max(greedy.bound, proven))
     best = greedy
@@ -207,7 +208,7 @@ def _exact(items: Items, kept: list[NDArray[np.intp]], limit: float, greedy: Cho
         parts = zip(kept, starts, starts[1:], strict=False)
         picks = [int(options[found.x[a:b].argmax()]) for options, a, b in parts]
         exact = _choice(items, picks, bound, "stopped" if found.status == OUT_OF_TIME else "exact")
-        # Whole numbers are whole to a tolerance there, so the limit is checked with real ones.
+        # HiGHS takes numbers near integers for integers, so the limit is checked by exact costs.
         if exact.cost <= limit and exact.loss <= greedy.loss:
             best = exact
     return Choice(best.picks, best.cost, best.loss, float(min(bound, best.loss)), best.solver)

@@ -99,7 +99,7 @@ def memoised(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-# Of each model whose owner promised that it stays as it is, what stands for it in keys.
+# Each model with the promise of `unchanging` → the token that stands for it in keys.
 _PROMISED: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
 
 

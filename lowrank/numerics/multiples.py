@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-# Weights that near to a multiple, in shares of themselves, count as one: some roundings of float32.
+# The relative distance up to which a weight counts as a multiple: some roundings of float32.
 ROUNDINGS = 2.0**-20
 # The first SOME weights contain all distinct values if there are fewer than FEW_VALUES.
 SOME, FEW_VALUES = 2**12, 2**8
@@ -38,7 +38,7 @@ def smallest_distances(weight: Tensor) -> list[float]:
     smallest = float(sizes[sizes > 0].min())
     gaps = weight.flatten()[:SOME].sort().values.diff()
     gaps = gaps[gaps > ROUNDINGS * sizes.max()]
-    # Of many values hardly two are as far apart as the step.
+    # Among many distinct values, neighbours are rarely one step apart.
     return [smallest, float(gaps.min())] if 0 < len(gaps) < FEW_VALUES else [smallest]
 
 

@@ -42,10 +42,10 @@ WINDOW = 32
 # Rows that are worked on together, few enough to stay in the cache.
 ROWS = 128
 
-# κ as a share of what may be missed.
+# κ as a share of the tolerated excess.
 NEAR = 0.1
 
-# Random vectors by which orthogonality is measured, and the safety that so few need.
+# The number of random vectors that measure orthogonality, and the safety factor for so few.
 PROBES, SAFETY = 8, 4.0
 
 

@@ -19,7 +19,7 @@ NARROWER = {
     torch.float32: (torch.bfloat16, torch.float16),
     torch.float64: (torch.bfloat16, torch.float16, torch.float32),
 }
-# Of the first block to be looked at, and of the largest.
+# The sizes of the first and of the largest block that is tested.
 LEAST, MOST = 2**10, 2**22
 
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from lowrank.numerics.curvature import is_diagonal
 
-# Share of the largest below which an eigenvalue, and a squared pivot, is a rounding error.
+# Eigenvalues and squared pivots below this share of the largest are rounding errors.
 SINGULAR = 1e-10
 
 # Squared pivots above which an inverse keeps half of the digits.
 REGULAR = 1e-6
 
-# Numbers in the systems that are solved together: on a CPU those that stay in its cache.
+# The most numbers in systems that are solved together; on a CPU they stay in the cache.
 PIECE = 2**20
 ACCELERATED_PIECE = 2**26
 

@@ -30,7 +30,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compressed": ("params", "bytes"),
     "ratios": ("compression_ratio", "param_ratio"),
 }
-# What becomes part of tables, figures and the names of files.
+# Fields that become part of tables, figures and file names.
 NAMES = ("key", "task", "model", "method", "family", "norm", "recovery", "dense_recovery")
 LONGEST_NAME = 200
 DEEPEST = 50
@@ -39,7 +39,7 @@ PERHAPS = ("dense_before_recovery", "recovered")
 PERHAPS_NULL = ("calibration", "allocation", "protocol")
 QUALITIES = ("dense", "compressed", "dense_before_recovery")
 NUMBERS = (*QUALITIES, "ratios")
-# Of each latency, and of each layer.
+# The number fields of each latency, and of each layer.
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")

@@ -13,7 +13,7 @@ from lowrank.metrics.metric import NONE, Metric, read_metrics
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a compressed model costs. How good it is its task says.
+# The costs of a compressed model. Its quality is measured by the task's metrics.
 _COSTS = (
     Metric(
         "compression_ratio",
@@ -105,7 +105,7 @@ def level_text(level: float | None) -> str:
     return NONE if level is None or level != level else f"{level:g}"
 
 
-# Where less of a model is compressed, its size as a whole says little of a method.
+# If a smaller share of a model is compressed, the size of the whole says little about a method.
 MOSTLY = 0.9
 
 
@@ -183,5 +183,5 @@ def _timed(frame: pd.DataFrame, column: str) -> Metric:
 
 
 def _text(value: Any) -> str:
-    # Beside records that lack it a whole number is read as a fraction.
+    # pandas makes integers floats in a column where some records lack the value.
     return f"{value:g}" if isinstance(value, float) else str(value)

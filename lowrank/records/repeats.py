@@ -9,7 +9,7 @@ from lowrank.records.rows import RECORD_LABELS
 if TYPE_CHECKING:
     import pandas as pd
 
-# What the repetitions of one measurement have in common.
+# The columns in which repetitions of one measurement agree.
 POINT = ("method", "family", "norm", "level", "point")
 # Columns of the records that name a point, and measure nothing.
 NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics"}
@@ -34,7 +34,7 @@ def of_their_own(frame: pd.DataFrame) -> pd.DataFrame:
 
 def dense_of_their_own(frame: pd.DataFrame) -> list[Any]:
     """The seeds whose dense models have distinct numbers; of those with the same, the first."""
-    # What the compressed layers took before depends on which they are.
+    # The dense bytes of the compressed layers depend on which layers these are.
     dense = [
         name
         for name in _outcome(frame)

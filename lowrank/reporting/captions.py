@@ -7,12 +7,12 @@ from typing import Any
 from lowrank.metrics.metric import Metric
 from lowrank.records.repeats import is_timed
 
-# What a caption says of a recovery that the dense model did not have, by whether it tunes.
+# Text of a caption on a recovery that the dense model did not have, by whether it tunes.
 OWN = {
     False: "corrected on calibration data, the dense model left as it is",
     True: "tuned on calibration data toward the dense model, which is left as it is",
 }
-# From this share on nearly all of a model is compressed, and there is nothing to say.
+# From this share on nearly all of a model is compressed, and captions do not state it.
 NEARLY_ALL = 0.995
 
 

@@ -15,9 +15,9 @@ from lowrank.records.repeats import POINT, dense_of_their_own, is_timed, of_thei
 if TYPE_CHECKING:
     import pandas as pd
 
-# What the points of one curve figure or table must have in common.
+# The columns in which all points of one figure or table agree.
 COMPARISON = ("task", "model", "dense_recovery")
-# The norms from left to right of the table of methods, each nearer to what the model computes.
+# The norms from left to right in the table of methods, each with more knowledge of the inputs.
 NORMS = ("identity", "diagonal", "full")
 
 

@@ -16,7 +16,7 @@ from lowrank.files.paths import as_path
 if TYPE_CHECKING:
     import pandas as pd
 
-# How cells begin that spreadsheets compute.
+# The first characters of cells that spreadsheets take for formulas.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 MARKUP = set("\\`|<>[]*$&")
 

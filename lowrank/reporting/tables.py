@@ -14,14 +14,14 @@ from lowrank.reporting.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-# Sizes that a table can have columns for, by how they read: from weak to strong, and how a column
-# is called in CSV and for people.
+# By scale, the default sizes of a table's columns, from weak to strong, and the column's name in
+# CSV and in text.
 STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
 UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
 RUNS_DENSE = "every compressed layer runs as dense"
 BITS, SPEEDUP = "layers_bits_per_weight", "speedup_b1"
-# The costs in the long table, of those that were measured; what the task measures follows.
+# The costs in the long table, if measured; the task's metrics follow.
 LONG = (
     *("compression_ratio", "layers_bits_per_weight", "coverage"),
     *("param_ratio", "theoretical_speedup", "speedup_b1"),
@@ -110,7 +110,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     columns = _columns(frame, size)
     points: Any = summarise(frame, columns)
     measures = {column: measure(frame, column) for column in columns}
-    # In one norm only, its name says nothing.
+    # A single norm needs no column.
     norms = ["norm"] if len(norms_in_order(points["norm"])) > 1 else []
     cells = pd.DataFrame(
         {

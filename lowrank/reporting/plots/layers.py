@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Up to this many layers a cell has room for its number.
 MOST_NUMBERS = 12
-# Of a layer or a row, in inches.
+# The longest name of a layer or a row, in inches.
 LONGEST_NAME = 2.2
 # About how wide a map is, in inches, and the smallest print, in points.
 MAP_WIDTH, SMALLEST = 2.4, 4

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# A logarithmic axis ends at this many times what the dense model has: farther up a model is broken,
-# and how badly would only squeeze the curves of those that are not.
+# A logarithmic axis ends at this many times the dense model's value: models beyond it are broken,
+# and showing them would only squeeze the curves of the others.
 MOST_TIMES_DENSE = 100
-# What it leaves free at either end, as a share of its length.
+# The margin at either end of the axis, as a share of its length.
 ROOM = 0.05
 # Arrows for points above the axis: how far below its end, and how far apart those at one size are,
 # in points of print.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# More lines than this in one pair of axes cannot be told apart in print.
+# More lines than this in one pair of axes are not distinguishable in print.
 MOST_LINES = 6
 # Heights in inches: of the axes, of a line of a legend, of everything around them.
 AXES_HEIGHT, LINE_HEIGHT, AROUND = 1.9, 0.135, 0.8

@@ -200,6 +200,6 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
             with replacing(target) as file:
                 figure.savefig(file, format=kind, dpi=300, metadata=metadata)
             written.append(target)
-            # The layout is found; to find it again takes as long as the drawing.
+            # The layout is kept; computing it again takes as long as drawing.
             figure.set_layout_engine("none")
     return written
