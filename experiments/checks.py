@@ -108,7 +108,7 @@ def check_fit(settings: Settings) -> None:
         ValueError: they do not.
     """
     parts = make_parts(settings)
-    # After the parts, whose own errors say more of what became a label.
+    # After the parts, whose own errors say more about a wrong value that became a label.
     _check_labels(settings, parts)
     network = untrained(_any_seed(settings["task"]))
     check_compression(network, parts.method, parts.where, parts.norm, values=settings["values"])

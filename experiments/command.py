@@ -8,7 +8,7 @@ import sys
 
 from lowrank.files.extras import MissingExtra, need
 
-# By the name of each: its module, what it needs besides the library, and what it does.
+# Name of a program → its module, the libraries that it needs, and its description.
 PROGRAMS = {
     "sweep": (
         "experiments.sweep",

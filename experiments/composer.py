@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.yaml_folders import CONF
 
-# What a point has: the fields of config.yaml, and those that its groups fill.
+# The settings of a point: the fields of config.yaml, and those that its groups fill.
 _FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
 _NAMES = {str(name) for name in OmegaConf.load(CONF / "config.yaml")} | _FOLDERS
 FIELDS = sorted(_NAMES - {"defaults", "experiment", "hydra", "report"})

@@ -13,7 +13,7 @@ from lowrank.records.claims import Claims
 
 # Seconds between two looks at what other processes have done.
 PAUSE = 0.5
-# So often a point is tried whose worker was lost, before it counts as failed.
+# The number of tries of a point whose worker is lost, before it counts as failed.
 TRIES = 2
 
 Launch = Callable[[Sequence[SweepJob]], Sequence[Outcome]]

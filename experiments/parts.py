@@ -69,7 +69,7 @@ def make_parts(settings: Settings) -> Parts:
     return Parts(task=shared_task(text(settings["task"])), **made)
 
 
-# What in a config speaks to Hydra, and is no field.
+# Keys of a config that are Hydra's own, and no fields of the target.
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 ONE_OF_TWO = inspect.Parameter.POSITIONAL_OR_KEYWORD
 

@@ -13,7 +13,7 @@ from typing import Any
 from lowrank.records import store
 from lowrank.records.keys import model_file
 
-# Bytes of a file's name.
+# The most bytes of a file name.
 LONGEST_NAME = 255
 
 

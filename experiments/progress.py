@@ -13,8 +13,8 @@ from typing import Any, Literal, TextIO
 from lowrank.files import scratch
 from lowrank.reporting.captions import NEARLY_ALL, share
 
-# What became of a point: measured here, by another process, or being measured by one (claimed);
-# failed; or lost with the worker that had it.
+# The outcome of a point: measured here; present, by another process; claimed by another process;
+# failed; or lost with its worker.
 Outcome = Literal["measured", "present", "claimed", "failed", "lost"]
 
 

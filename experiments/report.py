@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-# How figures against a size are called, if not by its name.
+# The names of figures against a size, if not that of the size.
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
-# Why there is no figure against a cost.
+# The reasons why there is no figure against a cost.
 DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
-# Of Hydra: whether its errors come with their traceback.
+# Hydra's environment variable for errors with their traceback.
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -184,7 +184,7 @@ def figures(
             found = matrices(Path(part["path"].iloc[0]))
             yield "spectra", plots.spectra(found, title(part))
         except Exception as error:
-            # Whatever a task may raise whose data or weights are not at hand; all else is drawn.
+            # A task without its data or weights may raise any error; everything else is drawn.
             print(f"{name}: no figure of the spectra: {on_one_line(error)}")
 
 

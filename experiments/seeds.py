@@ -13,7 +13,7 @@ from lowrank.recovery import NoRecovery
 if TYPE_CHECKING:
     from experiments.plan import SweepJob
 
-# How an override begins that says with which seed the calibration data are drawn.
+# The beginning of an override of the calibration data's seed.
 CALIBRATION = "task.calibration_seed="
 
 

@@ -15,7 +15,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 
 # Seconds between two looks of a worker at whether its parent is still there.
 PAUSE = 0.5
-# What the libraries of linear algebra take as their number of threads.
+# The environment variables for the number of threads of linear algebra libraries.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 

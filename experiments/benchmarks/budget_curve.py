@@ -58,7 +58,7 @@ def run(settings: dict[str, Any]) -> None:
         started = time.perf_counter()
         evaluate(model, parts.task, batch_size=parts.measure.batch_size)
         evaluated.append(time.perf_counter() - started)
-    # The first choice pays for the analysis, and does besides what every other does.
+    # The time of the first choice has the analysis besides that of every other choice.
     analysis = chosen[0] - statistics.median(chosen[1:])
     print(f"analysis           {analysis:8.2f} s")
     print(f"choice, compression {statistics.median(chosen[1:]):7.2f} s a budget")

@@ -12,9 +12,9 @@ from lowrank.norms import Norm
 from lowrank.numerics.curvature import inverse_factor, is_diagonal, without_dead
 from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
 
-# With steps of 1 the squared error is 1/12, and one nat more lowers it by 1/6: what a nat is worth.
+# The price of a nat: at steps of 1 the squared error is 1/12, and one more nat lowers it by 1/6.
 NAT = 1 / 6
-# Importances below this share of the largest count as if they had it.
+# Importances below this share of the largest are raised to it.
 LEAST = 2.0**-40
 
 

@@ -22,11 +22,11 @@ from lowrank.factorizations.quantized import symmetric_zero
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_flag, check_one_of
 
-# Scales that the search for least squares tries, in those of the range: up to 1.5, where the one
+# The scales of the least-squares search, relative to that of the range: up to 1.5, where the one
 # positive level of 2 bits meets the largest weight, and down to 1/16 for 1 bit and heavy tails.
 FACTORS = tuple(1.5 * 2.0 ** (-step / 10) for step in range(47))
 
-# Weights whose scales are searched together.
+# The number of weights whose scales are searched together.
 PIECE = 2**16
 
 SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
@@ -174,7 +174,7 @@ class Rounding:
         their level than from 0, and the matrix from W than a matrix of zeros.
         """
         sizes = groups.abs()
-        # In a group of which nothing counts, its weights count the same.
+        # In a group whose error weights are all zero, its errors are weighted equally.
         counts = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, (sizes > 0).double())
         mean = divide((sizes * counts).sum(dim=1), counts.sum(dim=1))
         scale = round_up(2 * mean, self.scale_dtype, largest)

@@ -18,8 +18,8 @@ from lowrank.numerics.ranking import largest_entries, relative
 from lowrank.numerics.storage import stored_bytes
 from lowrank.numerics.survivors import exact_update
 
-# ADMM iterations for the mask of a part. 20 have 3 % more error; 100 have 1 % less and take twice as
-# long.
+# ADMM iterations for the mask of a part. 20 have 3 % more error; 100 have 1 % less and take twice
+# as long.
 MASK_ITERATIONS = 50
 # ADMM iterations for the mask of the sparse matrix that a hybrid is compared with.
 ALONE_ITERATIONS = 30

@@ -90,7 +90,7 @@ class PackedKernel(Kernel):
         def run(x: Tensor) -> Tensor:
             return linear(x, packed, matrix, bias, rows)
 
-        # The copy for MKL has no size that can be asked, and at least that of the matrix.
+        # The size of MKL's packed copy cannot be read; it is at least that of the matrix.
         return Prepared(on_rows(run), matrix.nbytes + work.extra_bytes(matrix))
 
 

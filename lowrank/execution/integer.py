@@ -125,7 +125,7 @@ class PackedInt4Kernel(Kernel):
         codes = unpack(form.codes, layout.bits, rows * columns).view(form.shape)
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
         scale, zero = form.scale.float(), _zeros(form)
-        # (code − zero) · scale is to be written (code − 8) · scale + shift.
+        # (code − zero) · scale is stored as (code − 8) · scale + shift.
         table = torch.stack([scale, (8 - zero) * scale], dim=-1).view(-1, 1, 2)
         groups = rows * columns // size
         table = table.expand(-1, groups // len(table), 2).reshape(rows, columns // size, 2)
@@ -199,7 +199,7 @@ def _packed_by(engine: str, codes: Tensor, scale: Tensor, bias: Tensor | None) -
     torch.backends.quantized.engine = engine
     try:
         with warnings.catch_warnings():
-            # Quantized tensors are deprecated; they are but the way into the packed form here.
+            # Quantized tensors are deprecated; here they are only the way to the packed form.
             warnings.simplefilter("ignore")
             zeros = torch.zeros(len(codes), dtype=torch.int64)
             make = torch.ops.aten._make_per_channel_quantized_tensor

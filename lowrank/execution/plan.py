@@ -14,7 +14,7 @@ from lowrank.files.fields import Fields, parse
 from lowrank.files.from_json import built
 
 FACTORED = "factored"
-# Those that any weight could run by, with the same outputs.
+# Kernels of one dense matrix, by which every weight can run.
 DENSE_KERNELS = ("dense", "columns", "transposed", "packed")
 
 

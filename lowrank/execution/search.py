@@ -130,7 +130,7 @@ def _checked(trial: Trial, prepared: Prepared, x: Tensor, expected: Tensor) -> T
     if error == float("inf"):
         return replace(trial, refused="its outputs are not finite")
     trial = replace(trial, error=error)
-    # The dense product is the reference of all speeds, and its rounding is that of its dtype.
+    # The dense product is the reference of all speeds, and is exact up to rounding in its dtype.
     if error > most and trial.kernel != "dense":
         why = f"its error of {error:.2g} is above {most:.2g}, the most for {trial.accuracy}"
         trial = replace(trial, refused=why)

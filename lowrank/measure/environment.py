@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-# Those whose version can change a number in a record.
+# Libraries whose version can change a number in a record.
 LIBRARIES = (
     *("lowrank", "torch", "numpy", "scipy", "scikit-learn", "datasets", "torchmetrics"),
     *("safetensors", "transformers", "lm_eval", "hydra-core"),

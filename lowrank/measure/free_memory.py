@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Of a control group: its limit, what is used, and how the files that only cache a disk are called.
+# Files of a control group: its limit, its usage, and the name of the page cache in its statistics.
 LAYOUTS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

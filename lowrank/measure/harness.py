@@ -83,7 +83,7 @@ def harness_scores(
 
     manager = check_tasks(tasks)
     with evaluating(model), _tied_as_they_are(model):
-        # A copy of the tokenizer, for it is given a token for padding.
+        # A copy of the tokenizer, because the harness sets its padding token.
         wrapped = HFLM(model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)  # type: ignore
         report = simple_evaluate(
             wrapped,

@@ -78,7 +78,7 @@ def compare_latency(
     Raises:
         ValueError: `example` is no tuple, or seconds or threads are not positive.
     """
-    # Looks for compilers, and where it finds CUDA's and no GPU it prints that.
+    # The import looks for compilers, and prints a message if it finds CUDA's but no GPU.
     from torch.utils.benchmark import Timer
 
     check_example(example)
@@ -118,7 +118,7 @@ def compare_latency(
 def _in_turns(timers: Sequence[Any], seconds: float) -> tuple[list[float], list[float]]:
     """Seconds of one pass, from pairs of blocks in changing order."""
     times: tuple[list[float], list[float]] = ([], [])
-    # Asked for a whole block, it would run up to ten of them to find out how long one is.
+    # For a whole block, the timer would run up to ten blocks to estimate the time of one.
     warm = [timer.blocked_autorange(min_run_time=BLOCK_SECONDS / 10).median for timer in timers]
     passes = [max(1, round(BLOCK_SECONDS / one_pass)) for one_pass in warm]
     started = time.perf_counter()

@@ -98,7 +98,7 @@ def _meter(
         stack.callback(module.register_forward_hook(after).remove)
 
 
-# What follows completes torch's own registry, which counts unknown operations as zero.
+# The following completes torch's own registry, which counts unknown operations as zero.
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

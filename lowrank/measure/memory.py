@@ -77,7 +77,7 @@ class AliveTensors(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Those that are read may be older than this: what a module keeps as a plain attribute.
+        # A read tensor may be older than this mode, such as a plain attribute of a module.
         self._follow(tree_leaves((args, kwargs)))
         result = func(*args, **kwargs)
         self._follow(tree_leaves(result))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A clock that did not move says that less than this many seconds went by.
+# A clock that did not move counts as this many seconds, so that ratios are finite.
 LEAST_SECONDS = 1e-12
 
 

@@ -29,7 +29,7 @@ from experiments.trackers import log_curves
 from lowrank.files import atomic
 from lowrank.records.claims import Claims
 
-# What the points of one task, seed and recovery share is made once and stays at hand.
+# Points of one task, seed and recovery follow each other, so that what they share is made once.
 OUTERMOST = ("task", "seed", "recovery")
 
 ConfigStore.instance().store(
