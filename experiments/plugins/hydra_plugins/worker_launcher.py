@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from experiments.jobs import LauncherSetup, run_one
 from experiments.workers import run_in_workers, worker_count
 
-# The name of the joblib plugin's launcher, which this one replaces if both are installed: it is found
-# later, because this folder comes last.
+# The name of the joblib plugin's launcher, which this one replaces if both are installed: it is
+# found later, because this folder comes last.
 ConfigStore.instance().store(
     group="hydra/launcher",
     name="joblib",
