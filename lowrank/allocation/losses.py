@@ -6,10 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
@@ -179,9 +180,9 @@ class Trial:
         with evaluating(self.model), torch.inference_mode():
             self.dense = [self._dense(piece) for piece in self.pieces]
 
-    def _dense(self, piece: Piece) -> tuple[Tensor, ...]:
+    def _dense(self, piece: Piece) -> Any:
         with running(piece, self.model):
-            return self.data.observe(self.model, piece.batch)
+            return self.data.outputs(self.model, piece.batch)
 
     def distance(self, options: Mapping[str, Option]) -> float:
         """The mean distance to the dense model's outputs with these options in place; infinite if
@@ -213,8 +214,8 @@ class Trial:
     def _mean(self) -> float:
         total = weight = 0.0
         for piece, dense in zip(self.pieces, self.dense, strict=True):
-            observed = self.data.observe(self.model, piece.batch)
-            own, count = self.data.difference(observed, dense, piece)
+            outputs = self.data.outputs(self.model, piece.batch)
+            own, count = self.data.difference(outputs, dense, piece)
             total += own
             weight += count
         # Rounding can take a distance that is zero in truth below it. Outputs that are no numbers

@@ -1,15 +1,49 @@
-"""How far the predictions of a compressed model agree with those of the dense one."""
+"""How far the outputs of a compressed model agree with those of the dense one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.metrics.metric import Metric
+from lowrank.model.nested import tensors
 
 # Values in double precision at a time: a few MB, which stay in the processor's cache.
 CHUNK = 2**18
+
+
+# What `output_error` measures.
+OUTPUT_ERROR = Metric(
+    "output_error",
+    "squared error of the outputs to the dense model's\n(test split, relative)",
+    "output error",
+    "log",
+    higher_is_better=False,
+    dense=0.0,
+)
+
+
+def output_error(outputs: Any, dense: Any) -> Tensor:
+    """‖y − ŷ‖² / ‖y‖² of each example over all floating-point outputs, float64 (batch,).
+
+    Differentiable in `outputs`; infinite where the dense outputs are zero and others are not.
+
+    Args:
+        outputs, dense: of the compressed and of the dense model: tensors, alone or in containers,
+            each with the batch as its first axis.
+    """
+    pairs = [
+        (ours.flatten(1), theirs.flatten(1))
+        for ours, theirs in zip(tensors(outputs), tensors(dense), strict=True)
+        if theirs.is_floating_point() and theirs.ndim
+    ]
+    error = sum((ours.double() - theirs.double()).square().sum(1) for ours, theirs in pairs)
+    size = sum(theirs.double().square().sum(1) for _, theirs in pairs)
+    assert isinstance(error, Tensor) and isinstance(size, Tensor)
+    return torch.where(error == 0, error, error / size)
 
 
 def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
