@@ -7,6 +7,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Hydra looks for plugins once in a process, and this module says where ours is.
+import experiments.sweep  # noqa: F401
+
 # Test processes run side by side; threads of their own would only get in each other's way.
 torch.set_num_threads(1)
 

@@ -21,7 +21,6 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from pages import ROOT
 
-import experiments.sweep  # noqa: F401  It says where Hydra finds the sweeper.
 from experiments import plan
 from experiments.composer import Composer
 from experiments.parts import make_parts

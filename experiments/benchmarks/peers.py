@@ -132,7 +132,7 @@ def subject_of(task: CausalLM) -> Subject:
     model = task.model()
     sites, _ = Select(kinds="Linear", embeddings=False, last=False).split(model)
     calibration = task.split("calibration")
-    inputs = [batch for batch, _ in calibration.batches(len(calibration))]
+    inputs = [batch.only for batch in calibration.batches(len(calibration))]
     return Subject(
         model=model.requires_grad_(False),
         layers=tuple(site.name for site in sites),

@@ -6,10 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.allocation.allocation import Problem
 from lowrank.allocation.analysis import Option
@@ -181,9 +182,9 @@ class OutputDistance:
         with evaluating(self.model), torch.inference_mode():
             self.dense = [self._dense(piece) for piece in self.pieces]
 
-    def _dense(self, piece: Piece) -> tuple[Tensor, ...]:
+    def _dense(self, piece: Piece) -> Any:
         with running(piece, self.model):
-            return self.data.observe(self.model, piece.batch)
+            return self.data.outputs(self.model, piece.batch)
 
     def of(self, options: Mapping[str, Option]) -> float:
         """The mean distance to the dense model's outputs with these options in place.
@@ -216,8 +217,8 @@ class OutputDistance:
     def _mean(self) -> float:
         total = weight = 0.0
         for piece, dense in zip(self.pieces, self.dense, strict=True):
-            observed = self.data.observe(self.model, piece.batch)
-            own, count = self.data.difference(observed, dense, piece)
+            outputs = self.data.outputs(self.model, piece.batch)
+            own, count = self.data.difference(outputs, dense, piece)
             total += own
             weight += count
         # Rounding can make a zero distance negative. Outputs that are not finite have an infinite

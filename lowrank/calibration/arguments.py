@@ -1,4 +1,4 @@
-"""A batch as named arguments of a model."""
+"""The inputs of a batch as named arguments of a model."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank.calibration.piece import Refused
+from lowrank.model.batch import Batch
 
 
-def named(model: nn.Module, batch: Any) -> dict[str, Any]:
+def named(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """The arguments of `model.forward` that a batch gives, by name; in the batch's order.
 
-    A mapping has names; what a tuple, a list or a single tensor gives has those of the signature,
-    or its place, where the signature has no name for it.
+    A mapping has names; what a tuple gives has those of the signature, or its place, where the
+    signature has no name for it.
     """
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    values = list(batch) if isinstance(batch, list | tuple) else [batch]
+    if isinstance(batch.inputs, Mapping):
+        return dict(batch.inputs)
+    values = batch.inputs
     signature = signature_of(model)
     positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     known = [] if signature is None else list(signature.parameters.values())
@@ -28,12 +29,12 @@ def named(model: nn.Module, batch: Any) -> dict[str, Any]:
     return dict(zip(names, values, strict=False))
 
 
-def given_as(batch: Any, arguments: Mapping[str, Any]) -> Any:
-    """Arguments from `named` in the form of the batch that they are of."""
-    if isinstance(batch, Mapping):
-        return dict(arguments)
-    values = list(arguments.values())
-    return tuple(values) if isinstance(batch, list | tuple) else values[0]
+def given_as(batch: Batch, arguments: Mapping[str, Any], real: Mapping[str, Tensor]) -> Batch:
+    """Arguments from `named`, and which positions are real of some, as the batch gives its own."""
+    if isinstance(batch.inputs, Mapping):
+        return Batch(arguments, real={**real})
+    places = {name: place for place, name in enumerate(arguments)}
+    return Batch(tuple(arguments.values()), real={places[name]: t for name, t in real.items()})
 
 
 def signature_of(model: nn.Module) -> inspect.Signature | None:
@@ -44,13 +45,12 @@ def signature_of(model: nn.Module) -> inspect.Signature | None:
         return None
 
 
-def check_arguments(model: nn.Module, batch: Any) -> None:
+def check_arguments(model: nn.Module, batch: Batch) -> None:
     """Raise ValueError if a model cannot be called with the arguments of a batch."""
     signature = signature_of(model)
     if signature is None:
         return
-    given: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {}
-    places = () if isinstance(batch, Mapping) else batch
+    given, places = (batch.inputs, ()) if isinstance(batch.inputs, Mapping) else ({}, batch.inputs)
     try:
         signature.bind(*places, **given)
     except TypeError as error:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lowrank.calibration.contents import described, tensors
+from lowrank.calibration.contents import described
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
+from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating, unfused_attention
 from lowrank.model.layers import rule_for
+from lowrank.model.nested import tensors
 
 # Runs the model on a piece of the data, given with its number.
 Run = Callable[[Piece, int], Any]
@@ -126,7 +128,7 @@ class Collector:
         self.notes: dict[str, dict[str, None]] = {name: {} for name in names}
         self.leaders: dict[str, str] = {}
         self.recent: list[CountedInput] = []
-        self.piece = Piece(None, 0)
+        self.piece = Piece(Batch(()), 0)
         self.axes = 0
 
     def observe(self, data: CalibrationData, run: Run) -> None:
@@ -142,7 +144,7 @@ class Collector:
                     stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             for number, piece in enumerate(data.pieces(self.model, alone=True)):
                 self.piece = piece
-                self.axes = max((tensor.ndim for tensor in tensors(piece.batch)), default=0)
+                self.axes = max((tensor.ndim for tensor in tensors(piece.batch.inputs)), default=0)
                 with running(piece, self.model):
                     run(piece, number)
                 self.recent.clear()
@@ -214,7 +216,7 @@ class Collector:
             raise Refused(
                 f"layer '{name}': its input of shape {tuple(x.shape)} has no axis of examples, and "
                 f"neither has calibration batch {self.piece.number} "
-                f"({described(self.piece.batch)}): give batches with one, such as "
+                f"({described(self.piece.batch.inputs)}): give batches with one, such as "
                 "torch.stack(examples), or example[None]"
             )
 

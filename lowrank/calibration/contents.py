@@ -1,62 +1,18 @@
-"""What is in data and their batches: tensors by their places, a text of them, what may not be."""
+"""The contents of data and their batches: a text of them, and what may not be there."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from lowrank.model.batch import Batch
+from lowrank.model.nested import leaves
 from lowrank.numerics.memo import fingerprint
 
 PLAIN = (bool, int, float, str)
-
-
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a batch that is no container, with its place: ``input_ids``, ``[1]``."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from leaves(part, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from leaves(part, f"{place}[{index}]")
-    else:
-        yield place, value
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors in a batch, in their order."""
-    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
-
-
-def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same containers with other tensors in them."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        changed: Any = copy.copy(value)  # Some are of classes that are not made from a mapping.
-        for key, part in value.items():
-            changed[key] = with_tensors(part, change)
-        return changed
-    if isinstance(value, list | tuple):
-        parts = [with_tensors(part, change) for part in value]
-        is_named = isinstance(value, tuple) and type(value) is not tuple
-        return type(value)(*parts) if is_named else type(value)(parts)
-    return value
-
-
-def trainable(batch: Any) -> Any:
-    """The batch with copies of what was made in inference mode, which no graph can take in."""
-    if any(tensor.is_inference() for tensor in tensors(batch)):
-        return with_tensors(batch, lambda t: t.clone() if t.is_inference() else t)
-    return batch
-
-
-def length_of(batch: Any) -> int:
-    """How many examples are in a batch: the first axis of its first tensor that has one."""
-    return next((len(tensor) for tensor in tensors(batch) if tensor.ndim), 1)
 
 
 def spelled(value: Any) -> str:
@@ -78,6 +34,13 @@ def spelled(value: Any) -> str:
         "others: give tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
         "lists and mappings"
     )
+
+
+def as_batch(given: Any) -> Batch:
+    """Inputs that a user gives: one tensor, a tuple or a list by position, a mapping by name."""
+    if isinstance(given, Mapping):
+        return Batch(dict(given))
+    return Batch(tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
 def described(batch: Any) -> str:

@@ -15,19 +15,17 @@ from torch.utils._pytree import tree_leaves
 
 from lowrank.calibration.arguments import check_arguments, named
 from lowrank.calibration.contents import (
+    as_batch,
     batches_of,
     check_contents,
     check_finite,
-    length_of,
     spelled,
-    trainable,
 )
-from lowrank.calibration.masks import placed
 from lowrank.calibration.piece import Piece, Refused, examples_of
 from lowrank.calibration.statistics import Calibration
-from lowrank.calibration.task_pieces import together, unpadded_batches
+from lowrank.calibration.task_pieces import joined, unpadded_batches
 from lowrank.calibration.unpadded import unpadded
-from lowrank.model.forward import fresh
+from lowrank.model.batch import Batch
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
@@ -37,15 +35,15 @@ class CalibrationData(ABC):
     """Batches of examples, the same at each pass, and how a model takes them."""
 
     @abstractmethod
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Batch]:
         """All batches, once."""
 
     @abstractmethod
-    def forward(self, model: nn.Module, batch: Any) -> Any:
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
         """Run the model on a batch."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss over the batch, differentiable.
 
         Raises:
@@ -53,15 +51,17 @@ class CalibrationData(ABC):
         """
 
     @abstractmethod
-    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        """What `difference` compares of a model on a batch."""
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """Of a model on a batch, as `difference` compares them."""
 
     @abstractmethod
-    def difference(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
-    ) -> tuple[float, float]:
+    def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
         """How far a model is from the dense one, summed over what is compared; and how much that
-        is. The distance on several pieces is the quotient of the sums over them."""
+        is. The distance on several pieces is the quotient of the sums over them.
+
+        Args:
+            outputs, dense: of the model and of the dense one; see `outputs`.
+        """
 
     def pieces(
         self, model: nn.Module, examples: int | None = None, alone: bool = False
@@ -85,7 +85,7 @@ class CalibrationData(ABC):
             yield from own
             done += examples_of(own)
 
-    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+    def pieces_of(self, model: nn.Module, batch: Batch, number: int, alone: bool) -> list[Piece]:
         """The pieces in which the model runs a batch; here the batch as it is.
 
         Args:
@@ -93,7 +93,7 @@ class CalibrationData(ABC):
             alone: see `pieces`.
         """
         del model, alone
-        return [Piece(batch, length_of(batch), number)]
+        return [Piece(batch, len(batch), number)]
 
     def check(self, model: nn.Module) -> None:
         """Find out what can be known of the data before the model runs; here nothing.
@@ -102,16 +102,6 @@ class CalibrationData(ABC):
             ValueError: the data cannot be used.
         """
         del model
-
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], batch: Any
-    ) -> float:
-        """How far a model is from the dense one on a batch that has no padding; 0 where they agree.
-
-        Args:
-            observed, dense: what `observe` gives for the model and for the dense one.
-        """
-        return quotient(*self.difference(observed, dense, Piece(batch, length_of(batch))))
 
     @property
     def kind(self) -> str:
@@ -122,14 +112,9 @@ class CalibrationData(ABC):
         """A hash of all numbers in all batches, of their places in them, and of `kind`."""
         digest = xxhash.xxh3_128(self.kind.encode())
         for batch in self.batches():
-            for value in (batch, self.beside(batch)):
+            for value in (batch.inputs, batch.targets, batch.real):
                 digest.update(f"{spelled(value)}\n".encode())
         return digest.hexdigest()
-
-    def beside(self, batch: Any) -> list[Any]:
-        """What is known of a batch besides its content, for `fingerprint`."""
-        del batch
-        return []
 
 
 @dataclass(frozen=True)
@@ -147,12 +132,8 @@ class TaskData(CalibrationData):
     def kind(self) -> str:
         return f"{super().kind} of {type(self.task).__qualname__}"
 
-    def batches(self) -> Iterator[Any]:
-        return map(trainable, self.task.split("calibration").batches(self.batch_size))
-
-    def beside(self, batch: Any) -> list[Any]:
-        mask = self.task.mask(batch[0])
-        return [] if mask is None else [mask]
+    def batches(self) -> Iterator[Batch]:
+        return map(Batch.trainable, self.task.split("calibration").batches(self.batch_size))
 
     def pieces(
         self, model: nn.Module, examples: int | None = None, alone: bool = False
@@ -162,25 +143,22 @@ class TaskData(CalibrationData):
             whole = self.batch_size * math.ceil(examples / self.batch_size)
             examples = min(whole, len(split))
         found = unpadded_batches(self.task, split, self.batch_size, examples=examples)
-        return together(chain.from_iterable(found), 1 if alone else self.batch_size)
+        return joined(chain.from_iterable(found), 1 if alone else self.batch_size)
 
-    def forward(self, model: nn.Module, batch: Any) -> Any:
-        return self.task.forward(model, fresh(batch[0]))
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        return self.task.forward(model, batch.fresh())
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        inputs, targets = batch
-        return self.task.loss(self.task.forward(model, fresh(inputs)), targets)
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.task.loss(self.forward(model, batch), batch.targets)
 
-    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        return self.task.observe(model, fresh(batch[0]))
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        return self.forward(model, batch)
 
-    def difference(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
-    ) -> tuple[float, float]:
+    def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
         """The task's distance, for each of its predictions."""
-        _, targets = piece.batch
+        targets = piece.batch.targets
         count = self.task.predictions(targets)
-        return count * float(self.task.distance(observed, dense, targets)), count
+        return count * float(self.task.distance(outputs, dense, targets)), count
 
 
 @dataclass(frozen=True)
@@ -204,30 +182,26 @@ class Batches(CalibrationData):
     def __post_init__(self) -> None:
         object.__setattr__(self, "given", batches_of(self.given))
 
-    def batches(self) -> Iterator[Any]:
-        return map(trainable, self.given)
+    def batches(self) -> Iterator[Batch]:
+        return (as_batch(given).trainable() for given in self.given)
 
-    def pieces_of(self, model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+    def pieces_of(self, model: nn.Module, batch: Batch, number: int, alone: bool) -> list[Piece]:
         return unpadded(model, batch, number, alone)
 
     def check(self, model: nn.Module) -> None:
-        for number, batch in enumerate(self.given):
-            check_contents(batch, number)
-            for piece in unpadded(model, batch, number, alone=True):
+        for number, given in enumerate(self.given):
+            check_contents(given, number)
+            for piece in unpadded(model, as_batch(given), number, alone=True):
                 check_finite(named(model, piece.batch), number)
 
-    def forward(self, model: nn.Module, batch: Any) -> Any:
-        batch = fresh(batch)
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
         try:
-            if isinstance(batch, Mapping):
-                return model(**batch)
-            return model(*batch) if isinstance(batch, list | tuple) else model(batch)
+            return batch.fresh().run(model)
         except TypeError:
-            if isinstance(batch, Mapping | list | tuple):
-                check_arguments(model, batch)
+            check_arguments(model, batch)
             raise  # They fit; it has another cause.
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)
         if loss is None:
             raise Refused(
@@ -236,7 +210,7 @@ class Batches(CalibrationData):
             )
         return loss
 
-    def observe(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The first floating-point tensor that the model returns, a scalar such as a loss left out.
 
         Raises:
@@ -247,18 +221,16 @@ class Batches(CalibrationData):
         parts = list(returned.values()) if isinstance(returned, Mapping) else tree_leaves(returned)
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point() and part.ndim:
-                return (part,)
+                return part
         raise Refused(
             f"the model returns a {type(returned).__name__} without floating-point tensors, so "
             "compressed and dense outputs cannot be compared"
         )
 
-    def difference(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], piece: Piece
-    ) -> tuple[float, float]:
+    def difference(self, outputs: Tensor, dense: Tensor, piece: Piece) -> tuple[float, float]:
         """‖y − ŷ‖² and ‖y‖², over the positions that are real as far as that can be told."""
-        (ours,), (theirs,) = observed, dense
-        real = placed(ours.shape[:2], piece.streams)
+        ours, theirs = outputs, dense
+        real, _ = piece.real(ours.shape[:2])
         if real is not None:
             kept = real.to(ours.device)
             ours, theirs = ours.flatten(0, 1)[kept], theirs.flatten(0, 1)[kept]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lowrank.calibration.contents import length_of
 from lowrank.calibration.data import CalibrationData
 from lowrank.calibration.piece import Piece, running
 from lowrank.calibration.statistics import Statistics
@@ -50,7 +49,7 @@ def fisher(
         with evaluating(model), torch.enable_grad():
             for number, batch in enumerate(data.batches()):
                 batches += 1
-                with running(Piece(batch, length_of(batch), number), model):
+                with running(Piece(batch, len(batch), number), model):
                     loss = data.loss(model, batch)
                     gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
                 for name, site in sites.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.calibration.contents import described
 from lowrank.calibration.masks import placed
+from lowrank.model.batch import Batch
 
 # What a model raises that is given what it does not take.
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
@@ -27,19 +27,17 @@ class Piece:
     """A batch, or examples of one, without padding as far as it could be taken away.
 
     Attributes:
-        batch: as `CalibrationData.forward` takes it.
+        batch: the examples; `real` is there where padding was left, and then of every row of
+            positions that they have.
         examples: how many there are.
         number: of the batch that they are of, from 0.
-        streams: where padding was left, bool (batch, length) for each row of positions that the
-            examples have, True where one is real.
         notes: what every layer that sees them must say.
         cut: the masks by which padding was cut off.
     """
 
-    batch: Any
+    batch: Batch
     examples: int
     number: int = 0
-    streams: tuple[Tensor, ...] = ()
     notes: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
 
@@ -50,9 +48,9 @@ class Piece:
         Args:
             positions: their shape; None where they are none of the model's input.
         """
-        if not self.streams:
+        if not self.batch.real:
             return None, ""
-        found = None if positions is None else placed(positions, self.streams)
+        found = None if positions is None else placed(positions, list(self.batch.real.values()))
         return found, PADDING_COUNTS if found is None else ""
 
 
@@ -71,11 +69,13 @@ def running(piece: Piece, model: nn.Module) -> Iterator[None]:
     except Refused as error:
         raise ValueError(*error.args) from None
     except ERRORS as error:
+        inputs = piece.batch.inputs
+        inputs = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
         reason = str(error).strip().splitlines() or [""]
         cut = f", less the padding by {' and '.join(piece.cut)}" if piece.cut else ""
         raise ValueError(
             f"{type(model).__name__} cannot run calibration batch {piece.number} "
-            f"({described(piece.batch)}{cut}): {type(error).__name__}: {reason[0]}. A batch holds "
+            f"({described(inputs)}{cut}): {type(error).__name__}: {reason[0]}. A batch holds "
             "examples along the first axis of its tensors (torch.stack of single ones), of the "
             "sizes, the dtype and the device that the model takes"
         ) from error

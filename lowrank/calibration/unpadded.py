@@ -10,7 +10,6 @@ themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 
 from lowrank.calibration.arguments import given_as, named
 from lowrank.calibration.axes import COUNTED, Axes, Unclear, Whole, axes_of
-from lowrank.calibration.contents import length_of, tensors, with_tensors
 from lowrank.calibration.masks import is_mask
 from lowrank.calibration.piece import Piece
 from lowrank.calibration.streams import Reading, read
+from lowrank.model.batch import Batch
+from lowrank.model.nested import tensors, with_tensors
 
 # Of each stream by its prefix, the first real position and how many there are.
 Spans = Mapping[str, tuple[int, int]]
@@ -30,7 +30,7 @@ Spans = Mapping[str, tuple[int, int]]
 UNREAD = "the argument {} was not taken for padding"
 
 
-def unpadded(model: nn.Module, batch: Any, number: int, alone: bool) -> list[Piece]:
+def unpadded(model: nn.Module, batch: Batch, number: int, alone: bool) -> list[Piece]:
     """The pieces in which a batch runs: the batch itself where nothing in it is padding.
 
     An example of which nothing is real is in none of them.
@@ -46,40 +46,38 @@ def unpadded(model: nn.Module, batch: Any, number: int, alone: bool) -> list[Pie
     reading = read(model, {n: v for n, v in arguments.items() if isinstance(v, Tensor)})
     notes = () if reading is None else tuple(map(UNREAD.format, reading.unread))
     if reading is None or not reading.padded:
-        return [Piece(batch, length_of(batch), number, notes=notes)]
+        return [Piece(batch, len(batch), number, notes)]
     rows = real_rows(reading, number)
     try:
         can_cut = can_be_cut(reading, arguments)
     except Whole:
-        every = torch.arange(reading.batch)
-        return [Piece(batch, len(rows), number, streams_of(reading, every), notes)]
+        real = real_of(reading, torch.arange(reading.batch))
+        return [Piece(given_as(batch, arguments, real), len(rows), number, notes)]
     alike: dict[Any, list[int]] = {}
     for row in rows:
         spans = spans_of(reading, row) if can_cut else None
         # One that runs whole although something of it is padding has positions of its own.
         is_own = alone or (spans is None and not all_real(reading, row))
         alike.setdefault(row if is_own else str(spans), []).append(row)
-    pieces = [piece_of(reading, arguments, group, can_cut) for group in alike.values()]
-    return [
-        replace(piece, batch=given_as(batch, piece.batch), number=number, notes=notes)
-        for piece in pieces
-    ]
+    pieces = []
+    for group in alike.values():
+        spans = spans_of(reading, group[0]) if can_cut else None
+        values, real = part_of(reading, arguments, group, spans)
+        cut = () if spans is None else tuple(stream.mask for stream in reading.padded)
+        pieces.append(Piece(given_as(batch, values, real), len(group), number, notes, cut))
+    return pieces
 
 
-def piece_of(
-    reading: Reading, arguments: Mapping[str, Any], rows: list[int], can_cut: bool
-) -> Piece:
-    """Examples of which the same positions are real, as named arguments."""
-    spans, index = spans_of(reading, rows[0]) if can_cut else None, torch.tensor(rows)
-    part = partial(part_of, reading, rows=index, spans=spans)
+def part_of(
+    reading: Reading, arguments: Mapping[str, Any], rows: list[int], spans: Spans | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Examples of which the same positions are real, as named arguments, and which positions of
+    these are real, where they run with padding."""
+    index = torch.tensor(rows)
+    part = partial(part_of_tensor, reading, rows=index, spans=spans)
     values = {n: with_tensors(value, partial(part, n)) for n, value in arguments.items()}
     is_whole = spans is None and not all_real(reading, rows[0])
-    return Piece(
-        values,
-        len(rows),
-        streams=streams_of(reading, index) if is_whole else (),
-        cut=() if spans is None else tuple(stream.mask for stream in reading.padded),
-    )
+    return values, real_of(reading, index) if is_whole else {}
 
 
 def real_rows(reading: Reading, number: int) -> list[int]:
@@ -138,7 +136,7 @@ def all_real(reading: Reading, row: int) -> bool:
     return all(bool(stream.real[row].all()) for stream in reading.padded)
 
 
-def part_of(
+def part_of_tensor(
     reading: Reading, name: str, tensor: Tensor, *, rows: Tensor, spans: Spans | None
 ) -> Tensor:
     """Some examples of a tensor, each cut to its span, or whole if that is None."""
@@ -156,13 +154,14 @@ def part_of(
     return tensor
 
 
-def streams_of(reading: Reading, rows: Tensor) -> tuple[Tensor, ...]:
-    """Which positions of some examples are real, also of tensors that no mask is for."""
-    found = [stream.real[rows] for stream in reading.streams.values()]
+def real_of(reading: Reading, rows: Tensor) -> dict[str, Tensor]:
+    """Which positions of some examples are real, by the mask or the tensor that has them."""
+    found = {stream.mask: stream.real[rows] for stream in reading.streams.values()}
+    like = next(iter(found.values()))
     for name, tensor in reading.arguments.items():
         if is_mask(name) or tensor.ndim < 2:
             continue
         length, stream = tensor.shape[0 if reading.turned else 1], reading.stream_of(name)
         if stream is None or stream.length != length:
-            found.append(found[0].new_ones(len(rows), length))
-    return tuple(found)
+            found[name] = like.new_ones(len(rows), length)
+    return found

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lowrank.measure.speedup import paired_speedup
-from lowrank.model.forward import Example, call, check_example, evaluating, fresh, tensors_of
+from lowrank.model.forward import Example, call, check_example, evaluating, tensors_of
+from lowrank.model.nested import fresh
 from lowrank.numerics.storage import dtype_name
 
 LEAST_PAIRS = 5

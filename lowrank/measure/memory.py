@@ -16,11 +16,11 @@ from lowrank.model.forward import (
     Example,
     check_example,
     evaluating,
-    fresh,
     run,
     tensors_of,
     unfused_attention,
 )
+from lowrank.model.nested import fresh
 
 
 def peak_memory(model: nn.Module, example: Example) -> int:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
+
+from lowrank.model.nested import fresh
 
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
@@ -81,11 +83,6 @@ def run(model: nn.Module, example: Example) -> Any:
             f"{type(error).__name__}: {error}. Give the inputs of {type(model).__name__}.forward"
             f"{inspect.signature(model.forward)}, as a tuple or as a mapping by name"
         ) from error
-
-
-def fresh(inputs: Any) -> Any:
-    """Inputs with tensors of their own, for a model may write into those that it is given."""
-    return tree_map_only(Tensor, torch.clone, inputs)
 
 
 def described(example: Example) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank import execution
 from lowrank.measure.harness import Scores, harness_scores
@@ -22,7 +22,8 @@ from lowrank.measure.size import (
     trainable_params,
 )
 from lowrank.metrics.metric import Metric
-from lowrank.point.quality import Observed, declared, evaluate, on_record
+from lowrank.model.forward import Example
+from lowrank.point.quality import declared, evaluate, on_record
 from lowrank.point.room import check_room
 from lowrank.point.settings import MeasureSettings
 
@@ -38,14 +39,14 @@ class Measured:
     Attributes:
         values: quality on the test split, sizes, MACs and peak memory of one example, and scores
             on the tasks of the harness, by name.
-        observed: what it gives on the test split; see `Evaluation`.
+        outputs: on the test split; see `Evaluation`.
         metrics: what those of them mean that say how good it is; by the first the task judges.
         undefined: measures that it has not, each with the reason; see `Evaluation`.
     """
 
     model: nn.Module = field(repr=False)
     values: dict[str, float]
-    observed: Iterable[Observed] = field(repr=False)
+    outputs: Iterable[Any] = field(repr=False)
     metrics: tuple[Metric, ...] = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +68,7 @@ def measure(
     assert settings.batch_size is not None
     if dense is None:
         check_room(model, task, settings)
-    reference = None if dense is None else dense.observed
+    reference = None if dense is None else dense.outputs
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
     values = quality.metrics | measure_model(model, task.example(1))
     scores = Scores({}, (), {})
@@ -77,10 +78,10 @@ def measure(
     held, undefined = on_record(scores.values)
     undefined = quality.undefined | undefined | scores.left_out
     metrics = (*declared(task), *scores.metrics)
-    return Measured(model, values | held, quality.observed, metrics, undefined)
+    return Measured(model, values | held, quality.outputs, metrics, undefined)
 
 
-def measure_model(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, float]:
+def measure_model(model: nn.Module, example: Example) -> dict[str, float]:
     """Sizes, MACs and peak memory (bytes) of a model on the inputs of ONE example."""
     return {
         "params": params(model),

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.metrics.metric import LARGEST, Metric, check_names
+from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating
+from lowrank.model.nested import tensors, with_tensors
 from lowrank.records.checks import is_number
 from lowrank.records.columns import COSTS
 from lowrank.tasks.task import LOSS
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 # fill any memory.
 KEPT_BYTES = 2**30
 
-Observed = tuple[Tensor, ...]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -34,14 +34,14 @@ class Evaluation:
     Attributes:
         metrics: the task's own, "loss" (mean over the predictions), and with a reference how far
             the two models agree, by name, as means over the predictions: see `Task.agreement`.
-        observed: by batch what the model gives, on the CPU; see `Task.observe`. A list where it
+        outputs: by batch what the model gives, on the CPU; see `Task.forward`. A list where it
             takes at most `KEPT_BYTES`, else made again whenever it is gone through.
         undefined: measures that have no value on this data that a record holds, which `metrics`
             lacks, each with the reason.
     """
 
     metrics: dict[str, float]
-    observed: Iterable[Observed] = field(repr=False)
+    outputs: Iterable[Any] = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,12 +54,12 @@ class Rerun:
     split: SplitName
     batch_size: int
 
-    def __iter__(self) -> Iterator[Observed]:
-        for inputs, _ in self.task.split(self.split).batches(self.batch_size):
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.task.split(self.split).batches(self.batch_size):
             # Entered and left between two steps, for whoever goes through this has its own.
             with evaluating(self.model), torch.inference_mode():
-                observed = self.task.observe(self.model, inputs)
-            yield observed
+                outputs = self.task.forward(self.model, batch)
+            yield outputs
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
     task: Task,
     split: SplitName = "test",
     batch_size: int | None = None,
-    reference: Iterable[Observed] | None = None,
+    reference: Iterable[Any] | None = None,
 ) -> Evaluation:
     """Run a model over a whole split of a task, in evaluation mode.
 
@@ -76,7 +76,7 @@ def evaluate(
     Args:
         split: train, calibration, validation or test.
         batch_size: examples that run at once; what suits the task's outputs if not given.
-        reference: `observed` of the dense model on the same split with the same `batch_size`. If
+        reference: `outputs` of the dense model on the same split with the same `batch_size`. If
             given, agreement is measured too.
 
     Raises:
@@ -86,21 +86,21 @@ def evaluate(
     batch_size = task.batch_sizes.quality if batch_size is None else batch_size
     if len(data) == 0:
         raise ValueError(f"the split '{split}' of task '{task.name}' is empty: nothing to measure")
-    kept: list[Observed] = []
+    kept: list[Any] = []
     size = 0
     dense_batches = repeat(None) if reference is None else iter(reference)
     with evaluating(model), torch.inference_mode():
-        for inputs, targets in data.batches(batch_size):
-            observed = task.observe(model, inputs)
-            _check_finite(observed[0], tally.examples)
-            dense = next(dense_batches, ())
-            tally.add(observed, targets, None if dense is None else _fitting(observed, dense))
-            size += sum(tensor.nbytes for tensor in observed)
+        for batch in data.batches(batch_size):
+            outputs = task.forward(model, batch)
+            _check_finite(outputs, tally.examples)
+            dense = next(dense_batches, END)
+            tally.add(outputs, batch, None if dense is None else _fitting(outputs, dense))
+            size += sum(tensor.nbytes for tensor in tensors(outputs))
             if size <= KEPT_BYTES:
-                kept.append(tuple(_alone(tensor) for tensor in observed))
+                kept.append(with_tensors(outputs, _alone))
             else:
                 kept.clear()
-    if reference is not None and next(dense_batches, None) is not None:
+    if reference is not None and next(dense_batches, END) is not END:
         raise ValueError(f"the reference has more than these {tally.examples} examples: {SAME}")
     metrics, undefined = tally.results()
     again = Rerun(model, task, split, batch_size)
@@ -121,16 +121,16 @@ class Tally:
         self.means = _Means()
         self.examples = 0
 
-    def add(self, observed: Observed, targets: Tensor, dense: Observed | None) -> None:
+    def add(self, outputs: Any, batch: Batch, dense: Any | None) -> None:
         """Count a batch, and with what the dense model gives on it how far the two agree."""
-        outputs = observed[0]
-        self.examples += len(outputs)
-        self.metrics.update(outputs, targets)
+        targets = batch.targets
+        self.examples += len(batch)
+        self.task.count(self.metrics, outputs, targets)
         predictions = self.task.predictions(targets)
         loss = float(self.task.loss(outputs, targets))
         self.means.add(LOSS, loss * predictions, predictions)
         if dense is not None:
-            agreement = self.task.agreement(observed, dense, targets)
+            agreement = self.task.agreement(outputs, dense, targets)
             self._check_declared(agreement)
             self.means.add_all(agreement)
 
@@ -187,17 +187,21 @@ def _alone(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
+# Stands for outputs after the last.
+END = ()
 SAME = "evaluate both models on the same split with the same batch_size"
 
 
-def _fitting(observed: Observed, dense: Observed) -> Observed:
+def _fitting(outputs: Any, dense: Any) -> Any:
     """What the dense model gave on the same batch, on the same device."""
-    shapes, expected = [tuple(o.shape) for o in observed], [tuple(d.shape) for d in dense]
+    own = tensors(outputs)
+    shapes, expected = ([tuple(t.shape) for t in each] for each in (own, tensors(dense)))
     if shapes != expected:
         raise ValueError(
             f"outputs of shape {shapes} do not match the reference's {expected or 'end'}: {SAME}"
         )
-    return tuple(d.to(o.device) for o, d in zip(observed, dense, strict=True))
+    devices = iter([tensor.device for tensor in own])
+    return with_tensors(dense, lambda tensor: tensor.to(next(devices)))
 
 
 class _Means:
@@ -222,9 +226,11 @@ class _Means:
         }
 
 
-def _check_finite(output: Tensor, examples: int) -> None:
-    finite = torch.isfinite(output)
-    if not bool(finite.all()):
+def _check_finite(outputs: Any, examples: int) -> None:
+    for output in tensors(outputs):
+        finite = torch.isfinite(output)
+        if bool(finite.all()):
+            continue
         raise ValueError(
             f"{int((~finite).sum())} of {output.numel()} outputs in the batch that starts at "
             f"example {examples} are NaN or infinite; such a model has no quality to report. "

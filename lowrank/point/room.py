@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from lowrank.measure.free_memory import free_memory
 from lowrank.measure.memory import AliveTensors
+from lowrank.model.batch import Batch
 from lowrank.model.forward import call, evaluating
+from lowrank.model.nested import tensors
 from lowrank.point.quality import KEPT_BYTES, Tally
 
 if TYPE_CHECKING:
@@ -93,31 +95,34 @@ def check_room(
         _check(task, f"latency_batch_sizes={largest}", largest, timing, free)
 
 
-def _longest(task: Task) -> tuple[Tensor, Tensor]:
+def _longest(task: Task) -> Batch:
     """Two examples with the largest inputs, or one where there is no more."""
-    batches = task.split("test").batches(LOOKED_AT)
-    inputs, targets = max(batches, key=lambda batch: batch[0].nbytes / len(batch[0]))
-    return inputs[:2].clone(), targets[:2].clone()
+
+    def size(batch: Batch) -> float:
+        return sum(tensor.nbytes for tensor in tensors(batch.inputs)) / len(batch)
+
+    return max(task.split("test").batches(LOOKED_AT), key=size).first(2).fresh()
 
 
 def _evaluation(model: nn.Module, task: Task) -> Need:
     """What it takes to evaluate a model beside another: it runs, and what it gave is counted."""
-    (inputs, targets), count = _longest(task), len(task.split("test"))
+    batch, count = _longest(task), len(task.split("test"))
+    batches = [batch.first(rows) for rows in (1, 2)]
     with evaluating(model), torch.no_grad():
-        outputs = [task.observe(model, inputs[:rows]) for rows in (1, 2)]
-    each = sum(tensor.nbytes for tensor in outputs[0])
+        outputs = [task.forward(model, batch) for batch in batches]
+    each = sum(tensor.nbytes for tensor in tensors(outputs[0]))
     is_kept = count * each <= KEPT_BYTES
 
-    def observe(rows: int) -> None:
-        task.observe(model, inputs[:rows])
+    def forward(rows: int) -> None:
+        task.forward(model, batches[rows - 1])
 
     def tally(rows: int) -> None:
-        Tally(task).add(outputs[rows - 1], targets[:rows], outputs[rows - 1])
+        Tally(task).add(outputs[rows - 1], batches[rows - 1], outputs[rows - 1])
 
     # The outputs of both models on the batch are among what is kept, where it is on the CPU.
     on_cpu = torch.device(task.device).type == "cpu"
     beside = 0 if is_kept and on_cpu else 2 * each
-    lines = _line(model, observe), _line(model, tally)
+    lines = _line(model, forward), _line(model, tally)
     stages = tuple((fixed, slope + beside) for fixed, slope in lines)
     return Need(stages, 2 * count * each if is_kept else KEPT_BYTES)
 

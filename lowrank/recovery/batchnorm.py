@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
@@ -83,8 +84,8 @@ class BatchNormReestimation(Recovery):
         batches = zip(range(self.batches), self._batches(task), strict=False)
         try:
             with torch.no_grad():
-                for _, (inputs, _) in batches:
-                    task.forward(model, inputs)
+                for _, batch in batches:
+                    task.forward(model, batch)
         finally:
             for module, training in before:
                 module.training = training
@@ -92,16 +93,15 @@ class BatchNormReestimation(Recovery):
                 layer.momentum = momentum
         return {"batchnorm_layers": len(layers), "examples": self.batches * self.batch_size}
 
-    def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, task: Task) -> Iterator[Batch]:
         """As many full batches as there are, in the order of the task's seed."""
         return task.split("train").batches(self.batch_size, task.seed)
 
 
-def _check_unpadded(task: Task, batches: Iterable[tuple[int, tuple[Tensor, Tensor]]]) -> None:
+def _check_unpadded(task: Task, batches: Iterable[tuple[int, Batch]]) -> None:
     """Raise ValueError if a batch has padding, which BatchNorm would take for data."""
-    for number, (inputs, _) in batches:
-        mask = task.mask(inputs)
-        if mask is not None and not bool(mask.all()):
+    for number, batch in batches:
+        if batch.is_padded:
             raise ValueError(
                 f"batch {number} of the train split of '{task.name}' has padding, which statistics "
                 "of BatchNorm would count: use BiasCorrection(gains=True), which leaves it out"

@@ -102,7 +102,7 @@ class BiasCorrection(Recovery):
                     expected.setdefault(name, OutputStatistics(layers[name])).add(outputs, piece)
 
                 with watching({name: dense.get_submodule(name) for name in layers}, note):
-                    task.forward(dense, piece.batch[0])
+                    task.forward(dense, piece.batch)
             # Of a layer that runs more than once, a shift for one use would be wrong for another.
             once = [name for name, seen in expected.items() if seen.is_once_in(pieces)]
             # In one run each layer sees what those before it give now that they are corrected; in
@@ -134,7 +134,7 @@ class BiasCorrection(Recovery):
 
             with watching(layers, correct), stopping(layers[list(layers)[-1]], 1):
                 try:
-                    task.forward(model, piece.batch[0])
+                    task.forward(model, piece.batch)
                 except Finished:
                     pass
 

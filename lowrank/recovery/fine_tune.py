@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
+from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_number, check_one_of
 from lowrank.recovery.recovery import Recovery
 from lowrank.tasks import Task
@@ -69,13 +70,12 @@ class FineTune(Training, Recovery):
 def distilled(task: Task, dense: nn.Module, share: float) -> Loss:
     """The loss of a task, mixed with a share of the distance to the dense model."""
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = batch
-        observed = task.observe(model, inputs)
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        outputs = task.forward(model, batch)
         with torch.no_grad():
-            wanted = task.observe(dense, inputs)
-        distance = task.distance(observed, wanted, targets)
-        return (1 - share) * task.loss(observed[0], targets) + share * distance
+            wanted = task.forward(dense, batch)
+        distance = task.distance(outputs, wanted, batch.targets)
+        return (1 - share) * task.loss(outputs, batch.targets) + share * distance
 
     return loss
 

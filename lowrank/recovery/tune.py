@@ -22,7 +22,7 @@ from lowrank.numerics.checks import (
     check_positive,
 )
 from lowrank.recovery.recovery import Progress, Recovery, silent
-from lowrank.recovery.tuned import Batch, Pair, Tuned
+from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.tasks import Task
 from lowrank.tasks.training import SCHEDULES
 
@@ -142,7 +142,7 @@ class Tune(Recovery):
         learnt, held = self._examples(task)
         with ExitStack() as stack:
             stack.enter_context(evaluating(model, pair.dense))
-            if all(pair.is_equal(piece.batch[0]) for batch in held for piece in batch):
+            if all(pair.is_equal(piece.batch) for batch in held for piece in batch):
                 return {"note": "the model gives what the dense one gives: not tuned"}
             numbers = list(self._found(model))
             # This runs last: leaves drop the matrices that they made of the stand-ins.
@@ -163,7 +163,7 @@ class Tune(Recovery):
         self,
         pair: Pair,
         numbers: list[Tuned],
-        batches: tuple[list[Batch], list[Batch]],
+        batches: tuple[list[Step], list[Step]],
         progress: Progress,
     ) -> dict[str, Any]:
         learnt, held = batches
@@ -188,7 +188,7 @@ class Tune(Recovery):
         note = {} if kept else {"note": "tuning brought it no nearer to the dense one: not tuned"}
         return {"steps": steps, "kept_epoch": kept, "distances": distances} | note
 
-    def _examples(self, task: Task) -> tuple[list[Batch], list[Batch]]:
+    def _examples(self, task: Task) -> tuple[list[Step], list[Step]]:
         """Batches to learn from, and those that are held out."""
         split = task.split(self.source)
         count = len(split) if self.examples is None else self.examples

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lowrank.calibration.piece import Piece
 from lowrank.factorizations import Tunable
+from lowrank.model.batch import Batch
+from lowrank.model.nested import tensors
 from lowrank.tasks import Task
 
 # The steps of a tensor are relative to the size of its values, but never to less than this, or
@@ -18,7 +20,7 @@ from lowrank.tasks import Task
 LEAST_SIZE = 1e-3
 
 # The pieces in which the examples of a step run.
-Batch = list[Piece]
+Step = list[Piece]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Pair:
     dense: nn.Module
     task: Task
 
-    def distance(self, batch: Batch) -> Tensor:
+    def distance(self, batch: Step) -> Tensor:
         """The task's distance on a batch, the mean over its predictions; differentiable.
 
         Raises:
@@ -46,27 +48,28 @@ class Pair:
         return distance
 
     def _of(self, piece: Piece) -> Tensor:
-        inputs, targets = piece.batch
         with torch.no_grad():
-            wanted = self.task.observe(self.dense, inputs)
-        return self.task.distance(self.task.observe(self.model, inputs), wanted, targets)
+            wanted = self.task.forward(self.dense, piece.batch)
+        outputs = self.task.forward(self.model, piece.batch)
+        return self.task.distance(outputs, wanted, piece.batch.targets)
 
-    def predictions(self, batch: Batch) -> int:
+    def predictions(self, batch: Step) -> int:
         """How many predictions the distance on a batch is a mean of."""
-        return sum(self.task.predictions(piece.batch[1]) for piece in batch)
+        return sum(self.task.predictions(piece.batch.targets) for piece in batch)
 
     @torch.no_grad()
-    def mean_distance(self, batches: Sequence[Batch]) -> float:
+    def mean_distance(self, batches: Sequence[Step]) -> float:
         """The mean over all predictions of the batches."""
         counts = [self.predictions(batch) for batch in batches]
         distances = [float(self.distance(batch)) for batch in batches]
         return sum(d * n for d, n in zip(distances, counts, strict=True)) / sum(counts)
 
     @torch.no_grad()
-    def is_equal(self, inputs: Tensor) -> bool:
+    def is_equal(self, batch: Batch) -> bool:
         """Whether both give the same, bit for bit."""
-        observed = (self.task.observe(model, inputs) for model in (self.model, self.dense))
-        return all(torch.equal(ours, theirs) for ours, theirs in zip(*observed, strict=True))
+        models = self.model, self.dense
+        outputs = (tensors(self.task.forward(model, batch)) for model in models)
+        return all(torch.equal(ours, theirs) for ours, theirs in zip(*outputs, strict=True))
 
 
 class Tuned:

@@ -1,8 +1,10 @@
 """Tasks: a model, its data and its quality measure."""
 
 from lowrank.metrics.metric import Metric as Metric
+from lowrank.model.batch import Batch as Batch
 from lowrank.tasks.agreement import agreement_metrics as agreement_metrics
 from lowrank.tasks.causal_lm import CausalLM as CausalLM
+from lowrank.tasks.class_scores import ClassScores as ClassScores
 from lowrank.tasks.image_classification import ImageClassification as ImageClassification
 from lowrank.tasks.image_sources import Digits as Digits
 from lowrank.tasks.image_sources import HubImages as HubImages

@@ -1,15 +1,45 @@
-"""How far the predictions of a compressed model agree with those of the dense one."""
+"""How far the outputs of a compressed model agree with those of the dense one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.metrics.metric import Metric
+from lowrank.model.nested import tensors
 
 # Values in double precision at a time: a few MB, which stay in the processor's cache.
 CHUNK = 2**18
+
+
+# What `output_error` measures.
+OUTPUT_ERROR = Metric(
+    "output_error",
+    "mean squared error to the dense model's outputs\n(test split)",
+    "output error",
+    higher_is_better=False,
+    dense=0.0,
+)
+
+
+def output_error(outputs: Any, dense: Any) -> Tensor:
+    """The mean of (y − ŷ)² over all floating-point outputs of each example, float64 (batch,).
+
+    Not relative: the outputs of single examples may be near 0. Differentiable in `outputs`.
+
+    Args:
+        outputs, dense: of the compressed and of the dense model: tensors, alone or in containers,
+            each with the batch as its first axis.
+    """
+    errors = [
+        (ours.double() - theirs.double()).square().flatten(1)
+        for ours, theirs in zip(tensors(outputs), tensors(dense), strict=True)
+        if theirs.is_floating_point()
+    ]
+    return torch.cat(errors, dim=1).mean(dim=1)
 
 
 def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:

@@ -12,16 +12,10 @@ from torch import Tensor, nn
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
 from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.splits import (
-    calibration_rows,
-    check_seed,
-    check_sizes,
-    check_text,
-    named,
-    part_sizes,
-)
+from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
 from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
@@ -94,9 +88,7 @@ class CausalLM(Task):
         check_text("architecture", self.architecture)
         if not isinstance(self.packing, Packing):
             raise ValueError(f"packing={self.packing!r} must be a Packing")
-        check_sizes(calibration_size=self.calibration_size, validation_size=self.validation_size)
-        if self.calibration_seed is not None:
-            check_seed("calibration_seed", self.calibration_seed)
+        check_division(self.validation_size, self.calibration_size, self.calibration_seed)
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
         need("a language model's measures", "torchmetrics")
@@ -128,24 +120,11 @@ class CausalLM(Task):
             raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
         if name == "test":
             return self._test_inputs
-        found = self._train_inputs
-        validating, calibrating = self._sizes()
-        learnt = len(found) - validating
-        rows = {
-            "train": torch.arange(learnt),
-            "calibration": calibration_rows(learnt, calibrating, self.calibration_seed),
-            "validation": torch.arange(learnt, len(found)),
-        }
-        return found.part(rows[name])
+        return self._train_inputs.part(self._division.rows(name))
 
-    def _sizes(self) -> tuple[int, int]:
-        """How many inputs are validation and calibration."""
-        given = self.validation_size, self.calibration_size
-        of = f"inputs of {self.packing.sequence_length} tokens that {self.train} fills"
-        return part_sizes(len(self._train_inputs), *given, most=(32, 128), of=of)
-
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs).logits
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (batch, length, vocabulary)."""
+        return batch.run(model).logits
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean negative log-likelihood of the counted predictions, in nats per token."""
@@ -156,19 +135,15 @@ class CausalLM(Task):
     def predictions(self, targets: Tensor) -> int:
         return int((targets != IGNORED).sum())
 
-    def agreement(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
-    ) -> dict[str, Tensor]:
+    def agreement(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
         counted = targets != IGNORED
-        return class_agreement(observed[0][counted], dense[0][counted])
+        return class_agreement(outputs[counted], dense[counted])
 
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
-    ) -> Tensor:
+    def distance(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
         """KL(dense ‖ model), the mean over the counted predictions."""
         counted = targets != IGNORED
-        return class_divergence(observed[0][counted], dense[0][counted])
+        return class_divergence(outputs[counted], dense[counted])
 
     def judged_by(self) -> tuple[Metric, ...]:
         from lowrank.tasks.text_metrics import LIKELIHOOD
@@ -203,11 +178,6 @@ class CausalLM(Task):
             found["bits_per_byte"] = "the text has no bytes"
         return found
 
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Test inputs; they repeat where `batch_size` is more than there are."""
-        inputs = self._test_inputs.inputs
-        return (inputs[torch.arange(batch_size, device=inputs.device) % len(inputs)],)
-
     def protocol(self) -> dict[str, Any]:
         """How perplexity is counted.
 
@@ -224,7 +194,7 @@ class CausalLM(Task):
             **asdict(self.packing),
             "stride": self.packing.step,
             "test_inputs": len(self._test_inputs),
-            "calibration_inputs": self._sizes()[1],
+            "calibration_inputs": len(self._division.calibration),
             "tokens": len(self._covered.ids),
             "predicted_tokens": self.predictions(self._test_inputs.targets),
             "left_out_tokens": len(self._test_tokens.ids) - len(self._covered.ids),
@@ -257,6 +227,16 @@ class CausalLM(Task):
     def _train_inputs(self) -> TokenSplit:
         return self._cut(self.train, self._tokenize(self.train), self.packing.own)
 
+    @cached_property
+    def _division(self) -> Division:
+        return divided(
+            len(self._train_inputs),
+            (self.validation_size, self.calibration_size),
+            most=(32, 128),
+            of=f"inputs of {self.packing.sequence_length} tokens that {self.train} fills",
+            calibration_seed=self.calibration_seed,
+        )
+
     def _tokenize(self, text: HubText) -> Tokens:
         self._check_length()
         tokens = self.packing.tokenize(text.rows(), self.tokenizer)
@@ -280,7 +260,7 @@ class CausalLM(Task):
         text = torch.zeros(1, 4, dtype=torch.int64, device=self.device)
         other = text.clone()
         other[0, -1] = 1
-        early, changed = (self.forward(model, ids)[:, :-1] for ids in (text, other))
+        early, changed = (self.forward(model, Batch((ids,)))[:, :-1] for ids in (text, other))
         if not torch.allclose(early, changed, equal_nan=True):
             raise ValueError(
                 f"model {self.pretrained!r} is not causal: its outputs depend on tokens that come "

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
@@ -19,17 +18,11 @@ from lowrank.metrics.metric import Metric
 from lowrank.model.forward import call
 from lowrank.tasks.agreement import agreement_metrics
 from lowrank.tasks.class_metrics import class_collection, class_metrics
+from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
-from lowrank.tasks.splits import (
-    calibration_rows,
-    check_seed,
-    check_sizes,
-    check_text,
-    named,
-    part_sizes,
-)
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, Task, loss_metric
+from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
+from lowrank.tasks.task import SPLIT_NAMES, SplitName, loss_metric
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
@@ -37,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ImageClassification(Task):
+class ImageClassification(ClassScores):
     """A network that names what an image shows.
 
     The splits: `test` is the source's own. Of the images to learn from, `validation_size` are
@@ -92,11 +85,10 @@ class ImageClassification(Task):
             )
         check_scale("mean", self.mean, "be finite", math.isfinite)
         check_scale("std", self.std, "be positive and finite", lambda x: 0 < x < math.inf)
-        check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
+        check_division(
+            self.validation_size, self.calibration_size, self.calibration_seed, self.split_seed
+        )
         need("a classifier's measures", "torchmetrics")
-        if self.calibration_seed is not None:
-            check_seed("calibration_seed", self.calibration_seed)
-        check_seed("split_seed", self.split_seed)
         check_seed("seed", self.seed)
 
     @property
@@ -130,7 +122,7 @@ class ImageClassification(Task):
             rows = torch.arange(len(images.labels))
         else:
             images = self._train_images
-            rows = self._rows(name, len(images.labels))
+            rows = self._division.rows(name)
         channels = images.pixels.shape[1]
         return ImageSplit(
             images,
@@ -138,12 +130,6 @@ class ImageClassification(Task):
             per_channel("mean", self.mean, channels).to(self.device),
             per_channel("std", self.std, channels).to(self.device),
         )
-
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
 
     def judged_by(self) -> tuple[Metric, ...]:
         return (
@@ -156,20 +142,13 @@ class ImageClassification(Task):
         """top1, top5, macro_recall and macro_f1; with fewer than 5 classes top5 is 1."""
         return class_collection(self.classes, top=(1, 5)).to(self.device)
 
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Test images; they repeat where `batch_size` is more than there are."""
-        test = self.split("test")
-        return (test.inputs(test.rows[torch.arange(batch_size) % len(test)]),)
-
     def protocol(self) -> dict[str, Any]:
         """How many images there are of each kind."""
-        count = len(self._train_images.labels)
-        validating, calibrating = self._sizes(count)
         return {
             "test_images": len(self._test_images.labels),
-            "train_images": count - validating,
-            "validation_images": validating,
-            "calibration_images": calibrating,
+            "train_images": len(self._division.train),
+            "validation_images": len(self._division.validation),
+            "calibration_images": len(self._division.calibration),
         }
 
     @cached_property
@@ -187,21 +166,16 @@ class ImageClassification(Task):
     def _test_images(self) -> Images:
         return _on(self.device, self.source.read("test"))
 
-    def _rows(self, name: SplitName, count: int) -> Tensor:
-        validating, calibrating = self._sizes(count)
-        learnt = count - validating
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
-        parts = {
-            "train": order[:learnt],
-            "calibration": order[calibration_rows(learnt, calibrating, self.calibration_seed)],
-            "validation": order[learnt:],
-        }
-        return parts[name]
-
-    def _sizes(self, count: int) -> tuple[int, int]:
-        """How many images are validation and calibration."""
-        given = self.validation_size, self.calibration_size
-        return part_sizes(count, *given, most=(1000, 512), of="images to learn from")
+    @cached_property
+    def _division(self) -> Division:
+        return divided(
+            len(self._train_images.labels),
+            (self.validation_size, self.calibration_size),
+            most=(1000, 512),
+            of="images to learn from",
+            calibration_seed=self.calibration_seed,
+            split_seed=self.split_seed,
+        )
 
     def _build(self) -> nn.Module:
         build = import_builder(self.builder)
@@ -224,7 +198,7 @@ class ImageClassification(Task):
         return model
 
     def _check_outputs(self, model: nn.Module) -> None:
-        inputs = self.example()[0].cpu()
+        inputs = next(self.split("test").batches(1)).only.cpu()
         try:
             with torch.no_grad():
                 outputs = call(model.eval(), (inputs,))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_number
 from lowrank.tasks.image_sources import Images
-from lowrank.tasks.splits import batches_of
 from lowrank.tasks.task import Split
 
 
@@ -31,16 +31,12 @@ class ImageSplit(Split):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = batches_of(self.rows, batch_size, shuffle_seed)
-        return ((self.inputs(rows), self.images.labels[rows]) for rows in parts)
-
-    def inputs(self, rows: Tensor) -> Tensor:
-        """Normalised images, float32 (count, channels, height, width)."""
+    def batch(self, rows: Tensor) -> Batch:
+        """Normalised images, float32 (count, channels, height, width), and their labels."""
+        rows = self.rows[rows.to(self.rows.device)]
         pixels = self.images.pixels[rows].to(torch.float32)
-        return pixels.div_(self.images.white).sub_(self.mean).div_(self.std)
+        normalised = pixels.div_(self.images.white).sub_(self.mean).div_(self.std)
+        return Batch((normalised,), self.images.labels[rows])
 
 
 def check_scale(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.tasks.splits import batches_of
+from lowrank.model.batch import Batch
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -35,21 +34,25 @@ class SentenceSplit(Split):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        every = torch.arange(len(self), device=self.ids.device)
-        parts = batches_of(every, batch_size, shuffle_seed)
-        return ((self.inputs(rows), self.labels[rows]) for rows in parts)
-
-    def inputs(self, rows: Tensor) -> Tensor:
-        """Sentences, int64 (count, length of the longest of them)."""
+    def batch(self, rows: Tensor) -> Batch:
+        """Sentences, int64 (count, length of the longest of them), and their labels."""
+        rows = rows.to(self.ids.device)
         ids = self.ids[rows]
-        return ids[:, : int((ids != PADDING).sum(dim=1).max())]
+        ids = ids[:, : int((ids != PADDING).sum(dim=1).max())]
+        return Batch((ids,), self.labels[rows], real={0: ids != PADDING})
 
     def part(self, rows: Tensor) -> SentenceSplit:
         """The sentences at `rows`."""
+        rows = rows.to(self.ids.device)
         return SentenceSplit(self.ids[rows], self.labels[rows])
+
+
+class SentenceOutputs(NamedTuple):
+    """What a `SentenceClassifier` makes of a batch: logits (batch, classes), embeddings (batch,
+    width)."""
+
+    logits: Tensor
+    embeddings: Tensor
 
 
 class SentenceClassifier(nn.Module):

@@ -1,6 +1,8 @@
-"""How the examples of a task are divided, drawn and put into batches, and what it is called."""
+"""The division of a task's examples into splits, and the name of a task."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,28 +50,81 @@ def check_seed(name: str, seed: object) -> None:
         raise ValueError(f"{name}={seed} must be below {TORCH_SEED_LIMIT}")
 
 
-def check_sizes(**sizes: object) -> None:
-    """Raise ValueError unless each is a whole number from 1, or None."""
-    for name, size in sizes.items():
+@dataclass(frozen=True)
+class Division:
+    """The rows of the examples to learn from that belong to each split, int64 (count,).
+
+    `calibration` is a part of `train`, and `validation` is not.
+    """
+
+    train: Tensor
+    calibration: Tensor
+    validation: Tensor
+
+    def rows(self, name: str) -> Tensor:
+        """Those of one split, by its name."""
+        return getattr(self, name)
+
+
+def check_division(
+    validation_size: int | None,
+    calibration_size: int | None,
+    calibration_seed: int | None,
+    split_seed: int = 0,
+) -> None:
+    """Raise ValueError unless these can be arguments of `divided`, as far as that can be known
+    without the data."""
+    for name, size in (
+        ("validation_size", validation_size),
+        ("calibration_size", calibration_size),
+    ):
         if size is not None:
             check_integer(name, size, least=1)
+    if calibration_seed is not None:
+        check_seed("calibration_seed", calibration_seed)
+    check_seed("split_seed", split_seed)
 
 
-def part_sizes(
-    found: int, validation: int | None, calibration: int | None, most: tuple[int, int], of: str
-) -> tuple[int, int]:
-    """How many of the examples to learn from are validation, and how many of the others calibrate.
+def divided(
+    found: int,
+    sizes: tuple[int | None, int | None],
+    most: tuple[int, int],
+    of: str,
+    calibration_seed: int | None,
+    split_seed: int | None = None,
+) -> Division:
+    """The examples to learn from, divided into splits.
 
     Args:
         found: how many there are.
-        validation: a tenth, if not given.
-        calibration: all that are not validation, if not given.
+        sizes: of validation and calibration; a tenth, and all that are not validation, if not
+            given.
         most: what they are at most where they are not given.
         of: what the examples are, for the error.
+        calibration_seed: draws which of `train` calibrate; its first, if not given.
+        split_seed: draws which are validation; the last, if not given.
 
     Raises:
-        ValueError: they do not fit; the text says what does.
+        ValueError: the sizes do not fit; the text says what does.
     """
+    validating, calibrating = _sizes(found, *sizes, most=most, of=of)
+    learnt = found - validating
+    order = torch.arange(found) if split_seed is None else _permutation(found, split_seed)
+    if calibration_seed is None:
+        calibration = order[:calibrating]
+    else:
+        calibration = order[_permutation(learnt, calibration_seed)[:calibrating]]
+    return Division(order[:learnt], calibration, order[learnt:])
+
+
+def _permutation(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def _sizes(
+    found: int, validation: int | None, calibration: int | None, most: tuple[int, int], of: str
+) -> tuple[int, int]:
+    """How many validate, and how many of the others calibrate; see `divided`."""
     if found < 2:
         raise ValueError(f"{found} {of} cannot be divided into parts: take 2 or more")
     validating = min(most[0], max(1, found // 10)) if validation is None else validation
@@ -87,23 +142,3 @@ def part_sizes(
             f"part of those that are not validation, so {fits}; lower it, or take more data"
         )
     return validating, calibrating
-
-
-def calibration_rows(learnt: int, size: int, seed: int | None) -> Tensor:
-    """Which of `learnt` train examples calibrate: the first, or `size` drawn with a seed."""
-    if seed is None:
-        return torch.arange(size)
-    return torch.randperm(learnt, generator=torch.Generator().manual_seed(seed))[:size]
-
-
-def batches_of(rows: Tensor, batch_size: int, shuffle_seed: int | None) -> tuple[Tensor, ...]:
-    """Rows (count,) in batches, in their order or in one drawn with a seed; the last is shorter.
-
-    Raises:
-        ValueError: batch_size is no whole number from 1.
-    """
-    check_integer("batch_size", batch_size, least=1)
-    if shuffle_seed is not None:
-        generator = torch.Generator().manual_seed(shuffle_seed)
-        rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    return rows.split(batch_size)

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lowrank.metrics.metric import Metric
-from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
+from lowrank.model.batch import Batch
+from lowrank.model.forward import Example
+from lowrank.model.nested import tensors
+from lowrank.numerics.checks import check_integer
+from lowrank.tasks.agreement import OUTPUT_ERROR, output_error
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -50,10 +55,11 @@ class Split(ABC):
         """Examples in this split."""
 
     @abstractmethod
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, targets) ready for the model, on the task's device, each example once.
+    def batch(self, rows: Tensor) -> Batch:
+        """The examples at `rows`, int64 (count,), ready for the model, on the task's device."""
+
+    def batches(self, batch_size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """All examples, each once.
 
         The last batch is shorter where `batch_size` does not divide the length.
 
@@ -63,6 +69,12 @@ class Split(ABC):
         Raises:
             ValueError: batch_size is no whole number from 1.
         """
+        check_integer("batch_size", batch_size, least=1)
+        rows = torch.arange(len(self))
+        if shuffle_seed is not None:
+            generator = torch.Generator().manual_seed(shuffle_seed)
+            rows = torch.randperm(len(self), generator=generator)
+        return map(self.batch, rows.split(batch_size))
 
 
 class Task(ABC):
@@ -102,29 +114,38 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The model's outputs, such as logits of shape (batch, classes).
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean loss over the predictions of a batch, differentiable.
 
-        Of a language model they have shape (batch, length, vocabulary).
+        Args:
+            outputs: of `forward`.
+            targets: of the batch.
         """
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over the predictions of a batch, differentiable."""
-
-    @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh quality measures, updated with (outputs, targets).
+        """Fresh quality measures; `count` updates them.
 
         Each is named in `judged_by`.
         """
 
-    @abstractmethod
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Inputs from the test split for `model(*inputs)`, such as for timing it.
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """The outputs of a model: a tensor such as logits (batch, classes), or several, in tuples,
+        lists or mappings, each with the batch as its first axis."""
+        return batch.run(model)
 
-        What the model returns for them need not be a tensor.
+    def count(self, metrics: MetricCollection, outputs: Any, targets: Any) -> None:
+        """Update `metrics` with the outputs and the targets of a batch."""
+        metrics.update(outputs, targets)
+
+    def example(self, batch_size: int = 1) -> Example:
+        """Inputs from the test split for a model, such as for timing it: a tuple for
+        `model(*inputs)`, or a mapping for `model(**inputs)`.
+
+        Examples repeat where `batch_size` is more than there are.
         """
+        test = self.split("test")
+        return test.batch(torch.arange(batch_size) % len(test)).inputs
 
     def judged_by(self) -> tuple[Metric, ...]:
         """What its numbers mean; by the first the task judges, and the others follow in order.
@@ -132,7 +153,7 @@ class Task(ABC):
         All that `metrics` and `agreement` measure, and the loss; no other is measured. A task that
         says nothing here judges by its loss.
         """
-        return (loss_metric(minor=False), *agreement_metrics())
+        return (loss_metric(minor=False), OUTPUT_ERROR)
 
     @property
     def draws_model(self) -> bool:
@@ -158,51 +179,30 @@ class Task(ABC):
         """Measures that `metrics` leaves out since these data do not define them: name → reason."""
         return {}
 
-    def mask(self, inputs: Tensor) -> Tensor | None:
-        """Boolean, the shape of (batch, length): True where a position is real and not padding.
+    def predictions(self, targets: Any) -> int:
+        """How many predictions the mean of `loss` over a batch is taken of; here its examples."""
+        return next(len(tensor) for tensor in tensors(targets) if tensor.ndim)
 
-        Calibration leaves the others out. None where all are real, or there are no positions.
-        """
-        del inputs
-        return None
-
-    def predictions(self, targets: Tensor) -> int:
-        """How many predictions the mean of `loss` over a batch is taken of."""
-        return len(targets)
-
-    def observe(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-        """What `agreement` compares: the outputs of `forward`, first, and whatever else it needs.
-
-        The first axis of each is the batch.
-        """
-        return (self.forward(model, inputs),)
-
-    def agreement(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
-    ) -> dict[str, Tensor]:
+    def agreement(self, outputs: Any, dense: Any, targets: Any) -> dict[str, Tensor]:
         """How far two models agree on a batch: by name, one number for each prediction.
 
-        Here outputs are scores of classes along axis 1; see `class_agreement`.
-
         Args:
-            observed, dense: what `observe` gives for the model and for the dense one.
+            outputs, dense: of the model and of the dense one.
         """
         del targets
-        return class_agreement(observed[0], dense[0])
+        return {OUTPUT_ERROR.name: output_error(outputs, dense)}
 
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
-    ) -> Tensor:
+    def distance(self, outputs: Any, dense: Any, targets: Any) -> Tensor:
         """How far a model is from the dense one, differentiable; 0 where they agree.
 
-        The mean over the predictions of a batch of KL(dense ‖ model) in nats. Sensitivities and
-        light tuning use it; `agreement` measures.
+        The mean over the predictions of a batch. Sensitivities and light tuning use it; `agreement`
+        measures.
 
         Args:
-            observed, dense: what `observe` gives for the model and for the dense one.
+            outputs, dense: of the model and of the dense one.
         """
         del targets
-        return class_divergence(observed[0], dense[0])
+        return output_error(outputs, dense).mean()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

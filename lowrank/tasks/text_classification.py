@@ -13,21 +13,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
+from lowrank.model.forward import Example
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import agreement_metrics, class_agreement
 from lowrank.tasks.class_metrics import class_collection, class_metrics
 from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.sentences import PADDING, SentenceClassifier, SentenceSplit, fit_head
-from lowrank.tasks.splits import (
-    calibration_rows,
-    check_seed,
-    check_sizes,
-    check_text,
-    named,
-    part_sizes,
+from lowrank.tasks.sentences import (
+    PADDING,
+    SentenceClassifier,
+    SentenceOutputs,
+    SentenceSplit,
+    fit_head,
 )
+from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
 from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 
@@ -112,10 +113,9 @@ class TextClassification(Task):
         check_integer("max_length", self.max_length, least=1)
         check_flag("normalize", self.normalize)
         check_positive("penalty", self.penalty)
-        check_sizes(validation_size=self.validation_size, calibration_size=self.calibration_size)
-        if self.calibration_seed is not None:
-            check_seed("calibration_seed", self.calibration_seed)
-        check_seed("split_seed", self.split_seed)
+        check_division(
+            self.validation_size, self.calibration_size, self.calibration_seed, self.split_seed
+        )
         check_seed("seed", self.seed)
         _ = self._pretrained  # Checks its own options.
         need("a classifier of sentences", "torchmetrics", "sklearn", "filelock")
@@ -161,55 +161,29 @@ class TextClassification(Task):
             raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
         if name == "test":
             return self._test_sentences
-        found = self._train_sentences
-        validating, calibrating = self._sizes()
-        learnt = len(found) - validating
-        order = torch.randperm(
-            len(found), generator=torch.Generator().manual_seed(self.split_seed)
-        ).to(self.device)
-        parts = {
-            "train": order[:learnt],
-            "calibration": order[calibration_rows(learnt, calibrating, self.calibration_seed)],
-            "validation": order[learnt:],
-        }
-        return found.part(parts[name])
+        return self._train_sentences.part(self._division.rows(name))
 
-    def _sizes(self) -> tuple[int, int]:
-        """How many sentences are validation and calibration."""
-        given = self.validation_size, self.calibration_size
-        of = f"sentences of {self.train}"
-        return part_sizes(len(self._train_sentences), *given, most=(1000, 256), of=of)
-
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
-
-    def mask(self, inputs: Tensor) -> Tensor:
-        return inputs != PADDING
-
-    def observe(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-        """The logits and the embeddings."""
+    def forward(self, model: nn.Module, batch: Batch) -> SentenceOutputs:
         assert isinstance(model, SentenceClassifier)
-        embeddings = model.embed(inputs)
-        return model.head(embeddings), embeddings
+        embeddings = model.embed(batch.only)
+        return SentenceOutputs(model.head(embeddings), embeddings)
+
+    def loss(self, outputs: SentenceOutputs, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.logits, targets)
 
     def agreement(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
+        self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor
     ) -> dict[str, Tensor]:
         """ "flipped", "kl" and "cosine", which is 1 where the embeddings have one direction."""
         del targets
-        (outputs, ours), (expected, theirs) = observed, dense
-        cosine = F.cosine_similarity(ours.double(), theirs.double(), dim=1)
-        return class_agreement(outputs, expected) | {"cosine": cosine}
+        ours, theirs = outputs.embeddings.double(), dense.embeddings.double()
+        cosine = F.cosine_similarity(ours, theirs, dim=1)
+        return class_agreement(outputs.logits, dense.logits) | {"cosine": cosine}
 
-    def distance(
-        self, observed: tuple[Tensor, ...], dense: tuple[Tensor, ...], targets: Tensor
-    ) -> Tensor:
+    def distance(self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor) -> Tensor:
         """1 − cosine of the embeddings, the mean over the batch: the head sees a few directions."""
         del targets
-        return 1 - F.cosine_similarity(observed[1], dense[1], dim=1).mean()
+        return 1 - F.cosine_similarity(outputs.embeddings, dense.embeddings, dim=1).mean()
 
     def judged_by(self) -> tuple[Metric, ...]:
         agreement = agreement_metrics("example")
@@ -219,13 +193,16 @@ class TextClassification(Task):
         """top1, macro_recall and macro_f1."""
         return class_collection(self.classes).to(self.device)
 
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+    def count(self, metrics: MetricCollection, outputs: SentenceOutputs, targets: Tensor) -> None:
+        metrics.update(outputs.logits, targets)
+
+    def example(self, batch_size: int = 1) -> Example:
         """Test sentences of the median length, so without padding; they repeat where needed."""
         test = self._test_sentences
         lengths = (test.ids != PADDING).sum(dim=1)
         usual = torch.nonzero(lengths == lengths.median())[:, 0]
         rows = usual[torch.arange(batch_size, device=usual.device) % len(usual)]
-        return (test.inputs(rows),)
+        return test.batch(rows).inputs
 
     def protocol(self) -> dict[str, Any]:
         """What sentences there are; "longest" is in tokens, after the cut at `max_length`."""
@@ -237,7 +214,7 @@ class TextClassification(Task):
             "train": asdict(self.train),
             "test_sentences": len(self._test_sentences),
             "train_sentences": len(self.split("train")),
-            "calibration_sentences": self._sizes()[1],
+            "calibration_sentences": len(self._division.calibration),
             "longest": self._test_sentences.ids.shape[1],
         }
 
@@ -254,6 +231,17 @@ class TextClassification(Task):
     @cached_property
     def _train_sentences(self) -> SentenceSplit:
         return self._read(self.train)
+
+    @cached_property
+    def _division(self) -> Division:
+        return divided(
+            len(self._train_sentences),
+            (self.validation_size, self.calibration_size),
+            most=(1000, 256),
+            of=f"sentences of {self.train}",
+            calibration_seed=self.calibration_seed,
+            split_seed=self.split_seed,
+        )
 
     def _read(self, text: HubText) -> SentenceSplit:
         self._pretrained.check_length("max_length", self.max_length)
@@ -290,7 +278,7 @@ class TextClassification(Task):
         self._check_classes(train)
         order = (train.ids != PADDING).sum(dim=1).argsort(stable=True)
         sorted_train = train.part(order)
-        parts = [model.embed(ids) for ids, _ in sorted_train.batches(EMBEDDED)]
+        parts = [model.embed(batch.only) for batch in sorted_train.batches(EMBEDDED)]
         embeddings, labels = torch.cat(parts).double().cpu(), sorted_train.labels.cpu()
         fitted = fit_head(embeddings, labels, self.penalty)
         return {name: tensor.to(model.head.weight.dtype) for name, tensor in fitted.items()}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer
-from lowrank.tasks.splits import batches_of
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -36,12 +36,9 @@ class TokenSplit(Split):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        every = torch.arange(len(self), device=self.inputs.device)
-        parts = batches_of(every, batch_size, shuffle_seed)
-        return ((self.inputs[rows], self.targets[rows]) for rows in parts)
+    def batch(self, rows: Tensor) -> Batch:
+        rows = rows.to(self.inputs.device)
+        return Batch((self.inputs[rows],), self.targets[rows])
 
     def part(self, rows: Tensor) -> TokenSplit:
         """The sequences at `rows`."""

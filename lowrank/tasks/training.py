@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_positive
 from lowrank.tasks.task import Task
 
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
 Progress = Callable[[int, int, float], None]
-# The loss of a model on a batch of inputs and targets.
-Loss = Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]
+# The loss of a model on a batch.
+Loss = Callable[[nn.Module, Batch], Tensor]
 
 # The learning rate as a share of its start, after a share of all steps.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -134,7 +135,7 @@ class Training:
                         optimizer.step()
                         schedule.step()
                         # The last batch may be shorter: each example counts the same.
-                        total += value.detach() * len(batch[1])
+                        total += value.detach() * len(batch)
                     losses.append(_finite(float(total) / len(train), epoch))
                     progress(epoch, self.epochs, losses[-1])
         finally:
@@ -146,9 +147,8 @@ class Training:
 def task_loss(task: Task) -> Loss:
     """The loss that a task judges by."""
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = batch
-        return task.loss(task.forward(model, inputs), targets)
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return task.loss(task.forward(model, batch), batch.targets)
 
     return loss
 

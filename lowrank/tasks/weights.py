@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
+from lowrank.model.nested import tensors
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
@@ -142,8 +143,8 @@ class Published(Weights):
 
 def split_fingerprint(split: Split) -> list[str]:
     """Hashes of the numbers of a split."""
-    batches = split.batches(FINGERPRINTED)
-    return [fingerprint(tensor.cpu()) for batch in batches for tensor in batch]
+    contents = ([batch.inputs, batch.targets] for batch in split.batches(FINGERPRINTED))
+    return [fingerprint(tensor.cpu()) for content in contents for tensor in tensors(content)]
 
 
 def source_of(builder: str) -> str:

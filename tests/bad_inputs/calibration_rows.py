@@ -25,7 +25,7 @@ from lowrank.decomposers import ALPS, GPTQ, HQQ, MagnitudePruning, SparseGPT, Tr
 from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Full
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, InOrder, Tune
-from lowrank.tasks import Split, Task
+from lowrank.tasks import Batch, Split, Task
 
 FULL, DIAGONAL = CalibratedNorms("full"), CalibratedNorms("diagonal")
 NAN, INF = float("nan"), float("inf")
@@ -366,11 +366,14 @@ MASKS = [
 
 @dataclass(frozen=True)
 class Rows(Split):
+    real: int
+
     def __len__(self):
         return 4
 
-    def batches(self, batch_size, shuffle_seed=None):
-        yield from ((x, x) for x in X.split(batch_size))
+    def batch(self, rows):
+        x = X[rows]
+        return Batch((x,), x, {0: torch.arange(8).expand(x.shape) < self.real})
 
 
 @dataclass(frozen=True)
@@ -390,13 +393,7 @@ class Made(Task):
         return network().eval()
 
     def split(self, name):
-        return Rows()
-
-    def forward(self, model, inputs):
-        return model(inputs)
-
-    def mask(self, inputs):
-        return torch.arange(8).expand(inputs.shape) < self.real
+        return Rows(self.real)
 
     def loss(self, outputs, targets):
         return outputs.sum()
@@ -560,7 +557,11 @@ SETTINGS = [
         recovering(Tune(batch_size=1, parts=["codes"])),
         r"has none of parts=\['codes'\]",
     ),
-    Row("padding alone", recovering(Tune(batch_size=2), Made(real=0)), "all padding by its mask"),
+    Row(
+        "padding alone",
+        recovering(Tune(batch_size=2), Made(real=0)),
+        "is all padding: check `real`",
+    ),
     Row("no example for biases", calling(BiasCorrection, 0), "examples=0 must be at least 1"),
     Row("a share of examples", calling(BiasCorrection, 0.5), "examples=0.5 must be .*an integer"),
     Row("gains as text", calling(BiasCorrection, gains="yes"), "gains='yes' must be True or False"),

@@ -59,7 +59,7 @@ def test_damping_is_a_share_of_the_mean():
 
 class WithLoss(Batches):
     def loss(self, model, batch):
-        return model(batch).square().mean()
+        return batch.run(model).square().mean()
 
 
 def test_fisher_weighs_columns_and_outputs_weigh_rows():

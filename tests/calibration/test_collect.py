@@ -156,8 +156,8 @@ def test_layers_that_share_their_input_only_sometimes_are_told_apart():
 
     class Sometimes(Batches):
         def forward(self, model, batch):
-            model.separate = bool(batch[0, 0] > 5)
-            return model(batch)
+            model.separate = bool(batch.only[0, 0] > 5)
+            return batch.run(model)
 
     second = random(3, 4) + 10
     found = collect(model, ["query", "key"], Sometimes([random(3, 4), second]), full=True)

@@ -12,7 +12,7 @@ from lowrank.model.sites import find_sites
 
 class WithLoss(Batches):
     def loss(self, model, batch):
-        x, y = batch
+        x, y = batch.inputs
         return F.cross_entropy(model(x), y)
 
 
@@ -74,7 +74,7 @@ def test_a_weight_that_the_loss_does_not_see_says_so():
 
     class Partly(Batches):
         def loss(self, model, batch):
-            return model["used"](batch).sum()
+            return batch.run(model["used"]).sum()
 
     sites = {site.name: site for site in find_sites(model)}
     found = fisher(model, sites, Partly([torch.ones(1, 3)]))

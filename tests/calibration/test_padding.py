@@ -412,7 +412,7 @@ def test_a_batch_without_padding_runs_as_it_is():
     for mask in (torch.ones(2, 5), torch.tensor([[1, 1, 2, 2, 2], [1] * 5]), words > 0):
         batch = {"input_ids": words, "attention_mask": mask}
         (piece,) = Batches([batch]).pieces(bert())
-        assert piece.batch is batch and not piece.streams and not piece.notes
+        assert piece.batch.inputs == batch and not piece.batch.real and not piece.notes
 
 
 def test_numbers_that_stand_for_padding_may_be_anything():

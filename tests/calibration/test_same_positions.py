@@ -18,7 +18,7 @@ from lowrank.decomposers import Quantization
 from lowrank.model.select import Select
 from lowrank.recovery import BatchNormReestimation, BiasCorrection, Tune
 from lowrank.recovery.tuned import Pair
-from lowrank.tasks import Split, Task
+from lowrank.tasks import Batch, ClassScores, Split
 
 PADDING = -1
 LENGTHS = [3, 6, 2, 6, 3, 1, 4, 6, 2, 5]
@@ -33,15 +33,10 @@ class Sentences(Split):
     def __len__(self):
         return len(self.rows)
 
-    def batches(self, batch_size, shuffle_seed=None):
-        order = list(range(len(self)))
-        if shuffle_seed is not None:
-            generator = torch.Generator().manual_seed(shuffle_seed)
-            order = torch.randperm(len(self), generator=generator).tolist()
-        for start in range(0, len(order), batch_size):
-            rows = [self.rows[index] for index in order[start : start + batch_size]]
-            ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
-            yield ids, ids.clone()
+    def batch(self, rows):
+        found = [self.rows[row] for row in rows.tolist()]
+        ids = nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=PADDING)
+        return Batch((ids,), ids.clone(), real={0: ids != PADDING})
 
 
 class Tagger(nn.Module):
@@ -58,7 +53,7 @@ class Tagger(nn.Module):
 
 
 @dataclass(frozen=True)
-class Tagging(Task):
+class Tagging(ClassScores):
     seed: int = 0
     device: str = "cpu"
     name = "tagging"
@@ -77,12 +72,6 @@ class Tagging(Task):
         rows = (torch.randint(0, 20, (length,), generator=generator) for length in LENGTHS)
         return Sentences(tuple(rows))
 
-    def forward(self, model, inputs):
-        return model(inputs)
-
-    def mask(self, inputs):
-        return inputs != PADDING
-
     def predictions(self, targets):
         return int((targets != PADDING).sum())
 
@@ -90,9 +79,6 @@ class Tagging(Task):
         raise NotImplementedError
 
     def metrics(self):
-        raise NotImplementedError
-
-    def example(self, batch_size=1):
         raise NotImplementedError
 
 
@@ -128,14 +114,14 @@ def test_sentences_of_one_length_run_together_and_each_runs_once():
     groups = list(task_pieces(TASK, TASK.split("train"), 10, None, 10))
     assert [piece.examples for piece in groups[0]] == [2, 3, 2, 1, 1, 1]
     few = [p for group in task_pieces(TASK, TASK.split("train"), 4, None, 6) for p in group]
-    assert sorted(p.batch[0].numel() // p.examples for p in few for _ in range(p.examples)) == (
+    assert sorted(p.batch.only.numel() // p.examples for p in few for _ in range(p.examples)) == (
         sorted(LENGTHS[:6])
     )
     rows = [
         row
         for group in task_pieces(TASK, TASK.split("train"), 4, 7, 10)
         for p in group
-        for row in p.batch[0]
+        for row in p.batch.only
     ]
     assert sorted(map(tuple, map(torch.Tensor.tolist, rows))) == (
         sorted(tuple(row.tolist()) for row in TASK.split("train").rows)
@@ -145,11 +131,11 @@ def test_sentences_of_one_length_run_together_and_each_runs_once():
 def test_sentences_of_one_length_run_together_across_batches():
     pieces = list(TaskData(TASK, 3).pieces(TASK.model()))
     # By length: 6, 6, 6 are full first; 3, 3 and 2, 2 wait for the end.
-    assert sorted((p.batch[0].shape[1], p.examples) for p in pieces) == [
+    assert sorted((p.batch.only.shape[1], p.examples) for p in pieces) == [
         (1, 1), (2, 2), (3, 2), (4, 1), (5, 1), (6, 3),
     ]  # fmt: skip
     first = list(TaskData(TASK, 3).pieces(TASK.model(), examples=4))
-    assert sorted(p.batch[0].shape[1] for p in first for _ in range(p.examples)) == (
+    assert sorted(p.batch.only.shape[1] for p in first for _ in range(p.examples)) == (
         sorted(LENGTHS[:6])
     )
 
@@ -174,7 +160,7 @@ def test_a_tuning_measures_the_distance_at_real_positions(batch_size):
         found = Pair(model, dense, TASK).mean_distance(groups)
         assert found == pytest.approx(divergence(model, dense, singles()) / sum(LENGTHS), rel=1e-6)
         return
-    held = next(iter(TASK.split("calibration").batches(batch_size, TASK.seed)))[0]
+    held = next(TASK.split("calibration").batches(batch_size, TASK.seed)).only
     alone = [row[row != PADDING][None] for row in held]
     expected = divergence(model, dense, alone) / sum(x.numel() for x in alone)
     record = tune.recover(model, TASK)
@@ -281,9 +267,9 @@ def test_outputs_of_a_decoder_count_where_the_decoder_is_real():
     data = Batches([batch])
     piece, other = data.pieces(model)
     with torch.no_grad():
-        dense = data.observe(model, piece.batch)
-    wrong = dense[0].clone()
+        dense = data.outputs(model, piece.batch)
+    wrong = dense.clone()
     wrong[:, 3:] = 0
-    expected = dense[0][:, 3:].square().sum() / dense[0].square().sum()
-    error, energy = data.difference((wrong,), dense, piece)
+    expected = dense[:, 3:].square().sum() / dense.square().sum()
+    error, energy = data.difference(wrong, dense, piece)
     assert error / energy == pytest.approx(float(expected)) and other.examples == 1

@@ -5,7 +5,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from sweeps import ROOT
 
-import experiments.sweep  # noqa: F401  It says where Hydra finds the sweeper.
 from experiments.composer import Composer
 
 

@@ -156,9 +156,8 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         (["threads=0"], "threads=0 must be a whole number from 1, or null"),
         (["device=gpu"], "device=gpu cannot be used here; there are: cpu"),
         (
-            ["decomposer=svd", "decomposer.rank=4"],
-            "decomposer=svd: there is no group decomposer. A decomposer and an allocation are both "
-            "chosen by method=…, and their fields are method.…, as in method=svd method.rank=8",
+            ["+decomposer=svd", "+decomposer.rank=4"],
+            "nothing reads the field decomposer: a point has device, force, measure, method, ",
         ),
         (
             ["experiment=digits", "method=svd"],

@@ -14,22 +14,23 @@ from lowrank.execution import KERNELS, ExecutionPlan, search
 from lowrank.execution.sparse import CSRKernel
 from lowrank.execution.timing import Timed
 from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
 from lowrank.point import MeasureSettings, compare, measure, measure_model, ratios
 from lowrank.tasks.class_metrics import class_metrics
-from lowrank.tasks.task import Split, SplitName, Task
+from lowrank.tasks.class_scores import ClassScores
+from lowrank.tasks.task import Split, SplitName
 
 
 class Ramp(Split):
     def __len__(self) -> int:
         return 7
 
-    def batches(self, batch_size: int, shuffle_seed: int | None = None):
-        inputs = torch.linspace(-1, 1, 7 * 16).reshape(7, 16)
-        return zip(inputs.split(batch_size), torch.arange(7).split(batch_size), strict=True)
+    def batch(self, rows: Tensor) -> Batch:
+        return Batch((torch.linspace(-1, 1, 7 * 16).reshape(7, 16)[rows],), rows)
 
 
 @dataclass(frozen=True)
-class RampTask(Task):
+class RampTask(ClassScores):
     name: str = "ramp"
     architecture: str = "mlp"
     seed: int = 0
@@ -45,12 +46,6 @@ class RampTask(Task):
 
     def split(self, name: SplitName) -> Split:
         return Ramp()
-
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs, targets)
 
     def judged_by(self) -> tuple[Metric, ...]:
         return (*class_metrics(7), *super().judged_by())

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,15 +6,16 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
 from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
 from lowrank.point import Evaluation, evaluate, quality
 from lowrank.tasks.class_metrics import class_metrics
-from lowrank.tasks.task import Split, SplitName, Task
+from lowrank.tasks.class_scores import ClassScores
+from lowrank.tasks.task import Split, SplitName
 
 CLASSES = 6
 
@@ -28,14 +28,12 @@ class Rows(Split):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batches(
-        self, batch_size: int, shuffle_seed: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.inputs.split(batch_size), self.targets.split(batch_size), strict=True)
+    def batch(self, rows: Tensor) -> Batch:
+        return Batch((self.inputs[rows],), self.targets[rows])
 
 
 @dataclass(frozen=True)
-class RandomRows(Task):
+class RandomRows(ClassScores):
     """Random targets; the inputs of a split are what a model makes logits of."""
 
     name: str = "rows"
@@ -58,12 +56,6 @@ class RandomRows(Task):
         inputs[torch.arange(self.examples), targets] += 1
         return Rows(inputs, targets)
 
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
-
     def judged_by(self) -> tuple[Metric, ...]:
         return (*class_metrics(CLASSES, top=(1, 5)), *super().judged_by())
 
@@ -82,7 +74,7 @@ class RandomRows(Task):
 
 
 def outputs_of(evaluation: Evaluation) -> list[Tensor]:
-    return [outputs for (outputs,) in evaluation.observed]
+    return list(evaluation.outputs)
 
 
 def logits_and_targets(split: SplitName = "test") -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +121,7 @@ class Blur(nn.Module):
 def test_agreement_is_scipys_divergence_and_the_share_of_changed_predictions():
     task = RandomRows()
     dense = evaluate(nn.Identity(), task, batch_size=40)
-    blurred = evaluate(Blur(), task, batch_size=40, reference=dense.observed)
+    blurred = evaluate(Blur(), task, batch_size=40, reference=dense.outputs)
     p, q = (torch.cat(outputs_of(e)).double().numpy() for e in (dense, blurred))
     divergence = scipy.stats.entropy(
         scipy.special.softmax(p, axis=1), scipy.special.softmax(q, axis=1), axis=1
@@ -142,7 +134,7 @@ def test_a_model_agrees_with_itself():
     task = RandomRows()
     dense = evaluate(nn.Identity(), task)
     assert {"flipped", "kl"}.isdisjoint(dense.metrics)
-    same = evaluate(nn.Identity(), task, reference=dense.observed)
+    same = evaluate(nn.Identity(), task, reference=dense.outputs)
     assert same.metrics == dense.metrics | {"flipped": 0.0, "kl": 0.0}
 
 
@@ -153,7 +145,7 @@ def test_a_small_divergence_is_not_lost_in_rounding():
 
     task = RandomRows()
     dense = evaluate(nn.Identity(), task)
-    nudged = evaluate(Nudge(), task, reference=dense.observed)
+    nudged = evaluate(Nudge(), task, reference=dense.outputs)
     # To second order KL is half the variance of the change of the logits under p.
     logits = logits_and_targets()[0].astype(float)
     p, change = scipy.special.softmax(logits, axis=1), 1e-6 * logits
@@ -186,7 +178,7 @@ def test_an_empty_split_is_an_error():
 def test_a_reference_from_other_batches_is_an_error():
     dense = evaluate(nn.Identity(), RandomRows(), batch_size=50)
     with pytest.raises(ValueError, match="same split with the same batch_size"):
-        evaluate(nn.Identity(), RandomRows(), batch_size=40, reference=dense.observed)
+        evaluate(nn.Identity(), RandomRows(), batch_size=40, reference=dense.outputs)
 
 
 def test_dropout_and_batch_norm_are_at_rest_and_modes_restored():
@@ -201,14 +193,14 @@ def test_dropout_and_batch_norm_are_at_rest_and_modes_restored():
 def test_outputs_too_large_to_keep_are_made_again(monkeypatch, limit):
     task, options = RandomRows(), {"batch_size": 40}
     dense = evaluate(nn.Identity(), task, **options)
-    expected = evaluate(Blur(), task, reference=dense.observed, **options).metrics
-    assert isinstance(dense.observed, list)
+    expected = evaluate(Blur(), task, reference=dense.outputs, **options).metrics
+    assert isinstance(dense.outputs, list)
     # All three batches take 2472 bytes.
     monkeypatch.setattr(quality, "KEPT_BYTES", limit)
     again = evaluate(nn.Identity(), task, **options)
-    assert not isinstance(again.observed, list)
+    assert not isinstance(again.outputs, list)
     for _ in range(2):
-        measured = evaluate(Blur(), task, reference=again.observed, **options)
+        measured = evaluate(Blur(), task, reference=again.outputs, **options)
         assert measured.metrics == expected
 
 
@@ -216,7 +208,7 @@ def test_outputs_too_large_to_keep_are_made_again(monkeypatch, limit):
 def test_a_reference_of_another_length_is_an_error(monkeypatch, limit):
     monkeypatch.setattr(quality, "KEPT_BYTES", limit)
     long, short = RandomRows(examples=80), RandomRows(examples=40)
-    observed = {t: evaluate(nn.Identity(), t, batch_size=40).observed for t in (long, short)}
+    observed = {t: evaluate(nn.Identity(), t, batch_size=40).outputs for t in (long, short)}
     with pytest.raises(ValueError, match="more than these 40 examples"):
         evaluate(nn.Identity(), short, batch_size=40, reference=observed[long])
     with pytest.raises(ValueError, match="do not match the reference's end"):

@@ -50,7 +50,7 @@ for task, batch in tasks():
     open("/proc/self/clear_refs", "w").write("5")
     before = status("VmRSS")
     first = evaluate(model, task, batch_size=batch)
-    evaluate(copy.deepcopy(model), task, batch_size=batch, reference=first.observed)
+    evaluate(copy.deepcopy(model), task, batch_size=batch, reference=first.outputs)
     found = status("VmHWM") - before
     print(json.dumps([need.of(batch, torch.device("cpu")), found]))
 """
@@ -282,8 +282,8 @@ def test_a_view_of_large_outputs_keeps_its_own_memory_alone():
             return x.flatten(1).repeat(1, 100)[:, :10]
 
     task = replace(TASK, builder="torch.nn:Identity", arguments={})
-    observed = evaluate(Wide(), task, batch_size=90).observed
-    kept = sum(part.untyped_storage().nbytes() for batch in observed for part in batch)
+    outputs = evaluate(Wide(), task, batch_size=90).outputs
+    kept = sum(part.untyped_storage().nbytes() for part in outputs)
     assert kept == 360 * 10 * 4
 
 

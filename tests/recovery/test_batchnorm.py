@@ -40,7 +40,8 @@ def scrambled(model):
 
 
 def accuracy(model, task):
-    inputs, targets = next(task.split("test").batches(360))
+    batch = next(task.split("test").batches(360))
+    inputs, targets = batch.only, batch.targets
     with torch.no_grad():
         return float((model(inputs).argmax(1) == targets).float().mean())
 
@@ -49,7 +50,7 @@ def test_one_batch_gives_the_exact_statistics_of_the_data():
     model = scrambled(NORMALISING.model())
     train = NORMALISING.split("train")
     record = BatchNormReestimation(1, len(train)).recover(model, NORMALISING)
-    inputs, _ = next(train.batches(len(train)))
+    inputs = next(train.batches(len(train))).only
     assert float(model[0].running_mean) == pytest.approx(float(inputs.double().mean()), rel=1e-5)
     assert float(model[0].running_var) == pytest.approx(float(inputs.double().var()), rel=1e-5)
     assert record == {"batchnorm_layers": 1, "examples": len(train)}
@@ -59,8 +60,8 @@ def test_several_batches_give_the_plain_averages():
     model = scrambled(NORMALISING.model())
     BatchNormReestimation(9, 100).recover(model, NORMALISING)
     batches = list(NORMALISING.split("train").batches(100, NORMALISING.seed))[:9]
-    means = torch.stack([inputs.double().mean() for inputs, _ in batches])
-    variances = torch.stack([inputs.double().var() for inputs, _ in batches])
+    means = torch.stack([batch.only.double().mean() for batch in batches])
+    variances = torch.stack([batch.only.double().var() for batch in batches])
     assert float(model[0].running_mean) == pytest.approx(float(means.mean()), rel=1e-5)
     assert float(model[0].running_var) == pytest.approx(float(variances.mean()), rel=1e-5)
 

@@ -10,18 +10,21 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import Quantization
 from lowrank.measure.size import nbytes
 from lowrank.recovery import BiasCorrection
-from lowrank.tasks import Split, Task
+from lowrank.tasks import Batch, Split, Task
 
 
 @dataclass(frozen=True)
 class Rows(Split):
     inputs: torch.Tensor
+    padded: bool
 
     def __len__(self):
         return len(self.inputs)
 
-    def batches(self, batch_size, shuffle_seed=None):
-        return ((part, part) for part in self.inputs.split(batch_size))
+    def batch(self, rows):
+        inputs = self.inputs[rows]
+        real = {0: torch.arange(inputs.shape[1]).expand(inputs.shape[:2]) < 3}
+        return Batch((inputs,), inputs, real if self.padded else {})
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,13 @@ class Made(Task):
     def split(self, name):
         assert name == "calibration"
         torch.manual_seed(1)
-        return Rows(torch.randn(self.shape, dtype=torch.float64) + 1)
-
-    def forward(self, model, inputs):
-        return model(inputs)
+        return Rows(torch.randn(self.shape, dtype=torch.float64) + 1, self.padded)
 
     def loss(self, outputs, targets):
         raise NotImplementedError
 
     def metrics(self):
         raise NotImplementedError
-
-    def example(self, batch_size=1):
-        raise NotImplementedError
-
-    def mask(self, inputs):
-        return torch.arange(inputs.shape[1]).expand(inputs.shape[:2]) < 3 if self.padded else None
 
 
 MLP = Made((lambda: nn.Linear(8, 16), nn.ReLU, lambda: nn.Linear(16, 4)), (50, 8))
@@ -95,11 +89,12 @@ def compressed(task, bits=2):
 
 def outputs(model, task, index):
     """Of layer `index`, (positions, channels), without padding."""
-    inputs = task.split("calibration").inputs
+    split = task.split("calibration")
+    batch = split.batch(torch.arange(len(split)))
     with torch.no_grad():
-        found = model[: index + 1](inputs)
+        found = model[: index + 1](batch.only)
     if task.padded:
-        return found[task.mask(inputs)]
+        return found[batch.real[0]]
     return found.movedim(1, -1).flatten(0, -2)
 
 

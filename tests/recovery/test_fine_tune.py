@@ -11,7 +11,15 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
 from lowrank.measure import trainable_bytes, trainable_params
 from lowrank.recovery import FineTune
-from lowrank.tasks import Digits, ImageClassification, Split, Task, Trained, Training
+from lowrank.tasks import (
+    Batch,
+    Digits,
+    ImageClassification,
+    Split,
+    Task,
+    Trained,
+    Training,
+)
 
 RECIPE = FineTune(epochs=1, learning_rate=1e-3, batch_size=64)
 TASK = ImageClassification(
@@ -36,8 +44,10 @@ class Counted(Split):
         return self.count
 
     def batches(self, batch_size, shuffle_seed=None):
-        numbers = torch.arange(self.count, dtype=torch.float64)
-        return ((batch, batch) for batch in numbers.split(batch_size))
+        return super().batches(batch_size)  # In order.
+
+    def batch(self, rows):
+        return Batch((rows.double(),), rows.double())
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,13 @@ class Sliding(Task):
         assert name == "train"
         return Counted(self.count)
 
-    def forward(self, model, inputs):
-        return model(inputs if self.slope else torch.ones_like(inputs))
+    def forward(self, model, batch):
+        return model(batch.only if self.slope else torch.ones_like(batch.only))
 
     def loss(self, outputs, targets):
         return outputs.mean()
 
     def metrics(self):
-        raise NotImplementedError
-
-    def example(self, batch_size=1):
         raise NotImplementedError
 
 
@@ -91,7 +98,8 @@ def sgd(**options):
 def mean_loss(model, split="train"):
     losses = []
     with torch.no_grad():
-        for inputs, targets in TASK.split(split).batches(1):
+        for batch in TASK.split(split).batches(1):
+            inputs, targets = batch.only, batch.targets
             losses.append(TASK.loss(model(inputs), targets))
     return float(torch.stack(losses).mean())
 
@@ -111,7 +119,7 @@ def test_the_last_short_batch_counts_by_its_examples():
     # The mean over batches would be another number.
     with torch.no_grad():
         batches = TASK.split("train").batches(64)
-        means = [float(TASK.loss(model(inputs), targets)) for inputs, targets in batches]
+        means = [float(TASK.loss(model(batch.only), batch.targets)) for batch in batches]
     assert sum(means) / 20 != pytest.approx(expected, rel=1e-4)
 
 
@@ -249,7 +257,7 @@ def test_distillation_mixes_the_two_losses():
         return recipe.recover(copy.deepcopy(model), TASK)["losses"][0]
 
     assert loss(0.25) == pytest.approx(0.75 * loss(0.0) + 0.25 * loss(1.0), rel=1e-5)
-    inputs, targets = next(TASK.split("train").batches(2000))
+    inputs = next(TASK.split("train").batches(2000)).only
     with torch.no_grad():
         outputs, dense = model(inputs), TASK.model()(inputs)
     expected = F.kl_div(outputs.log_softmax(1), dense.softmax(1), reduction="batchmean")

@@ -68,7 +68,7 @@ def distance(model, dense, inputs):
 
 def test_it_comes_nearer_on_examples_that_it_did_not_see(task, dense):
     model = compress(dense, Quantization(2, group_size=16)).model
-    inputs, _ = next(task.split("train").batches(2000))
+    inputs = next(task.split("train").batches(2000)).only
     unseen, before = inputs[128:], numbers(model)
     far = distance(model, dense, unseen)
     record = TUNE.recover(model, task)
@@ -92,7 +92,7 @@ def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path, tune):
     tune.recover(model, task)
     assert nbytes(model) == size
     checkpoint.save(model, tmp_path / "tuned.safetensors")
-    inputs, _ = next(task.split("calibration").batches(50))
+    inputs = next(task.split("calibration").batches(50)).only
     with torch.no_grad():
         loaded = checkpoint.load(dense, tmp_path / "tuned.safetensors")
         assert torch.equal(loaded(inputs), model(inputs))
@@ -153,7 +153,7 @@ def test_codes_that_are_tuned_come_nearer_and_stay_within_their_bits(task, dense
     codes = sum(form.params for form in model.modules() if isinstance(form, Quantized))
     assert record["tuned_params"] == codes
     # What is stored, and no longer the stand-ins, is as near as it was found to be.
-    batches = [inputs for inputs, _ in task.split("calibration").batches(16, task.seed)]
+    batches = [batch.only for batch in task.split("calibration").batches(16, task.seed)]
     held_out = torch.cat(batches[: record["held_out_examples"] // 16])
     kept = record["distances"][record["kept_epoch"]]
     assert distance(model, dense, held_out) == pytest.approx(kept, rel=1e-3)

@@ -8,6 +8,7 @@ import text_mirror
 import torch
 import torch.nn.functional as F
 
+from lowrank.model.batch import together
 from lowrank.point import evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
 from lowrank.tasks.token_sequences import IGNORED
@@ -169,9 +170,10 @@ def test_the_splits_share_nothing():
 
 def test_batches_are_the_inputs_in_order_or_shuffled():
     split = TASK.split("train")
-    inputs, targets = (torch.cat(part) for part in zip(*split.batches(3), strict=True))
+    whole = together(list(split.batches(3)))
+    inputs, targets = whole.only, whole.targets
     assert torch.equal(inputs, split.inputs) and torch.equal(targets, split.targets)
-    shuffled = torch.cat([inputs for inputs, _ in split.batches(3, shuffle_seed=1)])
+    shuffled = torch.cat([batch.only for batch in split.batches(3, shuffle_seed=1)])
     assert not torch.equal(shuffled, inputs)
     assert sorted(shuffled.tolist()) == sorted(inputs.tolist())
     with pytest.raises(ValueError, match="batch_size=0"):
@@ -182,11 +184,11 @@ def test_the_network_is_the_model_before_its_weights():
     model, network = TASK.model(), TASK.network()
     assert not model.training and not network.training
     network.load_state_dict(model.state_dict())
-    inputs, _ = next(TASK.split("test").batches(2))
+    batch = next(TASK.split("test").batches(2))
     with torch.no_grad():
-        outputs = TASK.forward(model, inputs)
+        outputs = TASK.forward(model, batch)
         assert outputs.shape == (2, 32, 300)
-        assert torch.equal(TASK.forward(network, inputs), outputs)
+        assert torch.equal(TASK.forward(network, batch), outputs)
         assert model(*TASK.example()).past_key_values is None
     assert model.lm_head.weight is model.model.embed_tokens.weight  # type: ignore[union-attr]
     assert network.lm_head.weight is network.model.embed_tokens.weight  # type: ignore[union-attr]
@@ -206,7 +208,7 @@ def test_examples_repeat():
     (few,), (many,) = TASK.example(2), TASK.example(200)
     count = len(TASK.split("test"))
     assert many.shape == (200, 32) and torch.equal(many[count : count + 2], few)
-    assert TASK.mask(few) is None
+    assert not next(TASK.split("test").batches(2)).is_padded
 
 
 @pytest.mark.parametrize(

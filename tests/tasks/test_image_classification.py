@@ -92,8 +92,8 @@ def compose(*overrides):
 def contents(split):
     """The hash of each example."""
     return [
-        hashlib.sha256(inputs.numpy().tobytes() + target.numpy().tobytes()).hexdigest()
-        for inputs, target in split.batches(1)
+        hashlib.sha256(one.only.numpy().tobytes() + one.targets.numpy().tobytes()).hexdigest()
+        for one in split.batches(1)
     ]
 
 
@@ -136,23 +136,24 @@ def test_the_seed_does_not_move_the_splits_but_split_seed_does():
 
 def test_inputs_are_normalised():
     task = coloured(mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
-    inputs, targets = next(task.split("test").batches(90))
+    batch = next(task.split("test").batches(90))
+    inputs, targets = batch.only, batch.targets
     images = task.source.read("test")
     for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 1.0), (0.3, 2.0)]):
         expected = (images.pixels[:, channel].double() / 255 - mean) / std
         torch.testing.assert_close(inputs[:, channel].double(), expected, atol=1e-6, rtol=0)
     assert torch.equal(targets, images.labels)
-    pixels, _ = next(digits(mean=(0.0,), std=(1.0,)).split("test").batches(360))
+    pixels = next(digits(mean=(0.0,), std=(1.0,)).split("test").batches(360)).only
     assert (pixels.min(), pixels.max()) == (0, 1)
 
 
 def test_batches_give_each_example_once_in_the_seeds_order():
     split = coloured().split("train")
-    sizes = [len(targets) for _, targets in split.batches(32)]
+    sizes = [len(batch) for batch in split.batches(32)]
     assert sizes == [32, 32, 6] and len(split) == 70
 
     def order(seed):
-        return torch.cat([inputs for inputs, _ in split.batches(32, seed)])
+        return torch.cat([batch.only for batch in split.batches(32, seed)])
 
     assert torch.equal(order(1), order(1))
     assert not torch.equal(order(1), order(2))
@@ -227,8 +228,8 @@ def test_training_learns():
     metrics = task.metrics()
     model = task.model()
     with torch.no_grad():
-        for inputs, targets in task.split("test").batches(32):
-            metrics.update(task.forward(model, inputs), targets)
+        for batch in task.split("test").batches(32):
+            metrics.update(task.forward(model, batch), batch.targets)
     assert metrics.compute()["top1"] > 0.95
 
 
@@ -265,8 +266,8 @@ def test_the_example_is_test_data_of_any_batch_size():
     task = coloured()
     test = task.split("test")
     (one,), (many,) = task.example(), task.example(200)
-    assert torch.equal(one, next(test.batches(1))[0])
-    assert torch.equal(many[:90], next(test.batches(90))[0])
+    assert torch.equal(one, next(test.batches(1)).only)
+    assert torch.equal(many[:90], next(test.batches(90)).only)
     assert torch.equal(many[90:180], many[:90])
 
 
@@ -351,7 +352,8 @@ def test_the_config_and_the_library_share_the_cache(monkeypatch):
 @pytest.mark.parametrize("name", ["digits", "digits_cnn"])
 def test_the_digits_are_learnt(name):
     task = compose(f"+task={name}")
-    inputs, targets = next(task.split("test").batches(360))
+    batch = next(task.split("test").batches(360))
+    inputs, targets = batch.only, batch.targets
     with torch.no_grad():
         correct = (task.model()(inputs).argmax(1) == targets).float().mean()
     assert correct > 0.96
@@ -360,7 +362,8 @@ def test_the_digits_are_learnt(name):
 def wrong(task, count):
     model, done, errors = task.model(), 0, 0
     with torch.inference_mode():
-        for inputs, targets in task.split("test").batches(50):
+        for batch in task.split("test").batches(50):
+            inputs, targets = batch.only, batch.targets
             errors += int((model(inputs).argmax(1) != targets).sum())
             done += len(targets)
             if done >= count:

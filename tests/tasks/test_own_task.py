@@ -79,8 +79,8 @@ def test_ten_lines_make_a_task(own):
     model, test = task.model(), task.split("test")
     with torch.no_grad():
         correct = sum(
-            int((task.forward(model, inputs).argmax(1) == targets).sum())
-            for inputs, targets in test.batches(7)
+            int((task.forward(model, batch).argmax(1) == batch.targets).sum())
+            for batch in test.batches(7)
         )
     assert correct / len(test) > 0.9
     assert task.classes == 2

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from lowrank.compression.compress import compress
 from lowrank.decomposers import TruncatedSVD
+from lowrank.model.batch import Batch
 from lowrank.model.select import Select
 from lowrank.point import evaluate
 from lowrank.tasks import HubText, TextClassification
@@ -84,15 +85,15 @@ def test_embeddings_are_means_over_tokens_whatever_the_padding(model):
     assert bool((lengths.diff() >= 0).all()) and lengths[0] < lengths[-1]
     rows = torch.tensor([0, 30, 59])
     with torch.no_grad():
-        together, padded = model.embed(split.inputs(rows)), model.embed(split.ids[rows])
-        alone = torch.cat([model.embed(split.inputs(row[None])) for row in rows])
+        together, padded = model.embed(split.batch(rows).only), model.embed(split.ids[rows])
+        alone = torch.cat([model.embed(split.batch(row[None]).only) for row in rows])
     order = sorted(range(60), key=lambda number: len(texts[number].split()))
     plain = torch.stack([plain_embedding(model, texts[order[row]]) for row in rows])
     for other in (padded, alone, plain):
         assert torch.allclose(together, other, atol=1e-5)
     raw = replace(TASK, normalize=False).model()
     with torch.no_grad():
-        mean = raw.embed(split.inputs(rows))
+        mean = raw.embed(split.batch(rows).only)
     assert torch.allclose(F.normalize(mean, dim=1), together, atol=1e-5)
     assert not torch.allclose(mean.norm(dim=1), torch.ones(3), atol=0.1)
 
@@ -150,9 +151,11 @@ def test_the_head_is_fitted_once(monkeypatch, fresh_cache):
 def test_the_network_is_the_model_before_its_weights(model):
     network = TASK.network()
     network.load_state_dict(model.state_dict())
-    (inputs,) = TASK.example(4)
+    batch = Batch(TASK.example(4))
     with torch.no_grad():
-        assert torch.equal(TASK.forward(network, inputs), TASK.forward(model, inputs))
+        ours, theirs = TASK.forward(network, batch), TASK.forward(model, batch)
+        assert torch.equal(ours.logits, theirs.logits)
+        assert torch.equal(ours.logits, network(batch.only))
     assert not network.training and not model.training
     chosen, _ = Select(include="encoder.*", kinds="Linear").split(network)
     # Query, key, value, output and two of the feed-forward part in each of two layers.
@@ -162,13 +165,13 @@ def test_the_network_is_the_model_before_its_weights(model):
 def test_cosine_is_that_of_the_embeddings(model):
     dense = evaluate(model, TASK, batch_size=16)
     assert "cosine" not in dense.metrics
-    same = evaluate(model, TASK, batch_size=16, reference=dense.observed).metrics
+    same = evaluate(model, TASK, batch_size=16, reference=dense.outputs).metrics
     assert same == dense.metrics | {"flipped": 0, "kl": 0, "cosine": pytest.approx(1, abs=1e-12)}
     where = Select(include="encoder.*", kinds="Linear")
     small = compress(model, TruncatedSVD(rank=4), where, TASK.example()).model
-    measured = evaluate(small, TASK, batch_size=16, reference=dense.observed)
+    measured = evaluate(small, TASK, batch_size=16, reference=dense.outputs)
     ours, theirs = (
-        torch.cat([embedding for _, embedding in e.observed]).double().numpy()
+        torch.cat([embedding for _, embedding in e.outputs]).double().numpy()
         for e in (measured, dense)
     )
     dots = (ours * theirs).sum(1)
@@ -192,12 +195,11 @@ def test_the_splits_share_nothing():
 
 
 def test_padding_is_masked_and_examples_have_none():
-    inputs, _ = next(TASK.split("train").batches(8))
-    mask = TASK.mask(inputs)
-    assert torch.equal(mask, inputs >= 0) and not bool(mask.all())
-    assert bool(mask[:, -1].any())
+    batch = next(TASK.split("train").batches(8))
+    assert torch.equal(batch.real[0], batch.only >= 0) and batch.is_padded
+    assert bool(batch.real[0][:, -1].any())
     (few,), (many,) = TASK.example(), TASK.example(100)
-    assert len(few) == 1 and len(many) == 100 and bool(TASK.mask(many).all())
+    assert len(few) == 1 and len(many) == 100 and bool((many >= 0).all())
     assert TASK.protocol()["longest"] == TASK.split("test").ids.shape[1] <= 11
 
 
@@ -280,7 +282,8 @@ def test_the_reference_case(monkeypatch):
     )
     model, protocol = task.model(), task.protocol()
     assert (protocol["test_sentences"], protocol["calibration_sentences"]) == (872, 256)
-    inputs, targets = next(task.split("test").batches(300))
+    batch = next(task.split("test").batches(300))
+    inputs, targets = batch.only, batch.targets
     with torch.no_grad():
         assert float((model(inputs).argmax(1) == targets).float().mean()) > 0.7
     chosen, _ = Select(include="encoder.*", kinds="Linear").split(model)

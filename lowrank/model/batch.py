@@ -1,0 +1,128 @@
+"""Examples that a model runs together, with what is right for them and which positions are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.model.forward import Example
+from lowrank.model.nested import fresh, joined, tensors, with_tensors
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples along the first axis of every tensor.
+
+    Attributes:
+        inputs: of the model, a tuple by position or a mapping by name.
+        targets: what is right: tensors in any structure, or None where nothing says so.
+        real: by the place of an input in `inputs`, bool (batch, length): True where a position of
+            it is real, and not padding. An input that is not there has none that is padding.
+
+    Raises:
+        ValueError: inputs that are no tuple and no mapping of names, or `real` of an input that is
+            not there, or not of its shape.
+    """
+
+    inputs: Example
+    targets: Any = None
+    real: Mapping[int | str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, tuple | Mapping):
+            raise ValueError(
+                f"inputs of a batch must be a tuple or a mapping by name, and are a "
+                f"{type(self.inputs).__name__}; of a model that takes one tensor write (tensor,)"
+            )
+        for place, real in self.real.items():
+            self._check_real(place, real)
+
+    def __len__(self) -> int:
+        """How many examples: the first axis of the first input that has one."""
+        return next((len(tensor) for tensor in tensors(self.inputs) if tensor.ndim), 1)
+
+    @property
+    def only(self) -> Any:
+        """The input of a model that takes one."""
+        (value,) = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
+        return value
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether some position is padding."""
+        return not all(bool(real.all()) for real in self.real.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of some input is real."""
+        return any(not bool(real.any()) for real in self.real.values())
+
+    def run(self, model: nn.Module) -> Any:
+        """What a model gives for the inputs, into which it may write."""
+        if isinstance(self.inputs, Mapping):
+            return model(**self.inputs)
+        return model(*self.inputs)
+
+    def fresh(self) -> Batch:
+        """The same examples with inputs of their own, into which a model may write."""
+        return replace(self, inputs=fresh(self.inputs))
+
+    def first(self, count: int) -> Batch:
+        """The first `count` examples."""
+        return self._with(lambda tensor: tensor[:count] if tensor.ndim else tensor)
+
+    def trainable(self) -> Batch:
+        """The batch with copies of what was made in inference mode, which no graph can take in."""
+        whole = tensors([self.inputs, self.targets])
+        if not any(tensor.is_inference() for tensor in whole):
+            return self
+        return self._with(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all tensors: batches of one structure and equal shapes go together."""
+        found = tensors([self.inputs, self.targets, dict(self.real)])
+        return tuple(tuple(tensor.shape) for tensor in found)
+
+    def whole(self) -> Batch:
+        """The batch with the positions of every input in `real`, where one has padding.
+
+        Of an input that says nothing all are real.
+        """
+        if not self.is_padded:
+            return replace(self, real={})
+        like = next(iter(self.real.values()))
+        named = self.inputs if isinstance(self.inputs, Mapping) else dict(enumerate(self.inputs))
+        others = {
+            place: like.new_ones(value.shape[:2])
+            for place, value in named.items()
+            if isinstance(value, Tensor) and value.ndim > 1
+        }
+        return replace(self, real=others | dict(self.real))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        parts = (self.inputs, self.targets, dict(self.real))
+        inputs, targets, real = (with_tensors(part, change) for part in parts)
+        return Batch(inputs, targets, real)
+
+    def _check_real(self, place: int | str, real: Tensor) -> None:
+        places = self.inputs if isinstance(self.inputs, Mapping) else range(len(self.inputs))
+        if place not in places:
+            raise ValueError(
+                f"`real` of a batch names the input {place!r}, and its inputs are "
+                f"{', '.join(map(repr, places)) or 'none'}"
+            )
+        if real.dtype != torch.bool or real.ndim != 2:
+            raise ValueError(
+                f"`real` of a batch must be bool of shape (batch, length), and of input {place!r} "
+                f"it is {str(real.dtype).removeprefix('torch.')} {tuple(real.shape)}"
+            )
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """The examples of several batches of one structure and shape as one batch."""
+    parts = [(batch.inputs, batch.targets, dict(batch.real)) for batch in batches]
+    return Batch(*(joined(list(part)) for part in zip(*parts, strict=True)))
