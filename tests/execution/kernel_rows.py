@@ -160,6 +160,9 @@ ROWS = {
             ("low rank", (16, 32), "one leaf"),
         ),
     ),
+    "dequantize trained values": Row(
+        DequantizeKernel(), "sparse", size(0), DTYPES, tuple(OPERATIONS)
+    ),
     "dequantize half precision": Row(
         DequantizeKernel(), "half", size(0), DTYPES, tuple(OPERATIONS)
     ),
