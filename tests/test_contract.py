@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from contracts import exported
+from made_tensors import random_by_sum as random
+from made_tensors import tensor_bytes
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -68,11 +71,6 @@ from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 24, 36  # also the matrix of a kernel: 4·3 or 8·3 channels in, of 3 × 3 or 1 × 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
-
-
-def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def structured(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -310,23 +308,8 @@ every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 
 
-def nbytes(form: Factorization) -> int:
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
-
-
 def dense_of(form: Factorization) -> Tensor:
     return form.to_dense().detach()
-
-
-def exported(module: object, base: type, methods: set[str]) -> set[type]:
-    """The exported classes that have an implementation of every one of the methods."""
-    found = {value for value in vars(module).values() if isinstance(value, type)}
-    return {
-        cls
-        for cls in found
-        if issubclass(cls, base)
-        and not any(getattr(getattr(cls, m), "__isabstractmethod__", False) for m in methods)
-    }
 
 
 def test_every_decomposer_is_in_the_table():
@@ -401,8 +384,8 @@ class TestStored:
         form = row.decompose(structured(dtype))
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         header = 8 + int.from_bytes(data[:8], "little")
-        assert len(data) - header == nbytes(form)
-        assert form.nbytes == measure.nbytes(form) <= nbytes(form)
+        assert len(data) - header == tensor_bytes(form)
+        assert form.nbytes == measure.nbytes(form) <= tensor_bytes(form)
 
     def test_it_comes_back_from_the_file_bit_for_bit(self, row, dtype):
         form = row.decompose(structured(dtype)).eval()
@@ -413,7 +396,7 @@ class TestStored:
         assert torch.equal(back(x), form(x))
         assert torch.equal(back.to_dense(), form.to_dense())
         assert back.config() == form.config() and back.describe() == form.describe()
-        assert (back.params, nbytes(back)) == (form.params, nbytes(form))
+        assert (back.params, tensor_bytes(back)) == (form.params, tensor_bytes(form))
 
     def test_a_deep_copy_is_equal_and_independent(self, row, dtype):
         form = row.decompose(structured(dtype)).eval()

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from test_contract import INNER, OUT, ROWS, moment, random, structured
+from made_tensors import random_by_sum as random
+from test_contract import INNER, OUT, ROWS, moment, structured
 from torch import nn
 
 from lowrank.compression.compress import compress

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random
 from torch import nn
 
 from experiments.benchmarks import peers
@@ -49,10 +50,6 @@ def subject():
     model = TwoBlocks().requires_grad_(False)
     tokens = torch.randint(16, (20, 9))
     return Subject(model, ("layers.0.inner", "layers.1.inner"), tokens, Path("none"))
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def inputs(model, tokens, layer):

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from made_tensors import tensor_bytes
 from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
 
@@ -129,7 +130,7 @@ def test_an_exported_entropy_code_is_one_operator_that_decodes_what_is_stored(tm
     torch.export.save(program, tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     torch.testing.assert_close(loaded(X), module(X))
-    stored = sum(tensor.nbytes for tensor in module.state_dict().values())
+    stored = tensor_bytes(module)
     assert sum(tensor.nbytes for tensor in program.state_dict.values()) == stored
 
 

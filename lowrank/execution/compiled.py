@@ -30,17 +30,24 @@ class CompiledKernel(Kernel):
         def run(x: Tensor) -> Tensor:
             return form(x, operation, bias)
 
-        compiled: Any = torch.compile(_with_own_code(run), fullgraph=True, dynamic=False)
+        compiled: dict[torch.Size, Any] = {}
+
+        def of_its_shape(x: Tensor) -> Tensor:
+            if x.shape not in compiled:
+                own = _with_own_code(run)
+                compiled[x.shape] = torch.compile(own, fullgraph=True, dynamic=False)
+            return compiled[x.shape](x)
+
         with torch.no_grad():
-            compiled(work.x)
-        return Prepared(compiled, 0)
+            of_its_shape(work.x)
+        return Prepared(of_its_shape, 0)
 
 
 def _with_own_code(function: Any) -> Any:
     """The same function with a code object of its own.
 
-    Compiled code is kept by code object, and after eight kinds of inputs to one of them all
-    further ones silently run uncompiled; all functions made in one place share theirs.
+    Compiled code is kept by code object, and after eight kinds of inputs to one of them no further
+    one is compiled; all functions made in one place share theirs.
     """
     code = function.__code__.replace()
     return FunctionType(

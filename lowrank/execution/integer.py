@@ -88,7 +88,7 @@ class Int8WeightsKernel(Kernel):
         rounded, bias = scale.to(torch.bfloat16), work.bias
 
         def run(x: Tensor) -> Tensor:
-            y = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), codes, rounded).float()
+            y = torch.ops.aten._weight_int8pack_mm(_rounded(x), codes, rounded).float()
             return y if bias is None else y + bias
 
         return Prepared(on_rows(run), codes.nbytes + rounded.nbytes)
@@ -132,10 +132,15 @@ class PackedInt4Kernel(Kernel):
         table = table.transpose(0, 1).to(torch.bfloat16).contiguous()
 
         def run(x: Tensor) -> Tensor:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), packed, size, table)
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(_rounded(x), packed, size, table)
             return y.float() if bias is None else y.float() + bias
 
         return Prepared(on_rows(run), packed.nbytes + table.nbytes)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """The inputs as the packed products read them: in bfloat16, and one row after the other."""
+    return x.to(torch.bfloat16, memory_format=torch.contiguous_format)
 
 
 def int8_rows(work: Work) -> tuple[Tensor, Tensor]:

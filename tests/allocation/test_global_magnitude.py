@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random
 from torch import nn
 
 from lowrank.allocation import GlobalMagnitude
@@ -12,11 +13,6 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import MagnitudePruning
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def random(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def network() -> nn.Sequential:

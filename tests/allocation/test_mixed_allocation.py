@@ -124,18 +124,6 @@ def test_one_analysis_serves_all_budgets(model, data):
     assert MEMO.misses == misses
 
 
-def test_the_factorizations_of_the_choice_are_used_and_not_shared(model, data):
-    mix = MixedAllocation([Quantization(bits=3)], Budget(ratio=7), NormError(), rivals=0)
-    first, second = compress(model, mix), compress(model, mix)
-    stored = zip(first.model.buffers(), second.model.buffers(), strict=True)
-    for one, other in [pair for pair in stored if pair[0].numel()]:
-        assert one.data_ptr() != other.data_ptr()
-        assert torch.equal(one, other)
-    direct = compress(model, Quantization(bits=3))
-    x = data[0]
-    assert torch.equal(first.model(x), direct.model(x))
-
-
 def test_in_sequence_the_choice_is_made_first_and_decomposed_anew():
     torch.manual_seed(0)
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
@@ -374,10 +362,6 @@ class TestBadInput:
         )
         with pytest.raises(ValueError, match="a budget of latency needs the inputs of one example"):
             compress(model, mix)
-
-    def test_sensitivity_without_data(self, model):
-        with pytest.raises(ValueError, match="measured on calibration data: give `data`"):
-            compress(model, MixedAllocation(CANDIDATES, Budget(ratio=2)))
 
     @pytest.mark.parametrize("missing", ["loss", "rivals"])
     def test_missing_data_are_noticed_before_anything_is_computed(self, model, missing):

@@ -81,11 +81,6 @@ def test_a_spread_that_does_not_fit_names_the_layer(model):
         compress(model, rule, norm=CalibratedNorms("diagonal"), data=DATA)
 
 
-def test_it_needs_to_know_the_inputs(model):
-    with pytest.raises(ValueError, match="OutlierSparsity cannot approximate in the norm Identity"):
-        compress(model, OutlierSparsity(PRUNE, sparsity=0.5))
-
-
 def test_without_a_norm_it_takes_the_one_that_its_method_knows_and_that_tells_outliers(model):
     given = compress(model, OutlierSparsity(MagnitudePruning, 0.7), data=DATA)
     assert {layer.norm for layer in given.layers} == {"diagonal"}

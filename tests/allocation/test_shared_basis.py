@@ -106,10 +106,6 @@ def test_the_ranks_are_those_that_keep_most():
 
 
 class TestBadInput:
-    def test_names_of_no_layer(self):
-        with pytest.raises(ValueError, match="join none of the selected layers, .*'query'"):
-            compress(Attention(), SharedBasis([["q", "k"]], 2))
-
     def test_a_name_twice(self):
         with pytest.raises(ValueError, match="name a layer twice"):
             SharedBasis([["query", "key"], ["key", "value"]], 2)

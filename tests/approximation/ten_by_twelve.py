@@ -2,15 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
+from made_tensors import random_by_sides as random
 
 from lowrank.norms import IDENTITY, Diagonal, Full
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
 
 NORMS = {
     "identity": IDENTITY,

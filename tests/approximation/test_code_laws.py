@@ -5,15 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random, tensor_bytes
 
 from lowrank.approximation.code_laws import assign, fit_law
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import Exponents
-
-
-def random(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def information(codes, law, spreads):
@@ -91,6 +87,6 @@ def test_the_bytes_are_the_bits(scale):
     law, spreads, bits = fit_law(codes)
     none = Exponents(torch.zeros(64).long(), torch.zeros(100).long())
     form = EntropyCoded.of(codes.long(), (1.0, none), (law, spreads))
-    stored = sum(tensor.nbytes for tensor in form.state_dict().values())
+    stored = tensor_bytes(form)
     # 12 bytes of numbers and 6 of each of 4 streams; every code has a share of 2^-16.
     assert bits / 8 <= stored <= 1.01 * bits / 8 + 12 + 24

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ten_by_twelve import every_norm, random
+from made_tensors import random_by_sides as random
+from ten_by_twelve import every_norm
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_of, error_of, svd_within

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.approximation.low_rank import nearest, spectrum
@@ -15,11 +16,6 @@ from lowrank.numerics.factors import equally_scaled
 from lowrank.numerics.memo import MEMO
 
 OUT, INNER = 7, 6
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[-1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def moment(samples: int = 40, inner: int = INNER, seed: int = 0) -> Tensor:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
+from made_tensors import tensor_bytes
 from torch import Tensor, nn
 
 from lowrank.approximation.comparison import svd_within
@@ -16,11 +18,6 @@ from lowrank.factorizations import PermutedProduct
 from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 12, 18
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def moment() -> Tensor:
@@ -132,7 +129,7 @@ def test_neither_is_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
         BlockLowRank(ratio, (2, 2), iterations=2),
     ):
         form = method.decompose(weight, norm)
-        size = sum(tensor.nbytes for tensor in form.state_dict().values())
+        size = tensor_bytes(form)
         assert size <= weight.nbytes / ratio
         part = svd_within(weight, norm, size)
         if part is not None:

@@ -4,15 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random
 
 from lowrank.approximation.code_laws import fit_law
 from lowrank.approximation.rate_distortion import NAT, Coding, Matrix, nearest, useful
 from lowrank.norms import IDENTITY, Diagonal, Full
-
-
-def random(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def correlated(columns, samples, seed=0):

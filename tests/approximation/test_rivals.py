@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_tensors import random, tensor_bytes
 
 from lowrank.approximation.rivals import CodebookRival, group_within, least_error, rivals
 from lowrank.decomposers import CodebookQuantization, EntropyCodedQuantization, Quantization
@@ -11,18 +12,9 @@ from lowrank.norms import IDENTITY, Diagonal, Full
 OUT, INNER = 24, 32
 
 
-def random(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def uniform(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-
-def nbytes(form):
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
 NORMAL, OTHER = random(OUT, INNER), random(OUT, INNER, seed=1)
@@ -68,11 +60,11 @@ def test_it_is_never_farther_at_the_same_bytes(weight, norm):
     for place, method in enumerate(PLAIN):
         given = weight.to([torch.float32, torch.bfloat16, torch.float64][place % 3])
         plain = method.decompose(given)
-        bits = 8 * nbytes(plain) / weight.numel()
+        bits = 8 * tensor_bytes(plain) / weight.numel()
         if bits > 8:
             continue
         found = EntropyCodedQuantization(bits).decompose(given, norm)
-        assert nbytes(found) <= nbytes(plain)
+        assert tensor_bytes(found) <= tensor_bytes(plain)
         errors = [norm(given.double() - f.to_dense().detach().double()) for f in (found, plain)]
         # Where both are exact, up to the digits of a scale in float16.
         assert errors[0] <= errors[1] * 1.001 + 2.0**-12 * norm(given.double()), (method, found)
@@ -116,7 +108,7 @@ def test_groups_are_the_smallest_that_fit(bits, symmetric):
 
     def size_of(group_size):
         method = Quantization(2, group_size, symmetric)
-        return nbytes(method.decompose(NORMAL))
+        return tensor_bytes(method.decompose(NORMAL))
 
     fitting = [size for size in range(1, INNER + 1) if size_of(size) <= budget]
     wanted = min(fitting, default="tensor" if size_of("tensor") <= budget else None)
@@ -127,12 +119,13 @@ def test_groups_are_the_smallest_that_fit(bits, symmetric):
 def test_every_rival_fits_and_has_as_many_bits_as_do(budget):
     found = rivals(NORMAL, budget)
     forms = [rival.made_of(NORMAL, torch.ones(1, 1).double()) for rival in found]
-    assert all(nbytes(form) <= budget for form in forms)
+    assert all(tensor_bytes(form) <= budget for form in forms)
     assert {type(form) for form in forms} == {Quantized, Codebook}
     longest = max(form.layout.bits for form in forms)
-    assert nbytes(Quantization(longest, "tensor").decompose(NORMAL)) <= budget
+    assert tensor_bytes(Quantization(longest, "tensor").decompose(NORMAL)) <= budget
     larger = min(longest + 1, 8)
-    assert larger == longest or nbytes(Quantization(larger, "tensor").decompose(NORMAL)) > budget
+    one_more = Quantization(larger, "tensor").decompose(NORMAL)
+    assert larger == longest or tensor_bytes(one_more) > budget
 
 
 @pytest.mark.parametrize("levels", [32, 64])

@@ -3,7 +3,8 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ten_by_twelve import every_norm, random
+from made_tensors import random_by_sides as random
+from ten_by_twelve import every_norm
 
 from lowrank.approximation.sparse_part import sparse_within
 from lowrank.factorizations import Sparse

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from row import Row
+from row import Row, make
 from torch import nn
 
 from lowrank.allocation import (
@@ -35,10 +35,6 @@ from lowrank.recovery import Tune
 
 SVD = TruncatedSVD(rank=2)
 DATA = [torch.randn(8, 8)]
-
-
-def make(cls, *args, **fields):
-    return lambda _: cls(*args, **fields)
 
 
 def run(method, **options):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from row import Row
+from row import make as calling
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -111,10 +112,6 @@ def mixing(data, **options):
     """Choose by how far the outputs move, which runs the model on data."""
     mix = MixedAllocation([GPTQ(bits=2)], Budget(ratio=2, of="layers"))
     return on(data, norm=None, method=mix, **options)
-
-
-def calling(function, *arguments, **named):
-    return lambda _: function(*arguments, **named)
 
 
 def without(values, index):

@@ -1,7 +1,7 @@
 """Bad hyperparameters, and weights that a method cannot take."""
 
 import torch
-from row import Row
+from row import Row, make
 
 from lowrank.decomposers import (
     ALPS,
@@ -33,10 +33,6 @@ from lowrank.norms import Diagonal, Full
 
 NAN = float("nan")
 INF = float("inf")
-
-
-def make(method, *args, **fields):
-    return lambda _: method(*args, **fields)
 
 
 def of(method, weight=None, norm=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,8 @@ class Row:
     id: str
     act: Callable[[Path], object]
     says: str
+
+
+def make(of: Callable[..., object], /, *args: Any, **fields: Any) -> Callable[[Path], object]:
+    """What makes something with these arguments."""
+    return lambda _: of(*args, **fields)

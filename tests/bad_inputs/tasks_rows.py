@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+import mirrors
 import pytest
 import torch
-from row import Row
+from row import Row, make
 from torch import nn
 
 from lowrank.metrics.metric import Metric
@@ -38,10 +39,6 @@ VERDICTS = TextClassification(None, "tiny", "me/tiny", classes=2, **TEXTS)
 PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
 TRAINED = Trained(Training(1, 0.1))
 SETTINGS = MeasureSettings(latency_batch_sizes=())
-
-
-def make(cls, *args, **fields):
-    return lambda _: cls(*args, **fields)
 
 
 def changed(task, **fields):
@@ -91,9 +88,8 @@ def mirrored(act, **columns):
             data = datasets.Dataset.from_dict(columns)
             data.to_parquet(str(place / f"{split}.parquet"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LOWRANK_HUB", str(folder / "hub"))
+            mirrors.use(folder / "hub", patch)
             patch.setenv("LOWRANK_CACHE", str(folder / "cache"))
-            patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "arrow"))
             act(folder)
 
     return run
@@ -130,11 +126,8 @@ def forged(name, content, act):
         place = folder / "hub" / "datasets" / "me" / "words"
         place.mkdir(parents=True)
         (place / name).write_bytes(content)
-        import datasets
-
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LOWRANK_HUB", str(folder / "hub"))
-            patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "arrow"))
+            mirrors.use(folder / "hub", patch)
             act(folder)
 
     return run

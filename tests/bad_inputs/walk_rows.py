@@ -1,7 +1,7 @@
 """Bad calls of `compress`, of allocations and of `optimize_for`."""
 
 import torch
-from row import Row
+from row import Row, make
 from torch import nn
 
 from lowrank.allocation import (
@@ -33,10 +33,6 @@ def network() -> nn.Sequential:
 
 def run(method=METHOD, model=None, **options):
     return lambda _: compress(network() if model is None else model, method, **options)
-
-
-def make(cls, *args, **fields):
-    return lambda _: cls(*args, **fields)
 
 
 def changed(change):

@@ -5,6 +5,7 @@ from collections import UserDict
 
 import pytest
 import torch
+from made_tensors import single_by_sum as random
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,10 +16,6 @@ from lowrank.decomposers import MagnitudePruning, RandomPruning, TruncatedSVD
 from lowrank.model.sites import find_sites
 from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO, unchanging
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 def network() -> nn.Module:

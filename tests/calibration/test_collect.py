@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import single_by_sum as random
 from torch import nn
 
 from lowrank.calibration import Batches
@@ -15,10 +16,6 @@ from lowrank.measure.memory import AliveTensors
 from lowrank.norms import Full
 
 IDS = torch.tensor([[0, 1, 3], [3, 3, 2]])
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 def test_a_linear_layer_has_the_mean_of_x_x_over_all_positions():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers as hf
+from made_tensors import single_by_sum as numbers
 from torch import nn
 
 from lowrank.calibration import Batches, CalibratedNorms
@@ -14,10 +15,6 @@ LOWEST = torch.finfo(torch.float32).min
 
 def ids(*shape: int, seed: int = 0, size: int = 60) -> torch.Tensor:
     return torch.randint(3, size, shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-def numbers(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def right(lengths: list[int], longest: int) -> torch.Tensor:

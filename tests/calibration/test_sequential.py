@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_tensors import single_by_sum as random
 from torch import nn
 
 from lowrank.calibration import CalibratedNorms
@@ -23,10 +24,6 @@ WIDTH = 8
 METHOD = TruncatedSVD(rank=2)
 SEQUENTIAL = CalibratedNorms("full", damping=0.0, mode="sequential")
 SEQUENTIAL_DIAGONAL = CalibratedNorms("diagonal", mode="sequential")
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 class Block(nn.Module):

@@ -4,15 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random, tensor_bytes
 
 from lowrank.decomposers import ALPS, MagnitudePruning, SparseGPT
 from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO
 from lowrank.numerics.survivors import exact_update
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def correlated(samples, columns, seed=0):
@@ -61,7 +58,7 @@ def test_it_is_never_worse_than_wanda(options, shape, samples, dead, damping, se
         assert "out of reach" in str(error)
         return
     assert bool(full.to_dense().isfinite().all())
-    stored = sum(tensor.nbytes for tensor in full.state_dict().values())
+    stored = tensor_bytes(full)
     assert stored <= weight.nbytes / options.get("compression_ratio", 0.9)
     wanda = MagnitudePruning(**options).decompose(
         weight, Diagonal(norm.moment.diagonal(), norm.rows)

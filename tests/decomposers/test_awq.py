@@ -2,16 +2,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random_off_zero as random
 
 from lowrank.decomposers import AWQ, Quantization
 from lowrank.factorizations import Quantized, ScaledColumns
 from lowrank.norms import IDENTITY, Diagonal, Full
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    numbers = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return (numbers + 0.02 * numbers.sign()).to(dtype)
 
 
 def strengths(columns, seed=0, dead=0):

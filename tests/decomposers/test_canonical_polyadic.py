@@ -5,6 +5,7 @@ import tensorly
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
 from tensorly.cp_tensor import CPTensor, cp_to_tensor
 from tensorly.decomposition import parafac
 from torch import Tensor, nn
@@ -19,11 +20,6 @@ from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, CHANNELS, POSITIONS = 12, 8, 9
 SIZE = (3, 3)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def of_rank(rank: int) -> Tensor:

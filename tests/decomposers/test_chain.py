@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import Tensor
+from made_tensors import single_by_sum as random
 
 from lowrank.decomposers import (
     Chain,
@@ -18,10 +18,6 @@ from lowrank.decomposers import (
     TruncatedSVD,
 )
 from lowrank.factorizations import Dense, Product, Quantized, Sparse, Sum
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_prune_then_quantize_is_a_sparse_matrix_of_quantized_values():

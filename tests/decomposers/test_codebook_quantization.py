@@ -5,15 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random
 
 from lowrank.decomposers import CodebookQuantization, Quantization
 from lowrank.numerics.kmeans import PLACES, kmeans
 from lowrank.numerics.memo import MEMO
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def squared_error(weight, *args):

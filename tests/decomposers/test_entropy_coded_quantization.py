@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random, tensor_bytes
 from torch import nn
 
 from lowrank.compression.compress import check, compress
@@ -14,18 +15,9 @@ from lowrank.factorizations.entropy_coded import least_bytes
 from lowrank.norms import IDENTITY, Diagonal, Full
 
 
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
 def correlated(columns, samples, seed=0):
     mixed = random(samples, columns, seed=seed) @ random(columns, columns, seed=seed + 1)
     return mixed.T @ mixed / samples
-
-
-def nbytes(form):
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
 @settings(max_examples=20)
@@ -48,7 +40,7 @@ def test_it_never_takes_more_than_its_bits(shape, bits, norm, seed):
     if budget < 16 + rows + columns:
         return  # What may be stored besides the codes: numbers, a state, and exponents.
     found = method.decompose(weight, norms[norm])
-    assert nbytes(found) <= budget
+    assert tensor_bytes(found) <= budget
     assert norms[norm](weight - found.to_dense()) <= norms[norm](weight)
 
 
@@ -56,7 +48,7 @@ def test_it_never_takes_more_than_its_bits(shape, bits, norm, seed):
 def test_normal_numbers_come_within_a_quarter_of_a_bit_of_what_is_possible(bits):
     weight = random(256, 256)
     found = EntropyCodedQuantization(bits).decompose(weight)
-    stored = 8 * nbytes(found) / weight.numel()
+    stored = 8 * tensor_bytes(found) / weight.numel()
     assert bits - 0.02 <= stored <= bits
     error = float((weight - found.to_dense()).norm() / weight.norm())
     # Shannon: no code has an error below 2^-bits. Evenly spaced levels and entropy codes take
@@ -70,7 +62,7 @@ def test_in_the_full_norm_the_error_is_that_of_its_determinant():
     weight, moment = random(400, 60), inputs.T @ inputs / 900
     norm = Full(moment)
     found = EntropyCodedQuantization(5.0).decompose(weight, norm)
-    stored = 8 * nbytes(found) / weight.numel()
+    stored = 8 * tensor_bytes(found) / weight.numel()
     squared = norm(weight - found.to_dense()) ** 2 / weight.numel()
     determinant = math.exp(float(torch.linalg.slogdet(moment)[1]) / 60)
     bound = determinant * 4**-stored
@@ -82,9 +74,9 @@ def test_in_the_full_norm_the_error_is_that_of_its_determinant():
 def test_about_half_the_squared_error_of_codes_of_one_width_at_the_same_bytes(bits, size):
     weight, norm = random(64, 128, dtype=torch.float32), Full(correlated(128, 1000), damping=0.01)
     other = GPTQ(bits, size, symmetric=False, sweeps=2).decompose(weight, norm)
-    stored = 8 * nbytes(other) / weight.numel()
+    stored = 8 * tensor_bytes(other) / weight.numel()
     found = EntropyCodedQuantization(stored).decompose(weight, norm)
-    assert nbytes(found) <= nbytes(other)
+    assert tensor_bytes(found) <= tensor_bytes(other)
     errors = [norm(weight - form.to_dense()) ** 2 for form in (found, other)]
     assert errors[0] < 0.6 * errors[1]
 
@@ -113,7 +105,7 @@ def test_a_constant_weight_is_one_number(value, dtype, shape):
     weight = torch.full(shape, value, dtype=dtype)
     found = EntropyCodedQuantization(4.0).decompose(weight)
     torch.testing.assert_close(found.to_dense(), weight, rtol=1e-7, atol=0)
-    assert len(found.codes.unique()) == 1 and nbytes(found) < 0.7 * weight.numel() / 8 + 20
+    assert len(found.codes.unique()) == 1 and tensor_bytes(found) < 0.7 * weight.numel() / 8 + 20
 
 
 def few_valued(values, shares, shape=(60, 80)):
@@ -142,7 +134,7 @@ def test_few_values_come_back_without_error_where_their_entropy_fits(values, sha
     columns = random(80).square() + 0.1
     norms = {"identity": IDENTITY, "diagonal": Diagonal(columns), "full": Full(correlated(80, 300))}
     found = EntropyCodedQuantization(bits).decompose(weight, norms[norm])
-    assert nbytes(found) <= bits * weight.numel() / 8
+    assert tensor_bytes(found) <= bits * weight.numel() / 8
     torch.testing.assert_close(found.to_dense(), weight, rtol=1e-6, atol=0)
 
 
@@ -241,7 +233,7 @@ def test_too_few_bits_for_anything():
         EntropyCodedQuantization(0.2).decompose(random(10, 10))
     nearest = caught.value.nearest
     assert nearest == EntropyCodedQuantization(1.28)
-    assert nbytes(nearest.decompose(random(10, 10))) <= 16
+    assert tensor_bytes(nearest.decompose(random(10, 10))) <= 16
     with pytest.raises(Unfit, match="leave this layer out") as caught:
         EntropyCodedQuantization(8).check_shape(torch.empty(3, 5))
     assert caught.value.nearest is None
@@ -261,7 +253,7 @@ def test_the_least_bits_are_known_by_the_shape(shape, norm):
     found = least.decompose(
         random(*shape), IDENTITY if norm == "identity" else Diagonal(columns, rows)
     )
-    assert nbytes(found) <= least_bytes(shape[0] * shape[1])
+    assert tensor_bytes(found) <= least_bytes(shape[0] * shape[1])
 
 
 @pytest.mark.parametrize("bits", [0.3, 0.6, 0.98])
@@ -280,7 +272,7 @@ def test_of_few_values_as_many_keep_their_codes_as_fit(values, shares, noise, bi
     weight = few_valued(values, shares, (64, 64)) / 0.02
     weight += noise * weight.std() * random(64, 64)
     found = EntropyCodedQuantization(bits).decompose(weight)
-    assert 0.9 * bits < 8 * nbytes(found) / weight.numel() <= bits
+    assert 0.9 * bits < 8 * tensor_bytes(found) / weight.numel() <= bits
     about = weight - (weight.mean() if min(values) > 0 else 0)
     codes = 2 * math.ceil(max(abs(v) for v in values)) + 1 if min(values) < 0 else 3
     share = 0.75 * (bits - 0.15) / math.log2(codes)
@@ -298,8 +290,9 @@ def test_of_rows_that_matter_most_the_codes_are_kept():
 def test_bytes_that_find_no_use_are_said():
     weight, norm = 1 + 0.1 * random(64, 64).sign(), Full(correlated(64, 300))
     found = EntropyCodedQuantization(0.5).decompose(weight, norm)
-    assert 2 * nbytes(found) < 256
-    assert found.note == f"takes {nbytes(found)} of 256 bytes: no codes were found that use more"
+    stored = tensor_bytes(found)
+    assert 2 * stored < 256
+    assert found.note == f"takes {stored} of 256 bytes: no codes were found that use more"
 
 
 @pytest.mark.parametrize("norm", ["identity", "diagonal", "full"])
@@ -310,7 +303,7 @@ def test_a_few_weights_among_zeros_keep_every_digit(norm):
     norms = {"identity": IDENTITY, "diagonal": Diagonal(torch.arange(1.0, 41))}
     norms["full"] = Full(correlated(40, 300))
     found = EntropyCodedQuantization(0.6).decompose(weight, norms[norm])
-    assert torch.equal(found.to_dense(), weight) and nbytes(found) <= 0.6 * weight.numel() / 8
+    assert torch.equal(found.to_dense(), weight) and tensor_bytes(found) <= 0.6 * weight.numel() / 8
     assert "instead of an entropy code" in found.note
 
 

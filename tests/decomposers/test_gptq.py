@@ -4,17 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_off_zero as random
+from made_tensors import tensor_bytes
 
 from lowrank.decomposers import GPTQ, Quantization
 from lowrank.factorizations.packing import unpack
 from lowrank.norms import IDENTITY, Diagonal, Full
 from lowrank.numerics.curvature import UNPAIRED
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    numbers = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return (numbers + 0.02 * numbers.sign()).to(dtype)
 
 
 def correlated(columns, samples, seed=0, dead=0):
@@ -135,7 +131,7 @@ def test_it_is_never_worse_than_round_to_nearest_in_its_norm(method, samples, da
     nearest = Quantization(method.bits, method.group_size, method.symmetric, method.scale)
     rounded = nearest.decompose(weight, Diagonal(norm.moment.diagonal()))
     assert norm(weight - found.to_dense()) <= norm(weight - rounded.to_dense()) * (1 + 1e-9)
-    stored = [sum(t.nbytes for t in f.state_dict().values()) for f in (found, rounded)]
+    stored = [tensor_bytes(f) for f in (found, rounded)]
     assert stored[0] == stored[1]
 
 

@@ -1,20 +1,21 @@
+import functools
+
+import made_tensors
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import tensor_bytes
 
 from lowrank.decomposers import Chain, HalfPrecision, MagnitudePruning, TruncatedSVD
 from lowrank.norms import Diagonal, Full
 
-
-def random(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+random = functools.partial(made_tensors.random, dtype=torch.float32)
 
 
 def bits_per_weight(form):
-    stored = sum(tensor.nbytes for tensor in form.state_dict().values())
+    stored = tensor_bytes(form)
     return 8 * stored / (form.shape[0] * form.shape[1])
 
 

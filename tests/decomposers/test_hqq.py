@@ -2,15 +2,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random_off_zero as random
+from made_tensors import tensor_bytes
 
 from lowrank.decomposers import HQQ, Quantization
 from lowrank.norms import Diagonal
-
-
-def random(*shape, seed=0, dtype=torch.float64, offset=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    numbers = torch.randn(*shape, generator=generator, dtype=torch.float64) + offset
-    return (numbers + 0.02 * numbers.sign()).to(dtype)
 
 
 def sums(layout, difference, power):
@@ -110,7 +106,7 @@ def test_it_is_much_nearer_than_the_range_is(bits, gain):
 def test_zero_points_are_stored_as_scales_are(scale_dtype):
     found = HQQ(4, 64, scale_dtype=scale_dtype).decompose(random(32, 128))
     assert found.zero.dtype == found.scale.dtype == getattr(torch, scale_dtype)
-    stored = 8 * sum(t.nbytes for t in found.state_dict().values()) / (32 * 128)
+    stored = 8 * tensor_bytes(found) / (32 * 128)
     assert stored == 4 + 2 * 8 * found.scale.element_size() / 64
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
+from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.decomposers import (
@@ -17,11 +19,6 @@ from lowrank.decomposers import (
 )
 from lowrank.factorizations import Dense, Product, Quantized, Scaled, Sparse, Sum
 from lowrank.norms import Diagonal, Full
-
-
-def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def pieces(form) -> tuple:
@@ -210,11 +207,11 @@ def test_the_forms_of_the_bases_are_those_of_the_literature():
     for base, kind in ((Quantization(4), Quantized), (MagnitudePruning(0.9), Sparse)):
         form = LoRA(2, 4, base=base).decompose(weight)
         assert isinstance(form.terms[0], kind)
-        alone = sum(t.nbytes for t in base.decompose(weight).state_dict().values())
-        total = sum(t.nbytes for t in form.state_dict().values())
+        alone = tensor_bytes(base.decompose(weight))
+        total = tensor_bytes(form)
         assert total == alone + 4 * 2 * (20 + 30)
     plain = LoRA(2, 4).decompose(weight)
-    assert sum(t.nbytes for t in plain.state_dict().values()) > weight.nbytes
+    assert tensor_bytes(plain) > weight.nbytes
     assert plain.describe() == "Sum(Dense 30→20, 2·LowRank 30→2→20)"
 
 

@@ -5,17 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
+from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.approximation.comparison import svd_within
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
 from lowrank.factorizations import Dense, Product, Sparse, Sum
 from lowrank.norms import IDENTITY, Diagonal, Full
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def planted(out: int = 60, inner: int = 50, rank: int = 2, seed: int = 0) -> Tensor:
@@ -34,10 +31,6 @@ def parts(form) -> tuple[Product, Sparse]:
     low_rank, sparse = form.terms
     assert isinstance(low_rank, Product) and isinstance(sparse, Sparse)
     return low_rank, sparse
-
-
-def nbytes(form) -> int:
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
 @settings(max_examples=20)
@@ -81,7 +74,7 @@ def test_in_every_norm_the_error_never_grows_and_is_below_that_of_the_svd(
     assert all(b <= a * (1 + 1e-9) for a, b in zip(errors, errors[1:], strict=False))
     same_rank = TruncatedSVD(rank=rank).decompose(weight, norm).to_dense().detach()
     assert errors[0] <= norm(weight - same_rank)
-    more = svd_within(weight, norm, nbytes(forms[0]))
+    more = svd_within(weight, norm, tensor_bytes(forms[0]))
     assert more is None or errors[0] <= norm(weight - more.to_dense().detach())
 
 
@@ -166,9 +159,9 @@ def test_what_is_stored_reaches_the_ratio_and_no_non_zero_more_would(
     method = LowRankPlusSparse(compression_ratio=ratio, rank_ratio=rank_ratio, iterations=1)
     form = method.decompose(weight)
     low_rank, sparse = parts(form)
-    assert weight.nbytes / nbytes(form) >= ratio * (1 - 1e-12)
+    assert weight.nbytes / tensor_bytes(form) >= ratio * (1 - 1e-12)
     # One value more, or the step of an index to a wider integer, would exceed the budget.
-    spare = weight.nbytes / ratio - nbytes(form)
+    spare = weight.nbytes / ratio - tensor_bytes(form)
     assert spare < weight.itemsize + 2 + 2 * (out + 1) + sparse.params
     rank = low_rank.factors[0].shape[1]
     share = rank * (out + inner) * weight.itemsize / (weight.nbytes / ratio)

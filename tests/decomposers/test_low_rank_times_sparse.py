@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
+from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.approximation.comparison import svd_within
@@ -11,11 +13,6 @@ from lowrank.approximation.sparse_part import SparsePart
 from lowrank.decomposers import LowRankTimesSparse, TruncatedSVD
 from lowrank.factorizations import Dense, Product, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Full
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def error(weight: Tensor, dense: Tensor) -> float:
@@ -37,10 +34,6 @@ def coded() -> Tensor:
 def pruned(matrix: Tensor, count: int) -> Tensor:
     floor = matrix.abs().flatten().sort(descending=True).values[count - 1]
     return torch.where(matrix.abs() >= floor, matrix, 0)
-
-
-def nbytes(form) -> int:
-    return sum(tensor.nbytes for tensor in form.state_dict().values())
 
 
 @settings(max_examples=30)
@@ -104,7 +97,7 @@ def test_in_every_norm_never_worse_than_the_svd_of_as_many_bytes(name, ratio, se
     weight, norm = random(30, 60, seed=seed), norms(30, 60)[name]
     form = LowRankTimesSparse(compression_ratio=ratio, iterations=3).decompose(weight, norm)
     error = norm.relative_error(weight, form.to_dense())
-    svd = svd_within(weight, norm, nbytes(form))
+    svd = svd_within(weight, norm, tensor_bytes(form))
     assert svd is None or error <= norm.relative_error(weight, svd.to_dense())
     assert error < 1
 
@@ -189,11 +182,11 @@ def test_it_is_the_largest_rank_that_reaches_the_ratio(dtype, out, inner, ratio,
         kept = torch.zeros(rank * inner, dtype=torch.bool)
         kept[: rank * inner - round(sparsity * rank * inner)] = True
         right = Sparse.from_dense(torch.ones(rank, inner, dtype=dtype), kept.view(rank, inner))
-        return nbytes(Product(Dense(torch.ones(out, rank, dtype=dtype)), right))
+        return tensor_bytes(Product(Dense(torch.ones(out, rank, dtype=dtype)), right))
 
     assert taken(rank) <= weight.nbytes / ratio
     assert rank == min(out, inner) or taken(rank + 1) > weight.nbytes / ratio
-    assert nbytes(method.decompose(weight)) <= weight.nbytes / ratio
+    assert tensor_bytes(method.decompose(weight)) <= weight.nbytes / ratio
 
 
 def test_a_sparse_factor_with_an_empty_row_is_no_trouble():

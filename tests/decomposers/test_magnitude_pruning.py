@@ -4,21 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random, tensor_bytes
 from torch import nn
 from torch.nn.utils import prune
 
 from lowrank.decomposers import MagnitudePruning
 from lowrank.norms import Diagonal, Full, Identity
 from lowrank.numerics.memo import MEMO
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def nbytes(module):
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def pruned(weight, *args, **options):
@@ -133,11 +125,11 @@ def test_as_many_survive_as_the_compression_ratio_allows(shape, ratio, options, 
     except ValueError as error:
         assert "out of reach" in str(error)
     else:
-        assert nbytes(sparse) <= limit
+        assert tensor_bytes(sparse) <= limit
         kept = sparse.config()["kept_blocks"] // sets
     if kept < blocks:
         more = MagnitudePruning(sparsity=(blocks - kept - 1) / blocks, **options)
-        assert nbytes(more.decompose(weight)) > limit
+        assert tensor_bytes(more.decompose(weight)) > limit
 
 
 def positive(length, seed=0):

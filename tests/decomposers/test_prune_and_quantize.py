@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.approximation.comparison import error_of
@@ -18,11 +19,6 @@ from lowrank.norms import IDENTITY, Diagonal, Full
 from lowrank.numerics.curvature import inverse_factor
 
 OUT, INNER = 20, 48
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def full(inner: int = INNER, rows: int = OUT) -> Full:

@@ -1,3 +1,6 @@
+import functools
+
+import made_tensors
 import pytest
 import torch
 from hypothesis import given
@@ -7,12 +10,7 @@ from lowrank.approximation.rounding import PIECE
 from lowrank.decomposers import Quantization
 from lowrank.norms import Diagonal, Full
 
-
-def random(*shape, seed=0, dtype=torch.float32, offset=0.0):
-    """Normal numbers about `offset`, none so near 0 that float16 cannot hold its own scale."""
-    generator = torch.Generator().manual_seed(seed)
-    numbers = torch.randn(*shape, generator=generator, dtype=torch.float64) + offset
-    return (numbers + 0.02 * numbers.sign()).to(dtype)
+random = functools.partial(made_tensors.random_off_zero, dtype=torch.float32)
 
 
 def error(weight, *args, **options):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.approximation.comparison import error_of
@@ -12,11 +13,6 @@ from lowrank.factorizations import Half, Product, Quantized, Sum
 from lowrank.norms import IDENTITY, Diagonal, Full
 
 OUT, INNER = 24, 32
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def decaying(seed: int = 0) -> Tensor:

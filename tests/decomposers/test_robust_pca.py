@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -11,11 +12,6 @@ from lowrank.decomposers import LowRankPlusSparse, RobustPCA
 from lowrank.decomposers.robust_pca import lower_bound, solve
 from lowrank.factorizations import Dense, Product, Sparse, Sum
 from lowrank.norms import Diagonal, Full
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def planted(size: float, out: int = 80, inner: int = 60, rank: int = 3) -> tuple[Tensor, Tensor]:

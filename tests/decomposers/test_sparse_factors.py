@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
+from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.approximation.sparse_part import sparse_within
@@ -13,11 +15,6 @@ from lowrank.factorizations import Product, Sparse
 from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, INNER = 12, 18
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def moment(size: int = INNER) -> Tensor:
@@ -39,7 +36,7 @@ def test_it_pays_where_rows_are_mixed_from_a_few():
     weight = random(40, 2) @ random(2, 40)
     form = SparseFactors(4, share=0.5).decompose(weight)
     assert isinstance(form, Product) and form.note == ""
-    part = sparse_within(weight, IDENTITY, sum(t.nbytes for t in form.state_dict().values()))
+    part = sparse_within(weight, IDENTITY, tensor_bytes(form))
     assert part is not None
     assert IDENTITY(weight - form.to_dense()) < 0.3 * IDENTITY(weight - part.to_dense())
 
@@ -88,7 +85,7 @@ def test_more_iterations_gain(norm):
 def test_it_is_never_worse_than_pruning_at_its_bytes(norm, ratio, factors, seed):
     weight = random(OUT, INNER, seed=seed)
     form = SparseFactors(ratio, factors, share=0.5, iterations=5).decompose(weight, norm)
-    size = sum(tensor.nbytes for tensor in form.state_dict().values())
+    size = tensor_bytes(form)
     assert size <= weight.nbytes / ratio
     part = sparse_within(weight, norm, size)
     assert part is not None

@@ -2,15 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random
 from safetensors.torch import load, save
 
 from lowrank.decomposers import MagnitudePruning, SparseGPT
 from lowrank.factorizations import rebuild
 from lowrank.norms import Diagonal, Full, Identity
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def correlated(samples, columns, seed=0):

@@ -5,15 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.decomposers import TruncatedSVD
 from lowrank.factorizations import Dense, Product
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def of_rank(rank: int, out: int = 20, inner: int = 15) -> Tensor:

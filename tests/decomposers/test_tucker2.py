@@ -5,6 +5,7 @@ import tensorly
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
 from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
@@ -18,11 +19,6 @@ from lowrank.norms import IDENTITY, Diagonal, Full, Norm
 
 OUT, CHANNELS, POSITIONS = 12, 8, 9
 SIZE = (3, 3)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def of_ranks(given: int, taken: int, noise: float = 0.0) -> Tensor:

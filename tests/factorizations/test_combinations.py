@@ -4,14 +4,9 @@ import json
 
 import pytest
 import torch
-from torch import Tensor
+from made_tensors import random_by_sum as random
 
 from lowrank.factorizations import Dense, Product, Scaled, Sum, rebuild
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def dense(*shape: int) -> Dense:

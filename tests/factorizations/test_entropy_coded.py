@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import tensor_bytes
 
 from lowrank.factorizations import EntropyCoded, rebuild
 from lowrank.factorizations.laws import Exponents, Law
@@ -120,7 +121,7 @@ def test_it_stands_for_codes_about_any_centre_times_steps_of_any_size(centre, ex
 
 def test_it_says_what_it_takes():
     form = example()[-1]
-    stored = sum(tensor.nbytes for tensor in form.state_dict().values())
+    stored = tensor_bytes(form)
     assert form.describe() == f"EntropyCoded 30→20, {8 * stored / 600:.2f} bits"
 
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from made_tensors import tensor_bytes
 from safetensors.torch import load, save
 
 from lowrank.factorizations import Half, rebuild
@@ -18,7 +19,7 @@ def random_half(stored, dtype=torch.float32):
 def test_it_is_its_values_in_two_bytes_each(stored):
     values, half = random_half(stored, torch.float64)
     assert torch.equal(half.to_dense(), values.double())
-    assert sum(tensor.nbytes for tensor in half.state_dict().values()) == 2 * values.numel()
+    assert tensor_bytes(half) == 2 * values.numel()
     fresh = rebuild(half.config())
     fresh.load_state_dict(load(save(half.state_dict())))
     assert torch.equal(fresh.to_dense(), half.to_dense())

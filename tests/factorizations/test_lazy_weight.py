@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_tensors import single_by_sum as random
 from torch import Tensor, nn
 
 from lowrank.compression.compress import compress
@@ -17,10 +18,6 @@ from lowrank.factorizations.lazy_weight import LazyWeight
 from lowrank.measure.macs import layer_macs
 
 SHAPE = (9, 7)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 def form() -> Product:

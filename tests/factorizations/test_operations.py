@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
 from torch import Tensor, nn
 
 from lowrank.factorizations import Dense, Product, Scaled, Sum
@@ -16,11 +17,6 @@ from lowrank.factorizations.operations import (
     MultiplyTransposed,
     Operation,
 )
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def low_rank(out: int, inner: int, *ranks: int) -> Product:

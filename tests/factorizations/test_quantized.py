@@ -4,13 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import tensor_bytes
 from safetensors.torch import load, save
 
 from lowrank.factorizations import Layout, Quantized, rebuild
-
-
-def nbytes(module):
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def random_quantized(shape, bits, group_size, zeros, dtype=torch.float32, seed=0):
@@ -70,7 +67,7 @@ def test_every_weight_is_its_code_less_zero_times_the_scale_of_its_group(
 )
 def test_the_stored_bits_are_those_of_the_formula(bits, group_size, zeros, bits_per_weight):
     *_, quantized = random_quantized((256, 256), bits, group_size, zeros)
-    assert 8 * nbytes(quantized) / 256**2 == bits_per_weight
+    assert 8 * tensor_bytes(quantized) / 256**2 == bits_per_weight
 
 
 @pytest.mark.parametrize("zeros", ["none", "integer", "real"])

@@ -2,13 +2,11 @@ import json
 
 import pytest
 import torch
+from made_tensors import single as random
+from made_tensors import tensor_bytes
 from safetensors.torch import load, save
 
 from lowrank.factorizations import Dense, Layout, Product, Quantized, ScaledColumns, rebuild
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def quantized(rows=5, columns=7):
@@ -31,7 +29,7 @@ def test_each_column_of_the_term_is_scaled():
 def test_it_stores_the_term_and_a_scale_for_each_column():
     term, scale = quantized(), random(7).half()
     form = ScaledColumns(term, scale)
-    stored = [sum(t.nbytes for t in f.state_dict().values()) for f in (term, form)]
+    stored = [tensor_bytes(f) for f in (term, form)]
     assert stored[1] == stored[0] + 2 * 7
     back = rebuild(json.loads(json.dumps(form.config())))
     back.load_state_dict(load(save(form.state_dict())))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tensors import random, tensor_bytes
 from safetensors.torch import load, save
 
 from lowrank.factorizations import (
@@ -17,14 +18,6 @@ from lowrank.factorizations import (
     Sum,
     rebuild,
 )
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def nbytes(module):
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def random_sparse(rows, columns, block, density, seed=0):
@@ -71,14 +64,14 @@ def test_the_stored_tensors_bring_it_back_bit_for_bit(rows, columns, block, dens
     fresh = rebuild(sparse.config())
     fresh.load_state_dict(load(save(sparse.state_dict())))
     assert torch.equal(fresh.to_dense(), sparse.to_dense())
-    assert nbytes(fresh) == nbytes(sparse)
+    assert tensor_bytes(fresh) == tensor_bytes(sparse)
     assert fresh.config() == sparse.config()
 
 
 @given(**cases)
 def test_the_smaller_index_is_stored(rows, columns, block, density, seed):
     _, kept, sparse = random_sparse(rows, columns, block, density, seed)
-    index = nbytes(sparse) - sparse.values.weight.nbytes
+    index = tensor_bytes(sparse) - sparse.values.weight.nbytes
     bitmask, csr = -(-kept.numel() // 8), kept.shape[0] + 1 + int(kept.sum())
     assert index == min(bitmask, csr) == sparse.grid.index_bytes(int(kept.sum()))
 
@@ -88,7 +81,7 @@ def test_columns_are_stored_in_the_smallest_integers_that_hold_them(columns, wid
     weight = torch.zeros(2, columns)
     weight[1, -1] = 1.0
     sparse = Sparse.from_dense(weight, weight != 0)
-    assert nbytes(sparse) == 3 + width + 4
+    assert tensor_bytes(sparse) == 3 + width + 4
     fresh = rebuild(sparse.config())
     fresh.load_state_dict(load(save(sparse.state_dict())))
     assert torch.equal(fresh.to_dense(), weight)
@@ -146,7 +139,7 @@ def test_values_may_be_quantized_and_are_counted_so():
     expected[kept] = (codes.double().flatten() - 128) * 0.5
     assert torch.equal(both.to_dense(), expected)
     assert both.params == sparse.params
-    assert nbytes(both) == 8 * 16 // 8 + sparse.params + 4
+    assert tensor_bytes(both) == 8 * 16 // 8 + sparse.params + 4
     assert not list(both.parameters())
     fresh = rebuild(both.config())
     fresh.load_state_dict(load(save(both.state_dict())))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sum as random
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,11 +23,6 @@ from lowrank.factorizations import (
 )
 from lowrank.factorizations.operations import Convolve, Lookup, Multiply, Operation
 from lowrank.factorizations.permuted_product import regrouping
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def dense(out: int, inner: int) -> Dense:

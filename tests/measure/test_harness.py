@@ -2,6 +2,7 @@ import importlib
 import importlib.util
 import json
 
+import mirrors
 import pytest
 import text_mirror
 import torch
@@ -47,10 +48,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def mirror(hub, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(hub.parent / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(hub))
+    mirrors.use(hub, monkeypatch)
 
 
 @pytest.fixture

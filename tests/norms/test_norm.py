@@ -6,16 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.norms import IDENTITY, Diagonal, Full, Identity, Norm, square_root
 
 OUT, INNER = 5, 4
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 100 * shape[0] + shape[-1])
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def positive(length: int, seed: int = 0) -> Tensor:

@@ -1,14 +1,9 @@
 """Conjugate gradients, against the solution of the linear system."""
 
 import torch
-from torch import Tensor
+from made_tensors import random_by_sum as random
 
 from lowrank.numerics.conjugate_gradients import descend
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def test_conjugate_gradients_end_at_the_minimum_and_never_rise():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_tensors import random
 from torch import Tensor
 
 from lowrank.numerics.curvature import inverse_factor
@@ -36,14 +37,10 @@ def test_elimination_in_any_blocks_is_that_of_one_column_after_the_other(edges):
     torch.testing.assert_close(rest, plain)
 
 
-def numbers(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
 @pytest.mark.parametrize("block", [1, 5, 12, 40])
 def test_each_column_is_chosen_as_those_before_have_left_it(block, monkeypatch):
     monkeypatch.setattr("lowrank.numerics.elimination.BLOCK", block)
-    weight, (factor, _) = numbers(12, 3), inverse_factor(moment(40, 12))
+    weight, (factor, _) = random(12, 3), inverse_factor(moment(40, 12))
     plain, rounded = weight.clone(), []
     for column in range(12):
         rounded.append(plain[column].round())
@@ -69,7 +66,7 @@ def test_each_column_is_chosen_as_those_before_have_left_it(block, monkeypatch):
 @pytest.mark.parametrize("block", [1, 5, 40])
 def test_a_sweep_takes_every_column_to_the_level_nearest_to_the_best(block, monkeypatch):
     monkeypatch.setattr("lowrank.numerics.elimination.BLOCK", block)
-    weight, b, order = numbers(12, 3), moment(40, 12), torch.arange(12).flip(0)
+    weight, b, order = random(12, 3), moment(40, 12), torch.arange(12).flip(0)
     plain = weight.round()
     for column in order.tolist():
         others = b[column] @ (weight - plain) - b[column, column] * (weight - plain)[column]

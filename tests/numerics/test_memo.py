@@ -5,9 +5,10 @@ from types import MethodType
 
 import pytest
 import torch
+from made_tensors import random, single
 from torch import Tensor, nn
 
-from lowrank.allocation import Budget, MixedAllocation, NormError, budgeted
+from lowrank.allocation import Budget, NormError, budgeted
 from lowrank.calibration import CalibratedNorms
 from lowrank.calibration import calibrated_norms as norms
 from lowrank.compression.compress import compress
@@ -23,10 +24,6 @@ def empty_memo(monkeypatch) -> Memo:
     own = Memo()
     monkeypatch.setattr(memo, "MEMO", own)
     return own
-
-
-def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @memo.memoised
@@ -165,7 +162,7 @@ def energy(model: nn.Module) -> float:
     """The mean square of what the layer is given, by way of compress."""
     norm = CalibratedNorms("full", damping=0.0)
     sites, _ = Select("layer").split(model)
-    entry = norm.calibrate(model, sites, [random(4, 3, dtype=torch.float32)]).statistics["layer"]
+    entry = norm.calibrate(model, sites, [single(4, 3)]).statistics["layer"]
     return float(entry.columns.trace())
 
 
@@ -219,7 +216,7 @@ def test_the_promise_is_kept_by_content_and_of_that_object_alone(empty_memo):
 def test_one_call_runs_a_model_once_and_leaves_no_promise(empty_memo, monkeypatch):
     monkeypatch.setattr(norms, "MEMO", empty_memo)
     monkeypatch.setattr(budgeted, "MEMO", empty_memo)
-    model, data = Counting(), [random(8, 3, dtype=torch.float32)]
+    model, data = Counting(), [single(8, 3)]
     mix = MixedAllocation([GPTQ(bits=2)], Budget(ratio=1.2), NormError(), rivals=0)
     compress(model, mix, norm=CalibratedNorms("full"), data=data)
     assert model.runs == 1  # For the choice and for what is made of it.
@@ -232,7 +229,7 @@ def test_one_call_runs_a_model_once_and_leaves_no_promise(empty_memo, monkeypatc
 
 def test_a_promise_outlives_the_call(empty_memo, monkeypatch):
     monkeypatch.setattr(norms, "MEMO", empty_memo)
-    model, data = memo.unchanging(Counting()), [random(8, 3, dtype=torch.float32)]
+    model, data = memo.unchanging(Counting()), [single(8, 3)]
     for bits in (2, 3, 4):
         compress(model, GPTQ(bits=bits), norm=CalibratedNorms("full"), data=data)
     assert model.runs == 1

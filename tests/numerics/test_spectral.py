@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random
 from torch import Tensor
 
 from lowrank.decomposers import TruncatedSVD
@@ -18,10 +19,6 @@ def small_matrices_too(monkeypatch):
     """The routes that are meant for large matrices."""
     monkeypatch.setattr(spectral, "SMALL", 2)
     MEMO.clear()
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def with_values(values: Tensor, out: int, inner: int, seed: int = 0) -> Tensor:

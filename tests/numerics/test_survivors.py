@@ -2,14 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tensors import random
 
 from lowrank.norms import Full
 from lowrank.numerics import survivors
 from lowrank.numerics.survivors import exact_update
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @st.composite

@@ -3,6 +3,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import mirrors
 import pytest
 import text_mirror
 import torch
@@ -49,12 +50,8 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch, tmp_path_factory):
-    import datasets
-
-    cache = hub.parent / "arrow"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
-    monkeypatch.setenv("LOWRANK_HUB", str(hub))
+def mirror(hub, monkeypatch):
+    mirrors.use(hub, monkeypatch)
 
 
 def plain_text(packing: Packing) -> tuple[str, list[int]]:

@@ -4,7 +4,7 @@ import builtins
 import json
 from dataclasses import replace
 
-import datasets
+import mirrors
 import pytest
 import text_mirror
 
@@ -47,13 +47,12 @@ def with_code(tmp_path, monkeypatch):
         "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    hub, arrow = tmp_path / "hub", tmp_path / "arrow"
+    hub = tmp_path / "hub"
     texts = {
         name: {"text": text_mirror.rows(30, seed)} for seed, name in enumerate(["train", "test"])
     }
     text_mirror.save_rows(hub / "datasets" / "me" / "words", **texts)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(arrow))
-    monkeypatch.setenv("LOWRANK_HUB", str(hub))
+    mirrors.use(hub, monkeypatch)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("the terminal was asked"))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
     (hub / "models").mkdir()

@@ -1,5 +1,6 @@
 import os
 
+import mirrors
 import numpy as np
 import pytest
 import torch
@@ -9,12 +10,10 @@ from lowrank.tasks import Digits, HubImages
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """An empty mirror; what `datasets` makes of it goes to a temporary folder too."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+    """An empty mirror."""
+    hub = tmp_path / "hub"
+    mirrors.use(hub, monkeypatch)
+    return hub
 
 
 def picture(mode, height, width, seed):

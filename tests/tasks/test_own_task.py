@@ -5,6 +5,7 @@ import linecache
 import re
 from pathlib import Path
 
+import mirrors
 import numpy as np
 import pytest
 import torch
@@ -45,12 +46,10 @@ def build(hidden):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    import datasets
     from datasets import ClassLabel, Dataset, Features, Image
     from PIL import Image as Pillow
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(tmp_path / "hub"))
+    mirrors.use(tmp_path / "hub", monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_networks.py").write_text(NETWORK)
     folder = tmp_path / "hub" / "datasets" / "me" / "brightness"
@@ -114,7 +113,6 @@ def test_edited_code_of_the_network_is_trained_anew(own, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [360, 30])
 def test_the_task_of_the_pages_fits_few_images_as_it_is_written(count, tmp_path, monkeypatch):
-    import datasets
     from datasets import ClassLabel, Dataset, Features, Image
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -122,8 +120,7 @@ def test_the_task_of_the_pages_fits_few_images_as_it_is_written(count, tmp_path,
 
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     (written,) = [block for block in blocks if "lowrank.tasks.ImageClassification" in block]
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(tmp_path / "hub"))
+    mirrors.use(tmp_path / "hub", monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     config = OmegaConf.create(written)
     package, _, module = config.builder.partition(":")[0].rpartition(".")

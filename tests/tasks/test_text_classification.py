@@ -1,6 +1,7 @@
 import os
 from dataclasses import replace
 
+import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -52,10 +53,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def mirror(hub, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(hub.parent / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(hub))
+    mirrors.use(hub, monkeypatch)
 
 
 @pytest.fixture(scope="module")

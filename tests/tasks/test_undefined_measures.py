@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 
+import mirrors
 import pytest
 import text_mirror
 import torch
@@ -46,10 +47,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def mirror(hub, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(hub.parent / "arrow"))
-    monkeypatch.setenv("LOWRANK_HUB", str(hub))
+    mirrors.use(hub, monkeypatch)
 
 
 def task_on(name: str, separator: str = "\n") -> CausalLM:
