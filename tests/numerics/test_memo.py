@@ -8,7 +8,7 @@ import torch
 from made_tensors import random, single
 from torch import Tensor, nn
 
-from lowrank.allocation import Budget, NormError, budgeted
+from lowrank.allocation import Budget, MixedAllocation, NormError, budgeted
 from lowrank.calibration import CalibratedNorms
 from lowrank.calibration import calibrated_norms as norms
 from lowrank.compression.compress import compress
