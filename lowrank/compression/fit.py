@@ -34,7 +34,7 @@ class Fit:
     rules: Mapping[str, str]
     alone: frozenset[str] = frozenset()
     strict: bool = False
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left: dict[str, ValueError] = field(default_factory=dict)
 
     def shaped(self, plan: Mapping[str, Decomposer]) -> dict[str, Decomposer]:
@@ -74,7 +74,7 @@ class Fit:
         """
         if error.nearest is None or self.must(site):
             raise error
-        self.notes[site.name] = f"{NEAREST}, {error.nearest}: {error}"
+        self.notes[site.name] = (f"{NEAREST}, {error.nearest}: {error}",)
         return error.nearest
 
     def leave(self, site: Site, error: ValueError) -> None:

@@ -54,7 +54,13 @@ class LayerReport:
     dense_macs: int | None = None
     macs: int | None = None
     tied_to: list[str] = field(default_factory=list)
-    note: str = ""
+    notes: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The fields as records and tables hold them: ``note`` is all notes in one text."""
+        fields = asdict(self)
+        del fields["notes"]
+        return fields | {"note": "; ".join(self.notes)}
 
 
 @dataclass
@@ -90,7 +96,7 @@ class Compressed:
         need("a data frame", "pandas")
         import pandas as pd
 
-        return pd.DataFrame([asdict(layer) for layer in self.layers])
+        return pd.DataFrame([layer.row() for layer in self.layers])
 
     @property
     def coverage(self) -> float:
@@ -106,7 +112,7 @@ class Compressed:
         count = (
             f"{len(self.layers)} layers compressed, {100 * self.coverage:.1f} % of the parameters"
         )
-        nearest = sum(NEAREST in layer.note for layer in self.layers)
+        nearest = sum(any(n.startswith(NEAREST) for n in layer.notes) for layer in self.layers)
         parts = [count, f"{nearest} at the nearest level" if nearest else ""]
         parts.append(f"{len(self.left)} left as they are" if self.left else "")
         return ", ".join(filter(None, parts))
@@ -151,12 +157,11 @@ def report(
     norm_error = norm.relative_error(weight, dense)
     size, dense_size = nbytes(factorization), stored_bytes(weight)
     adds = any(isinstance(module, Scaled) for module in factorization.modules())
-    notes = [
-        factorization.note,
+    said = (
         f"larger than the dense {dense_size} bytes" if size > dense_size and not adds else "",
         "worse than zeros" if norm_error > 1 else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
-    ]
+    )
     return LayerReport(
         name=site.name,
         kind=site.kind,
@@ -173,7 +178,7 @@ def report(
         bits_per_weight=8 * size / weight.numel(),
         kernel=own if called else READ,
         tied_to=[use.name for use in site.uses[1:]],
-        note="; ".join(filter(None, notes)),
+        notes=(*factorization.notes, *filter(None, said)),
     )
 
 

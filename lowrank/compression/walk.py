@@ -108,8 +108,7 @@ class Walk:
         names = [site.name for site in self.fit.sites if site.name in self.layers]
         layers = [self.layers[name] for name in names]
         for layer in layers:
-            notes = [layer.note, self.fit.notes.get(layer.name), job.notes.get(layer.name)]
-            layer.note = "; ".join(filter(None, notes))
+            layer.notes += self.fit.notes.get(layer.name, ()) + job.notes.get(layer.name, ())
         count_once(layers, [self.forms[name] for name in names])
         refuse_other_files(compact)
         distinct = {identity(p): p.numel() for p in self.problem.model.parameters()}

@@ -88,15 +88,14 @@ class Chain(Decomposer):
         result = self._step(0, weight, norm)
         for index in range(1, len(self.steps)):
             result = result.map_dense(lambda leaf, index=index: self._replace(index, leaf))
-        # Reports show the note of the whole, so it says what its parts do, each thing once.
+        # Reports show the notes of the whole, so it says what its parts do, each thing once.
         parts = [part for part in result.modules() if isinstance(part, Factorization)]
-        notes = [note for part in parts for note in part.note.split("; ") if note]
-        result.note = "; ".join(dict.fromkeys(notes))
+        result.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         return result
 
     def _replace(self, index: int, leaf: Dense) -> Factorization:
         result = self._step(index, leaf.weight, IDENTITY)
-        result.note = "; ".join(note for note in (leaf.note, result.note) if note)
+        result.notes = leaf.notes + result.notes
         # What an earlier step froze, such as the base under an adapter, stays frozen.
         return result if leaf.weight.requires_grad else result.requires_grad_(False)
 

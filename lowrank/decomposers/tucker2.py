@@ -139,7 +139,7 @@ class Tucker2(Decomposer):
 
     def _of_matrix(self, weight: Tensor, norm: Norm) -> Factorization:
         form = self._svd.decompose(weight, norm)
-        form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
+        form.notes += ("no kernel: a truncated SVD",)
         return form
 
 

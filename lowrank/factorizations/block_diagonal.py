@@ -35,7 +35,7 @@ class BlockDiagonal(Factorization):
         ValueError: rows that are not those of so many blocks, or values that are no factorization.
     """
 
-    def __init__(self, count: int, values: Factorization, note: str = "") -> None:
+    def __init__(self, count: int, values: Factorization, notes: tuple[str, ...] = ()) -> None:
         check_forms("the blocks", [values])
         check_whole("count", count)
         rows, width = values.shape
@@ -43,7 +43,7 @@ class BlockDiagonal(Factorization):
             raise ValueError(
                 f"{rows} rows are not those of {count} blocks of one shape one below the other"
             )
-        super().__init__((rows, count * width), note)
+        super().__init__((rows, count * width), notes)
         self.count = count
         self.values = values
 
@@ -67,7 +67,7 @@ class BlockDiagonal(Factorization):
         return self.values.params
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return BlockDiagonal(self.count, self.values.map_dense(function), note=self.note)
+        return BlockDiagonal(self.count, self.values.map_dense(function), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "BlockDiagonal", "count": self.count, "values": self.values.config()}
@@ -96,12 +96,12 @@ class DirectSum(Factorization):
         ValueError: no block, or something that is none.
     """
 
-    def __init__(self, *blocks: Factorization, note: str = "") -> None:
+    def __init__(self, *blocks: Factorization, notes: tuple[str, ...] = ()) -> None:
         if not blocks:
             raise ValueError("a direct sum needs at least 1 block, got none")
         check_forms("a block", blocks)
         heights, widths = zip(*(block.shape for block in blocks), strict=True)
-        super().__init__((sum(heights), sum(widths)), note)
+        super().__init__((sum(heights), sum(widths)), notes)
         self.blocks = nn.ModuleList(blocks)
 
     def forward(
@@ -126,7 +126,7 @@ class DirectSum(Factorization):
         return sum(block.params for block in self._blocks)
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return DirectSum(*(block.map_dense(function) for block in self._blocks), note=self.note)
+        return DirectSum(*(block.map_dense(function) for block in self._blocks), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "DirectSum", "blocks": [block.config() for block in self._blocks]}

@@ -38,7 +38,11 @@ class ChannelProduct(Factorization):
     """
 
     def __init__(
-        self, core: Factorization, mixing: Factorization, positions: int, note: str = ""
+        self,
+        core: Factorization,
+        mixing: Factorization,
+        positions: int,
+        notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("the core or the mixing", [core, mixing])
         check_whole("positions", positions)
@@ -47,7 +51,7 @@ class ChannelProduct(Factorization):
                 f"a core of shape {core.shape} has no {positions} columns for each of the "
                 f"{mixing.shape[0]} channels that it is given"
             )
-        super().__init__((core.shape[0], mixing.shape[1] * positions), note)
+        super().__init__((core.shape[0], mixing.shape[1] * positions), notes)
         self.core, self.mixing, self.positions = core, mixing, int(positions)
 
     def forward(
@@ -76,7 +80,7 @@ class ChannelProduct(Factorization):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         core, mixing = self.core.map_dense(function), self.mixing.map_dense(function)
-        return ChannelProduct(core, mixing, self.positions, note=self.note)
+        return ChannelProduct(core, mixing, self.positions, notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

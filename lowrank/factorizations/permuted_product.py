@@ -51,11 +51,11 @@ class PermutedProduct(Factorization):
         right: Factorization,
         grid: tuple[int, int],
         ranks: Tensor,
-        note: str = "",
+        notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("left and right", [left, right])
         check_pair("grid", grid)
-        super().__init__((left.shape[0], right.shape[1]), note)
+        super().__init__((left.shape[0], right.shape[1]), notes)
         self.grid = (int(grid[0]), int(grid[1]))
         if tuple(ranks.shape) not in (self.grid, (1, 1)):
             raise ValueError(
@@ -122,7 +122,7 @@ class PermutedProduct(Factorization):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         left, right = self.left.map_dense(function), self.right.map_dense(function)
-        return PermutedProduct(left, right, self.grid, self.ranks, note=self.note)
+        return PermutedProduct(left, right, self.grid, self.ranks, notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def measure_point(
         **comparison,
         **baseline.before_recovery,
         "recovered": recovered,
-        "layers": [asdict(layer) for layer in compressed.layers],
+        "layers": [layer.row() for layer in compressed.layers],
         "skipped": compressed.skipped,
         "left": compressed.left,
         "calibration": compressed.calibration,

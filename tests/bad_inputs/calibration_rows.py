@@ -309,14 +309,14 @@ KEPT = [
     ),
     Row(
         "statistics with a note for a terminal",
-        kept(lambda e: e._replace(note="\x1b[2J")),
-        "must be one line of text",
+        kept(lambda e: e._replace(notes=("\x1b[2J",))),
+        "must be lines of text",
     ),
     Row("statistics whose source says more", kept(source={"more": 1}), r"has \['more'\] besides"),
     Row("statistics of data in lines", kept(source={"data": "a\nb"}), "data that are no hash"),
     Row(
         "statistics of nothing",
-        kept(lambda e: Statistics(None, None, 0, "it was not there")),
+        kept(lambda e: Statistics(None, None, 0, ("it was not there",))),
         "say nothing about any selected layer: layer '0': it was not there",
     ),
 ]
