@@ -42,7 +42,10 @@ class Problem:
     values: Values = field(default_factory=Values)
 
     def decompose(self, site: Site, decomposer: Decomposer, norm: Norm) -> Factorization:
-        """What a method makes of a weight, as it is stored; what is kept stays as it is."""
+        """What a method makes of a weight, as it is stored; what is kept stays as it is.
+
+        The method fits the shape of the weight, as `Site.check_shape` says.
+        """
         form = site.decompose(decomposer, norm)
         return form if decomposer == Uncompressed() else self.values.stored(form)
 

@@ -26,7 +26,7 @@ from lowrank.compression.walk import Walk
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.measure.macs import layer_macs
-from lowrank.model.forward import Example, check_example
+from lowrank.model.forward import Example
 from lowrank.model.select import Select
 from lowrank.model.sites import Site, naming
 from lowrank.numerics.memo import unchanging_meanwhile
@@ -86,7 +86,6 @@ def compress(
         with naming(site):
             check_weight(site.matrix())
     if example is not None:
-        check_example(example)
         before = layer_macs(model, example)  # Before the work, since the model may not run on it.
     allocation.check_norms(norms.types)
     problem = Problem(model, sites, norms, data, example, storing)

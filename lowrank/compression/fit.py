@@ -62,18 +62,19 @@ class Fit:
         try:
             site.check_shape(decomposer)
         except Unfit as error:
-            decomposer = self.instead(site, error)
-            site.check_shape(decomposer)
+            return self.instead(site, error)
         return decomposer
 
     def instead(self, site: Site, error: Unfit) -> Decomposer:
         """The nearest level of a method that a weight cannot have as asked; its note says so.
 
         Raises:
-            Unfit: the same, where no level is near, or another may not be taken.
+            Unfit: the same, where no level is near, or another may not be taken; or that level does
+                not fit the shape.
         """
         if error.nearest is None or self.must(site):
             raise error
+        site.check_shape(error.nearest)
         self.notes[site.name] = (f"{NEAREST}, {error.nearest}: {error}",)
         return error.nearest
 

@@ -51,7 +51,8 @@ class Walk:
         """
         self.plan = self.fit.shaped(self.chosen.decomposers)
         sites = [site for site in self.fit.sites if site.name in self.plan]
-        for site in sites:
+        # Each of them once, by the first weight that it was given.
+        for site in {id(self.plan[site.name]): site for site in reversed(sites)}.values():
             with naming(site):
                 self.plan[site.name].check_norms(self.problem.norm.types)
         # The weights that will be replaced are not copied first.

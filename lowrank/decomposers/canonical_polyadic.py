@@ -85,7 +85,7 @@ class CanonicalPolyadic(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if self.kernel_size == (1, 1):
-            form = self._svd.decompose(weight, norm)
+            form = self._svd.approximate(weight, norm)
             form.notes += ("no kernel: a truncated SVD",)
             return form
         kernel = Kernel.of(weight, norm, self.kernel_size)

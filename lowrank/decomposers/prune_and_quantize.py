@@ -86,7 +86,7 @@ class PruneAndQuantize(Decomposer):
             self.pruning.check_shape(weight)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        pruned = self.pruning.decompose(weight, norm)
+        pruned = self.pruning.approximate(weight, norm)
         assert isinstance(pruned, Sparse)
         values = pruned.values.to_dense().detach().double()
         if not bool(values.any()):

@@ -13,15 +13,16 @@ def check_moment(moment: Tensor) -> None:
     """Raise ValueError unless it is a second moment that says something."""
     check_tensor("a second moment", moment)
     shape = tuple(moment.shape)
-    if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
+    is_square = moment.ndim == 2 and shape[0] == shape[1] > 0
+    if not is_square or not moment.is_floating_point():
         raise ValueError(
             f"a second moment is a square floating-point matrix, not {shape} {moment.dtype}"
         )
-    check_importance("the diagonal of a second moment", moment.diagonal())
     # A sum is finite only if all its terms are; in float16 it may also overflow.
     if not bool(moment.sum(dtype=torch.float64).isfinite()):
         bad = int((~moment.isfinite()).sum())
         raise ValueError(f"{bad} entries of a second moment are NaN or infinite: calibrate anew")
+    _check_squares("the diagonal of a second moment", moment.diagonal())
     largest = moment.diagonal().max()
     if float((moment - moment.T).abs_().max()) > 1e-4 * float(largest):
         raise ValueError("a second moment must be symmetric, and this matrix is not")
@@ -35,6 +36,11 @@ def check_importance(name: str, values: Tensor) -> None:
     if not bool(values.isfinite().all()):
         bad = int((~values.isfinite()).sum())
         raise ValueError(f"{name}: {bad} of {values.numel()} are NaN or infinite: calibrate anew")
+    _check_squares(name, values)
+
+
+def _check_squares(name: str, values: Tensor) -> None:
+    """Raise ValueError unless these finite numbers are ≥ 0, and not all zero."""
     if float(values.min()) < 0:
         raise ValueError(f"{name}: {float(values.min()):.3g} is negative, and a mean square is not")
     if float(values.max()) == 0:
