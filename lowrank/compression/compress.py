@@ -29,6 +29,7 @@ from lowrank.measure.macs import layer_macs
 from lowrank.model.forward import Example
 from lowrank.model.select import Select
 from lowrank.model.sites import Site, naming
+from lowrank.numerics.checks import check_flag
 from lowrank.numerics.memo import unchanging_meanwhile
 
 Method = Decomposer | Allocation | Mapping[str, Decomposer]
@@ -149,8 +150,7 @@ def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[s
 
 def fit_for(sites: Sequence[Site], allocation: Allocation, select: Select, strict: bool) -> Fit:
     """How far weights must take what an allocation gives them."""
-    if not isinstance(strict, bool):
-        raise ValueError(f"strict={strict!r} must be True or False")
+    check_flag("strict", strict)
     rules = allocation.rules(sites)
     alone = {name for name, rule in rules.items() if rule == name} | select.named(sites)
     return Fit(sites, rules, frozenset(alone), strict)

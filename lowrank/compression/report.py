@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf, Scaled
 from lowrank.files.extras import need
-from lowrank.measure.size import identity, leaves, nbytes
+from lowrank.measure.size import identity, leaves
 from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.storage import stored_bytes
@@ -125,7 +125,7 @@ class Compressed:
         stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
         forms = [cast(Factorization, module.factorization) for module in stand_ins]
         for layer, form in zip(self.layers, forms, strict=True):
-            layer.bytes, layer.params = nbytes(form), form.params
+            layer.bytes, layer.params = form.nbytes, form.params
         count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -155,7 +155,7 @@ def report(
     shared = len(site.uses) > 1 and norm != IDENTITY
     dense = factorization.to_dense()
     norm_error = norm.relative_error(weight, dense)
-    size, dense_size = nbytes(factorization), stored_bytes(weight)
+    size, dense_size = factorization.nbytes, stored_bytes(weight)
     adds = any(isinstance(module, Scaled) for module in factorization.modules())
     said = (
         f"larger than the dense {dense_size} bytes" if size > dense_size and not adds else "",

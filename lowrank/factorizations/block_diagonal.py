@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -18,6 +17,7 @@ from lowrank.factorizations.factorization import (
 )
 from lowrank.factorizations.operations import Operation, Split
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import check_integer
 
 
 class BlockDiagonal(Factorization):
@@ -37,7 +37,7 @@ class BlockDiagonal(Factorization):
 
     def __init__(self, count: int, values: Factorization, notes: tuple[str, ...] = ()) -> None:
         check_forms("the blocks", [values])
-        check_whole("count", count)
+        check_integer("count", count, least=1)
         rows, width = values.shape
         if rows % count:
             raise ValueError(

@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -18,6 +17,7 @@ from lowrank.factorizations.factorization import (
 )
 from lowrank.factorizations.operations import Operation
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import check_integer
 
 
 class ChannelProduct(Factorization):
@@ -45,7 +45,7 @@ class ChannelProduct(Factorization):
         notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("the core or the mixing", [core, mixing])
-        check_whole("positions", positions)
+        check_integer("positions", positions, least=1)
         if core.shape[1] != mixing.shape[0] * positions:
             raise ValueError(
                 f"a core of shape {core.shape} has no {positions} columns for each of the "

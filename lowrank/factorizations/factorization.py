@@ -72,8 +72,9 @@ class Factorization(nn.Module, ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors in a file, 16 bits a number where all have no more."""
-        return sum(map(stored_bytes, self.state_dict().values()))
+        """Bytes of its tensors in a file, each once, 16 bits a number where all have no more."""
+        stored = {id(tensor): tensor for tensor in self.state_dict(keep_vars=True).values()}
+        return sum(map(stored_bytes, stored.values()))
 
     @abstractmethod
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_integers, check_pair, check_range
+from lowrank.factorizations.checks import check_integers, check_range
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -19,6 +19,7 @@ from lowrank.factorizations.factorization import (
 from lowrank.factorizations.operations import Operation, Split
 from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import pair_of
 
 
 class PermutedProduct(Factorization):
@@ -54,9 +55,9 @@ class PermutedProduct(Factorization):
         notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("left and right", [left, right])
-        check_pair("grid", grid)
+        grid = pair_of("grid", grid)
         super().__init__((left.shape[0], right.shape[1]), notes)
-        self.grid = (int(grid[0]), int(grid[1]))
+        self.grid = grid
         if tuple(ranks.shape) not in (self.grid, (1, 1)):
             raise ValueError(
                 f"ranks of shape {tuple(ranks.shape)} must be those of a grid {self.grid}, or "

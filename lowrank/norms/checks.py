@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowrank.numerics.checks import check_number
+
 
 def check_moment(moment: Tensor) -> None:
     """Raise ValueError unless it is a second moment that says something."""
@@ -49,9 +51,7 @@ def _check_squares(name: str, values: Tensor) -> None:
 
 def check_damping(damping: Any) -> None:
     """Raise ValueError unless it is a share that can be added."""
-    is_number = isinstance(damping, int | float) and not isinstance(damping, bool)
-    if not is_number or not 0 <= damping < math.inf:
-        raise ValueError(f"damping={damping!r} must be at least 0 and finite, a number")
+    check_number("damping", damping, "be at least 0 and finite", lambda x: 0 <= x < math.inf)
 
 
 def check_tensor(name: str, values: object) -> None:

@@ -106,7 +106,11 @@ ROWS = [
     Row("layout of 9 bits", lambda _: Layout(SHAPE, 9, 8), r"give an integer in 1\.\.8"),
     Row("layout of true bits", lambda _: Layout(SHAPE, True, 8), "bits=True does not exist"),
     Row("layout of a vector", lambda _: Layout((4,), 2, 8), "must be two integers"),
-    Row("layout below 0", lambda _: Layout((4, -1), 2, 8), "integer of at least 0"),
+    Row(
+        "layout below 0",
+        lambda _: Layout((4, -1), 2, 8),
+        "of which=-1 must be at least 0 and an integer",
+    ),
     Row("layout, half a group", lambda _: Layout(SHAPE, 2, 2.5), "group_size=2.5 does not exist"),
     Row("layout, group of rows", lambda _: Layout(SHAPE, 2, "rows"), "or 'channel'"),
     Row("packing too large", lambda _: pack(torch.tensor([3, 4]), 2), r"0\.\.3, .* lie in 3\.\.4"),
