@@ -36,8 +36,6 @@ Method = Decomposer | Allocation | Mapping[str, Decomposer]
 Where = str | Sequence[str] | Select | None
 
 
-@torch.inference_mode(False)
-@unchanging_meanwhile
 def compress(
     model: nn.Module,
     method: Method,
@@ -80,14 +78,40 @@ def compress(
             would have no effect, or the model does not run on the example; the text names the
             layer. What can be known before the work is.
     """
+    return approximated(model, method, where, example, norm, data, values=values, strict=strict)
+
+
+@torch.inference_mode(False)
+@unchanging_meanwhile
+def approximated(
+    model: nn.Module,
+    method: Method,
+    where: Where = None,
+    example: Example | None = None,
+    norm: NormProvider | str | None = None,
+    data: Any = None,
+    *,
+    values: str | None = None,
+    strict: bool = False,
+    counts_macs: bool = True,
+) -> Compressed:
+    """What `compress` gives, perhaps without the MACs of the layers.
+
+    Args:
+        counts_macs: whether they are counted; else `Compressed.add_macs` fills them in.
+
+    Raises:
+        ValueError: as `compress`.
+    """
+    counted = example if counts_macs else None
     allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
     norms, storing = as_norms(norm, allocation, data), Values(values)
     sites, skipped = selected(model, select)
     for site in sites:
         with naming(site):
             check_weight(site.matrix())
-    if example is not None:
-        before = layer_macs(model, example)  # Before the work, since the model may not run on it.
+    if counted is not None:
+        before = layer_macs(model, counted)  # Before the work, since the model may not run on it.
     allocation.check_norms(norms.types)
     problem = Problem(model, sites, norms, data, example, storing)
     chosen = allocation.allocate(problem)
@@ -97,8 +121,8 @@ def compress(
     if not sites:
         raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
     result = Walk(problem, chosen, fit_for(sites, allocation, select, strict)).run(skipped)
-    if example is not None:
-        result.add_macs(before, layer_macs(result.model, example))
+    if counted is not None:
+        result.add_macs(before, layer_macs(result.model, counted))
     return result
 
 

@@ -89,6 +89,6 @@ def pair_of(name: str, pair: object, least: int = 1) -> tuple[int, int]:
     """Two integers of at least `least` as a tuple; Hydra hands over a list."""
     if not isinstance(pair, Sequence) or len(pair) != 2:
         raise ValueError(f"{name}={pair!r} must be two integers of at least {least}")
-    for value in pair:
-        check_integer(f"{name}={tuple(pair)}, of which", value, least)
+    for place, value in enumerate(pair):
+        check_integer(f"{name}[{place}]", value, least)
     return pair[0], pair[1]

@@ -460,7 +460,7 @@ NORMS = [
     Row(
         "damping as text",
         calling(CalibratedNorms, "full", "1%"),
-        "damping='1%' must be .* a number",
+        "damping='1%' must be a number: it must be at least 0",
     ),
     Row("damping as a switch", calling(CalibratedNorms, "full", True), "damping=True must be"),
     Row("power of a full moment", calling(CalibratedNorms, "full", power=0.5), "is for a diagonal"),
@@ -513,7 +513,7 @@ NORMS = [
     Row(
         "damping of a Gram",
         calling(Gram, torch.eye(2), None, "1"),
-        "damping='1' must be .* a number",
+        "damping='1' must be a number: it must be at least 0",
     ),
     Row(
         "Gram that is no second moment",

@@ -109,7 +109,7 @@ ROWS = [
     Row(
         "layout below 0",
         lambda _: Layout((4, -1), 2, 8),
-        "of which=-1 must be at least 0 and an integer",
+        r"shape\[1\]=-1 must be at least 0 and an integer",
     ),
     Row("layout, half a group", lambda _: Layout(SHAPE, 2, 2.5), "group_size=2.5 does not exist"),
     Row("layout, group of rows", lambda _: Layout(SHAPE, 2, "rows"), "or 'channel'"),
@@ -133,7 +133,7 @@ ROWS = [
     Row("codes without centroids", codebook(codes=CODES + 7), r"must lie in 0\.\.3, .* 7\.\.10"),
     Row("real codes of a book", codebook(codes=CODES / 2), "must be whole numbers: round them"),
     Row("block of no rows", lambda _: BlockGrid(SHAPE, (0, 1)), "block=.* at least 1"),
-    Row("half a block", lambda _: BlockGrid(SHAPE, (1, 2.5)), "of which=2.5 must be an integer"),
+    Row("half a block", lambda _: BlockGrid(SHAPE, (1, 2.5)), r"block\[1\]=2.5 must be at least 1"),
     Row("grid of a vector", lambda _: BlockGrid((4,)), r"shape=\(4,\) must be two integers"),
     Row("kept of another shape", lambda _: Sparse.from_dense(MATRIX, KEPT.T), r"needs \(4, 6\)"),
     Row("kept as numbers", lambda _: Sparse.from_dense(MATRIX, KEPT.int()), "and torch.bool"),
@@ -164,7 +164,7 @@ ROWS = [
     Row(
         "rows of no blocks", lambda _: BlockDiagonal(3, dense()), "4 rows are not those of 3 blocks"
     ),
-    Row("no diagonal block", lambda _: BlockDiagonal(0, dense()), "count=0 must be an integer"),
+    Row("no diagonal block", lambda _: BlockDiagonal(0, dense()), "count=0 must be at least 1"),
     Row("a block and a half", lambda _: BlockDiagonal(1.5, dense()), "count=1.5 must be"),
     Row("direct sum of none", lambda _: DirectSum(), "at least 1 block, got none"),
     Row("direct sum of tensors", lambda _: DirectSum(MATRIX), "a block must be a factorization"),
@@ -195,8 +195,8 @@ ROWS = [
     Row("kernel of no width", convolve(kernel_size=(3, 0)), "must be at least 1, padding"),
     Row("negative padding", convolve(padding=(-1, 0)), "padding at least 0"),
     Row("no groups", convolve(groups=0), "groups=0.*must be at least 1"),
-    Row("multiplying no blocks", lambda _: MultiplyBlocks(0), "count=0 must be an integer"),
-    Row("along no positions", lambda _: MultiplyAlong(0), "positions=0 must be an integer"),
+    Row("multiplying no blocks", lambda _: MultiplyBlocks(0), "count=0 must be at least 1"),
+    Row("along no positions", lambda _: MultiplyAlong(0), "positions=0 must be at least 1"),
     Row(
         "bias of another layer",
         lambda _: FactorizedLinear(dense(), nn.Parameter(torch.ones(6))),

@@ -266,7 +266,7 @@ BAD = {
     ),
     "moment infinite": (
         lambda: Gram(with_value(torch.eye(3), (1, 1), INF)),
-        "diagonal of a second moment: 1 of 3 are NaN or infinite",
+        "1 entries of a second moment are NaN or infinite: calibrate anew",
     ),
     "moment negative": (
         lambda: Gram(with_value(torch.eye(3), (1, 1), -1)),
