@@ -154,7 +154,8 @@ def report(
         own = PRODUCT
     shared = len(site.uses) > 1 and norm != IDENTITY
     dense = factorization.to_dense()
-    norm_error = norm.relative_error(weight, dense)
+    plain_error = IDENTITY.relative_error(weight, dense)
+    norm_error = plain_error if norm == IDENTITY else norm.relative_error(weight, dense)
     size, dense_size = factorization.nbytes, stored_bytes(weight)
     adds = any(isinstance(module, Scaled) for module in factorization.modules())
     said = (
@@ -168,7 +169,7 @@ def report(
         shape=factorization.shape,
         decomposer=repr(decomposer),
         factorization=factorization.describe(),
-        relative_error=IDENTITY.relative_error(weight, dense),
+        relative_error=plain_error,
         norm=norm.describe(),
         norm_error=norm_error,
         dense_bytes=dense_size,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from lowrank.numerics.storage import dtype_name
+
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
 
@@ -93,7 +95,7 @@ def described(example: Example) -> str:
 
     def one(value: Any) -> str:
         if isinstance(value, Tensor):
-            return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            return f"{dtype_name(value.dtype)} {tuple(value.shape)}"
         return type(value).__name__
 
     if isinstance(example, Mapping):
