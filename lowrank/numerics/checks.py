@@ -90,5 +90,5 @@ def pair_of(name: str, pair: object, least: int = 1) -> tuple[int, int]:
     if not isinstance(pair, Sequence) or len(pair) != 2:
         raise ValueError(f"{name}={pair!r} must be two integers of at least {least}")
     for place, value in enumerate(pair):
-        check_integer(f"{name}[{place}]", value, least)
+        check_integer(f"{name}={pair!r}: {name}[{place}]", value, least)
     return pair[0], pair[1]
