@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from lowrank.reporting.table import Table
+
 # The names of figures against a size, if not that of the size.
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
 # The reasons why there is no figure against a cost.
@@ -73,12 +75,12 @@ def report(config: DictConfig) -> None:
     parts = fitting(chosen, comparisons(frame))
     store.check_writable(chosen.out)
     written: list[Path] = []
-    for name, part, own in parts:
+    for name, part, own, summary in parts:
         methods = dict(zip(part["path"], part["method"], strict=True))
         rows: Any = layers[layers["path"].isin(methods)]
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
-        written += tabulate(own, name, part, rows)
+        written += tabulate(own, name, part, rows, summary)
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
@@ -92,8 +94,8 @@ def on_one_line(error: Exception) -> str:
 
 def fitting(
     chosen: Options, parts: list[tuple[str, pd.DataFrame]]
-) -> list[tuple[str, pd.DataFrame, Options]]:
-    """The comparisons that can be shown, each with its own metric and size.
+) -> list[tuple[str, pd.DataFrame, Options, Table]]:
+    """The comparisons that can be shown, each with its own metric and size, and its summary.
 
     Raises:
         ValueError: none has the metric, or the records of one cannot be compared.
@@ -107,8 +109,7 @@ def fitting(
         if metric in held:
             own = replace(chosen, metric=metric, size=chosen.size or usual_size(part))
             # Whatever cannot be compared is found before anything is written.
-            summary_table(part, metric, str(own.size))
-            found.append((name, part, own))
+            found.append((name, part, own, summary_table(part, metric, str(own.size))))
         else:
             left_out[name] = metric or "measure of quality"
     if not found:
@@ -121,16 +122,15 @@ def fitting(
 
 
 def tabulate(
-    chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
+    chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame, summary: Table
 ) -> Iterator[Path]:
     """Write the tables of one comparison and print the short ones."""
     from lowrank.reporting.norm_table import norm_table
     from lowrank.reporting.table import csv_text, write
-    from lowrank.reporting.tables import long_table, summary_table
+    from lowrank.reporting.tables import long_table
 
     metric, size = str(chosen.metric), str(chosen.size)
     start = Path(chosen.out) / name
-    summary = summary_table(part, metric, size)
     print(summary.to_markdown())
     yield from summary.save(f"{start}-summary")
     yield from long_table(part, size).save(f"{start}-points")

@@ -19,8 +19,9 @@ CALIBRATION = "task.calibration_seed="
 
 def repeats(jobs: Sequence[SweepJob]) -> int:
     """The number of points that must give the same numbers as another one, timings aside."""
-    alike = Counter(store.point(job.settings) for job in jobs)
-    several = [job for job in jobs if alike[store.point(job.settings)] > 1]
+    points = [store.point(job.settings) for job in jobs]
+    alike = Counter(points)
+    several = [job for job, point in zip(jobs, points, strict=True) if alike[point] > 1]
     return sum(count - 1 for count in Counter(_drawn(job.settings) for job in several).values())
 
 

@@ -163,13 +163,13 @@ def linear(weight: torch.Tensor) -> nn.Linear:
 
 def test_the_report_says_where_a_method_is_worse_than_zeros():
     layer = compress(linear(random(8, 8)), Opposite()).layers[0]
-    assert layer.norm_error == pytest.approx(2) and layer.note == "worse than zeros"
-    assert compress(linear(random(8, 8)), Quantization(1)).layers[0].note == ""
+    assert layer.norm_error == pytest.approx(2) and layer.notes == ("worse than zeros",)
+    assert compress(linear(random(8, 8)), Quantization(1)).layers[0].notes == ()
 
 
 def test_gptq_of_one_bit_makes_rows_zero_that_it_would_take_farther():
     norm = norms()[-1]
     found = GPTQ(1, symmetric=False, scale="range").decompose(SPARSE, norm)
     zero = ~found.to_dense().any(dim=1)
-    assert f"{int((zero & SPARSE.any(dim=1)).sum())} rows made zero" in found.note
+    assert f"{int((zero & SPARSE.any(dim=1)).sum())} rows made zero" in " ".join(found.notes)
     assert bool(zero.any()) and not bool(zero.all())

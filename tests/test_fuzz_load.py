@@ -109,7 +109,7 @@ def statistics() -> Calibration:
         "b": Statistics(moment, None, 20),
         "c": Statistics(moment.diagonal().contiguous(), None, 7),
         "d": Statistics(None, rows, 3),
-        "e": Statistics(None, None, 0, "nothing reached it"),
+        "e": Statistics(None, None, 0, ("nothing reached it", "as was said")),
     }
     return Calibration(entries, {"model": "abc", "moment": "full", "outputs": True})
 

@@ -42,7 +42,10 @@ class Problem:
     values: Values = field(default_factory=Values)
 
     def decompose(self, site: Site, decomposer: Decomposer, norm: Norm) -> Factorization:
-        """The factorization of a weight by a method, in the dtypes in which it is stored."""
+        """The factorization of a weight by a method, in the dtypes in which it is stored.
+
+        The method fits the shape of the weight, as `Site.check_shape` says.
+        """
         form = site.decompose(decomposer, norm)
         return form if decomposer == Uncompressed() else self.values.stored(form)
 

@@ -134,6 +134,7 @@ def analyse(problem: Problem, candidates: Sequence[Decomposer], costs: Costs) ->
             energy = norm.size(weight) ** 2
         for decomposer in group:
             try:
+                site.check_shape(decomposer)
                 factorization = problem.decompose(site, decomposer, norm)
             except ValueError as error:
                 refused.append((site.name, repr(decomposer), str(error)))

@@ -10,7 +10,12 @@ from typing import Literal
 from lowrank.allocation.resources import RESOURCES
 from lowrank.decomposers.decomposer import first_level
 from lowrank.model.sites import Site
-from lowrank.numerics.checks import check_number, check_one_of, check_positive
+from lowrank.numerics.checks import (
+    check_exactly_one,
+    check_number,
+    check_one_of,
+    check_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,8 @@ class Budget:
         check_one_of("resource", self.resource, tuple(RESOURCES))
         check_one_of("of", self.of, ("model", "layers"))
         given = {name: getattr(self, name) for name in ("ratio", "limit", "bits_per_weight")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) != 1:
-            raise ValueError(
-                f"a budget is one of ratio, limit and bits_per_weight, got {given or 'none'}: "
-                "leave out, or set to null, all but one"
-            )
-        (name, value), *_ = given.items()
+        check_exactly_one("Budget", given)
+        ((name, value),) = [(name, one) for name, one in given.items() if one is not None]
         if name == "ratio":
             check_number(name, value, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
         else:

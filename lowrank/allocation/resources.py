@@ -90,7 +90,7 @@ class Bytes(Resource):
     def of(
         self, site: Site, factorization: Factorization, view: KernelView, calls: Calls, dense: int
     ) -> int:
-        return nbytes(factorization)
+        return factorization.nbytes
 
 
 class Params(Resource):

@@ -174,19 +174,17 @@ class Member(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         moment = norm.second_moment(weight)
         self.basis.prepare(moment)
-        notes = [OTHER_INPUTS] if not torch.equal(self.basis.moment, moment) else []
+        notes = () if torch.equal(self.basis.moment, moment) else (OTHER_INPUTS,)
         others = [name for name in self.basis.names if name != self.basis.names[self.place]]
         if self.basis.right is None:
-            notes.append(f"a basis shared with {', '.join(others)} does not pay here")
+            notes += (f"a basis shared with {', '.join(others)} does not pay here",)
             rank = self.basis.ranks[self.place]
-            left, right, note = nearest(weight, rank, norm)
-            return Product(
-                Dense(left), Dense(right), note="; ".join([*notes, *filter(None, [note])])
-            )
-        notes.append(f"shares its right factor with {', '.join(others)}, counted once")
+            left, right, found = nearest(weight, rank, norm)
+            return Product(Dense(left), Dense(right), notes=notes + found)
+        notes += (f"shares its right factor with {', '.join(others)}, counted once",)
         right = self.basis.right.weight.detach()
         left = fitted(weight.double(), moment, right.double())
-        return Product(Dense(left.to(weight.dtype)), self.basis.right, note="; ".join(notes))
+        return Product(Dense(left.to(weight.dtype)), self.basis.right, notes=notes)
 
 
 def divided(

@@ -54,7 +54,7 @@ class Values:
                 return leaf
             if leaf not in self._stored:
                 stored = half.decompose(leaf.weight)
-                stored.note = leaf.note
+                stored.notes = leaf.notes
                 self._stored[leaf] = stored
             return self._stored[leaf]
 

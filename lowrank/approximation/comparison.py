@@ -52,7 +52,7 @@ def better_of(
     if best is not hybrid:
         times = error / least if least else float("inf")
         hybrid_is = f"{hybrid.describe()} of {allowed} bytes has {times:.3g} times its error"
-        best.note = "; ".join(filter(None, (best.note, f"instead of a hybrid: {hybrid_is}")))
+        best.notes += (f"instead of a hybrid: {hybrid_is}",)
     return best
 
 
@@ -83,8 +83,8 @@ def svd_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None
     rank = min(int(limit // (sum(weight.shape) * weight.itemsize)), *weight.shape)
     if rank < 1:
         return None
-    left, right, note = nearest(weight, rank, norm)
-    return Product(Dense(left), Dense(right), note=note)
+    left, right, notes = nearest(weight, rank, norm)
+    return Product(Dense(left), Dense(right), notes=notes)
 
 
 def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
@@ -93,7 +93,5 @@ def dense_unless_smaller(weight: Tensor, form: Factorization) -> Factorization:
     needed, dense = form.nbytes, stored_bytes(weight)
     if needed < dense:
         return form
-    return Dense(
-        weight.clone(),
-        note=f"kept dense: {form.describe()} needs {needed} bytes, dense has {dense}",
-    )
+    kept = f"kept dense: {form.describe()} needs {needed} bytes, dense has {dense}"
+    return Dense(weight.clone(), notes=(kept,))

@@ -18,7 +18,7 @@ class Factors(NamedTuple):
 
     left: Tensor
     right: Tensor
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
@@ -36,12 +36,12 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
     bounds the error; one analysis serves all ranks.
     """
     if isinstance(norm, Identity):
-        found, note = spectral.leading(working(weight), rank)
-        return Factors(*truncated((found.u, found.s, found.vh), rank), note)
+        found, notes = spectral.leading(working(weight), rank)
+        return Factors(*truncated((found.u, found.s, found.vh), rank), notes)
     weight = weight.double()
     rows = norm.row_weights(weight).sqrt()[:, None]
     scaled = rows * weight
-    found, note = spectral.leading(norm.whiten(weight), rank)
+    found, notes = spectral.leading(norm.whiten(weight), rank)
     seen = min(rank, _rank_of(found.s, weight.shape))
     left = found.basis(seen)
     right = left.T @ scaled
@@ -57,8 +57,8 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
         # Nearly parallel rows of `right` would make a projection of large numbers that cancel.
         left = left.where(rows > 0, weight @ torch.linalg.pinv(right, rtol=1e-4))
     if seen < rank:
-        note = f"the norm sees {seen} directions of the weight, the rest are of the plain norm"
-    return Factors(*equally_scaled(left, right), note)
+        notes += (f"the norm sees {seen} directions of the weight, the rest are of the plain norm",)
+    return Factors(*equally_scaled(left, right), notes)
 
 
 def spectrum(weight: Tensor, norm: Norm) -> Tensor:

@@ -211,5 +211,7 @@ def nearer_of_rivals(
         return form
     other, least = others[best], errors[best]
     times = error / least if least else math.inf
-    other.note = f"instead of an entropy code: {form.describe()} has {times:.3g} times its error"
+    other.notes += (
+        f"instead of an entropy code: {form.describe()} has {times:.3g} times its error",
+    )
     return other

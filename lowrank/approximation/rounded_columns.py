@@ -143,7 +143,8 @@ class ColumnLevels:
         return (codes - self.zero[column]).mul_(self.scale[column])
 
 
-def kept_nearest(rows: int) -> str:
-    """The note on rows that compensation would have made worse; empty if there are none."""
-    text = f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm"
-    return text * (rows > 0)
+def kept_nearest(rows: int) -> tuple[str, ...]:
+    """The note on rows that compensation would have made worse; none if there are none."""
+    if not rows:
+        return ()
+    return (f"{rows} row{'s' * (rows > 1)} rounded to nearest, which is nearer in the norm",)

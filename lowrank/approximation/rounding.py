@@ -210,7 +210,7 @@ def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantize
     weights = norm.entry_weights(weight)
     result = rounding.nearest(weight, rounding.grid(weight, weights))
     if rounding.ignores_norm and is_uneven(weights):
-        result.note = SAME_IN_EVERY_NORM
+        result.notes = (SAME_IN_EVERY_NORM,)
     return result
 
 

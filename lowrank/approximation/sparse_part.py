@@ -30,7 +30,7 @@ class SparseMatrix(NamedTuple):
 
     values: Tensor
     kept: Tensor
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def nearest_sparse(
@@ -50,13 +50,13 @@ def nearest_sparse(
     scaled = scaled * relative(norm.entry_weights(weight)).sqrt()
     wanda = project(scaled)
     if is_diagonal(moment):
-        return SparseMatrix(matrix, wanda, UNPAIRED)
+        return SparseMatrix(matrix, wanda, (UNPAIRED,))
     kept = alternate(scaled, moment, project, iterations)
     values = exact_update(matrix, kept, moment)
     if norm(matrix - values) <= norm(matrix * ~wanda):
         return SparseMatrix(values, kept)
-    note = "the mask is Wanda's: alternating directions found no better one"
-    return SparseMatrix(exact_update(matrix, wanda, moment), wanda, note)
+    notes = ("the mask is Wanda's: alternating directions found no better one",)
+    return SparseMatrix(exact_update(matrix, wanda, moment), wanda, notes)
 
 
 def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | None:
@@ -73,7 +73,7 @@ def sparse_within(weight: Tensor, norm: Norm, limit: float) -> Factorization | N
     project = projection(Blocks(), shape, count)
     found = nearest_sparse(weight, norm, project, ALONE_ITERATIONS)
     sparse = Sparse.from_dense(found.values.to(weight.dtype), found.kept)
-    sparse.note = found.note
+    sparse.notes = found.notes
     return sparse
 
 

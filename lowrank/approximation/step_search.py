@@ -91,24 +91,24 @@ class StepSearch:
     def _smallest(self) -> tuple[float, EntropyCoded, Tensor]:
         step, tried = self._quick(), Tried()
         best: tuple[EntropyCoded, Tensor] | None = None
-        least, note = math.inf, ""
+        least, notes = math.inf, ()
         while best is None or len(tried.spare) < FULL:
             step = self._snapped(step)
             codes = self._codes(step)
             if codes is None:
-                spare, note = -BEYOND, LIMITED
+                spare, notes = -BEYOND, (LIMITED,)
             else:
                 form = self._form(codes, step, self._centre(step))
                 spare = self._spare(form)
                 if spare >= 0 and step < least:
                     best, least = (form, codes), step
             if 0 <= spare <= TOLERANCE:
-                note = ""
+                notes = ()
                 break
             step = tried.next(step, spare) if len(tried.spare) < FULL else step * GROWTH
         assert best is not None
         form, found = self._fitted(best[0], best[1], least)
-        form.note = note
+        form.notes = notes
         return least, form, found
 
     def _of_some_entries(

@@ -199,12 +199,11 @@ class CalibratedNorms(NormProvider):
         for site in sites:
             entries = [statistics[use.name] for use in site.uses]
             reached = [entry for entry in entries if entry.count]
-            said = "; ".join(dict.fromkeys(e.note for e in reached or entries if e.note))
+            said = tuple(dict.fromkeys(note for e in reached or entries for note in e.notes))
             if not reached:
-                job.unreached[site.name] = said
+                job.unreached[site.name] = "; ".join(said)
                 continue
-            if said:
-                job.notes[site.name] = said
+            job.notes[site.name] = said
             try:
                 norm = self._norm(site, statistics, job.views[site.name])
             except ValueError as error:  # Such as inputs that are always zero.

@@ -50,7 +50,7 @@ def collect(
     """The second moments of the inputs of modules, from one pass in evaluation mode.
 
     Sums are kept in float64, the products of one batch computed in float32 at least. Positions
-    that are padding do not count, or the statistics' note says so. Modules that always get the very
+    that are padding do not count, or the statistics' notes say so. Modules that always get the very
     same tensor and read it alike, such as query, key and value projections, share one statistic,
     which is computed once.
 
@@ -166,14 +166,14 @@ class Collector:
     def _mean(self, name: str) -> Statistics:
         found, rule = self.sums[name], self.rules[name]
         if found.total is None or not found.count or rule is None:
-            return Statistics(None, None, 0, self.unseen[name] or UNREACHED)
+            return Statistics(None, None, 0, (self.unseen[name] or UNREACHED,))
         mean = found.total.div_(found.count)
         if not bool(mean.sum().isfinite()):  # Squares: a sum is finite only if all terms are.
-            return Statistics(None, None, 0, NOT_FINITE)
-        note = "; ".join(self.notes[name])
+            return Statistics(None, None, 0, (NOT_FINITE,))
+        notes = tuple(self.notes[name])
         if rule.looks_up:
-            return Statistics(None, mean, found.count, note)
-        return Statistics(mean, None, found.count, note)
+            return Statistics(None, mean, found.count, notes)
+        return Statistics(mean, None, found.count, notes)
 
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
@@ -205,8 +205,8 @@ class Collector:
         it cannot."""
         self.notes[name] |= dict.fromkeys(self.piece.notes)
         # A convolution has other vectors than its input has positions.
-        real, note = self.piece.real(positions if positions.numel() == len(rows) else None)
-        self.notes[name] |= {note: None} if note else {}
+        real, notes = self.piece.real(positions if positions.numel() == len(rows) else None)
+        self.notes[name] |= dict.fromkeys(notes)
         return rows if real is None else rows[real.to(rows.device)]
 
     def _check_examples(self, name: str, module: nn.Module, x: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowrank.model.batch import Batch
 from lowrank.model.nested import leaves
 from lowrank.numerics.memo import fingerprint
+from lowrank.numerics.storage import dtype_name
 
 PLAIN = (bool, int, float, str)
 
@@ -51,7 +52,7 @@ def described(batch: Any) -> str:
 
 def _described(tensor: Tensor) -> str:
     device = "" if tensor.device.type == "cpu" else f" on {tensor.device}"
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}{device}"
+    return f"{tuple(tensor.shape)} {dtype_name(tensor.dtype)}{device}"
 
 
 def check_contents(batch: Any, number: int) -> None:

@@ -63,7 +63,7 @@ def fisher(
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-    unused = Statistics(None, None, 0, UNUSED)
+    unused = Statistics(None, None, 0, (UNUSED,))
     found = {name: _mean(sums, batches) for name, sums in squares.items()}
     return {name: found.get(name, unused) for name in sites}
 

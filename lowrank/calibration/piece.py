@@ -41,7 +41,7 @@ class Piece:
     notes: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
 
-    def real(self, positions: torch.Size | None) -> tuple[Tensor | None, str]:
+    def real(self, positions: torch.Size | None) -> tuple[Tensor | None, tuple[str, ...]]:
         """Which of a layer's positions are real, as `placed` has it, or None for all of them; and a
         note if some of these may be padding.
 
@@ -49,9 +49,9 @@ class Piece:
             positions: their shape; None where they are none of the model's input.
         """
         if not self.batch.real:
-            return None, ""
+            return None, ()
         found = None if positions is None else placed(positions, list(self.batch.real.values()))
-        return found, PADDING_COUNTS if found is None else ""
+        return found, (PADDING_COUNTS,) if found is None else ()
 
 
 PADDING_COUNTS = (

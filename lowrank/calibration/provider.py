@@ -24,7 +24,7 @@ class Job:
         views: by site name, as which matrix a kernel is seen.
         data: a task, a list of batches, or a `Calibration` made before.
         summary: filled with what a record says about the calibration.
-        notes: filled, by site name, with what the note of its report must say.
+        notes: filled, by site name, with what its report must say.
         unreached: filled, by site name, with why the data say nothing about its weight, which then
             stays as it is.
     """
@@ -35,7 +35,7 @@ class Job:
     views: dict[str, KernelView]
     data: Any
     summary: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
 
 

@@ -30,14 +30,14 @@ class Statistics(NamedTuple):
             g of the loss with respect to the output (out,); None where it was not asked for.
         count: positions; 0 for a module that nothing reached, such as one that only holds a weight
             that others share and use.
-        note: what a report must say of them, such as padding that counts; why nothing reached the
+        notes: what a report must say of them, such as padding that counts; why nothing reached the
             module, where nothing did.
     """
 
     columns: Tensor | None
     rows: Tensor | None
     count: int
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from lowrank.files.fields import shown
 from lowrank.files.tensor_files import TensorFile, opened, write
 from lowrank.model.contents import names_of
 
-FORMAT = 2
+FORMAT = 3
 # The fields of statistics that are tensors.
 PARTS = ("columns", "rows")
 # In which means are made; of others torch can compute next to nothing.
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# Of characters of a note, which a report prints.
+# Of characters of all notes on a layer, which a report prints.
 LONGEST = 2000
 # The fields of the statistics of each layer, by the layer's name.
 Layers = Mapping[str, Mapping[str, Any]]
@@ -36,7 +36,7 @@ def save_statistics(path: Path, statistics: Layers, source: Mapping[str, Any]) -
     layers: dict[str, dict[str, Any]] = {}
     for name, entry in statistics.items():
         _check(name, entry)
-        layers[name] = {"count": entry["count"], "note": entry["note"]}
+        layers[name] = {"count": entry["count"], "notes": entry["notes"]}
         for part in PARTS:
             if (tensor := entry[part]) is not None:
                 place = places.setdefault(id(tensor), f"{name}.{part}")
@@ -59,7 +59,7 @@ def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
         others = {
             name: {
                 "count": layers.fields(name).integer("count"),
-                "note": layers.fields(name).text("note"),
+                "notes": tuple(layers.fields(name).texts("notes")),
             }
             for name in layers
         }
@@ -80,7 +80,7 @@ def _places(file: TensorFile) -> dict[str, dict[str, str]]:
     found = {}
     for name in layers:
         fields = layers.fields(name)
-        fields.only("count", "note", *PARTS)
+        fields.only("count", "notes", *PARTS)
         found[name] = {p: fields.one_of(p, file.shapes.keys()) for p in PARTS if p in fields}
     used = {place for own in found.values() for place in own.values()}
     if surplus := sorted(file.shapes.keys() - used):
@@ -89,13 +89,16 @@ def _places(file: TensorFile) -> dict[str, dict[str, str]]:
 
 
 def check_said(name: str, entry: Mapping[str, Any]) -> None:
-    """Raise ValueError unless count and note are those of statistics, and fit what there is."""
-    count, note = entry["count"], entry["note"]
+    """Raise ValueError unless count and notes are those of statistics, and fit what there is."""
+    count, notes = entry["count"], entry["notes"]
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise ValueError(f"'{name}': count={count!r} must be a number of positions")
-    if not isinstance(note, str) or len(note) > LONGEST or not note.isprintable():
+    if not isinstance(notes, tuple) or not all(isinstance(n, str) and n for n in notes):
+        raise ValueError(f"'{name}': notes={shown(notes)} must be a tuple of texts")
+    if sum(map(len, notes)) > LONGEST or not all(map(str.isprintable, notes)):
         raise ValueError(
-            f"'{name}': note={shown(note)} must be one line of text of at most {LONGEST} characters"
+            f"'{name}': notes={shown(notes)} must be lines of text of at most {LONGEST} characters "
+            "together"
         )
     given = [part for part in PARTS if entry[part] is not None]
     if not count and given:
@@ -103,8 +106,8 @@ def check_said(name: str, entry: Mapping[str, Any]) -> None:
             f"'{name}': {' and '.join(given)} are means over count=0 positions; where nothing "
             "reached a layer there are none"
         )
-    if not count and not note:
-        raise ValueError(f"'{name}': with count=0 the note must say why nothing reached the layer")
+    if not count and not notes:
+        raise ValueError(f"'{name}': with count=0 the notes must say why nothing reached the layer")
     if count and not given:
         raise ValueError(f"'{name}': with count={count} there must be columns or rows")
 

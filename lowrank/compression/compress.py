@@ -26,17 +26,16 @@ from lowrank.compression.walk import Walk
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import check_weight
 from lowrank.measure.macs import layer_macs
-from lowrank.model.forward import Example, check_example
+from lowrank.model.forward import Example
 from lowrank.model.select import Select
 from lowrank.model.sites import Site, naming
+from lowrank.numerics.checks import check_flag
 from lowrank.numerics.memo import unchanging_meanwhile
 
 Method = Decomposer | Allocation | Mapping[str, Decomposer]
 Where = str | Sequence[str] | Select | None
 
 
-@torch.inference_mode(False)
-@unchanging_meanwhile
 def compress(
     model: nn.Module,
     method: Method,
@@ -79,15 +78,40 @@ def compress(
             would have no effect, or the model does not run on the example; the text names the
             layer. What can be known before the work is.
     """
+    return approximated(model, method, where, example, norm, data, values=values, strict=strict)
+
+
+@torch.inference_mode(False)
+@unchanging_meanwhile
+def approximated(
+    model: nn.Module,
+    method: Method,
+    where: Where = None,
+    example: Example | None = None,
+    norm: NormProvider | str | None = None,
+    data: Any = None,
+    *,
+    values: str | None = None,
+    strict: bool = False,
+    counts_macs: bool = True,
+) -> Compressed:
+    """What `compress` gives, perhaps without the MACs of the layers.
+
+    Args:
+        counts_macs: whether they are counted; else `Compressed.add_macs` fills them in.
+
+    Raises:
+        ValueError: as `compress`.
+    """
+    counted = example if counts_macs else None
     allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
     norms, storing = as_norms(norm, allocation, data), Values(values)
     sites, skipped = selected(model, select)
     for site in sites:
         with naming(site):
             check_weight(site.matrix())
-    if example is not None:
-        check_example(example)
-        before = layer_macs(model, example)  # Before the work, since the model may not run on it.
+    if counted is not None:
+        before = layer_macs(model, counted)  # Before the work, since the model may not run on it.
     allocation.check_norms(norms.types)
     problem = Problem(model, sites, norms, data, example, storing)
     chosen = allocation.allocate(problem)
@@ -97,8 +121,8 @@ def compress(
     if not sites:
         raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
     result = Walk(problem, chosen, fit_for(sites, allocation, select, strict)).run(skipped)
-    if example is not None:
-        result.add_macs(before, layer_macs(result.model, example))
+    if counted is not None:
+        result.add_macs(before, layer_macs(result.model, counted))
     return result
 
 
@@ -150,8 +174,7 @@ def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[s
 
 def fit_for(sites: Sequence[Site], allocation: Allocation, select: Select, strict: bool) -> Fit:
     """The fit of an allocation, by its rules and by the weights that were named alone."""
-    if not isinstance(strict, bool):
-        raise ValueError(f"strict={strict!r} must be True or False")
+    check_flag("strict", strict)
     rules = allocation.rules(sites)
     alone = {name for name, rule in rules.items() if rule == name} | select.named(sites)
     return Fit(sites, rules, frozenset(alone), strict)

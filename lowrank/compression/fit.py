@@ -34,7 +34,7 @@ class Fit:
     rules: Mapping[str, str]
     alone: frozenset[str] = frozenset()
     strict: bool = False
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left: dict[str, ValueError] = field(default_factory=dict)
 
     def shaped(self, plan: Mapping[str, Decomposer]) -> dict[str, Decomposer]:
@@ -62,19 +62,20 @@ class Fit:
         try:
             site.check_shape(decomposer)
         except Unfit as error:
-            decomposer = self.instead(site, error)
-            site.check_shape(decomposer)
+            return self.instead(site, error)
         return decomposer
 
     def instead(self, site: Site, error: Unfit) -> Decomposer:
         """The nearest level of a method that a weight cannot have as asked; its note says so.
 
         Raises:
-            Unfit: the same, where no level is near, or another may not be taken.
+            Unfit: the same, where no level is near, or another may not be taken; or that level does
+                not fit the shape.
         """
         if error.nearest is None or self.must(site):
             raise error
-        self.notes[site.name] = f"{NEAREST}, {error.nearest}: {error}"
+        site.check_shape(error.nearest)
+        self.notes[site.name] = (f"{NEAREST}, {error.nearest}: {error}",)
         return error.nearest
 
     def leave(self, site: Site, error: ValueError) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf, Scaled
 from lowrank.files.extras import need
-from lowrank.measure.size import identity, leaves, nbytes
+from lowrank.measure.size import identity, leaves
 from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.storage import stored_bytes
@@ -54,7 +54,13 @@ class LayerReport:
     dense_macs: int | None = None
     macs: int | None = None
     tied_to: list[str] = field(default_factory=list)
-    note: str = ""
+    notes: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The fields as records and tables hold them: ``note`` is all notes in one text."""
+        fields = asdict(self)
+        del fields["notes"]
+        return fields | {"note": "; ".join(self.notes)}
 
 
 @dataclass
@@ -90,7 +96,7 @@ class Compressed:
         need("a data frame", "pandas")
         import pandas as pd
 
-        return pd.DataFrame([asdict(layer) for layer in self.layers])
+        return pd.DataFrame([layer.row() for layer in self.layers])
 
     @property
     def coverage(self) -> float:
@@ -106,7 +112,7 @@ class Compressed:
         count = (
             f"{len(self.layers)} layers compressed, {100 * self.coverage:.1f} % of the parameters"
         )
-        nearest = sum(NEAREST in layer.note for layer in self.layers)
+        nearest = sum(any(n.startswith(NEAREST) for n in layer.notes) for layer in self.layers)
         parts = [count, f"{nearest} at the nearest level" if nearest else ""]
         parts.append(f"{len(self.left)} left as they are" if self.left else "")
         return ", ".join(filter(None, parts))
@@ -119,7 +125,7 @@ class Compressed:
         stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
         forms = [cast(Factorization, module.factorization) for module in stand_ins]
         for layer, form in zip(self.layers, forms, strict=True):
-            layer.bytes, layer.params = nbytes(form), form.params
+            layer.bytes, layer.params = form.nbytes, form.params
         count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -148,22 +154,22 @@ def report(
         own = PRODUCT
     shared = len(site.uses) > 1 and norm != IDENTITY
     dense = factorization.to_dense()
-    norm_error = norm.relative_error(weight, dense)
-    size, dense_size = nbytes(factorization), stored_bytes(weight)
+    plain_error = IDENTITY.relative_error(weight, dense)
+    norm_error = plain_error if norm == IDENTITY else norm.relative_error(weight, dense)
+    size, dense_size = factorization.nbytes, stored_bytes(weight)
     adds = any(isinstance(module, Scaled) for module in factorization.modules())
-    notes = [
-        factorization.note,
+    said = (
         f"larger than the dense {dense_size} bytes" if size > dense_size and not adds else "",
         "worse than zeros" if norm_error > 1 else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
-    ]
+    )
     return LayerReport(
         name=site.name,
         kind=site.kind,
         shape=factorization.shape,
         decomposer=repr(decomposer),
         factorization=factorization.describe(),
-        relative_error=IDENTITY.relative_error(weight, dense),
+        relative_error=plain_error,
         norm=norm.describe(),
         norm_error=norm_error,
         dense_bytes=dense_size,
@@ -173,7 +179,7 @@ def report(
         bits_per_weight=8 * size / weight.numel(),
         kernel=own if called else READ,
         tied_to=[use.name for use in site.uses[1:]],
-        note="; ".join(filter(None, notes)),
+        notes=(*factorization.notes, *filter(None, said)),
     )
 
 

@@ -51,7 +51,8 @@ class Walk:
         """
         self.plan = self.fit.shaped(self.chosen.decomposers)
         sites = [site for site in self.fit.sites if site.name in self.plan]
-        for site in sites:
+        # Each of them once, by the first weight that it was given.
+        for site in {id(self.plan[site.name]): site for site in reversed(sites)}.values():
             with naming(site):
                 self.plan[site.name].check_norms(self.problem.norm.types)
         # The weights that will be replaced are not copied first.
@@ -108,8 +109,7 @@ class Walk:
         names = [site.name for site in self.fit.sites if site.name in self.layers]
         layers = [self.layers[name] for name in names]
         for layer in layers:
-            notes = [layer.note, self.fit.notes.get(layer.name), job.notes.get(layer.name)]
-            layer.note = "; ".join(filter(None, notes))
+            layer.notes += self.fit.notes.get(layer.name, ()) + job.notes.get(layer.name, ())
         count_once(layers, [self.forms[name] for name in names])
         refuse_other_files(compact)
         distinct = {identity(p): p.numel() for p in self.problem.model.parameters()}

@@ -61,5 +61,5 @@ class ALPS(Pruning):
         found = nearest_sparse(weight, norm, project, self.iterations)
         blocks = grid.sum(found.kept.to(torch.uint8)) > 0
         sparse = Sparse.from_dense(found.values.to(weight.dtype), blocks, grid.block)
-        sparse.note = found.note
+        sparse.notes = found.notes
         return sparse

@@ -74,7 +74,7 @@ class AWQ(Decomposer):
             scaled = weight.double() / exact
             grid = rounding.weighted_grid(scaled, weights * exact.square())
             term = rounding.nearest(scaled, grid).to(weight.dtype)
-            trial = ScaledColumns(term, scale, f"columns scaled with alpha={alpha:g}")
+            trial = ScaledColumns(term, scale, (f"columns scaled with alpha={alpha:g}",))
             trial_error = norm(working(weight) - trial.to_dense())
             if trial_error < error:
                 best, error = trial, trial_error

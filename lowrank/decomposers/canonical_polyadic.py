@@ -86,8 +86,8 @@ class CanonicalPolyadic(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if self.kernel_size == (1, 1):
-            form = self._svd.decompose(weight, norm)
-            form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
+            form = self._svd.approximate(weight, norm)
+            form.notes += ("no kernel: a truncated SVD",)
             return form
         kernel = KernelTensor.of(weight, norm, self.kernel_size)
         rank = self.rank_for(weight, kernel.positions)

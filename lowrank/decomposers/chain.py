@@ -12,7 +12,7 @@ from torch import Tensor
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.norms import IDENTITY, Norm
+from lowrank.norms import Norm
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Chain(Decomposer):
                 )
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
-        self.steps[0].check_norms(types)
+        with self._naming(0):
+            self.steps[0].check_norms(types)
 
     def kernel_view(self) -> KernelView:
         return self.steps[0].kernel_view()
@@ -85,24 +86,21 @@ class Chain(Decomposer):
             self.steps[0].check_shape(weight)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        result = self._step(0, weight, norm)
+        with self._naming(0):
+            result = self.steps[0].approximate(weight, norm)
         for index in range(1, len(self.steps)):
             result = result.map_dense(lambda leaf, index=index: self._replace(index, leaf))
-        # Reports show the note of the whole, so it collects the notes of its parts, each once.
+        # Reports show the notes of the whole, so it collects those of its parts, each once.
         parts = [part for part in result.modules() if isinstance(part, Factorization)]
-        notes = [note for part in parts for note in part.note.split("; ") if note]
-        result.note = "; ".join(dict.fromkeys(notes))
+        result.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         return result
 
     def _replace(self, index: int, leaf: Dense) -> Factorization:
-        result = self._step(index, leaf.weight, IDENTITY)
-        result.note = "; ".join(note for note in (leaf.note, result.note) if note)
+        with self._naming(index):
+            result = self.steps[index].decompose(leaf.weight)
+        result.notes = leaf.notes + result.notes
         # What an earlier step froze, such as the base under an adapter, stays frozen.
         return result if leaf.weight.requires_grad else result.requires_grad_(False)
-
-    def _step(self, index: int, weight: Tensor, norm: Norm) -> Factorization:
-        with self._naming(index):
-            return self.steps[index].decompose(weight, norm)
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:

@@ -71,8 +71,16 @@ class Decomposer(ABC):
         """
         check_weight(weight)
         self.check_shape(weight)
-        check_norm(norm, self.norms, by=type(self).__name__)
+        self.check_norms((type(norm),))
         norm.check(weight)
+        return self.approximate(weight, norm)
+
+    def approximate(self, weight: Tensor, norm: Norm) -> Factorization:
+        """What `decompose` gives, for a weight and a norm that have passed its checks.
+
+        Raises:
+            ValueError: what it finds, or needs on the way, is too large for the weight's dtype.
+        """
         try:
             form = self._decompose(weight.detach(), norm)
         except LinAlgError as error:
@@ -128,11 +136,6 @@ def generator_for(weight: Tensor, seed: int) -> torch.Generator:
     content = fingerprint(weight.double().cpu())
     mixed = xxhash.xxh3_64_intdigest(f"{seed} {content}".encode())
     return torch.Generator().manual_seed(mixed)
-
-
-def check_norm(norm: Norm, allowed: tuple[type[Norm], ...], by: str) -> None:
-    """Raise ValueError unless the norm is one of those that a method knows."""
-    check_norms((type(norm),), allowed, by)
 
 
 def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], by: str) -> None:

@@ -96,10 +96,9 @@ class EntropyCodedQuantization(Decomposer):
         normalised = Normalised.of(weight)
         search = StepSearch(normalised, norm, budget, self.sweeps)
         form, found = search.run()
-        form.note = "; ".join(filter(None, (raised(search.matrix.share), form.note)))
+        form.notes = raised(search.matrix.share) + form.notes
         result = nearer_of_rivals(normalised, norm, (form, found), budget)
         taken = result.nbytes
         if result is form and 2 * taken < budget and norm(normalised.unit - found):
-            left = f"takes {taken} of {budget} bytes: no codes were found that use more"
-            form.note = "; ".join(filter(None, (form.note, left)))
+            form.notes += (f"takes {taken} of {budget} bytes: no codes were found that use more",)
         return result

@@ -104,7 +104,7 @@ class GPTQ(Decomposer):
         moment, rounding = norm.second_moment(weight), self.rounding()
         if is_diagonal(moment):
             rounded = round_to_nearest(weight, norm, rounding)
-            rounded.note = "; ".join(filter(None, (rounded.note, UNPAIRED)))
+            rounded.notes += (UNPAIRED,)
             return rounded
         layout = rounding.layout(weight)
         grid = rounding.grid(weight, norm.entry_weights(weight))
@@ -122,8 +122,7 @@ class GPTQ(Decomposer):
             # With two levels, one of them 0, the other may be far from all weights of a row.
             result, zeros = result.better_rows(result.zeros(), weight, moment)
         quantized = rounding.quantized(result.codes.T, result.grid(layout), weight.dtype)
-        notes = raised(share), kept_nearest(kept), made_zero(zeros)
-        quantized.note = "; ".join(filter(None, notes))
+        quantized.notes = raised(share) + kept_nearest(kept) + made_zero(zeros)
         return quantized
 
     def _order(self, strength: Tensor, columns: RoundedColumns) -> Tensor:
@@ -184,7 +183,8 @@ class Elimination:
         return [0, *accumulate(lengths)]
 
 
-def made_zero(rows: int) -> str:
-    """The note on rows that are nearer in the norm as zeros; empty if there are none."""
-    text = f"{rows} row{'s' * (rows > 1)} made zero, which is nearer in the norm"
-    return text * (rows > 0)
+def made_zero(rows: int) -> tuple[str, ...]:
+    """The note on rows that are nearer in the norm as zeros; none if there are none."""
+    if not rows:
+        return ()
+    return (f"{rows} row{'s' * (rows > 1)} made zero, which is nearer in the norm",)

@@ -110,7 +110,7 @@ class LoRA(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         base, left, right = STARTS[self.init](self, weight, norm)
         adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
-        return Sum(base.requires_grad_(False), adapter, note=base.note)
+        return Sum(base.requires_grad_(False), adapter, notes=base.notes)
 
     @property
     def scale(self) -> float:
@@ -127,7 +127,7 @@ class LoRA(Decomposer):
 def merge(factorization: Factorization) -> Dense:
     """One dense matrix that gives the outputs of `factorization`, such as of a trained LoRA.
 
-    Computed in float32 at least and rounded once to the factorization's dtype; the note says what
+    Computed in float32 at least and rounded once to the factorization's dtype; a note says what
     that rounding changes. The base's compression is given up: quantize or prune again if its size
     is to be kept. Dropout has no part in it, as at evaluation.
     """
@@ -137,7 +137,8 @@ def merge(factorization: Factorization) -> Dense:
         exact = precise.to_dense()
         merged = exact.to(dtype, copy=True)
     error = IDENTITY.relative_error(exact, merged)
-    return Dense(merged, note=f"merged from {factorization.describe()}, relative error {error:.2g}")
+    how = f"merged from {factorization.describe()}, relative error {error:.2g}"
+    return Dense(merged, notes=(*factorization.notes, how))
 
 
 def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
@@ -161,11 +162,11 @@ def _residual(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     with torch.no_grad():
         residual = working(weight) - working(base.to_dense())
     if not bool(residual.any()):
+        why = f" ({'; '.join(base.notes)})" if base.notes else ""
         # Both factors would be zero, and zero times zero has no gradient.
         raise Unfit(
-            f"init='residual' has nothing to start from: {base.describe()} equals the weight"
-            f"{f' ({base.note})' if base.note else ''}. Use init='zero', or a base that loses "
-            "something.",
+            f"init='residual' has nothing to start from: {base.describe()} equals the weight{why}. "
+            "Use init='zero', or a base that loses something.",
             nearest=replace(lora, init="zero"),
         )
     left, right = _principal(lora, residual, norm)

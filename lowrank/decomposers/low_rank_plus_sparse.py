@@ -103,7 +103,7 @@ class LowRankPlusSparse(Decomposer):
         # S approximates the residual of the stored factors, so it compensates their rounding too.
         sparse = part.nearest(target - left.double() @ right.double(), sparse)
         values = Sparse.from_dense(sparse.values.to(weight.dtype), sparse.kept)
-        form = Sum(Product(Dense(left), Dense(right)), values, note=factors.note)
+        form = Sum(Product(Dense(left), Dense(right)), values, notes=factors.notes)
         return better_than_svd(weight, norm, form)
 
     def _alternate(

@@ -87,7 +87,7 @@ class PruneAndQuantize(Decomposer):
             self.pruning.check_shape(weight)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        pruned = self.pruning.decompose(weight, norm)
+        pruned = self.pruning.approximate(weight, norm)
         assert isinstance(pruned, Sparse)
         values = pruned.values.to_dense().detach().double()
         if not bool(values.any()):
@@ -97,18 +97,18 @@ class PruneAndQuantize(Decomposer):
         levels = rounding.grid(values, counts)
         survivors = Survivors(pruned.mask, rounding.layout(values), levels)
         nearest, exact = survivors.nearest(values), pruned.to_dense().detach().double()
-        columns, note = self._together(weight, norm, exact, nearest)
+        columns, notes = self._together(weight, norm, exact, nearest)
         quantized = rounding.quantized(survivors.gather(columns.codes), levels, weight.dtype)
         hybrid = pruned.map_dense(lambda leaf: quantized)
-        hybrid.note = "; ".join(filter(None, (hybrid.note, note)))
+        hybrid.notes += notes
         limit = hybrid.nbytes
         plain = self.quantization.within(weight, norm, limit)
         return better_of(weight, norm, hybrid, sparse_within(weight, norm, limit), *plain)
 
     def _together(
         self, weight: Tensor, norm: Norm, exact: Tensor, nearest: RoundedColumns
-    ) -> tuple[RoundedColumns, str]:
-        """Codes of the survivors, which compensate each other's errors, and a note for the report.
+    ) -> tuple[RoundedColumns, tuple[str, ...]]:
+        """Codes of the survivors, which compensate each other's errors, and notes for the report.
 
         Args:
             exact: the best values of the survivors, zero elsewhere, (out, in).
@@ -116,7 +116,7 @@ class PruneAndQuantize(Decomposer):
         """
         moment = norm.second_moment(weight)
         if is_diagonal(moment):
-            return nearest, ""  # The pruning has said so.
+            return nearest, ()  # The pruning has said so.
         alive = without_dead(moment)
         strength = moment.diagonal()
         order = torch.arange(len(strength), device=strength.device)
@@ -129,7 +129,7 @@ class PruneAndQuantize(Decomposer):
         result, kept = result.better_rows(nearest, weight, moment)
         for _ in range(self.quantization.sweeps):
             result.descend(weight, alive, order)
-        return result, "; ".join(filter(None, (raised(share), kept_nearest(kept))))
+        return result, raised(share) + kept_nearest(kept)
 
 
 @dataclass(frozen=True)

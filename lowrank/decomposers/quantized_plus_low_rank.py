@@ -105,7 +105,7 @@ class QuantizedPlusLowRank(Decomposer):
             if not bool(beyond_rounding(missed, weight).any()):
                 return [*forms, base]
             product = self._product(missed, norm).to(weight.dtype)
-            forms.append(Sum(base, product, note=base.note))
+            forms.append(Sum(base, product, notes=base.notes))
             low_rank = product.to_dense().double()
         return forms
 

@@ -87,7 +87,7 @@ class RobustPCA(Decomposer):
         scaled = rows * weight.double() * columns
         if not bool(scaled.any()):
             what = "what counts nothing in the norm" if bool(weight.any()) else "a zero weight"
-            return Dense(weight.clone(), note=f"kept dense: {what} has no parts")
+            return Dense(weight.clone(), notes=(f"kept dense: {what} has no parts",))
         split = solve(
             scaled,
             sparse_weight=self.sparse_weight or max(weight.shape) ** -0.5,
@@ -104,7 +104,7 @@ class RobustPCA(Decomposer):
         # Entries of weight zero are in no part.
         unscaled = [torch.where(scale > 0, 1 / scale, 0) for scale in (rows, columns)]
         form = form_of(split, *unscaled)
-        form.note = f"least sum of the norms, up to a share of {max(split.gap, 0):.0e}"
+        form.notes = (f"least sum of the norms, up to a share of {max(split.gap, 0):.0e}",)
         return better_than_svd(weight, norm, form)
 
 

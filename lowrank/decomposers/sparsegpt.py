@@ -82,7 +82,7 @@ class SparseGPT(Pruning):
         if self.update == "exact":
             values = exact_update(weight, kept, moment)
         sparse = Sparse.from_dense(values.to(weight.dtype), kept)
-        sparse.note = UNPAIRED if is_diagonal(moment) else raised(share)
+        sparse.notes = (UNPAIRED,) if is_diagonal(moment) else raised(share)
         return sparse
 
     def _eliminate(self, weight: Tensor, factor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,13 +87,13 @@ class TruncatedSVD(Decomposer):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank = self.rank_for(weight, norm)
         if not is_smaller(weight.shape, rank):
-            return Dense(
-                weight.clone(),
-                note=f"kept dense: rank {rank} needs {factored_params(weight.shape, rank)} params, "
-                f"dense has {weight.numel()}",
+            kept = (
+                f"kept dense: rank {rank} needs {factored_params(weight.shape, rank)} params, "
+                f"dense has {weight.numel()}"
             )
-        left, right, note = nearest(weight, rank, norm)
-        return Product(Dense(left), Dense(right), note=note)
+            return Dense(weight.clone(), notes=(kept,))
+        left, right, notes = nearest(weight, rank, norm)
+        return Product(Dense(left), Dense(right), notes=notes)
 
     def rank_for(self, weight: Tensor, norm: Norm = IDENTITY) -> int:
         """The rank that this decomposer gives a weight of shape (out, in).

@@ -138,8 +138,8 @@ class Tucker2(Decomposer):
         return TruncatedSVD(rank, compression_ratio=self.compression_ratio, view="channel")
 
     def _of_matrix(self, weight: Tensor, norm: Norm) -> Factorization:
-        form = self._svd.decompose(weight, norm)
-        form.note = "; ".join(filter(None, (form.note, "no kernel: a truncated SVD")))
+        form = self._svd.approximate(weight, norm)
+        form.notes += ("no kernel: a truncated SVD",)
         return form
 
 

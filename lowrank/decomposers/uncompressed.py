@@ -29,4 +29,4 @@ class Uncompressed(Decomposer):
         return 1
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        return Dense(weight.clone(), note="kept dense")
+        return Dense(weight.clone(), notes=("kept dense",))

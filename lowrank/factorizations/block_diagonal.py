@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -18,6 +17,7 @@ from lowrank.factorizations.factorization import (
 )
 from lowrank.factorizations.operations import AxisSplit, Operation
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import check_integer
 
 
 class BlockDiagonal(Factorization):
@@ -35,15 +35,15 @@ class BlockDiagonal(Factorization):
         ValueError: rows that `count` does not divide, or values that are no factorization.
     """
 
-    def __init__(self, count: int, values: Factorization, note: str = "") -> None:
+    def __init__(self, count: int, values: Factorization, notes: tuple[str, ...] = ()) -> None:
         check_forms("the blocks", [values])
-        check_whole("count", count)
+        check_integer("count", count, least=1)
         rows, width = values.shape
         if rows % count:
             raise ValueError(
                 f"{rows} rows are not those of {count} blocks of one shape one below the other"
             )
-        super().__init__((rows, count * width), note)
+        super().__init__((rows, count * width), notes)
         self.count = count
         self.values = values
 
@@ -67,7 +67,7 @@ class BlockDiagonal(Factorization):
         return self.values.params
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return BlockDiagonal(self.count, self.values.map_dense(function), note=self.note)
+        return BlockDiagonal(self.count, self.values.map_dense(function), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "BlockDiagonal", "count": self.count, "values": self.values.config()}
@@ -96,12 +96,12 @@ class DirectSum(Factorization):
         ValueError: no block, or something that is none.
     """
 
-    def __init__(self, *blocks: Factorization, note: str = "") -> None:
+    def __init__(self, *blocks: Factorization, notes: tuple[str, ...] = ()) -> None:
         if not blocks:
             raise ValueError("a direct sum needs at least 1 block, got none")
         check_forms("a block", blocks)
         heights, widths = zip(*(block.shape for block in blocks), strict=True)
-        super().__init__((sum(heights), sum(widths)), note)
+        super().__init__((sum(heights), sum(widths)), notes)
         self.blocks = nn.ModuleList(blocks)
 
     def forward(
@@ -126,7 +126,7 @@ class DirectSum(Factorization):
         return sum(block.params for block in self._blocks)
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return DirectSum(*(block.map_dense(function) for block in self._blocks), note=self.note)
+        return DirectSum(*(block.map_dense(function) for block in self._blocks), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "DirectSum", "blocks": [block.config() for block in self._blocks]}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_pair
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
+from lowrank.numerics.checks import pair_of
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class BlockGrid:
     block: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        check_pair("shape", self.shape, least=0)
-        check_pair("block", self.block)
+        object.__setattr__(self, "shape", pair_of("shape", self.shape, least=0))
+        object.__setattr__(self, "block", pair_of("block", self.block))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -18,6 +17,7 @@ from lowrank.factorizations.factorization import (
 )
 from lowrank.factorizations.operations import Operation
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import check_integer
 
 
 class ChannelProduct(Factorization):
@@ -38,16 +38,20 @@ class ChannelProduct(Factorization):
     """
 
     def __init__(
-        self, core: Factorization, mixing: Factorization, positions: int, note: str = ""
+        self,
+        core: Factorization,
+        mixing: Factorization,
+        positions: int,
+        notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("the core or the mixing", [core, mixing])
-        check_whole("positions", positions)
+        check_integer("positions", positions, least=1)
         if core.shape[1] != mixing.shape[0] * positions:
             raise ValueError(
                 f"a core of shape {core.shape} has no {positions} columns for each of the "
                 f"{mixing.shape[0]} channels that it is given"
             )
-        super().__init__((core.shape[0], mixing.shape[1] * positions), note)
+        super().__init__((core.shape[0], mixing.shape[1] * positions), notes)
         self.core, self.mixing, self.positions = core, mixing, int(positions)
 
     def forward(
@@ -76,7 +80,7 @@ class ChannelProduct(Factorization):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         core, mixing = self.core.map_dense(function), self.mixing.map_dense(function)
-        return ChannelProduct(core, mixing, self.positions, note=self.note)
+        return ChannelProduct(core, mixing, self.positions, notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

@@ -8,20 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise ValueError unless a value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
-
-
-def check_pair(name: str, values: object, least: int = 1) -> None:
-    """Raise ValueError unless they are two integers of at least `least`."""
-    if not isinstance(values, tuple | list) or len(values) != 2:
-        raise ValueError(f"{name}={values!r} must be two integers of at least {least}")
-    for value in values:
-        check_whole(f"{name}={tuple(values)}, of which", value, least)
-
-
 def check_floating(name: str, tensor: Tensor) -> None:
     """Raise ValueError unless a tensor holds real numbers in floating point."""
     if not tensor.is_floating_point():

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.checks import check_floating
+from lowrank.factorizations.coded import Coded
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.packing import Layout, pack, unpack
 from lowrank.files.fields import Fields
 from lowrank.numerics.storage import dtype_name
 
 
-class Codebook(Leaf):
+class Codebook(Coded):
     """W[i, j] = centroids[group of (i, j), code[i, j]].
 
     The codes are packed and fixed; the 2^bits centroids of each group are trained, the gradient of
@@ -56,13 +55,6 @@ class Codebook(Leaf):
         codes = unpack(self.codes, self.layout.bits, count).view(self.shape)
         values = self.centroids.gather(1, self.layout.split(codes).to(torch.int64))
         return self.layout.join(values)
-
-    @property
-    def params(self) -> int:
-        return self.shape[0] * self.shape[1]
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return self
 
     def config(self) -> dict[str, Any]:
         return {

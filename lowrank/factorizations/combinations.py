@@ -31,7 +31,7 @@ class Product(Factorization):
             agree.
     """
 
-    def __init__(self, *factors: Factorization, note: str = "") -> None:
+    def __init__(self, *factors: Factorization, notes: tuple[str, ...] = ()) -> None:
         if len(factors) < 2:
             raise ValueError(f"a product needs at least 2 factors, got {len(factors)}")
         check_forms("a factor", factors)
@@ -39,7 +39,7 @@ class Product(Factorization):
             if left.shape[1] != right.shape[0]:
                 shapes = " @ ".join(str(f.shape) for f in factors)
                 raise ValueError(f"inner dimensions do not agree in the product {shapes}")
-        super().__init__((factors[0].shape[0], factors[-1].shape[1]), note)
+        super().__init__((factors[0].shape[0], factors[-1].shape[1]), notes)
         self.factors = nn.ModuleList(factors)
 
     def forward(
@@ -65,7 +65,7 @@ class Product(Factorization):
         return sum(factor.params for factor in _parts(self.factors))
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return Product(*(f.map_dense(function) for f in _parts(self.factors)), note=self.note)
+        return Product(*(f.map_dense(function) for f in _parts(self.factors)), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "Product", "factors": [f.config() for f in _parts(self.factors)]}
@@ -89,13 +89,13 @@ class Sum(Factorization):
         ValueError: fewer than two terms, something that is none, or shapes that differ.
     """
 
-    def __init__(self, *terms: Factorization, note: str = "") -> None:
+    def __init__(self, *terms: Factorization, notes: tuple[str, ...] = ()) -> None:
         if len(terms) < 2:
             raise ValueError(f"a sum needs at least 2 terms, got {len(terms)}")
         check_forms("a term", terms)
         if len({term.shape for term in terms}) > 1:
             raise ValueError(f"the terms of a sum differ in shape: {[t.shape for t in terms]}")
-        super().__init__(terms[0].shape, note)
+        super().__init__(terms[0].shape, notes)
         self.terms = nn.ModuleList(terms)
 
     def forward(
@@ -121,7 +121,7 @@ class Sum(Factorization):
         return sum(term.params for term in _parts(self.terms))
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return Sum(*(term.map_dense(function) for term in _parts(self.terms)), note=self.note)
+        return Sum(*(term.map_dense(function) for term in _parts(self.terms)), notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {"type": "Sum", "terms": [term.config() for term in _parts(self.terms)]}
@@ -145,14 +145,14 @@ class Scaled(Factorization):
     """
 
     def __init__(
-        self, term: Factorization, scale: float, dropout: float = 0.0, note: str = ""
+        self, term: Factorization, scale: float, dropout: float = 0.0, notes: tuple[str, ...] = ()
     ) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
         if not math.isfinite(scale):
             raise ValueError(f"scale={scale} must be finite")
         check_forms("the term", [term])
-        super().__init__(term.shape, note)
+        super().__init__(term.shape, notes)
         self.term = term
         self.scale = float(scale)
         self.dropout = float(dropout)
@@ -176,7 +176,7 @@ class Scaled(Factorization):
         return self.term.params
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return Scaled(self.term.map_dense(function), self.scale, self.dropout, note=self.note)
+        return Scaled(self.term.map_dense(function), self.scale, self.dropout, notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

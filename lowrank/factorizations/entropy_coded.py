@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations import ans
+from lowrank.factorizations.coded import Coded
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.laws import LARGEST_CODE, Exponents, Law, contexts, width
 from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.factorizations.tracing import untraced
@@ -46,7 +45,7 @@ class Stored:
     exponent: int = 0
 
 
-class EntropyCoded(Leaf):
+class EntropyCoded(Coded):
     """W = code · step, the codes integers of any size, stored in the bits that they carry.
 
     Codes of fixed width spend as much on a level that hardly occurs as on the most frequent one,
@@ -73,7 +72,6 @@ class EntropyCoded(Leaf):
 
     stream: Tensor
     numbers: Tensor
-    _as_dtype: Tensor
 
     def __init__(self, shape: tuple[int, int], stored: Stored, dtype: torch.dtype) -> None:
         super().__init__(shape)
@@ -82,9 +80,7 @@ class EntropyCoded(Leaf):
         self.widths = stored.widths
         for name, tensor in stored.tensors.items():
             self.register_buffer(name, tensor)
-        # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
-        marker = torch.empty(0, dtype=dtype, device=stored.tensors["stream"].device)
-        self.register_buffer("_as_dtype", marker, persistent=False)
+        self._keep_dtype(dtype, stored.tensors["stream"].device)
         # Made here and not in `forward`: compilers cannot trace the writing of JSON.
         self._fixed = json.dumps(self._fixed_config())
 
@@ -167,13 +163,6 @@ class EntropyCoded(Leaf):
         scaled = self.codes * (number * self._exponents("step").factors(working))
         # The power of two last: nothing before it leaves the range if W does not.
         return times_power(scaled, power + self.exponent).to(dtype)
-
-    @property
-    def params(self) -> int:
-        return self.shape[0] * self.shape[1]
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return self
 
     def config(self) -> dict[str, Any]:
         return self._fixed_config() | {"dtype": dtype_name(self._as_dtype.dtype)}

@@ -36,7 +36,7 @@ class Factorization(nn.Module, ABC):
 
     Attributes:
         shape: (out, in).
-        note: what a reader of the report should know, such as why a layer stayed dense.
+        notes: what a reader of the report should know, such as why a layer stayed dense.
     """
 
     types: ClassVar[dict[str, type[Factorization]]] = {}
@@ -45,10 +45,10 @@ class Factorization(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         Factorization.types[cls.__name__] = cls
 
-    def __init__(self, shape: tuple[int, int], note: str = "") -> None:
+    def __init__(self, shape: tuple[int, int], notes: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.shape = (int(shape[0]), int(shape[1]))
-        self.note = note
+        self.notes = notes
 
     @abstractmethod
     def forward(
@@ -72,8 +72,9 @@ class Factorization(nn.Module, ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors in a file, 16 bits a number where all have no more."""
-        return sum(map(stored_bytes, self.state_dict().values()))
+        """Bytes of its tensors in a file, each once, 16 bits a number where all have no more."""
+        stored = {id(tensor): tensor for tensor in self.state_dict(keep_vars=True).values()}
+        return sum(map(stored_bytes, stored.values()))
 
     @abstractmethod
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
@@ -155,8 +156,8 @@ class Leaf(Factorization):
     `train()` or `eval()`.
     """
 
-    def __init__(self, shape: tuple[int, int], note: str = "") -> None:
-        super().__init__(shape, note)
+    def __init__(self, shape: tuple[int, int], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(shape, notes)
         self._materialized: Materialized | None = None
 
     @property
@@ -232,13 +233,13 @@ class Dense(Leaf):
         ValueError: something else.
     """
 
-    def __init__(self, weight: Tensor, note: str = "") -> None:
+    def __init__(self, weight: Tensor, notes: tuple[str, ...] = ()) -> None:
         if weight.ndim != 2:
             raise ValueError(
                 f"a dense factorization needs a matrix, not shape {tuple(weight.shape)}"
             )
         check_floating("the weight of a dense factorization", weight)
-        super().__init__((weight.shape[0], weight.shape[1]), note)
+        super().__init__((weight.shape[0], weight.shape[1]), notes)
         self.weight = nn.Parameter(with_plain_strides(weight.detach()))
 
     def to_dense(self) -> Tensor:

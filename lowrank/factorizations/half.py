@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from lowrank.factorizations.coded import Coded
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import Dense, Factorization, Leaf
 from lowrank.factorizations.tracing import untraced
 from lowrank.files.fields import Fields
 from lowrank.numerics.storage import dtype_name
 
 
-class Half(Leaf):
+class Half(Coded):
     """W itself, in 16 bits a value, computed with in W's own dtype.
 
     Multiplied as a dense matrix, so it saves bytes, not time; it cannot be trained. `to(dtype)`
@@ -30,7 +29,6 @@ class Half(Leaf):
     """
 
     stored: Tensor
-    _as_dtype: Tensor
 
     def __init__(self, values: Tensor, dtype: torch.dtype = torch.float32) -> None:
         if values.ndim != 2 or values.dtype not in (torch.float16, torch.bfloat16):
@@ -42,20 +40,11 @@ class Half(Leaf):
         self.stored_dtype = values.dtype
         # Held as integers of the same bits, so that `to(dtype)` does not round them.
         self.register_buffer("stored", values.detach().contiguous().view(torch.int16).clone())
-        # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
-        marker = torch.empty(0, dtype=dtype, device=values.device)
-        self.register_buffer("_as_dtype", marker, persistent=False)
+        self._keep_dtype(dtype, values.device)
 
     def to_dense(self) -> Tensor:
         with untraced():
             return self.stored.view(self.stored_dtype).to(self._as_dtype.dtype, copy=True)
-
-    @property
-    def params(self) -> int:
-        return self.shape[0] * self.shape[1]
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return self
 
     def config(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_pair, check_range
+from lowrank.factorizations.checks import check_range
+from lowrank.numerics.checks import pair_of
 
 BITS = range(1, 9)
 
@@ -87,7 +88,7 @@ class Layout:
     group_size: int | str
 
     def __post_init__(self) -> None:
-        check_pair("shape", self.shape, least=0)
+        object.__setattr__(self, "shape", pair_of("shape", self.shape, least=0))
         check_bits(self.bits)
         check_group_size(self.group_size)
 

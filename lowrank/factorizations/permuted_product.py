@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_integers, check_pair, check_range
+from lowrank.factorizations.checks import check_integers, check_range
 from lowrank.factorizations.factorization import (
     MULTIPLY,
     Dense,
@@ -19,6 +19,7 @@ from lowrank.factorizations.factorization import (
 from lowrank.factorizations.operations import AxisSplit, Operation
 from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
+from lowrank.numerics.checks import pair_of
 
 
 class PermutedProduct(Factorization):
@@ -51,12 +52,12 @@ class PermutedProduct(Factorization):
         right: Factorization,
         grid: tuple[int, int],
         ranks: Tensor,
-        note: str = "",
+        notes: tuple[str, ...] = (),
     ) -> None:
         check_forms("left and right", [left, right])
-        check_pair("grid", grid)
-        super().__init__((left.shape[0], right.shape[1]), note)
-        self.grid = (int(grid[0]), int(grid[1]))
+        grid = pair_of("grid", grid)
+        super().__init__((left.shape[0], right.shape[1]), notes)
+        self.grid = grid
         if tuple(ranks.shape) not in (self.grid, (1, 1)):
             raise ValueError(
                 f"ranks of shape {tuple(ranks.shape)} must be those of a grid {self.grid}, or "
@@ -122,7 +123,7 @@ class PermutedProduct(Factorization):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         left, right = self.left.map_dense(function), self.right.map_dense(function)
-        return PermutedProduct(left, right, self.grid, self.ranks, note=self.note)
+        return PermutedProduct(left, right, self.grid, self.ranks, notes=self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

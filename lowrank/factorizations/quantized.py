@@ -9,20 +9,16 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.checks import check_numbers, check_range
+from lowrank.factorizations.coded import Coded
 from lowrank.factorizations.configs import dtype_in, shape_in
-from lowrank.factorizations.factorization import (
-    Dense,
-    Factorization,
-    Leaf,
-    with_plain_strides,
-)
+from lowrank.factorizations.factorization import with_plain_strides
 from lowrank.factorizations.packing import Layout, pack, unpack
 from lowrank.factorizations.tunable import Tunable
 from lowrank.files.fields import Fields
 from lowrank.numerics.storage import dtype_name
 
 
-class Quantized(Leaf):
+class Quantized(Coded):
     """W = (code − zero) · scale, with one scale, and perhaps one zero point, for each group.
 
     Codes lie in 0..2^bits − 1 and are packed without gaps; integer zero points are packed alike,
@@ -51,7 +47,6 @@ class Quantized(Leaf):
     codes: Tensor
     scale: Tensor
     zero: Tensor | None
-    _as_dtype: Tensor
 
     def __init__(
         self,
@@ -81,9 +76,7 @@ class Quantized(Leaf):
                 check_range("zero", zero, 2**layout.bits - 1)
             zero = with_plain_strides(zero.detach()) if is_real else pack(zero, layout.bits)
         self.register_buffer("zero", zero)
-        # Holds no numbers: it follows `to(dtype)` as a weight would, and so says W's dtype.
-        marker = torch.empty(0, dtype=dtype, device=codes.device)
-        self.register_buffer("_as_dtype", marker, persistent=False)
+        self._keep_dtype(dtype, codes.device)
 
     def to_dense(self) -> Tensor:
         dtype = self._as_dtype.dtype
@@ -98,10 +91,6 @@ class Quantized(Leaf):
             zero = unpack(self.zero, bits, count).to(working)
         levels = self.layout.split(self._unpacked()).to(working) - zero[:, None]
         return self.layout.join(levels * self.scale.to(working)[:, None]).to(dtype)
-
-    @property
-    def params(self) -> int:
-        return self.shape[0] * self.shape[1]
 
     def tunable(self) -> dict[str, Tunable]:
         real = {"scale": self.scale, "zero": self.zero}
@@ -124,9 +113,6 @@ class Quantized(Leaf):
         if self.codes.is_floating_point():  # They are being tuned.
             return self.codes
         return unpack(self.codes, self.layout.bits, self.shape[0] * self.shape[1]).view(self.shape)
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return self
 
     def config(self) -> dict[str, Any]:
         return {

@@ -42,7 +42,7 @@ class ScaledColumns(Leaf):
 
     scale: Tensor
 
-    def __init__(self, term: Factorization, scale: Tensor, note: str = "") -> None:
+    def __init__(self, term: Factorization, scale: Tensor, notes: tuple[str, ...] = ()) -> None:
         check_forms("the term", [term])
         check_numbers("scale", scale)
         if tuple(scale.shape) != (term.shape[1],):
@@ -50,7 +50,7 @@ class ScaledColumns(Leaf):
                 f"scales of shape {tuple(scale.shape)} do not fit the columns of a term of shape "
                 f"{term.shape}, which needs ({term.shape[1]},)"
             )
-        super().__init__(term.shape, note)
+        super().__init__(term.shape, notes)
         self.term = term
         self.register_buffer("scale", with_plain_strides(scale.detach()))
 
@@ -67,7 +67,7 @@ class ScaledColumns(Leaf):
         return {"scale": Tunable.scales(self.scale)}
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        return ScaledColumns(self.term.map_dense(function), self.scale, self.note)
+        return ScaledColumns(self.term.map_dense(function), self.scale, self.notes)
 
     def config(self) -> dict[str, Any]:
         return {

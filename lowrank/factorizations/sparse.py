@@ -94,9 +94,8 @@ class Sparse(Leaf):
         kept = self.grid.decode(self._index())
         mapped = Sparse(self.grid, kept, self.values.map_dense(function))
         is_one_row = self.values.shape[0] == 1 and int(self.current_mask().any(dim=1).sum()) > 1
-        mapped.note = self.note
-        if is_one_row and ONE_ROW not in self.note:
-            mapped.note = "; ".join(filter(None, (self.note, ONE_ROW)))
+        is_new = is_one_row and ONE_ROW not in self.notes
+        mapped.notes = (*self.notes, ONE_ROW) if is_new else self.notes
         return mapped
 
     def config(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -13,15 +12,13 @@ from functools import cache
 from pathlib import Path
 
 from lowrank.files.paths import check_replaceable
-from lowrank.files.processes import Owner, this_process
+from lowrank.files.processes import LABEL, is_of_the_gone, short, this_process
 
 # Seconds without a change after which no process is still writing a file.
 ABANDONED = 24 * 3600
 # The name of a temporary file: a hash of the target's name, and the process, its machine and its
 # start. Short, because a target of 255 characters must have one, too.
-TEMPORARY = re.compile(
-    r"\.lowrank-\w{8}-(?P<host>\w{8})-(?P<process>\d+)-(?P<started>\d+)-\w{8}\.tmp"
-)
+TEMPORARY = re.compile(rf"\.lowrank-\w{{8}}-{LABEL}-\w{{8}}\.tmp")
 
 
 @contextmanager
@@ -58,9 +55,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def temporary_in(folder: Path, name: str) -> Path:
     """A path in `folder` for something that stands in for `name`, and that `clean` would remove."""
-    own, unique = this_process(), uuid.uuid4().hex[:8]
-    whose = f"{_short(own.host)}-{own.pid}-{own.started}"
-    return folder / f".lowrank-{_short(name)}-{whose}-{unique}.tmp"
+    unique = uuid.uuid4().hex[:8]
+    return folder / f".lowrank-{short(name)}-{this_process().label}-{unique}.tmp"
 
 
 def clean(folder: str | Path) -> None:
@@ -72,15 +68,13 @@ def clean(folder: str | Path) -> None:
     Raises:
         OSError: the folder cannot be read or changed.
     """
-    own = this_process()
     for entry in os.scandir(folder):
         found = TEMPORARY.fullmatch(entry.name)
         if found is None:
             continue
         try:
             is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
-            owner = Owner(own.host, int(found["process"]), int(found["started"]))
-            if is_left or (found["host"] == _short(own.host) and owner.is_gone):
+            if is_left or is_of_the_gone(found):
                 os.unlink(entry.path)
         except (FileNotFoundError, PermissionError):
             continue  # Its writer has ended, another one removed it, or it is another user's.
@@ -90,10 +84,6 @@ def clean(folder: str | Path) -> None:
 def _clean_once(folder: Path) -> None:
     """Clean a folder where this process has not yet: each look takes as long as there are files."""
     clean(folder)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
 
 
 @contextmanager

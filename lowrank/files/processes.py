@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
+import re
 import socket
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+# How a process stands in the name of a file that is its own; see `Owner.label`.
+LABEL = r"(?P<host>\w{8})-(?P<process>\d+)-(?P<started>\d+)"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,11 @@ class Owner:
     started: int
 
     @property
+    def label(self) -> str:
+        """A part of a file's name that tells it from other processes."""
+        return f"{short(self.host)}-{self.pid}-{self.started}"
+
+    @property
     def is_gone(self) -> bool:
         """Whether it is of this machine and has ended; False for those of other machines."""
         return self.host == _host() and _started(self.pid) != self.started
@@ -34,6 +44,17 @@ class Owner:
 def this_process() -> Owner:
     """The process that asks."""
     return Owner(_host(), os.getpid(), _started(os.getpid()) or 0)
+
+
+def is_of_the_gone(label: re.Match[str]) -> bool:
+    """Whether what has this label, a match of `LABEL`, is of a process here that has ended."""
+    owner = Owner(_host(), int(label["process"]), int(label["started"]))
+    return label["host"] == short(owner.host) and owner.is_gone
+
+
+def short(text: str) -> str:
+    """Eight letters that stand for a text in the name of a file."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
 
 
 @functools.cache

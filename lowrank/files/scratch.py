@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -11,33 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lowrank.files.processes import Owner, this_process
+from lowrank.files.processes import LABEL, is_of_the_gone, this_process
 
-# lowrank-<machine>-<process>-<its start>-<what makes it unique>
-NAME = re.compile(r"lowrank-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-\w+")
+# lowrank-<whose>-<what makes it unique>
+NAME = re.compile(rf"lowrank-{LABEL}-\w+")
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
     """A new temporary folder, removed at the end; first it removes those of killed processes."""
     clean()
-    owner = this_process()
-    prefix = f"lowrank-{_short(owner.host)}-{owner.pid}-{owner.started}-"
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+    with tempfile.TemporaryDirectory(prefix=f"lowrank-{this_process().label}-") as name:
         yield Path(name)
 
 
 def clean() -> None:
     """Remove the temporary folders of processes of this machine that are gone."""
-    own = this_process()
     for entry in os.scandir(tempfile.gettempdir()):
         found = NAME.fullmatch(entry.name)
-        if found is None or found["host"] != _short(own.host):
-            continue
-        if Owner(own.host, int(found["pid"]), int(found["started"])).is_gone:
+        if found is not None and is_of_the_gone(found):
             # Another user's folder stays, and another process may be removing it as well.
             shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -221,12 +221,12 @@ def _opened(file: Any, kind: str, form: int, by: str) -> TensorFile:
     if "lowrank" not in metadata:
         raise ValueError(f"it holds no {kind} saved by {by}")
     header = Fields(parse(metadata["lowrank"], "the header"), "the header")
+    if header.get("kind") != kind:
+        raise ValueError(f"it holds no {kind} saved by {by}, but {shown(header.get('kind'))}")
     if header.get("format") != form or isinstance(header["format"], bool):
         raise ValueError(
             f"it has format {shown(header.get('format'))}, this version reads {form}: save it anew"
         )
-    if header.get("kind") != kind:
-        raise ValueError(f"it holds no {kind} saved by {by}, but {shown(header.get('kind'))}")
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     codes = {name: part.get_dtype() for name, part in slices.items()}
     unknown = sorted(name for name, code in codes.items() if code not in NAMES)

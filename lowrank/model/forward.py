@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lowrank.model.nested import fresh
+from lowrank.numerics.storage import dtype_name
 
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
@@ -90,7 +91,7 @@ def described(example: Example) -> str:
 
     def one(value: Any) -> str:
         if isinstance(value, Tensor):
-            return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            return f"{dtype_name(value.dtype)} {tuple(value.shape)}"
         return type(value).__name__
 
     if isinstance(example, Mapping):

@@ -78,8 +78,18 @@ class Site:
         self._seen_by(decomposer).check_shape(self.matrix(decomposer.kernel_view()))
 
     def decompose(self, decomposer: Decomposer, norm: Norm) -> Factorization:
-        """The factorization of the weight by a method, in the view that the method asks for."""
-        return self._seen_by(decomposer).decompose(self.matrix(decomposer.kernel_view()), norm)
+        """The factorization of the weight by a method, in the view that the method asks for.
+
+        Args:
+            decomposer: one that fits the shape of the weight, as `check_shape` says.
+            norm: of a kind that the method knows.
+
+        Raises:
+            ValueError: as `Decomposer.approximate`; a norm of another shape.
+        """
+        weight = self.matrix(decomposer.kernel_view())
+        norm.check(weight)
+        return self._seen_by(decomposer).approximate(weight, norm)
 
     def _seen_by(self, decomposer: Decomposer) -> Decomposer:
         return decomposer.for_kernel(self.uses[0].rule.kernel_size(self.uses[0].module))

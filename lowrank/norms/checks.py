@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowrank.numerics.checks import check_number
+
 
 def check_moment(moment: Tensor) -> None:
     """Raise ValueError unless it is symmetric and finite with a diagonal ≥ 0, not all zero."""
     check_tensor("a second moment", moment)
     shape = tuple(moment.shape)
-    if moment.ndim != 2 or shape[0] != shape[1] or not moment.is_floating_point():
+    is_square = moment.ndim == 2 and shape[0] == shape[1] > 0
+    if not is_square or not moment.is_floating_point():
         raise ValueError(
             f"a second moment is a square floating-point matrix, not {shape} {moment.dtype}"
         )
-    check_importance("the diagonal of a second moment", moment.diagonal())
     # A sum is finite only if all its terms are; in float16 it may also overflow.
     if not bool(moment.sum(dtype=torch.float64).isfinite()):
         bad = int((~moment.isfinite()).sum())
         raise ValueError(f"{bad} entries of a second moment are NaN or infinite: calibrate anew")
+    _check_squares("the diagonal of a second moment", moment.diagonal())
     largest = moment.diagonal().max()
     if float((moment - moment.T).abs_().max()) > 1e-4 * float(largest):
         raise ValueError("a second moment must be symmetric, and this matrix is not")
@@ -35,6 +38,11 @@ def check_importance(name: str, values: Tensor) -> None:
     if not bool(values.isfinite().all()):
         bad = int((~values.isfinite()).sum())
         raise ValueError(f"{name}: {bad} of {values.numel()} are NaN or infinite: calibrate anew")
+    _check_squares(name, values)
+
+
+def _check_squares(name: str, values: Tensor) -> None:
+    """Raise ValueError unless these finite numbers are ≥ 0, and not all zero."""
     if float(values.min()) < 0:
         raise ValueError(f"{name}: {float(values.min()):.3g} is negative, and a mean square is not")
     if float(values.max()) == 0:
@@ -43,9 +51,7 @@ def check_importance(name: str, values: Tensor) -> None:
 
 def check_damping(damping: Any) -> None:
     """Raise ValueError unless it is a finite number of at least 0."""
-    is_number = isinstance(damping, int | float) and not isinstance(damping, bool)
-    if not is_number or not 0 <= damping < math.inf:
-        raise ValueError(f"damping={damping!r} must be at least 0 and finite, a number")
+    check_number("damping", damping, "be at least 0 and finite", lambda x: 0 <= x < math.inf)
 
 
 def check_tensor(name: str, values: object) -> None:

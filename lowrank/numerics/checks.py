@@ -1,4 +1,4 @@
-"""Checks of hyperparameters, made when a method is constructed, before any work."""
+"""Checks of hyperparameters and arguments, made before any work."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def check_ratio(compression_ratio: object) -> None:
     check_number(name, compression_ratio, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
 
 
-def pair_of(name: str, pair: object) -> tuple[int, int]:
-    """Two integers of at least 1 as a tuple; Hydra hands over a list."""
+def pair_of(name: str, pair: object, least: int = 1) -> tuple[int, int]:
+    """Two integers of at least `least` as a tuple; Hydra hands over a list."""
     if not isinstance(pair, Sequence) or len(pair) != 2:
-        raise ValueError(f"{name}={pair!r} must be two integers")
-    for value in pair:
-        check_integer(name, value, least=1)
+        raise ValueError(f"{name}={pair!r} must be two integers of at least {least}")
+    for place, value in enumerate(pair):
+        check_integer(f"{name}={pair!r}: {name}[{place}]", value, least)
     return pair[0], pair[1]

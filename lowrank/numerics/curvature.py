@@ -58,9 +58,11 @@ def without_dead(moment: Tensor) -> Tensor:
     return moment + torch.diag(dead * strength.mean()) if bool(dead.any()) else moment
 
 
-def raised(share: float) -> str:
-    """The note on damping that was added to that of the norm; empty if none was."""
-    return f"singular second moment: its diagonal raised by {share:.0e} of the mean" * (share > 0)
+def raised(share: float) -> tuple[str, ...]:
+    """The note on damping that was added to that of the norm; none if none was."""
+    if not share:
+        return ()
+    return (f"singular second moment: its diagonal raised by {share:.0e} of the mean",)
 
 
 def is_diagonal(moment: Tensor) -> bool:

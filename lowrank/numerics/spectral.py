@@ -79,10 +79,10 @@ class Spectral(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """The singular vectors, and a note on how they were found."""
+    """The singular vectors, and notes on how they were found."""
 
     found: Spectral
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def leading(matrix: Tensor, rank: int) -> Leading:
@@ -96,14 +96,16 @@ def leading(matrix: Tensor, rank: int) -> Leading:
         matrix: (out, in), float32 or float64.
         rank: 0..min(out, in).
     """
-    note = ""
+    notes: tuple[str, ...] = ()
     for route in routes(matrix):
         found = analysis(matrix, route=route)
         excess = float(found.excess[rank])
         if excess <= TOLERANCE:
             break
-        note = f"{route} Gram matrix not taken: its excess over the least error may be {excess:.0e}"
-    return Leading(found, note)
+        notes = (
+            f"{route} Gram matrix not taken: its excess over the least error may be {excess:.0e}",
+        )
+    return Leading(found, notes)
 
 
 def singular_values(matrix: Tensor, rank: int) -> Tensor:

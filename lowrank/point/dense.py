@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.measure.macs import layer_macs
 from lowrank.model.copying import copied
 from lowrank.numerics.memo import unchanging
 from lowrank.point.measure import Measured, measure
@@ -95,17 +96,29 @@ def dense_model(drawn: Drawn) -> nn.Module:
     return unchanging(drawn.task.model())
 
 
+@functools.lru_cache(maxsize=1)
+def dense_macs(drawn: Drawn) -> Mapping[str, int]:
+    """The MACs of its modules on one example; see `lowrank.measure.layer_macs`.
+
+    Raises:
+        ValueError: the model does not run on an example of its task.
+    """
+    return layer_macs(dense_model(drawn), drawn.task.example(1))
+
+
 # As it is, and recovered.
 @functools.lru_cache(maxsize=2)
 def dense_baseline(of: Question) -> Baseline:
     """The measured dense model."""
+    counted = dense_macs(of.drawn)
     if of.recovery is None:
-        return Baseline(measure(dense_model(of.drawn), of.drawn.task, of.measure), {})
+        dense = dense_model(of.drawn)
+        return Baseline(measure(dense, of.drawn.task, of.measure, counted=counted), {})
     plain = dataclasses.replace(of, text=of.without, recovery=None)
     before = dense_baseline(plain).measured
     recovered = copied(before.model).model
     of.recovery.recover(recovered, of.task)
-    measured = measure(recovered, of.task, of.measure, before)
+    measured = measure(recovered, of.task, of.measure, before, counted)
     return Baseline(measured, {"dense_before_recovery": before.values})
 
 

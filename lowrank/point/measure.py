@@ -11,7 +11,7 @@ from torch import nn
 from lowrank import execution
 from lowrank.measure.harness import Scores, harness_scores
 from lowrank.measure.latency import compare_latency
-from lowrank.measure.macs import macs
+from lowrank.measure.macs import layer_macs
 from lowrank.measure.memory import peak_memory
 from lowrank.measure.size import (
     body_bytes,
@@ -42,6 +42,7 @@ class Measured:
         outputs: on the test split; see `Evaluation`.
         metrics: what those of them mean that say how good it is; by the first the task judges.
         undefined: measures that it has not, each with the reason; see `Evaluation`.
+        layer_macs: of one example, by the name of the module.
     """
 
     model: nn.Module = field(repr=False)
@@ -49,15 +50,21 @@ class Measured:
     outputs: Iterable[Any] = field(repr=False)
     metrics: tuple[Metric, ...] = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
+    layer_macs: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 def measure(
-    model: nn.Module, task: Task, settings: MeasureSettings, dense: Measured | None = None
+    model: nn.Module,
+    task: Task,
+    settings: MeasureSettings,
+    dense: Measured | None = None,
+    counted: Mapping[str, int] | None = None,
 ) -> Measured:
     """Quality, sizes, MACs and peak memory of a model.
 
     Args:
         dense: the measured dense model, to measure the agreement with it.
+        counted: what `lowrank.measure.layer_macs` says of the model, if that is known.
 
     Raises:
         ValueError: the model gives outputs that are not finite (see `evaluate`), there are harness
@@ -70,7 +77,9 @@ def measure(
         check_room(model, task, settings)
     reference = None if dense is None else dense.outputs
     quality = evaluate(model, task, batch_size=settings.batch_size, reference=reference)
-    values = quality.metrics | measure_model(model, task.example(1))
+    example = task.example(1)
+    counted = layer_macs(model, example) if counted is None else counted
+    values = quality.metrics | _costs(model, example, counted[""])
     scores = Scores({}, (), {})
     if settings.harness_tasks:
         names, limit = settings.harness_tasks, settings.harness_limit
@@ -78,18 +87,22 @@ def measure(
     held, undefined = on_record(scores.values)
     undefined = quality.undefined | undefined | scores.left_out
     metrics = (*declared(task), *scores.metrics)
-    return Measured(model, values | held, quality.outputs, metrics, undefined)
+    return Measured(model, values | held, quality.outputs, metrics, undefined, counted)
 
 
 def measure_model(model: nn.Module, example: Example) -> dict[str, float]:
     """Sizes, MACs and peak memory (bytes) of a model on the inputs of ONE example."""
+    return _costs(model, example, layer_macs(model, example)[""])
+
+
+def _costs(model: nn.Module, example: Example, macs: int) -> dict[str, float]:
     return {
         "params": params(model),
         "trainable_params": trainable_params(model),
         "trainable_bytes": trainable_bytes(model),
         "bytes": nbytes(model),
         "body_bytes": body_bytes(model),
-        "macs": macs(model, example),
+        "macs": macs,
         "peak_memory_bytes": peak_memory(model, example),
     }
 

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,20 @@ from torch import nn
 from lowrank.allocation import Allocation, Uniform
 from lowrank.allocation.values import Values
 from lowrank.calibration import CalibratedNorms, IdentityNorms, NormProvider
-from lowrank.compression.compress import Method, Where, as_allocation, as_norms, as_select, compress
+from lowrank.compression.compress import (
+    Method,
+    Where,
+    approximated,
+    as_allocation,
+    as_norms,
+    as_select,
+)
 from lowrank.export.checkpoint import save as save_model
 from lowrank.files.paths import as_path
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is
 from lowrank.point.config import described
-from lowrank.point.dense import BASELINE, dense_baseline, dense_model, question
+from lowrank.point.dense import BASELINE, dense_baseline, dense_macs, dense_model, question
 from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
 from lowrank.point.settings import MeasureSettings
@@ -102,17 +108,22 @@ def measure_point(
     timings: dict[str, float | str] = {}
     with computing(seed, threads), timing(timings, "total_s"):
         about = question(config, task, measured_how, recovery)
-        dense = dense_model(about.drawn)
+        dense, dense_counts = dense_model(about.drawn), dense_macs(about.drawn)
         with timing(timings, "compress_s"):
             data = task if norms.needs_data or allocation.needs_data else None
-            compressed = compress(dense, method, select, task.example(), norms, data, values=values)
+            example = task.example()
+            compressed = approximated(
+                dense, method, select, example, norms, data, values=values, counts_macs=False
+            )
         # After the compression, so that a hyperparameter that does not fit is found at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
             recovered = recovery.recover(compressed.model, task)
-            compressed.recount()
+            if recovery.tunes:
+                compressed.recount()
         with timing(timings, "evaluate_s"):
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
+            compressed.add_macs(dense_counts, measured.layer_macs)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
     kept = {} if folder is None else {"model_file": _keep(compressed.model, folder, key)}
@@ -135,7 +146,7 @@ def measure_point(
         **comparison,
         **baseline.before_recovery,
         "recovered": recovered,
-        "layers": [asdict(layer) for layer in compressed.layers],
+        "layers": [layer.row() for layer in compressed.layers],
         "skipped": compressed.skipped,
         "left": compressed.left,
         "calibration": compressed.calibration,

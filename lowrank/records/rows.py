@@ -13,19 +13,23 @@ RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery"
 MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
 
 
-def _labels(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def labels_of(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that name a record, in both tables."""
     names = (*RECORD_LABELS, "norm", "dense_recovery", "tuned", "allocates")
     derived = {"point": point(record["config"]), "path": str(path)}
     return {name: record[name] for name in names} | derived
 
 
-def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of `lowrank.records.store.load`.
+
+    Args:
+        labels: `labels_of` the record.
 
     Raises:
         ValueError: two fields of the record make one column.
     """
-    ratios, row = record["ratios"], _labels(path, record)
+    ratios, row = record["ratios"], dict(labels)
     _add(row, {"metrics": json.dumps(record["metrics"])})
     _add(row, record["compressed"])
     _add(row, ratios)
@@ -48,14 +52,17 @@ def row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def layer_rows(path: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def layer_rows(labels: Mapping[str, Any], record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The columns of `lowrank.records.store.load_layers`, for each layer in turn.
+
+    Args:
+        labels: `labels_of` the record.
 
     Raises:
         ValueError: two fields of a layer make one column.
     """
-    labels = _labels(path, record)
-    norm, rows = labels.pop("norm"), []
+    norm, rows = labels["norm"], []
+    labels = {name: value for name, value in labels.items() if name != "norm"}
     labels["compression_ratio"] = record["ratios"]["compression_ratio"]
     for position, layer in enumerate(record["layers"]):
         (out, into), row = layer["shape"], {**labels, "position": position}

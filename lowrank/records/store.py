@@ -22,7 +22,7 @@ from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
 from lowrank.records.keys import point as point
 from lowrank.records.rows import MEASURED_PARTS as MEASURED_PARTS
-from lowrank.records.rows import layer_rows, row
+from lowrank.records.rows import labels_of, layer_rows, row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,8 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     need("a data frame", "pandas")
     import pandas as pd
 
-    return pd.DataFrame([_made(row, *one) for one in _records(folder, pattern)])
+    found = _records(folder, pattern)
+    return pd.DataFrame([_made(row, path, labels_of(path, one), one) for path, one in found])
 
 
 def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
@@ -138,7 +139,8 @@ def load_layers(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     need("a data frame", "pandas")
     import pandas as pd
 
-    made = [_made(layer_rows, *one) for one in _records(folder, pattern)]
+    found = _records(folder, pattern)
+    made = [_made(layer_rows, path, labels_of(path, one), one) for path, one in found]
     return pd.DataFrame([layer for layers in made for layer in layers])
 
 
@@ -152,15 +154,16 @@ def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFr
 
     records, layers = [], []
     for path, record in _records(folder, pattern):
-        records.append(_made(row, path, record))
-        layers += _made(layer_rows, path, record)
+        labels = labels_of(path, record)
+        records.append(_made(row, path, labels, record))
+        layers += _made(layer_rows, path, labels, record)
     return pd.DataFrame(records), pd.DataFrame(layers)
 
 
-def _made(make: Callable[[Path, dict[str, Any]], Any], path: Path, record: dict[str, Any]) -> Any:
+def _made(make: Callable[..., Any], path: Path, labels: Any, record: Any) -> Any:
     """The result of `make` for a record; its errors name the file."""
     try:
-        return make(path, record)
+        return make(labels, record)
     except ValueError as error:
         raise _broken(path, error) from error
 

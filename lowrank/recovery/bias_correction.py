@@ -178,9 +178,9 @@ class OutputStatistics:
     def add(self, outputs: Tensor, piece: Piece) -> None:
         """Count, mean and variance over all positions but padding."""
         last = outputs.movedim(_axis(self.layer), -1)
-        rows, (real, note) = last.reshape(-1, last.shape[-1]), piece.real(last.shape[:-1])
+        rows, (real, notes) = last.reshape(-1, last.shape[-1]), piece.real(last.shape[:-1])
         rows = (rows if real is None else rows[real.to(rows.device)]).double()
-        self.counts_padding |= bool(note)
+        self.counts_padding |= bool(notes)
         self.pieces.append(piece)
         self.parts.append((len(rows), rows.mean(dim=0), rows.var(dim=0, correction=0)))
 

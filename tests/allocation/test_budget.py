@@ -35,8 +35,8 @@ def test_the_allowance_of_the_selected_layers(sites, budget, allowed):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({}, "a budget is one of ratio, limit and bits_per_weight, got none"),
-        ({"ratio": 2, "limit": 10}, "one of ratio, limit and bits_per_weight, got {'ratio'"),
+        ({}, "Budget needs exactly one of ratio, limit and bits_per_weight, got ratio=None, "),
+        ({"ratio": 2, "limit": 10}, "exactly one of .*, got ratio=2, limit=10, bits_per_weight=N"),
         ({"ratio": 0.5}, "ratio=0.5 must be at least 1"),
         ({"ratio": math.nan}, "ratio=nan must be at least 1 and finite"),
         ({"limit": -3}, "limit=-3 must be above 0 and finite"),

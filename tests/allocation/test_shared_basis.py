@@ -54,7 +54,7 @@ def test_weights_of_one_subspace_come_back_at_the_bytes_of_one_basis(norm, data)
     saved = sum(layer.dense_bytes - layer.bytes for layer in result.layers)
     assert nbytes(model) - nbytes(result.model) == saved
     assert params(model) - params(result.model) == saved // 4
-    assert "shares its right factor with key, value" in result.layers[0].note
+    assert "shares its right factor with key, value" in " ".join(result.layers[0].notes)
 
 
 def test_the_basis_is_the_nearest_of_its_rank():
@@ -89,7 +89,7 @@ def test_groups_of_flat_spectra_get_truncated_svds_with_a_note():
             weight = torch.randn(16, 2) @ torch.randn(2, 24)
             getattr(model, name).weight.copy_(weight)
     result = compress(model, SharedBasis(GROUPS, 4), "[qkv]*")
-    assert all("does not pay here" in layer.note for layer in result.layers)
+    assert all("does not pay here" in " ".join(layer.notes) for layer in result.layers)
     assert max(layer.relative_error for layer in result.layers) < 1e-5
 
 

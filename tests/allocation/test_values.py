@@ -96,7 +96,7 @@ def test_codes_have_none():
 
 def test_the_note_of_a_layer_that_stays_dense_is_kept():
     layers = compress(network(), TruncatedSVD(rank=8), values="float16").layers
-    assert layers[2].note.startswith("kept dense: rank 8")
+    assert layers[2].notes[0].startswith("kept dense: rank 8")
 
 
 @pytest.mark.parametrize("values", ["float8", "half", torch.float16, 16, True])

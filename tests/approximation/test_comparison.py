@@ -24,18 +24,19 @@ def test_the_hybrid_stays_where_it_is_nearer():
     assert better_of(weight, IDENTITY, hybrid, product(weight, 3)) is hybrid
     assert better_of(weight, IDENTITY, hybrid, product(weight, 4)) is hybrid  # a tie
     assert better_of(weight, IDENTITY, hybrid, None) is hybrid
-    assert hybrid.note == ""
+    assert hybrid.notes == ()
 
 
 def test_the_nearest_part_comes_back_where_one_is_nearer_and_says_so():
     weight = random(10, 12)
     hybrid, near, far = product(random(10, 12, seed=5), 4), product(weight, 4), product(weight, 1)
-    near.note = "of old"
+    near.notes = ("of old",)
     found = better_of(weight, IDENTITY, hybrid, far, None, near)
     assert found is near
     ratio = error_of(weight, IDENTITY, hybrid) / error_of(weight, IDENTITY, near)
-    assert found.note == (
-        f"of old; instead of a hybrid: LowRank 12→4→10 of 704 bytes has {ratio:.3g} times its error"
+    assert found.notes == (
+        "of old",
+        f"instead of a hybrid: LowRank 12→4→10 of 704 bytes has {ratio:.3g} times its error",
     )
 
 
@@ -43,7 +44,7 @@ def test_an_exact_part_is_no_division_by_zero():
     weight = random(10, 2) @ random(2, 12)
     part = Dense(weight.clone())
     hybrid = Dense(0.5 * weight)
-    assert "has inf times its error" in better_of(weight, IDENTITY, hybrid, part).note
+    assert "has inf times its error" in " ".join(better_of(weight, IDENTITY, hybrid, part).notes)
 
 
 def test_what_is_not_finite_is_never_returned():
@@ -66,7 +67,7 @@ def test_errors_are_in_the_norm_and_of_what_is_stored():
     last[:, :6] = 0
     last[:, 6:] += 0.1
     norm = Diagonal(columns)
-    assert better_of(weight, IDENTITY, Dense(first), Dense(last)).note == ""
+    assert better_of(weight, IDENTITY, Dense(first), Dense(last)).notes == ()
     found = better_of(weight, norm, Dense(first), Dense(last))
     assert torch.equal(found.to_dense(), last)
     # In bfloat16 the stored numbers are what counts, whatever they were made in.

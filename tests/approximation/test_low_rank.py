@@ -152,7 +152,7 @@ def test_the_gram_route_gives_the_same_in_every_norm(shape, monkeypatch):
         exact = product(weight, rank, norm)
         MEMO.clear()
         monkeypatch.setattr(spectral, "SMALL", 2)
-        assert nearest(weight, rank, norm).note == ""
+        assert nearest(weight, rank, norm).notes == ()
         torch.testing.assert_close(product(weight, rank, norm), exact)
         torch.testing.assert_close(
             float(spectrum(weight, norm)[rank:].norm()),
@@ -195,8 +195,8 @@ class TestSingular:
         form = TruncatedSVD(rank=3).decompose(weight, norm)
         found = form.to_dense().detach()
         assert norm(weight - found) < 1e-7 * norm(weight)
-        assert form.note == (
-            "the norm sees 1 directions of the weight, the rest are of the plain norm"
+        assert form.notes == (
+            "the norm sees 1 directions of the weight, the rest are of the plain norm",
         )
         # Of all that are right on x: what its output does not span, truncated.
         output = weight @ x.T
@@ -210,8 +210,8 @@ class TestSingular:
         dead = [1, 4]
         b[dead], b[:, dead] = 0, 0
         norm = Full(b) if full else Diagonal(b.diagonal())
-        left, right, note = nearest(weight, 2, norm)
-        assert note == ""
+        left, right, notes = nearest(weight, 2, norm)
+        assert notes == ()
         projected = left @ torch.linalg.lstsq(left, weight[:, dead]).solution
         torch.testing.assert_close((left @ right)[:, dead], projected)
 

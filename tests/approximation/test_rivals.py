@@ -75,8 +75,8 @@ def test_of_a_large_matrix_some_rows_decide_what_is_tried():
     found = EntropyCodedQuantization(4.5).decompose(peaks)
     plain = CodebookQuantization(4).decompose(peaks)
     assert isinstance(found, Codebook) and torch.equal(found.to_dense(), plain.to_dense())
-    assert "instead of an entropy code: EntropyCoded 64→400, 4." in found.note
-    assert "times its error" in found.note
+    assert "instead of an entropy code: EntropyCoded 64→400, 4." in " ".join(found.notes)
+    assert "times its error" in " ".join(found.notes)
 
 
 def test_what_has_no_chance_is_not_tried(monkeypatch):
@@ -90,7 +90,7 @@ def test_what_has_no_chance_is_not_tried(monkeypatch):
     made = CodebookRival.made_of
     monkeypatch.setattr(CodebookRival, "made_of", made_of)
     found = EntropyCodedQuantization(4.0).decompose(random(400, 64))
-    assert isinstance(found, EntropyCoded) and found.note == ""
+    assert isinstance(found, EntropyCoded) and found.notes == ()
     assert max(tried) < 100
 
 

@@ -306,14 +306,14 @@ KEPT = [
     ),
     Row(
         "statistics with a note for a terminal",
-        kept(lambda e: e._replace(note="\x1b[2J")),
-        "must be one line of text",
+        kept(lambda e: e._replace(notes=("\x1b[2J",))),
+        "must be lines of text",
     ),
     Row("statistics whose source says more", kept(source={"more": 1}), r"has \['more'\] besides"),
     Row("statistics of data in lines", kept(source={"data": "a\nb"}), "data that are no hash"),
     Row(
         "statistics of nothing",
-        kept(lambda e: Statistics(None, None, 0, "it was not there")),
+        kept(lambda e: Statistics(None, None, 0, ("it was not there",))),
         "say nothing about any selected layer: layer '0': it was not there",
     ),
 ]
@@ -454,7 +454,7 @@ NORMS = [
     Row(
         "damping as text",
         calling(CalibratedNorms, "full", "1%"),
-        "damping='1%' must be .* a number",
+        "damping='1%' must be a number: it must be at least 0",
     ),
     Row("damping as a switch", calling(CalibratedNorms, "full", True), "damping=True must be"),
     Row("power of a full moment", calling(CalibratedNorms, "full", power=0.5), "is for a diagonal"),
@@ -507,7 +507,7 @@ NORMS = [
     Row(
         "damping of a Full",
         calling(Full, torch.eye(2), None, "1"),
-        "damping='1' must be .* a number",
+        "damping='1' must be a number: it must be at least 0",
     ),
     Row(
         "Full that is no second moment",

@@ -106,7 +106,11 @@ ROWS = [
     Row("layout of 9 bits", lambda _: Layout(SHAPE, 9, 8), r"give an integer in 1\.\.8"),
     Row("layout of true bits", lambda _: Layout(SHAPE, True, 8), "bits=True does not exist"),
     Row("layout of a vector", lambda _: Layout((4,), 2, 8), "must be two integers"),
-    Row("layout below 0", lambda _: Layout((4, -1), 2, 8), "integer of at least 0"),
+    Row(
+        "layout below 0",
+        lambda _: Layout((4, -1), 2, 8),
+        r"shape\[1\]=-1 must be at least 0 and an integer",
+    ),
     Row("layout, half a group", lambda _: Layout(SHAPE, 2, 2.5), "group_size=2.5 does not exist"),
     Row("layout, group of rows", lambda _: Layout(SHAPE, 2, "rows"), "or 'channel'"),
     Row("packing too large", lambda _: pack(torch.tensor([3, 4]), 2), r"0\.\.3, .* lie in 3\.\.4"),
@@ -129,7 +133,7 @@ ROWS = [
     Row("codes without centroids", codebook(codes=CODES + 7), r"must lie in 0\.\.3, .* 7\.\.10"),
     Row("real codes of a book", codebook(codes=CODES / 2), "must be whole numbers: round them"),
     Row("block of no rows", lambda _: BlockGrid(SHAPE, (0, 1)), "block=.* at least 1"),
-    Row("half a block", lambda _: BlockGrid(SHAPE, (1, 2.5)), "of which=2.5 must be an integer"),
+    Row("half a block", lambda _: BlockGrid(SHAPE, (1, 2.5)), r"block\[1\]=2.5 must be at least 1"),
     Row("grid of a vector", lambda _: BlockGrid((4,)), r"shape=\(4,\) must be two integers"),
     Row("kept of another shape", lambda _: Sparse.from_dense(MATRIX, KEPT.T), r"needs \(4, 6\)"),
     Row("kept as numbers", lambda _: Sparse.from_dense(MATRIX, KEPT.int()), "and torch.bool"),
@@ -160,7 +164,7 @@ ROWS = [
     Row(
         "rows of no blocks", lambda _: BlockDiagonal(3, dense()), "4 rows are not those of 3 blocks"
     ),
-    Row("no diagonal block", lambda _: BlockDiagonal(0, dense()), "count=0 must be an integer"),
+    Row("no diagonal block", lambda _: BlockDiagonal(0, dense()), "count=0 must be at least 1"),
     Row("a block and a half", lambda _: BlockDiagonal(1.5, dense()), "count=1.5 must be"),
     Row("direct sum of none", lambda _: DirectSum(), "at least 1 block, got none"),
     Row("direct sum of tensors", lambda _: DirectSum(MATRIX), "a block must be a factorization"),
@@ -191,8 +195,8 @@ ROWS = [
     Row("kernel of no width", convolve(kernel_size=(3, 0)), "must be at least 1, padding"),
     Row("negative padding", convolve(padding=(-1, 0)), "padding at least 0"),
     Row("no groups", convolve(groups=0), "groups=0.*must be at least 1"),
-    Row("multiplying no blocks", lambda _: MultiplyBlocks(0), "count=0 must be an integer"),
-    Row("along no positions", lambda _: MultiplyAlong(0), "positions=0 must be an integer"),
+    Row("multiplying no blocks", lambda _: MultiplyBlocks(0), "count=0 must be at least 1"),
+    Row("along no positions", lambda _: MultiplyAlong(0), "positions=0 must be at least 1"),
     Row(
         "bias of another layer",
         lambda _: FactorizedLinear(dense(), nn.Parameter(torch.ones(6))),

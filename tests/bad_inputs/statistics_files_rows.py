@@ -19,9 +19,9 @@ def statistics(columns=MOMENT, rows=None, count=1):
     return act
 
 
-def said(note="", count=1, columns=MOMENT):
-    """Statistics with a note."""
-    entry = Statistics(columns, None, count, note)
+def said(*notes, count=1, columns=MOMENT):
+    """Statistics with notes."""
+    entry = Statistics(columns, None, count, notes)
     return lambda folder: Calibration({"a": entry}, {}).save(folder / "s")
 
 
@@ -39,7 +39,8 @@ def of_a(**fields):
 
 def forged_statistics(columns):
     def act(folder):
-        own = {"format": 2, "layers": {"a": {"count": 1, "note": "", "columns": "x"}}, "source": {}}
+        layer = {"count": 1, "notes": [], "columns": "x"}
+        own = {"format": 3, "layers": {"a": layer}, "source": {}}
         tensor_files.write(folder / "s", {"x": columns}, "statistics", own)
         return Calibration.load(folder / "s")
 
@@ -65,18 +66,29 @@ def flipped_statistics(folder):
 
 ROWS = [
     Row("means in 8 bits", statistics(MOMENT.to(torch.float8_e4m3fn)), "float8_e4m3fn are no mean"),
-    Row("means over nothing", said("why", 0), "columns are means over count=0 positions"),
-    Row("nothing, without reason", said("", 0, None), "the note must say why nothing reached"),
-    Row("neither columns nor rows", said("", 3, None), "count=3 there must be columns or rows"),
-    Row("a note without end", said("x" * 10**6), "one line of text of at most 2000 characters"),
-    Row("a note of two lines", said("a\nb"), "one line of text"),
-    Row("a note for a terminal", said("\x1b[2J"), "one line of text"),
-    Row("a note that is a number", said(3), "note=3 must be one line of text"),
+    Row("means over nothing", said("why", count=0), "columns are means over count=0 positions"),
+    Row(
+        "nothing, without reason",
+        said(count=0, columns=None),
+        "the notes must say why nothing reached",
+    ),
+    Row(
+        "neither columns nor rows",
+        said(count=3, columns=None),
+        "count=3 there must be columns or rows",
+    ),
+    Row("a note without end", said("x" * 10**6), "lines of text of at most 2000 characters"),
+    Row("notes without end", said(*["x" * 100] * 21), "lines of text of at most 2000 characters"),
+    Row("a note of two lines", said("a\nb"), "must be lines of text"),
+    Row("a note for a terminal", said("x", "\x1b[2J"), "must be lines of text"),
+    Row("a note that is a number", said("x", 3), r"notes=\('x', 3\) must be a tuple of texts"),
+    Row("a note that says nothing", said(""), r"notes=\(''"),
+    Row("read notes that are one text", of_a(notes="x"), "notes is 'x': it must be a list"),
     Row(
         "read means in 8 bits", forged_statistics(MOMENT.to(torch.float8_e5m2)), "float8_e5m2 are n"
     ),
-    Row("read a note for a terminal", of_a(note="\x1b[2J"), "one line of text"),
-    Row("read a note without end", of_a(note="x" * 10**6), "one line of text"),
+    Row("read a note for a terminal", of_a(notes=["\x1b[2J"]), "must be lines of text"),
+    Row("read a note without end", of_a(notes=["x" * 10**6]), "must be lines of text"),
     Row("read means over nothing", of_a(count=0), "columns and rows are means over count=0"),
     Row("count below zero", statistics(count=-1), "'a': count=-1 must be a number of positions"),
     Row("count that is true", statistics(count=True), "count=True"),
@@ -105,7 +117,7 @@ ROWS = [
     ),
     Row("read no source", edited_statistics(lambda o: o.pop("source") and o), "lacks 'source'"),
     Row(
-        "read an old format", edited_statistics(lambda o: o | {"format": 1}), "format 1, .* reads 2"
+        "read an old format", edited_statistics(lambda o: o | {"format": 2}), "format 2, .* reads 3"
     ),
     Row("read NaN", forged_statistics(torch.tensor([1, NAN])), "s: 'a': columns are not finite"),
     Row("read negative squares", forged_statistics(-torch.rand(2, 2)), "negative mean squares"),

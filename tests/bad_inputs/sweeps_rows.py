@@ -292,7 +292,7 @@ SHAPES = [
     Row(
         "two budgets",
         refused("method=mix", "method.budget.limit=1000"),
-        "a budget is one of ratio, limit and bits_per_weight",
+        "Budget needs exactly one of ratio, limit and bits_per_weight",
     ),
     Row(
         "no candidates",

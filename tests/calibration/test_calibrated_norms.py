@@ -105,7 +105,7 @@ def test_a_tied_table_and_head_get_the_norm_of_both():
     torch.testing.assert_close(norm.moment, expected, rtol=1e-5, atol=1e-6)
     result = compress(model, TruncatedSVD(rank=2), norm=CalibratedNorms("full"), data=[ids])
     assert result.model.head.factorization is result.model.table.factorization
-    assert "all 2 modules that share it" in result.layers[0].note
+    assert "all 2 modules that share it" in " ".join(result.layers[0].notes)
 
 
 def test_a_table_alone_counts_its_rows_by_their_frequency():

@@ -204,20 +204,22 @@ def test_a_layer_that_no_example_reaches_says_so():
     model.idle = nn.Linear(2, 2)
     found = collect(model, ["looped", "idle"], Batches([random(3, 4)]), full=True)
     assert found["idle"][:3] == (None, None, 0) and found["looped"].count == 6
-    assert found["idle"].note == "no example of the calibration data reached it"
+    assert found["idle"].notes == ("no example of the calibration data reached it",)
 
 
 def test_inputs_that_are_not_finite_are_named():
     x = random(3, 4)
     x[0, 0] = float("nan")
     found = collect(nn.Sequential(nn.Linear(4, 4)), ["0"], Batches([x]), full=False)["0"]
-    assert found.count == 0 and "its inputs on the calibration data are NaN" in found.note
+    assert found.count == 0 and "its inputs on the calibration data are NaN" in " ".join(
+        found.notes
+    )
 
 
 def test_a_weight_that_attention_reads_says_so():
     model = nn.MultiheadAttention(4, 2)
     found = collect(model, ["out_proj"], Batches([(random(3, 1, 4),) * 3]), full=True)["out_proj"]
-    assert found.count == 0 and "cannot be seen" in found.note
+    assert found.count == 0 and "cannot be seen" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("given_data", [[], None, 3])

@@ -170,7 +170,7 @@ def test_a_note_of_calibration_stands_in_the_report(tmp_path):
     kept.save(tmp_path / "statistics")
     for given in (data, kept, type(kept).load(tmp_path / "statistics")):
         (layer,) = compress(model, TruncatedSVD(rank=2), norm=norm, data=given).layers
-        assert "the argument pixel_mask was not taken for padding" in layer.note
+        assert "the argument pixel_mask was not taken for padding" in " ".join(layer.notes)
 
 
 @pytest.mark.parametrize(

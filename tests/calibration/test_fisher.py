@@ -78,8 +78,8 @@ def test_a_weight_that_the_loss_does_not_see_says_so():
 
     sites = {site.name: site for site in find_sites(model)}
     found = fisher(model, sites, Partly([torch.ones(1, 3)]))
-    assert found["idle"].count == 0 and not found["used"].note
-    assert found["idle"].note == "the loss on the calibration data does not depend on it"
+    assert found["idle"].count == 0 and not found["used"].notes
+    assert found["idle"].notes == ("the loss on the calibration data does not depend on it",)
     assert found["used"].columns.tolist() == [2.0, 2.0, 2.0]  # Of each column two gradients of 1.
 
 

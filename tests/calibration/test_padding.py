@@ -77,7 +77,7 @@ def check(model: nn.Module, batch, singles: list) -> dict:
             moment = rows.T @ rows / len(rows)
             error = (found[name].columns - moment).norm() / moment.norm()
             assert error < 1e-5, (name, error)
-        assert not found[name].note
+        assert not found[name].notes
     return found
 
 
@@ -370,7 +370,7 @@ def test_a_padding_mask_of_torch_with_as_many_examples_as_positions(dtype):
     check(made(Layer, True), (x, mask), singles)
     # Of the same numbers with the length first nobody can tell the two axes apart.
     found = collect(made(Layer, False), ["first"], Batches([(x, mask)]), full=True)["first"]
-    assert found.count == 16 and "padding that could not be cut off counts" in found.note
+    assert found.count == 16 and "padding that could not be cut off counts" in " ".join(found.notes)
 
 
 class Causal(nn.Module):
@@ -394,14 +394,14 @@ def test_a_causal_mask_says_nothing_about_padding(batch):
         given = (x @ x.transpose(1, 2) + (causal == 0) * -1e9).softmax(-1) @ x
     rows = given.flatten(0, 1).double()
     found = collect(model, ["layer"], Batches([{"x": x, "mask": causal}]), full=True)["layer"]
-    assert found.count == 5 * batch and not found.note
+    assert found.count == 5 * batch and not found.notes
     torch.testing.assert_close(found.columns, rows.T @ rows / len(rows), rtol=1e-5, atol=1e-6)
 
 
 def test_a_mask_that_may_be_causal_or_padding_is_noted():
     words, mask = ids(5, 5), torch.ones(5, 5).tril().long()
     found = collect(bert(), ["pooler.dense"], Batches([(words, mask)]), full=True)
-    assert "attention_mask was not taken for padding" in found["pooler.dense"].note
+    assert "attention_mask was not taken for padding" in " ".join(found["pooler.dense"].notes)
 
 
 def test_a_batch_without_padding_runs_as_it_is():
@@ -444,8 +444,8 @@ def test_padding_between_real_tokens_does_not_count_and_needs_the_mask():
     counts = {name: entry.count for name, entry in found.items()}
     assert counts["encoder.layer.0.output.dense"] == 8 and counts["pooler.dense"] == 2
     assert counts["embeddings.word_embeddings"] == 8
-    assert not found["encoder.layer.0.output.dense"].note
-    assert "padding that could not be cut off counts" in found["pooler.dense"].note
+    assert not found["encoder.layer.0.output.dense"].notes
+    assert "padding that could not be cut off counts" in " ".join(found["pooler.dense"].notes)
 
 
 class Spectra(nn.Module):
@@ -467,8 +467,8 @@ def test_positions_on_an_axis_that_is_not_understood_are_noted_where_they_count(
     found = collect(
         made(Spectra), ["layer", "direct"], Batches([{"features": x, "attention_mask": mask}]), True
     )
-    assert found["layer"].count == 2 * 5 and "counts" in found["layer"].note
-    assert found["direct"].count == 5 + 11 and not found["direct"].note
+    assert found["layer"].count == 2 * 5 and "counts" in " ".join(found["layer"].notes)
+    assert found["direct"].count == 5 + 11 and not found["direct"].notes
     rows = torch.cat([x[0, :, :5].T, x[1].T]).double()
     torch.testing.assert_close(found["direct"].columns, rows.T @ rows / 16, rtol=1e-5, atol=1e-6)
 
@@ -486,7 +486,9 @@ def test_a_mask_of_another_kind_is_noted_and_not_used():
     mask[0, 3:] = 0
     batch = {"pixel_values": numbers(2, 3, 5, 6), "pixel_mask": mask}
     found = collect(made(Pixels), ["layer"], Batches([batch]), full=True)["layer"]
-    assert found.count == 30 and found.note == "the argument pixel_mask was not taken for padding"
+    assert found.count == 30 and found.notes == (
+        "the argument pixel_mask was not taken for padding",
+    )
 
 
 def test_a_batch_that_cannot_be_taken_apart_uses_its_mask():
@@ -505,7 +507,7 @@ def test_a_batch_that_cannot_be_taken_apart_uses_its_mask():
     batch = {"input_ids": words, "patches": numbers(9, 3), "attention_mask": right(lengths, 6)}
     found = collect(made(Patches), ["table", "layer", "patch"], Batches([batch]), full=True)
     assert [found[name].count for name in ("table", "layer", "patch")] == [9, 9, 9]
-    assert not found["layer"].note and "counts" in found["patch"].note
+    assert not found["layer"].notes and "counts" in " ".join(found["patch"].notes)
 
 
 def test_a_decoder_beside_states_of_an_encoder_of_its_length():

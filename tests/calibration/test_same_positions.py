@@ -105,7 +105,7 @@ def test_a_task_runs_its_sentences_without_padding(batch_size):
     found = collect(model, names, TaskData(TASK, batch_size), full=True)
     plain = collect(model, names, Batches(singles()), full=True)
     for name in names:
-        assert found[name].count == sum(LENGTHS) and not found[name].note
+        assert found[name].count == sum(LENGTHS) and not found[name].notes
         for part in ("columns", "rows"):
             torch.testing.assert_close(getattr(found[name], part), getattr(plain[name], part))
 

@@ -144,7 +144,7 @@ def test_blocks_that_share_a_weight_see_both_uses():
     moment = (found["blocks.0.up"].columns + found["blocks.2.up"].columns) / 2
     expected = METHOD.decompose(model.blocks[0].up.weight.detach(), Full(moment)).to_dense()
     torch.testing.assert_close(result.model.blocks[0].up.factorization.to_dense(), expected)
-    assert "all 2 modules that share it" in result.layers[0].note
+    assert "all 2 modules that share it" in " ".join(result.layers[0].notes)
 
 
 class Looped(Model):

@@ -130,7 +130,7 @@ def test_uniform_is_the_decomposer_alone():
 
 def test_a_layer_kept_dense_says_so():
     result = compress(small_network(), TruncatedSVD(rank=10), where="8")
-    assert result.layers[0].note.startswith("kept dense: rank 10")
+    assert result.layers[0].notes[0].startswith("kept dense: rank 10")
     assert result.layers[0].factorization == "Dense 40→10"
 
 

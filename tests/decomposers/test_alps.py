@@ -125,7 +125,7 @@ def test_where_wanda_has_the_better_mask_it_is_taken_and_said(monkeypatch):
     form = ALPS(0.5).decompose(weight, norm)
     wanda = MagnitudePruning(0.5).decompose(weight, Diagonal(norm.moment.diagonal()))
     assert torch.equal(form.mask, wanda.mask)
-    assert form.note == "the mask is Wanda's: alternating directions found no better one"
+    assert form.notes == ("the mask is Wanda's: alternating directions found no better one",)
     assert norm(weight - form.to_dense()) <= norm(weight - wanda.to_dense())
 
 

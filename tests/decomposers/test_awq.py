@@ -68,7 +68,7 @@ def test_it_is_the_formula(scale):
     alpha = min((step / 5 for step in range(6)), key=error)
     quantized, inverse = by_hand(alpha)
     torch.testing.assert_close(found.to_dense(), quantized.to_dense() * inverse)
-    assert found.note == f"columns scaled with alpha={alpha:g}"
+    assert found.notes == (f"columns scaled with alpha={alpha:g}",)
     assert torch.equal(found.scale.double(), inverse)
 
 
@@ -90,7 +90,7 @@ def test_strong_inputs_gain():
 def test_where_all_inputs_are_equal_it_is_quantization(norm, scale):
     weight = random(6, 16)
     found = AWQ(3, 8, scale=scale).decompose(weight, norm)
-    assert isinstance(found, Quantized) and found.note == ""
+    assert isinstance(found, Quantized) and found.notes == ()
     assert torch.equal(
         found.to_dense(), nearest(AWQ(3, 8, scale=scale)).decompose(weight).to_dense()
     )

@@ -114,7 +114,7 @@ def test_it_is_never_worse_than_a_truncated_svd_of_its_bytes(norm, ratio, seed):
 def test_a_part_that_is_nearer_is_returned_with_a_note():
     weight = random(OUT, 2) @ random(2, CHANNELS * POSITIONS)
     form = CanonicalPolyadic(6, kernel_size=SIZE, iterations=3).decompose(weight)
-    assert "instead of a hybrid" in form.note
+    assert "instead of a hybrid" in " ".join(form.notes)
     torch.testing.assert_close(form.to_dense(), weight)
 
 
@@ -133,7 +133,7 @@ class TestInModels:
 
     def test_a_linear_layer_gets_a_truncated_svd(self):
         result = compress(nn.Sequential(nn.Linear(20, 30)), CanonicalPolyadic(4))
-        assert result.layers[0].note == "no kernel: a truncated SVD"
+        assert result.layers[0].notes == ("no kernel: a truncated SVD",)
         assert result.layers[0].factorization == "LowRank 20→4→30"
 
 

@@ -35,11 +35,11 @@ def test_rows_that_share_a_scale_because_they_differ_in_length_are_noted():
     weight = random(30, 40)
     ragged = Chain([MagnitudePruning(0.9), Quantization(4)]).decompose(weight)
     assert ragged.values.layout.count == 1
-    assert ragged.note.startswith("rows keep different numbers of weights")
+    assert ragged.notes[0].startswith("rows keep different numbers of weights")
     grouped = Chain([MagnitudePruning(0.9), Quantization(4, group_size=16)]).decompose(weight)
     assert grouped.values.layout.count == 8  # ⌈120 / 16⌉: what the documentation advises.
     regular = Chain([MagnitudePruning(pattern="2:4"), Quantization(4)]).decompose(weight)
-    assert regular.values.layout.count == 30 and regular.note == ""
+    assert regular.values.layout.count == 30 and regular.notes == ()
 
 
 def test_svd_then_quantize_is_a_product_of_quantized_factors():
@@ -80,18 +80,18 @@ def test_one_step_is_that_step():
 def test_a_layer_kept_dense_is_quantized_as_dense_and_the_note_kept():
     form = Chain([TruncatedSVD(rank=20), Quantization(8)]).decompose(random(30, 40))
     assert isinstance(form, Quantized)
-    assert form.note == "kept dense: rank 20 needs 1400 params, dense has 1200"
+    assert form.notes == ("kept dense: rank 20 needs 1400 params, dense has 1200",)
 
 
 def test_the_note_of_the_whole_says_what_its_parts_do_once():
     steps = [LowRankPlusSparse(3, 0.9), TruncatedSVD(rank=1), Quantization(8)]
     form = Chain(steps).decompose(random(60, 80))
     assert isinstance(form, Sum)
-    one_row, kept_dense = form.note.split("; ")
+    one_row, kept_dense = form.notes
     assert one_row.startswith("rows keep different numbers of weights")
     assert kept_dense == "kept dense: rank 1 needs 481 params, dense has 480"
     nested = Chain([Chain(steps[:2]), steps[2]]).decompose(random(60, 80))
-    assert sorted(nested.note.split("; ")) == sorted((one_row, kept_dense))
+    assert sorted(nested.notes) == sorted((one_row, kept_dense))
 
 
 def test_what_a_step_froze_stays_frozen():

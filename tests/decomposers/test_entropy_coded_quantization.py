@@ -190,7 +190,7 @@ def test_the_step_is_that_of_least_squares_where_levels_are_few():
 def test_a_singular_moment_is_raised_and_the_report_says_so():
     x = random(12)
     found = EntropyCodedQuantization(4.0).decompose(random(30, 12), Full(torch.outer(x, x)))
-    assert "singular second moment: its diagonal raised by 1e-" in found.note
+    assert "singular second moment: its diagonal raised by 1e-" in " ".join(found.notes)
 
 
 def test_codes_that_no_law_reaches_leave_bits_over_and_the_report_says_so():
@@ -198,7 +198,7 @@ def test_codes_that_no_law_reaches_leave_bits_over_and_the_report_says_so():
     x = random(6)
     weight, norm = random(30, 6), Full(torch.outer(x, x), damping=1e-9)
     found = EntropyCodedQuantization(6.0).decompose(weight, norm)
-    assert found.note == "codes end at 4096: bits are left over"
+    assert found.notes == ("codes end at 4096: bits are left over",)
     assert int(found.codes.abs().max()) <= 2**12
     assert norm.relative_error(weight, found.to_dense()) < 1e-3
 
@@ -290,9 +290,10 @@ def test_of_rows_that_matter_most_the_codes_are_kept():
 def test_bytes_that_find_no_use_are_said():
     weight, norm = 1 + 0.1 * random(64, 64).sign(), Full(correlated(64, 300))
     found = EntropyCodedQuantization(0.5).decompose(weight, norm)
-    stored = tensor_bytes(found)
-    assert 2 * stored < 256
-    assert found.note == f"takes {stored} of 256 bytes: no codes were found that use more"
+    assert 2 * tensor_bytes(found) < 256
+    assert found.notes == (
+        f"takes {tensor_bytes(found)} of 256 bytes: no codes were found that use more",
+    )
 
 
 @pytest.mark.parametrize("norm", ["identity", "diagonal", "full"])
@@ -304,7 +305,7 @@ def test_a_few_weights_among_zeros_keep_every_digit(norm):
     norms["full"] = Full(correlated(40, 300))
     found = EntropyCodedQuantization(0.6).decompose(weight, norms[norm])
     assert torch.equal(found.to_dense(), weight) and tensor_bytes(found) <= 0.6 * weight.numel() / 8
-    assert "instead of an entropy code" in found.note
+    assert "instead of an entropy code" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.05, 1.0])
@@ -323,4 +324,4 @@ def test_what_the_shape_decides_is_found_before_any_calibration():
     with pytest.raises(ValueError, match="layer '0': bits=0.2: 2 bytes are too few"):
         check(model, EntropyCodedQuantization(0.2), strict=True)
     layers = compress(model, EntropyCodedQuantization(0.2)).layers
-    assert "EntropyCodedQuantization(bits=1.28, sweeps=2)" in layers[0].note
+    assert "EntropyCodedQuantization(bits=1.28, sweeps=2)" in " ".join(layers[0].notes)

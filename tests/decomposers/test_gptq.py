@@ -83,8 +83,9 @@ def check_against_obs(weight, moment, method):
         found.to_dense(), torch.where(worse[:, None], candidates[1], candidates[0])
     )
     count = int(worse.sum())
-    rows = {0: "", 1: "1 row "}.get(count, f"{count} rows ")
-    assert found.note == (rows and f"{rows}rounded to nearest, which is nearer in the norm")
+    rows = f"{count} row{'' if count == 1 else 's'}"
+    note = f"{rows} rounded to nearest, which is nearer in the norm"
+    assert found.notes == ((note,) if count else ())
     assert count < len(weight)
 
 
@@ -144,7 +145,7 @@ def test_without_correlation_it_is_round_to_nearest(method, seed):
     for mine, theirs in (*norms, (Full(torch.diag(strength)), Diagonal(strength))):
         found, expected = method.decompose(weight, mine), nearest.decompose(weight, theirs)
         assert torch.equal(found.to_dense(), expected.to_dense())
-        assert found.note.removeprefix(expected.note).removeprefix("; ") == UNPAIRED
+        assert found.notes == (*expected.notes, UNPAIRED)
 
 
 def test_compensation_is_worth_much_where_inputs_come_together():
@@ -175,9 +176,9 @@ def test_a_sweep_never_makes_the_error_larger(method, seed):
 def test_a_singular_moment_is_raised_and_the_report_says_so():
     weight, x = random(6, 12), random(12)
     found = GPTQ(4, 4).decompose(weight, Full(torch.outer(x, x)))
-    assert "singular second moment: its diagonal raised by 1e-" in found.note
+    assert "singular second moment: its diagonal raised by 1e-" in " ".join(found.notes)
     damped = GPTQ(4, 4).decompose(weight, Full(torch.outer(x, x), damping=0.01))
-    assert "singular" not in damped.note
+    assert "singular" not in " ".join(damped.notes)
 
 
 def test_one_direction_of_input_is_made_exact_by_its_many_weights():
@@ -194,7 +195,7 @@ def test_inputs_that_are_always_zero_are_rounded_and_disturb_nothing(groups):
     weight, moment = random(5, 16), correlated(16, 200, dead=4)
     method = GPTQ(3, 4, groups=groups, scale="range")
     found = method.decompose(weight, Full(moment))
-    assert "singular" not in found.note
+    assert "singular" not in " ".join(found.notes)
     assert torch.equal(
         found.to_dense()[:, :4], Quantization(3, 4).decompose(weight[:, :4]).to_dense()
     )

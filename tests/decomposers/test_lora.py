@@ -227,18 +227,20 @@ def test_merging_half_precision_rounds_once_and_says_what_that_costs():
     error = distance(merged.weight.double(), exact) / float(exact.norm())
     assert 0 < error < 2**-8
     text = f"merged from Sum(Dense 30→20, 2·LowRank 30→4→20), relative error {error:.2g}"
-    assert merged.note == text
+    assert merged.notes == (text,)
 
 
 def test_merging_what_rounds_nothing_is_exact():
     form = LoRA(4, 8).decompose(random(20, 30))
     assert torch.equal(merge(form).weight, form.to_dense())
-    assert merge(form).note.endswith("relative error 0")
+    assert merge(form).notes[-1].endswith("relative error 0")
 
 
 def test_the_note_of_the_base_is_kept():
     form = LoRA(4, 8, base=TruncatedSVD(rank=19)).decompose(random(20, 30))
-    assert form.note == "kept dense: rank 19 needs 950 params, dense has 600"
+    kept = "kept dense: rank 19 needs 950 params, dense has 600"
+    assert form.notes == (kept,)
+    assert merge(form).notes[0] == kept and len(merge(form).notes) == 2
 
 
 def test_a_kernel_is_seen_as_the_base_sees_it():

@@ -27,7 +27,7 @@ def error(weight: Tensor, form) -> float:
 
 
 def parts(form) -> tuple[Product, Sparse]:
-    assert isinstance(form, Sum), form.note
+    assert isinstance(form, Sum), form.notes
     low_rank, sparse = form.terms
     assert isinstance(low_rank, Product) and isinstance(sparse, Sparse)
     return low_rank, sparse
@@ -104,7 +104,7 @@ def test_where_the_svd_is_nearer_it_comes_back_with_a_note():
     weight = random(30, 4) @ random(4, 40)
     form = LowRankPlusSparse(2, 0.7, iterations=1).decompose(weight)
     assert isinstance(form, Product)
-    assert "instead of a hybrid: Sum(LowRank 40→2→30, Sparse" in form.note
+    assert "instead of a hybrid: Sum(LowRank 40→2→30, Sparse" in " ".join(form.notes)
 
 
 def test_one_iteration_is_the_svd_and_the_largest_of_what_it_misses():
@@ -176,7 +176,7 @@ def test_where_it_would_not_be_smaller_the_layer_stays_dense():
     text = (
         "kept dense: Sum(LowRank 40→10→30, Sparse 40→30, 40.0 % zeros (bitmask)) needs 11510 bytes"
     )
-    assert form.note == f"{text}, dense has 9600"
+    assert form.notes == (f"{text}, dense has 9600",)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def error(weight: Tensor, dense: Tensor) -> float:
 
 
 def parts(form) -> tuple[Tensor, Tensor]:
-    assert isinstance(form, Product), form.note
+    assert isinstance(form, Product), form.notes
     left, right = form.factors
     assert isinstance(left, Dense) and isinstance(right, Sparse)
     return left.to_dense().detach(), right.to_dense().detach()
@@ -202,8 +202,8 @@ def test_where_it_would_not_be_smaller_the_layer_stays_dense():
     form = LowRankTimesSparse(30, sparsity=0.1).decompose(weight)
     assert isinstance(form, Dense)
     assert torch.equal(form.weight, weight)
-    assert form.note.startswith("kept dense: Product(Dense 30→30, Sparse 40→30, 10.0 % zeros")
-    assert form.note.endswith("dense has 9600")
+    assert form.notes[0].startswith("kept dense: Product(Dense 30→30, Sparse 40→30, 10.0 % zeros")
+    assert form.notes[0].endswith("dense has 9600")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_never_worse_than_its_steps_or_parts(
     for part in (sparse_within(weight, norm, limit), *plain):
         assert part is None or error <= error_of(weight, norm, part)
     is_hybrid = isinstance(form, Sparse) and isinstance(form.values, Quantized)
-    assert is_hybrid or "instead of a hybrid: Sparse 48→20" in form.note
+    assert is_hybrid or "instead of a hybrid: Sparse 48→20" in " ".join(form.notes)
 
 
 def test_each_sweep_is_nearer_and_none_is_worse():
@@ -155,7 +155,7 @@ def test_in_patterns_of_n_of_m_every_group_keeps_n():
 
 def test_values_of_one_row_are_noted():
     form = PruneAndQuantize(ALPS(0.5), GPTQ(3, 16)).decompose(heavy(), full())
-    assert "the values were taken as one row" in form.note
+    assert "the values were taken as one row" in " ".join(form.notes)
 
 
 def test_a_part_that_is_nearer_comes_back():
@@ -163,7 +163,9 @@ def test_a_part_that_is_nearer_comes_back():
     weight = random(OUT, INNER)
     form = PruneAndQuantize(ALPS(0.3, within="row"), GPTQ(3)).decompose(weight, full())
     assert isinstance(form, Quantized)
-    assert "instead of a hybrid: Sparse 48→20, 29.2 % zeros (bitmask), values Quan" in form.note
+    assert "instead of a hybrid: Sparse 48→20, 29.2 % zeros (bitmask), values Quan" in " ".join(
+        form.notes
+    )
 
 
 def test_a_zero_weight_comes_back():

@@ -142,7 +142,7 @@ def test_one_bit_by_the_range_is_that_of_weighted_least_squares(shape, seed):
     squares = (weight.square() @ columns) - (weight.abs() @ columns) ** 2 / columns.sum()
     best = float((squares.clamp_min(0) @ rows).sqrt())
     assert norm(weight - found.to_dense()) == pytest.approx(best, rel=1e-6, abs=1e-6 * norm(weight))
-    assert found.note == ""
+    assert found.notes == ()
 
 
 def test_one_bit_of_a_group_that_does_not_count_is_its_mean_too():
@@ -369,16 +369,16 @@ def test_even_weights_are_no_weights(scale):
     method = Quantization(3, 8, scale=scale)
     even = method.decompose(weight, Diagonal(torch.full((40,), 4.0)))
     assert torch.equal(even.to_dense(), method.decompose(weight).to_dense())
-    assert even.note == ""
+    assert even.notes == ()
 
 
 def test_a_range_that_the_norm_does_not_change_is_noted():
     weight, norm = random(6, 40), Diagonal(importance(40))
     found = Quantization(3, 8).decompose(weight, norm)
     assert torch.equal(found.to_dense(), Quantization(3, 8).decompose(weight).to_dense())
-    assert found.note == "scale='range' is the same in every norm"
-    assert Quantization(3, 8, scale="mse").decompose(weight, norm).note == ""
-    assert Quantization(3, 8).decompose(weight).note == ""
+    assert found.notes == ("scale='range' is the same in every norm",)
+    assert Quantization(3, 8, scale="mse").decompose(weight, norm).notes == ()
+    assert Quantization(3, 8).decompose(weight).notes == ()
 
 
 def test_the_full_norm_is_left_to_methods_that_compensate():

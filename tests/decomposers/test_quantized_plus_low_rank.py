@@ -68,7 +68,7 @@ def test_never_worse_than_plain_quantization_of_as_many_bytes(
     plain = base.within(weight, norm, form.nbytes)
     assert error <= min(error_of(weight, norm, part) for part in plain)
     if isinstance(form, Quantized):
-        assert "instead of a hybrid" in form.note
+        assert "instead of a hybrid" in " ".join(form.notes)
 
 
 @every_norm
@@ -97,7 +97,9 @@ def test_where_it_does_not_the_plain_quantization_comes_back():
     form = QuantizedPlusLowRank(12, GPTQ(2, 16), factor_bits=8).decompose(weight, full())
     assert isinstance(form, Quantized)
     assert form.layout.bits > 2
-    assert "instead of a hybrid: Sum(Quantized 32→24, 2 bits, group 16, Product(" in form.note
+    assert "instead of a hybrid: Sum(Quantized 32→24, 2 bits, group 16, Product(" in " ".join(
+        form.notes
+    )
 
 
 def test_factors_rounded_in_the_norm_are_nearer_than_each_by_itself():

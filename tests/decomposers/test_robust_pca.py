@@ -156,7 +156,7 @@ def test_inputs_and_rows_that_count_nothing_are_in_no_part():
 
 
 def test_the_note_has_the_certificate():
-    note = RobustPCA(tolerance=1e-6).decompose(sum(planted(5.0))).note
+    (note,) = RobustPCA(tolerance=1e-6).decompose(sum(planted(5.0))).notes
     share = float(note.removeprefix("least sum of the norms, up to a share of "))
     assert 0 <= share <= 1e-6
 
@@ -184,11 +184,12 @@ def test_a_weight_without_such_parts_stays_dense_and_says_so():
     form = RobustPCA().decompose(weight)
     assert isinstance(form, Dense)
     assert torch.equal(form.weight, weight)
-    assert form.note.startswith("kept dense: Sum(LowRank 40→")
+    assert form.notes[0].startswith("kept dense: Sum(LowRank 40→")
 
 
 def test_a_zero_weight_stays_dense():
-    assert "a zero weight has no parts" in RobustPCA().decompose(torch.zeros(4, 5)).note
+    (note,) = RobustPCA().decompose(torch.zeros(4, 5)).notes
+    assert "a zero weight has no parts" in note
 
 
 def test_a_weight_of_which_nothing_counts_stays_dense():
@@ -196,7 +197,7 @@ def test_a_weight_of_which_nothing_counts_stays_dense():
     weight[:, 2], columns[2] = 1.0, 0.0
     found = RobustPCA().decompose(weight, Diagonal(columns))
     assert torch.equal(found.to_dense(), weight)
-    assert "what counts nothing in the norm has no parts" in found.note
+    assert "what counts nothing in the norm has no parts" in " ".join(found.notes)
 
 
 def test_what_has_not_converged_is_refused():

@@ -35,8 +35,8 @@ every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 def test_it_pays_where_rows_are_mixed_from_a_few():
     weight = random(40, 2) @ random(2, 40)
     form = SparseFactors(4, share=0.5).decompose(weight)
-    assert isinstance(form, Product) and form.note == ""
-    part = sparse_within(weight, IDENTITY, tensor_bytes(form))
+    assert isinstance(form, Product) and form.notes == ()
+    part = sparse_within(weight, IDENTITY, sum(t.nbytes for t in form.state_dict().values()))
     assert part is not None
     assert IDENTITY(weight - form.to_dense()) < 0.3 * IDENTITY(weight - part.to_dense())
 
@@ -95,7 +95,7 @@ def test_it_is_never_worse_than_pruning_at_its_bytes(norm, ratio, factors, seed)
 def test_a_sparse_weight_comes_back_and_says_that_it_is_one():
     weight = random(OUT, INNER) * (random(OUT, INNER, seed=3).abs() > 1.5)
     form = SparseFactors(2).decompose(weight)
-    assert isinstance(form, Sparse) and "instead of a hybrid" in form.note
+    assert isinstance(form, Sparse) and "instead of a hybrid" in " ".join(form.notes)
     torch.testing.assert_close(form.to_dense(), weight)
 
 

@@ -102,7 +102,7 @@ def test_it_is_the_elimination_of_one_column_after_the_other(method, shape, by_r
     values, kept = by_elimination(weight, norm, method, blocks_of(method, shape))
     assert torch.equal(form.mask, kept)
     torch.testing.assert_close(form.to_dense().detach(), values, rtol=1e-8, atol=1e-8)
-    assert form.note == ""
+    assert form.notes == ()
 
 
 def test_the_blocks_in_which_errors_are_added_change_nothing(monkeypatch):
@@ -189,7 +189,7 @@ def test_inputs_that_are_always_zero_are_pruned_first():
     inputs[:, [0, 4, 5, 9]] = 0
     form = SparseGPT(0.4, within="row", block_size=10).decompose(random(6, 10), full_norm(inputs))
     assert torch.equal(form.mask, (inputs != 0).any(dim=0).expand(6, 10))
-    assert "singular second moment: its diagonal raised by 1e-" in form.note
+    assert "singular second moment: its diagonal raised by 1e-" in " ".join(form.notes)
 
 
 def test_inputs_that_are_one_and_the_same_need_one_weight():
@@ -198,7 +198,7 @@ def test_inputs_that_are_one_and_the_same_need_one_weight():
     weight, norm = random(5, 8), Full(torch.outer(x, x))
     form = SparseGPT(7 / 8, within="row", block_size=8).decompose(weight, norm)
     assert norm(weight - form.to_dense()) < 1e-6 * norm(weight)
-    assert "singular second moment" in form.note
+    assert "singular second moment" in " ".join(form.notes)
 
 
 def test_equal_losses_leave_the_first():

@@ -22,7 +22,7 @@ def spectrum(weight: Tensor) -> np.ndarray:
 
 
 def rank_of(form) -> int:
-    assert isinstance(form, Product), form.note
+    assert isinstance(form, Product), form.notes
     return form.factors[0].shape[1]
 
 
@@ -118,11 +118,11 @@ def test_where_factoring_would_not_be_smaller_the_layer_stays_dense(rank, dense)
     assert isinstance(form, Dense) is dense
     assert form.params <= weight.numel()
     if dense:
-        assert form.note == f"kept dense: rank {rank} needs {rank * 35} params, dense has 300"
+        assert form.notes == (f"kept dense: rank {rank} needs {rank * 35} params, dense has 300",)
         assert torch.equal(form.weight, weight)
         assert form.weight.data_ptr() != weight.data_ptr()
     else:
-        assert form.note == ""
+        assert form.notes == ()
 
 
 def test_break_even_itself_stays_dense():

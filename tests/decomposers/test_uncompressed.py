@@ -16,7 +16,7 @@ def test_the_model_gives_the_same_to_the_bit():
     inputs = torch.randn(5, 2, 4, 4)
     assert torch.equal(result.model(inputs), model(inputs))
     assert nbytes(result.model) == nbytes(model)
-    assert all(layer.norm_error == 0 and layer.note == "kept dense" for layer in result.layers)
+    assert all(layer.norm_error == 0 and layer.notes == ("kept dense",) for layer in result.layers)
 
 
 def test_a_kept_layer_counts_in_the_bits_per_weight_of_the_layers():

@@ -31,13 +31,14 @@ def counts(monkeypatch):
         found["made"] += 1
         return model(task)
 
-    def counted_measure(model, task, settings, dense=None):
+    def counted_measure(model, task, settings, dense=None, counted=None):
         found["measured"] += dense is None
-        return measure(model, task, settings, dense)
+        return measure(model, task, settings, dense, counted)
 
     monkeypatch.setattr(ImageClassification, "model", counted_model)
     monkeypatch.setattr(dense, "measure", counted_measure)
     dense.dense_model.cache_clear()
+    dense.dense_macs.cache_clear()
     dense.dense_baseline.cache_clear()
     return found
 

@@ -89,8 +89,8 @@ class TestEveryForm:
 
     def test_map_dense_keeps_the_note(self, form):
         noted = rebuild(form.config())
-        noted.note = "why"
-        assert noted.map_dense(lambda leaf: leaf).note == "why"
+        noted.notes = ("why",)
+        assert noted.map_dense(lambda leaf: leaf).notes == ("why",)
 
     def test_moves_to_another_dtype(self, form):
         copy = rebuild(form.config())

@@ -46,12 +46,12 @@ def test_a_change_of_dtype_leaves_the_scales_as_they_are():
 
 
 def test_a_dense_term_is_trained_and_can_be_replaced():
-    form = ScaledColumns(Dense(random(5, 7)), random(7, seed=1), note="of the first")
+    form = ScaledColumns(Dense(random(5, 7)), random(7, seed=1), notes=("of the first",))
     (gradient,) = torch.autograd.grad(form.to_dense().sum(), form.parameters())
     assert torch.equal(gradient, form.scale.expand(5, 7))
     mapped = form.map_dense(lambda leaf: Product(Dense(leaf.weight), Dense(torch.eye(7))))
     torch.testing.assert_close(mapped.to_dense(), form.to_dense())
-    assert mapped.note == "of the first"
+    assert mapped.notes == ("of the first",)
 
 
 def test_scales_of_another_number_of_columns_are_refused():

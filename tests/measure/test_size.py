@@ -237,3 +237,9 @@ def test_models_without_memory_have_their_bytes_too():
     with torch.device("meta"):
         assert nbytes(nn.Sequential(nn.Linear(5, 3), nn.Linear(5, 3))) == 2 * 4 * 18
         assert nbytes(tied()) == 4 * (40 + 10 + 4 * 10) + 8
+
+
+def test_a_leaf_that_a_form_has_twice_counts_once():
+    twice = dense(6, 6)
+    form = Sum(Product(twice, twice), dense(6, 6))
+    assert form.nbytes == nbytes(form) == 2 * 36 * 4

@@ -262,7 +262,7 @@ BAD = {
     ),
     "moment infinite": (
         lambda: Full(with_value(torch.eye(3), (1, 1), INF)),
-        "diagonal of a second moment: 1 of 3 are NaN or infinite",
+        "1 entries of a second moment are NaN or infinite: calibrate anew",
     ),
     "moment negative": (
         lambda: Full(with_value(torch.eye(3), (1, 1), -1)),

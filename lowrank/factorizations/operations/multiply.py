@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowrank.factorizations.checks import check_whole
 from lowrank.factorizations.operations.operation import AxisSplit, Operation, T
+from lowrank.numerics.checks import check_integer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MultiplyBlocks(Operation):
     shared: bool = False
 
     def __post_init__(self) -> None:
-        check_whole("count", self.count)
+        check_integer("count", self.count, least=1)
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         parts = x.unflatten(-1, (self.count, -1))
@@ -79,7 +79,7 @@ class MultiplyAlong(Operation):
     positions: int
 
     def __post_init__(self) -> None:
-        check_whole("positions", self.positions)
+        check_integer("positions", self.positions, least=1)
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         y = matrix @ x.unflatten(-1, (-1, self.positions))
