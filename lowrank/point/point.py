@@ -22,6 +22,7 @@ from lowrank.calibration import CalibratedNorms, IdentityNorms, NormProvider
 from lowrank.compression.compress import Method, Where, as_allocation, as_norms, as_select, compress
 from lowrank.export.checkpoint import save as save_model
 from lowrank.files.atomic import temporary_in
+from lowrank.files.extras import need
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
@@ -81,6 +82,7 @@ def measure_point(
             points that compete, only the best keep its model; see `lowrank.records.best`.
 
     Raises:
+        MissingExtra: `threads` without threadpoolctl; it is in the extra ``sweep``.
         ValueError: as `compress`, `Recovery.recover` and `lowrank.point.measure`; an argument of
             another kind; or, without `config`, one that does not say how to make it again.
     """
@@ -209,7 +211,13 @@ def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, st
 
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed every generator, and let arithmetic use so many threads inside, and as before after."""
+    """Seed every generator, and let arithmetic use so many threads inside, and as before after.
+
+    Raises:
+        MissingExtra: a number of threads, without threadpoolctl; it is in the extra ``sweep``.
+    """
+    if threads is not None:
+        need("threads=…", "threadpoolctl", instead="leave threads out")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

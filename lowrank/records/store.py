@@ -173,6 +173,7 @@ def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFr
     Raises:
         ValueError: as `load`.
     """
+    need("a data frame", "pandas")
     import pandas as pd
 
     records, layers = [], []
