@@ -131,8 +131,9 @@ def measure_point(
         if keep == "best":
             size = measured_how.of(task).batch_size
             with timing(timings, "validate_s"):
-                quality = evaluate(compressed.model, task, "validation", size)
-            validated = {best.FIELD: quality.metrics}
+                # Before the test split, and of it the measures alone: outputs take memory.
+                quality = evaluate(compressed.model, task, "validation", size).metrics
+            validated = {best.FIELD: quality}
         with timing(timings, "evaluate_s"):
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
