@@ -68,8 +68,6 @@ def check_options(settings: Settings) -> None:
         raise ValueError(f"threads={threads} must be a whole number from 1, or null")
     if type(settings["force"]) is not bool:
         raise ValueError(f"force={settings['force']} must be true or false")
-    if type(settings["save"]["models"]) is not bool:
-        raise ValueError(f"save.models={settings['save']['models']} must be true or false")
     values, device = settings["values"], settings["device"]
     if values is not None and values not in VALUES:
         raise ValueError(f"values={values} must be one of {', '.join(VALUES)}, or null")

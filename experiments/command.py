@@ -6,20 +6,10 @@ import importlib
 import os
 import sys
 
-from lowrank.files.extras import MissingExtra, need
-
-# Name of a program → its module, the libraries that it needs, and its description.
+# Name of a program → its module, and its description.
 PROGRAMS = {
-    "sweep": (
-        "experiments.sweep",
-        ("hydra", "joblib", "threadpoolctl"),
-        "measures points, each a model compressed by one method",
-    ),
-    "report": (
-        "experiments.report",
-        ("hydra", "pandas", "matplotlib"),
-        "draws figures and tables of what was measured",
-    ),
+    "sweep": ("experiments.sweep", "measures points, each a model compressed by one method"),
+    "report": ("experiments.report", "draws figures and tables of what was measured"),
 }
 
 
@@ -27,7 +17,7 @@ def main() -> None:
     """Run the program that the command line names.
 
     Raises:
-        SystemExit: there is no such program, or a library that it needs is not installed.
+        SystemExit: there is no such program, or what it raises itself.
     """
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
@@ -35,11 +25,7 @@ def main() -> None:
         return
     if name not in PROGRAMS:
         sys.exit(f"lowrank: there is no command {name!r}: there are {', '.join(PROGRAMS)}")
-    module, libraries, _ = PROGRAMS[name]
-    try:
-        need(f"lowrank {name}", *libraries)
-    except MissingExtra as error:
-        sys.exit(f"{error}")
+    module, _ = PROGRAMS[name]
     # What a YAML of the user's names may lie beside it, as with `python -m`.
     sys.path.append(os.getcwd())
     sys.argv = [f"lowrank {name}", *arguments]
@@ -47,7 +33,7 @@ def main() -> None:
 
 
 def _help() -> str:
-    lines = [f"  lowrank {name:8}{what}" for name, (_, _, what) in PROGRAMS.items()]
+    lines = [f"  lowrank {name:8}{what}" for name, (_, what) in PROGRAMS.items()]
     more = " and ".join(f"lowrank {name} --help" for name in PROGRAMS)
     return "\n".join(
         ["What each way of shrinking a model costs, and what it saves.", *lines, f"More: {more}"]

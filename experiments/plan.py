@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowrank.records import store
-from lowrank.records.keys import model_file
+from lowrank.numerics.checks import check_one_of
+from lowrank.records import best, models, store
 
 # The most bytes of a file name.
 LONGEST_NAME = 255
+# Which models stay beside their records.
+KEEP = ("none", "all", "best")
+# Of a folder the points that are the best there and whose models are not; see `best.lacking`.
+Lacking = Callable[[Path], Set[str]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class SweepJob:
         """Where its record is to be."""
         return Path(self.settings["results"])
 
-    @cached_property
+    @functools.cached_property
     def key(self) -> str:
         """The name of its record."""
         return store.key(self.settings)
@@ -38,6 +42,7 @@ class SweepJob:
         """Raise ValueError if a choice would have no effect, or cannot be a name or a number."""
         _check_names(self.settings["sweep"], self.settings["results"])
         _check_finite(self.settings, "")
+        check_one_of("save.models", self.settings["save"]["models"], KEEP)
         idle = [name for name in self.settings["norm"] if name != "_target_"]
         if self.settings["norm_name"] == "identity" and idle:
             raise ValueError(
@@ -46,24 +51,30 @@ class SweepJob:
                 "without it, such as method=svd"
             )
 
-    def is_done(self) -> bool:
+    def is_done(self, lacking: Lacking) -> bool:
         """Whether its record is there and nobody asks for another.
 
         Raises:
             ValueError: what is there is broken, and nobody asks for another.
         """
-        return not self.settings["force"] and has_all(self.settings, self.key)
+        return not self.settings["force"] and has_all(self.settings, self.key, lacking)
 
 
-def has_all(settings: Mapping[str, Any], key: str) -> bool:
+def has_all(settings: Mapping[str, Any], key: str, lacking: Lacking) -> bool:
     """Whether the record of a point is there, and its model too where that is to be kept.
 
     Raises:
         ValueError: what is there is no record.
     """
-    folder = Path(settings["results"])
-    is_there = store.exists(key, folder)
-    return is_there and (not settings["save"]["models"] or (folder / model_file(key)).is_file())
+    folder, keep = Path(settings["results"]), settings["save"]["models"]
+    record = store.find(key, folder)
+    if record is None or keep == "none":
+        return record is not None
+    if keep == "all":
+        return models.is_kept(record, folder)
+    # Of those that are not the best the record names no model.
+    is_whole = models.FIELD not in record or models.is_kept(record, folder)
+    return best.FIELD in record and is_whole and key not in lacking(folder)
 
 
 def _check_names(sweep: Any, folder: Any) -> None:
@@ -105,16 +116,23 @@ def pending(jobs: Sequence[SweepJob]) -> list[SweepJob]:
         SystemExit: with one line for each error: a choice that has no effect, or a record that is
             broken.
     """
-    left, errors = [], {}
+    left, errors, lacking = [], {}, functools.cache(best.lacking)
     for job in jobs:
         try:
             job.check_choices()
-            if not job.is_done():
+            if not job.is_done(lacking):
                 left.append(job)
         except (ValueError, OSError) as error:
             errors.setdefault(str(error), " ".join(job.overrides))
     _stop(errors)
     return left
+
+
+def without_best(jobs: Sequence[SweepJob]) -> list[SweepJob]:
+    """The jobs whose models are to be kept as the best of their folder, and are not there."""
+    keeping = [job for job in jobs if job.settings["save"]["models"] == "best"]
+    lacking = {folder: best.lacking(folder) for folder in {job.folder for job in keeping}}
+    return [job for job in keeping if job.key in lacking[job.folder]]
 
 
 def check(jobs: Sequence[SweepJob], n_jobs: object = 1, sweep: Sequence[SweepJob] = ()) -> None:

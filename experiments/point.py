@@ -14,13 +14,14 @@ from experiments.plan import has_all
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
 from lowrank.point import measure_point
-from lowrank.records import store
+from lowrank.records import best, models, store
 from lowrank.records.claims import Claims
 
 
 def measured(settings: Settings) -> dict[str, Any]:
     """The record of a point; see `lowrank.records.store`."""
-    parts = make_parts(settings)
+    parts, keep = make_parts(settings), settings["save"]["models"]
+    saving = {} if keep == "none" else {"save": settings["results"], "keep": keep}
     return measure_point(
         parts.task,
         parts.method,
@@ -30,7 +31,7 @@ def measured(settings: Settings) -> dict[str, Any]:
         measure=parts.measure,
         **{name: settings[name] for name in ("values", "seed", "threads")},
         config=settings,
-        save=settings["results"] if settings["save"]["models"] else None,
+        **saving,
     )
 
 
@@ -51,8 +52,12 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
                 return "present"
             if not is_ours:
                 return "claimed"
-            record = measured(settings)
-            store.save(record, folder)
+            try:
+                record = measured(settings)
+                store.save(record, folder)
+            except BaseException:
+                models.clear_point(store.key(settings), folder)
+                raise
     except Exception as error:
         progress.failed(overrides, reason(error))
         say_where(error)
@@ -65,6 +70,6 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
 def was_measured(settings: Settings, since: float) -> bool:
     """Whether the point has its record; if it is to be measured again, one made after `since`."""
     path = Path(settings["results"]) / f"{store.key(settings)}.json"
-    if settings["force"]:
-        return path.exists() and path.stat().st_mtime > since
-    return has_all(settings, path.stem)
+    if settings["force"] and not (path.exists() and path.stat().st_mtime > since):
+        return False
+    return has_all(settings, path.stem, best.lacking)

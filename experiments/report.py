@@ -14,24 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
 from experiments.output import read_by_others
-from experiments.report_options import Options, options
+from experiments.required import REPORTS, require
 from experiments.yaml_folders import CONF
 from lowrank.records import store
 from lowrank.records.columns import usual_size
-from lowrank.reporting.captions import title
-from lowrank.reporting.curves import comparisons, quality_measures
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from omegaconf import DictConfig
     from torch import Tensor
 
+    from experiments.report_options import Options
     from lowrank.reporting.table import Table
 
 # The names of figures against a size, if not that of the size.
@@ -42,7 +37,6 @@ DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-@hydra.main(version_base=None, config_path=str(CONF / "report"), config_name="report")
 def program(config: DictConfig) -> None:
     try:
         report(config)
@@ -52,11 +46,17 @@ def program(config: DictConfig) -> None:
 
 def main() -> None:
     """The report of the command line; an error is one line on stderr."""
+    require("lowrank report", "hydra", *REPORTS)
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    run = hydra.main(version_base=None, config_path=str(CONF / "report"), config_name="report")
     asked = os.environ.get(FULL_ERROR)
     # Else Hydra prints its errors itself, in several lines.
     os.environ[FULL_ERROR] = "1"
     try:
-        program()
+        run(program)()
     except (HydraException, OmegaConfBaseException) as error:
         if asked == "1":
             raise
@@ -70,6 +70,9 @@ def report(config: DictConfig) -> None:
         ValueError: an option cannot be, there are no records, one is broken, those of one method do
             not belong together, or `out` cannot be written.
     """
+    from experiments.report_options import options
+    from lowrank.reporting.curves import comparisons
+
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
     parts = fitting(chosen, comparisons(frame))
@@ -100,6 +103,7 @@ def fitting(
     Raises:
         ValueError: none has the metric, or the records of one cannot be compared.
     """
+    from lowrank.reporting.curves import quality_measures
     from lowrank.reporting.tables import summary_table
 
     found, left_out = [], {}
@@ -158,6 +162,7 @@ def figures(
 ) -> Iterator[tuple[str, Figure]]:
     """The figures of one comparison, each with the end of its name; says which are left out."""
     from lowrank.reporting import plots
+    from lowrank.reporting.captions import title
 
     metric, size = str(chosen.metric), str(chosen.size)
     against = SIZES.get(size, size.replace("_", "-"))
@@ -203,10 +208,12 @@ def matrices(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: its task is not one of those that are known here; see `trusted_task`.
     """
+    from hydra.utils import instantiate
+
     from experiments.known_tasks import trusted_task
 
     config = json.loads(path.read_text(encoding="utf-8"))["config"]["task"]
-    task = hydra.utils.instantiate(trusted_task(config), _convert_="all")
+    task = instantiate(trusted_task(config), _convert_="all")
     named = task.model().named_parameters()
     return {
         name.removesuffix(".weight"): weight.detach().flatten(1)

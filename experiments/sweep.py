@@ -13,15 +13,16 @@ import logging
 import os
 import sys
 from pathlib import Path
-
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING
 
 from experiments.output import read_by_others
-from experiments.progress import Progress
+from experiments.required import REPORTS, require
 from experiments.yaml_folders import CONF, check_own
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from experiments.progress import Progress
 
 # Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
 sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
@@ -47,7 +48,16 @@ def show_progress() -> None:
 
 
 def main() -> None:
-    """Run the sweep of the command line."""
+    """Run the sweep of the command line.
+
+    Raises:
+        SystemExit: a point failed, the command line is wrong, or a library is not installed.
+    """
+    require("lowrank sweep", "hydra", "joblib", "threadpoolctl", *REPORTS)
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

@@ -6,7 +6,10 @@ imported when it is first used.
 
 from __future__ import annotations
 
+import gc
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,11 +43,28 @@ PLACES = {
 def __getattr__(name: str) -> Any:
     # Modules are asked for here too, before they are imported: those have lower-case names.
     place = PLACES.get(name, "lowrank.decomposers" if name[0].isupper() else None)
-    value = None if place is None else getattr(importlib.import_module(place), name, None)
+    with _no_collection():
+        value = None if place is None else getattr(importlib.import_module(place), name, None)
     if value is None:
         raise AttributeError(f"module 'lowrank' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage inside.
+
+    Imports make many objects and leave none of them. A collection goes through all of torch's to
+    find that, in as much time as all the imports take.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

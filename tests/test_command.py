@@ -1,11 +1,13 @@
 """The command `lowrank`, in a folder of the user's with YAML of his own."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 from experiments import command
@@ -100,3 +102,30 @@ def test_a_report_is_of_the_users_experiment_too(folder):
     (folder / "conf" / "experiment").mkdir()
     said = run("report", "experiment=mine", folder=folder)
     assert said.returncode == 1 and "results/runs/mine" in said.stderr, said.stderr
+
+
+def test_a_kernel_of_the_users_is_timed_in_a_sweep(folder, monkeypatch):
+    page = pages.DOCS / "how-to-add-things.md"
+    (shown,) = [block for block in pages.blocks(page, "python") if "(Kernel)" in block]
+    (folder / "my_kernels.py").write_text(shown)
+    monkeypatch.setenv("LOWRANK_CACHE", str(folder / "cache"))
+    kernels = "measure.optimize.kernels=[{_target_: my_kernels.Einsum}]"
+    small = ["task.weights=null", "method.rank=2", "threads=1", "results=records"]
+    quick = ["measure.latency_batch_sizes=[1]", "measure.latency_seconds=0.02"]
+    said = run("sweep", "measure=own_kernels", kernels, *small, *quick, folder=folder)
+    assert "1 measured here" in said.stdout, said.stderr
+    (path,) = (folder / "records").glob("*.json")
+    (timed,) = json.loads(path.read_text())["execution"]
+    for layer in timed["plan"]["layers"]:
+        (trial,) = [one for one in layer["trials"] if one["kernel"] == "einsum"]
+        assert trial["seconds"] > 0 and trial["error"] < 1e-5 and not trial["refused"]
+
+
+def test_a_kernel_with_the_name_of_another_is_refused_before_anything_runs(folder):
+    (folder / "my_kernels.py").write_text(
+        "from lowrank.execution.dense import DenseKernel\nclass Mine(DenseKernel): pass\n"
+    )
+    kernels = "measure.optimize.kernels=[{_target_: my_kernels.Mine}]"
+    said = run("sweep", "measure=own_kernels", kernels, "results=records", folder=folder)
+    assert said.returncode == 1 and "Nothing was run" in said.stderr, said.stderr
+    assert "must begin with 'dense'" in said.stderr and "have different names" in said.stderr

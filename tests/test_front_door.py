@@ -52,7 +52,9 @@ def test_importing_imports_nothing_else():
     assert "lowrank" in new and not {"torch", "numpy", "scipy", "lowrank.decomposers"} & new
 
 
-@pytest.mark.parametrize("name", ["compress", "save", "CalibratedNorms", "optimize_for"])
+@pytest.mark.parametrize(
+    "name", ["compress", "save", "load", "TruncatedSVD", "CalibratedNorms", "optimize_for"]
+)
 def test_names_bring_little_more_than_torch(name):
     new = imported_by(f"import lowrank; lowrank.{name}")
     # Each takes as long as all of the library, or longer. The compiler brings sympy.
@@ -60,6 +62,34 @@ def test_names_bring_little_more_than_torch(name):
     assert not heavy & new
     extras = {"datasets", "torchmetrics", "sklearn", "PIL", "filelock", "huggingface_hub", "hydra"}
     assert not extras & new
+
+
+@pytest.mark.parametrize("name", ["load", "TruncatedSVD"])
+def test_what_compresses_no_model_brings_nothing_that_does(name):
+    new = imported_by(f"import lowrank; lowrank.{name}")
+    rooms = {module.split(".")[1] for module in new if module.startswith("lowrank.")}
+    assert "decomposers" in rooms
+    assert not {"calibration", "allocation", "compression", "tasks", "records", "point"} & rooms
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_while_names_are_imported(enabled):
+    """To go through all that torch has made takes as long as the imports."""
+    code = (
+        "import gc, torch, lowrank\n"
+        "full = []\n"
+        "gc.collect()\n"
+        f"gc.{'enable' if enabled else 'disable'}()\n"
+        "gc.set_threshold(1, 1, 1)\n"
+        "note = lambda phase, info: phase == 'start' and full.append(info['generation'])\n"
+        "gc.callbacks.append(note)\n"
+        "get = lowrank.__getattr__\n"
+        "full.clear()\n"
+        "get('compress')\n"
+        f"assert len(full) <= 20 and gc.isenabled() is {enabled}, len(full)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_saving_and_loading_bring_no_compiler():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments.required import REPORTS, require
 from lowrank.decomposers import MagnitudePruning, Quantization
 from lowrank.execution import ACCURACIES, Accuracy, Search, optimize_for
 from lowrank.execution.choice import MARGIN
@@ -105,6 +106,7 @@ def _setting(family: str, value: float) -> str:
 
 def main() -> None:
     """Run the benchmark of the command line."""
+    require("this benchmark", *REPORTS)
     import pandas as pd
 
     from lowrank.reporting.plots import break_even, save

@@ -15,12 +15,7 @@ import sys
 import time
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
-
-from experiments.composer import resolve
-from experiments.parts import make_parts
+from experiments.required import require
 from experiments.yaml_folders import CONF
 from lowrank.compression.compress import compress
 from lowrank.numerics.memo import unchanging
@@ -32,6 +27,13 @@ BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
 
 def main() -> None:
     """Run the benchmark of the command line's config."""
+    require("this benchmark", "hydra")
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from experiments.composer import resolve
+
     overrides = ["method=mix", *sys.argv[1:]]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides, return_hydra_config=True)
@@ -45,6 +47,8 @@ def main() -> None:
 
 def run(settings: dict[str, Any]) -> None:
     """Time the curve and print it."""
+    from experiments.parts import make_parts
+
     parts = make_parts(settings)
     dense = unchanging(parts.task.model())
     evaluate(dense, parts.task, batch_size=parts.measure.batch_size)  # Data are read once.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.required import require
 from lowrank.numerics import spectral
 from lowrank.numerics.memo import MEMO
 
@@ -137,6 +138,7 @@ def compare(out: int, inner: int, rounds: int, clock: Callable[[], float]) -> No
 
 def main() -> None:
     """Run the benchmark of the command line."""
+    require("this benchmark", "sklearn", "threadpoolctl")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

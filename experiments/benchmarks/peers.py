@@ -35,6 +35,7 @@ from torch import nn
 from experiments.benchmarks.peer_methods.cases import PeerComparison, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import missing_interpreter, version
 from experiments.benchmarks.peer_methods.method import Method, Outcome, Subject
+from experiments.required import REPORTS, require
 from lowrank.measure.environment import environment
 from lowrank.model.select import Select
 from lowrank.point.quality import evaluate
@@ -70,6 +71,7 @@ class MeasuredMethod:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark of the command line."""
+    require("this benchmark", "hydra", "transformers", "torchmetrics", *REPORTS)
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     if options.out is not None:

@@ -251,6 +251,12 @@ def _wider(wanted: Fields, stored: Mapping[str, torch.dtype]) -> dict[str, torch
     return found
 
 
+def content_hash(path: Path) -> str:
+    """The hash of what a file of `write` holds, as it says itself: 32 hexadecimal digits."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["hash"]
+
+
 class Digest:
     """A hash of a header and tensors, independent of the order in which they are added."""
 

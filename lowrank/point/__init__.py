@@ -11,3 +11,4 @@ from lowrank.point.quality import Evaluation as Evaluation
 from lowrank.point.quality import evaluate as evaluate
 from lowrank.point.room import check_room as check_room
 from lowrank.point.settings import MeasureSettings as MeasureSettings
+from lowrank.point.settings import Optimize as Optimize

@@ -156,16 +156,17 @@ def _timed(
     """The latency of a dense and a compressed model, and how that was run, as parts of a record."""
     (dense, model), example, run_by, kernels = models, task.example(batch_size), {}, {}
     runs_dense = _run_dense(layers)
-    if settings.optimize is not None:
-        search = execution.Search(settings.latency_seconds / 10, settings.threads)
-        optimized = execution.optimize_for(model, example, settings.optimize, search=search)
+    chosen = settings.kernels
+    if chosen is not None:
+        search = chosen.search(settings.latency_seconds / 10, settings.threads)
+        optimized = execution.optimize_for(model, example, chosen.accuracy, search=search)
         model = optimized.model
         kernels = {"kernels": optimized.plan.summary()}
         planned = {layer.name for layer in optimized.plan.layers}
         others = [layer for layer in layers if layer.name not in planned]
         runs_dense = optimized.plan.runs_dense and _run_dense(others)
         run_by = {"batch_size": batch_size, "plan": asdict(optimized.plan)}
-        if settings.optimize != "exact":
+        if chosen.accuracy != "exact":
             quality = evaluate(model, task, batch_size=settings.batch_size)
             run_by |= {"quality": quality.metrics}
     latency = compare_latency(dense, model, example, settings.latency_seconds, settings.threads)

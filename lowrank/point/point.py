@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,17 +27,20 @@ from lowrank.compression.compress import (
     as_select,
 )
 from lowrank.export.checkpoint import save as save_model
+from lowrank.files.atomic import temporary_in
+from lowrank.files.extras import need
 from lowrank.files.paths import as_path
+from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
-from lowrank.numerics.checks import check_integer, check_is
+from lowrank.numerics.checks import check_integer, check_is, check_one_of
 from lowrank.point.config import described
 from lowrank.point.dense import BASELINE, dense_baseline, dense_macs, dense_model, question
 from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
+from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
-from lowrank.records import store
+from lowrank.records import best, models, store
 from lowrank.records.checks import is_number
-from lowrank.records.keys import model_file
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.tasks import Task
 
@@ -44,6 +48,8 @@ from lowrank.tasks import Task
 SEED_LIMIT = 2**32
 # The fields of a config that name its parts in tables.
 LABELS = ("method_name", "norm_name", "recovery_name")
+# Which models stay in the folder that they are saved into.
+Keep = Literal["all", "best"]
 
 
 def measure_point(
@@ -59,6 +65,7 @@ def measure_point(
     threads: int | None = None,
     config: Mapping[str, Any] | None = None,
     save: str | Path | None = None,
+    keep: Keep = "all",
 ) -> dict[str, Any]:
     """Compress a task's model, measure it beside the dense one, and make that a record.
 
@@ -74,10 +81,14 @@ def measure_point(
         threads: of the CPU; as many as torch takes if not given.
         config: what the record says of how it was made, as a sweep has composed it; if not given,
             what the objects say themselves. Its labels are the names in tables.
-        save: the folder where the compressed model is kept, as it was measured, under the key of
-            the record, which names the file ("model_file"); `lowrank.load` reads it.
+        save: the folder where the compressed model is kept, as it was measured; the record names
+            the file ("model_file"), and `lowrank.load` reads it.
+        keep: which models stay there: ``all``, or ``best``, for which the quality on the validation
+            split is measured too ("validation"). `lowrank.records.store.save` then lets, of the
+            points that compete, only the best keep its model; see `lowrank.records.best`.
 
     Raises:
+        MissingExtra: `threads` without threadpoolctl; it is in the extra ``sweep``.
         ValueError: as `compress`, `Recovery.recover` and `lowrank.point.measure`; an argument of
             another kind; or, without `config`, one that does not say how to make it again.
     """
@@ -89,6 +100,11 @@ def measure_point(
     if seed >= SEED_LIMIT:
         raise ValueError(f"seed={seed} must be a whole number from 0 to {SEED_LIMIT - 1}")
     Values(values)
+    check_one_of("keep", keep, get_args(Keep))
+    if keep != "all" and save is None:
+        raise ValueError(
+            f"keep={keep!r} has no effect without a folder: give save=…, or leave it out"
+        )
     if threads is not None:
         check_integer("threads", threads, least=1)
     allocation, select = as_allocation(method), as_select(where)
@@ -121,12 +137,19 @@ def measure_point(
             recovered = recovery.recover(compressed.model, task)
             if recovery.tunes:
                 compressed.recount()
+        validated = {}
+        if keep == "best":
+            size = measured_how.of(task).batch_size
+            with timing(timings, "validate_s"):
+                # Before the test split, and of it the measures alone: outputs take memory.
+                quality = evaluate(compressed.model, task, "validation", size).metrics
+            validated = {best.FIELD: quality}
         with timing(timings, "evaluate_s"):
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
             compressed.add_macs(dense_counts, measured.layer_macs)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
-    kept = {} if folder is None else {"model_file": _keep(compressed.model, folder, key)}
+    kept = {} if folder is None else {models.FIELD: _keep(compressed.model, folder, key)}
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "schema": store.SCHEMA,
@@ -154,14 +177,22 @@ def measure_point(
         "protocol": task.protocol() | {"batch_size": measured_how.of(task).batch_size},
         "environment": facts,
         "timings": timings,
+        **validated,
         **kept,
     }
 
 
 def _keep(model: nn.Module, folder: Path, key: str) -> str:
+    """Save a model; the name of its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, folder / model_file(key))
-    return model_file(key)
+    written = temporary_in(folder, key)
+    try:
+        save_model(model, written)
+        name = models.file_name(key, content_hash(written))
+        os.replace(written, folder / name)
+    finally:
+        written.unlink(missing_ok=True)
+    return name
 
 
 def check_labels(allocation: Allocation, what: str) -> None:
@@ -192,7 +223,13 @@ def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, st
 
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed every generator, and let arithmetic use so many threads inside, and as before after."""
+    """Seed every generator, and let arithmetic use so many threads inside, and as before after.
+
+    Raises:
+        MissingExtra: a number of threads, without threadpoolctl; it is in the extra ``sweep``.
+    """
+    if threads is not None:
+        need("threads=…", "threadpoolctl", instead="leave threads out")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

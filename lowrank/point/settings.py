@@ -5,12 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lowrank.execution.kernel import Accuracy, check_accuracy
+from lowrank.execution.kernel import Accuracy, Kernel, check_accuracy
+from lowrank.execution.kernels import KERNELS
+from lowrank.execution.search import Search
 from lowrank.measure.harness import check_harness
 from lowrank.numerics.checks import check_integer, check_list, check_positive
 from lowrank.tasks.task import Task
 
 LATENCY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Optimize:
+    """Which kernels a model may be timed with, where there are others than those of the library.
+
+    Args:
+        accuracy: the most that they may change; see `lowrank.execution.optimize_for`.
+        kernels: tried besides `lowrank.execution.KERNELS`, each of another name; dataclasses, so
+            that a record can say them.
+
+    Raises:
+        ValueError: another accuracy; what is no kernel, or has the name of one.
+    """
+
+    accuracy: Accuracy = "exact"
+    kernels: Sequence[Kernel] = ()
+
+    def __post_init__(self) -> None:
+        check_accuracy(self.accuracy)
+        check_list("kernels", self.kernels)
+        _ = self.search(LATENCY_SECONDS, None)
+
+    def search(self, seconds: float, threads: int | None) -> Search:
+        """How they are tried; see `Search`."""
+        return Search(seconds, threads, (*KERNELS, *self.kernels))
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,8 @@ class MeasureSettings:
         threads: CPU threads while timing; those that torch uses if not given.
         optimize: time the compressed model with the kernels that `lowrank.execution.optimize_for`
             chooses for each batch size, none of which changes more than this accuracy ("exact",
-            "bfloat16", "int8"); None to time it as it runs itself.
+            "bfloat16", "int8"); `Optimize` to try kernels of one's own too; None to time it as it
+            runs itself.
         harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
         harness_limit: examples of each of them; all if not given.
 
@@ -38,7 +67,7 @@ class MeasureSettings:
     latency_batch_sizes: Sequence[int] | None = None
     latency_seconds: float = LATENCY_SECONDS
     threads: int | None = None
-    optimize: Accuracy | None = None
+    optimize: Accuracy | Optimize | None = None
     harness_tasks: Sequence[str] = ()
     harness_limit: int | None = None
 
@@ -54,7 +83,7 @@ class MeasureSettings:
         check_positive("latency_seconds", self.latency_seconds)
         if self.threads is not None:
             check_integer("threads", self.threads, least=1)
-        if self.optimize is not None:
+        if self.optimize is not None and not isinstance(self.optimize, Optimize):
             check_accuracy(self.optimize)
         if self.harness_limit is not None:
             check_integer("harness_limit", self.harness_limit, least=1)
@@ -80,6 +109,13 @@ class MeasureSettings:
                 f"{name}={getattr(self, name)!r} has no effect without {missing}: leave it out, or "
                 f"give {missing}"
             )
+
+    @property
+    def kernels(self) -> Optimize | None:
+        """With which kernels the compressed model is timed; None: as it runs itself."""
+        if self.optimize is None or isinstance(self.optimize, Optimize):
+            return self.optimize
+        return Optimize(self.optimize)
 
     def of(self, task: Task) -> MeasureSettings:
         """These settings with what they leave to the task.

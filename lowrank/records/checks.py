@@ -35,9 +35,9 @@ NAMES = ("key", "task", "model", "method", "family", "norm", "recovery", "dense_
 LONGEST_NAME = 200
 DEEPEST = 50
 MAPPINGS = ("config", "dense", "compressed", "ratios", "environment", "timings")
-PERHAPS = ("dense_before_recovery", "recovered")
+PERHAPS = ("dense_before_recovery", "recovered", "validation")
 PERHAPS_NULL = ("calibration", "allocation", "protocol")
-QUALITIES = ("dense", "compressed", "dense_before_recovery")
+QUALITIES = ("dense", "compressed", "dense_before_recovery", "validation")
 NUMBERS = (*QUALITIES, "ratios")
 # The number fields of each latency, and of each layer.
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ SUFFIX = ".claim"
 # asked, and heartbeats in that time.
 TIMEOUT = 120.0
 BEATS = 8
+# Seconds between two tries of whoever waits.
+PAUSE = 0.01
 # Bytes; those that are made here have some 200.
 LONGEST = 10_000
 
@@ -93,6 +96,24 @@ class Claims:
             done.set()
             beating.join()
             self._give_up(chain)
+
+    @contextmanager
+    def waiting(self, key: str) -> Iterator[None]:
+        """Claim what nobody holds for long, as soon as it is free.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        while True:
+            with self.taking(key) as is_ours:
+                if is_ours:
+                    yield
+                    return
+            time.sleep(PAUSE)
+
+    def is_there(self, key: str) -> bool:
+        """Whether there is a claim, of a living process or of a dead one."""
+        return (self.folder / f"{key}{SUFFIX}").exists()
 
     def is_held(self, key: str) -> bool:
         """Whether a living process has claimed a point."""

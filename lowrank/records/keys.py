@@ -35,11 +35,6 @@ def point(config: Mapping[str, Any]) -> str:
     return key(_without_seeds(config))
 
 
-def model_file(key: str) -> str:
-    """The name of the file of a point's model, beside its record."""
-    return f"{key}.safetensors"
-
-
 def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _canonical(inner) for name, inner in value.items()}

@@ -38,7 +38,7 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     bits, times = ratios.get("layers_bits_per_weight"), ratios.get("layers_compression_ratio")
     if bits is not None and times is not None:
         _add(row, {"dense_layers_bits_per_weight": bits * times})
-    for name in ("dense", "dense_before_recovery"):
+    for name in ("dense", "dense_before_recovery", "validation"):
         _add(row, {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()})
     for latency in record["latency"]:
         _add(row, _latency(latency))

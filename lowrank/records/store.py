@@ -6,17 +6,17 @@ the code. `save` writes one, `load` and `load_layers` read a folder of them into
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.atomic import temporary_in
 from lowrank.files.extras import need
-from lowrank.files.fields import parse
 from lowrank.files.paths import as_path
+from lowrank.records import best, models
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record, check_schema
+from lowrank.records.files import read, record_in, write
 from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
@@ -32,24 +32,36 @@ def exists(key: str, folder: str | Path) -> bool:
     """Whether the record called `key` is in `folder`.
 
     Raises:
+        ValueError: as `find`.
+    """
+    return find(key, folder) is not None
+
+
+def find(key: str, folder: str | Path) -> Mapping[str, Any] | None:
+    """The record called `key` in `folder`, its measures unchecked; None if it is not there.
+
+    Raises:
         ValueError: there is a file of its name that is not that record, or is one of another
             schema.
     """
     path = as_path(folder, "folder") / f"{key}.json"
     try:
-        found = _read(path)
+        found = read(path)
         if not isinstance(found, Mapping) or found.get("key") != key:
             raise ValueError("it does not hold its key")
         check_schema(found)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
     except (ValueError, IsADirectoryError) as error:
         raise _broken(path, error) from error
-    return True
+    return found
 
 
 def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     """Write a record to ``folder/<key>.json``; a crash at any moment leaves no part of it there.
+
+    The model of the record in whose place it comes is removed, if it names another. A record with
+    "validation" competes: of its group only the best keeps its model; see `lowrank.records.best`.
 
     Raises:
         ValueError: a field is missing, is NaN or infinite, or is nothing that JSON can hold (the
@@ -65,10 +77,21 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.json"
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    with replacing(path) as file:
-        file.write_text(text, encoding="utf-8")
+    if best.FIELD not in record:
+        _replace(record, path)
+        return path
+    with best.deciding(folder):
+        _replace(record, path)
+        best.settle(folder)
     return path
+
+
+def _replace(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record, and remove the model of the one that was there, unless it names the same."""
+    before = models.named(record_in(record["key"], path.parent))
+    write(record, path)
+    if before is not None and before != record.get(models.FIELD):
+        (path.parent / before).unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -100,7 +123,8 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     one measurement with other seeds; ``metrics``, what the task measures, as JSON (see
     `lowrank.records.columns.metrics_of`); ``dense_dtype``; the measures of the compressed model
     under their own names and those of the dense model after ``dense_``
-    (``dense_before_recovery_``); the ratios, with ``coverage``, the share of the parameters that
+    (``dense_before_recovery_``), and its quality on the validation split, where that was measured,
+    after ``validation_``; the ratios, with ``coverage``, the share of the parameters that
     lie in compressed weights, and ``dense_layers_bits_per_weight`` to its
     ``layers_bits_per_weight``; per measured batch size n ``latency_b{n}_s``,
     ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with ``_low``, ``_high``;
@@ -150,6 +174,7 @@ def load_both(folder: str | Path, pattern: str = "**/*.json") -> tuple[pd.DataFr
     Raises:
         ValueError: as `load`.
     """
+    need("a data frame", "pandas")
     import pandas as pd
 
     records, layers = [], []
@@ -177,16 +202,11 @@ def _records(folder: str | Path, pattern: str) -> Iterator[tuple[Path, dict[str,
         raise ValueError(f"there is no record ({pattern}) in {folder}; run a sweep into it first")
     for path in paths:
         try:
-            record = _read(path)
+            record = read(path)
             check_record(record)
         except ValueError as error:
             raise _broken(path, error) from error
         yield path, record
-
-
-def _read(path: Path) -> Any:
-    """The JSON in a file; NaN is left to the checks, which name its field."""
-    return parse(path.read_bytes(), "the text", numbers=False)
 
 
 def _broken(path: Path, error: Exception) -> ValueError:

@@ -1,4 +1,8 @@
-"""Quality measures of language models; imports torchmetrics, so to be imported late."""
+"""Quality measures of language models; imports torchmetrics, so to be imported late.
+
+Raises:
+    MissingExtra: when imported without the extra ``tasks``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
+from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric as Meaning
 from lowrank.tasks.token_sequences import IGNORED
+
+need("a language model's measures", "torchmetrics")
+from torchmetrics import Metric  # noqa: E402  Not before its absence is said.
 
 # What `Likelihood` measures.
 LIKELIHOOD = (

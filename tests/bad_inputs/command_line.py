@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
+import experiments.sweep  # noqa: F401  It says where Hydra finds the sweeper.
 from experiments.composer import Composer
 from experiments.plan import check, pending
 from experiments.yaml_folders import CONF

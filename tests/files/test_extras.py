@@ -36,7 +36,7 @@ def test_the_extras_are_those_of_the_project():
     for library, extra in EXTRAS.items():
         assert CALLED.get(library, library.replace("_", "-")) in required[extra]
     told = {CALLED.get(library, library.replace("_", "-")) for library in EXTRAS}
-    for extra in ("tasks", "reports", "sweep", "harness"):
+    for extra in ("tasks", "reports", "sweep", "harness", "peers"):
         assert required[extra] - {"lowrank"} <= told
     assert not names(PROJECT["dependencies"]) & told
 

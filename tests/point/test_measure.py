@@ -1,6 +1,5 @@
 import math
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import pytest
 import torch
@@ -167,7 +166,7 @@ def test_nor_has_what_a_plan_runs_as_dense(kernels, dense, monkeypatch):
         return [Timed(1 / (2 + i), 2.0 + i, 2.0 + i, 2.0 + i) for i in range(len(runs))]
 
     monkeypatch.setattr(search, "race", race)
-    monkeypatch.setattr("lowrank.execution.Search", partial(search.Search, kernels=kernels))
+    monkeypatch.setattr("lowrank.point.settings.KERNELS", kernels)
     task, settings = RampTask(), replace(SETTINGS, threads=1, optimize="exact")
     small = compress(task.model(), MagnitudePruning(0.9))
     before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
@@ -193,8 +192,7 @@ def test_nor_has_a_product_that_a_plan_multiplies_out(monkeypatch):
 def test_a_weight_that_an_attention_reads_runs_as_it_does_whatever_the_plan(
     where, dense, monkeypatch
 ):
-    only = partial(search.Search, kernels=KERNELS[:1])
-    monkeypatch.setattr("lowrank.execution.Search", only)
+    monkeypatch.setattr("lowrank.point.settings.KERNELS", KERNELS[:1])
     task, settings = Attending(), replace(SETTINGS, threads=1, optimize="exact")
     small = compress(task.model(), ROUNDED, where)
     before, after = measure(task.model(), task, settings), measure(small.model, task, settings)
@@ -241,6 +239,7 @@ def test_nothing_compressed_is_nothing_to_compare():
         ),
         ({"threads": 0}, "threads=0 must be at least 1"),
         ({"optimize": "fast"}, "accuracy='fast' does not exist: give 'exact'"),
+        ({"optimize": {"kernels": []}}, "accuracy=.* does not exist: give 'exact'"),
     ],
 )
 def test_bad_settings(options, message):

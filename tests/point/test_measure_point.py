@@ -138,6 +138,8 @@ class Endless(Decomposer):
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"seed": 2**32}, "seed=4294967296 must be a whole number from 0 to 4294967295"),
         ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"keep": "some", "save": "here"}, "keep='some' must be one of"),
+        ({"keep": "best"}, "keep='best' has no effect without a folder: give save="),
         ({"method": Plain()}, "the family of Plain is 3: it must be a text that is not empty"),
         ({"method": Endless()}, "the level of Endless is inf: it must be a number"),
     ],
@@ -190,3 +192,28 @@ def test_the_model_is_kept_as_it_was_measured(tmp_path):
     model = lowrank.load(TASK.model(), tmp_path / "models" / record["model_file"])
     found = evaluate(model, TASK).metrics
     assert {name: record["compressed"][name] for name in found} == found
+
+
+def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path):
+    records = [
+        measure_point(
+            replace(TASK, seed=seed),
+            TruncatedSVD(rank=4),
+            measure=QUICK,
+            save=tmp_path,
+            keep="best",
+        )
+        for seed in range(3)
+    ]
+    plain = measure_point(replace(TASK, seed=2), TruncatedSVD(rank=4), measure=QUICK)
+    assert "validation" not in plain and plain["compressed"] == records[2]["compressed"]
+    for record in records:
+        store.save(record, tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    order = sorted(records, key=lambda one: (-one["validation"]["top1"], one["key"]))
+    assert path.name == order[0]["model_file"]
+    task = replace(TASK, seed=order[0]["seed"])
+    model = lowrank.load(task.model(), path)
+    assert evaluate(model, task, "validation").metrics == order[0]["validation"]
+    frame = store.load(tmp_path)
+    assert sorted(frame["validation_top1"]) == sorted(r["validation"]["top1"] for r in records)

@@ -17,6 +17,7 @@ from experiments.benchmarks.peer_methods.method import (
     quantized_bits,
     tensor_bits,
 )
+from lowrank.files.extras import need
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class HalfQuadratic(Method):
         return not_installed("hqq")
 
     def compress(self, subject: Subject) -> Outcome:
+        need(self.name, "hqq")
         return Outcome({name: self._layer(weight) for name, weight in subject.weights().items()})
 
     def _layer(self, weight: Tensor) -> Kept:

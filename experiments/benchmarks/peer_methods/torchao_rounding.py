@@ -18,6 +18,7 @@ from experiments.benchmarks.peer_methods.method import (
     quantized_bits,
     tensor_bits,
 )
+from lowrank.files.extras import need
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TorchaoRounding(Method):
         return not_installed("torchao")
 
     def compress(self, subject: Subject) -> Outcome:
+        need(self.name, "torchao")
         return Outcome({name: self._layer(weight) for name, weight in subject.weights().items()})
 
     def _layer(self, weight: Tensor) -> Kept:

@@ -7,9 +7,11 @@ known.
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -23,10 +25,11 @@ from omegaconf import DictConfig
 
 from experiments.composer import Composer
 from experiments.launching import launch_all
-from experiments.plan import SweepJob, check, pending, say_repeats
+from experiments.plan import SweepJob, check, pending, say_repeats, without_best
 from experiments.progress import Outcome, Progress, counting
 from experiments.trackers import log_curves
 from lowrank.files import atomic
+from lowrank.records import best, models
 from lowrank.records.claims import Claims
 
 # Points of one task, seed and recovery follow each other, so that what they share is made once.
@@ -76,6 +79,7 @@ class UnionSweeper(Sweeper):
         composer = Composer(self.context.config_loader, self.config)
         jobs = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
         left = pending(jobs)
+        _tidy({job.folder for job in jobs})
         ended = self.launch(left, jobs, composer) if left else Counter()
         print(
             f"{len(jobs)} points: {len(jobs) - len(left)} had their record, {ended['measured']} "
@@ -112,16 +116,24 @@ class UnionSweeper(Sweeper):
         assert self.config is not None
         check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
         say_repeats(left)
-        with counting(len(every), len(every) - len(left), _ready(left)) as progress:
+        ended = self._run(left, len(every), composer)
+        # Those that became the best since the best before was measured again and became worse.
+        again = [] if ended["failed"] else without_best(left)
+        if again:
+            ended["failed"] = self._run(again, len(again), composer)["failed"]
+        log_curves(left[0].settings)
+        return ended
+
+    def _run(self, jobs: list[SweepJob], total: int, composer: Composer) -> Counter[Outcome]:
+        """Run jobs, the last of so many; how many ended in which way."""
+        with counting(total, total - len(jobs), _now(jobs)) as progress:
             launcher = self.launcher(composer, progress)
 
             def launch(jobs: Sequence[SweepJob]) -> list[Outcome]:
                 returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
                 return [job.return_value for job in returns]
 
-            ended = launch_all(left, launch, progress)
-        log_curves(left[0].settings)
-        return ended
+            return launch_all(jobs, launch, progress)
 
     def launcher(self, composer: Composer, progress: Progress) -> Launcher:
         assert self.context is not None and self.config is not None
@@ -165,11 +177,16 @@ class UnionSweeper(Sweeper):
         return grid
 
 
-def _ready(jobs: Sequence[SweepJob]) -> dict[str, float]:
-    """Remove what killed processes left in the folders of records; the time there, by folder."""
-    since = {}
-    for folder in {job.folder for job in jobs}:
-        atomic.clean(folder)
-        Claims(folder).clean()
-        since[str(folder)] = Claims(folder).now()
-    return since
+def _tidy(folders: set[Path]) -> None:
+    """Remove what killed processes left in folders of records."""
+    for folder in folders:
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            atomic.clean(folder)
+            best.clear(folder)
+            models.clear(folder)
+            Claims(folder).clean()
+
+
+def _now(jobs: Sequence[SweepJob]) -> dict[str, float]:
+    """The time where the records are to be, by folder."""
+    return {str(folder): Claims(folder).now() for folder in {job.folder for job in jobs}}

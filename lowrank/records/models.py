@@ -1,0 +1,74 @@
+"""The files of models that lie beside the records of their points.
+
+A file has the name of its point and of its content, and belongs to the record that names it. A
+point that is measured again thus never writes over the model that its record still names: the new
+record, which appears whole or not at all, changes over from the one file to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrank.records.claims import Claims
+from lowrank.records.files import record_in
+
+# The field of a record that names the file.
+FIELD = "model_file"
+NAME = re.compile(r"(?P<key>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")
+
+
+def file_name(key: str, digest: str) -> str:
+    """The name of the file of a model: of its point, and of its content (hexadecimal)."""
+    return f"{key}-{digest[:16]}.safetensors"
+
+
+def key_of(name: str) -> str | None:
+    """The key of the point whose model is in a file of that name; None if it is none of them."""
+    own = NAME.fullmatch(name)
+    return own and own["key"]
+
+
+def named(record: Mapping[str, Any] | None) -> str | None:
+    """The file that a record names as its model; None if that is not one of its own point."""
+    name = None if record is None else record.get(FIELD)
+    if record is None or not isinstance(name, str):
+        return None
+    return name if key_of(name) and key_of(name) == record.get("key") else None
+
+
+def is_kept(record: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a record names its model and that is there."""
+    name = named(record)
+    return name is not None and (folder / name).is_file()
+
+
+def clear(folder: Path) -> None:
+    """Remove the models that processes left there which died: no record names them.
+
+    Those are of points that were never finished, of which a claim is left, and of points whose
+    record is there and names another file or none. A model without a record and a claim may be
+    somebody's own, and stays. To be called before `Claims.clean`, which removes the claims.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    claims = Claims(folder)
+    for path in folder.glob("*.safetensors"):
+        key = key_of(path.name)
+        if key is None or named(record_in(key, folder)) == path.name:
+            continue
+        was_begun = claims.is_there(key)
+        with claims.taking(key) as is_ours:
+            if is_ours and (was_begun or record_in(key, folder) is not None):
+                clear_point(key, folder)
+
+
+def clear_point(key: str, folder: Path) -> None:
+    """Remove the models of a point that its record does not name; for whoever has its claim."""
+    kept = named(record_in(key, folder))
+    for path in folder.glob(f"{key}-*.safetensors"):
+        if key_of(path.name) == key and path.name != kept:
+            path.unlink(missing_ok=True)
