@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,11 @@ def room(name: str) -> str:
 
 def test_every_module_is_in_a_room():
     assert {room(name) for name in INSIDE} == set(ROOMS)
+
+
+def test_the_readme_lists_the_rooms_in_their_order():
+    listed = re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert listed == ROOMS
 
 
 @pytest.mark.parametrize("name", ROOMS)
