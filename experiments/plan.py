@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lowrank.numerics.checks import check_one_of
 from lowrank.records import best, models, store
@@ -16,7 +16,7 @@ from lowrank.records import best, models, store
 # The most bytes of a file name.
 LONGEST_NAME = 255
 # Which models stay beside their records.
-KEEP = ("none", "all", "best")
+KEEP = ("none", *get_args(best.Keep))
 # Of a folder the points that are the best there and whose models are not; see `best.lacking`.
 Lacking = Callable[[Path], Set[str]]
 

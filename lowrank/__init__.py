@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lowrank.allocation import *  # noqa: F403
     from lowrank.calibration import CalibratedNorms as CalibratedNorms
     from lowrank.calibration import Calibration as Calibration
     from lowrank.compression.compress import check as check
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from lowrank.export.checkpoint import save as save
     from lowrank.model.select import Select as Select
     from lowrank.numerics.memo import unchanging as unchanging
+    from lowrank.point import MeasureSettings as MeasureSettings
     from lowrank.point import measure_point as measure_point
 
-# Where each name is; all decomposers are found without being listed.
+# Where each name is. All decomposers and allocations are found without being listed.
 PLACES = {
     "CalibratedNorms": "lowrank.calibration",
     "Calibration": "lowrank.calibration",
+    "MeasureSettings": "lowrank.point",
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
@@ -38,17 +41,18 @@ PLACES = {
     "save": "lowrank.export.checkpoint",
     "unchanging": "lowrank.numerics.memo",
 }
+METHODS = ("lowrank.decomposers", "lowrank.allocation")
 
 
 def __getattr__(name: str) -> Any:
     # Modules are asked for here too, before they are imported: those have lower-case names.
-    place = PLACES.get(name, "lowrank.decomposers" if name[0].isupper() else None)
+    places = [PLACES[name]] if name in PLACES else METHODS if name[0].isupper() else []
     with _no_collection():
-        value = None if place is None else getattr(importlib.import_module(place), name, None)
-    if value is None:
-        raise AttributeError(f"module 'lowrank' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+        for place in places:
+            found = importlib.import_module(place)
+            if hasattr(found, name):
+                return globals().setdefault(name, getattr(found, name))
+    raise AttributeError(f"module 'lowrank' has no attribute {name!r}")
 
 
 @contextmanager
@@ -68,5 +72,5 @@ def _no_collection() -> Iterator[None]:
 
 
 def __dir__() -> list[str]:
-    decomposers = importlib.import_module("lowrank.decomposers")
-    return sorted({*globals(), *PLACES, *(name for name in vars(decomposers) if name[0].isupper())})
+    methods = [name for place in METHODS for name in vars(importlib.import_module(place))]
+    return sorted({*PLACES, *(name for name in methods if name[0].isupper())})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lowrank
-from lowrank import decomposers
+from lowrank import allocation, decomposers
 
 
 def test_first_lines_of_a_newcomer(tmp_path):
@@ -24,11 +24,17 @@ def test_first_lines_of_a_newcomer(tmp_path):
 def test_all_names_are_there():
     listed = dir(lowrank)
     assert {"compress", "save", "load", "Select", "TruncatedSVD", "GPTQ"} <= set(listed)
+    assert {"MeasureSettings", "MixedAllocation", "Budget"} <= set(listed)
     for name in listed:
         getattr(lowrank, name)
-    for name in vars(decomposers):
-        if name[0].isupper():
-            assert getattr(lowrank, name) is getattr(decomposers, name)
+    for room in (decomposers, allocation):
+        for name in filter(lambda name: name[0].isupper(), vars(room)):
+            assert getattr(lowrank, name) is getattr(room, name)
+
+
+def test_no_name_is_that_of_a_decomposer_and_of_something_else():
+    both = set(vars(decomposers)) & set(vars(allocation))
+    assert not [name for name in both if name[0].isupper()]
 
 
 @pytest.mark.parametrize("name", ["Missing", "missing", "__missing__"])

@@ -156,9 +156,8 @@ class TaskData(CalibrationData):
 
     def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
         """The task's distance, for each of its predictions."""
-        targets = piece.batch.targets
-        count = self.task.predictions(targets)
-        return count * float(self.task.distance(outputs, dense, targets)), count
+        count = self.task.predictions(piece.batch)
+        return count * float(self.task.distance(outputs, dense, piece.batch.targets)), count
 
 
 @dataclass(frozen=True)

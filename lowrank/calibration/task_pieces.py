@@ -7,8 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from lowrank.calibration.piece import Piece, examples_of
 from lowrank.model.batch import Batch, together
+from lowrank.model.forward import described_value
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Split, Task
@@ -49,6 +52,7 @@ def unpadded_batches(
     done = taken = 0  # Examples that were given, and those that `singles` has passed.
     batches = map(Batch.trainable, split.batches(batch_size, shuffle_seed))
     for number, batch in enumerate(batches):
+        _check_real(task, batch, number)
         count = min(len(batch), left)
         batch = batch.first(count)
         if not batch.is_padded:
@@ -60,6 +64,19 @@ def unpadded_batches(
         done, left = done + count, left - count
         if not left:
             break
+
+
+def _check_real(task: Task, batch: Batch, number: int) -> None:
+    """Raise ValueError unless `real` has the positions of the inputs that it is of."""
+    inputs: Any = batch.inputs
+    for place, real in batch.real.items():
+        shape = inputs[place].shape[:2] if isinstance(inputs[place], Tensor) else ()
+        if real.shape != shape:
+            raise ValueError(
+                f"batch {number} of the task '{task.name}': `real` of input {place!r} has shape "
+                f"{tuple(real.shape)}; it must be (batch, length) of that input, which is "
+                f"{described_value(inputs[place])}"
+            )
 
 
 def joined(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:

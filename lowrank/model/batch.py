@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank.model.forward import Example
-from lowrank.model.nested import fresh, joined, tensors, with_tensors
+from lowrank.model.forward import Example, called, described_value
+from lowrank.model.nested import first_of, fresh, joined, shapes, tensors, with_tensors
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples along the first axis of every tensor.
+    """Examples along the first axis of every tensor; a list has one entry for each of them.
 
     Attributes:
         inputs: of the model, a tuple by position or a mapping by name.
-        targets: what is right: tensors in any structure, or None where nothing says so.
+        targets: the right outputs: tensors and lists, such as of texts, alone or in tuples and
+            mappings; None where there are none.
         real: by the place of an input in `inputs`, bool (batch, length): True where a position of
             it is real, and not padding. An input that is not there has none that is padding.
 
     Raises:
-        ValueError: inputs that are no tuple and no mapping of names, or `real` of an input that is
-            not there, or not of its shape.
+        ValueError: inputs that are no tuple and no mapping, or `real` of an input that is not
+            there, or that is not bool (batch, length).
     """
 
     inputs: Example
@@ -63,9 +64,7 @@ class Batch:
 
     def run(self, model: nn.Module) -> Any:
         """What a model gives for the inputs, into which it may write."""
-        if isinstance(self.inputs, Mapping):
-            return model(**self.inputs)
-        return model(*self.inputs)
+        return called(model, self.inputs)
 
     def fresh(self) -> Batch:
         """The same examples with inputs of their own, into which a model may write."""
@@ -73,19 +72,19 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first `count` examples."""
-        return self._with(lambda tensor: tensor[:count] if tensor.ndim else tensor)
+        return self._with(lambda part: first_of(part, count))
 
     def trainable(self) -> Batch:
         """The batch with copies of what was made in inference mode, which no graph can take in."""
         whole = tensors([self.inputs, self.targets])
         if not any(tensor.is_inference() for tensor in whole):
             return self
-        return self._with(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+        copied = lambda tensor: tensor.clone() if tensor.is_inference() else tensor  # noqa: E731
+        return self._with(lambda part: with_tensors(part, copied))
 
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all tensors: batches of one structure and equal shapes go together."""
-        found = tensors([self.inputs, self.targets, dict(self.real)])
-        return tuple(tuple(tensor.shape) for tensor in found)
+    def shapes(self) -> tuple[Any, ...]:
+        """The shapes of all tensors: batches of one structure and equal shapes go together."""
+        return shapes((self.inputs, self.targets, dict(self.real)))
 
     def whole(self) -> Batch:
         """The batch with the positions of every input in `real`, where one has padding.
@@ -103,10 +102,8 @@ class Batch:
         }
         return replace(self, real=others | dict(self.real))
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        parts = (self.inputs, self.targets, dict(self.real))
-        inputs, targets, real = (with_tensors(part, change) for part in parts)
-        return Batch(inputs, targets, real)
+    def _with(self, change: Callable[[Any], Any]) -> Batch:
+        return Batch(*map(change, (self.inputs, self.targets, dict(self.real))))
 
     def _check_real(self, place: int | str, real: Tensor) -> None:
         places = self.inputs if isinstance(self.inputs, Mapping) else range(len(self.inputs))
@@ -115,14 +112,14 @@ class Batch:
                 f"`real` of a batch names the input {place!r}, and its inputs are "
                 f"{', '.join(map(repr, places)) or 'none'}"
             )
-        if real.dtype != torch.bool or real.ndim != 2:
+        if not isinstance(real, Tensor) or real.dtype != torch.bool or real.ndim != 2:
             raise ValueError(
                 f"`real` of a batch must be bool of shape (batch, length), and of input {place!r} "
-                f"it is {str(real.dtype).removeprefix('torch.')} {tuple(real.shape)}"
+                f"it is {described_value(real)}"
             )
 
 
 def together(batches: Sequence[Batch]) -> Batch:
     """The examples of several batches of one structure and shape as one batch."""
     parts = [(batch.inputs, batch.targets, dict(batch.real)) for batch in batches]
-    return Batch(*(joined(list(part)) for part in zip(*parts, strict=True)))
+    return Batch(*map(joined, zip(*parts, strict=True)))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lowrank.model.nested import fresh
-from lowrank.numerics.storage import dtype_name
 
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
@@ -75,7 +74,7 @@ def run(model: nn.Module, example: Example) -> Any:
         ValueError: it does not run on them.
     """
     try:
-        return model(**example) if isinstance(example, Mapping) else model(*example)
+        return called(model, example)
     except ValueError:
         raise
     except Exception as error:
@@ -86,14 +85,22 @@ def run(model: nn.Module, example: Example) -> Any:
         ) from error
 
 
+def called(model: nn.Module, inputs: Example) -> Any:
+    """The outputs of a model for inputs by position or by name."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def described_value(value: Any) -> str:
+    """Such as ``float32 (1, 784)``; the class of what is no tensor."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def described(example: Example) -> str:
     """Such as ``(float32 (1, 784))`` or ``{input_ids: int64 (1, 12)}``."""
 
-    def one(value: Any) -> str:
-        if isinstance(value, Tensor):
-            return f"{dtype_name(value.dtype)} {tuple(value.shape)}"
-        return type(value).__name__
-
+    one = described_value
     if isinstance(example, Mapping):
         return f"{{{', '.join(f'{name}: {one(value)}' for name, value in example.items())}}}"
     return f"({', '.join(map(one, example))})"

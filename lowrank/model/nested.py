@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,15 +48,46 @@ def fresh(value: Any) -> Any:
     return with_tensors(value, torch.clone)
 
 
-def joined(values: list[Any]) -> Any:
-    """Values of one structure as one, their tensors joined along the first axis.
+def first_of(value: Any, count: int) -> Any:
+    """The first `count` examples of a value; see `lowrank.model.batch.Batch`."""
+    if isinstance(value, Tensor):
+        return value[:count] if value.ndim else value
+    if isinstance(value, list):
+        return value[:count]
+    return _each_part([value], lambda parts: first_of(parts[0], count))
 
-    A scalar, or what is no tensor, is that of the first value.
+
+def joined(values: Sequence[Any]) -> Any:
+    """The examples of several values of one structure; see `lowrank.model.batch.Batch`.
+
+    A scalar, or what belongs to no example, is that of the first value.
     """
-    others = [iter(tensors(value)) for value in values]
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values)) if first.ndim else first
+    if isinstance(first, list):
+        return [entry for value in values for entry in value]
+    return _each_part(values, joined)
 
-    def join(_: Tensor) -> Tensor:
-        parts = [next(other) for other in others]
-        return torch.cat(parts) if parts[0].ndim else parts[0]
 
-    return with_tensors(values[0], join)
+def shapes(value: Any) -> tuple[Any, ...]:
+    """The shapes of tensors that belong to several examples, in their order."""
+    if isinstance(value, Tensor):
+        return (tuple(value.shape),)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return sum(map(shapes, value), ()) if isinstance(value, tuple) else ()
+
+
+def _each_part(values: Sequence[Any], change: Callable[[list[Any]], Any]) -> Any:
+    """The structure of the first of several values, of each part what `change` makes of it."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        changed: Any = copy.copy(first)
+        for name in first:
+            changed[name] = change([value[name] for value in values])
+        return changed
+    if isinstance(first, tuple):
+        parts = [change(list(part)) for part in zip(*values, strict=True)]
+        return type(first)(*parts) if type(first) is not tuple else tuple(parts)
+    return first

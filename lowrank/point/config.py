@@ -40,6 +40,11 @@ def described(value: Any, place: str) -> Any:
         own = {} if not value.args else {"_args_": described(value.args, place)}
         return described(value.func, place) | own | described(value.keywords, place)
     if isinstance(value, type) or inspect.isfunction(value):
+        if "<" in value.__qualname__:
+            raise ValueError(
+                f"{place} is {value.__qualname__}, which cannot be found again by its name: define "
+                "it at the top of a module, or give `config`"
+            )
         return {"_target_": _path(value), "_partial_": True}
     if not dataclasses.is_dataclass(value):
         raise ValueError(

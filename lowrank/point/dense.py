@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +43,11 @@ class Drawn:
 
     Attributes:
         text: the configuration (JSON).
+        classes: of the task and its parts: in a notebook, a class may be defined anew.
     """
 
     text: str
+    classes: tuple[type, ...] = field(repr=False)
     task: Task = field(compare=False, repr=False)
 
 
@@ -62,7 +64,7 @@ class Question:
     """
 
     text: str
-    drawn: Drawn = field(compare=False, repr=False)
+    drawn: Drawn = field(repr=False)
     task: Task = field(compare=False, repr=False)
     measure: MeasureSettings = field(compare=False, repr=False)
     recovery: Recovery | None = field(compare=False, repr=False)
@@ -82,7 +84,7 @@ def question(
     """
     own = {name: config[name] for name in BASELINE}
     seeded = with_seed(config["task"], config["task"]["seed"] if task.draws_model else 0)
-    drawn = Drawn(text(seeded), _with_seeds_of(task, seeded))
+    drawn = Drawn(text(seeded), tuple(_classes(task)), _with_seeds_of(task, seeded))
     without = text(own | {"task": seeded, "recovery": None, "seed": seeded["seed"]})
     if recovery.changes_dense:
         return Question(text(own), drawn, task, measure, recovery, without)
@@ -120,6 +122,14 @@ def dense_baseline(of: Question) -> Baseline:
     of.recovery.recover(recovered, of.task)
     measured = measure(recovered, of.task, of.measure, before, counted)
     return Baseline(measured, {"dense_before_recovery": before.values})
+
+
+def _classes(value: Any) -> Iterator[type]:
+    """Of a dataclass and of those in its fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield type(value)
+        for one in dataclasses.fields(value):
+            yield from _classes(getattr(value, one.name))
 
 
 def with_seed(task: Settings, seed: int) -> dict[str, Any]:

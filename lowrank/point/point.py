@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -49,7 +49,6 @@ SEED_LIMIT = 2**32
 # The fields of a config that name its parts in tables.
 LABELS = ("method_name", "norm_name", "recovery_name")
 # Which models stay in the folder that they are saved into.
-Keep = Literal["all", "best"]
 
 
 def measure_point(
@@ -65,7 +64,7 @@ def measure_point(
     threads: int | None = None,
     config: Mapping[str, Any] | None = None,
     save: str | Path | None = None,
-    keep: Keep = "all",
+    keep: best.Keep = "all",
 ) -> dict[str, Any]:
     """Compress a task's model, measure it beside the dense one, and make that a record.
 
@@ -100,7 +99,7 @@ def measure_point(
     if seed >= SEED_LIMIT:
         raise ValueError(f"seed={seed} must be a whole number from 0 to {SEED_LIMIT - 1}")
     Values(values)
-    check_one_of("keep", keep, get_args(Keep))
+    check_one_of("keep", keep, get_args(best.Keep))
     if keep != "all" and save is None:
         raise ValueError(
             f"keep={keep!r} has no effect without a folder: give save=…, or leave it out"
@@ -120,7 +119,11 @@ def measure_point(
     lacking = [name for name in (*BASELINE, *LABELS) if name not in config]
     if lacking:
         raise ValueError(f"config lacks {', '.join(lacking)}: leave it out, or give all of a sweep")
+    if "seed" not in config["task"]:
+        raise ValueError(f"{type(task).__name__} has no field `seed`, as every task must have")
     key, folder = store.key(config), None if save is None else as_path(save, "save")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # Or it would be found only after all the work.
     timings: dict[str, float | str] = {}
     with computing(seed, threads), timing(timings, "total_s"):
         about = question(config, task, measured_how, recovery)
@@ -184,7 +187,6 @@ def measure_point(
 
 def _keep(model: nn.Module, folder: Path, key: str) -> str:
     """Save a model; the name of its file."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = temporary_in(folder, key)
     try:
         save_model(model, written)
@@ -223,21 +225,25 @@ def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, st
 
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed every generator, and let arithmetic use so many threads inside, and as before after.
+    """Seed every generator, and let arithmetic use so many threads inside; as before afterwards.
 
     Raises:
         MissingExtra: a number of threads, without threadpoolctl; it is in the extra ``sweep``.
     """
     if threads is not None:
         need("threads=…", "threadpoolctl", instead="leave threads out")
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    before = torch.get_num_threads()
+    before, drawn = torch.get_num_threads(), (random.getstate(), np.random.get_state())
     try:
-        with _limited(threads):
+        # Named, or torch warns where there are several.
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices), _limited(threads):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
             yield
     finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
         torch.set_num_threads(before)
 
 

@@ -126,7 +126,7 @@ class Tally:
         targets = batch.targets
         self.examples += len(batch)
         self.task.count(self.metrics, outputs, targets)
-        predictions = self.task.predictions(targets)
+        predictions = self.task.predictions(batch)
         loss = float(self.task.loss(outputs, targets))
         self.means.add(LOSS, loss * predictions, predictions)
         if dense is not None:

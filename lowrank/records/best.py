@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lowrank.records import models
 from lowrank.records.claims import Claims
 from lowrank.records.files import read, write
 
+# Which models stay beside their records.
+Keep = Literal["all", "best"]
 # The field of a record with the quality on the validation split.
 FIELD = "validation"
 ALIKE = ("task", "model", "method", "level", "norm", "recovery")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_number, check_one_of
 from lowrank.recovery.recovery import Recovery
+from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
 from lowrank.tasks.training import Loss, Progress, Training, silent
 
@@ -27,8 +27,8 @@ class FineTune(Training, Recovery):
     trained.
 
     Args:
-        distill: share in [0, 1] of the task's distance to the dense model, KL(dense ‖ model), in
-            the loss; the rest is the task's own loss.
+        distill: share in [0, 1] of the task's distance to the dense model in the loss, KL(dense ‖
+            model) for scores of classes; the rest is the task's own loss.
         scope: ``model``, or ``factorizations``: every parameter outside of them, such as biases and
             layers that were not compressed, is frozen and stays so, as in LoRA's training of its
             adapters alone. A model without factorizations, the dense baseline, is trained whole.
@@ -71,10 +71,7 @@ def distilled(task: Task, dense: nn.Module, share: float) -> Loss:
     """The loss of a task, mixed with a share of the distance to the dense model."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        outputs = task.forward(model, batch)
-        with torch.no_grad():
-            wanted = task.forward(dense, batch)
-        distance = task.distance(outputs, wanted, batch.targets)
+        distance, outputs = toward_dense(task, model, dense, batch)
         return (1 - share) * task.loss(outputs, batch.targets) + share * distance
 
     return loss

@@ -13,6 +13,7 @@ from lowrank.calibration.piece import Piece
 from lowrank.factorizations import Tunable
 from lowrank.model.batch import Batch
 from lowrank.model.nested import tensors
+from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
 
 # The steps of a tensor are relative to the size of its values, but never to less than this, or
@@ -48,14 +49,12 @@ class Pair:
         return distance
 
     def _of(self, piece: Piece) -> Tensor:
-        with torch.no_grad():
-            wanted = self.task.forward(self.dense, piece.batch)
-        outputs = self.task.forward(self.model, piece.batch)
-        return self.task.distance(outputs, wanted, piece.batch.targets)
+        distance, _ = toward_dense(self.task, self.model, self.dense, piece.batch)
+        return distance
 
     def predictions(self, batch: Step) -> int:
         """How many predictions the distance on a batch is a mean of."""
-        return sum(self.task.predictions(piece.batch.targets) for piece in batch)
+        return sum(self.task.predictions(piece.batch) for piece in batch)
 
     @torch.no_grad()
     def mean_distance(self, batches: Sequence[Step]) -> float:

@@ -132,8 +132,8 @@ class CausalLM(Task):
             outputs.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
         )
 
-    def predictions(self, targets: Tensor) -> int:
-        return int((targets != IGNORED).sum())
+    def predictions(self, batch: Batch) -> int:
+        return int((batch.targets != IGNORED).sum())
 
     def agreement(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
@@ -196,7 +196,7 @@ class CausalLM(Task):
             "test_inputs": len(self._test_inputs),
             "calibration_inputs": len(self._division.calibration),
             "tokens": len(self._covered.ids),
-            "predicted_tokens": self.predictions(self._test_inputs.targets),
+            "predicted_tokens": int((self._test_inputs.targets != IGNORED).sum()),
             "left_out_tokens": len(self._test_tokens.ids) - len(self._covered.ids),
             "words": self._covered.words,
             "bytes": self._covered.size,

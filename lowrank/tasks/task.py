@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.model.forward import Example
-from lowrank.model.nested import tensors
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.agreement import OUTPUT_ERROR, output_error
 
@@ -179,9 +178,9 @@ class Task(ABC):
         """Measures that `metrics` leaves out since these data do not define them: name → reason."""
         return {}
 
-    def predictions(self, targets: Any) -> int:
+    def predictions(self, batch: Batch) -> int:
         """How many predictions the mean of `loss` over a batch is taken of; here its examples."""
-        return next(len(tensor) for tensor in tensors(targets) if tensor.ndim)
+        return len(batch)
 
     def agreement(self, outputs: Any, dense: Any, targets: Any) -> dict[str, Tensor]:
         """How far two models agree on a batch: by name, one number for each prediction.

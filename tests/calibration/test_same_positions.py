@@ -72,8 +72,8 @@ class Tagging(ClassScores):
         rows = (torch.randint(0, 20, (length,), generator=generator) for length in LENGTHS)
         return Sentences(tuple(rows))
 
-    def predictions(self, targets):
-        return int((targets != PADDING).sum())
+    def predictions(self, batch):
+        return int((batch.targets != PADDING).sum())
 
     def loss(self, outputs, targets):
         raise NotImplementedError

@@ -28,11 +28,27 @@ def test_a_model_writes_into_copies():
 
 
 def test_the_first_examples_keep_what_belongs_to_them():
-    targets = {"spans": [Y, Y + 1], "scale": torch.tensor(2.0)}
+    targets = {"spans": (Y, Y + 1), "scale": torch.tensor(2.0)}
     batch = Batch({"x": X, "mode": "fast"}, targets, {"x": REAL}).first(2)
     assert len(batch) == 2 and batch.inputs["mode"] == "fast"
     assert torch.equal(batch.inputs["x"], X[:2]) and torch.equal(batch.real["x"], REAL[:2])
     assert torch.equal(batch.targets["spans"][1], Y[:2] + 1) and batch.targets["scale"] == 2
+
+
+def test_a_list_has_one_entry_for_each_example():
+    """Such as texts, or boxes, of which each image has its own number."""
+    boxes = [torch.zeros(2, 4), torch.ones(1, 4), torch.ones(3, 4)]
+    batch = Batch((X,), {"text": ["a", "bc", "d"], "boxes": boxes})
+    few = batch.first(2)
+    assert few.targets["text"] == ["a", "bc"] and few.targets["boxes"][1] is boxes[1]
+    whole = together([few, Batch((X[2:],), {"text": ["d"], "boxes": boxes[2:]})])
+    assert torch.equal(whole.inputs[0], X) and whole.targets["text"] == ["a", "bc", "d"]
+    assert [len(box) for box in whole.targets["boxes"]] == [2, 1, 3]
+    assert few.shapes() == ((2, 4),)
+
+
+def test_a_batch_without_targets_has_none():
+    assert Batch((X,)).first(2).targets is None and together([Batch((X,))] * 2).targets is None
 
 
 def test_batches_go_together_and_apart():
@@ -44,7 +60,7 @@ def test_batches_go_together_and_apart():
 
 
 def test_padding_is_what_is_not_real():
-    assert not Batch((X,)).is_padded and not Batch((X,), real={0: REAL[1:2]}).is_padded
+    assert not Batch((X,)).is_padded and not Batch((X[1:2],), real={0: REAL[1:2]}).is_padded
     assert Batch((X,), real={0: REAL}).is_padded and not Batch((X,), real={0: REAL}).is_empty
     assert Batch((X[2:],), real={0: REAL[2:]}).is_empty
 
@@ -55,7 +71,7 @@ def test_of_a_batch_with_padding_every_input_says_what_is_real():
         "x": REAL.tolist(),
         "image": [[True, True]] * 3,
     }
-    assert Batch({"x": X}, real={"x": REAL[1:2]}).whole().real == {}
+    assert Batch({"x": X[1:2]}, real={"x": REAL[1:2]}).whole().real == {}
 
 
 def test_what_was_made_in_inference_mode_is_copied_for_a_graph():
@@ -79,6 +95,7 @@ def test_the_only_input_is_that_of_one():
         ((X,), {1: REAL}, "names the input 1, and its inputs are 0"),
         ({"x": X}, {"y": REAL}, "names the input 'y', and its inputs are 'x'"),
         ((X,), {0: REAL.float()}, "must be bool of shape .* input 0 it is float32"),
+        ((X,), {0: [True]}, "must be bool of shape .* it is list"),
         ((X,), {0: REAL[0]}, r"must be bool of shape \(batch, length\), .* it is bool \(4,\)"),
     ],
 )

@@ -2,12 +2,15 @@
 
 import functools
 import json
+import random
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import lowrank
 from lowrank.allocation import Budget, MixedAllocation, grid
@@ -48,6 +51,49 @@ def test_a_point_is_a_record_that_can_be_saved_and_read(tmp_path):
     assert row["method.rank"] == 4 and row["task.builder"] == TASK.builder
     again = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, threads=1)
     assert without_times(again) == without_times(record)
+
+
+def test_the_generators_of_the_caller_go_on_where_they_were():
+    draws = []
+    for runs in (False, True):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        if runs:
+            measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK)
+        draws.append((random.random(), np.random.rand(), float(torch.rand(()))))
+    assert draws[0] == draws[1]
+
+
+def test_a_task_that_is_defined_anew_is_measured_anew():
+    """As in a notebook, whose cell is edited and run again."""
+
+    def defined(units):
+        @dataclass(frozen=True)
+        class Edited(ImageClassification):
+            def network(self):
+                return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.Linear(units, 10))
+
+        return Edited(**{one.name: getattr(TASK, one.name) for one in fields(TASK)})
+
+    config = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK)["config"]
+    for units in (16, 24):
+        record = measure_point(defined(units), TruncatedSVD(4), measure=QUICK, config=config)
+        assert record["dense"]["params"] == 65 * units + 10 * units + 10
+
+
+def test_what_cannot_be_made_again_is_refused():
+    with pytest.raises(ValueError, match="task.builder is .*<lambda>, which cannot be found again"):
+        described({"builder": lambda: None}, "task")
+
+
+class Unreached(TruncatedSVD):
+    def _decompose(self, weight, norm):
+        raise AssertionError("reached")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        measure_point(TASK, Unreached(rank=1), measure=QUICK, save=tmp_path / "file")
 
 
 def test_what_the_point_is_made_of_is_in_its_record():
