@@ -69,7 +69,7 @@ def check_arguments(model: nn.Module, batch: Batch) -> None:
 
 
 def has_decoder(model: nn.Module) -> bool:
-    """Whether a module takes arguments of a decoder (``decoder_…``), as encoder-decoder models do."""
+    """Whether a module takes arguments of a decoder beside an encoder's (``decoder_…``)."""
     forwards = {type(module): module for module in model.modules()}.values()
     signatures = filter(None, map(signature_of, forwards))
     return any(name.startswith("decoder_") for own in signatures for name in own.parameters)

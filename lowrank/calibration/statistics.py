@@ -110,7 +110,7 @@ def check_source(
 
 
 def _check_kind(name: str, entry: Statistics, wanted: Mapping[str, Any], is_table: bool) -> None:
-    """Raise ValueError unless the statistics of a module have the shapes that their source implies."""
+    """Raise ValueError unless the statistics of a module have the shapes of their source's kind."""
     axes = 0 if is_table else 2 if wanted["moment"] == "full" else 1
     has_axes = 0 if entry.columns is None else entry.columns.ndim
     has_rows = is_table or wanted["outputs"]

@@ -98,7 +98,7 @@ class Reading:
         return free[0] if len(free) == 1 else None
 
     def could_be_of(self, name: str) -> Stream | None:
-        """The stream that an argument may belong to if they have equal length; None if it cannot."""
+        """The stream that an argument may belong to if their lengths are equal; None if none."""
         if any(begins(name, prefix) for prefix in (*APART, "encoder")):
             return None
         return None if self._goes_along(name) else self.streams.get("")

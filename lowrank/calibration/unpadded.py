@@ -120,7 +120,7 @@ def can_be_cut(reading: Reading, arguments: Mapping[str, Any]) -> bool:
 
 
 def spans_of(reading: Reading, row: int) -> Spans | None:
-    """The span of real positions in each stream of an example; None if padding lies between them."""
+    """The span of real positions in each stream of an example; None if padding lies inside."""
     spans = {}
     for prefix, stream in reading.streams.items():
         real = stream.real[row].nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Examples that a model runs together, with what is right for them and which positions are real."""
+"""Batches: the inputs of examples that a model runs together, their targets and real positions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Batch:
     """Examples along the first axis of every tensor.
 
     Attributes:
-        inputs: of the model, a tuple by position or a mapping by name.
-        targets: what is right: tensors in any structure, or None where nothing says so.
-        real: by the place of an input in `inputs`, bool (batch, length): True where a position of
-            it is real, and not padding. An input that is not there has none that is padding.
+        inputs: the model's inputs, a tuple by position or a mapping by name.
+        targets: tensors in any structure, or None if there are none.
+        real: by the place of an input in `inputs`, bool (batch, length): True at a real position,
+            False at padding. An input without an entry has no padding.
 
     Raises:
-        ValueError: inputs that are no tuple and no mapping of names, or `real` of an input that is
-            not there, or not of its shape.
+        ValueError: inputs that are neither a tuple nor a mapping by name, or an entry of `real`
+            that names no input or has another shape.
     """
 
     inputs: Example
@@ -42,55 +42,57 @@ class Batch:
             self._check_real(place, real)
 
     def __len__(self) -> int:
-        """How many examples: the first axis of the first input that has one."""
+        """The number of examples: the length of the first input's first axis."""
         return next((len(tensor) for tensor in tensors(self.inputs) if tensor.ndim), 1)
 
     @property
     def only(self) -> Any:
-        """The input of a model that takes one."""
+        """The only input, of a model that takes one."""
         (value,) = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
         return value
 
     @property
     def is_padded(self) -> bool:
-        """Whether some position is padding."""
+        """Whether any position is padding."""
         return not all(bool(real.all()) for real in self.real.values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of some input is real."""
+        """Whether all positions of an input are padding."""
         return any(not bool(real.any()) for real in self.real.values())
 
     def run(self, model: nn.Module) -> Any:
-        """What a model gives for the inputs, into which it may write."""
+        """The outputs of a model, which may write into the inputs."""
         if isinstance(self.inputs, Mapping):
             return model(**self.inputs)
         return model(*self.inputs)
 
     def fresh(self) -> Batch:
-        """The same examples with inputs of their own, into which a model may write."""
+        """The batch with copies of its inputs, into which a model may write."""
         return replace(self, inputs=fresh(self.inputs))
 
     def first(self, count: int) -> Batch:
-        """The first `count` examples."""
+        """The batch of the first `count` examples."""
         return self._with(lambda tensor: tensor[:count] if tensor.ndim else tensor)
 
     def trainable(self) -> Batch:
-        """The batch with copies of what was made in inference mode, which no graph can take in."""
+        """The batch with copies of tensors made in inference mode, which autograd refuses."""
         whole = tensors([self.inputs, self.targets])
         if not any(tensor.is_inference() for tensor in whole):
             return self
         return self._with(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all tensors: batches of one structure and equal shapes go together."""
+        """The structure and the shapes of all tensors; batches for which they are equal can be
+        joined.
+        """
         found = tensors([self.inputs, self.targets, dict(self.real)])
         return tuple(tuple(tensor.shape) for tensor in found)
 
     def whole(self) -> Batch:
-        """The batch with the positions of every input in `real`, where one has padding.
+        """The batch with an entry in `real` for every input, if any input has padding.
 
-        Of an input that says nothing all are real.
+        All positions of an input without an entry are real.
         """
         if not self.is_padded:
             return replace(self, real={})
@@ -123,6 +125,6 @@ class Batch:
 
 
 def together(batches: Sequence[Batch]) -> Batch:
-    """The examples of several batches of one structure and shape as one batch."""
+    """One batch of the examples of several batches with equal structure and shapes."""
     parts = [(batch.inputs, batch.targets, dict(batch.real)) for batch in batches]
     return Batch(*(joined(list(part)) for part in zip(*parts, strict=True)))
