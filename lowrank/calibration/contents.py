@@ -31,8 +31,8 @@ def spelled(value: Any) -> str:
     if value is None or isinstance(value, PLAIN):
         return repr(value)
     raise ValueError(
-        f"calibration data hold a {type(value).__name__}, by which they cannot be told from "
-        "others: give tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
+        f"calibration data hold a {type(value).__name__}, which cannot be hashed: give "
+        "tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
         "lists and mappings"
     )
 

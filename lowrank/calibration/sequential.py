@@ -140,8 +140,8 @@ def kept(file: Path, name: str) -> Iterator[Any]:
     while outputs:
         yield outputs.pop(0)  # Popped, so that none is held while the following blocks run.
     raise Refused(
-        f"block '{name}' runs more often for some batches than for the first, by which the "
-        "sequence is planned: use mode='one-shot'"
+        f"block '{name}' runs more often for some batches than for the first, in which its "
+        "calls were counted: use mode='one-shot'"
     )
 
 

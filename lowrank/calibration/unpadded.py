@@ -92,7 +92,7 @@ def real_rows(reading: Reading, number: int) -> list[int]:
         masks = " and ".join(stream.mask for stream in reading.padded)
         raise ValueError(
             f"calibration batch {number} is all padding by {masks}, in which no position of any "
-            "example is real: leave it out, or check which value stands for padding"
+            "example is real: leave it out, or check which value marks padding"
         )
     return rows
 

@@ -42,7 +42,7 @@ class Batch:
             self._check_real(place, real)
 
     def __len__(self) -> int:
-        """The number of examples: the length of the first input's first axis."""
+        """The number of examples: the length of the first tensor's first axis."""
         return next((len(tensor) for tensor in tensors(self.inputs) if tensor.ndim), 1)
 
     @property

@@ -121,7 +121,7 @@ def measure_point(
         config |= _names(type(chosen), norms, recovery)
     lacking = [name for name in (*BASELINE, *LABELS) if name not in config]
     if lacking:
-        raise ValueError(f"config lacks {', '.join(lacking)}: leave it out, or give all of a sweep")
+        raise ValueError(f"config lacks {', '.join(lacking)}: leave it out, or give a whole config")
     key, folder = store.key(config), None if save is None else as_path(save, "save")
     timings: dict[str, float | str] = {}
     with computing(seed, threads), timing(timings, "total_s"):

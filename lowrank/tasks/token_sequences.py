@@ -108,8 +108,8 @@ class Packing:
         least = 2 + (self.bos == "sequence")
         if self.sequence_length < least:
             raise ValueError(
-                f"sequence_length={self.sequence_length} must be at least {least}: with less there "
-                "is nothing to predict, or nothing to predict it from"
+                f"sequence_length={self.sequence_length} must be at least {least}: a shorter "
+                "input has no token to predict, or none before it"
             )
         if self.stride is None:
             return
@@ -117,7 +117,7 @@ class Packing:
         if not 1 <= self.stride <= self.own:
             raise ValueError(
                 f"stride={self.stride} must lie in 1..{self.own}, the tokens of the text in one "
-                "input: with more, some would be in none"
+                "input: a larger stride would leave tokens out of every input"
             )
 
     @property
