@@ -81,8 +81,8 @@ def _apart(reading: Reading, name: str, tensor: Tensor, batch: int | None) -> Ax
 
 
 def _of_pairs(reading: Reading, name: str, mask: Tensor) -> Axes:
-    """The axes of a mask (…, queries, keys), whose first axis holds the examples if it has more
-    than two.
+    """The axes of a mask (…, queries, keys). If it has more than two axes, the first may hold the
+    examples.
     """
     batch = None if mask.ndim == 2 else _batch_axis(reading, mask, 0)
     keys = reading.stream_of(name)

@@ -180,8 +180,8 @@ class CalibratedNorms(NormProvider):
         return found
 
     def _tables(self, sites: Sequence[Site]) -> list[str]:
-        """The modules whose statistics are shares of look-ups. Fisher information is pooled over
-        all modules that use a weight, so it has none.
+        """The modules whose statistics are rows alone: look-up tables, and for Fisher information
+        only those whose weight no other module multiplies by.
         """
         return [
             use.name

@@ -101,7 +101,7 @@ def can_be_cut(reading: Reading, arguments: Mapping[str, Any]) -> bool:
     """Whether the padding of an example can be cut off.
 
     Raises:
-        Whole: the batch cannot be taken apart by examples.
+        Whole: the batch cannot be divided into examples.
     """
     if not reading.is_sure:
         raise Whole

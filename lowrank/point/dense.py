@@ -123,7 +123,9 @@ def dense_baseline(of: Question) -> Baseline:
 
 
 def with_seed(task: Settings, seed: int) -> dict[str, Any]:
-    """The settings of a task with one seed for each that it has; it gets no further ones."""
+    """The settings of a task with one seed for all its draws; a calibration split without a seed is
+    not drawn.
+    """
     drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
     return {**task, "seed": seed, **drawn}
 

@@ -225,7 +225,7 @@ def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, st
 
 @contextmanager
 def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Inside, every generator is seeded and arithmetic uses `threads` threads.
+    """Seed every generator; inside, arithmetic uses `threads` threads.
 
     Raises:
         MissingExtra: a number of threads, without threadpoolctl; it is in the extra ``sweep``.
@@ -257,7 +257,7 @@ def _limited(threads: int | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
-    """Add the seconds that the block takes to `timings` under `name`."""
+    """Store the seconds that the block takes in `timings` under `name`."""
     started = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - started
