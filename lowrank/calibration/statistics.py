@@ -99,7 +99,7 @@ def check_source(
     text = data.source.get("data", "")
     if surplus or not isinstance(text, str) or len(text) > LONGEST or not text.isprintable():
         raise ValueError(
-            f"the source of these statistics also has {names_of(surplus)}, or its data are no "
+            f"the source of these statistics has {names_of(surplus)} besides, or data that are no "
             f"hash: {shown(text)}. Calibrate anew"
         )
     for name in names:

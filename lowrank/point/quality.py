@@ -135,7 +135,7 @@ class Tally:
             self.means.add_all(agreement)
 
     def results(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The measures that a record holds, and why others are not there."""
+        """The measures that a record holds, and the reasons for those left out."""
         computed = {name: float(value) for name, value in self.metrics.compute().items()}
         self._check_declared(computed)
         values, others = on_record(computed | self.means.values())
@@ -170,7 +170,7 @@ def declared(task: Task) -> tuple[Metric, ...]:
 
 
 def on_record(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
-    """The measures that a record holds, and why others are not there."""
+    """The measures that a record holds, and the reasons for those left out."""
     held = {name: value for name, value in values.items() if is_number(value)}
     return held, {name: _reason(value) for name, value in values.items() if name not in held}
 
