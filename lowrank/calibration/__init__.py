@@ -1,4 +1,4 @@
-"""The one pass over data behind the norms."""
+"""Calibration: the pass over data that gives the statistics behind the norms."""
 
 from lowrank.calibration.calibrated_norms import CalibratedNorms as CalibratedNorms
 from lowrank.calibration.calibrated_norms import best_norm as best_norm

@@ -13,10 +13,10 @@ from lowrank.model.batch import Batch
 
 
 def named(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """The arguments of `model.forward` that a batch gives, by name; in the batch's order.
+    """The inputs of a batch by the names of the arguments of `model.forward`, in the batch's order.
 
-    A mapping has names; what a tuple gives has those of the signature, or its place, where the
-    signature has no name for it.
+    The keys of a mapping are the names. The items of a tuple get the names of the signature; an
+    item for which the signature has no name is named by its place, such as ``[2]``.
     """
     if isinstance(batch.inputs, Mapping):
         return dict(batch.inputs)
@@ -30,7 +30,9 @@ def named(model: nn.Module, batch: Batch) -> dict[str, Any]:
 
 
 def given_as(batch: Batch, arguments: Mapping[str, Any], real: Mapping[str, Tensor]) -> Batch:
-    """Arguments from `named`, and which positions are real of some, as the batch gives its own."""
+    """A batch of the arguments from `named`, in the container (tuple or mapping) of `batch`, with
+    the positions `real` that are no padding.
+    """
     if isinstance(batch.inputs, Mapping):
         return Batch(arguments, real={**real})
     places = {name: place for place, name in enumerate(arguments)}
@@ -38,7 +40,7 @@ def given_as(batch: Batch, arguments: Mapping[str, Any], real: Mapping[str, Tens
 
 
 def signature_of(model: nn.Module) -> inspect.Signature | None:
-    """The signature of a model's forward; None where it has none, as compiled code may."""
+    """The signature of a model's forward; None where it has none, such as some compiled code."""
     try:
         return inspect.signature(model.forward)
     except (TypeError, ValueError):
@@ -67,13 +69,13 @@ def check_arguments(model: nn.Module, batch: Batch) -> None:
 
 
 def has_decoder(model: nn.Module) -> bool:
-    """Whether some module of the model takes ``decoder_…`` arguments, beside an encoder's."""
+    """Whether a module takes arguments of a decoder beside an encoder's (``decoder_…``)."""
     forwards = {type(module): module for module in model.modules()}.values()
     signatures = filter(None, map(signature_of, forwards))
     return any(name.startswith("decoder_") for own in signatures for name in own.parameters)
 
 
 def runs_length_first(model: nn.Module) -> bool:
-    """Whether some attention of torch in the model takes (length, batch, width)."""
+    """Whether an `nn.MultiheadAttention` in the model takes (length, batch, width)."""
     attentions = (m for m in model.modules() if isinstance(m, nn.MultiheadAttention))
     return any(not attention.batch_first for attention in attentions)

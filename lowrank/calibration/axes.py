@@ -1,4 +1,4 @@
-"""Which axes of a tensor go along the examples of a batch, and which along its positions."""
+"""The axes of a tensor: the one along the examples of a batch, and those along its positions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from lowrank.calibration.masks import is_mask
 from lowrank.calibration.streams import Reading, Stream, begins
 
-COUNTED = "cache_position"  # Counts from the first position that runs, and has no batch axis.
+COUNTED = "cache_position"  # Counts from the first real position; has no batch axis.
 
 
 class Axes(NamedTuple):
-    """Where a tensor has its examples and its positions.
+    """The axis of a tensor's examples and the axes of its positions.
 
     Attributes:
         batch: the axis of the examples; None if all of them share the tensor.
-        cut: by axis, the stream of the positions along it.
+        cut: the axes of positions, each with the stream that they belong to.
     """
 
     batch: int | None
@@ -26,7 +26,8 @@ class Axes(NamedTuple):
 
 
 class Unclear(Exception):
-    """A tensor has positions on an axis that is not understood: it cannot be cut.
+    """An axis of a tensor may hold the positions of a stream or something else, so it cannot be
+    cut.
 
     Attributes:
         batch: the axis of its examples; None if all of them share it.
@@ -38,14 +39,14 @@ class Unclear(Exception):
 
 
 class Whole(Exception):
-    """A tensor cannot be taken apart by examples."""
+    """A tensor that cannot be divided into examples."""
 
 
 def axes_of(reading: Reading, name: str, tensor: Tensor) -> Axes:
-    """The axes of a tensor in an argument of that name.
+    """The axes of the tensor in the argument `name`.
 
     Raises:
-        Unclear, Whole: they cannot be told.
+        Unclear, Whole: the axes cannot be determined.
     """
     if not tensor.ndim:
         return Axes(None, {})
@@ -68,10 +69,10 @@ def axes_of(reading: Reading, name: str, tensor: Tensor) -> Axes:
 
 
 def _apart(reading: Reading, name: str, tensor: Tensor, batch: int | None) -> Axes:
-    """Of a tensor that goes with no stream.
+    """The axes of a tensor that belongs to no stream.
 
     Raises:
-        Unclear: it may go with one, by its length.
+        Unclear: it is as long as a stream and may belong to it.
     """
     stream = reading.could_be_of(name)
     if stream is not None and stream.is_padded and stream.length in tensor.shape[1:2]:
@@ -80,7 +81,9 @@ def _apart(reading: Reading, name: str, tensor: Tensor, batch: int | None) -> Ax
 
 
 def _of_pairs(reading: Reading, name: str, mask: Tensor) -> Axes:
-    """Of a mask (…, queries, keys), which has examples on the first axis, or none."""
+    """The axes of a mask (…, queries, keys). If it has more than two axes, the first may hold the
+    examples.
+    """
     batch = None if mask.ndim == 2 else _batch_axis(reading, mask, 0)
     keys = reading.stream_of(name)
     crosses = any(begins(name, prefix) for prefix in ("encoder", "memory"))
@@ -91,10 +94,10 @@ def _of_pairs(reading: Reading, name: str, mask: Tensor) -> Axes:
 
 
 def _batch_axis(reading: Reading, tensor: Tensor, first: int) -> int | None:
-    """Axis `first`, or None if it has no examples on it.
+    """The axis `first` if it holds the examples; None if all examples share the tensor.
 
     Raises:
-        Whole: it has something else on it, of which each example may have its own.
+        Whole: the axis has neither the length of the batch nor length 1.
     """
     if tensor.shape[first] == reading.batch:
         return first

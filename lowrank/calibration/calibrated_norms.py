@@ -1,4 +1,4 @@
-"""Norms from what a calibration says of the inputs of each weight."""
+"""Norms from the calibration statistics of each weight."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from lowrank.numerics.memo import MEMO, model_fingerprint, model_key
 
 @dataclass(frozen=True)
 class CalibratedNorms(NormProvider):
-    """Norms from the second moments of what each layer is given on calibration data.
+    """Norms from the second moments of each layer's inputs on calibration data.
 
     Args:
         moment: ``diagonal``: E[x²] of the inputs; ``full``: E[x xᵀ]; ``fisher``: the empirical
-            Fisher information of the weights, summed over each column (needs the task's loss).
-            A look-up table gets, in the first two, the share of look-ups of each row.
+            Fisher information of the weights, summed over each column (needs the task's loss). For
+            a look-up table the first two give the share of look-ups of each row.
         damping: added to the diagonal, as a share of its mean; see `lowrank.norms`.
-        power: of a diagonal: 1 counts a column as the error it causes; 0.5 is ASVD's milder choice.
-        outputs: whether rows count as the Fisher information of their weights (needs the task's
-            loss) instead of all the same.
-        mode: ``one-shot``: all layers as the dense model runs them, one pass for all.
-            ``sequential``: block by block, on the outputs of the compressed blocks before, whose
-            errors later blocks then can repair; a pass for each compression. Two methods that give
-            different numbers.
-        batch_size: examples that run at once, if the data are a task's.
+        power: exponent of a diagonal: 1 weights a column by the output error that it causes; 0.5 is
+            ASVD's milder choice.
+        outputs: whether rows are weighted by the Fisher information of their weights (needs the
+            task's loss) instead of equally.
+        mode: ``one-shot``: one pass of the dense model gives the statistics of all layers.
+            ``sequential``: each block is calibrated on the outputs of the compressed blocks before
+            it, so it can compensate their errors; each compression needs its own pass. The two are
+            different methods and give different numbers.
+        batch_size: examples per batch of a task's data; batches that a user gives keep their size.
 
     Raises:
-        ValueError: settings that do not exist or contradict each other.
+        ValueError: an unknown setting, or settings that contradict each other.
 
     Source: ``full``: the output error of a layer, Nagel et al., ICML 2020, eq. 12; ``sequential``:
     Frantar et al., ICLR 2023 (GPTQ).
@@ -119,15 +120,16 @@ class CalibratedNorms(NormProvider):
     def calibrate(self, model: nn.Module, sites: Sequence[Site], data: Any) -> Calibration:
         """The statistics of the weights of a dense model.
 
-        Computed once for the same content if `model` is `lowrank.unchanging`, otherwise anew
-        at each call. Weights that no example reaches have a count of 0, and a note.
+        Memoised by content if `model` is `lowrank.unchanging`, otherwise computed at each call.
+        Weights that no example reaches have a count of 0 and a note.
 
         Args:
-            data: a task, a list of batches, or a `Calibration`, which is checked to fit: to be of
-                a model of the same numbers. Whether its code is the same nobody can see.
+            data: a task, a list of batches, or a `Calibration`. A `Calibration` must be of a model
+                with the same numbers; a change in the model's code cannot be detected.
 
         Raises:
-            ValueError: as `collect` and `fisher`; a `Calibration` of another model or kind.
+            ValueError: those of `collect` and `fisher`, and a `Calibration` of another model or
+                kind.
         """
         kind = {"moment": self.moment, "outputs": self.outputs}
         names = [use.name for site in sites for use in site.uses]
@@ -147,7 +149,7 @@ class CalibratedNorms(NormProvider):
                 "mode='sequential' calibrates on the model while it is compressed; statistics made "
                 "before are for mode='one-shot'"
             )
-        # Of several examples at once only the sum of their gradients would be known.
+        # A batch of several examples gives only the sum of their gradients.
         data = as_data(data, 1 if self._needs_loss else self.batch_size)
         data.check(model)
         return data
@@ -178,7 +180,9 @@ class CalibratedNorms(NormProvider):
         return found
 
     def _tables(self, sites: Sequence[Site]) -> list[str]:
-        """The modules whose statistics are look-ups; information is of all that use a weight."""
+        """The modules whose statistics are rows alone: look-up tables, and for Fisher information
+        only those whose weight no other module multiplies by.
+        """
         return [
             use.name
             for site in sites
@@ -206,7 +210,7 @@ class CalibratedNorms(NormProvider):
             job.notes[site.name] = said
             try:
                 norm = self._norm(site, statistics, job.views[site.name])
-            except ValueError as error:  # Such as inputs that are always zero.
+            except ValueError as error:  # For example, inputs that are always zero.
                 job.unreached[site.name] = str(error)
                 continue
             yield site, norm
@@ -216,7 +220,7 @@ class CalibratedNorms(NormProvider):
         columns, rows, *_ = pooled(site, statistics)
         use = site.uses[0]
         if rows is not None:
-            # In the view ``spatial`` an output has a row for each column of its kernel.
+            # In the view ``spatial`` each output has one row for each column of its kernel.
             rows = rows.repeat_interleave(len(site.matrix(view)) // len(rows))
         if columns is None:
             return Diagonal(rows=rows, damping=self.damping)
@@ -227,8 +231,8 @@ class CalibratedNorms(NormProvider):
 
 
 def norm_named(word: str) -> NormProvider:
-    """The norms of a name: ``identity``, ``diagonal``, ``full`` or ``fisher``, with the settings
-    that `CalibratedNorms` has by itself.
+    """The norms with a name: ``identity``, ``diagonal``, ``full`` or ``fisher``, with the defaults
+    of `CalibratedNorms`.
 
     Raises:
         ValueError: another name.
@@ -238,12 +242,12 @@ def norm_named(word: str) -> NormProvider:
 
 
 def best_norm(check: Callable[[tuple[type[Norm], ...]], None]) -> NormProvider:
-    """The norms that know most of the data among those in which a method can approximate: ``full``,
-    else ``diagonal``, else the identity.
+    """The most informative norms in which a method can approximate: ``full``, else ``diagonal``,
+    else the identity.
 
     Args:
-        check: raises ValueError for classes of norms that the method does not know, as the
-            `check_norms` of a decomposer or an allocation does.
+        check: raises ValueError for classes of norms that the method does not support, like
+            `check_norms` of a decomposer or an allocation.
     """
     for norms in (CalibratedNorms("full"), CalibratedNorms("diagonal")):
         try:

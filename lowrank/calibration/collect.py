@@ -1,4 +1,4 @@
-"""One pass over data that collects the second moments of the inputs of layers."""
+"""Second moments of the inputs of layers, collected in one pass over data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lowrank.model.forward import evaluating, unfused_attention
 from lowrank.model.layers import rule_for
 from lowrank.model.nested import tensors
 
-# Runs the model on a piece of the data, given with its number.
+# Runs the model on a piece of the data; the second argument is the number of the piece.
 Run = Callable[[Piece, int], Any]
 
 NOT_FINITE = (
@@ -33,7 +33,7 @@ UNREACHED = "no example of the calibration data reached it"
 
 
 class NotShared(Exception):
-    """A module that seemed to share its inputs with another does not always do so."""
+    """A module does not always share its inputs with the module whose statistic it was given."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -49,19 +49,20 @@ def collect(
 ) -> dict[str, Statistics]:
     """The second moments of the inputs of modules, from one pass in evaluation mode.
 
-    Sums are kept in float64, the products of one batch computed in float32 at least. Positions
-    that are padding do not count, or the statistics' notes say so. Modules that always get the very
-    same tensor and read it alike, such as query, key and value projections, share one statistic,
-    which is computed once.
+    Sums are kept in float64; the products of one batch are computed in float32 or better. Padding
+    is left out; where it cannot be, the notes of the statistics say that it counts. Modules that
+    always get the same tensor and read it in the same way, such as query, key and value
+    projections, share one statistic, which is computed once.
 
     Args:
-        names: of modules that a rule of `lowrank.model.layers` knows.
-        full: E[x xᵀ], and not its diagonal only. Of a look-up table the share of look-ups of each
-            row, in both cases.
+        names: the names of modules for which `lowrank.model.layers` has a rule.
+        full: whether E[x xᵀ] is collected, or only its diagonal. A look-up table gets the share of
+            look-ups of each row in both cases.
         run: runs the model, instead of `data.forward`.
 
     Returns:
-        By name; a module that nothing reached has a count of 0, and a note that says why.
+        Statistics by the name of the module. A module that no example reaches has a count of 0 and
+        a note that says why.
 
     Raises:
         ValueError: no data, or a batch that the model cannot run or that has no axis of examples.
@@ -94,7 +95,7 @@ class MomentSum:
 
 @dataclass(frozen=True)
 class CountedInput:
-    """An input of the batch that runs, and the module whose statistic it was added to."""
+    """An input seen in the present batch, and the module to whose statistic it was added."""
 
     tensor: weakref.ref[Tensor]
     version: int
@@ -102,17 +103,19 @@ class CountedInput:
     leader: str
 
     def is_of(self, x: Tensor, reading: Any) -> bool:
-        """Whether `x` is that tensor, unchanged, and `Rule.reading` the same."""
+        """Whether `x` is the same unchanged tensor, read in the same way (`Rule.reading`)."""
         return self.tensor() is x and version(x) == self.version and self.reading == reading
 
 
 def version(x: Tensor) -> int:
-    """How often a tensor was changed in place; one made in inference mode cannot be, outside it."""
+    """The number of in-place changes of a tensor; 0 for one made in inference mode, which cannot be
+    changed in place outside of it.
+    """
     return 0 if x.is_inference() else x._version
 
 
 class Collector:
-    """Hooks on the modules of a model, and the sums that they add to."""
+    """Hooks on the modules of a model, and the sums that they fill."""
 
     def __init__(
         self, model: nn.Module, names: Sequence[str], full: bool, separate: set[str]
@@ -135,9 +138,9 @@ class Collector:
         """Run all batches."""
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
-            # Not inference_mode: whether a tensor was changed in place must be seen.
+            # Not inference_mode, in which in-place changes of a tensor are not counted.
             stack.enter_context(torch.no_grad())
-            stack.enter_context(unfused_attention())  # Whose kernels call no module.
+            stack.enter_context(unfused_attention())  # Fused kernels call no module.
             for name, module in self.modules.items():
                 if not self.unseen[name]:
                     hook = partial(self._before, name)
@@ -150,7 +153,7 @@ class Collector:
                 self.recent.clear()
 
     def statistics(self) -> dict[str, Statistics]:
-        """The means of what was observed.
+        """The means over all batches observed.
 
         Raises:
             NotShared: a module was called less often than the one whose inputs it shares.
@@ -168,7 +171,7 @@ class Collector:
         if found.total is None or not found.count or rule is None:
             return Statistics(None, None, 0, (self.unseen[name] or UNREACHED,))
         mean = found.total.div_(found.count)
-        if not bool(mean.sum().isfinite()):  # Squares: a sum is finite only if all terms are.
+        if not bool(mean.sum().isfinite()):  # Sums of squares are finite only if all terms are.
             return Statistics(None, None, 0, (NOT_FINITE,))
         notes = tuple(self.notes[name])
         if rule.looks_up:
@@ -201,16 +204,17 @@ class Collector:
         self.sums[name].add(torch.bincount(indices, minlength=size), len(indices))
 
     def _real(self, name: str, rows: Tensor, positions: torch.Size) -> Tensor:
-        """The rows (n, …) that are no padding, as far as that can be told, or else the note that
-        it cannot."""
+        """The rows (n, …) that are no padding, or all rows and a note if padding cannot be
+        recognised.
+        """
         self.notes[name] |= dict.fromkeys(self.piece.notes)
-        # A convolution has other vectors than its input has positions.
+        # The vectors that a convolution multiplies are not the positions of its input.
         real, notes = self.piece.real(positions if positions.numel() == len(rows) else None)
         self.notes[name] |= dict.fromkeys(notes)
         return rows if real is None else rows[real.to(rows.device)]
 
     def _check_examples(self, name: str, module: nn.Module, x: Tensor) -> None:
-        """Raise ValueError if neither the batch nor what a layer makes of it has examples."""
+        """Raise ValueError if neither the batch nor the layer's input has an axis of examples."""
         least = module.weight.ndim if isinstance(module, _ConvNd) else 2
         if x.ndim < least and self.axes <= x.ndim:
             raise Refused(
@@ -221,7 +225,7 @@ class Collector:
             )
 
     def _leads(self, name: str, x: Tensor, reading: Any) -> bool:
-        """Whether this input is to be added up, not being that of an earlier module too."""
+        """Whether this input must be added up; False if an earlier module added it already."""
         seen = None
         if name not in self.separate:
             seen = next((entry.leader for entry in self.recent if entry.is_of(x, reading)), None)
@@ -235,7 +239,9 @@ class Collector:
 
 
 def why_unseen(module: nn.Module) -> str:
-    """Why hooks cannot see the inputs of a module that holds a weight; empty if they can."""
+    """The reason why hooks cannot see the inputs of a module that holds a weight; empty if they
+    can.
+    """
     rule = rule_for(module)
     if rule is not None and rule.is_called(module):
         return ""

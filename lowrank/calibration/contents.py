@@ -1,4 +1,4 @@
-"""The contents of data and their batches: a text of them, and what may not be there."""
+"""The contents of calibration batches: their text for hashes, their description, their checks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PLAIN = (bool, int, float, str)
 
 
 def spelled(value: Any) -> str:
-    """A batch as text, tensors as hashes of their content.
+    """A batch as text in which each tensor is a hash of its content.
 
     Raises:
-        ValueError: something in it whose content has no such text.
+        ValueError: the batch holds an object that has no such text.
     """
     if isinstance(value, Tensor):
         return fingerprint(value)
@@ -31,21 +31,23 @@ def spelled(value: Any) -> str:
     if value is None or isinstance(value, PLAIN):
         return repr(value)
     raise ValueError(
-        f"calibration data hold a {type(value).__name__}, by which they cannot be told from "
-        "others: give tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
+        f"calibration data hold a {type(value).__name__}, which cannot be hashed: give "
+        "tensors (torch.from_numpy of arrays), numbers and texts, alone or in tuples, "
         "lists and mappings"
     )
 
 
 def as_batch(given: Any) -> Batch:
-    """Inputs that a user gives: one tensor, a tuple or a list by position, a mapping by name."""
+    """A batch of the inputs that a user gives: one tensor, a tuple or a list by position, a mapping
+    by name.
+    """
     if isinstance(given, Mapping):
         return Batch(dict(given))
     return Batch(tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
 def described(batch: Any) -> str:
-    """What a batch holds, for people: places, shapes, dtypes, and devices but the CPU."""
+    """A batch described for error texts: places, shapes, dtypes, and devices other than the CPU."""
     own = [(place, leaf) for place, leaf in leaves(batch) if isinstance(leaf, Tensor)]
     return ", ".join(f"{p} {_described(t)}".strip() for p, t in own) or f"a {type(batch).__name__}"
 
@@ -56,7 +58,7 @@ def _described(tensor: Tensor) -> str:
 
 
 def check_contents(batch: Any, number: int) -> None:
-    """Raise ValueError unless a batch holds examples, as tensors that have values.
+    """Raise ValueError unless a batch holds examples in tensors that have values.
 
     Args:
         number: of the batch, from 0, for the text.
@@ -94,7 +96,7 @@ def check_contents(batch: Any, number: int) -> None:
 def check_finite(arguments: Mapping[str, Any], number: int) -> None:
     """Raise ValueError if numbers are NaN or infinite.
 
-    Minus infinity may be in what is named like a mask or a bias: it is what hides a position.
+    Masks and biases, recognised by their names, may hold minus infinity, which hides a position.
 
     Args:
         arguments: a batch by the names of the model's arguments.
@@ -121,10 +123,10 @@ def at(name: str, place: str) -> str:
 
 
 def batches_of(data: Any) -> Sequence[Any]:
-    """A list of batches, of whatever can be gone through again.
+    """The batches of data that can be iterated more than once, as a list.
 
     Raises:
-        ValueError: it cannot, or there is no batch.
+        ValueError: data that can be iterated only once, or that hold no batch.
     """
     wanted = "calibration data must be a non-empty list of batches (tensors, tuples or dicts)"
     singles = {Tensor: "[data] or data.split(8)", np.ndarray: "[torch.from_numpy(data)]"}

@@ -1,4 +1,4 @@
-"""What a model is shown so that its layers' inputs can be known."""
+"""Calibration data: the batches on which the inputs of a model's layers are measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class CalibrationData(ABC):
-    """Batches of examples, the same at each pass, and how a model takes them."""
+    """Batches of examples, the same in each pass, and the way in which a model runs them."""
 
     @abstractmethod
     def batches(self) -> Iterator[Batch]:
@@ -47,20 +47,21 @@ class CalibrationData(ABC):
         """The mean loss over the batch, differentiable.
 
         Raises:
-            ValueError: the data say nothing about what is right.
+            ValueError: the data have no targets.
         """
 
     @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """Of a model on a batch, as `difference` compares them."""
+        """The outputs of a model on a batch, in the form that `difference` compares."""
 
     @abstractmethod
     def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
-        """How far a model is from the dense one, summed over what is compared; and how much that
-        is. The distance on several pieces is the quotient of the sums over them.
+        """The summed distance of a model to the dense one, and the weight by which the sum is
+        divided. The distance on several pieces is the sum of their distances over the sum of their
+        weights.
 
         Args:
-            outputs, dense: of the model and of the dense one; see `outputs`.
+            outputs, dense: those of the model and of the dense one; see `outputs`.
         """
 
     def pieces(
@@ -69,13 +70,14 @@ class CalibrationData(ABC):
         """The pieces in which the model runs the batches, once.
 
         Args:
-            examples: how many are wanted, in whole batches from the first on; all if not given.
-            alone: whether each example of a batch with padding runs by itself. What examples have
-                in common, such as the numbers of their positions, a model looks up once for all
-                that run together, and statistics would depend on which these are.
+            examples: the least number of examples, in whole batches from the first on; all if not
+                given.
+            alone: whether each example of a batch with padding runs by itself. A model looks up
+                what examples have in common, such as the numbers of their positions, once for all
+                examples that run together; the statistics would depend on which examples those are.
 
         Raises:
-            ValueError: everything in a batch is padding.
+            ValueError: a batch holds padding alone.
         """
         done = 0
         for number, batch in enumerate(self.batches()):
@@ -86,7 +88,7 @@ class CalibrationData(ABC):
             done += examples_of(own)
 
     def pieces_of(self, model: nn.Module, batch: Batch, number: int, alone: bool) -> list[Piece]:
-        """The pieces in which the model runs a batch; here the batch as it is.
+        """The pieces in which the model runs a batch; by default the whole batch as one piece.
 
         Args:
             number: of the batch, from 0.
@@ -96,7 +98,7 @@ class CalibrationData(ABC):
         return [Piece(batch, len(batch), number)]
 
     def check(self, model: nn.Module) -> None:
-        """Find out what can be known of the data before the model runs; here nothing.
+        """Check what can be checked of the data before the model runs; by default nothing.
 
         Raises:
             ValueError: the data cannot be used.
@@ -105,11 +107,11 @@ class CalibrationData(ABC):
 
     @property
     def kind(self) -> str:
-        """What decides, besides the batches, what a model makes of them."""
+        """The settings that, beside the batches, determine the outputs of a model."""
         return type(self).__qualname__
 
     def fingerprint(self) -> str:
-        """A hash of all numbers in all batches, of their places in them, and of `kind`."""
+        """A hash of all numbers in all batches, of their places, and of `kind`."""
         digest = xxhash.xxh3_128(self.kind.encode())
         for batch in self.batches():
             for value in (batch.inputs, batch.targets, batch.real):
@@ -122,7 +124,7 @@ class TaskData(CalibrationData):
     """The calibration split of a task.
 
     Args:
-        batch_size: examples that run at once, fewer where a batch would hold padding.
+        batch_size: examples per run; fewer where a batch would hold padding.
     """
 
     task: Task
@@ -162,18 +164,21 @@ class TaskData(CalibrationData):
 
 @dataclass(frozen=True)
 class Batches(CalibrationData):
-    """Batches at hand: each a tensor, a tuple of positional or a mapping of named arguments.
+    """Batches that a user gives: each a tensor, a tuple of positional or a mapping of named
+    arguments.
 
-    What masks of padding say, by the names of the model's arguments (`lowrank.calibration.masks`),
-    decides in which pieces a batch runs. Where the model returns a loss (``labels`` given) it can
-    be used, on the batches as they are: padding then is what the model's loss and masks make of it.
+    Padding masks, recognised by the names of the model's arguments (`lowrank.calibration.masks`),
+    decide in which pieces a batch runs. If the batches hold ``labels`` and the model returns a
+    loss, Fisher information is available too; the batches then run whole, and the model's own loss
+    and masks must leave padding out.
 
     Args:
-        given: a list, or a loader that can be gone through again, whose batches are then held.
+        given: a list, or a loader that can be iterated more than once, whose batches are kept in
+            memory.
 
     Raises:
-        ValueError: there is no batch; from `check`, one that holds no examples, text, or numbers
-            that are not finite; from `forward`, arguments that the model does not take.
+        ValueError: there is no batch; from `check`, a batch without examples, with text, or with
+            numbers that are not finite; from `forward`, arguments that the model does not take.
     """
 
     given: Sequence[Any]
@@ -198,7 +203,7 @@ class Batches(CalibrationData):
             return batch.fresh().run(model)
         except TypeError:
             check_arguments(model, batch)
-            raise  # They fit; it has another cause.
+            raise  # The arguments fit: the error has another cause.
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         loss = getattr(self.forward(model, batch), "loss", None)
@@ -210,13 +215,14 @@ class Batches(CalibrationData):
         return loss
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The first floating-point tensor that the model returns, a scalar such as a loss left out.
+        """The first floating-point tensor that the model returns and that is no scalar, such as a
+        loss.
 
         Raises:
             ValueError: it returns none.
         """
         returned = self.forward(model, batch)
-        # The outputs of `transformers` are mappings, but not to all its versions' pytrees.
+        # Outputs of `transformers` are mappings, but not every version registers them as pytrees.
         parts = list(returned.values()) if isinstance(returned, Mapping) else tree_leaves(returned)
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point() and part.ndim:
@@ -227,7 +233,7 @@ class Batches(CalibrationData):
         )
 
     def difference(self, outputs: Tensor, dense: Tensor, piece: Piece) -> tuple[float, float]:
-        """‖y − ŷ‖² and ‖y‖², over the positions that are real as far as that can be told."""
+        """‖y − ŷ‖² and ‖y‖² over all positions but recognised padding."""
         ours, theirs = outputs, dense
         real, _ = piece.real(ours.shape[:2])
         if real is not None:
@@ -237,20 +243,20 @@ class Batches(CalibrationData):
 
 
 def quotient(total: float, weight: float) -> float:
-    """A mean of so much; infinite if there is something of nothing."""
+    """total / weight; 0 for 0 / 0, infinite for another total with weight 0."""
     if total == 0:
         return 0.0
     return total / weight if weight else float("inf")
 
 
 def at_hand(data: Any) -> Any:
-    """Data that are the same each time: the batches of a loader as a list; a task, calibration
-    data, statistics or a list of batches as they are.
+    """Data that are the same in each pass: the batches of a loader become a list; a task,
+    calibration data, statistics or a list of batches stay as they are.
 
     Raises:
-        ValueError: data that can be gone through only once, or that are no batches.
+        ValueError: data that can be iterated only once, or that are no batches.
     """
-    # The tasks bring the libraries of their data; whoever has one has loaded them.
+    # Tasks import the libraries of their data, which a user without a task need not have.
     from lowrank.tasks.task import Task
 
     if data is None or isinstance(data, CalibrationData | Calibration | Task):
@@ -259,10 +265,10 @@ def at_hand(data: Any) -> Any:
 
 
 def as_data(data: Any, batch_size: int) -> CalibrationData:
-    """Calibration data from a task, a list of batches, or as they are.
+    """Calibration data made from a task or a list of batches; calibration data stay as they are.
 
     Args:
-        batch_size: for a task; batches at hand stay as they are.
+        batch_size: examples per batch of a task; batches that a user gives keep their size.
     """
     if isinstance(data, CalibrationData):
         return data

@@ -1,4 +1,4 @@
-"""How much the loss changes with each row and column of a weight: Fisher information."""
+"""Fisher information of the rows and columns of weights."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ def fisher(
 ) -> dict[str, Statistics]:
     """The empirical Fisher information of weights, summed over rows and over columns.
 
-    F_ij = the mean over batches of (∂loss/∂w_ij)²; of a weight that several modules use, through
-    all of them. With one example in each batch that is the information itself; with more, gradients
-    of examples that disagree cancel. One backward pass for each batch.
+    F_ij is the mean over batches of (∂loss/∂w_ij)²; the gradient of a weight that several modules
+    use is the sum over all of them. With one example per batch F is the empirical Fisher
+    information; with more examples per batch their gradients may cancel. Each batch takes one
+    backward pass.
 
-    A batch runs as it is, padding and masks included: what padding adds is what the model's own
-    loss makes of it, which is nothing where the masks keep it from the positions that the loss
-    counts, and the loss from those of padding (labels of -100).
+    A batch runs as it is, with its padding and masks. Padding adds nothing if the masks hide it
+    from the positions that the loss counts, and if the labels at padding are -100.
 
     Returns:
-        By name, `columns` Σ_i F_ij (in,) and `rows` Σ_j F_ij (out,), of the view ``channel``; of a
-        weight that the loss does not depend on a count of 0, and a note that says so.
+        Statistics by name: `columns` Σ_i F_ij (in,) and `rows` Σ_j F_ij (out,) in the view
+        ``channel``. A weight on which the loss does not depend has a count of 0 and a note that
+        says so.
 
     Raises:
-        ValueError: the data say no loss, or it cannot be differentiated.
+        ValueError: the data give no loss, or the loss cannot be differentiated.
 
     Source: Hsu et al., ICLR 2022 (FWSVD), section 4.
     """
@@ -53,7 +54,8 @@ def fisher(
                     loss = data.loss(model, batch)
                     gradients = iter(torch.autograd.grad(loss, weights, allow_unused=True))
                 for name, site in sites.items():
-                    # Parameters on one memory are one weight, whose gradient is the sum of theirs.
+                    # Parameters that share memory are one weight; its gradient is the sum of
+                    # theirs.
                     own = [next(gradients) for _ in site.parameters]
                     parts = [gradient for gradient in own if gradient is not None]
                     if parts:

@@ -1,4 +1,4 @@
-"""What masks of attention say about padding."""
+"""Attention masks and the padding that they mark."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Masks in which 1 or True stands for what is real, and what the names of the tensors begin with
-# that they are for; of torch's ``…key_padding_mask``, where True is padding, it is what comes
-# before.
+# Names of masks in which 1 or True marks a real position, each with the prefix of the names of the
+# tensors that it is for. In ``…key_padding_mask`` of torch True marks padding, and the prefix is
+# the part before it.
 PREFIXES = {
     "attention_mask": "",
     "mask": "",
@@ -20,22 +20,25 @@ INVERTED = "key_padding_mask"
 
 
 def is_mask(name: str) -> bool:
-    """Whether an argument is named like a mask, of padding or of anything else."""
+    """Whether the name of an argument is that of a mask, of padding or of anything else."""
     return "mask" in name
 
 
 def prefix_of(name: str) -> str | None:
-    """What a mask of padding is for, by its name; None if it is not named like one."""
+    """The prefix of the names of the tensors that a padding mask is for; None if `name` is not that
+    of a padding mask.
+    """
     if name.endswith(INVERTED):
         return name.removesuffix(INVERTED).rstrip("_")
     return PREFIXES.get(name)
 
 
 def visible(name: str, mask: Tensor) -> Tensor | None:
-    """Where a mask lets a position be seen: bool, of its shape; None if its values say nothing.
+    """The positions that a mask lets attention see, bool of the mask's shape; None if its values
+    have no known meaning.
 
-    Bool and 0 or 1; whole numbers of segments, 0 for padding; or what is added to the scores of an
-    attention: 0, and negative where nothing is seen.
+    A mask holds bools or 0 and 1; numbers of segments, with 0 for padding; or terms added to the
+    attention scores, 0 for a visible position and negative for a hidden one.
     """
     inverted = name.endswith(INVERTED)
     if mask.dtype == torch.bool:
@@ -50,13 +53,14 @@ def visible(name: str, mask: Tensor) -> Tensor | None:
 
 
 def real_keys(shown: Tensor) -> Tensor:
-    """The keys (batch, keys) that some query sees, of a mask (batch, …, keys)."""
+    """The keys (batch, keys) that at least one query sees, from a mask (batch, …, keys)."""
     return shown if shown.ndim == 2 else shown.flatten(1, -2).any(dim=1)
 
 
 def is_causal(shown: Tensor) -> bool:
-    """Whether a square mask lets each position see itself and those before it, or marks those
-    that it does not see."""
+    """Whether a square mask is causal: it marks each position and those before it, or the positions
+    after it.
+    """
     if shown.ndim != 2 or shown.shape[0] != shown.shape[1] or len(shown) < 2:
         return False
     lower = torch.ones_like(shown, dtype=torch.bool).tril()
@@ -64,11 +68,11 @@ def is_causal(shown: Tensor) -> bool:
 
 
 def placed(positions: torch.Size, streams: Sequence[Tensor]) -> Tensor | None:
-    """The real ones, bool (positions,), of a layer's positions; None if that cannot be told.
+    """The real positions of a layer's input, bool (positions,); None if they cannot be determined.
 
-    Told it can be where just one stream of positions has the shape of these. Of a single example
-    that is (1, length), (length,) or (length, 1); of several (batch, length), or the length first,
-    unless the two are equal.
+    They are determined if exactly one stream has the shape of `positions`. For a single example the
+    shape is (1, length), (length,) or (length, 1); for several examples it is (batch, length) or
+    (length, batch), unless the two are equal.
 
     Args:
         streams: bool (batch, length) each.

@@ -1,4 +1,4 @@
-"""Examples that run together, and how their run is told of."""
+"""Pieces of a batch: examples that run together, and the errors of their run."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from lowrank.calibration.contents import described
 from lowrank.calibration.masks import placed
 from lowrank.model.batch import Batch
 
-# What a model raises that is given what it does not take.
+# The errors that a model raises for inputs that it does not take.
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 class Refused(ValueError):
-    """What this package itself says of data while a model runs; `running` makes it a ValueError
-    as any other."""
+    """A fault of the data that this package finds while a model runs; `running` turns it into a
+    ValueError.
+    """
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A batch, or examples of one, without padding as far as it could be taken away.
+    """A batch, or some of its examples, with padding removed where that is possible.
 
     Attributes:
-        batch: the examples; `real` is there where padding was left, and then of every row of
-            positions that they have.
-        examples: how many there are.
-        number: of the batch that they are of, from 0.
-        notes: what every layer that sees them must say.
-        cut: the masks by which padding was cut off.
+        batch: the examples. If padding is left, its `real` covers every input that has positions.
+        examples: their number.
+        number: the number of their batch, from 0.
+        notes: notes for every layer that runs on them.
+        cut: the masks that marked the padding removed.
     """
 
     batch: Batch
@@ -42,11 +42,12 @@ class Piece:
     cut: tuple[str, ...] = ()
 
     def real(self, positions: torch.Size | None) -> tuple[Tensor | None, tuple[str, ...]]:
-        """Which of a layer's positions are real, as `placed` has it, or None for all of them; and a
-        note if some of these may be padding.
+        """The real positions of a layer's input (see `placed`), or None for all, and a note if
+        padding may be among them.
 
         Args:
-            positions: their shape; None where they are none of the model's input.
+            positions: the shape of the layer's positions; None if they are not those of the model's
+                input.
         """
         if not self.batch.real:
             return None, ()
@@ -61,7 +62,7 @@ PADDING_COUNTS = (
 
 @contextmanager
 def running(piece: Piece, model: nn.Module) -> Iterator[None]:
-    """Inside, an error of the model is a ValueError that says what it was given."""
+    """Inside, turn errors of the model into a ValueError that describes its inputs."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -82,5 +83,5 @@ def running(piece: Piece, model: nn.Module) -> Iterator[None]:
 
 
 def examples_of(pieces: Sequence[Piece]) -> int:
-    """How many examples there are in all."""
+    """The number of examples in all pieces."""
     return sum(piece.examples for piece in pieces)

@@ -1,4 +1,4 @@
-"""One statistic for a weight that several modules use."""
+"""Pooled statistics of a weight that several modules use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from lowrank.model.sites import Site
 
 
 def positions(statistics: Mapping[str, Statistics]) -> int:
-    """How many positions, such as tokens, the layer saw that saw most."""
+    """The largest number of positions, such as tokens, that a layer saw."""
     return max(entry.count for entry in statistics.values())
 
 
 def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
-    """The statistics of a weight over all modules that use it, each position counting the same.
+    """The statistics of a weight over all modules that use it, with equal weight for each position.
 
-    Where one looks rows up and another multiplies, as a tied head does, the error of the look-ups
-    counts as that of a mean row: ‖ΔW‖² / out, which adds a multiple of the identity to the moment.
+    If one module looks rows up and another multiplies by the weight, as a tied head does, the error
+    of a look-up counts as the mean error of a row, ‖ΔW‖² / out. This adds a multiple of the
+    identity to the moment.
     """
     used = [use for use in site.uses if statistics[use.name].count]
     entries = [statistics[use.name] for use in used]
@@ -39,6 +40,7 @@ def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
     columns = [
         ones / len(site.weight) if entry.columns is None else entry.columns for entry in entries
     ]
-    # Rows of a table are look-ups; only those of the gradients are of all uses together.
+    # The rows of a look-up table are shares of look-ups; only the rows from gradients already hold
+    # all uses.
     multiplied = next(e for e in entries if e.columns is not None)
     return Statistics(mean(columns), multiplied.rows, count)

@@ -1,4 +1,4 @@
-"""Who gives each weight its norm, and what it is asked with."""
+"""The interface of norm providers, which give each weight its norm."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lowrank.norms import IDENTITY, Identity, Norm
 
 @dataclass(frozen=True)
 class Job:
-    """A compression that wants its norms.
+    """A compression for which a provider gives the norms.
 
     Attributes:
         model: the dense model.
-        compact: the copy of it whose weights are replaced one after the other.
-        views: by site name, as which matrix a kernel is seen.
+        compact: its copy, whose weights are replaced one after the other.
+        views: the matrix view of each kernel, by site name.
         data: a task, a list of batches, or a `Calibration` made before.
-        summary: filled with what a record says about the calibration.
-        notes: filled, by site name, with what its report must say.
-        unreached: filled, by site name, with why the data say nothing about its weight, which then
-            stays as it is.
+        summary: filled with the description of the calibration for a record.
+        notes: filled with the notes of each site for its report, by site name.
+        unreached: filled with the reason why the data reach no use of a weight, by site name; such
+            a weight stays as it is.
     """
 
     model: nn.Module
@@ -40,36 +40,38 @@ class Job:
 
 
 class NormProvider(ABC):
-    """In which norms a model is compressed."""
+    """The provider of the norms in which the weights of a model are compressed."""
 
     @property
     @abstractmethod
     def types(self) -> tuple[type[Norm], ...]:
-        """The classes of the norms that it gives."""
+        """The classes of norms that it may give."""
 
     @property
     @abstractmethod
     def needs_data(self) -> bool:
-        """Whether it is calibrated."""
+        """Whether it needs calibration data."""
 
     def one_shot(self) -> NormProvider:
-        """The same norms as far as they can be known before any weight is compressed."""
+        """A provider of the same norms that needs no compressed weight: all are known before
+        compression.
+        """
         return self
 
     @abstractmethod
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
-        """Every site with its norm, but for those that it adds to `job.unreached`.
+        """Each site with its norm, except for the sites that it adds to `job.unreached`.
 
-        Whoever consumes this replaces a site in `job.compact` before asking for the next.
+        The caller must replace a site in `job.compact` before it takes the next.
 
         Raises:
-            ValueError: the data are none, do not fit, or reach no site.
+            ValueError: the data are missing, do not fit, or reach no site.
         """
 
 
 @dataclass(frozen=True)
 class IdentityNorms(NormProvider):
-    """The identity norm for every weight: no data are needed."""
+    """The identity norm for every weight, which needs no data."""
 
     @property
     def types(self) -> tuple[type[Norm], ...]:

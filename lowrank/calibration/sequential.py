@@ -1,8 +1,8 @@
-"""Calibration block by block: each on the outputs of the already compressed blocks before it.
+"""Sequential calibration: each block runs on the outputs of the compressed blocks before it.
 
-The model runs as it is, so that masks, positions and whatever else it hands to its blocks are its
-own; but the blocks before the one that is calibrated do not compute: each returns what it returned
-for this batch when it had just been compressed. A pass ends with the block. So every block runs
+The whole model is called, so its blocks get its own masks, positions and other arguments. The
+blocks before the calibrated one do not compute: each returns its stored outputs, which were
+computed right after its compression. A pass ends after the calibrated block. So every block runs
 twice, dense and compressed, whatever the number of blocks.
 """
 
@@ -30,12 +30,12 @@ from lowrank.numerics.memo import MEMO
 
 @dataclass(frozen=True)
 class Unit:
-    """What is calibrated and compressed at a time.
+    """The part of a model that is calibrated and compressed in one step: a block or a layer.
 
     Attributes:
-        name: of the block, or of a layer that is in none.
-        sites: the weights first used there.
-        calls: how often it is called in a forward pass.
+        name: of the block, or of a layer outside of all blocks.
+        sites: the weights whose first use is inside.
+        calls: the number of its calls in a forward pass.
         is_whole: whether all uses of its weights are inside.
     """
 
@@ -46,21 +46,21 @@ class Unit:
 
 
 class Finished(Exception):
-    """The forward pass has gone as far as it is needed."""
+    """The end of the part of a forward pass that is needed."""
 
 
 def calibrate_in_sequence(
     model: nn.Module, sites: Sequence[Site], data: CalibrationData, full: bool
 ) -> Iterator[tuple[Unit, dict[str, Statistics]]]:
-    """Units in the order in which the model runs them, each with its statistics.
+    """The units in the order in which the model runs them, each with its statistics.
 
-    Whoever consumes this replaces the weights of a unit in `model` before asking for the next.
-    Outputs of finished units are kept on disk, in a temporary folder, so that memory holds the
-    statistics of one unit and the activations of one batch.
+    The caller must replace the weights of a unit in `model` before it takes the next. Outputs of
+    finished units are kept in a temporary folder on disk, so memory holds the statistics of one
+    unit and the activations of one batch.
 
     Args:
         model: the copy that is being compressed.
-        sites: of a model of the same structure; one that no example reaches is in no unit.
+        sites: those of a model of the same structure; a site that no example reaches is in no unit.
 
     Raises:
         ValueError: the model has no blocks in an `nn.ModuleList` or `nn.Sequential`.
@@ -78,10 +78,10 @@ def calibrate_in_sequence(
 
 
 class Replay:
-    """Runs a model whose finished units return what they returned before.
+    """Runs of a model whose finished units return their stored outputs.
 
     Args:
-        folder: where their outputs are kept.
+        folder: the folder of the stored outputs.
     """
 
     def __init__(self, model: nn.Module, data: CalibrationData, folder: Path) -> None:
@@ -91,10 +91,11 @@ class Replay:
         self.finished: list[Unit] = []
 
     def run(self, last: Unit | None, piece: Piece, number: int) -> None:
-        """One forward pass, up to the end of `last` if that is given; in the mode it is in.
+        """Run one forward pass in the model's present mode, up to the end of the unit `last` if
+        that is given.
 
         Args:
-            number: of the piece, from 0.
+            number: the number of the piece, from 0.
         """
         with ExitStack() as stack:
             for index, unit in enumerate(self.finished):
@@ -108,13 +109,13 @@ class Replay:
                 pass
 
     def finish(self, unit: Unit) -> None:
-        """Keep what `unit`, compressed by now, returns for each batch."""
-        # Entered once: it makes the module forget matrices that were multiplied out.
+        """Store the outputs of the compressed `unit` for each piece."""
+        # Entered once, since entering makes the module drop matrices that it multiplied out.
         with evaluating(self.model), torch.no_grad(), unfused_attention():
             for number, piece in enumerate(self.data.pieces(self.model, alone=True)):
                 outputs: list[Any] = []
                 keep = lambda module, args, output, outputs=outputs: outputs.append(output)  # noqa: E731
-                # Before hooks of the model's own, which act on what is replayed too.
+                # Before the model's own hooks, which act on replayed outputs too.
                 module = self.model.get_submodule(unit.name)
                 handle = module.register_forward_hook(keep, prepend=True)
                 try:
@@ -130,26 +131,28 @@ class Replay:
 
 
 def kept(file: Path, name: str) -> Iterator[Any]:
-    """The outputs of a unit in a file, which is read when the first is asked for.
+    """The stored outputs of a unit, one by one; the file is read when the first is taken.
 
     Raises:
-        ValueError: more are asked for than there are.
+        ValueError: more are taken than are stored.
     """
     outputs = torch.load(file, weights_only=False)
     while outputs:
-        yield outputs.pop(0)  # Not held here while the blocks that follow run.
+        yield outputs.pop(0)  # Popped, so that none is held while the following blocks run.
     raise Refused(
-        f"block '{name}' runs more often for some batches than for the first, by which the "
-        "sequence is planned: use mode='one-shot'"
+        f"block '{name}' runs more often for some batches than for the first, in which its "
+        "calls were counted: use mode='one-shot'"
     )
 
 
 def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -> list[Unit]:
-    """The blocks of a model that hold sites, and its other sites, in the order of their calls."""
+    """The units of a model in the order of their calls: blocks that hold sites, and sites outside
+    of blocks.
+    """
     blocks = find_blocks(model)
     candidates = {site.name: [home(use.name, blocks) for use in site.uses] for site in sites}
     calls = count_calls(model, {name for names in candidates.values() for name in names}, data)
-    # Of modules that share a weight, some may only hold it for others.
+    # Some modules that share a weight may never be called and only hold it for others.
     called = {site: [n for n in names if n in calls] for site, names in candidates.items()}
     homes = {site: names[0] for site, names in called.items() if names}
     if not homes:
@@ -171,7 +174,7 @@ def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -
 
 
 def find_blocks(model: nn.Module) -> set[str]:
-    """The names of the children of the outermost lists of modules."""
+    """The names of the blocks: the children of the outermost lists of modules."""
     lists = [
         name
         for name, module in model.named_modules()
@@ -186,19 +189,20 @@ def find_blocks(model: nn.Module) -> set[str]:
 
 
 def is_inside(name: str, outer: str) -> bool:
-    """Whether the module of one name lies within that of the other."""
+    """Whether the module `name` is the module `outer` or lies inside of it."""
     return not outer or name.startswith(f"{outer}.")
 
 
 def home(name: str, blocks: set[str]) -> str:
-    """The block in which a module lies, or the module itself."""
+    """The name of the block in which a module lies, or else of the module itself."""
     return next((block for block in blocks if name == block or is_inside(name, block)), name)
 
 
 def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dict[str, int]:
-    """How often each module is called for the first examples that reach it, in the order of calls.
+    """The number of calls of each module for the first examples that reach it, in the order of
+    calls.
 
-    Examples run until all modules were reached; one that none reaches is not among them.
+    Examples run until all modules were reached; a module that no example reaches is left out.
     """
     calls: dict[str, int] = {}
     order: list[str] = []
@@ -237,8 +241,8 @@ def _calls_of(
 
 @contextmanager
 def returning(module: nn.Module, outputs: Iterator[Any]) -> Iterator[None]:
-    """Inside, calling the module computes nothing and returns the next of `outputs`."""
-    own = dict(module.__dict__)  # Where wrappers put a `forward` of the instance.
+    """Inside, a call of the module computes nothing and returns the next of `outputs`."""
+    own = dict(module.__dict__)  # Wrappers set `forward` on the instance too.
     module.forward = lambda *_, **__: next(outputs)  # type: ignore[method-assign]
     try:
         yield
@@ -250,7 +254,7 @@ def returning(module: nn.Module, outputs: Iterator[Any]) -> Iterator[None]:
 
 @contextmanager
 def stopping(module: nn.Module, calls: int) -> Iterator[None]:
-    """Inside, the last of so many calls of the module raises `Finished` when it is done."""
+    """Inside, the last of `calls` calls of the module raises `Finished` when it is done."""
     left = calls
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
@@ -259,7 +263,7 @@ def stopping(module: nn.Module, calls: int) -> Iterator[None]:
         if not left:
             raise Finished
 
-    # Behind all other hooks, which still see the output.
+    # Last of all hooks, so that the others still see the output.
     handle = module.register_forward_hook(stop)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What calibration knows about the inputs of each weight, and how it is kept."""
+"""Calibration statistics of each weight."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Statistics(NamedTuple):
     """Means over all positions at which a weight of shape (out, in) was used.
 
     Attributes:
-        columns: of the inputs x: E[x xᵀ] (in, in), E[x²] (in,), or the Fisher information of the
-            weight's columns (in,); None for a look-up table.
-        rows: of the outputs: the share of look-ups of each row of a table, or E[g²] of the gradient
-            g of the loss with respect to the output (out,); None where it was not asked for.
-        count: positions; 0 for a module that nothing reached, such as one that only holds a weight
-            that others share and use.
-        notes: what a report must say of them, such as padding that counts; why nothing reached the
-            module, where nothing did.
+        columns: the moment of the inputs x, E[x xᵀ] (in, in) or E[x²] (in,), or the Fisher
+            information of the weight's columns (in,); None for a look-up table.
+        rows: the share of look-ups of each row of a table, or E[g²] of the gradient g of the loss
+            with respect to the output (out,); None if not collected.
+        count: the number of positions; 0 for a module that no example reaches, such as one that
+            only holds a weight for others.
+        notes: notes for a report, such as padding that counts, or why no example reaches the
+            module.
     """
 
     columns: Tensor | None
@@ -45,9 +45,9 @@ class Calibration:
     """The statistics of a model's weights on some data.
 
     Attributes:
-        statistics: by the name of the module that uses the weight. Modules that always have the
-            same input share their tensors.
-        source: what they come from: model and data as hashes, and what was collected.
+        statistics: those of each module that uses a weight, by its name. Modules that always have
+            the same input share their tensors.
+        source: hashes of the model and the data, and the kind of the statistics.
     """
 
     statistics: Mapping[str, Statistics] = field(repr=False)
@@ -57,7 +57,7 @@ class Calibration:
         """Write a safetensors file, whole or not at all; shared tensors are written once.
 
         Raises:
-            ValueError: statistics that could not be read again; `path` is of no file.
+            ValueError: statistics that `load` would refuse, or a `path` that names no file.
             OSError: the file cannot be written.
         """
         layers = {name: entry._asdict() for name, entry in self.statistics.items()}
@@ -78,12 +78,12 @@ class Calibration:
 def check_source(
     data: Calibration, wanted: Mapping[str, Any], names: Sequence[str], tables: Collection[str]
 ) -> None:
-    """Raise ValueError unless these statistics are of this model and of the kind that is wanted.
+    """Raise ValueError unless these statistics are of the wanted model and kind.
 
     Args:
-        wanted: `model`, `moment` and `outputs` of their source.
-        names: of the modules that need statistics.
-        tables: those of them whose statistics are those of look-ups: rows alone.
+        wanted: the `model`, `moment` and `outputs` that their source must have.
+        names: the modules that need statistics.
+        tables: those of them that are look-up tables, whose statistics are rows alone.
     """
     different = [name for name, value in wanted.items() if data.source.get(name) != value]
     if different:
@@ -110,7 +110,7 @@ def check_source(
 
 
 def _check_kind(name: str, entry: Statistics, wanted: Mapping[str, Any], is_table: bool) -> None:
-    """Raise ValueError unless the statistics of a module are what their source says they are."""
+    """Raise ValueError unless the statistics of a module have the shapes of their source's kind."""
     axes = 0 if is_table else 2 if wanted["moment"] == "full" else 1
     has_axes = 0 if entry.columns is None else entry.columns.ndim
     has_rows = is_table or wanted["outputs"]

@@ -1,4 +1,4 @@
-"""Statistics in a file, and what they must be to come from one."""
+"""Files of calibration statistics, and the checks of their contents."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from lowrank.model.contents import names_of
 FORMAT = 3
 # The fields of statistics that are tensors.
 PARTS = ("columns", "rows")
-# In which means are made; of others torch can compute next to nothing.
+# The dtypes of means; torch supports few operations on others.
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# Of characters of all notes on a layer, which a report prints.
+# The most characters of all notes on a layer, which a report prints.
 LONGEST = 2000
 # The fields of the statistics of each layer, by the layer's name.
 Layers = Mapping[str, Mapping[str, Any]]
 
 
 def save_statistics(path: Path, statistics: Layers, source: Mapping[str, Any]) -> None:
-    """Write a safetensors file, whole or not at all; tensors that several share are written once.
+    """Write a safetensors file, whole or not at all; tensors that several layers share are written
+    once.
 
     Raises:
-        ValueError: statistics that could not be read again, by the name of the layer.
+        ValueError: statistics that `load_statistics` would refuse; the text names the layer.
         OSError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -47,7 +48,7 @@ def save_statistics(path: Path, statistics: Layers, source: Mapping[str, Any]) -
 
 
 def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
-    """The statistics in such a file, and their source.
+    """The statistics in a file of `save_statistics`, and their source.
 
     Raises:
         ValueError: it is damaged or holds something else.
@@ -75,7 +76,7 @@ def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
 
 
 def _places(file: TensorFile) -> dict[str, dict[str, str]]:
-    """Which tensors each layer has."""
+    """The names of the tensors of each layer."""
     layers = file.header.fields("layers")
     found = {}
     for name in layers:
@@ -89,7 +90,7 @@ def _places(file: TensorFile) -> dict[str, dict[str, str]]:
 
 
 def check_said(name: str, entry: Mapping[str, Any]) -> None:
-    """Raise ValueError unless count and notes are those of statistics, and fit what there is."""
+    """Raise ValueError unless count and notes have allowed values and fit the tensors."""
     count, notes = entry["count"], entry["notes"]
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise ValueError(f"'{name}': count={count!r} must be a number of positions")
@@ -113,7 +114,7 @@ def check_said(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _check(name: str, entry: Mapping[str, Any]) -> None:
-    """Raise ValueError unless they are what calibration could have found."""
+    """Raise ValueError unless the tensors are values that a calibration can give."""
     check_said(name, entry)
     for part in PARTS:
         values = entry[part]

@@ -1,4 +1,4 @@
-"""Which positions of a batch are padding, as its masks have them."""
+"""Streams of positions in a batch, and the padding that its masks mark in them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from lowrank.calibration.arguments import has_decoder, runs_length_first
 from lowrank.calibration.masks import INVERTED, is_causal, is_mask, prefix_of, real_keys, visible
 
-# Arguments whose names begin so have other positions than those without such a beginning.
+# Prefixes of arguments whose positions differ from those of arguments without a prefix.
 APART = ("decoder", "tgt", "memory")
-# Those whose names begin so go with the masks that have none.
+# Prefixes of arguments to which the masks without a prefix apply.
 ALONG = ("input", "inputs", "token_type", "position", "encoder")
-IGNORED = -100  # The label of a position that no loss counts; as in `F.cross_entropy`.
+IGNORED = -100  # The label of a position that the loss ignores, as in `F.cross_entropy`.
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Positions that several tensors of a batch have.
+    """A sequence of positions that tensors of a batch have in common.
 
     Attributes:
-        prefix: what the names of its tensors begin with; empty for those without such a beginning.
-        mask: the argument that says which of its positions are padding.
-        real: bool (batch, length), on the CPU.
+        prefix: the prefix of the names of its tensors; may be empty.
+        mask: the argument that marks its padding.
+        real: bool (batch, length), on the CPU; False at padding.
     """
 
     prefix: str
@@ -44,17 +44,17 @@ class Stream:
 
 @dataclass
 class Reading:
-    """A batch as its masks have it.
+    """The arguments of a batch with the streams of positions found in its masks.
 
     Attributes:
         arguments: its tensors by the names of the model's arguments, scalars left out.
-        batch: how many examples there are.
-        turned: whether tensors that are no masks have the length first and the batch on axis 1.
-        is_sure: whether that can be known.
-        model: that they are for.
-        streams: by prefix.
-        taken: the masks that were taken for padding.
-        unread: masks that hide something and were not taken for padding.
+        batch: the number of examples.
+        turned: whether tensors other than masks have shape (length, batch, …).
+        is_sure: whether `turned` is certain.
+        model: the model that takes the arguments.
+        streams: the streams, by prefix.
+        taken: the masks used as padding masks.
+        unread: masks that hide positions but were not used as padding masks.
     """
 
     arguments: Mapping[str, Tensor]
@@ -68,21 +68,21 @@ class Reading:
 
     @cached_property
     def decodes(self) -> bool:
-        """Whether the model has a decoder beside an encoder."""
+        """Whether the model has both an encoder and a decoder."""
         return has_decoder(self.model)
 
     @property
     def others(self) -> list[Tensor]:
-        """The tensors that are no masks."""
+        """The tensors other than masks."""
         return [tensor for name, tensor in self.arguments.items() if not is_mask(name)]
 
     @property
     def padded(self) -> list[Stream]:
-        """The streams of which something is padding."""
+        """The streams that hold padding."""
         return [stream for stream in self.streams.values() if stream.is_padded]
 
     def stream_of(self, name: str) -> Stream | None:
-        """The stream of an argument; None where no mask says anything about its positions."""
+        """The stream of an argument; None if no mask applies to its positions."""
         for prefix, stream in self.streams.items():
             if prefix and begins(name, prefix):
                 return stream
@@ -98,14 +98,15 @@ class Reading:
         return free[0] if len(free) == 1 else None
 
     def could_be_of(self, name: str) -> Stream | None:
-        """The stream that an argument may go with, though nothing but its length says so."""
+        """The stream that an argument may belong to if their lengths are equal; None if none."""
         if any(begins(name, prefix) for prefix in (*APART, "encoder")):
             return None
         return None if self._goes_along(name) else self.streams.get("")
 
     def _goes_along(self, name: str) -> bool:
-        """Whether an argument has the positions of the masks without a prefix, by more than its
-        length, which features of another kind can have by chance."""
+        """Whether an argument has the positions of the masks without a prefix. Its length alone
+        does not decide, since features of another kind may have the same length.
+        """
         tensor = self.arguments.get(name)
         main = (getattr(self.model, "main_input_name", None), next(self._inputs, None))
         return (
@@ -120,7 +121,7 @@ class Reading:
         return (name for name in self.arguments if not is_mask(name))
 
     def is_pairwise(self, mask: Tensor) -> bool:
-        """Whether a mask is one of (queries, keys) for all examples, such as a causal one."""
+        """Whether a mask is (queries, keys) and shared by all examples, such as a causal mask."""
         if mask.ndim != 2:
             return mask.ndim > 2 and mask.shape[:-2].numel() == 1
         rows, columns = mask.shape
@@ -138,7 +139,7 @@ class Reading:
 
 
 def read(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading | None:
-    """The streams of a batch; None if nothing in it says anything about padding.
+    """The streams of a batch; None if no argument marks padding.
 
     Args:
         arguments: the tensors among the named arguments of the model.
@@ -159,7 +160,7 @@ def read(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading | None:
 
 
 def _layout(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading:
-    """A reading of which the streams are yet to be found."""
+    """A reading whose streams are still empty."""
     reading = partial(Reading, arguments, model)
     shapes = [tensor.shape for name, tensor in arguments.items() if not is_mask(name)]
     known = {n: t for n, t in arguments.items() if prefix_of(n) is not None and t.ndim > 1}
@@ -177,7 +178,7 @@ def _layout(model: nn.Module, arguments: Mapping[str, Tensor]) -> Reading:
 
 
 def _read_mask(reading: Reading, name: str, mask: Tensor) -> None:
-    """Add what a mask says to a reading."""
+    """Add the stream of a mask to a reading, or the mask to its unread ones."""
     prefix, shown = prefix_of(name), visible(name, mask)
     if prefix is None or shown is None:
         hides = shown is None or bool((mask == 0).any())
@@ -185,11 +186,11 @@ def _read_mask(reading: Reading, name: str, mask: Tensor) -> None:
         return
     if not _says_padding(reading, name, mask, shown):
         hides = not bool(shown.reshape(-1, shown.shape[-1]).any(dim=0).all())
-        # A causal mask and the padding of sentences of 1, 2, 3, … tokens can be the same.
+        # A causal mask equals the padding mask of sentences with 1, 2, 3, … tokens.
         looks_so = mask.ndim == 2 and len(mask) == reading.batch
         reading.unread += [name] if hides or (looks_so and not bool(shown.all())) else []
         return
-    real = real_keys(shown).cpu()  # Where it is read row by row.
+    real = real_keys(shown).cpu()  # Here a mask is read row by row.
     source = reading.streams.get("src")
     if prefix == "memory" and "memory" not in reading.arguments and source is not None:
         prefix = "src"
@@ -201,7 +202,7 @@ def _read_mask(reading: Reading, name: str, mask: Tensor) -> None:
 
 
 def _says_padding(reading: Reading, name: str, mask: Tensor, shown: Tensor) -> bool:
-    """Whether a mask has an entry for each example, and not for each query."""
+    """Whether the first axis of a mask is that of the examples and not that of the queries."""
     if mask.ndim == 1 or len(mask) != reading.batch:
         return False
     if mask.ndim > 2 or name.endswith(INVERTED) or mask.shape[0] != mask.shape[1]:
@@ -210,5 +211,5 @@ def _says_padding(reading: Reading, name: str, mask: Tensor, shown: Tensor) -> b
 
 
 def begins(name: str, prefix: str) -> bool:
-    """Whether a name is the prefix, or begins with it and an underscore."""
+    """Whether a name equals the prefix or begins with it and an underscore."""
     return name == prefix or (bool(prefix) and name.startswith(f"{prefix}_"))

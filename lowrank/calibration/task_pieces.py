@@ -1,4 +1,4 @@
-"""The examples of a task without padding."""
+"""Pieces of a task's batches, without padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def task_pieces(
     task: Task, split: Split, batch_size: int, shuffle_seed: int | None, examples: int
 ) -> Iterator[list[Piece]]:
-    """Each batch of a task as the pieces in which it runs without padding.
+    """The pieces of each batch of a task, without padding.
 
     Args:
         examples: how many, from the first on.
@@ -39,17 +39,18 @@ def unpadded_batches(
     shuffle_seed: int | None = None,
     examples: int | None = None,
 ) -> Iterator[list[Piece]]:
-    """Each batch of a task as one piece, or where it has padding as pieces of one example, which
-    batches of one hold without padding.
+    """The pieces of each batch of a task: one piece, or, if the batch has padding, one piece for
+    each example, which the task gives without padding in batches of one.
 
-    What is still padded runs so, and the layers whose positions are those of an input leave it out.
+    Examples that are padded even alone run with their padding; layers whose positions are those of
+    an input leave it out.
 
     Raises:
         ValueError: everything in a batch is padding.
     """
     left = len(split) if examples is None else examples
     singles = map(Batch.trainable, split.batches(1, shuffle_seed))
-    done = taken = 0  # Examples that were given, and those that `singles` has passed.
+    done = taken = 0  # Examples yielded, and examples that `singles` has passed.
     batches = map(Batch.trainable, split.batches(batch_size, shuffle_seed))
     for number, batch in enumerate(batches):
         _check_real(task, batch, number)
@@ -80,7 +81,9 @@ def _check_real(task: Task, batch: Batch, number: int) -> None:
 
 
 def joined(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
-    """Examples that came alone in pieces of up to so many of one shape; the others as they are."""
+    """Pieces in which single examples of equal shapes are joined, up to `most` in each; other
+    pieces stay as they are.
+    """
     waiting: dict[Any, list[Piece]] = {}
     for piece in pieces:
         if piece.examples > 1 or piece.batch.real:
@@ -100,7 +103,7 @@ def _as_one(pieces: list[Piece]) -> Piece:
 
 
 def _alone(task: Task, singles: Iterable[Batch], number: int) -> list[Piece]:
-    """Examples alone, those that are all padding left out."""
+    """Pieces of one example, without the examples that hold padding alone."""
     pieces = [Piece(batch.whole(), 1, number) for batch in singles if not batch.is_empty]
     if not pieces:
         raise ValueError(

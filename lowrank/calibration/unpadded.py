@@ -1,10 +1,9 @@
-"""Padding is taken away before the model runs, so that whatever a layer is given is real.
+"""Removal of padding before the model runs, so that layers get real positions only.
 
-A batch that has padding runs in pieces: examples alone, or those of which the same positions are
-real together, each tensor cut to these. What a model makes of positions, such as experts that are
-given some of them or a convolution that skips some, then needs no mask. Where a batch cannot be
-cut, its examples run whole, and the layers whose positions are those of the mask leave padding out
-themselves.
+A batch with padding runs in pieces: single examples, or examples with the same real positions, each
+tensor cut to these positions. No mask is then needed inside the model, where experts see some of
+the positions and a strided convolution skips some. If a batch cannot be cut, its examples run
+whole, and the layers whose positions are those of the mask leave padding out.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from lowrank.calibration.streams import Reading, read
 from lowrank.model.batch import Batch
 from lowrank.model.nested import tensors, with_tensors
 
-# Of each stream by its prefix, the first real position and how many there are.
+# The first real position and the number of real positions of each stream, by its prefix.
 Spans = Mapping[str, tuple[int, int]]
 
 UNREAD = "the argument {} was not taken for padding"
 
 
 def unpadded(model: nn.Module, batch: Batch, number: int, alone: bool) -> list[Piece]:
-    """The pieces in which a batch runs: the batch itself where nothing in it is padding.
+    """The pieces in which a batch runs; a batch without padding is one piece.
 
-    An example of which nothing is real is in none of them.
+    An example that holds padding alone is left out.
 
     Args:
-        number: of the batch, from 0.
-        alone: whether also examples of which the same positions are real run apart.
+        number: the number of the batch, from 0.
+        alone: whether examples with the same real positions run apart too.
 
     Raises:
-        ValueError: everything in it is padding.
+        ValueError: the batch holds padding alone.
     """
     arguments = named(model, batch)
     reading = read(model, {n: v for n, v in arguments.items() if isinstance(v, Tensor)})
@@ -56,7 +55,7 @@ def unpadded(model: nn.Module, batch: Batch, number: int, alone: bool) -> list[P
     alike: dict[Any, list[int]] = {}
     for row in rows:
         spans = spans_of(reading, row) if can_cut else None
-        # One that runs whole although something of it is padding has positions of its own.
+        # An example that runs whole with its padding has its own real positions.
         is_own = alone or (spans is None and not all_real(reading, row))
         alike.setdefault(row if is_own else str(spans), []).append(row)
     pieces = []
@@ -71,8 +70,9 @@ def unpadded(model: nn.Module, batch: Batch, number: int, alone: bool) -> list[P
 def part_of(
     reading: Reading, arguments: Mapping[str, Any], rows: list[int], spans: Spans | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Examples of which the same positions are real, as named arguments, and which positions of
-    these are real, where they run with padding."""
+    """The named arguments of examples with the same real positions, and their real positions if
+    they run with padding.
+    """
     index = torch.tensor(rows)
     part = partial(part_of_tensor, reading, rows=index, spans=spans)
     values = {n: with_tensors(value, partial(part, n)) for n, value in arguments.items()}
@@ -81,7 +81,7 @@ def part_of(
 
 
 def real_rows(reading: Reading, number: int) -> list[int]:
-    """The examples of which something is real in every stream.
+    """The examples with a real position in every stream.
 
     Raises:
         ValueError: there are none.
@@ -92,16 +92,16 @@ def real_rows(reading: Reading, number: int) -> list[int]:
         masks = " and ".join(stream.mask for stream in reading.padded)
         raise ValueError(
             f"calibration batch {number} is all padding by {masks}, in which no position of any "
-            "example is real: leave it out, or check which value stands for padding"
+            "example is real: leave it out, or check which value marks padding"
         )
     return rows
 
 
 def can_be_cut(reading: Reading, arguments: Mapping[str, Any]) -> bool:
-    """Whether the padding of single examples can be cut off.
+    """Whether the padding of an example can be cut off.
 
     Raises:
-        Whole: the batch cannot be taken apart by examples.
+        Whole: the batch cannot be divided into examples.
     """
     if not reading.is_sure:
         raise Whole
@@ -115,12 +115,12 @@ def can_be_cut(reading: Reading, arguments: Mapping[str, Any]) -> bool:
                 continue
             if not is_mask(name) and name != COUNTED:
                 followed |= {stream.prefix for stream in axes.cut.values()}
-    # A mask that no input goes with is of positions that the model makes.
+    # A mask that applies to no input is for positions that the model makes itself.
     return clear and all(stream.prefix in followed for stream in reading.padded)
 
 
 def spans_of(reading: Reading, row: int) -> Spans | None:
-    """The spans of an example, or None if padding lies between real positions."""
+    """The span of real positions in each stream of an example; None if padding lies inside."""
     spans = {}
     for prefix, stream in reading.streams.items():
         real = stream.real[row].nonzero().flatten()
@@ -132,14 +132,14 @@ def spans_of(reading: Reading, row: int) -> Spans | None:
 
 
 def all_real(reading: Reading, row: int) -> bool:
-    """Whether nothing of an example is padding."""
+    """Whether an example holds no padding."""
     return all(bool(stream.real[row].all()) for stream in reading.padded)
 
 
 def part_of_tensor(
     reading: Reading, name: str, tensor: Tensor, *, rows: Tensor, spans: Spans | None
 ) -> Tensor:
-    """Some examples of a tensor, each cut to its span, or whole if that is None."""
+    """The examples `rows` of a tensor, cut to `spans`; whole if that is None."""
     try:
         axes = axes_of(reading, name, tensor)
     except Unclear as error:
@@ -155,7 +155,7 @@ def part_of_tensor(
 
 
 def real_of(reading: Reading, rows: Tensor) -> dict[str, Tensor]:
-    """Which positions of some examples are real, by the mask or the tensor that has them."""
+    """The real positions of the examples `rows`, by the name of their mask or tensor."""
     found = {stream.mask: stream.real[rows] for stream in reading.streams.values()}
     like = next(iter(found.values()))
     for name, tensor in reading.arguments.items():

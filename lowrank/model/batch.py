@@ -1,4 +1,4 @@
-"""Examples that a model runs together, with what is right for them and which positions are real."""
+"""Batches: the inputs of examples that a model runs together, their targets and real positions."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class Batch:
             self._check_real(place, real)
 
     def __len__(self) -> int:
-        """How many examples: the first axis of the first input that has one."""
+        """The number of examples: the length of the first tensor's first axis."""
         return next((len(tensor) for tensor in tensors(self.inputs) if tensor.ndim), 1)
 
     @property
     def only(self) -> Any:
-        """The input of a model that takes one."""
+        """The only input, of a model that takes one."""
         (value,) = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
         return value
 
     @property
     def is_padded(self) -> bool:
-        """Whether some position is padding."""
+        """Whether any position is padding."""
         return not all(bool(real.all()) for real in self.real.values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of some input is real."""
+        """Whether all positions of an input are padding."""
         return any(not bool(real.any()) for real in self.real.values())
 
     def run(self, model: nn.Module) -> Any:
@@ -67,7 +67,7 @@ class Batch:
         return called(model, self.inputs)
 
     def fresh(self) -> Batch:
-        """The same examples with inputs of their own, into which a model may write."""
+        """The batch with copies of its inputs, into which a model may write."""
         return replace(self, inputs=fresh(self.inputs))
 
     def first(self, count: int) -> Batch:
@@ -75,7 +75,7 @@ class Batch:
         return self._with(lambda part: first_of(part, count))
 
     def trainable(self) -> Batch:
-        """The batch with copies of what was made in inference mode, which no graph can take in."""
+        """The batch with copies of tensors made in inference mode, which autograd refuses."""
         whole = tensors([self.inputs, self.targets])
         if not any(tensor.is_inference() for tensor in whole):
             return self
@@ -87,9 +87,9 @@ class Batch:
         return shapes((self.inputs, self.targets, dict(self.real)))
 
     def whole(self) -> Batch:
-        """The batch with the positions of every input in `real`, where one has padding.
+        """The batch with an entry in `real` for every input, if any input has padding.
 
-        Of an input that says nothing all are real.
+        All positions of an input without an entry are real.
         """
         if not self.is_padded:
             return replace(self, real={})
@@ -120,6 +120,6 @@ class Batch:
 
 
 def together(batches: Sequence[Batch]) -> Batch:
-    """The examples of several batches of one structure and shape as one batch."""
+    """One batch of the examples of several batches with equal structure and shapes."""
     parts = [(batch.inputs, batch.targets, dict(batch.real)) for batch in batches]
     return Batch(*map(joined, zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""Tensors in nested tuples, lists and mappings, by their places."""
+"""Tensors in nested tuples, lists and mappings, each with its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a value that is no container, with its place: ``input_ids``, ``[1]``."""
+    """The leaves of nested containers, each with its place, such as ``input_ids`` or ``[1]``."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from leaves(part, f"{place}.{key}" if place else str(key))
@@ -32,7 +32,7 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        changed: Any = copy.copy(value)  # Some are of classes that are not made from a mapping.
+        changed: Any = copy.copy(value)  # Some classes of mappings cannot be made from a mapping.
         for key, part in value.items():
             changed[key] = with_tensors(part, change)
         return changed
@@ -44,7 +44,7 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def fresh(value: Any) -> Any:
-    """A value with copies of its tensors, for a model may write into those that it is given."""
+    """A value with copies of its tensors, since a model may write into its inputs."""
     return with_tensors(value, torch.clone)
 
 

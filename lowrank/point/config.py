@@ -1,4 +1,4 @@
-"""The objects that a point is made of, as the config of its record."""
+"""Configs of the objects of a point, as its record holds them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import torch
 
 
 def described(value: Any, place: str) -> Any:
-    """A value as plain data that says how to make it again, as a config does.
+    """A value as plain data from which it can be made again, like a config.
 
-    A dataclass is the path of its class (``_target_``) and its fields, a class or a function its
-    path alone (``_partial_``), one with some of its arguments (`functools.partial`) both.
+    A dataclass becomes the path of its class (``_target_``) and its fields; a class or a function
+    becomes its path with ``_partial_``; a `functools.partial` becomes path, ``_partial_`` and its
+    arguments.
 
     Args:
         place: where the value is, for errors.
 
     Raises:
-        ValueError: a value in it is none of these and no plain data; the text names its place.
+        ValueError: a value inside is none of these and no plain data; the text names its place.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -57,7 +58,7 @@ def described(value: Any, place: str) -> Any:
 
 
 def _path(named: Any) -> str:
-    """Where a class or a function is found: in the package of its module, if that exports it."""
+    """The path of a class or a function: in the package of its module, if that exports it."""
     module, name = named.__module__, named.__qualname__
     package = module.rpartition(".")[0]
     if package and vars(importlib.import_module(package)).get(name) is named:

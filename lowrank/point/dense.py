@@ -1,4 +1,4 @@
-"""The dense model that the points of one task share, and its measures."""
+"""Dense models and their measures, which the points of one task share."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lowrank.recovery import Recovery
 from lowrank.tasks import Task
 
 Settings = Mapping[str, Any]
-# What the dense model's measures depend on.
+# The settings on which the dense model's measures depend.
 BASELINE = ("task", "recovery", "measure", "seed", "threads")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The dense model that a compressed one is set beside.
+    """The measured dense model with which a compressed one is compared.
 
     Attributes:
-        measured: after the recovery of the compressed model, if it changes the dense one too.
+        measured: its measures; after the recovery, if that changes the dense model too.
         before_recovery: the record's field "dense_before_recovery", if there is such a recovery.
     """
 
@@ -39,7 +39,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A task as its dense model is drawn; two are the same where their configurations are.
+    """A task as configured for its dense model; two are equal if their configurations are.
 
     Attributes:
         text: the configuration (JSON).
@@ -53,13 +53,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Question:
-    """Which dense model is measured, and how; two are the same where their texts are.
+    """A dense model and the way to measure it; two questions are equal if their texts are.
 
     Attributes:
-        text: the settings that its measures depend on (JSON).
-        drawn: the task that it is the model of.
-        task: the task that it is recovered on.
-        recovery: None where the dense model gets none.
+        text: the settings on which its measures depend (JSON).
+        drawn: the task whose model it is.
+        task: the task on which it is recovered.
+        recovery: None if the dense model is not recovered.
         without: the text of the question without a recovery.
     """
 
@@ -76,11 +76,11 @@ def question(
 ) -> Question:
     """The question for the dense model of a point.
 
-    No recovery changes it, and no seed that only a recovery draws with, unless the dense model is
-    recovered too.
+    It does not depend on the recovery, nor on a seed that only the recovery uses, unless the dense
+    model is recovered too.
 
     Args:
-        config: of the point, with the fields `BASELINE`.
+        config: the config of the point, with the fields `BASELINE`.
     """
     own = {name: config[name] for name in BASELINE}
     seeded = with_seed(config["task"], config["task"]["seed"] if task.draws_model else 0)
@@ -91,10 +91,10 @@ def question(
     return Question(without, drawn, drawn.task, measure, None, without)
 
 
-# The points of one dense model follow each other. Two large ones would not fit beside them.
+# Points with the same dense model follow each other, and two large models may not fit into memory.
 @functools.lru_cache(maxsize=1)
 def dense_model(drawn: Drawn) -> nn.Module:
-    """The trained dense model of a task; not to be changed."""
+    """The trained dense model of a task; it is shared and must not be changed."""
     return unchanging(drawn.task.model())
 
 
@@ -108,7 +108,7 @@ def dense_macs(drawn: Drawn) -> Mapping[str, int]:
     return layer_macs(dense_model(drawn), drawn.task.example(1))
 
 
-# As it is, and recovered.
+# Without a recovery and with it.
 @functools.lru_cache(maxsize=2)
 def dense_baseline(of: Question) -> Baseline:
     """The measured dense model."""
@@ -133,18 +133,20 @@ def _classes(value: Any) -> Iterator[type]:
 
 
 def with_seed(task: Settings, seed: int) -> dict[str, Any]:
-    """The settings of a task with one seed for all that it draws; what it does not draw stays."""
+    """The settings of a task with one seed for all its draws; a calibration split without a seed is
+    not drawn.
+    """
     drawn = {"calibration_seed": seed} if task.get("calibration_seed") is not None else {}
     return {**task, "seed": seed, **drawn}
 
 
 def text(config: Any) -> str:
-    """`config` as a key of a cache."""
+    """`config` as text, the key of a cache."""
     return json.dumps(config, sort_keys=True)
 
 
 def _with_seeds_of(task: Task, config: Settings) -> Task:
-    """A task with the seeds of a config; itself where it has them."""
+    """A task with the seeds of a config; the task itself if it has these seeds."""
     names = [name for name in ("seed", "calibration_seed") if name in config]
     seeds = {name: config[name] for name in names if getattr(task, name) != config[name]}
     return dataclasses.replace(task, **seeds) if seeds else task  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""All measures of one comparison, in the form of a record."""
+"""The measures of a dense and a compressed model, in the form of a record."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Measured:
     Attributes:
         values: quality on the test split, sizes, MACs and peak memory of one example, and scores
             on the tasks of the harness, by name.
-        outputs: on the test split; see `Evaluation`.
-        metrics: what those of them mean that say how good it is; by the first the task judges.
-        undefined: measures that it has not, each with the reason; see `Evaluation`.
-        layer_macs: of one example, by the name of the module.
+        outputs: its outputs on the test split; see `Evaluation`.
+        metrics: the names, units and directions of its quality measures; the first is the primary
+            one.
+        undefined: measures without a value, each with the reason; see `Evaluation`.
+        layer_macs: the MACs of one example, by the name of the module.
     """
 
     model: nn.Module = field(repr=False)
@@ -64,12 +65,12 @@ def measure(
 
     Args:
         dense: the measured dense model, to measure the agreement with it.
-        counted: what `lowrank.measure.layer_macs` says of the model, if that is known.
+        counted: the result of `lowrank.measure.layer_macs` for the model, if known.
 
     Raises:
-        ValueError: the model gives outputs that are not finite (see `evaluate`), there are harness
-            tasks and the task has no language model, or, for a dense model, the memory will not do
-            for it and a compressed one (see `check_room`).
+        ValueError: outputs that are not finite (see `evaluate`); harness tasks for a task without a
+            language model; or, for a dense model, too little memory for it and a compressed one
+            (see `check_room`).
     """
     settings = settings.of(task)
     assert settings.batch_size is not None
@@ -114,19 +115,19 @@ def compare(
     task: Task,
     settings: MeasureSettings,
 ) -> dict[str, Any]:
-    """The parts of a record that set two models side by side, and those they are made of.
+    """The parts of a record that compare two models, and their measures.
 
     Args:
-        result: what the compression did to the model that `compressed` measures.
+        result: the result of the compression whose model `compressed` measures.
 
     Returns:
         "metrics" (each the fields of a `Metric`), "dense", "dense_dtype" (see `stored_dtype`),
-        "compressed", "ratios" and "latency" (one entry
-        for each batch size; without a speedup where every compressed layer runs as a dense matrix);
-        "undefined", why measures are left out, where a model has no finite value of one.
-        Where models are optimised, an entry of latency has the "kernels" in a line, and "execution"
-        has the plan for each batch size; if kernels change more than rounding does, also the
-        "quality" of the model that was timed.
+        "compressed", "ratios" and "latency" (one entry for each batch size; without a speedup where
+        every compressed layer runs as a dense matrix); "undefined" gives the reason for each
+        measure that is left out because a model has no finite value of it. If models are optimised,
+        an entry of latency has the "kernels" as one line, and "execution" has the plan for each
+        batch size; if kernels change more than rounding does, it also has the "quality" of the
+        timed model.
     """
     settings = settings.of(task)
     timed = [
@@ -153,7 +154,7 @@ def _timed(
     batch_size: int,
     settings: MeasureSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The latency of a dense and a compressed model, and how that was run, as parts of a record."""
+    """The parts of a record with the latency of both models and the plan of their execution."""
     (dense, model), example, run_by, kernels = models, task.example(batch_size), {}, {}
     runs_dense = _run_dense(layers)
     chosen = settings.kernels
@@ -175,19 +176,20 @@ def _timed(
 
 
 def _run_dense(layers: Sequence[LayerReport]) -> bool:
-    """Whether layers, as they are, run as dense matrices: the work that they did before."""
+    """Whether all layers run as dense matrices, the same work as before compression."""
     return all(layer.kernel == "dense" for layer in layers)
 
 
 def ratios(
     dense: Mapping[str, float], compressed: Mapping[str, float], layers: Sequence[LayerReport]
 ) -> dict[str, float | None]:
-    """Dense over compressed, above 1 is better: of the whole model, then of the compressed layers.
+    """The ratios dense / compressed, better above 1, of the whole model and of the compressed
+    layers.
 
-    "body_compression_ratio" is that of the whole model without embedding tables and output head
-    (see `body_bytes`), "theoretical_speedup" the ratio of MACs and "trainable_ratio" that of
-    trainable parameters, each None where one of the models has none. "layers_bits_per_weight" is no
-    ratio to the dense model: all stored bits of the compressed layers over their weights.
+    "body_compression_ratio" leaves out embedding tables and the output head (see `body_bytes`),
+    "theoretical_speedup" is the ratio of MACs, "trainable_ratio" that of trainable parameters; each
+    is None if one of the models has none. "layers_bits_per_weight" is no ratio to the dense model:
+    it is the number of stored bits of the compressed layers over the number of their weights.
 
     Raises:
         ValueError: no layer was compressed.

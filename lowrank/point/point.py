@@ -1,4 +1,4 @@
-"""One measured point: a task's model compressed by one method and measured against itself."""
+"""One measured point: a task's model compressed by one method and compared with the dense model."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from lowrank.records.checks import is_number
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.tasks import Task
 
-# From here on numpy, the narrowest of the generators, takes no seed.
+# The first seed that is too large for numpy; other generators take larger ones.
 SEED_LIMIT = 2**32
-# The fields of a config that name its parts in tables.
+# The fields of a config with the names of its parts in tables.
 LABELS = ("method_name", "norm_name", "recovery_name")
 # Which models stay in the folder that they are saved into.
 
@@ -66,30 +66,32 @@ def measure_point(
     save: str | Path | None = None,
     keep: best.Keep = "all",
 ) -> dict[str, Any]:
-    """Compress a task's model, measure it beside the dense one, and make that a record.
+    """The record of one point: compress a task's model and measure it beside the dense one.
 
-    The dense model is made and measured once for the points of one task that follow each other.
-    `lowrank.records.store.save` writes the record into a folder, whose records reports read.
+    The dense model is made and measured once for consecutive points of one task.
+    `lowrank.records.store.save` writes the record into a folder, from which reports read it.
 
     Args:
-        method, norm, where, values: as of `compress`; the identity norm if none is given. Norms
+        method, norm, where, values: see `compress`; the norm is the identity if not given. Norms
             that need data are calibrated on the task.
-        recovery: what follows the compression; nothing if not given.
-        measure: what is measured; the defaults of `MeasureSettings` if not given.
-        seed: of all generators, from 0 to 2^32 - 1. A task and a method have seeds of their own.
-        threads: of the CPU; as many as torch takes if not given.
-        config: what the record says of how it was made, as a sweep has composed it; if not given,
-            what the objects say themselves. Its labels are the names in tables.
-        save: the folder where the compressed model is kept, as it was measured; the record names
-            the file ("model_file"), and `lowrank.load` reads it.
-        keep: which models stay there: ``all``, or ``best``, for which the quality on the validation
-            split is measured too ("validation"). `lowrank.records.store.save` then lets, of the
-            points that compete, only the best keep its model; see `lowrank.records.best`.
+        recovery: the recovery after compression; none if not given.
+        measure: the settings of the measures; the defaults of `MeasureSettings` if not given.
+        seed: the seed of all generators, from 0 to 2^32 - 1. A task and a method have their own
+            seeds.
+        threads: CPU threads; torch's default if not given.
+        config: the config of the record, as a sweep composes it; made from the objects if not
+            given. Its labels are the names in tables.
+        save: the folder into which the measured compressed model is saved; the record names the
+            file ("model_file"), and `lowrank.load` reads it.
+        keep: the models that stay there: ``all`` or ``best``. For ``best`` the quality on the
+            validation split is measured too ("validation"), and `lowrank.records.store.save` keeps
+            the model of the best of the competing points only; see `lowrank.records.best`.
 
     Raises:
         MissingExtra: `threads` without threadpoolctl; it is in the extra ``sweep``.
-        ValueError: as `compress`, `Recovery.recover` and `lowrank.point.measure`; an argument of
-            another kind; or, without `config`, one that does not say how to make it again.
+        ValueError: the errors of `compress`, `Recovery.recover` and `lowrank.point.measure`; an
+            argument of another kind; or, without `config`, an object that cannot be written as a
+            config.
     """
     measured_how, recovery = measure or MeasureSettings(), recovery or NoRecovery()
     check_is("task", task, Task, "lowrank.tasks.ImageClassification(...)")
@@ -134,7 +136,7 @@ def measure_point(
             compressed = approximated(
                 dense, method, select, example, norms, data, values=values, counts_macs=False
             )
-        # After the compression, so that a hyperparameter that does not fit is found at once.
+        # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
             recovered = recovery.recover(compressed.model, task)
@@ -144,7 +146,7 @@ def measure_point(
         if keep == "best":
             size = measured_how.of(task).batch_size
             with timing(timings, "validate_s"):
-                # Before the test split, and of it the measures alone: outputs take memory.
+                # Before the test split is evaluated, and without the outputs, to save memory.
                 quality = evaluate(compressed.model, task, "validation", size).metrics
             validated = {best.FIELD: quality}
         with timing(timings, "evaluate_s"):
@@ -198,7 +200,7 @@ def _keep(model: nn.Module, folder: Path, key: str) -> str:
 
 
 def check_labels(allocation: Allocation, what: str) -> None:
-    """Check what a method says of its place in tables and figures.
+    """Check the level and the family of a method, which place it in tables and figures.
 
     Raises:
         ValueError: a level that is no number, or a family that is no name.
@@ -214,7 +216,7 @@ def check_labels(allocation: Allocation, what: str) -> None:
 
 
 def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, str]:
-    """The labels of a point that nobody named."""
+    """The labels of a point without a config: the names of its classes."""
     own = "identity" if isinstance(norm, IdentityNorms) else type(norm).__name__
     return {
         "method_name": method.__name__,
@@ -248,10 +250,10 @@ def computing(seed: int, threads: int | None) -> Iterator[None]:
 
 
 def _limited(threads: int | None) -> AbstractContextManager[Any]:
-    """Let all that computes on the CPU use so many threads."""
+    """Inside, all libraries use `threads` threads of the CPU."""
     if threads is None:
         return nullcontext()
-    # Not at the top: who says nothing of threads does without it.
+    # Imported here, since only a number of threads needs it.
     from threadpoolctl import threadpool_limits
 
     limits = threadpool_limits(limits=threads)
@@ -261,7 +263,7 @@ def _limited(threads: int | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
-    """Put the seconds that the block takes under `name`."""
+    """Store the seconds that the block takes in `timings` under `name`."""
     started = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - started

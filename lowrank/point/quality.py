@@ -1,4 +1,4 @@
-"""How well a model does its task, and how far it agrees with the dense model."""
+"""Quality of a model on its task, and its agreement with the dense model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from lowrank.tasks.task import LOSS
 if TYPE_CHECKING:
     from lowrank.tasks.task import SplitName, Task
 
-# Outputs that take more bytes are not kept: the logits of a language model on a test split would
-# fill any memory.
+# Larger outputs are not kept: the logits of a language model on a test split would fill any memory.
 KEPT_BYTES = 2**30
 
 
@@ -32,12 +31,12 @@ class Evaluation:
     """The quality of a model on one split.
 
     Attributes:
-        metrics: the task's own, "loss" (mean over the predictions), and with a reference how far
-            the two models agree, by name, as means over the predictions: see `Task.agreement`.
-        outputs: by batch what the model gives, on the CPU; see `Task.forward`. A list where it
-            takes at most `KEPT_BYTES`, else made again whenever it is gone through.
-        undefined: measures that have no value on this data that a record holds, which `metrics`
-            lacks, each with the reason.
+        metrics: by name, the task's metrics, "loss" (mean over the predictions) and, if there is a
+            reference, the measures of `Task.agreement` as means over the predictions.
+        outputs: the outputs of each batch, on the CPU; see `Task.forward`. A list of at most
+            `KEPT_BYTES`, or else a `Rerun`, which computes them in each iteration.
+        undefined: measures that `metrics` lacks because these data do not define them, or because
+            their value is too large, each with the reason.
     """
 
     metrics: dict[str, float]
@@ -47,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a model gives on a split by batch, made by running the model again."""
+    """The outputs of a model on a split by batch, computed again in each iteration."""
 
     model: nn.Module
     task: Task
@@ -56,7 +55,8 @@ class Rerun:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.task.split(self.split).batches(self.batch_size):
-            # Entered and left between two steps, for whoever goes through this has its own.
+            # Entered and left in each step, since the caller has contexts of its own between two
+            # steps.
             with evaluating(self.model), torch.inference_mode():
                 outputs = self.task.forward(self.model, batch)
             yield outputs
@@ -71,12 +71,12 @@ def evaluate(
 ) -> Evaluation:
     """Run a model over a whole split of a task, in evaluation mode.
 
-    Every prediction counts the same, those of a short last batch too.
+    All predictions have equal weight, also in a shorter last batch.
 
     Args:
         split: train, calibration, validation or test.
-        batch_size: examples that run at once; what suits the task's outputs if not given.
-        reference: `outputs` of the dense model on the same split with the same `batch_size`. If
+        batch_size: examples that run at once; the task's own (`Task.batch_sizes`) if not given.
+        reference: the `outputs` of the dense model on the same split with the same `batch_size`; if
             given, agreement is measured too.
 
     Raises:
@@ -108,10 +108,10 @@ def evaluate(
 
 
 class Tally:
-    """What a model's quality comes from, added up over the batches of a split.
+    """The sums behind a model's quality, over the batches of a split.
 
     Attributes:
-        examples: how many there were.
+        examples: the number of examples so far.
     """
 
     def __init__(self, task: Task) -> None:
@@ -122,7 +122,7 @@ class Tally:
         self.examples = 0
 
     def add(self, outputs: Any, batch: Batch, dense: Any | None) -> None:
-        """Count a batch, and with what the dense model gives on it how far the two agree."""
+        """Add a batch, and the agreement with the outputs `dense` if they are given."""
         targets = batch.targets
         self.examples += len(batch)
         self.task.count(self.metrics, outputs, targets)
@@ -135,7 +135,7 @@ class Tally:
             self.means.add_all(agreement)
 
     def results(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The measures that a record holds, and why others are not there."""
+        """The measures that a record holds, and the reasons for those left out."""
         computed = {name: float(value) for name, value in self.metrics.compute().items()}
         self._check_declared(computed)
         values, others = on_record(computed | self.means.values())
@@ -152,10 +152,10 @@ class Tally:
 
 
 def declared(task: Task) -> tuple[Metric, ...]:
-    """What a task says of its numbers.
+    """The metrics that a task declares.
 
     Raises:
-        ValueError: it is no tuple of metrics, names one twice, or lacks the loss.
+        ValueError: `judged_by` gives no tuple of metrics, one twice, or no loss.
     """
     metrics = task.judged_by()
     if not isinstance(metrics, tuple) or not all(isinstance(one, Metric) for one in metrics):
@@ -170,7 +170,7 @@ def declared(task: Task) -> tuple[Metric, ...]:
 
 
 def on_record(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
-    """The measures that a record holds, and why others are not there."""
+    """The measures that a record holds, and the reasons for those left out."""
     held = {name: value for name, value in values.items() if is_number(value)}
     return held, {name: _reason(value) for name, value in values.items() if name not in held}
 
@@ -182,18 +182,18 @@ def _reason(value: float) -> str:
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU that keeps no more memory than it has itself, as a view would."""
+    """A tensor on the CPU with its own memory: a view would hold the memory of the whole tensor."""
     tensor = tensor.cpu()
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
-# Stands for outputs after the last.
+# Marks the end of the outputs.
 END = ()
 SAME = "evaluate both models on the same split with the same batch_size"
 
 
 def _fitting(outputs: Any, dense: Any) -> Any:
-    """What the dense model gave on the same batch, on the same device."""
+    """The outputs of the dense model on the same batch, moved to the device of `outputs`."""
     own = tensors(outputs)
     shapes, expected = ([tuple(t.shape) for t in each] for each in (own, tensors(dense)))
     if shapes != expected:

@@ -1,4 +1,4 @@
-"""Whether the memory that there is will do for what is to be measured, before it is measured."""
+"""The check that the measures of a point fit into memory, made before they start."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from lowrank.tasks.task import Task
 
 
-# Kernels have scratch space that no tensor shows, convolutions as much as their inputs, and an
-# allocator holds memory back: between nothing and half of what the tensors take.
+# Kernels use scratch space outside of tensors (convolutions as much as their inputs), and
+# allocators reserve memory: together from nothing to half of the bytes of the tensors.
 SPARE = 1.25
-# Examples whose inputs are made at once to find the longest.
+# Examples per batch in the search for the longest.
 LOOKED_AT = 64
 
 
@@ -35,19 +35,20 @@ class Need:
     """Bytes beyond the model itself.
 
     Attributes:
-        stages: of what runs one after the other, bytes whatever the batch, and for each example.
-        kept: bytes that are kept all the time, on the CPU.
+        stages: for each of the stages that run one after the other, the bytes of any batch and the
+            bytes per example.
+        kept: bytes held on the CPU during all stages.
     """
 
     stages: tuple[tuple[float, float], ...]
     kept: float = 0.0
 
     def of(self, batch: int, device: torch.device) -> float:
-        """The bytes that so many examples at once need where the model runs."""
+        """The bytes that `batch` examples at once need on the device of the model."""
         return self._kept(device) + SPARE * max(fixed + batch * each for fixed, each in self.stages)
 
     def most(self, free: float, device: torch.device) -> int:
-        """The most examples at once for which so many bytes do; 0 if not even for one."""
+        """The most examples at once that fit into `free` bytes; 0 if not even one fits."""
         left = (free - self._kept(device)) / SPARE
         fitting = min((left - fixed) / max(each, 1.0) for fixed, each in self.stages)
         return max(0, math.floor(fitting))
@@ -63,18 +64,18 @@ def check_room(
     copies: int = 0,
     processes: int = 1,
 ) -> None:
-    """Find out from one example and two whether all that is measured fits the free memory.
+    """Check, from runs of one and of two examples, that all measures fit into the free memory.
 
-    What the examples take is what the tensors of the longest take, and a quarter more (see
-    `SPARE`): on three tasks what the system has seen is within 1.5 times of it, either way.
+    The estimate is the memory of the tensors of the longest examples plus a quarter (see `SPARE`).
+    On three tasks the memory that the system reported was within a factor of 1.5 of it.
 
     Args:
-        settings: with the batch sizes filled in; see `MeasureSettings.of`.
-        copies: how often the model's weights will be there that are not yet.
-        processes: how many do the same at once.
+        settings: settings with batch sizes; see `MeasureSettings.of`.
+        copies: the number of further copies of the model's weights.
+        processes: the number of processes that measure at the same time.
 
     Raises:
-        ValueError: it does not fit; the text says how much is needed, how much there is, and which
+        ValueError: too little memory; the text says how much is needed, how much is free, and which
             batch size fits.
     """
     assert settings.batch_size is not None and settings.latency_batch_sizes is not None
@@ -83,11 +84,11 @@ def check_room(
     weights = copies * sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     evaluation = _evaluation(model, task)
     evaluation = replace(evaluation, kept=evaluation.kept + weights)
-    at_once = min(settings.batch_size, count)  # No batch has more than there are.
+    at_once = min(settings.batch_size, count)  # No batch has more examples than the split.
     _check(task, f"batch_size={settings.batch_size}", at_once, evaluation, free)
     if settings.latency_batch_sizes:
         largest = max(settings.latency_batch_sizes)
-        # Made outside: data that are there already are not counted.
+        # Made before the runs, so that the data are not counted.
         examples = [task.example(rows) for rows in (1, 2)]
         timing = Need(
             (_line(model, lambda rows: call(model, examples[rows - 1])),), evaluation.kept
@@ -96,7 +97,7 @@ def check_room(
 
 
 def _longest(task: Task) -> Batch:
-    """Two examples with the largest inputs, or one where there is no more."""
+    """The two examples with the largest inputs, or the only one."""
 
     def size(batch: Batch) -> float:
         return sum(tensor.nbytes for tensor in tensors(batch.inputs)) / len(batch)
@@ -105,7 +106,7 @@ def _longest(task: Task) -> Batch:
 
 
 def _evaluation(model: nn.Module, task: Task) -> Need:
-    """What it takes to evaluate a model beside another: it runs, and what it gave is counted."""
+    """The memory of evaluating a model beside another: of its run, and of its metrics."""
     batch, count = _longest(task), len(task.split("test"))
     batches = [batch.first(rows) for rows in (1, 2)]
     with evaluating(model), torch.no_grad():
@@ -119,7 +120,7 @@ def _evaluation(model: nn.Module, task: Task) -> Need:
     def tally(rows: int) -> None:
         Tally(task).add(outputs[rows - 1], batches[rows - 1], outputs[rows - 1])
 
-    # The outputs of both models on the batch are among what is kept, where it is on the CPU.
+    # On the CPU, the kept outputs include those of both models on the batch.
     on_cpu = torch.device(task.device).type == "cpu"
     beside = 0 if is_kept and on_cpu else 2 * each
     lines = _line(model, forward), _line(model, tally)
@@ -128,14 +129,14 @@ def _evaluation(model: nn.Module, task: Task) -> Need:
 
 
 def _line(model: nn.Module, run: Callable[[int], object]) -> tuple[float, float]:
-    """Bytes whatever the batch, and for each example of it, from one and from two."""
+    """The bytes of any batch and the bytes per example, from runs of one and of two examples."""
     one, two = (_peak(model, run, rows) for rows in (1, 2))
     each = max(two - one, 0)
     return max(one - each, 0), each
 
 
 def _peak(model: nn.Module, run: Callable[[int], object], rows: int) -> int:
-    """Bytes of tensors beyond the model's own at the worst moment of a run."""
+    """The peak bytes of tensors in a run, without the model's own."""
     resident = tree_leaves([*model.parameters(), *model.buffers()])
     with evaluating(model), torch.no_grad(), AliveTensors(resident) as alive:
         before = alive.now

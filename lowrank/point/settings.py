@@ -1,4 +1,4 @@
-"""How a model is measured."""
+"""Settings of the measures of a model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LATENCY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Optimize:
-    """Which kernels a model may be timed with, where there are others than those of the library.
+    """The kernels with which a model may be timed, a user's own among them.
 
     Args:
-        accuracy: the most that they may change; see `lowrank.execution.optimize_for`.
-        kernels: tried besides `lowrank.execution.KERNELS`, each of another name; dataclasses, so
-            that a record can say them.
+        accuracy: the largest change of outputs allowed; see `lowrank.execution.optimize_for`.
+        kernels: kernels tried besides `lowrank.execution.KERNELS`, each with a name of its own;
+            dataclasses, so that a record can hold them.
 
     Raises:
-        ValueError: another accuracy; what is no kernel, or has the name of one.
+        ValueError: another accuracy; an object that is no kernel; a name that another kernel has.
     """
 
     accuracy: Accuracy = "exact"
@@ -37,25 +37,25 @@ class Optimize:
         _ = self.search(LATENCY_SECONDS, None)
 
     def search(self, seconds: float, threads: int | None) -> Search:
-        """How they are tried; see `Search`."""
+        """The search among the kernels; see `Search`."""
         return Search(seconds, threads, (*KERNELS, *self.kernels))
 
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """How to measure; the same for the dense and the compressed model.
+    """Settings of the measures, the same for the dense and the compressed model.
 
     Args:
-        batch_size: examples per batch when quality is evaluated, and in the harness; what suits the
-            task if not given (see `Task.batch_sizes`).
-        latency_batch_sizes: batch sizes at which the models are timed, or () to leave it out; what
-            suits the task if not given.
+        batch_size: examples per batch in the evaluation of quality and in the harness; the task's
+            own if not given (see `Task.batch_sizes`).
+        latency_batch_sizes: batch sizes at which the models are timed; () measures no latency; the
+            task's own if not given.
         latency_seconds: about how long one comparison of latency takes; see `compare_latency`.
-        threads: CPU threads while timing; those that torch uses if not given.
+        threads: CPU threads while timing; torch's present number if not given.
         optimize: time the compressed model with the kernels that `lowrank.execution.optimize_for`
             chooses for each batch size, none of which changes more than this accuracy ("exact",
-            "bfloat16", "int8"); `Optimize` to try kernels of one's own too; None to time it as it
-            runs itself.
+            "bfloat16", "int8"); `Optimize` adds a user's own kernels; None times the model without
+            a choice of kernels.
         harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
         harness_limit: examples of each of them; all if not given.
 
@@ -95,7 +95,7 @@ class MeasureSettings:
             check_harness()
 
     def _check_idle(self) -> None:
-        """Raise ValueError for an option that another one leaves without effect."""
+        """Raise ValueError for an option that has no effect beside the others."""
         idle = {}
         if self.harness_limit is not None and not self.harness_tasks:
             idle["harness_limit"] = "harness_tasks"
@@ -112,13 +112,13 @@ class MeasureSettings:
 
     @property
     def kernels(self) -> Optimize | None:
-        """With which kernels the compressed model is timed; None: as it runs itself."""
+        """The kernels with which the compressed model is timed; None if none are chosen."""
         if self.optimize is None or isinstance(self.optimize, Optimize):
             return self.optimize
         return Optimize(self.optimize)
 
     def of(self, task: Task) -> MeasureSettings:
-        """These settings with what they leave to the task.
+        """These settings, with the task's own values where none are given.
 
         Raises:
             ValueError: there are harness tasks, and the task has no language model.

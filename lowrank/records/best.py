@@ -1,10 +1,9 @@
-"""Which of the models that compete is the best, and keeps its file.
+"""The best of the competing models, the only one that keeps its file.
 
-Records compete that have a quality on the validation split, are of one task and model, and go by
-one method, level, norm and recovery: repetitions with other seeds, and other hyperparameters. All
-is decided from the records themselves, by one process at a time. The record of a new best is there
-before that of the old one stops to name its file, so that whoever is killed meanwhile leaves one
-best model or both, of which the next who decides keeps one.
+Records compete if they have a quality on the validation split and share task, model, method, level,
+norm and recovery: they differ in seeds and other hyperparameters. One process at a time decides,
+from the records alone. It writes the record of the new best before the record of the old best drops
+its file. A process killed in between leaves both models, and the next decision keeps one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Keep = Literal["all", "best"]
 # The field of a record with the quality on the validation split.
 FIELD = "validation"
 ALIKE = ("task", "model", "method", "level", "norm", "recovery")
-# Claimed, as points are, by whoever decides.
+# The claim held by the process that decides, like the claim of a point.
 LOCK = "best"
 
 
@@ -35,11 +34,11 @@ class Contender:
     """A record that competes.
 
     Attributes:
-        path: of the record.
-        group: what it has in common with those that it competes with.
-        worth: its quality by the first metric of its task, so that more is better; None if that is
-            undefined, which every number is better than.
-        file: of its model, if the record names one.
+        path: the file of the record.
+        group: the values of `ALIKE`, equal in all records that compete with it.
+        worth: its quality by the first metric of its task, with the sign changed where lower is
+            better; None if that is undefined, which is worse than any number.
+        file: the file of its model, if the record names one.
     """
 
     path: Path
@@ -49,23 +48,23 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """The name of its record."""
+        """The key of its point."""
         return self.path.stem
 
     @property
     def place(self) -> tuple[bool, float, str]:
-        """The least of these is the best; of those that are equally good the first by key."""
+        """The sort key: the best comes first; equally good ones follow the order of their keys."""
         return self.worth is None, -(self.worth or 0.0), self.key
 
     @property
     def is_kept(self) -> bool:
-        """Whether its model is there."""
+        """Whether the file of its model exists."""
         return self.file is not None and (self.path.parent / self.file).is_file()
 
 
 @contextmanager
 def deciding(folder: Path) -> Iterator[None]:
-    """Let nobody else decide in a folder meanwhile.
+    """Inside, no other process decides in the folder.
 
     Raises:
         OSError: the folder cannot be written.
@@ -75,9 +74,9 @@ def deciding(folder: Path) -> Iterator[None]:
 
 
 def settle(folder: Path) -> None:
-    """Of the models that compete keep the best; records of the others no longer name theirs.
+    """Keep the best of the competing models; remove the others, and their names from the records.
 
-    Only within `deciding`.
+    To be called inside `deciding` only.
 
     Raises:
         OSError: the folder cannot be written.
@@ -88,7 +87,7 @@ def settle(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Settle what a process left there that died while it decided.
+    """Settle a decision that a killed process left unfinished.
 
     Raises:
         OSError: the folder cannot be written.
@@ -99,16 +98,16 @@ def clear(folder: Path) -> None:
 
 
 def lacking(folder: Path) -> frozenset[str]:
-    """The keys of the points that are the best and whose model is not there.
+    """The keys of the best points whose model does not exist.
 
-    As where the file was removed, or where the best was measured again and became worse.
+    This happens if a file was removed, or if the best point was measured again and became worse.
 
     Raises:
-        OSError: the folder cannot be written, in which one is lacking.
+        OSError: a model is lacking and the folder cannot be written.
     """
     if not _lacking(folder):
         return frozenset()
-    # Records that were read while somebody decided may not be of one moment.
+    # Records read during a decision may be inconsistent, so they are read again without one.
     with deciding(folder):
         return _lacking(folder)
 
@@ -119,26 +118,28 @@ def _lacking(folder: Path) -> frozenset[str]:
 
 
 def _kept(folder: Path) -> list[list[Contender]]:
-    """Those whose model is there, by group, the best first."""
+    """The contenders whose model exists, by group, the best first."""
     files = [path.name for path in folder.glob("*.safetensors")]
     paths = {folder / f"{key}.json" for key in filter(None, map(models.key_of, files))}
     return _groups([one for one in _contenders(paths) if one.is_kept])
 
 
 def _contenders(paths: Iterable[Path]) -> list[Contender]:
-    """The records of these that compete."""
+    """The records at `paths` that compete."""
     found = [_contender(path, _stamp(path)) for path in paths]
     return [one for one in found if one is not None]
 
 
 def _groups(found: Iterable[Contender]) -> list[list[Contender]]:
-    """Those that compete with each other, the best first."""
+    """The contenders in groups that compete with each other, the best first."""
     ordered = sorted(found, key=lambda one: (repr(one.group), one.place))
     return [list(group) for _, group in itertools.groupby(ordered, lambda one: one.group)]
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells a file from the one that was there before it; empty if it is gone."""
+    """The time, size and inode of a file, which change when it is replaced; empty if there is no
+    file.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -146,13 +147,13 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-# All points of a sweep ask, and few records are new to each of them.
+# Every point of a sweep reads all records, few of which changed since the last point.
 @functools.lru_cache(maxsize=100_000)
 def _contender(path: Path, stamp: tuple[int, ...]) -> Contender | None:
     del stamp
     try:
         return _of(path, read(path))
-    # It is gone, or is no record, which whoever reads the records is told.
+    # The file is gone or is no record; the reader of all records reports it.
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -167,9 +168,9 @@ def _of(path: Path, record: Mapping[str, Any]) -> Contender | None:
 
 
 def _give_up(loser: Contender) -> None:
-    """Let a record no longer name its model, and then remove that."""
+    """Remove the name of a model from its record, then the model."""
     assert loser.file is not None
-    # Its time stays: it was not measured again.
+    # The record keeps its time, since it was not measured again.
     as_of = loser.path.stat()
     record = {name: value for name, value in read(loser.path).items() if name != models.FIELD}
     write(record, loser.path, as_of)

@@ -1,8 +1,8 @@
-"""The files of models that lie beside the records of their points.
+"""Model files, which lie beside the records of their points.
 
-A file has the name of its point and of its content, and belongs to the record that names it. A
-point that is measured again thus never writes over the model that its record still names: the new
-record, which appears whole or not at all, changes over from the one file to the other.
+The name of a file holds the key of its point and a hash of its content. The file belongs to the
+record that names it. So a point that is measured again never overwrites the model that its record
+names; the new record, written atomically, names the new file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ NAME = re.compile(r"(?P<key>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")
 
 
 def file_name(key: str, digest: str) -> str:
-    """The name of the file of a model: of its point, and of its content (hexadecimal)."""
+    """The name of a model file, from the key of its point and the digest of its content
+    (hexadecimal).
+    """
     return f"{key}-{digest[:16]}.safetensors"
 
 
 def key_of(name: str) -> str | None:
-    """The key of the point whose model is in a file of that name; None if it is none of them."""
+    """The key of the point whose model a file of that name holds; None if it is no model file."""
     own = NAME.fullmatch(name)
     return own and own["key"]
 
 
 def named(record: Mapping[str, Any] | None) -> str | None:
-    """The file that a record names as its model; None if that is not one of its own point."""
+    """The file that a record names as its model; None if it names none of its own point."""
     name = None if record is None else record.get(FIELD)
     if record is None or not isinstance(name, str):
         return None
@@ -40,17 +42,17 @@ def named(record: Mapping[str, Any] | None) -> str | None:
 
 
 def is_kept(record: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a record names its model and that is there."""
+    """Whether a record names its model and that file exists."""
     name = named(record)
     return name is not None and (folder / name).is_file()
 
 
 def clear(folder: Path) -> None:
-    """Remove the models that processes left there which died: no record names them.
+    """Remove models that killed processes left behind and that no record names.
 
-    Those are of points that were never finished, of which a claim is left, and of points whose
-    record is there and names another file or none. A model without a record and a claim may be
-    somebody's own, and stays. To be called before `Claims.clean`, which removes the claims.
+    They belong to unfinished points, which left a claim, or to points whose record names another
+    file or none. A model with neither record nor claim may be a user's own file, and stays. To be
+    called before `Claims.clean`, which removes the claims.
 
     Raises:
         OSError: the folder cannot be written.
@@ -67,7 +69,7 @@ def clear(folder: Path) -> None:
 
 
 def clear_point(key: str, folder: Path) -> None:
-    """Remove the models of a point that its record does not name; for whoever has its claim."""
+    """Remove the models of a point that its record does not name; the caller holds its claim."""
     kept = named(record_in(key, folder))
     for path in folder.glob(f"{key}-*.safetensors"):
         if key_of(path.name) == key and path.name != kept:

@@ -1,4 +1,4 @@
-"""Re-estimation of BatchNorm statistics: the cheapest recovery, without any training."""
+"""Re-estimation of BatchNorm statistics: the cheapest recovery, without training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from lowrank.tasks import Task
 
 @dataclass(frozen=True)
 class BatchNormReestimation(Recovery):
-    """Running means and variances as the compressed model's own activations have them.
+    """Re-estimates the running means and variances of BatchNorm from the compressed model's
+    activations.
 
-    Compression moves the activations, and the statistics that BatchNorm learnt before no longer
-    fit them; this estimates them anew from training data, as plain averages over the batches. Only
-    BatchNorm runs in training mode: dropout stays off.
+    Compression changes the activations, so the statistics that BatchNorm learnt no longer fit. New
+    ones are plain averages over batches of training data. Only BatchNorm runs in training mode:
+    dropout stays off.
 
-    Does not pay for a model without BatchNorm (refused), for a task that pads (refused, because
-    padding would count: `BiasCorrection` leaves it out), with few examples per batch, which makes
-    the estimates noisy, or where the model was trained on augmented images: its statistics are
-    those of padded crops, and the images as they are have others. On ResNet-20 for CIFAR-10 this
-    takes the dense model from 91.5 to 88.8 %, of 1,000 images as of 40,000, and estimates from
-    crops with black borders, as in its training, leave it at 91.5 %.
+    Refused for a model without BatchNorm, and for a task that pads, because padding would count
+    (`BiasCorrection` leaves it out). Does not pay with few examples per batch, which make the
+    estimates noisy, or if the model was trained on augmented images: its statistics are those of
+    padded crops and differ from those of the original images. ResNet-20 on CIFAR-10, uncompressed,
+    falls from 91.5 to 88.8 % with 1,000 images or with 40,000; estimates from crops with black
+    borders, as in its training, leave it at 91.5 %.
 
     Args:
-        batches: how many, ≥ 1; drawn with the task's seed, all full.
-        batch_size: examples in each, ≥ 2.
+        batches: the number of full batches, ≥ 1, drawn with the task's seed.
+        batch_size: examples in each batch, ≥ 2.
 
     Raises:
         ValueError: an option outside its range; from `recover`, a model without BatchNorm
@@ -79,7 +80,7 @@ class BatchNormReestimation(Recovery):
         model.eval()
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # the plain average over batches instead of a moving one
+            layer.momentum = None  # a plain average over batches, not a moving one
             layer.train()
         batches = zip(range(self.batches), self._batches(task), strict=False)
         try:
@@ -94,12 +95,12 @@ class BatchNormReestimation(Recovery):
         return {"batchnorm_layers": len(layers), "examples": self.batches * self.batch_size}
 
     def _batches(self, task: Task) -> Iterator[Batch]:
-        """As many full batches as there are, in the order of the task's seed."""
+        """The full batches of the train split, in the order drawn with the task's seed."""
         return task.split("train").batches(self.batch_size, task.seed)
 
 
 def _check_unpadded(task: Task, batches: Iterable[tuple[int, Batch]]) -> None:
-    """Raise ValueError if a batch has padding, which BatchNorm would take for data."""
+    """Raise ValueError if a batch has padding, which BatchNorm would count as data."""
     for number, batch in batches:
         if batch.is_padded:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Correction of biases: each layer's outputs get the means that they have in the dense model."""
+"""Bias correction: the outputs of each layer get the means of the dense model's outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 
-# Layers whose bias adds to their outputs, and the axis of the outputs that it goes along.
+# Layers that add a bias to their outputs, each with the axis of the output channels.
 AXES: dict[type[nn.Module], int] = {
     **{nn.Linear: -1, FactorizedLinear: -1, nn.LayerNorm: -1},
     **{nn.Conv2d: -3, FactorizedConv2d: -3, _BatchNorm: 1},
@@ -33,24 +33,26 @@ NORMS = (_BatchNorm, nn.LayerNorm)
 class BiasCorrection(Recovery):
     """Shifts the bias of each layer so that its outputs have the means of the dense model's.
 
-    By output channel and over all examples and positions but padding; layer after layer in the
-    order in which they run, each on what the corrected layers before it give. Where the task pads,
-    examples of one length run together, once for each layer. The biases of
-    normalisations are among them, and with `gains` their gains too, so that their outputs also have
-    the dense standard deviations: in a network with BatchNorm, whose convolutions have no bias,
-    that takes the place of re-estimated statistics, and leaves the dense model as it is. No layer
-    gets a bias that had none, so the bytes stay, but for numbers that had only 16 bits before.
+    Means are per output channel, over all examples and all positions but padding. Layers are
+    corrected in the order in which they run, each on the outputs of the corrected layers before it.
+    If the task pads, examples of one length run together, once for each layer. Normalisations have
+    their biases corrected too, and with `gains` their gains, which gives their outputs the dense
+    standard deviations. In a network with BatchNorm, whose convolutions have no bias, this replaces
+    re-estimated statistics and does not change the dense model. No layer gets a new bias, so the
+    bytes stay the same, except for numbers that were stored in 16 bits before.
 
-    Does not pay in a model without biases, such as Llama (refused), nor where little is left of
-    the signal: outputs whose spread has shrunk are drowned by means of full size. A classifier of
-    digits with 80 % of its weights zero comes nearer to the dense outputs in the mean square (33
-    to 23) and falls from 83 to 65 % top-1, because logits of a quarter of the spread lose to the
-    differences between the classes' means.
+    Refused for a model without biases, such as Llama. Does not pay after strong compression, which
+    shrinks the spread of the outputs while the corrected means have full size. For example, a
+    classifier of digits with 80 % of its weights zero comes nearer to the dense outputs (mean
+    squared error 33 to 23) but falls from 83 to 65 % top-1, because its logits have a quarter of
+    the dense spread and the differences between the classes' means dominate.
 
     Args:
-        examples: of the calibration split, its first; all if not given. Without padding they run
-            as one batch, so that one pass is enough, and their activations must fit the memory.
-        gains: see above. A channel that never changes keeps its gain.
+        examples: the number of examples, the first of the calibration split; all if not given.
+            Without padding they run as one batch, so one pass is enough, and their activations must
+            fit into memory.
+        gains: whether the gains of normalisations are corrected. A channel with constant outputs
+            keeps its gain.
 
     Raises:
         ValueError: an option outside its range; from `recover`, more examples asked for than there
@@ -103,10 +105,10 @@ class BiasCorrection(Recovery):
 
                 with watching({name: dense.get_submodule(name) for name in layers}, note):
                     task.forward(dense, piece.batch)
-            # Of a layer that runs more than once, a shift for one use would be wrong for another.
+            # A layer that runs more than once would need another shift for each use.
             once = [name for name, seen in expected.items() if seen.is_once_in(pieces)]
-            # In one run each layer sees what those before it give now that they are corrected; in
-            # several, if the runs for those are over.
+            # With one piece, each layer in the run already gets the outputs of corrected layers;
+            # with several pieces, the layers before it must be finished first.
             for names in [once] if len(pieces) == 1 else [[name] for name in once]:
                 wanted = {name: expected[name].moments() for name in names}
                 self._correct_all(model, task, pieces, wanted)
@@ -121,7 +123,7 @@ class BiasCorrection(Recovery):
     def _correct_all(
         self, model: nn.Module, task: Task, pieces: Sequence[Piece], wanted: dict[str, Moments]
     ) -> None:
-        """Correct layers, in the order of their calls, when they have seen all pieces."""
+        """Correct layers in the order of their calls, each after it has run on all pieces."""
         layers = {name: model.get_submodule(name) for name in wanted}
         found = {name: OutputStatistics(layer) for name, layer in layers.items()}
         for piece in pieces:
@@ -141,7 +143,7 @@ class BiasCorrection(Recovery):
     def _correct(
         self, layer: nn.Module, outputs: Tensor, found: Moments, wanted: Moments
     ) -> Tensor:
-        """Correct the bias, and the gain of a normalisation; the outputs as they are now."""
+        """Correct the bias, and the gain of a normalisation; return the corrected outputs."""
         bias = layer.get_parameter("bias")
         gain = layer._parameters.get("weight") if isinstance(layer, NORMS) else None
         shift = wanted.mean - found.mean
@@ -150,7 +152,7 @@ class BiasCorrection(Recovery):
             varies = found.deviation > 0
             ratio[varies] = wanted.deviation[varies] / found.deviation[varies]
             gain.copy_(gain * ratio)
-            # The outputs less the bias scale with the gain, their mean too.
+            # The outputs minus the bias are proportional to the gain, and so is their mean.
             shift += (1 - ratio) * (found.mean - bias)
         old = bias.clone()
         bias.copy_(bias + shift)
@@ -160,14 +162,14 @@ class BiasCorrection(Recovery):
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a layer's outputs, by channel, in float64."""
+    """The moments of a layer's outputs by channel, in float64."""
 
     mean: Tensor
     deviation: Tensor
 
 
 class OutputStatistics:
-    """What was seen of a layer's outputs."""
+    """The statistics of a layer's outputs, piece by piece."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
@@ -176,7 +178,7 @@ class OutputStatistics:
         self.counts_padding = False
 
     def add(self, outputs: Tensor, piece: Piece) -> None:
-        """Count, mean and variance over all positions but padding."""
+        """Add a piece's count, mean and variance over all positions but padding."""
         last = outputs.movedim(_axis(self.layer), -1)
         rows, (real, notes) = last.reshape(-1, last.shape[-1]), piece.real(last.shape[:-1])
         rows = (rows if real is None else rows[real.to(rows.device)]).double()
@@ -185,11 +187,11 @@ class OutputStatistics:
         self.parts.append((len(rows), rows.mean(dim=0), rows.var(dim=0, correction=0)))
 
     def is_once_in(self, pieces: Sequence[Piece]) -> bool:
-        """Whether the layer ran just once for each piece."""
+        """Whether the layer ran exactly once for each piece."""
         return list(map(id, self.pieces)) == list(map(id, pieces))
 
     def moments(self) -> Moments:
-        """Over all pieces together."""
+        """The moments over all pieces together."""
         total = sum(count for count, _, _ in self.parts)
         mean = sum_of(mean * (count / total) for count, mean, _ in self.parts)
         variance = sum_of(
@@ -206,8 +208,8 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
 def watching(
     layers: dict[str, nn.Module], function: Callable[[str, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Call `function` with the name and the outputs of each layer that runs; what it returns, if
-    anything, takes the place of the outputs.
+    """Inside, call `function` with the name and the outputs of each layer that runs; a value that
+    it returns replaces the outputs.
     """
 
     def hook(name: str, _layer: nn.Module, _args: Any, outputs: Tensor) -> Tensor | None:
@@ -230,7 +232,7 @@ def _along(values: Tensor, outputs: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _with_bias(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a bias of their own, by name.
+    """The layers that have their own bias, by name.
 
     Raises:
         ValueError: there are none.

@@ -1,4 +1,4 @@
-"""Fine-tuning: gradient descent on what compression left, as the dense model was trained."""
+"""Fine-tuning: training of the compressed model by gradient descent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FineTune(Training, Recovery):
     """`Training` of every parameter that requires a gradient.
 
     A pruned weight stays pruned: a sparse factorization holds survivors only. Does not pay where
-    little is trainable, such as quantized codes; the biases and norms of such a model still are
-    trained.
+    little can be trained: of a quantized model only the biases and the normalisations, not the
+    codes.
 
     Args:
         distill: share in [0, 1] of the task's distance to the dense model in the loss, KL(dense ‖
@@ -57,7 +57,7 @@ class FineTune(Training, Recovery):
         return True
 
     def check(self, network: nn.Module) -> None:
-        # What requires a gradient is known only once the factorizations are there.
+        # Only the compressed model has the parameters that are trained.
         pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class FineTune(Training, Recovery):
 
 
 def distilled(task: Task, dense: nn.Module, share: float) -> Loss:
-    """The loss of a task, mixed with a share of the distance to the dense model."""
+    """The loss of a task, with the weight `share` for the distance to the dense model."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         distance, outputs = toward_dense(task, model, dense, batch)
@@ -78,7 +78,9 @@ def distilled(task: Task, dense: nn.Module, share: float) -> Loss:
 
 
 def freeze_outside_factorizations(model: nn.Module) -> None:
-    """Freeze what is no part of a factorization, in place; a model that has none stays as it is."""
+    """Freeze all parameters outside of factorizations, in place; a model without any stays as it
+    is.
+    """
     factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
     inside = {id(p) for module in factorizations for p in module.parameters()}
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Several recoveries, one after the other."""
+"""Sequences of recoveries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowrank.tasks import Task
 
 @dataclass(frozen=True)
 class InOrder(Recovery):
-    """Each step on what the one before it left; such as a bias correction and then a tuning.
+    """Recoveries one after the other, such as a bias correction and then a tuning.
 
     Args:
         steps: at least one.

@@ -1,4 +1,4 @@
-"""Folding trained adapters into the weights that they were added to."""
+"""Merging of trained adapters into their base weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def merge_adapters(model: nn.Module) -> list[str]:
     """Replace every factorization that holds an adapter by one dense matrix, in place.
 
     The outputs stay the same up to the rounding of the sum, and the layer runs as fast as a dense
-    one. A base that was pruned or quantized becomes dense with it: its bytes are no longer saved.
-    Layers that share a factorization share the merged one.
+    one. A pruned or quantized base becomes dense and takes the bytes of a dense weight. Layers that
+    share a factorization share the merged one.
 
     Returns:
-        The names of the layers that were merged.
+        The names of the merged layers.
 
     Raises:
         ValueError: no layer holds an adapter.

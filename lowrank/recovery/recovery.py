@@ -1,4 +1,4 @@
-"""What comes after compression: the interface of fine-tuning and of its cheaper relatives."""
+"""The interface of recoveries: fine-tuning and cheaper methods that follow compression."""
 
 from __future__ import annotations
 
@@ -13,57 +13,58 @@ from lowrank.tasks.training import Progress, silent
 
 
 class Recovery(ABC):
-    """Brings back quality that compression cost; the dense model may be given the same treatment.
+    """Restores quality lost in compression; some recoveries are applied to the dense model too.
 
-    Laws: the form of every factorization stays; what does not require a gradient is not trained;
-    the model comes back in the mode, training or eval, that it had; the same model, task and
-    configuration give the same result.
+    Laws: every factorization keeps its form; parameters that require no gradient are not trained;
+    the model keeps its mode, training or eval; the same model, task and configuration give the same
+    result.
     """
 
     @property
     @abstractmethod
     def changes_dense(self) -> bool:
-        """Whether the dense model is given the treatment too, so that both are after it.
+        """Whether the dense model is recovered too, so that the comparison is fair.
 
-        False where the dense model is the aim, and nothing would change in it.
+        False if the dense model is the target, which the recovery would not change.
         """
 
     @property
     @abstractmethod
     def tunes(self) -> bool:
-        """Whether it takes gradient steps on data; records and figures tell such models apart."""
+        """Whether it takes gradient steps on data; records and figures mark such models."""
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
-        """Find out from the untrained dense network whether `recover` has anything to do in it.
+        """Check on the untrained dense network that `recover` can do anything.
 
         Raises:
-            ValueError: it has not.
+            ValueError: it cannot.
         """
 
     def check_data(self, task: Task) -> None:
-        """Find out whether the splits of a task are enough for `recover`; may read them.
+        """Check that the splits of a task suffice for `recover`; may read them.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they do not.
         """
         del task
 
     @abstractmethod
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
-        """Change `model` in place, using the train split (of which calibration is a part) only.
+        """Change `model` in place, with data of the train split only, of which calibration is a
+        part.
 
         Args:
             progress: called with (epochs done, epochs in all, mean loss) after each epoch.
 
         Returns:
-            What the record of a run should hold, as JSON.
+            Values for the record of the point, as JSON.
         """
 
 
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
-    """The model as it is: one-shot compression."""
+    """No recovery: the model stays as compression left it."""
 
     @property
     def changes_dense(self) -> bool:

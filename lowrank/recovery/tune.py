@@ -1,4 +1,4 @@
-"""Light tuning of scales, norms, biases and codes against the outputs of the dense model."""
+"""Light tuning of scales, norms, biases and codes toward the outputs of the dense model."""
 
 from __future__ import annotations
 
@@ -34,34 +34,35 @@ LEARNING_RATE, CODE_RATE = 0.003, 0.01
 
 @dataclass(frozen=True)
 class Tune(Recovery):
-    """Gradient steps on scales, norms, biases and codes toward what the dense model gives.
+    """Gradient steps on scales, norms, biases and codes toward the outputs of the dense model.
 
-    Minimised is the task's `distance`, such as KL(dense ‖ model), by Adam, without looking at a
-    label; where the task pads, examples run without padding, those of one length together. The
-    model runs in evaluation mode: no dropout, statistics as they are. After each step
-    every number is rounded to what is stored of it, and a code to its level, so the bytes stay to
-    the byte, and what was tuned is what is stored.
+    Adam minimises the task's `distance`, such as KL(dense ‖ model), which uses no labels. If the
+    task pads, examples run without padding, those of one length together. The model runs in
+    evaluation mode: no dropout, fixed statistics. After each step every number is rounded to its
+    stored precision, and every code to a level. So the number of bytes stays the same, and the
+    tuned model is exactly the stored one.
 
-    A part of the examples is held out, and of the states after each epoch, and of the untuned one,
-    the one that is nearest to the dense model on it is kept. So on those examples it is never worse
-    than not tuning. The dense model, being its own aim, stays as it is.
+    Some examples are held out. Of the untuned state and the states after each epoch, the one
+    nearest to the dense model on these examples is kept, so on them tuning never does harm. The
+    dense model is the target and stays as it is.
 
     Args:
         epochs: passes over the examples, ≥ 1; the learning rate falls as a cosine to 0.
         learning_rate: relative to the root mean square of a tensor's values: 0.01 moves a scale by
-            about 1 % at a step.
+            about 1 % in a step.
         batch_size: examples per step, ≥ 1.
-        code_rate: about how many levels a code moves at a step, if it is always drawn one way; all
-            steps together should come to a level or more, or hardly a code changes.
-        parts: of ``scales`` (scales and real zero points of quantized leaves), ``codes`` (of evenly
-            spaced levels: rounding learnt by straight-through gradients, which takes more examples
-            than the rest), ``norms`` (gains of normalisations: all vectors outside of
-            factorizations that are no biases), ``biases``, and ``values`` (factors, survivors and
-            centroids of the factorizations, and weights kept dense, unless they are stored in 16
-            bits). Weights that were not selected for compression are never trained.
-        source: the split that the examples come from, ``calibration`` or ``train``.
-        examples: how many, ≥ 2, held out included, drawn with the task's seed; all if not given.
-        held_out: share of them in (0, 1).
+        code_rate: about how many levels a code moves in a step if all gradients have one sign. All
+            steps together should add up to a level or more; otherwise few codes change.
+        parts: any of ``scales`` (scales and real zero points of quantized leaves), ``codes`` (of
+            evenly spaced levels: rounding learnt by straight-through gradients, which needs more
+            examples than the other parts), ``norms`` (gains of normalisations: all vectors outside
+            of factorizations that are no biases), ``biases``, and ``values`` (factors, survivors
+            and centroids of the factorizations, and weights kept dense, unless they are stored in
+            16 bits). Weights that were not selected for compression are never trained.
+        source: the split of the examples, ``calibration`` or ``train``.
+        examples: their number, ≥ 2, held-out ones included, drawn with the task's seed; all if not
+            given.
+        held_out: share of the examples that is held out, in (0, 1).
 
     Raises:
         ValueError: an option outside its range; from `recover`, more examples asked for than there
@@ -131,7 +132,7 @@ class Tune(Recovery):
             )
 
     def check(self, network: nn.Module) -> None:
-        # What there is to tune is known only once the factorizations are there.
+        # Only the compressed model has the numbers that are tuned.
         pass
 
     @torch.inference_mode(False)
@@ -145,11 +146,11 @@ class Tune(Recovery):
             if all(pair.is_equal(piece.batch) for batch in held for piece in batch):
                 return {"note": "the model gives what the dense one gives: not tuned"}
             numbers = list(self._found(model))
-            # This runs last: leaves drop the matrices that they made of the stand-ins.
+            # Runs after all others: leaves drop the matrices that they computed from the stand-ins.
             stack.callback(model.eval)
             for tuned in numbers:
                 stack.callback(tuned.settle)
-            model.eval()  # Leaves do not see that their buffers were replaced.
+            model.eval()  # Leaves cannot notice that their buffers were replaced.
             if not numbers:
                 raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
             found = self._descend(pair, numbers, (learnt, held), progress)
@@ -189,7 +190,7 @@ class Tune(Recovery):
         return {"steps": steps, "kept_epoch": kept, "distances": distances} | note
 
     def _examples(self, task: Task) -> tuple[list[Step], list[Step]]:
-        """Batches to learn from, and those that are held out."""
+        """The batches to learn from and the held-out batches."""
         split = task.split(self.source)
         count = len(split) if self.examples is None else self.examples
         batches = list(task_pieces(task, split, self.batch_size, task.seed, count))
@@ -197,7 +198,7 @@ class Tune(Recovery):
         return batches[held:], batches[:held]
 
     def _found(self, model: nn.Module) -> Iterator[Tuned]:
-        """What there is to tune; buffers give up their place in the model until they settle."""
+        """The numbers to tune; stand-ins replace buffers in the model until they settle."""
         factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
         inside = {id(p) for module in factorizations for p in module.parameters()}
         for module in factorizations:

@@ -1,4 +1,4 @@
-"""What a light tuning moves, and the dense model that it moves toward."""
+"""Tuned numbers, and the pair of models whose distance a tuning minimises."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lowrank.model.nested import tensors
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
 
-# The steps of a tensor are relative to the size of its values, but never to less than this, or
-# biases that begin at 0 would never move.
+# The least size to which the steps of a tensor are relative; without it biases that start at 0
+# would never move.
 LEAST_SIZE = 1e-3
 
-# The pieces in which the examples of a step run.
+# The pieces that run in one step.
 Step = list[Piece]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and the dense one that it is to come near."""
+    """A model and the dense model that is its target."""
 
     model: nn.Module
     dense: nn.Module
@@ -58,30 +58,30 @@ class Pair:
 
     @torch.no_grad()
     def mean_distance(self, batches: Sequence[Step]) -> float:
-        """The mean over all predictions of the batches."""
+        """The mean distance over all predictions of the batches."""
         counts = [self.predictions(batch) for batch in batches]
         distances = [float(self.distance(batch)) for batch in batches]
         return sum(d * n for d, n in zip(distances, counts, strict=True)) / sum(counts)
 
     @torch.no_grad()
     def is_equal(self, batch: Batch) -> bool:
-        """Whether both give the same, bit for bit."""
+        """Whether the outputs of both models are equal, bit for bit."""
         models = self.model, self.dense
         outputs = (tensors(self.task.forward(model, batch)) for model in models)
         return all(torch.equal(ours, theirs) for ours, theirs in zip(*outputs, strict=True))
 
 
 class Tuned:
-    """Numbers that are tuned in at least float32; the model has them as they would be stored.
+    """Numbers that are tuned in float32 or better; the model holds them in their stored precision.
 
-    Gradients are taken at the rounded numbers, and followed by those behind them: a code that is
-    drawn toward the next level for long enough goes there.
+    Gradients are taken at the rounded numbers and applied to the unrounded ones, so a code moves to
+    the next level after enough gradients of one sign.
 
     Args:
         tunable: the numbers.
-        place: the module and the name of their buffer, where a stand-in of higher precision is
-            until they `settle`; of a parameter, which is changed itself, none.
-        parameter: the parameter, if they are one.
+        place: the module and the name of their buffer, which a stand-in of higher precision
+            replaces until `settle`; None for a parameter, which is changed itself.
+        parameter: the parameter, if the numbers are one.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Tuned:
         self.tunable = tunable
         self.place = place
         self.master = tunable.numbers.detach().clone()
-        # Gradients in the 16 bits of a buffer would be too coarse.
+        # Gradients in a buffer's 16 bits would be too coarse.
         self.stand_in = self.master.clone().requires_grad_() if parameter is None else parameter
         if place is not None:
             module, name = place
@@ -101,29 +101,29 @@ class Tuned:
             setattr(module, name, self.stand_in)
 
     def group(self, learning_rate: float, code_rate: float) -> dict[str, Any]:
-        """The optimizer's settings for them."""
+        """The optimizer's settings for the numbers."""
         if self.tunable.part == "codes":
             return {"params": [self.master], "lr": code_rate}
         size = float(self.master.square().mean().sqrt()) if self.master.numel() else 0.0
         return {"params": [self.master], "lr": learning_rate * max(size, LEAST_SIZE)}
 
     def take(self, gradient: Tensor | None) -> None:
-        """Hand the optimizer a gradient, none where the numbers were not used."""
+        """Give the optimizer a gradient; None if the numbers were not used."""
         self.master.grad = None if gradient is None else gradient.to(self.master.dtype)
 
     @torch.no_grad()
     def see(self, numbers: Tensor) -> None:
-        """Let the model have these numbers as they would be stored."""
+        """Put these numbers into the model, in their stored precision."""
         self.stand_in.copy_(self.tunable.rounded(numbers))
 
     def follow(self) -> None:
-        """Let the model have what the optimizer made of them."""
+        """Put the numbers that the optimizer changed into the model."""
         self.master.clamp_(*self.tunable.limits)
         self.see(self.master)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Store what the model has, and give the buffer its place back."""
+        """Copy the model's numbers into the buffer, and put the buffer back into the model."""
         if self.place is not None:
             self.buffer.copy_(self.tunable.stored(self.stand_in.detach()))
             setattr(*self.place, self.buffer)

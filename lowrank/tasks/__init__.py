@@ -1,4 +1,4 @@
-"""Tasks: a model, its data and its quality measure."""
+"""Tasks: a model, its data and its metrics."""
 
 from lowrank.metrics.metric import Metric as Metric
 from lowrank.model.batch import Batch as Batch

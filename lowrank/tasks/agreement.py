@@ -1,4 +1,4 @@
-"""How far the outputs of a compressed model agree with those of the dense one."""
+"""Agreement between the outputs of a compressed model and those of the dense one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from lowrank.metrics.metric import Metric
 from lowrank.model.nested import tensors
 
-# Values in double precision at a time: a few MB, which stay in the processor's cache.
+# Values converted to float64 at a time: a few MB, which stay in the processor's cache.
 CHUNK = 2**18
 
 
-# What `output_error` measures.
+# The metric that `output_error` measures.
 OUTPUT_ERROR = Metric(
     "output_error",
     "mean squared error to the dense model's outputs\n(test split)",
@@ -28,11 +28,12 @@ OUTPUT_ERROR = Metric(
 def output_error(outputs: Any, dense: Any) -> Tensor:
     """The mean of (y − ŷ)² over all floating-point outputs of each example, float64 (batch,).
 
-    Not relative: the outputs of single examples may be near 0. Differentiable in `outputs`.
+    The error is absolute, since the outputs of an example may be near 0. Differentiable in
+    `outputs`.
 
     Args:
-        outputs, dense: of the compressed and of the dense model: tensors, alone or in containers,
-            each with the batch as its first axis.
+        outputs, dense: those of the compressed and of the dense model: tensors, alone or in
+            containers, each with the batch as its first axis.
     """
     errors = [
         (ours.double() - theirs.double()).square().flatten(1)
@@ -43,7 +44,9 @@ def output_error(outputs: Any, dense: Any) -> Tensor:
 
 
 def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
-    """What `class_agreement` measures; `one` is what a prediction is of."""
+    """The metrics that `class_agreement` measures; `one` names the unit of a prediction, such as an
+    image.
+    """
     return (
         Metric(
             "flipped",
@@ -64,13 +67,13 @@ def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
 
 
 def class_agreement(outputs: Tensor, dense: Tensor) -> dict[str, Tensor]:
-    """Of scores of classes along axis 1, for each prediction of a batch:
+    """The agreement of two models that score classes along axis 1, for each prediction of a batch:
 
-    - "flipped": 1 where the two models' predictions, the classes of the highest score, differ;
+    - "flipped": 1 where the predictions, the classes with the highest scores, differ, else 0;
     - "kl": KL(dense ‖ compressed) of their softmax distributions, in nats.
 
     Args:
-        outputs, dense: (batch, classes, …) of the compressed and of the dense model.
+        outputs, dense: scores (batch, classes, …) of the compressed and of the dense model.
 
     Returns:
         float64 tensors of shape (batch, …).
@@ -83,7 +86,7 @@ def class_agreement(outputs: Tensor, dense: Tensor) -> dict[str, Tensor]:
 
 def _of_chunk(outputs: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
     changed = outputs.argmax(dim=1) != dense.argmax(dim=1)
-    # float32 loses the small divergences of a nearly lossless compression.
+    # float32 cannot resolve the small divergences of a nearly lossless compression.
     log_q, log_p = F.log_softmax(outputs.double(), dim=1), F.log_softmax(dense.double(), dim=1)
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
     return changed.double(), divergence

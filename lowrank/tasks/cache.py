@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk: trained weights and decoded data."""
+"""The cache on disk of trained weights and decoded data."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CACHE_VARIABLE = "LOWRANK_CACHE"
 
 
 def folder() -> Path:
-    """Where everything is kept: the folder in LOWRANK_CACHE, or ~/.cache/lowrank.
+    """The folder of the cache: LOWRANK_CACHE, or ~/.cache/lowrank.
 
     Raises:
-        ValueError: it names the home of a user who is not there.
+        ValueError: it names the home of a user who does not exist.
     """
     given = os.environ.get(CACHE_VARIABLE) or "~/.cache/lowrank"
     try:
@@ -36,7 +36,7 @@ def folder() -> Path:
 
 
 def check(kind: str) -> None:
-    """Find before the work whether something of a kind can be kept, or may be there already.
+    """Check before the work that the folder of a kind can be written, or holds files already.
 
     Raises:
         ValueError: the cache folder cannot be written, and nothing is in it.
@@ -48,28 +48,27 @@ def check(kind: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        # A folder that may only be read may hold what is asked for.
+        # A read-only folder may already hold the tensors.
         if not (place.is_dir() and any(place.iterdir())):
             raise _unusable(place, error) from error
 
 
 def key(config: Mapping[str, Any]) -> str:
-    """A name for what `config` (JSON) determines: 20 hex digits, whatever the order of keys."""
+    """The key of a `config` (JSON): 20 hex digits, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def tensors(
     kind: str, config: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The tensors that `config` determines: read from the cache, or made and kept there.
+    """The tensors that belong to `config`: read from the cache, or made and kept there.
 
-    Processes that want the same tensors at once wait for the first to make them. A file appears
-    under its name only when it is whole, so a process killed while making leaves nothing behind
-    that could be taken for a result.
+    If several processes need the same tensors at once, the first makes them and the others wait. A
+    file is written atomically, so a killed process leaves no incomplete file under its name.
 
     Args:
         kind: a subfolder, such as ``models``.
-        config: JSON with everything that the content depends on; it is kept in the file.
+        config: JSON with everything on which the content depends; it is kept in the file.
 
     Raises:
         ValueError: the cache folder cannot be written, or a file in it is damaged or was made for
@@ -102,7 +101,7 @@ def _unusable(place: Path, error: OSError) -> ValueError:
 
 
 def _write(path: Path, content: dict[str, Tensor], config: Mapping[str, Any]) -> None:
-    # Copies, because safetensors does not store tensors that share memory (tied weights).
+    # Copies, since safetensors refuses tensors that share memory (tied weights).
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.items()}
     with replacing(path) as partial:
         partial.write_bytes(save(copies, {"config": json.dumps(config, sort_keys=True)}))

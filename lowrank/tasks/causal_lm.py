@@ -1,4 +1,4 @@
-"""Language modelling: any causal language model on any text, judged by its perplexity."""
+"""Language modelling: any causal language model on any text, judged by perplexity."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
 
-# More characters between white space, on the average of a text, are no words: the longest, of
-# agglutinating languages, have some 15.
+# If the mean number of characters between white space is larger, these are no words: in
+# agglutinating languages, whose words are longest, it is about 15.
 LONGEST_WORDS = 32
 
 
 @dataclass(frozen=True)
 class CausalLM(Task):
-    """A causal language model that is to name the next token of a text.
+    """A causal language model that predicts the next token of a text.
 
     Inputs are token ids (batch, sequence_length), outputs logits (batch, sequence_length,
     vocabulary).
 
-    The splits: `test` is the text `test`. Of the inputs made of the text `train`, which never
-    overlap, the last `validation_size` are `validation` and the others `train`, of which the first
-    `calibration_size` are `calibration`.
+    Splits: `test` is made of the text `test`. The text `train` is cut into inputs that do not
+    overlap. The last `validation_size` of them are `validation`, the others `train`; the first
+    `calibration_size` of `train` are `calibration`.
 
-    Perplexities compare only between models with the same tokenizer, unless they are per word or
-    per byte, and only at the same protocol.
+    Perplexities per token can be compared only between models with the same tokenizer, and all of
+    them only at the same protocol. Those per word or per byte do not depend on the tokenizer.
 
     Args:
-        name: of the task, for the records; that of the test data, if None.
-        architecture: the model's name, for the records.
+        name: the name of the task in records; that of the test data if None.
+        architecture: the model's name in records.
         pretrained: the model's name in the mirror or on the hub, or its folder. Its own tokenizer
             is used.
-        test, train: the texts; not the same.
-        packing: how they become inputs.
-        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        test, train: the two texts, which must differ.
+        packing: the rule that cuts texts into inputs.
+        dtype: the dtype of the weights, float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
         trust_remote_code: whether code that comes with the model may run.
         calibration_size: 128, or all inputs of `train` where it has fewer, if not given.
         validation_size: a tenth of the inputs of the text `train`, at most 32, if not given.
-        calibration_seed: draws the `calibration` inputs from those of `train`; by default they are
-            its first.
-        seed: of the order of batches.
+        calibration_seed: draws the `calibration` inputs from those of `train`; by default the first
+            ones are taken.
+        seed: the seed of the order of batches.
 
     Raises:
-        ValueError: an option of the wrong kind; from the methods, for a model or text that is not
-            there, a text that is too short, a tokenizer that does not fit the model, more tokens in
-            an input than the model has positions, or a model that is not causal.
+        ValueError: an option of the wrong kind; from the methods, a missing model or text, a text
+            that is too short, a tokenizer that does not fit the model, more tokens in an input than
+            the model has positions, or a model that is not causal.
     """
 
     batch_sizes = BatchSizes(quality=8, latency=(1,))
 
-    name: str | None  # never None once it is made
+    name: str | None  # never None after __post_init__
     architecture: str
     pretrained: str
     test: HubText
@@ -90,7 +90,7 @@ class CausalLM(Task):
             raise ValueError(f"packing={self.packing!r} must be a Packing")
         check_division(self.validation_size, self.calibration_size, self.calibration_seed)
         check_seed("seed", self.seed)
-        _ = self._pretrained  # Checks its own options.
+        _ = self._pretrained  # Made here to check its options.
         need("a language model's measures", "torchmetrics")
 
     @property
@@ -153,8 +153,8 @@ class CausalLM(Task):
     def metrics(self) -> MetricCollection:
         """perplexity, word_perplexity, bits_per_byte and token_accuracy; see `Likelihood`.
 
-        None of those in `undefined`. Tokens per word and per byte are those of the test text, on
-        whatever split they are used.
+        The metrics in `undefined` are left out. Tokens per word and per byte are counted on the
+        test text and used on every split.
         """
         from torchmetrics import MetricCollection
 
@@ -179,11 +179,11 @@ class CausalLM(Task):
         return found
 
     def protocol(self) -> dict[str, Any]:
-        """How perplexity is counted.
+        """The protocol of perplexity.
 
-        "tokens", "words" and "bytes" are those of the text in the test inputs, overlaps once;
-        "predicted_tokens" are those that the perplexity is a mean over, and "left_out_tokens" those
-        at the end of the text that do not fill an input.
+        "tokens", "words" and "bytes" count the text in the test inputs, overlaps once.
+        "predicted_tokens" counts the predictions in the mean, "left_out_tokens" the tokens at the
+        end of the text that do not fill an input.
         """
         return {
             "pretrained": self.pretrained,
@@ -256,7 +256,7 @@ class CausalLM(Task):
     @torch.no_grad()
     def _check_causal(self, model: nn.Module) -> None:
         """Raise ValueError if the outputs at one position depend on later tokens."""
-        # A model that sees the token it is to name, such as BERT, would have the best perplexity.
+        # A model that sees the token to predict, such as BERT, would have the best perplexity.
         text = torch.zeros(1, 4, dtype=torch.int64, device=self.device)
         other = text.clone()
         other[0, -1] = 1

@@ -1,4 +1,4 @@
-"""What tasks of classes measure: accuracy, and means over the classes."""
+"""Metrics of classification: accuracies, and means over the classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def class_metrics(classes: int, top: Sequence[int] = (1,)) -> tuple[Metric, ...]:
-    """What `class_collection` measures, by the first of which is judged.
+    """The metrics that `class_collection` measures; the first is the primary one.
 
     Args:
-        classes: how many there are.
-        top: of how many guesses one must be right, for each accuracy.
+        classes: the number of classes.
+        top: the k of each top-k accuracy.
     """
     accuracies = (
         Metric(
@@ -42,9 +42,9 @@ def class_metrics(classes: int, top: Sequence[int] = (1,)) -> tuple[Metric, ...]
 
 
 def class_collection(classes: int, top: Sequence[int] = (1,)) -> MetricCollection:
-    """Accuracies, recall and F1 of scores (batch, classes) against labels (batch,).
+    """Accuracies, macro recall and macro F1 of scores (batch, classes) against labels (batch,).
 
-    An accuracy of as many guesses as there are classes, or more, is 1.
+    A top-k accuracy with k at least the number of classes is 1.
     """
     from torchmetrics import MetricCollection
     from torchmetrics.classification import (

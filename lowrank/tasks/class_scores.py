@@ -1,4 +1,4 @@
-"""Tasks whose model scores classes."""
+"""The base of tasks whose models score classes."""
 
 from __future__ import annotations
 

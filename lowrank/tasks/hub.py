@@ -1,8 +1,8 @@
-"""Where datasets and published weights come from: a local mirror of the hub, or the hub itself.
+"""The source of datasets and published weights: a local mirror of the hub, or the hub itself.
 
 LOWRANK_HUB names a mirror: a folder with ``datasets/<organisation>/<name>`` and
 ``models/<organisation>/<name>``, each with the files that the Hugging Face hub has under that name.
-Where it is set, nothing is fetched from elsewhere.
+If it is set, nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_VARIABLE = "LOWRANK_HUB"
-# Where in the cache they are kept.
+# The folder of weights in the cache.
 DOWNLOADS = "downloads"
 WEIGHTS_FILE = "model.safetensors"
 HINT = f"check its name and the network, or set {HUB_VARIABLE} to a mirror"
 
 
 def mirror() -> Path | None:
-    """The folder in LOWRANK_HUB, or None where the hub itself is used.
+    """The folder in LOWRANK_HUB, or None if the hub itself is used.
 
     Raises:
         ValueError: LOWRANK_HUB names no folder.
@@ -47,7 +47,7 @@ def mirror() -> Path | None:
 
 
 def model_path(name: str) -> str:
-    """Where a model is: its folder, here or in the mirror, or its name on the hub.
+    """The place of a model: its folder, here or in the mirror, or its name on the hub.
 
     Raises:
         ValueError: there is a mirror, and it has no such model.
@@ -59,9 +59,9 @@ def model_path(name: str) -> str:
 
 
 def fingerprint(dataset: str) -> str:
-    """What changes when a mirrored dataset does: its files' names, sizes and times; "" on the hub.
+    """The names, sizes and times of a mirrored dataset's files, which show a change; "" on the hub.
 
-    Data from the hub are told apart by name and revision alone, without asking the network.
+    Datasets on the hub are identified by name and revision alone, without a request to the network.
     """
     root = mirror()
     if root is None:
@@ -95,9 +95,9 @@ def load_split(dataset: str, split: str, config: str | None, revision: str | Non
 
 
 def check_weights(repository: str, url: str | None) -> None:
-    """Raise ValueError if it is known without reading or asking the network that these weights are
-    not there: the mirror lacks them, `url` has no hash, or nothing can be kept that is loaded from
-    it. See `load_weights`."""
+    """Raise ValueError if these weights cannot be had: the mirror lacks them, `url` has no hash, or
+    the cache cannot keep a download. Reads no weights and makes no request. See `load_weights`.
+    """
     root = mirror()
     if root is not None:
         _weights_file(root, repository)
@@ -113,8 +113,8 @@ def load_weights(repository: str, url: str | None) -> dict[str, Tensor]:
         repository: the model's name, ``organisation/name``, with a file ``model.safetensors``.
         url: a PyTorch checkpoint whose file name ends in the first digits of its SHA-256, as in
             ``resnet20-12fca82f.th``. It is kept in the cache, checked against that hash, and read
-            as weights only: it can run no code. The weights may lie under ``state_dict``, and the
-            prefix ``module.`` of `nn.DataParallel` is removed.
+            as weights only, so it can run no code. The weights may be under the key ``state_dict``;
+            the prefix ``module.`` of `nn.DataParallel` is removed.
 
     Raises:
         ValueError: no such weights, a name without a hash, or a file that does not match it.
@@ -169,7 +169,7 @@ def check_address(url: str) -> None:
     """Raise ValueError unless a request can be made of this address."""
     try:
         parts = urlsplit(url)
-        # Read for what is wrong with them: urlsplit itself does not look.
+        # Read for their errors, which urlsplit itself does not raise.
         is_whole = bool(parts.scheme) and (bool(parts.hostname) or parts.scheme == "file")
         _ = parts.port
     except ValueError as error:
@@ -204,7 +204,7 @@ def _download(url: str) -> Path:
 
 
 def _fetch(url: str, file: Path, digits: str) -> None:
-    """Download a file, which appears whole and if its hash begins with these digits, or not."""
+    """Download a file; it appears only when it is whole and its hash begins with these digits."""
     digest = hashlib.sha256()
     request = Request(url, headers={"User-Agent": "lowrank"})
     with replacing(file) as partial, urlopen(request) as answer, open(partial, "wb") as out:
@@ -217,11 +217,11 @@ def _fetch(url: str, file: Path, digits: str) -> None:
 
 
 def _read_pickled(file: Path, url: str) -> dict[str, Tensor]:
-    """The tensors in a PyTorch checkpoint, which are all that is read of it."""
+    """The tensors in a PyTorch checkpoint; nothing else in it is read."""
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Not from the error, whose text advises to load without this protection.
+        # Not `from error`, whose text advises to load without this protection.
         raise ValueError(
             f"no weights from {url}: it holds more than tensors, or is damaged "
             f"({type(error).__name__}). Nothing but tensors is ever read of such a file, since "

@@ -1,4 +1,4 @@
-"""Image classification: any labelled images, any network, trained here or elsewhere."""
+"""Image classification: any labelled images, any network, trained here or published."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageClassification(ClassScores):
-    """A network that names what an image shows.
+    """A network that classifies images.
 
-    The splits: `test` is the source's own. Of the images to learn from, `validation_size` are
-    `validation` and the others are `train`; `calibration` is a part of `train`. Which, is drawn
-    with `split_seed`, not with `seed`. Weights trained elsewhere may have seen `validation`.
+    Splits: `test` is the source's own. Of the source's train images, `validation_size` are
+    `validation` and the others `train`; `calibration` is a part of `train`. `split_seed` draws the
+    split, not `seed`. Published weights may have been trained on `validation`.
 
     Args:
-        name: of the task, for the records; the dataset's, if None.
-        architecture: the network's name, for the records.
+        name: the name of the task in records; the dataset's if None.
+        architecture: the network's name in records.
         source: the images.
         builder: ``package.module:function`` (or a class) that makes the network, given `arguments`.
             It maps (batch, channels, height, width) to logits (batch, classes).
-        weights: where the network's weights come from; None keeps those that the builder gave it.
-        mean, std: of the pixels on the scale 0..1, one for each channel or one for all.
-        validation_size: a tenth of the images to learn from, at most 1000, if not given.
-        calibration_size: 512, or all of `train` where it has fewer, if not given.
-        calibration_seed: draws `calibration` from `train`; by default it is its first examples.
-        seed: of the initial weights and the order of batches.
+        weights: the source of the network's weights; None keeps those of the builder.
+        mean, std: those of the pixels on the scale 0..1, one for each channel or one for all.
+        validation_size: a tenth of the source's train images, at most 1000, if not given.
+        calibration_size: 512, or all of `train` if it has fewer, if not given.
+        calibration_seed: draws `calibration` from `train`; by default the first examples are taken.
+        seed: the seed of the initial weights and the order of batches.
 
     Raises:
         ValueError: an option of the wrong kind; from the methods, a builder that cannot be imported
@@ -56,7 +56,7 @@ class ImageClassification(ClassScores):
             its weights.
     """
 
-    name: str | None  # never None once it is made
+    name: str | None  # never None after __post_init__
     architecture: str
     source: ImageSource
     builder: str
@@ -102,7 +102,7 @@ class ImageClassification(ClassScores):
             self.weights.check()
 
     def network(self) -> nn.Module:
-        # The caller's random state stays as it is.
+        # The caller's random state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self._build()
@@ -139,11 +139,11 @@ class ImageClassification(ClassScores):
         )
 
     def metrics(self) -> MetricCollection:
-        """top1, top5, macro_recall and macro_f1; with fewer than 5 classes top5 is 1."""
+        """top1, top5, macro_recall and macro_f1; with 5 or fewer classes top5 is 1."""
         return class_collection(self.classes, top=(1, 5)).to(self.device)
 
     def protocol(self) -> dict[str, Any]:
-        """How many images there are of each kind."""
+        """The number of images in each split."""
         return {
             "test_images": len(self._test_images.labels),
             "train_images": len(self._division.train),
@@ -153,7 +153,7 @@ class ImageClassification(ClassScores):
 
     @cached_property
     def classes(self) -> int:
-        """How many classes the data have: as the dataset says, else as its labels show."""
+        """The number of classes, from the dataset's description or else from its labels."""
         if self._test_images.classes is not None:
             return self._test_images.classes
         return 1 + int(max(self._test_images.labels.max(), self._train_images.labels.max()))
@@ -181,14 +181,14 @@ class ImageClassification(ClassScores):
         build = import_builder(self.builder)
         try:
             inspect.signature(build).bind(**self.arguments)
-        # A ValueError: Python does not know what a builtin takes.
+        # A ValueError: Python has no signature for some builtins.
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"builder {self.builder} does not take arguments={dict(self.arguments)}: {error}"
             ) from error
         try:
             model = build(**self.arguments)
-        except Exception as error:  # Whatever the code of others raises.
+        except Exception as error:  # A builder of a user may raise anything.
             raise ValueError(
                 f"builder {self.builder} of task {self.name!r} fails with "
                 f"arguments={dict(self.arguments)}: {type(error).__name__}: {error}"
@@ -226,7 +226,7 @@ def import_builder(path: str) -> Callable[..., Any]:
         if not colon:
             raise ImportError("there is no colon in it")
         builder = getattr(importlib.import_module(module), name)
-    except Exception as error:  # Whatever a module of others raises.
+    except Exception as error:  # A module of a user may raise anything.
         raise ValueError(
             f"builder={path!r} cannot be imported ({type(error).__name__}: {error}); give "
             "package.module:function, with the package installed or in the working directory"

@@ -33,7 +33,7 @@ class Images:
         pixels: uint8, (count, channels, height, width).
         labels: int64, (count,), from 0.
         white: the pixel value that counts as 1.
-        classes: how many classes there are, or None where the dataset does not say.
+        classes: the number of classes, or None if the dataset does not say it.
 
     Raises:
         ValueError: other shapes or dtypes, no image or no pixel, or a label that is no class.
@@ -67,24 +67,24 @@ class Images:
 
 
 class ImageSource(ABC):
-    """Where images come from; a frozen dataclass in each final class."""
+    """A source of labelled images; each final class is a frozen dataclass."""
 
     @property
     def name(self) -> str:
-        """What a task on these images is called that has no name of its own."""
+        """The default name of a task on these images."""
         return type(self).__name__.lower()
 
     @abstractmethod
     def read(self, part: Part) -> Images:
-        """The images to learn from ("train"), or those to test on; they have none in common.
+        """The train images ("train") or the test images ("test"), which share none.
 
         Raises:
-            ValueError: another part, data that are not there, or no labelled images of one size.
+            ValueError: another part, missing data, or no labelled images of one size.
         """
 
 
 def check_part(part: Part) -> None:
-    """Raise ValueError unless it is one of the two parts that images come in."""
+    """Raise ValueError unless `part` is one of the two parts of a source."""
     if part not in get_args(Part):
         raise ValueError(
             f"there is no part {part!r} of the images, there are {' and '.join(get_args(Part))}: a "
@@ -93,7 +93,7 @@ def check_part(part: Part) -> None:
 
 
 def check_size(size: object) -> None:
-    """Raise ValueError unless it is the height and the width of an image."""
+    """Raise ValueError unless `size` is the height and the width of an image."""
     numbers = () if isinstance(size, str) or not isinstance(size, Sequence) else size
     if len(numbers) != 2 or not all(type(number) is int and number >= 1 for number in numbers):
         raise ValueError(f"size={size!r} must be [height, width], each an integer from 1")
@@ -101,10 +101,10 @@ def check_size(size: object) -> None:
 
 @dataclass(frozen=True)
 class Digits(ImageSource):
-    """The 1,797 handwritten digits (8 × 8, grey, 0..16) that scikit-learn carries with it.
+    """The 1,797 handwritten digits (8 × 8, grey, 0..16) that scikit-learn contains.
 
     Args:
-        test_size: how many of them are test images; which, is fixed.
+        test_size: the number of test images, which are always the same.
     """
 
     test_size: int = 360
@@ -122,7 +122,7 @@ class Digits(ImageSource):
         labels = torch.from_numpy(data.target.astype(np.int64))
         if self.test_size >= len(labels):
             raise ValueError(f"test_size={self.test_size} must lie in 1..{len(labels) - 1}")
-        # The writers of the last images are others than those of the first: mix them.
+        # The first and the last images have different writers, so they are shuffled.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         rows = order[: self.test_size] if part == "test" else order[self.test_size :]
         return Images(pixels[rows], labels[rows], white=16, classes=10)
@@ -132,18 +132,18 @@ class Digits(ImageSource):
 class HubImages(ImageSource):
     """Any image-classification dataset of the Hugging Face hub, or of a mirror (see `hub`).
 
-    Decoded once and kept in the cache as uint8 tensors.
+    They are decoded once and kept in the cache as uint8 tensors.
 
     Args:
         dataset: ``organisation/name``.
         config: the dataset's configuration, where it has several.
-        revision: a commit or tag of the hub; pin it for data that may change there.
-        train: the split to learn from; slices such as ``train[:80%]`` are allowed.
-        test: the split to test on; must share no image with `train`.
+        revision: a commit or tag of the hub; set it for data that may change there.
+        train: the split of the train images; slices such as ``train[:80%]`` are allowed.
+        test: the split of the test images; must share no image with `train`.
         image: the column of images; by default the only one of that type.
         label: the column of labels; by default the only one with class names.
-        size: (height, width) to resize to, bilinearly; needed where images differ in size.
-        channels: 1 (grey) or 3 (RGB) to convert to; needed where images differ in mode.
+        size: (height, width) of bilinear resizing; needed if images differ in size.
+        channels: 1 (grey) or 3 (RGB), the mode of conversion; needed if images differ in mode.
     """
 
     dataset: str
@@ -204,7 +204,7 @@ class HubImages(ImageSource):
         }
 
     def _columns(self, data: Dataset) -> tuple[str, str, int]:
-        """The columns of images and labels, and the number of classes (0: not known)."""
+        """The columns of images and labels, and the number of classes (0: unknown)."""
         from datasets import ClassLabel
         from datasets import Image as ImageFeature
 

@@ -1,4 +1,4 @@
-"""Normalised images in batches."""
+"""Splits of normalised images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageSplit(Split):
     """Rows of decoded images, normalised batch by batch as (pixel / white − mean) / std.
 
     Args:
-        rows: int64, (count,).
+        rows: the rows of the split, int64 (count,).
         mean, std: shape (channels, 1, 1) or (1, 1, 1).
     """
 
@@ -42,7 +42,7 @@ class ImageSplit(Split):
 def check_scale(
     name: str, values: Sequence[float], allowed: str, holds: Callable[[float], bool]
 ) -> None:
-    """Raise ValueError unless it is a sequence of numbers for which `holds`."""
+    """Raise ValueError unless `values` is a sequence of numbers that all satisfy `holds`."""
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise ValueError(
             f"{name}={values!r} must be a list of numbers, one for all channels or one for each"

@@ -56,9 +56,10 @@ def small_cnn(classes: int = 10) -> nn.Sequential:
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:
-    """LeNet-5 as the pruning literature has it (Caffe's, 431,080 parameters), for 28 × 28 images.
+    """LeNet-5 of the pruning literature (Caffe's, 431,080 parameters), for 28 × 28 images.
 
-    Wider than the one of 1998, and with ReLU; Han et al. 2015 report 0.80 % test error for it.
+    It is wider than the original of 1998 and has ReLU; Han et al. 2015 report a test error of 0.80
+    %.
     """
     check_integer("classes", classes, least=1)
     return nn.Sequential(
@@ -122,7 +123,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         subsampled = x[:, :, :: self.stride, :: self.stride]
-        # The same number of zero channels before and after.
+        # Equal numbers of zero channels before and after.
         return F.relu(y + F.pad(subsampled, (0, 0, 0, 0, self.padding, self.padding)))
 
 

@@ -23,7 +23,7 @@ from lowrank.tasks.splits import check_text
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# Characters of the library's own errors, some of which list all models that there are.
+# The most characters shown of the library's errors, some of which list all known models.
 LONGEST = 600
 WEIGHTS = ("*.safetensors", "*.bin")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -33,16 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with its own tokenizer.
+    """A pretrained model with its own tokenizer.
 
     Args:
-        name: in the mirror or on the hub, or a folder.
-        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        name: its name in the mirror or on the hub, or its folder.
+        dtype: the dtype of the weights, float32, float16 or bfloat16, whatever the file has.
         revision: a commit on the hub.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
-        ValueError: another dtype; from the methods, a model that is not there, or that brings code
+        ValueError: another dtype; from the methods, a missing model, or one with its own code,
             which may not run.
     """
 
@@ -65,7 +65,7 @@ class Pretrained:
         from transformers import AutoConfig
 
         config = self._load("configuration", AutoConfig.from_pretrained)
-        # Keys and values of a text that is not continued only take memory.
+        # The cache of keys and values only takes memory if no text is generated.
         config.get_text_config().use_cache = False
         return config
 
@@ -77,34 +77,35 @@ class Pretrained:
         return self._load("tokenizer", AutoTokenizer.from_pretrained)
 
     def network(self, auto: Any) -> PreTrainedModel:
-        """The model before its weights are there, in eval mode on the CPU.
+        """The model without its trained weights, in eval mode on the CPU.
 
         Args:
-            auto: the class of models to make it as, such as `transformers.AutoModelForCausalLM`.
+            auto: the class that makes it, such as `transformers.AutoModelForCausalLM`.
 
         Raises:
             ValueError: there is no such model of that class.
         """
         from transformers.initialization import no_init_weights
 
-        # Random numbers for billions of weights would take minutes, and be replaced.
+        # Drawing billions of initial weights would take minutes, and they are replaced.
         with torch.random.fork_rng(devices=[]), no_init_weights():
             model = self._load(
                 f"model for {auto.__name__}",
                 lambda _, revision, **options: auto.from_config(self.config, **options),
                 dtype=DTYPES[self.dtype],
             )
-        model.tie_weights()  # Left out with the random numbers.
+        model.tie_weights()  # Skipped together with the initial weights.
         return model.eval()
 
     def model(self, auto: Any, unused: str | None = None) -> PreTrainedModel:
         """The model with its weights, in eval mode on the CPU.
 
         Args:
-            unused: a part of the model that may lack its weights.
+            unused: a part of the model whose weights may be missing.
 
         Raises:
-            ValueError: it is of another class, or lacks weights, which the library would make up.
+            ValueError: it is of another class, or lacks weights, which the library would draw at
+                random.
         """
         with quiet():
             model, report = self._load(
@@ -131,10 +132,10 @@ class Pretrained:
             raise ValueError(f"model {self.name!r} has no weights: no {files} is in {folder}")
 
     def check_length(self, name: str, length: int) -> None:
-        """Raise ValueError if inputs of `length` tokens are longer than the model can take.
+        """Raise ValueError if the model has fewer than `length` positions.
 
         Args:
-            name: of the setting.
+            name: the name of the setting, for the error.
         """
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if longest is not None and length > longest:
@@ -144,7 +145,7 @@ class Pretrained:
             )
 
     def check_ids(self, ids: Tensor) -> None:
-        """Raise ValueError if the tokenizer makes tokens that the model has no embedding for."""
+        """Raise ValueError if the tokenizer makes tokens for which the model has no embedding."""
         rows = self.config.get_text_config().vocab_size
         largest = int(ids.max()) if ids.numel() else 0
         if largest >= rows:
@@ -155,16 +156,16 @@ class Pretrained:
 
     def _load(self, what: str, load: Callable[..., T], **options: Any) -> T:
         path = hub.model_path(self.name)
-        # Said even where it is the default, because the library asks the terminal otherwise.
+        # Given even if it is the default; otherwise the library asks in the terminal.
         options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         try:
             return load(path, **options)
         except pickle.UnpicklingError as error:
-            # Its text advises to load without this protection.
+            # Not `from error`: its text advises to load without this protection.
             raise ValueError(
                 f"no {what} of {self.name!r} in {path}: a file of it holds more than tensors"
             ) from error
-        # KeyError: a tokenizer file without the parts that it should have.
+        # KeyError: a tokenizer file lacks a part.
         except (ValueError, OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             why = textwrap.shorten(str(error), LONGEST)
             raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
@@ -172,12 +173,12 @@ class Pretrained:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the library's progress bars and reports, which come in the way of a sweep's own."""
+    """Inside, the library prints no progress bars and reports between those of a sweep."""
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # What its report on a checkpoint says of missing weights, our error does.
+    # Its report on missing weights is replaced by the error in `model`.
     logging.set_verbosity_error()
     try:
         yield

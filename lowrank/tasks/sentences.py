@@ -1,4 +1,4 @@
-"""Sentences as inputs, and a network that classifies them by their embeddings."""
+"""Splits of sentences, and the network that classifies their embeddings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lowrank.tasks.task import Split
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Stands for no token, at the end of sentences that are shorter than others of their batch.
+# Marks padding, at the end of sentences that are shorter than others of their batch.
 PADDING = -1
 
 
 @dataclass(frozen=True)
 class SentenceSplit(Split):
-    """Sentences as token ids, each batch padded to its longest.
+    """Sentences as token ids; each batch is padded to its longest sentence.
 
     Args:
-        ids: int64, (count, longest), `PADDING` after the end of a sentence.
+        ids: int64 (count, longest), `PADDING` after the end of a sentence.
         labels: int64, (count,).
     """
 
@@ -35,33 +35,32 @@ class SentenceSplit(Split):
         return len(self.ids)
 
     def batch(self, rows: Tensor) -> Batch:
-        """Sentences, int64 (count, length of the longest of them), and their labels."""
+        """The batch of sentences, int64 (count, length of the longest), and their labels."""
         rows = rows.to(self.ids.device)
         ids = self.ids[rows]
         ids = ids[:, : int((ids != PADDING).sum(dim=1).max())]
         return Batch((ids,), self.labels[rows], real={0: ids != PADDING})
 
     def part(self, rows: Tensor) -> SentenceSplit:
-        """The sentences at `rows`."""
+        """The split of the sentences at `rows`."""
         rows = rows.to(self.ids.device)
         return SentenceSplit(self.ids[rows], self.labels[rows])
 
 
 class SentenceOutputs(NamedTuple):
-    """What a `SentenceClassifier` makes of a batch: logits (batch, classes), embeddings (batch,
-    width)."""
+    """The outputs of a `SentenceClassifier`: logits (batch, classes), embeddings (batch, width)."""
 
     logits: Tensor
     embeddings: Tensor
 
 
 class SentenceClassifier(nn.Module):
-    """A linear head on sentence embeddings: the mean of an encoder's states over the real tokens.
+    """A linear head on sentence embeddings, the means of an encoder's states over the real tokens.
 
-    Maps token ids (batch, length), `PADDING` where there is no token, to logits (batch, classes).
+    Maps token ids (batch, length), `PADDING` after a sentence, to logits (batch, classes).
 
     Args:
-        encoder: stays as it is, but for an unused pooling layer that is taken away.
+        encoder: the encoder, from which an unused pooling layer is removed.
         normalize: whether embeddings are scaled to length 1.
     """
 
@@ -71,13 +70,13 @@ class SentenceClassifier(nn.Module):
         super().__init__()
         text = encoder.config.get_text_config()
         if "pooler" in dict(encoder.named_children()):
-            # Makes an embedding of another kind, which is not used.
+            # The pooling layer makes another embedding, which is not used.
             encoder.register_module("pooler", None)
         self.encoder = encoder
         self.normalize = normalize
-        # Some encoders number the positions of a sentence by where this token is not.
+        # Some encoders count the positions of a sentence by the tokens other than this one.
         self.pad_token = text.pad_token_id or 0
-        # Its weights come from elsewhere.
+        # Its weights are fitted or loaded later.
         self.head = nn.utils.skip_init(  # type: ignore[assignment]
             nn.Linear, text.hidden_size, classes, dtype=encoder.dtype
         )
@@ -101,13 +100,13 @@ def fit_head(embeddings: Tensor, labels: Tensor, penalty: float) -> dict[str, Te
     Args:
         embeddings: float64, (count, width).
         labels: int64, (count,); every class from 0 occurs.
-        penalty: on half the squared length of the weights, against the summed loss.
+        penalty: the factor of half the squared norm of the weights, added to the summed loss.
     """
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=1 / penalty, max_iter=1000, tol=1e-6)
     fitted.fit(embeddings.numpy(), labels.numpy())
     weight, bias = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
-    if len(weight) == 1:  # Of two classes only the difference is given.
+    if len(weight) == 1:  # For two classes the library gives one row, the difference.
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return {"weight": weight, "bias": bias}

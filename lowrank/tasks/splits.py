@@ -1,4 +1,4 @@
-"""The division of a task's examples into splits, and the name of a task."""
+"""The division of a task's examples into splits, and the names of tasks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from lowrank.numerics.checks import check_integer
 
-# From here on a generator of torch takes no seed.
+# The first seed that is too large for a generator of torch.
 TORCH_SEED_LIMIT = 2**63
 
 
 class Derived(str):
-    """A task's name that follows from its data: a copy with other data gets another."""
+    """A task's name derived from its data; a copy with other data gets another name."""
 
 
 def named(given: str | None, derived: str) -> str:
-    """The name of a task: the given one, or what follows from its data.
+    """The name of a task: the given one, or the one derived from its data.
 
     Raises:
         ValueError: it is no text, or empty.
@@ -38,13 +38,13 @@ def data_name(dataset: str, config: str | None) -> str:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise ValueError unless it is a text that says something."""
+    """Raise ValueError unless `value` is a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name}={value!r} must be a text that is not empty")
 
 
 def check_seed(name: str, seed: object) -> None:
-    """Raise ValueError unless it is a whole number that a generator takes."""
+    """Raise ValueError unless `seed` is a whole number that a generator takes."""
     check_integer(name, seed, least=0)
     if isinstance(seed, int) and seed >= TORCH_SEED_LIMIT:
         raise ValueError(f"{name}={seed} must be below {TORCH_SEED_LIMIT}")
@@ -52,7 +52,7 @@ def check_seed(name: str, seed: object) -> None:
 
 @dataclass(frozen=True)
 class Division:
-    """The rows of the examples to learn from that belong to each split, int64 (count,).
+    """The rows of each split among the examples other than the test examples, int64 (count,).
 
     `calibration` is a part of `train`, and `validation` is not.
     """
@@ -62,7 +62,7 @@ class Division:
     validation: Tensor
 
     def rows(self, name: str) -> Tensor:
-        """Those of one split, by its name."""
+        """The rows of the split `name`."""
         return getattr(self, name)
 
 
@@ -72,8 +72,7 @@ def check_division(
     calibration_seed: int | None,
     split_seed: int = 0,
 ) -> None:
-    """Raise ValueError unless these can be arguments of `divided`, as far as that can be known
-    without the data."""
+    """Raise ValueError for arguments that `divided` refuses whatever the data."""
     for name, size in (
         ("validation_size", validation_size),
         ("calibration_size", calibration_size),
@@ -93,19 +92,19 @@ def divided(
     calibration_seed: int | None,
     split_seed: int | None = None,
 ) -> Division:
-    """The examples to learn from, divided into splits.
+    """The division of the examples other than the test examples.
 
     Args:
-        found: how many there are.
-        sizes: of validation and calibration; a tenth, and all that are not validation, if not
-            given.
-        most: what they are at most where they are not given.
-        of: what the examples are, for the error.
-        calibration_seed: draws which of `train` calibrate; its first, if not given.
-        split_seed: draws which are validation; the last, if not given.
+        found: the number of examples.
+        sizes: those of validation and calibration; by default a tenth, and all that are not
+            validation.
+        most: the largest default of each size.
+        of: the word for the examples in errors.
+        calibration_seed: draws `calibration` from `train`; its first examples if not given.
+        split_seed: draws `validation`; the last examples if not given.
 
     Raises:
-        ValueError: the sizes do not fit; the text says what does.
+        ValueError: the sizes do not fit; the text says which do.
     """
     validating, calibrating = _sizes(found, *sizes, most=most, of=of)
     learnt = found - validating
@@ -124,7 +123,7 @@ def _permutation(count: int, seed: int) -> Tensor:
 def _sizes(
     found: int, validation: int | None, calibration: int | None, most: tuple[int, int], of: str
 ) -> tuple[int, int]:
-    """How many validate, and how many of the others calibrate; see `divided`."""
+    """The sizes of validation and calibration; see `divided`."""
     if found < 2:
         raise ValueError(f"{found} {of} cannot be divided into parts: take 2 or more")
     validating = min(most[0], max(1, found // 10)) if validation is None else validation

@@ -1,4 +1,4 @@
-"""A model, its data and its quality measure behind one small interface."""
+"""The interface of tasks: a model, its data and its metrics."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
-# What every task measures besides its own.
+# The metrics of every task, beside its own.
 LOSS = "loss"
 
 
 def loss_metric(one: str = "prediction", minor: bool = True) -> Metric:
-    """What `Task.loss` is on record, as the mean per prediction, or whatever `one` calls that."""
+    """The metric of `Task.loss` in records; `one` is the unit of its mean, such as a token."""
     title = f"loss (test split, mean per {one})"
     return Metric(LOSS, title, "loss", higher_is_better=False, minor=minor)
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How many examples run at once where nobody says otherwise.
+    """The default numbers of examples that run at once.
 
     Attributes:
-        quality: where a model is evaluated.
-        latency: where it is timed, one time for each.
+        quality: the number in an evaluation.
+        latency: the numbers at which a model is timed.
     """
 
     quality: int
@@ -51,19 +51,19 @@ class Split(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Examples in this split."""
+        """The number of examples."""
 
     @abstractmethod
     def batch(self, rows: Tensor) -> Batch:
-        """The examples at `rows`, int64 (count,), ready for the model, on the task's device."""
+        """The batch of the examples at `rows`, int64 (count,), on the task's device."""
 
     def batches(self, batch_size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """All examples, each once.
+        """The batches of all examples, each example once.
 
-        The last batch is shorter where `batch_size` does not divide the length.
+        The last batch is shorter if `batch_size` does not divide the length.
 
         Args:
-            shuffle_seed: the order is a permutation drawn with this seed; None keeps the data's.
+            shuffle_seed: draws the order of the examples; None keeps that of the data.
 
         Raises:
             ValueError: batch_size is no whole number from 1.
@@ -77,13 +77,13 @@ class Split(ABC):
 
 
 class Task(ABC):
-    """What is compressed and how its quality is judged; a frozen dataclass in each final class.
+    """A model to compress, its data and its metrics; each final class is a frozen dataclass.
 
     Laws: the test split shares no example with any other; validation shares none with train; the
     same configuration and seed give the same data in the same order and the same model.
 
     Attributes:
-        batch_sizes: what its outputs let run at once, where the settings of a measure do not say.
+        batch_sizes: the defaults of batch sizes in measures, as large as the outputs allow.
     """
 
     batch_sizes: ClassVar[BatchSizes] = BatchSizes(quality=256, latency=(1, 256))
@@ -95,14 +95,14 @@ class Task(ABC):
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The dense model before its weights are there: for questions about layers and shapes.
+        """The dense model without its trained weights, for checks of layers and shapes.
 
-        Reads no data and trains nothing; a new one at each call, on the CPU.
+        Reads no data and trains nothing; each call makes a new one, on the CPU.
         """
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """The trained dense model in eval mode on the task's device; a new one at each call."""
+        """The trained dense model in eval mode on the task's device; each call makes a new one."""
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
@@ -123,7 +123,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh quality measures; `count` updates them.
+        """New metrics, which `count` updates.
 
         Each is named in `judged_by`.
         """
@@ -138,19 +138,19 @@ class Task(ABC):
         metrics.update(outputs, targets)
 
     def example(self, batch_size: int = 1) -> Example:
-        """Inputs from the test split for a model, such as for timing it: a tuple for
-        `model(*inputs)`, or a mapping for `model(**inputs)`.
+        """Inputs from the test split, for example to time a model: a tuple for `model(*inputs)`, or
+        a mapping for `model(**inputs)`.
 
-        Examples repeat where `batch_size` is more than there are.
+        Examples repeat if `batch_size` is larger than the split.
         """
         test = self.split("test")
         return test.batch(torch.arange(batch_size) % len(test)).inputs
 
     def judged_by(self) -> tuple[Metric, ...]:
-        """What its numbers mean; by the first the task judges, and the others follow in order.
+        """The metrics of the task: name, unit, direction; the first is the primary one.
 
-        All that `metrics` and `agreement` measure, and the loss; no other is measured. A task that
-        says nothing here judges by its loss.
+        They are all that `metrics` and `agreement` measure, and the loss; others are refused. By
+        default the loss is the primary one.
         """
         return (loss_metric(minor=False), OUTPUT_ERROR)
 
@@ -158,16 +158,18 @@ class Task(ABC):
     def draws_model(self) -> bool:
         """Whether another `seed` gives another dense model or another test split.
 
-        As where it is trained here. Where it does not, all seeds share one measurement of it.
+        It does for a model that is trained here. If it does not, all seeds share one measured dense
+        model.
         """
         return True
 
     def check(self) -> None:
-        """Find what does not fit before anything is trained or compressed; reads the data.
+        """Check that data, splits and network fit, before any training or compression; reads the
+        data.
 
         Raises:
-            ValueError: data that are not there, sizes of splits that they do not have, or a network
-                that does not take them.
+            ValueError: missing data, splits larger than the data, or a network that does not take
+                them.
         """
         for name in SPLIT_NAMES:
             if len(self.split(name)) == 0:
@@ -175,7 +177,7 @@ class Task(ABC):
         self.example()
 
     def undefined(self) -> dict[str, str]:
-        """Measures that `metrics` leaves out since these data do not define them: name → reason."""
+        """The metrics left out because the data do not define them: name → reason."""
         return {}
 
     def predictions(self, batch: Batch) -> int:
@@ -183,7 +185,7 @@ class Task(ABC):
         return len(batch)
 
     def agreement(self, outputs: Any, dense: Any, targets: Any) -> dict[str, Tensor]:
-        """How far two models agree on a batch: by name, one number for each prediction.
+        """The agreement of two models on a batch: by name, one number for each prediction.
 
         Args:
             outputs, dense: of the model and of the dense one.
@@ -192,7 +194,7 @@ class Task(ABC):
         return {OUTPUT_ERROR.name: output_error(outputs, dense)}
 
     def distance(self, outputs: Any, dense: Any, targets: Any) -> Tensor:
-        """How far a model is from the dense one, differentiable; 0 where they agree.
+        """The distance of a model to the dense one, differentiable; 0 if their outputs are equal.
 
         The mean over the predictions of a batch. Sensitivities and light tuning use it; `agreement`
         measures.
@@ -213,5 +215,5 @@ class Task(ABC):
         raise ValueError(f"task '{self.name}' has no language model, and so no tokenizer for one")
 
     def protocol(self) -> dict[str, Any]:
-        """What a number of this task's quality depends on and its settings do not say, as JSON."""
+        """Facts on which the metrics depend and which the settings do not hold, as JSON."""
         return {}

@@ -35,7 +35,7 @@ from lowrank.tasks.text_sources import HubText, check_texts
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-# Sentences whose embeddings are made at once for the head.
+# Sentences per batch when the head is fitted.
 EMBEDDED = 64
 COSINE = Metric(
     "cosine", "mean cosine to the dense model's embeddings\n(test split)", "cosine", dense=1.0
@@ -44,47 +44,48 @@ COSINE = Metric(
 
 @dataclass(frozen=True)
 class TextClassification(Task):
-    """A pretrained encoder with a linear head that names the class of a sentence.
+    """A pretrained encoder with a linear head that classifies sentences.
 
-    The embedding of a sentence is the mean of the encoder's states over its tokens. The encoder
-    stays as it is; the head is a logistic regression on the embeddings of the train split, fitted
-    on first use and kept in the cache. Inputs are token ids (batch, length of the longest), −1
-    where a sentence has ended; outputs logits (batch, classes).
+    The embedding of a sentence is the mean of the encoder's states over its tokens. The encoder is
+    not trained; the head is a logistic regression on the embeddings of the train split, fitted on
+    first use and kept in the cache. Inputs are token ids (batch, length of the longest), −1 after
+    the end of a sentence; outputs are logits (batch, classes).
 
-    Agreement with the dense model is measured by "cosine" too, the mean cosine between the
-    embeddings of a sentence under both: what counts where embeddings are used as such.
+    Agreement with the dense model is measured by "cosine" too, the mean cosine between the two
+    models' embeddings of a sentence. It matters to users of the embeddings themselves.
 
-    The splits: `test` is the text `test`, ordered by length. Of the sentences of `train`,
-    `validation_size` are `validation` and the others are `train`; `calibration` is a part of
-    `train`. Which, is drawn with `split_seed`.
+    Splits: `test` is the text `test`, ordered by length. Of the sentences of the text `train`,
+    `validation_size` are `validation` and the others `train`; `calibration` is a part of `train`.
+    `split_seed` draws the split.
 
     Args:
-        name: of the task, for the records; that of the test data, if None.
-        architecture: the model's name, for the records.
+        name: the name of the task in records; that of the test data if None.
+        architecture: the model's name in records.
         pretrained: the encoder's name in the mirror or on the hub, or its folder. Its own tokenizer
             is used.
-        test, train: the sentences; not the same.
-        classes: how many there are.
+        test, train: the two sets of sentences, which must differ.
+        classes: the number of classes.
         label: the column with class numbers.
-        max_length: tokens; what is beyond is cut off.
+        max_length: the most tokens of a sentence; further ones are cut off.
         normalize: whether embeddings are scaled to length 1.
-        penalty: on half the squared length of the head's weights, against the summed loss.
-        dtype: of the weights: float32, float16 or bfloat16, whatever the file has.
+        penalty: the factor of half the squared norm of the head's weights, added to the summed
+            loss.
+        dtype: the dtype of the weights, float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
         trust_remote_code: whether code that comes with the model may run.
         validation_size: a tenth of the sentences of `train`, at most 1000, if not given.
-        calibration_size: 256, or all of the split `train` where it has fewer, if not given.
-        calibration_seed: draws `calibration` from `train`; by default it is its first examples.
-        seed: of the order of batches.
+        calibration_size: 256, or all of the split `train` if it has fewer, if not given.
+        calibration_seed: draws `calibration` from `train`; by default the first examples are taken.
+        seed: the seed of the order of batches.
 
     Raises:
-        ValueError: an option of the wrong kind; from the methods, a model or text that is not there
-            or too short, labels that are no classes, a tokenizer or length that does not fit.
+        ValueError: an option of the wrong kind; from the methods, a missing model or text, too few
+            sentences, labels that are no classes, or a tokenizer or length that does not fit.
     """
 
     batch_sizes = BatchSizes(quality=8, latency=(1,))
 
-    name: str | None  # never None once it is made
+    name: str | None  # never None after __post_init__
     architecture: str
     pretrained: str
     test: HubText
@@ -117,7 +118,7 @@ class TextClassification(Task):
             self.validation_size, self.calibration_size, self.calibration_seed, self.split_seed
         )
         check_seed("seed", self.seed)
-        _ = self._pretrained  # Checks its own options.
+        _ = self._pretrained  # Made here to check its options.
         need("a classifier of sentences", "torchmetrics", "sklearn", "filelock")
 
     @property
@@ -174,14 +175,16 @@ class TextClassification(Task):
     def agreement(
         self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor
     ) -> dict[str, Tensor]:
-        """ "flipped", "kl" and "cosine", which is 1 where the embeddings have one direction."""
+        """ "flipped", "kl" and "cosine", which is 1 if both embeddings have the same direction."""
         del targets
         ours, theirs = outputs.embeddings.double(), dense.embeddings.double()
         cosine = F.cosine_similarity(ours, theirs, dim=1)
         return class_agreement(outputs.logits, dense.logits) | {"cosine": cosine}
 
     def distance(self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor) -> Tensor:
-        """1 − cosine of the embeddings, the mean over the batch: the head sees a few directions."""
+        """The mean over the batch of 1 − cosine of the embeddings, of which the head sees only a
+        few directions.
+        """
         del targets
         return 1 - F.cosine_similarity(outputs.embeddings, dense.embeddings, dim=1).mean()
 
@@ -197,7 +200,9 @@ class TextClassification(Task):
         metrics.update(outputs.logits, targets)
 
     def example(self, batch_size: int = 1) -> Example:
-        """Test sentences of the median length, so without padding; they repeat where needed."""
+        """Test sentences of the median length, hence without padding; they repeat if there are too
+        few.
+        """
         test = self._test_sentences
         lengths = (test.ids != PADDING).sum(dim=1)
         usual = torch.nonzero(lengths == lengths.median())[:, 0]
@@ -205,7 +210,7 @@ class TextClassification(Task):
         return test.batch(rows).inputs
 
     def protocol(self) -> dict[str, Any]:
-        """What sentences there are; "longest" is in tokens, after the cut at `max_length`."""
+        """The numbers of sentences; "longest" is in tokens, after the cut at `max_length`."""
         return {
             "pretrained": self.pretrained,
             "dtype": self.dtype,
@@ -225,7 +230,7 @@ class TextClassification(Task):
     @cached_property
     def _test_sentences(self) -> SentenceSplit:
         found = self._read(self.test)
-        # Like lengths together, so that batches hold little padding.
+        # Sorted by length, so that batches hold little padding.
         return found.part((found.ids != PADDING).sum(dim=1).argsort(stable=True))
 
     @cached_property
@@ -264,7 +269,7 @@ class TextClassification(Task):
         return SentenceSplit(padded.to(self.device), labels.to(self.device))
 
     def _check_classes(self, train: SentenceSplit) -> None:
-        """Raise ValueError unless there are sentences of every class to fit a head on."""
+        """Raise ValueError unless the train split has sentences of every class."""
         present = train.labels.unique().tolist()
         if present != list(range(self.classes)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Quality measures of language models; imports torchmetrics, so to be imported late.
+"""Metrics of language models. Imports torchmetrics, so it should be imported only when needed.
 
 Raises:
     MissingExtra: when imported without the extra ``tasks``.
@@ -19,7 +19,7 @@ from lowrank.tasks.token_sequences import IGNORED
 need("a language model's measures", "torchmetrics")
 from torchmetrics import Metric  # noqa: E402  Not before its absence is said.
 
-# What `Likelihood` measures.
+# The metrics that `Likelihood` measures.
 LIKELIHOOD = (
     Meaning(
         "perplexity",
@@ -52,18 +52,19 @@ LIKELIHOOD = (
 
 
 class Likelihood(Metric):
-    """Of logits (batch, length, vocabulary) against the tokens that come next (batch, length):
+    """The likelihood of the next tokens (batch, length) under logits (batch, length, vocabulary):
 
     - "perplexity": exp of the mean negative log-likelihood of the counted predictions;
-    - "word_perplexity": that to the power of `tokens_per_word`;
-    - "bits_per_byte": log2 of it times `tokens_per_byte`;
-    - "token_accuracy": the share of counted predictions whose likeliest token comes next.
+    - "word_perplexity": perplexity to the power of `tokens_per_word`;
+    - "bits_per_byte": log2 of the perplexity times `tokens_per_byte`;
+    - "token_accuracy": the share of counted predictions whose likeliest token is the next one.
 
-    Words and bytes do not depend on the tokenizer, and compare models that have different ones.
+    Measures per word and per byte do not depend on the tokenizer, so they compare models with
+    different tokenizers.
 
     Args:
-        tokens_per_word, tokens_per_byte: of the text that is evaluated; without one, its measure is
-            left out.
+        tokens_per_word, tokens_per_byte: ratios of the evaluated text; if one is None, its measure
+            is left out.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Where the text of a task comes from."""
+"""Sources of text for tasks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lowrank.tasks.splits import check_text, data_name
 
 @dataclass(frozen=True)
 class HubText:
-    """One split of a dataset with a column of text, by its hub name.
+    """One split of a dataset with a column of text, by its name on the hub.
 
     Args:
-        split: as the `datasets` library has it; ``train[:5000]`` is its first 5000 rows.
-        config: of a dataset that has several, such as ``wikitext-2-raw-v1``.
-        column: with the text.
+        split: in the notation of the `datasets` library; ``train[:5000]`` is the first 5000 rows.
+        config: the configuration, if the dataset has several, such as ``wikitext-2-raw-v1``.
+        column: the column of the text.
         revision: a commit of the dataset on the hub.
 
     Raises:
-        ValueError: one of them is no text.
+        ValueError: one of these is no text.
     """
 
     dataset: str
@@ -40,7 +40,7 @@ class HubText:
 
     @property
     def name(self) -> str:
-        """What a task on this text is called that has no name of its own."""
+        """The default name of a task on this text."""
         return data_name(self.dataset, self.config)
 
     def rows(self) -> list[str]:
@@ -55,7 +55,7 @@ class HubText:
         """The class numbers in another column, row by row.
 
         Raises:
-            ValueError: there are none, or one is below 0, as where labels are hidden.
+            ValueError: there are none, or one is below 0, which marks hidden labels.
         """
         labels = [int(label) for label in self._read(column, int, "class numbers")]
         if min(labels) < 0:
@@ -78,7 +78,7 @@ class HubText:
 
 
 def check_texts(test: HubText, train: HubText) -> None:
-    """Raise ValueError unless they are two texts, and different ones."""
+    """Raise ValueError unless they are two different texts."""
     for name, text in {"test": test, "train": train}.items():
         if not isinstance(text, HubText):
             raise ValueError(f"{name}={text!r} must be a HubText")

@@ -1,4 +1,4 @@
-"""How a text becomes the inputs of a language model, and which of its tokens are predicted."""
+"""Packing of a text into inputs of a language model, and the choice of predicted tokens."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lowrank.tasks.task import Split
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The target of a position whose prediction does not count; as in `F.cross_entropy`.
+# The target of a position whose prediction does not count, as in `F.cross_entropy`.
 IGNORED = -100
 Bos = Literal["row", "text", "sequence", "none"]
 
 
 @dataclass(frozen=True)
 class TokenSplit(Split):
-    """Sequences of tokens, each with the tokens that come next.
+    """Sequences of tokens, each with the next tokens as targets.
 
     Args:
         inputs: int64, (count, length).
-        targets: int64, (count, length); `IGNORED` where no prediction counts.
+        targets: int64, (count, length); `IGNORED` at predictions that do not count.
     """
 
     inputs: Tensor
@@ -41,18 +41,19 @@ class TokenSplit(Split):
         return Batch((self.inputs[rows],), self.targets[rows])
 
     def part(self, rows: Tensor) -> TokenSplit:
-        """The sequences at `rows`."""
+        """The split of the sequences at `rows`."""
         rows = rows.to(self.inputs.device)
         return TokenSplit(self.inputs[rows], self.targets[rows])
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as tokens, and what of it there is.
+    """The tokens of a text, and its numbers of words, characters and bytes.
 
     Attributes:
         ids: int64, (count,).
-        words, characters, size: of the text: parts between white space, code points, UTF-8 bytes.
+        words, characters, size: the numbers of words between white space, of code points, and of
+            UTF-8 bytes.
     """
 
     ids: Tensor
@@ -63,25 +64,27 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Packing:
-    """How the rows of a text become inputs (count, sequence_length) without padding.
+    """The rule that packs the rows of a text into inputs (count, sequence_length) without padding.
 
-    They are joined and cut; what is left over at the end is in no input. A token is predicted from
-    those before it in its input, those of an earlier row included, so the first token of an input
-    is not predicted.
+    Rows are joined, and the text is cut into inputs; a rest at the end is left out. A token is
+    predicted from all tokens before it in its input, also those of earlier rows, so the first token
+    of an input is not predicted.
 
     Args:
-        sequence_length: tokens of an input.
-        stride: tokens from the start of one test input to that of the next; all that are in one, if
-            not given. Below that, inputs overlap, and of each but the first only the last `stride`
-            tokens count: each with more text before it, hence a lower perplexity, for more work.
-        bos: where the tokenizer's token for a beginning is put: before each `row` (rows are then
-            tokenized apart), once before the `text`, before each `sequence`, or nowhere (`none`).
+        sequence_length: the number of tokens in an input.
+        stride: tokens from the start of one test input to that of the next; by default the length
+            of an input. With a smaller stride inputs overlap, and in each input but the first only
+            the last `stride` tokens count. Each then has more text before it, which lowers the
+            perplexity and takes more time.
+        bos: the place of the tokenizer's beginning-of-sequence token: before each `row` (rows are
+            then tokenized apart), once before the `text`, before each `sequence`, or nowhere
+            (`none`).
         strip: whether white space at the ends of each row is removed.
-        separator: what joins the rows, unless they are tokenized apart.
+        separator: the text between rows, unless they are tokenized apart.
 
     Raises:
-        ValueError: an option outside its range; from the methods, a tokenizer without the token for
-            a beginning, or a text that does not fill one input.
+        ValueError: an option outside its range; from the methods, a tokenizer without a
+            beginning-of-sequence token, or a text that does not fill one input.
     """
 
     sequence_length: int
@@ -105,8 +108,8 @@ class Packing:
         least = 2 + (self.bos == "sequence")
         if self.sequence_length < least:
             raise ValueError(
-                f"sequence_length={self.sequence_length} must be at least {least}: with less there "
-                "is nothing to predict, or nothing to predict it from"
+                f"sequence_length={self.sequence_length} must be at least {least}: a shorter "
+                "input has no token to predict, or none before it"
             )
         if self.stride is None:
             return
@@ -114,25 +117,25 @@ class Packing:
         if not 1 <= self.stride <= self.own:
             raise ValueError(
                 f"stride={self.stride} must lie in 1..{self.own}, the tokens of the text in one "
-                "input: with more, some would be in none"
+                "input: a larger stride would leave tokens out of every input"
             )
 
     @property
     def own(self) -> int:
-        """Tokens of the text in one input."""
+        """The number of tokens of the text in one input."""
         return self.sequence_length - (self.bos == "sequence")
 
     @property
     def step(self) -> int:
-        """Tokens from one test input to the next."""
+        """The number of tokens from the start of one test input to that of the next."""
         return self.own if self.stride is None else self.stride
 
     def tokenize(self, rows: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-        """The whole text as tokens."""
+        """The tokens of the whole text."""
         bos = [] if self.bos == "none" else [_bos(tokenizer)]
         rows = [row.strip() for row in rows] if self.strip else list(rows)
         pieces = rows if self.bos == "row" else [self.separator.join(rows)]
-        # Not verbose: a text longer than an input is what is wanted.
+        # verbose would warn that the text is longer than an input, which is intended.
         parts = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
         start = [] if self.bos == "sequence" else bos
         ids = [number for part in parts for number in (*start, *part)]
@@ -141,14 +144,14 @@ class Packing:
         return Tokens(torch.tensor(ids, dtype=torch.int64), words, sum(map(len, pieces)), size)
 
     def cut(self, ids: Tensor, step: int, tokenizer: PreTrainedTokenizerBase) -> TokenSplit:
-        """The inputs, `step` tokens of the text apart, with what each of them has to predict."""
+        """The inputs, whose starts are `step` tokens of the text apart, with their targets."""
         if len(ids) < self.own:
             raise ValueError(
                 f"the text is {len(ids)} tokens long and does not fill one sequence of "
                 f"{self.sequence_length}: take a longer text, or a smaller sequence_length"
             )
         inputs = ids.unfold(0, self.own, step)
-        # The tokens that the input before has too count there.
+        # Tokens shared with the input before count there only.
         counted = torch.arange(self.own).expand(inputs.shape) >= self.own - step
         counted[0] = True
         if self.bos == "sequence":
@@ -160,7 +163,7 @@ class Packing:
         return TokenSplit(inputs.contiguous(), torch.cat([wanted, nothing], dim=1))
 
     def covered(self, tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-        """The part of a text that is in the test inputs."""
+        """The part of a text that the test inputs cover."""
         whole, own, step = len(tokens.ids), self.own, self.step
         inside = own + (whole - own) // step * step
         rest = tokenizer.decode(tokens.ids[inside:].tolist(), skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""The one training loop: trains dense models, and what is left of them after compression."""
+"""The training loop, for dense and for compressed models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[int, int, float], None]
 # The loss of a model on a batch.
 Loss = Callable[[nn.Module, Batch], Tensor]
 
-# The learning rate as a share of its start, after a share of all steps.
+# The learning rate relative to its start, as a function of the share of steps done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -93,14 +93,14 @@ class Training:
     ) -> dict[str, Any]:
         """Train every parameter of `model` that requires a gradient, in place.
 
-        The order of batches and dropout are drawn with the task's seed. The model comes back in
-        the mode, training or eval, that it had.
+        The task's seed draws the order of batches and dropout. The model keeps its mode, training
+        or eval.
 
         Args:
-            loss: of a batch; that of the task if not given.
+            loss: the loss of a batch; the task's if not given.
 
         Returns:
-            "losses", the mean of each epoch, "steps", and "trained_params", a number.
+            "losses" (the mean of each epoch), "steps" and "trained_params" (their numbers).
 
         Raises:
             ValueError: no parameter requires a gradient.
@@ -122,7 +122,7 @@ class Training:
         losses: list[float] = []
         model.train()
         try:
-            # Dropout draws from the global generator: the caller's state is given back.
+            # Dropout draws from the global generator, whose state is restored for the caller.
             with torch.random.fork_rng([] if device.type == "cpu" else [device]):
                 torch.manual_seed(task.seed)
                 for epoch in range(1, self.epochs + 1):
@@ -134,7 +134,7 @@ class Training:
                         value.backward()
                         optimizer.step()
                         schedule.step()
-                        # The last batch may be shorter: each example counts the same.
+                        # Each example has equal weight, also in a shorter last batch.
                         total += value.detach() * len(batch)
                     losses.append(_finite(float(total) / len(train), epoch))
                     progress(epoch, self.epochs, losses[-1])
@@ -145,7 +145,7 @@ class Training:
 
 
 def task_loss(task: Task) -> Loss:
-    """The loss that a task judges by."""
+    """The loss of a task, as a function of a model and a batch."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return task.loss(task.forward(model, batch), batch.targets)

@@ -1,4 +1,4 @@
-"""Where the weights of a task's dense model come from: trained on first use, or published."""
+"""The weights of a task's dense model: trained on first use, or published."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training import Training
 
-# Where in the cache weights are kept.
+# The folder of weights in the cache.
 MODELS = "models"
-# Examples that are hashed at once.
+# Examples hashed at once.
 FINGERPRINTED = 4096
 
 
 class Weights(ABC):
-    """The weights of a dense model; a frozen dataclass in each final class."""
+    """A source of the weights of a dense model; each final class is a frozen dataclass."""
 
     @property
     @abstractmethod
@@ -36,10 +36,10 @@ class Weights(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Find what can be known before the weights are needed; neither loads nor trains.
+        """Check what can be checked before the weights are needed, without loading or training.
 
         Raises:
-            ValueError: they are not there, or cannot be kept.
+            ValueError: the weights do not exist, or cannot be kept.
         """
 
     @abstractmethod
@@ -49,8 +49,8 @@ class Weights(ABC):
         """Load or train the weights of `model`, in place.
 
         Args:
-            builder: ``package.module:function``, which made the model.
-            arguments: what it was called with.
+            builder: ``package.module:function`` that made the model.
+            arguments: the arguments of the builder.
 
         Raises:
             ValueError: there are none, or they do not fit.
@@ -59,18 +59,17 @@ class Weights(ABC):
 
 @dataclass(frozen=True)
 class Trained(Weights):
-    """Trained by `recipe` on the task's train split on first use, then kept in the cache.
+    """Weights trained by `recipe` on the task's train split on first use, then kept in the cache.
 
-    What is kept belongs to the recipe, the network (its printed structure, the source of the module
-    that its builder is in, and the initial weights, hence the seed) and the numbers of the train
-    split: a change to any of them trains anew. Code that the builder imports from elsewhere is not
-    watched.
+    Cached weights depend on the recipe, the network (its printed structure, the source of its
+    builder's module, and the initial weights, hence the seed) and the numbers of the train split; a
+    change of any of these trains again. A change of code that the builder imports is not noticed.
     """
 
     recipe: Training
 
     def __post_init__(self) -> None:
-        # A subclass has options that mean nothing to a dense model.
+        # A subclass may have options without meaning for a dense model.
         if type(self.recipe) is not Training:
             raise ValueError(f"recipe={self.recipe!r} must be a Training")
         need("a network trained here and kept", "filelock")
@@ -109,7 +108,7 @@ class Published(Weights):
 
     Args:
         repository: ``organisation/name`` of the model in the mirror or on the hub.
-        url: where to find them without a mirror, if not on the hub.
+        url: the address of the weights, used without a mirror instead of the hub.
     """
 
     repository: str
@@ -148,13 +147,13 @@ def split_fingerprint(split: Split) -> list[str]:
 
 
 def source_of(builder: str) -> str:
-    """A hash of the module that a builder ``package.module:function`` is in."""
+    """A hash of the source of the module of a builder ``package.module:function``."""
     module = importlib.import_module(builder.partition(":")[0])
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """`value` with its mappings and sequences as dicts and lists, as JSON has them."""
+    """A value whose mappings and sequences are dicts and lists, as in JSON."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, str | int | float | None):
