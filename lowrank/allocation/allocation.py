@@ -65,6 +65,24 @@ class Plan:
     summary: dict[str, Any] = field(default_factory=dict)
     factorizations: dict[str, Factorization] = field(default_factory=dict)
 
+    def check(self, sites: Sequence[Site], by: str) -> None:
+        """Raise ValueError unless it gives decomposers to selected weights, and to no others.
+
+        Args:
+            by: the name of the allocation, for the error.
+        """
+        names = [site.name for site in sites]
+        for name, decomposer in self.decomposers.items():
+            if name not in names:
+                raise ValueError(
+                    f"{by} gives a decomposer to {name!r}, which is none of the selected weights: "
+                    f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                )
+            if not isinstance(decomposer, Decomposer):
+                raise ValueError(
+                    f"{by} gives {name!r} a {type(decomposer).__name__}, and must give a Decomposer"
+                )
+
 
 @dataclass(frozen=True)
 class Allocation(ABC):

@@ -21,6 +21,7 @@ from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating, unfused_attention
 from lowrank.model.layers import rule_for
 from lowrank.model.nested import tensors
+from lowrank.numerics.versions import version
 
 # Runs the model on a piece of the data; the second argument is the number of the piece.
 Run = Callable[[Piece, int], Any]
@@ -105,13 +106,6 @@ class CountedInput:
     def is_of(self, x: Tensor, reading: Any) -> bool:
         """Whether `x` is the same unchanged tensor, read in the same way (`Rule.reading`)."""
         return self.tensor() is x and version(x) == self.version and self.reading == reading
-
-
-def version(x: Tensor) -> int:
-    """The number of in-place changes of a tensor; 0 for one made in inference mode, which cannot be
-    changed in place outside of it.
-    """
-    return 0 if x.is_inference() else x._version
 
 
 class Collector:

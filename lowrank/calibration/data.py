@@ -159,7 +159,7 @@ class TaskData(CalibrationData):
     def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
         """The task's distance, for each of its predictions."""
         count = self.task.predictions(piece.batch)
-        return count * float(self.task.distance(outputs, dense, piece.batch.targets)), count
+        return count * float(self.task.distance(outputs, dense, piece.batch)), count
 
 
 @dataclass(frozen=True)

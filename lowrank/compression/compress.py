@@ -115,6 +115,7 @@ def approximated(
     allocation.check_norms(norms.types)
     problem = Problem(model, sites, norms, data, example, storing)
     chosen = allocation.allocate(problem)
+    chosen.check(sites, by=type(allocation).__name__)
     out = [site.name for site in sites if site.name not in chosen.decomposers]
     skipped += [(name, "the allocation leaves it as it is") for name in out]
     sites = [site for site in sites if site.name in chosen.decomposers]

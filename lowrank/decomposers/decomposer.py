@@ -18,6 +18,7 @@ from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Identity, Norm
 from lowrank.numerics.memo import fingerprint
+from lowrank.numerics.versions import version
 
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 # Weights of up to this share of the dtype's largest number cannot overflow it.
@@ -79,8 +80,9 @@ class Decomposer(ABC):
         """What `decompose` gives, for a weight and a norm that have passed its checks.
 
         Raises:
-            ValueError: what it finds, or needs on the way, is too large for the weight's dtype.
+            ValueError: the result is too large for the weight's dtype, or breaks a law.
         """
+        before = version(weight)
         try:
             form = self._decompose(weight.detach(), norm)
         except LinAlgError as error:
@@ -89,9 +91,23 @@ class Decomposer(ABC):
                 f"{type(self).__name__} found no decomposition of a weight of shape {shape} with "
                 f"magnitudes up to {largest:.3g}: {error} Scale the weight, or take another method"
             ) from error
+        self._check_form(form, weight)
+        if version(weight) != before:
+            raise ValueError(
+                f"{type(self).__name__} wrote into the model's weight: compute on weight.clone()"
+            )
         form = form.to(device=weight.device, dtype=weight.dtype)
         check_finite(form, weight.detach())
         return form
+
+    def _check_form(self, form: object, weight: Tensor) -> None:
+        """Raise ValueError unless it is a factorization of the weight's shape."""
+        shape = tuple(form.shape) if isinstance(form, Factorization) else None
+        if shape != tuple(weight.shape):
+            raise ValueError(
+                f"{type(self).__name__} must give a Factorization of the weight's shape "
+                f"{tuple(weight.shape)}, and gave {shape or type(form).__name__}"
+            )
 
     @abstractmethod
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:

@@ -127,10 +127,11 @@ class Tally:
         self.examples += len(batch)
         self.task.count(self.metrics, outputs, targets)
         predictions = self.task.predictions(batch)
-        loss = float(self.task.loss(outputs, targets))
-        self.means.add(LOSS, loss * predictions, predictions)
+        if predictions:
+            loss = float(self.task.loss(outputs, targets))
+            self.means.add(LOSS, loss * predictions, predictions)
         if dense is not None:
-            agreement = self.task.agreement(outputs, dense, targets)
+            agreement = self.task.agreement(outputs, dense, batch)
             self._check_declared(agreement)
             self.means.add_all(agreement)
 
@@ -138,8 +139,21 @@ class Tally:
         """The measures that a record holds, and the reasons for those left out."""
         computed = {name: float(value) for name, value in self.metrics.compute().items()}
         self._check_declared(computed)
-        values, others = on_record(computed | self.means.values())
-        return values, self.task.undefined() | others
+        means, undefined = self.means.values(), self.task.undefined()
+        twice = sorted(computed.keys() & means.keys())
+        if twice:
+            raise ValueError(
+                f"task {self.task.name!r}: its metrics and what is measured beside them have one "
+                f"name, {', '.join(twice)}: give its own another"
+            )
+        first = declared(self.task)[0].name
+        if self.examples and first not in {*computed, *means, *undefined, LOSS}:
+            raise ValueError(
+                f"task {self.task.name!r} judges by {first!r}, which its metrics do not measure: "
+                f"they measure {', '.join(computed) or 'nothing'}"
+            )
+        values, others = on_record(computed | means)
+        return values, undefined | others
 
     def _check_declared(self, names: Iterable[str]) -> None:
         unknown = [name for name in names if name not in self.declared]
@@ -227,7 +241,13 @@ class _Means:
 
 
 def _check_finite(outputs: Any, examples: int) -> None:
-    for output in tensors(outputs):
+    found = tensors(outputs)
+    if not found:
+        raise ValueError(
+            f"`forward` of the task gives a {type(outputs).__name__} in which no tensor is seen: "
+            "give tensors, alone or in tuples, lists and mappings"
+        )
+    for output in found:
         finite = torch.isfinite(output)
         if bool(finite.all()):
             continue

@@ -9,7 +9,6 @@ its file. A process killed in between leaves both models, and the next decision 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,15 @@ from typing import Any, Literal
 from lowrank.records import models
 from lowrank.records.claims import Claims
 from lowrank.records.files import read, write
+from lowrank.records.keys import canonical_text
 
 # Which models stay beside their records.
 Keep = Literal["all", "best"]
 # The field of a record with the quality on the validation split.
 FIELD = "validation"
 ALIKE = ("task", "model", "method", "level", "norm", "recovery")
+# Settings of the config on which the size of the model depends besides.
+SIZES = ("where", "values")
 # The claim held by the process that decides, like the claim of a point.
 LOCK = "best"
 
@@ -132,8 +134,10 @@ def _contenders(paths: Iterable[Path]) -> list[Contender]:
 
 def _groups(found: Iterable[Contender]) -> list[list[Contender]]:
     """The contenders in groups that compete with each other, the best first."""
-    ordered = sorted(found, key=lambda one: (repr(one.group), one.place))
-    return [list(group) for _, group in itertools.groupby(ordered, lambda one: one.group)]
+    groups: dict[tuple[Any, ...], list[Contender]] = {}
+    for one in sorted(found, key=lambda one: one.place):
+        groups.setdefault(one.group, []).append(one)
+    return list(groups.values())
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -163,7 +167,8 @@ def _of(path: Path, record: Mapping[str, Any]) -> Contender | None:
         return None
     judged, worth = record["metrics"][0], record[FIELD].get(record["metrics"][0]["name"])
     sign = 1 if judged["higher_is_better"] else -1
-    group = tuple(record[name] for name in ALIKE)
+    sizes = (canonical_text(record["config"].get(name)) for name in SIZES)
+    group = (*(record[name] for name in ALIKE), *sizes)
     return Contender(path, group, None if worth is None else sign * worth, models.named(record))
 
 

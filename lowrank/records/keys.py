@@ -26,8 +26,12 @@ def key(config: Mapping[str, Any]) -> str:
     """
     stable = {name: value for name, value in config.items() if name not in VOLATILE}
     check_plain(stable, "config")
-    text = json.dumps(_canonical(stable), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_text(stable).encode()).hexdigest()[:16]
+
+
+def canonical_text(value: Any) -> str:
+    """A part of a config as JSON, the same whatever the order of its fields."""
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
 
 
 def point(config: Mapping[str, Any]) -> str:

@@ -65,7 +65,8 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
 
     Raises:
         ValueError: a field is missing, is NaN or infinite, or is nothing that JSON can hold (the
-            text names it by its path); or `key` is not the key of `config`.
+            text names it by its path); `key` is not the key of `config`; or the model that it names
+            is not there.
         OSError: the file cannot be written.
     """
     check_record(record)
@@ -77,6 +78,11 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.json"
+    if models.FIELD in record and not models.is_kept(record, folder):
+        raise ValueError(
+            f"the record names its model {record[models.FIELD]!r}, which is not in {folder}: save "
+            "it into the folder that was `save` of its point"
+        )
     if best.FIELD not in record:
         _replace(record, path)
         return path

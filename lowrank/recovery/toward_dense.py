@@ -18,4 +18,4 @@ def toward_dense(
     with torch.no_grad():
         wanted = task.forward(dense, batch)
     outputs = task.forward(model, batch)
-    return task.distance(outputs, wanted, batch.targets), outputs
+    return task.distance(outputs, wanted, batch), outputs

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
 from lowrank.model.nested import tensors
 
 # Values converted to float64 at a time: a few MB, which stay in the processor's cache.
@@ -25,22 +26,47 @@ OUTPUT_ERROR = Metric(
 )
 
 
-def output_error(outputs: Any, dense: Any) -> Tensor:
-    """The mean of (y − ŷ)² over all floating-point outputs of each example, float64 (batch,).
+def output_error(outputs: Any, dense: Any, batch: Batch) -> Tensor:
+    """The mean of |y − ŷ|² over all real or complex outputs of each example, float64 (batch,).
 
-    The error is absolute, since the outputs of an example may be near 0. Differentiable in
-    `outputs`.
+    Not relative: the outputs of single examples may be near 0. Padding does not count in outputs
+    that have the positions of an input. Differentiable in `outputs`.
 
     Args:
-        outputs, dense: those of the compressed and of the dense model: tensors, alone or in
-            containers, each with the batch as its first axis.
+        outputs, dense: of the compressed and of the dense model: tensors, alone or in containers,
+            each with the batch as its first axis.
+
+    Raises:
+        ValueError: none of the outputs is a tensor of such numbers.
     """
-    errors = [
-        (ours.double() - theirs.double()).square().flatten(1)
-        for ours, theirs in zip(tensors(outputs), tensors(dense), strict=True)
-        if theirs.is_floating_point()
-    ]
-    return torch.cat(errors, dim=1).mean(dim=1)
+    total, count = [], []
+    for ours, theirs in zip(tensors(outputs), tensors(dense), strict=True):
+        if not (theirs.is_floating_point() or theirs.is_complex()) or not theirs.ndim:
+            continue
+        wide = torch.complex128 if theirs.is_complex() else torch.float64
+        error = (ours.to(wide) - theirs.to(wide)).abs().square()
+        real = real_of(batch, error.shape[:2])
+        kept = torch.ones_like(error) if real is None else _along(real, error)
+        total.append((error * kept).reshape(len(error), -1).sum(dim=1))
+        count.append(kept.reshape(len(error), -1).sum(dim=1))
+    if not total:
+        raise ValueError(
+            "the outputs hold no floating-point tensor with an axis of examples, so two models "
+            "cannot be compared by them: define `agreement` and `distance` in the task"
+        )
+    return torch.stack(total).sum(dim=0) / torch.stack(count).sum(dim=0).clamp(min=1)
+
+
+def real_of(batch: Batch, positions: torch.Size) -> Tensor | None:
+    """The real ones of positions (batch, length) of an output; None if no input has these, or
+    nothing is padding."""
+    masks = [real for real in batch.real.values() if real.shape == positions]
+    return masks[0] if len(masks) == 1 and batch.is_padded else None
+
+
+def _along(real: Tensor, values: Tensor) -> Tensor:
+    shape = real.shape + (1,) * (values.ndim - 2)
+    return real.view(shape).to(values).expand(values.shape)
 
 
 def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:

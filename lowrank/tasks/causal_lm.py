@@ -135,14 +135,14 @@ class CausalLM(Task):
     def predictions(self, batch: Batch) -> int:
         return int((batch.targets != IGNORED).sum())
 
-    def agreement(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
-        counted = targets != IGNORED
+        counted = batch.targets != IGNORED
         return class_agreement(outputs[counted], dense[counted])
 
-    def distance(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
+    def distance(self, outputs: Tensor, dense: Tensor, batch: Batch) -> Tensor:
         """KL(dense ‖ model), the mean over the counted predictions."""
-        counted = targets != IGNORED
+        counted = batch.targets != IGNORED
         return class_divergence(outputs[counted], dense[counted])
 
     def judged_by(self) -> tuple[Metric, ...]:

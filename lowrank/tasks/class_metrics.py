@@ -59,4 +59,5 @@ def class_collection(classes: int, top: Sequence[int] = (1,)) -> MetricCollectio
     }
     metrics["macro_recall"] = MulticlassRecall(classes, average="macro")
     metrics["macro_f1"] = MulticlassF1Score(classes, average="macro")
-    return MetricCollection(metrics)
+    # Its groups are of metrics that were equal on the first batch, and need not stay so.
+    return MetricCollection(metrics, compute_groups=False)

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.metrics.metric import Metric
-from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
+from lowrank.model.batch import Batch
+from lowrank.tasks.agreement import (
+    agreement_metrics,
+    class_agreement,
+    class_divergence,
+    real_of,
+)
 from lowrank.tasks.task import Task, loss_metric
 
 
@@ -18,14 +24,17 @@ class ClassScores(Task):
         """The cross-entropy, in nats."""
         return F.cross_entropy(outputs, targets)
 
-    def agreement(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """ "flipped" and "kl"; see `class_agreement`."""
-        del targets
-        return class_agreement(outputs, dense)
+    def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """ "flipped" and "kl"; see `class_agreement`. Padding does not count."""
+        found = class_agreement(outputs, dense)
+        real = real_of(batch, found["kl"].shape)
+        return found if real is None else {name: values[real] for name, values in found.items()}
 
-    def distance(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
-        """KL(dense ‖ model), the mean over the predictions, in nats."""
-        del targets
+    def distance(self, outputs: Tensor, dense: Tensor, batch: Batch) -> Tensor:
+        """KL(dense ‖ model), the mean over the predictions, in nats. Padding does not count."""
+        real = real_of(batch, outputs.shape[:1] + outputs.shape[2:])
+        if real is not None:
+            outputs, dense = (scores.movedim(1, -1)[real] for scores in (outputs, dense))
         return class_divergence(outputs, dense)
 
     def judged_by(self) -> tuple[Metric, ...]:

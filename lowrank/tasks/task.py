@@ -73,7 +73,16 @@ class Split(ABC):
         if shuffle_seed is not None:
             generator = torch.Generator().manual_seed(shuffle_seed)
             rows = torch.randperm(len(self), generator=generator)
-        return map(self.batch, rows.split(batch_size))
+        return map(self._checked, rows.split(batch_size))
+
+    def _checked(self, rows: Tensor) -> Batch:
+        batch = self.batch(rows)
+        if len(batch) != len(rows):
+            raise ValueError(
+                f"{type(self).__name__}.batch gives {len(batch)} examples for {len(rows)} rows: "
+                "the first axis of each input must be that of the examples"
+            )
+        return batch
 
 
 class Task(ABC):
@@ -184,16 +193,15 @@ class Task(ABC):
         """How many predictions the mean of `loss` over a batch is taken of; here its examples."""
         return len(batch)
 
-    def agreement(self, outputs: Any, dense: Any, targets: Any) -> dict[str, Tensor]:
+    def agreement(self, outputs: Any, dense: Any, batch: Batch) -> dict[str, Tensor]:
         """The agreement of two models on a batch: by name, one number for each prediction.
 
         Args:
             outputs, dense: of the model and of the dense one.
         """
-        del targets
-        return {OUTPUT_ERROR.name: output_error(outputs, dense)}
+        return {OUTPUT_ERROR.name: output_error(outputs, dense, batch)}
 
-    def distance(self, outputs: Any, dense: Any, targets: Any) -> Tensor:
+    def distance(self, outputs: Any, dense: Any, batch: Batch) -> Tensor:
         """The distance of a model to the dense one, differentiable; 0 if their outputs are equal.
 
         The mean over the predictions of a batch. Sensitivities and light tuning use it; `agreement`
@@ -202,8 +210,7 @@ class Task(ABC):
         Args:
             outputs, dense: of the model and of the dense one.
         """
-        del targets
-        return output_error(outputs, dense).mean()
+        return output_error(outputs, dense, batch).mean()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

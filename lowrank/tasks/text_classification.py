@@ -173,19 +173,19 @@ class TextClassification(Task):
         return F.cross_entropy(outputs.logits, targets)
 
     def agreement(
-        self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor
+        self, outputs: SentenceOutputs, dense: SentenceOutputs, batch: Batch
     ) -> dict[str, Tensor]:
         """ "flipped", "kl" and "cosine", which is 1 if both embeddings have the same direction."""
-        del targets
+        del batch
         ours, theirs = outputs.embeddings.double(), dense.embeddings.double()
         cosine = F.cosine_similarity(ours, theirs, dim=1)
         return class_agreement(outputs.logits, dense.logits) | {"cosine": cosine}
 
-    def distance(self, outputs: SentenceOutputs, dense: SentenceOutputs, targets: Tensor) -> Tensor:
+    def distance(self, outputs: SentenceOutputs, dense: SentenceOutputs, batch: Batch) -> Tensor:
         """The mean over the batch of 1 − cosine of the embeddings, of which the head sees only a
         few directions.
         """
-        del targets
+        del batch
         return 1 - F.cosine_similarity(outputs.embeddings, dense.embeddings, dim=1).mean()
 
     def judged_by(self) -> tuple[Metric, ...]:

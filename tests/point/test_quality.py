@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import scipy.stats
 import sklearn.metrics
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
 from lowrank.metrics.metric import Metric
@@ -15,7 +16,7 @@ from lowrank.model.batch import Batch
 from lowrank.point import Evaluation, evaluate, quality
 from lowrank.tasks.class_metrics import class_metrics
 from lowrank.tasks.class_scores import ClassScores
-from lowrank.tasks.task import Split, SplitName
+from lowrank.tasks.task import Split, SplitName, Task
 
 CLASSES = 6
 
@@ -30,6 +31,22 @@ class Rows(Split):
 
     def batch(self, rows: Tensor) -> Batch:
         return Batch((self.inputs[rows],), self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Short(Rows):
+    def batch(self, rows: Tensor) -> Batch:
+        return super().batch(rows[1:])
+
+
+def short(task: Task, name: SplitName) -> Split:
+    rows = RandomRows.split(task, name)
+    return Short(rows.inputs, rows.targets)
+
+
+@dataclass
+class Plain:
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -213,3 +230,37 @@ def test_a_reference_of_another_length_is_an_error(monkeypatch, limit):
         evaluate(nn.Identity(), short, batch_size=40, reference=observed[long])
     with pytest.raises(ValueError, match="do not match the reference's end"):
         evaluate(nn.Identity(), long, batch_size=40, reference=observed[short])
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        (
+            {
+                "metrics": lambda task: MetricCollection({"loss": MeanMetric()}),
+                "count": lambda task, metrics, outputs, targets: metrics.update(outputs),
+            },
+            "one name, loss",
+        ),
+        ({"metrics": lambda task: MetricCollection({})}, "judges by 'top1', which its metrics do"),
+        ({"forward": lambda task, model, batch: Plain(model(batch.only))}, "no tensor is seen"),
+        ({"count": lambda task, metrics, outputs, targets: None, "split": short}, "for 103 rows"),
+    ],
+    ids=["a name twice", "no primary measure", "outputs that are not seen", "examples missing"],
+)
+def test_a_task_that_does_not_do_as_it_says_is_an_error(changed, says):
+    task = type("Lying", (RandomRows,), changed)()
+    with pytest.raises(ValueError, match=says):
+        evaluate(nn.Identity(), task)
+
+
+def test_a_batch_without_predictions_takes_nothing_from_the_loss():
+    class Few(RandomRows):
+        def predictions(self, batch):
+            return 0 if len(batch) == 3 else len(batch)
+
+        def loss(self, outputs, targets):
+            return super().loss(outputs, targets) * (float("nan") if len(targets) == 3 else 1)
+
+    found = evaluate(nn.Identity(), Few(), batch_size=50).metrics["loss"]
+    assert math.isfinite(found)

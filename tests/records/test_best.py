@@ -132,6 +132,26 @@ def test_what_differs_in_more_than_seeds_and_hyperparameters_does_not_compete(na
     assert kept(tmp_path) == named(tmp_path) == {one["model_file"], other["model_file"]}
 
 
+@pytest.mark.parametrize("setting, value", [("values", "float16"), ("where", {"include": "0"})])
+def test_models_of_another_size_do_not_compete(setting, value, tmp_path):
+    one, other = competing(0.9), competing(0.7, 2, **{setting: value})
+    save(one, tmp_path)
+    save(other, tmp_path)
+    assert kept(tmp_path) == {one["model_file"], other["model_file"]}
+
+
+def test_a_level_written_in_two_ways_is_one(tmp_path):
+    records = [competing(top1, seed) for seed, top1 in enumerate((0.8, 0.9, 0.7, 0.6))]
+    for record, level in zip(records, (2, 2.0, 2.0, 2), strict=True):
+        save(record | {"level": level}, tmp_path)
+    assert kept(tmp_path) == {records[1]["model_file"]}
+
+
+def test_a_model_that_is_not_in_the_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="names its model .*, which is not in"):
+        store.save(competing(0.9), tmp_path)
+
+
 def test_a_record_that_does_not_compete_keeps_its_model(tmp_path):
     plain = competing(0.1, 0)
     (tmp_path / plain["model_file"]).touch()

@@ -35,7 +35,7 @@ calibration_size: 10
 """
 
 
-PAGE = Path(__file__).parents[2] / "docs/how-to-add-things.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to-add-a-task.md"
 NETWORKS = """
 from torch import nn
 

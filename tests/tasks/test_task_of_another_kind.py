@@ -15,7 +15,7 @@ from lowrank.model.sites import find_sites
 from lowrank.point import MeasureSettings
 from lowrank.recovery import BiasCorrection, FineTune, Tune
 
-PAGE = Path(__file__).parents[2] / "docs/how-to-add-things.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to-add-a-task.md"
 QUICK = MeasureSettings(latency_batch_sizes=())
 LAYERS = ["x", "by", "out"]
 
