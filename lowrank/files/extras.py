@@ -26,6 +26,13 @@ EXTRAS = {
     "wandb": "sweep",
 }
 
+# Extra → the extras that it installs too.
+INCLUDED = {
+    "harness": {"tasks"},
+    "peers": {"reports", "sweep", "tasks"},
+    "sweep": {"reports", "tasks"},
+}
+
 
 class MissingExtra(ImportError, ValueError):
     """An optional library is needed and not installed.
@@ -47,7 +54,9 @@ def need(by: str, *libraries: str, instead: str = "") -> None:
     """
     missing = [name for name in libraries if not _is_installed(name)]
     if missing:
-        extras = ",".join(sorted({EXTRAS[name] for name in missing}))
+        needed = {EXTRAS[name] for name in missing}
+        included = set().union(*(INCLUDED.get(extra, ()) for extra in needed))
+        extras = ",".join(sorted(needed - included))
         verb = "is" if len(missing) == 1 else "are"
         raise MissingExtra(
             f"{by} cannot be had without {' and '.join(missing)}, which {verb} not installed: "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lowrank.files import extras
-from lowrank.files.extras import EXTRAS, MissingExtra, need
+from lowrank.files.extras import EXTRAS, INCLUDED, MissingExtra, need
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -41,6 +41,18 @@ def test_the_extras_are_those_of_the_project():
     assert not names(PROJECT["dependencies"]) & told
 
 
+def test_an_extra_includes_what_the_project_says():
+    optional = PROJECT["optional-dependencies"]
+
+    def included(extra):
+        own = [part for text in optional[extra] for part in re.findall(r"lowrank\[(.*)\]", text)]
+        inner = {name for part in own for name in part.split(",")}
+        return inner.union(*map(included, inner))
+
+    for extra in set(EXTRAS.values()):
+        assert INCLUDED.get(extra, set()) == included(extra)
+
+
 def test_what_is_there_is_not_refused():
     need("a test", "pandas", "matplotlib")
 
@@ -51,6 +63,8 @@ def test_what_is_there_is_not_refused():
         (["pandas"], r"a test cannot be had without pandas, which is not .*'lowrank\[reports\]'$"),
         (["sklearn", "PIL"], r"sklearn and PIL, which are not installed.*'lowrank\[tasks\]'$"),
         (["pandas", "PIL"], r"'lowrank\[reports,tasks\]'$"),
+        (["pandas", "hydra", "PIL"], r"'lowrank\[sweep\]'$"),
+        (["lm_eval", "sklearn", "pandas"], r"'lowrank\[harness,reports\]'$"),
     ],
 )
 def test_what_is_missing_is_named_with_what_installs_it(libraries, text, monkeypatch):
