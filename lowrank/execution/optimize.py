@@ -17,7 +17,8 @@ from lowrank.execution.search import Search, try_layer
 from lowrank.execution.substitute import OptimizedLayer, share, substitute
 from lowrank.execution.timing import threads
 from lowrank.measure.environment import environment
-from lowrank.model.forward import Example, check_example, tensors_of
+from lowrank.model.forward import Example, check_example
+from lowrank.model.nested import tensors
 
 MACHINE = ("cpu", "torch")
 
@@ -78,7 +79,7 @@ def optimize_for(
     works = layer_work(compact, example)
     with threads(search.threads):
         if plan is None:
-            plan, runs = _search(works, accuracy, search, tensors_of(example)[0])
+            plan, runs = _search(works, accuracy, search, tensors(example)[0])
             read = "its weight is read by another module, or the example does not reach it"
             plan = replace(plan, skipped=tuple((n, read) for n in layers if n not in works))
         else:

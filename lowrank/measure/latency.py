@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lowrank.measure.speedup import paired_speedup
-from lowrank.model.forward import Example, call, check_example, evaluating, tensors_of
-from lowrank.model.nested import fresh
+from lowrank.model.forward import Example, call, check_example, evaluating
+from lowrank.model.nested import fresh, tensors
 from lowrank.numerics.storage import dtype_name
 
 LEAST_PAIRS = 5
@@ -84,7 +84,7 @@ def compare_latency(
 
     check_example(example)
     example = fresh(example)
-    inputs = tensors_of(example)
+    inputs = tensors(example)
     threads = torch.get_num_threads() if threads is None else threads
     if not seconds > 0 or threads < 1:
         raise ValueError(f"seconds={seconds} must be above 0 and threads={threads} at least 1")

@@ -17,10 +17,9 @@ from lowrank.model.forward import (
     check_example,
     evaluating,
     run,
-    tensors_of,
     unfused_attention,
 )
-from lowrank.model.nested import fresh
+from lowrank.model.nested import fresh, tensors
 
 
 def peak_memory(model: nn.Module, example: Example) -> int:
@@ -43,8 +42,8 @@ def peak_memory(model: nn.Module, example: Example) -> int:
     """
     check_example(example)
     example = fresh(example)
-    device = tensors_of(example)[0].device
-    resident = [*model.parameters(), *model.buffers(), *tensors_of(example)]
+    device = tensors(example)[0].device
+    resident = [*model.parameters(), *model.buffers(), *tensors(example)]
     with evaluating(model), unfused_attention(), torch.no_grad():
         with AliveTensors(resident) as alive:
             run(model, example)  # Fills the caches of the leaves; what stays alive is resident.

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from lowrank.model.nested import fresh
+from lowrank.model.nested import fresh, tensors
 
 # The inputs of a model: for `model(*example)`, or by name for `model(**example)`.
 Example = tuple[Any, ...] | Mapping[str, Any]
@@ -52,14 +51,8 @@ def check_example(example: Example) -> None:
             "example must be a non-empty tuple of input tensors, or a mapping of inputs by name, "
             f"got {type(example).__name__}; for a model of one input write (inputs,)"
         )
-    if not tensors_of(example):
+    if not tensors(example):
         raise ValueError(f"example must hold tensors, and {described(example)} has none")
-
-
-def tensors_of(example: Example) -> list[Tensor]:
-    """The tensors of an example, in its order."""
-    values = list(example.values()) if isinstance(example, Mapping) else list(example)
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def call(model: nn.Module, example: Example) -> Any:

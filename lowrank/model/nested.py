@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -23,8 +24,9 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value, in their order."""
-    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+    """The tensors in a value, in their order; those in classes that torch's pytrees know too."""
+    parts = (part for _, leaf in leaves(value) for part in tree_leaves(leaf))
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -40,7 +42,7 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         parts = [with_tensors(part, change) for part in value]
         is_named = isinstance(value, tuple) and type(value) is not tuple
         return type(value)(*parts) if is_named else type(value)(parts)
-    return value
+    return tree_map_only(Tensor, change, value)  # Itself, unless torch's pytrees know its class.
 
 
 def fresh(value: Any) -> Any:
