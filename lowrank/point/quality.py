@@ -116,10 +116,12 @@ class Tally:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.declared = {metric.name for metric in declared(task)}
+        self.first, *_ = metrics = declared(task)
+        self.declared = {metric.name for metric in metrics}
         self.metrics = task.metrics()
         self.means = _Means()
         self.examples = 0
+        self.is_compared = False
 
     def add(self, outputs: Any, batch: Batch, dense: Any | None) -> None:
         """Add a batch, and the agreement with the outputs `dense` if they are given."""
@@ -131,6 +133,7 @@ class Tally:
             loss = float(self.task.loss(outputs, targets))
             self.means.add(LOSS, loss * predictions, predictions)
         if dense is not None:
+            self.is_compared = True
             agreement = self.task.agreement(outputs, dense, batch)
             self._check_declared(agreement)
             self.means.add_all(agreement)
@@ -146,11 +149,12 @@ class Tally:
                 f"task {self.task.name!r}: its metrics and what is measured beside them have one "
                 f"name, {', '.join(twice)}: give its own another"
             )
-        first = declared(self.task)[0].name
-        if self.examples and first not in {*computed, *means, *undefined, LOSS}:
+        # What says how far a model is from the dense one is not measured of one model alone.
+        is_alone = self.first.dense is not None and not self.is_compared
+        if not is_alone and self.first.name not in {*computed, *means, *undefined, LOSS}:
             raise ValueError(
-                f"task {self.task.name!r} judges by {first!r}, which its metrics do not measure: "
-                f"they measure {', '.join(computed) or 'nothing'}"
+                f"task {self.task.name!r} judges by {self.first.name!r}, which its metrics do not "
+                f"measure: they measure {', '.join(computed) or 'nothing'}"
             )
         values, others = on_record(computed | means)
         return values, undefined | others

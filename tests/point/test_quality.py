@@ -254,6 +254,24 @@ def test_a_task_that_does_not_do_as_it_says_is_an_error(changed, says):
         evaluate(nn.Identity(), task)
 
 
+def test_a_task_may_judge_by_how_far_a_model_is_from_the_dense_one():
+    class ByDivergence(RandomRows):
+        def judged_by(self):
+            return tuple(sorted(super().judged_by(), key=lambda metric: metric.name != "kl"))
+
+    task = ByDivergence()
+    dense = evaluate(nn.Identity(), task)
+    assert "kl" not in dense.metrics
+    assert evaluate(Blur(), task, reference=dense.outputs).metrics["kl"] > 0
+
+    class Never(ByDivergence):
+        def agreement(self, outputs, dense, batch):
+            return {}
+
+    with pytest.raises(ValueError, match="judges by 'kl', which its metrics do not measure"):
+        evaluate(Blur(), Never(), reference=dense.outputs)
+
+
 def test_a_batch_without_predictions_takes_nothing_from_the_loss():
     class Few(RandomRows):
         def predictions(self, batch):
