@@ -16,7 +16,7 @@ from lowrank.model.batch import Batch
 from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
+from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
 
@@ -116,8 +116,7 @@ class CausalLM(Task):
         return model
 
     def split(self, name: SplitName) -> TokenSplit:
-        if name not in SPLIT_NAMES:
-            raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+        check_split(name)
         if name == "test":
             return self._test_inputs
         return self._train_inputs.part(self._division.rows(name))

@@ -22,7 +22,7 @@ from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import SPLIT_NAMES, SplitName, loss_metric
+from lowrank.tasks.task import SplitName, check_split, loss_metric
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class ImageClassification(ClassScores):
         return model.to(self.device).eval()
 
     def split(self, name: SplitName) -> ImageSplit:
-        if name not in SPLIT_NAMES:
-            raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+        check_split(name)
         if name == "test":
             images = self._test_images
             rows = torch.arange(len(images.labels))

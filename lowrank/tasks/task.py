@@ -27,6 +27,12 @@ SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 LOSS = "loss"
 
 
+def check_split(name: object) -> None:
+    """Raise ValueError unless it is the name of a split."""
+    if name not in SPLIT_NAMES:
+        raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+
+
 def loss_metric(one: str = "prediction", minor: bool = True) -> Metric:
     """The metric of `Task.loss` in records; `one` is the unit of its mean, such as a token."""
     title = f"loss (test split, mean per {one})"

@@ -29,7 +29,7 @@ from lowrank.tasks.sentences import (
     fit_head,
 )
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import SPLIT_NAMES, BatchSizes, SplitName, Task, loss_metric
+from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ class TextClassification(Task):
         return model
 
     def split(self, name: SplitName) -> SentenceSplit:
-        if name not in SPLIT_NAMES:
-            raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
+        check_split(name)
         if name == "test":
             return self._test_sentences
         return self._train_sentences.part(self._division.rows(name))
