@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,7 +106,8 @@ class Composer:
 
 def _check_added(config: DictConfig) -> None:
     added = [str(name) for name in config if name not in FIELDS]
-    unread = [name for name in added if f"${{{name}" not in OmegaConf.to_yaml(config)]
+    written = OmegaConf.to_yaml(config) if added else ""
+    unread = [name for name in added if not re.search(rf"\$\{{{re.escape(name)}\b", written)]
     if unread:
         raise ConfigCompositionException(
             f"nothing reads the field {', '.join(unread)}: a point has {', '.join(FIELDS)}"

@@ -95,6 +95,8 @@ def test_a_field_of_the_users_is_for_others_to_refer_to(composer):
     assert composer.settings(["+share=3", "method.rank=${share}"])["method"]["rank"] == 3
     with pytest.raises(ConfigCompositionException, match="nothing reads the field share"):
         composer.settings(["+share=3", "method.rank=3"])
+    with pytest.raises(ConfigCompositionException, match="nothing reads the field share:"):
+        composer.settings(["+share=3", "+shared=3", "method.rank=${shared}"])
 
 
 def test_a_value_for_an_option_that_is_not_there_names_it(composer):
