@@ -5,25 +5,14 @@ import pstats
 from collections import Counter
 
 import pytest
+from digits_task import QUICK, TASK
 
 from lowrank.allocation import Budget, MixedAllocation, NormError
 from lowrank.decomposers import GPTQ, Chain, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.measure import layer_macs
-from lowrank.point import MeasureSettings, dense
+from lowrank.point import dense
 from lowrank.point.point import measure_point
 from lowrank.recovery import BiasCorrection, FineTune, NoRecovery
-from lowrank.tasks import Digits, ImageClassification
-
-QUICK = MeasureSettings(latency_batch_sizes=())
-TASK = ImageClassification(
-    name="digits",
-    architecture="mlp",
-    source=Digits(),
-    builder="lowrank.tasks.models:mlp",
-    arguments={"widths": [64, 16, 10]},
-    weights=None,
-    calibration_size=64,
-)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 import torch
+from digits_task import QUICK, TASK
 from torch import nn
 
 import lowrank
@@ -17,23 +18,12 @@ from lowrank.allocation import Budget, MixedAllocation, grid
 from lowrank.calibration import CalibratedNorms
 from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense
-from lowrank.point import MeasureSettings, dense, evaluate
+from lowrank.point import dense, evaluate
 from lowrank.point.config import described
 from lowrank.point.point import measure_point
 from lowrank.records import store
 from lowrank.recovery import FineTune
-from lowrank.tasks import Digits, ImageClassification
-
-QUICK = MeasureSettings(latency_batch_sizes=())
-TASK = ImageClassification(
-    name="digits",
-    architecture="mlp",
-    source=Digits(),
-    builder="lowrank.tasks.models:mlp",
-    arguments={"widths": [64, 16, 10]},
-    weights=None,
-    calibration_size=64,
-)
+from lowrank.tasks import ImageClassification
 
 
 def without_times(record):

@@ -1,0 +1,15 @@
+"""A small task for the tests of points: an untrained MLP on the digits."""
+
+from lowrank.point import MeasureSettings
+from lowrank.tasks import Digits, ImageClassification
+
+QUICK = MeasureSettings(latency_batch_sizes=())
+TASK = ImageClassification(
+    name="digits",
+    architecture="mlp",
+    source=Digits(),
+    builder="lowrank.tasks.models:mlp",
+    arguments={"widths": [64, 16, 10]},
+    weights=None,
+    calibration_size=64,
+)
