@@ -84,6 +84,8 @@ def report(config: DictConfig) -> None:
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows, summary)
+    if chosen.html:
+        written.append(explore(chosen, frame, layers))
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
@@ -191,6 +193,17 @@ def figures(
         except Exception as error:
             # A task without its data or weights may raise any error; everything else is drawn.
             print(f"{name}: no figure of the spectra: {on_one_line(error)}")
+
+
+def explore(chosen: Options, frame: pd.DataFrame, layers: pd.DataFrame) -> Path:
+    """Write the page on which the records can be looked up."""
+    from experiments.again import command_of_each
+    from lowrank.reporting import explorer
+    from lowrank.reporting.table import write
+
+    title = Path(chosen.runs).resolve().name
+    page = explorer.page(frame, layers, command_of_each(frame), title)
+    return write(Path(chosen.out) / "explorer.html", page)
 
 
 def costs(part: pd.DataFrame) -> list[str]:

@@ -27,6 +27,7 @@ class Options:
     close_up: float | None
     layers_at: float | None
     spectra: bool
+    html: bool
 
     def __post_init__(self) -> None:
         for name in ("experiment", "runs", "out"):
@@ -43,8 +44,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not _is_above_zero(value):
                 raise ValueError(f"{name}={value!r} must be a number above 0, or null for none")
-        if not isinstance(self.spectra, bool):
-            raise ValueError(f"spectra={self.spectra!r} must be true or false")
+        for name in ("spectra", "html"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()

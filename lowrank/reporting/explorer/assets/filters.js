@@ -1,0 +1,105 @@
+// The controls: axes, error bars, budget, and which methods and norms are shown.
+
+const GROUP_TITLES = { quality: "Quality", size: "Size and cost", time: "Time", validation: "On the validation split" };
+const BAR_TITLES = { seeds: "± deviation over seeds", examples: "± error over examples", none: "none" };
+
+function option(value, title, selected) {
+  return h("option", { value, selected: selected || null }, title);
+}
+
+function labelled(title, control, className) {
+  return h("label", { class: className ?? "field" }, h("span", {}, title), control);
+}
+
+function axisSelect(id, axes, chosen, change) {
+  const groups = Object.entries(GROUP_TITLES).map(([group, title]) => {
+    const held = axes.filter((axis) => axis.group === group);
+    const options = held.map((axis) => option(axis.name, wordsOf(axis), axis.name === chosen.name));
+    return held.length ? h("optgroup", { label: title }, options) : null;
+  });
+  return h("select", { id, onchange: (event) => change(event.target.value) }, groups);
+}
+
+function numberField(id, title, value, change) {
+  const read = (event) => change(event.target.value.trim());
+  return labelled(title, h("input", { id, type: "text", inputmode: "decimal", value, placeholder: "any", onchange: read }), "short");
+}
+
+function range(name, title, low, high) {
+  return h("div", { class: "range", role: "group", "aria-label": title },
+    numberField(`${name}-${low}`, "from", state[low], (value) => update({ [low]: value })),
+    numberField(`${name}-${high}`, "to", state[high], (value) => update({ [high]: value })));
+}
+
+function toggled(list, names, on) {
+  return on ? list.filter((one) => !names.includes(one)) : [...new Set([...list, ...names])];
+}
+
+function check(title, checked, change, extra) {
+  const box = h("input", { type: "checkbox", checked: checked || null, onchange: (event) => change(event.target.checked) });
+  return h("label", { class: "check", title }, box, extra ?? null, h("span", {}, title));
+}
+
+function drawFilters(view) {
+  const { part, x, y, by } = view;
+  const form = byId("filters");
+  const focused = form.contains(document.activeElement) ? placeIn(form) : null;
+  const sizes = part.axes.filter((axis) => axis.group === "size" || axis.group === "time");
+  const unit = (axis) => `${wordsOf(axis)}${unitOf(axis)}`;
+  const bars = possibleBars(part, view.each).map((kind) => option(kind, BAR_TITLES[kind], kind === view.bars));
+  const seeds = [option("", "mean over seeds", !view.each), option("1", "every record", view.each)];
+  const tasks = page.parts.map((one) => option(one.name, one.name, one === part));
+  form.replaceChildren(...[
+    page.parts.length > 1 && labelled("Task", h("select", { id: "task", onchange: (event) => choosePart(event.target.value) }, tasks)),
+    labelled("Vertical axis", axisSelect("y", part.axes, y, (name) => update({ y: name, low: "", high: "" }))),
+    labelled("Horizontal axis", axisSelect("x", part.axes, x, (name) => update({ x: name }))),
+    labelled("Points", h("select", { id: "each", onchange: (event) => update({ each: event.target.value }) }, seeds)),
+    labelled("Error bars", h("select", { id: "bars", onchange: (event) => update({ bars: event.target.value }) }, bars)),
+    h("fieldset", {}, h("legend", {}, "Budget"),
+      axisSelect("by", sizes, by, (name) => update({ by: name, min: "", max: "" })),
+      range("size", "Budget", "min", "max")),
+    h("fieldset", {}, h("legend", {}, unit(y)), range("quality", unit(y), "low", "high")),
+    part.norms.length > 1 && h("fieldset", {}, h("legend", {}, "Norm"),
+      part.norms.map((norm) => check(norm, !state.norms.includes(norm), (on) => update({ norms: toggled(state.norms, [norm], on) })))),
+    part.families.map((family) => familyBoxes(part, family)),
+    h("button", { type: "button", class: "plain", onclick: reset }, "Reset the view"),
+  ].filter(Boolean).flat(Infinity));
+  if (focused !== null) focusables(form)[focused]?.focus();
+}
+
+function familyBoxes(part, family) {
+  const methods = [...part.looks].filter(([, look]) => look.family === family);
+  const names = methods.map(([method]) => method);
+  const shown = names.filter((name) => !state.off.includes(name));
+  const all = check(family, shown.length === names.length, (on) => update({ off: toggled(state.off, names, on) }));
+  all.firstElementChild.indeterminate = shown.length > 0 && shown.length < names.length;
+  const boxes = methods.map(([method, look]) => check(method, !state.off.includes(method),
+    (on) => update({ off: toggled(state.off, [method], on) }), swatch(look)));
+  return h("fieldset", { class: "family" }, h("legend", {}, all), boxes);
+}
+
+function choosePart(name) {
+  const kept = { theme: state.theme };
+  readNothing();
+  update({ ...kept, part: name });
+}
+
+function reset() {
+  const kept = { theme: state.theme, part: state.part };
+  readNothing();
+  update(kept);
+}
+
+function readNothing() {
+  TEXTS.forEach((name) => { state[name] = ""; });
+  LISTS.forEach((name) => { state[name] = []; });
+}
+
+function focusables(place) {
+  return [...place.querySelectorAll("select, input, button")];
+}
+
+// Which of the controls has the focus, since they are made anew.
+function placeIn(place) {
+  return focusables(place).indexOf(document.activeElement);
+}
