@@ -161,10 +161,12 @@ def _overrides(
     settings: Mapping[str, Any], config: Mapping[str, Any], only: Mapping[str, Any] | None = None
 ) -> list[str]:
     """The overrides that turn settings into a config, but for where and how it is run."""
-    names = config if only is None else only
-    ours = {name: value for name, value in settings.items() if name in names or only is None}
-    stable = [{n: v for n, v in one.items() if n not in store.VOLATILE} for one in (ours, config)]
-    return [_override(path, value) for path, value in _differing(*stable)]
+    names = {*settings, *config} if only is None else {*only}
+    kept = names - store.VOLATILE
+    ours, theirs = (
+        {name: value for name, value in one.items() if name in kept} for one in (settings, config)
+    )
+    return [_override(path, value) for path, value in _differing(ours, theirs)]
 
 
 def _differing(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,8 +26,8 @@ def axes(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The measures that the records hold, as plain mappings, those of quality first.
 
     Each has the fields of its `Metric` that a page needs, with a scale "seconds" too; its `group`
-    (quality, validation, size, time), `dense` (mean, standard deviation over seeds; None for none) and `log`, whether its axis
-    is logarithmic: where the scale is one of ratios, or counts sizes.
+    (quality, validation, size, time); `dense` (mean, standard deviation over seeds; None for none);
+    and `log`, whether its axis is logarithmic, as those of ratios and sizes are.
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one comparison.

@@ -63,12 +63,12 @@ def comparison(
     measures = axes(frame)
     names = [axis["name"] for axis in measures]
     own = set(of_their_own(frame).index)
-    groups = frame.groupby(list(POINT), dropna=False, sort=False).ngroup()
+    groups: Any = frame.groupby(list(POINT), dropna=False, sort=False).ngroup()
     records = [
         {label: _plain(row[label]) for label in LABELS}
         | {"level": _number(row["level"]), "group": int(groups[index]), "own": index in own}
         | _said(commands.get(row["key"], NO_COMMAND))
-        for index, row in frame.iterrows()
+        for index, row in enumerate(frame.to_dict("records"))
     ]
     return {
         "name": name,

@@ -33,7 +33,7 @@ SCRIPTS = (
     *("filters.js", "plot.js", "labels.js", "points.js", "table.js", "detail.js", "layers.js"),
     *("compare.js", "main.js"),
 )
-ASSETS = files(__package__) / "assets"
+ASSETS = files("lowrank.reporting.explorer") / "assets"
 
 
 def page(
