@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 from lowrank.tasks.training import Progress, silent
 
 
@@ -32,6 +33,11 @@ class Recovery(ABC):
     @abstractmethod
     def tunes(self) -> bool:
         """Whether it takes gradient steps on data; records and figures mark such models."""
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        """The split whose examples it uses, as records say; None if it uses none."""
+        return "train"
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -73,6 +79,10 @@ class NoRecovery(Recovery):
     @property
     def tunes(self) -> bool:
         return False
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return None
 
     def check(self, network: nn.Module) -> None:
         pass

@@ -242,10 +242,10 @@ def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path)
         for seed in range(3)
     ]
     plain = measure_point(replace(TASK, seed=2), TruncatedSVD(rank=4), measure=QUICK)
-    assert "validation" not in plain and plain["compressed"] == records[2]["compressed"]
+    assert "keep" not in plain and plain["compressed"] == records[2]["compressed"]
     for record in records:
         store.save(record, tmp_path)
-    (path,) = tmp_path.glob("*.safetensors")
+    (path,) = tmp_path.glob("*-*.safetensors")
     order = sorted(records, key=lambda one: (-one["validation"]["top1"], one["key"]))
     assert path.name == order[0]["model_file"]
     task = replace(TASK, seed=order[0]["seed"])

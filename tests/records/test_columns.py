@@ -65,6 +65,8 @@ def test_the_metrics_of_a_task_come_from_its_records(tmp_path):
     for part in ("dense", "compressed"):
         sizes = {name: made_up[part][name] for name in ("params", "bytes")}
         made_up[part] = sizes | {"mse": 2.0}
+    made_up |= {"validation": {"mse": 2.5}}
+    made_up |= {"standard_errors": {"dense": {}, "compressed": {}, "change": {}}}
     store.save(made_up, tmp_path)
     frame = store.load(tmp_path)
     meaning = Metric("mse", "squared error", "MSE", higher_is_better=False)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lowrank.model.batch import together
 from lowrank.point import evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
-from lowrank.tasks.token_sequences import IGNORED
+from lowrank.tasks.class_metrics import IGNORED
 
 CONF = Path(__file__).parents[2] / "conf"
 TASK = CausalLM(
