@@ -4,6 +4,7 @@ the dense model has."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import Metric
@@ -59,7 +60,7 @@ def _axis(frame: pd.DataFrame, metric: Metric, group: str) -> dict[str, Any]:
         "log": scale in LOGARITHMIC,
         "group": group,
         "chance": metric.chance,
-        "average": getattr(metric, "average", None),
+        "average": metric.average,
         "dense": _dense(frame, metric),
     }
 
@@ -76,13 +77,9 @@ def _dense(frame: pd.DataFrame, metric: Metric) -> list[float | None] | None:
 
 
 def _on_validation(metric: Metric) -> Metric:
-    """The same measure on the validation split."""
-    named = re.sub(r"test split", "validation split", metric.title)
-    title = named if named != metric.title else f"{metric.title}\n(validation split)"
-    heading = f"{metric.heading}, validation"
-    return Metric(
-        f"validation_{metric.name}", title, heading, metric.scale, metric.higher_is_better
-    )
+    """The same measure on the validation split, which is no average of outcomes on record."""
+    name, heading = f"validation_{metric.name}", f"{metric.heading}, validation"
+    return replace(metric.on("validation"), name=name, heading=heading, dense=None, average=None)
 
 
 def _is_time(column: str) -> bool:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank.records import outcome_files
 from lowrank.records.columns import metrics_of
+from lowrank.records.outcomes import Outcomes, of_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SIDES = ("compressed", "dense")
-NONE_HELD = "these records hold no outcomes of single examples"
+NONE_HELD = "the record holds no outcomes of single examples"
 
 
 @dataclass
@@ -33,10 +35,8 @@ class Chunks:
     places: list[list[int]] = field(default_factory=list)
     known: dict[bytes, int] = field(default_factory=dict)
 
-    def add(self, values: np.ndarray) -> int | None:
-        """The number of an array, shape (n,); None if not all of it is finite."""
-        if not np.isfinite(values).all():
-            return None
+    def add(self, values: np.ndarray) -> int:
+        """The number of an array, shape (n,)."""
         is_bits = bool(np.isin(values, (0, 1)).all())
         content = (np.packbits(values > 0) if is_bits else values.astype("<f4")).tobytes()
         name = hashlib.sha256(content).digest() + bytes([is_bits])
@@ -55,37 +55,48 @@ class Part:
     """
 
     def __init__(self, frame: pd.DataFrame, most: int) -> None:
-        self.metrics = [
-            name for name, metric in metrics_of(frame).items() if getattr(metric, "average", None)
-        ]
+        self.metrics = [name for name, metric in metrics_of(frame).items() if metric.average]
         self.chunks = {name: Chunks() for name in self.metrics}
         self.numbers: dict[str, dict[str, list[int | None]]] = {
             name: {side: [] for side in SIDES} for name in self.metrics
         }
         self.sets: dict[bytes, int] = {}
-        self.weights, self.weighted = Chunks(), []
+        self.weights = Chunks()
+        self.weighted: list[int | None] = []
         self.set_of: list[int | None] = []
+        self.lacking: list[str] = []
         self.too_large: set[str] = set()
-        held = frame["outcomes_file"].notna() if "outcomes_file" in frame else [False] * len(frame)
-        for path, is_held in zip(frame["path"], held, strict=True):
+        for path, is_held in zip(frame["path"], frame[outcome_files.FIELD].notna(), strict=True):
             self._add(Path(path) if is_held else None, most)
 
     def _add(self, path: Path | None, most: int) -> None:
-        found = None if path is None else of_record(path)
-        order = None if found is None else np.argsort(found.examples, kind="stable")
-        self.set_of.append(None if order is None else self._set(found, order))
+        found = self._read(path)
+        order = np.array([], dtype=int) if found is None else np.argsort(found.examples)
+        self.set_of.append(None if found is None else self._set(found, order))
         for name, side in itertools.product(self.metrics, SIDES):
-            values = None if order is None else getattr(found, side).get(name)
+            values: np.ndarray | None = None if found is None else getattr(found, side).get(name)
             number = None
             if values is not None and name not in self.too_large:
-                number = self.chunks[name].add(np.asarray(values, dtype=float)[order])
+                number = self.chunks[name].add(values[order])
             self.numbers[name][side].append(number)
             if len(self.chunks[name].data) > most:
                 self.too_large.add(name)
 
-    def _set(self, found: Any, order: np.ndarray) -> int:
+    def _read(self, path: Path | None) -> Outcomes | None:
+        """The outcomes of a record; None, with the reason, if they are not there or are broken."""
+        try:
+            if path is None:
+                raise ValueError(NONE_HELD)
+            found = of_record(path)
+        except ValueError as error:
+            self.lacking.append(str(error))
+            return None
+        self.lacking.append("")
+        return found
+
+    def _set(self, found: Outcomes, order: np.ndarray) -> int:
         """The number of the set of examples of a record."""
-        weights = np.asarray(found.weights, dtype=float)[order]
+        weights = found.weights[order]
         name = hashlib.sha256(found.examples[order].tobytes() + weights.tobytes()).digest()
         if name not in self.sets:
             self.sets[name] = len(self.sets)
@@ -107,7 +118,8 @@ def packed(parts: Sequence[pd.DataFrame], most: int) -> tuple[list[dict[str, Any
         For each part its `sets` (of each the place of its weights, None for equal ones), `of` (of
         each record the number of its set), `metrics` (per metric its `places`, and of each record
         the number of the place of its compressed and of its dense model), and `why` (per metric
-        that is not there, the reason); and the bytes.
+        that is not there, the reason), and `lacking` (of each record why it has none, or an empty
+        text); and the bytes.
     """
     read = [Part(part, most) for part in parts]
     data = bytearray()
@@ -127,8 +139,7 @@ def packed(parts: Sequence[pd.DataFrame], most: int) -> tuple[list[dict[str, Any
 def _with_sets(part: Part, data: bytearray) -> dict[str, Any]:
     places = _appended(data, part.weights)
     sets = [None if number is None else places[number] for number in part.weighted]
-    why = "" if any(number is not None for number in part.set_of) else NONE_HELD
-    return {"sets": sets, "of": part.set_of, "metrics": {}, "why": {}, "none": why}
+    return {"sets": sets, "of": part.set_of, "metrics": {}, "why": {}, "lacking": part.lacking}
 
 
 def _refusal(part: Part, name: str, room: int) -> str:
@@ -150,9 +161,3 @@ def _appended(data: bytearray, chunks: Chunks) -> list[list[int]]:
     start = len(data)
     data += chunks.data
     return [[start + offset, *rest] for offset, *rest in chunks.places]
-
-
-def of_record(path: Path) -> Any:
-    from lowrank.records import outcomes
-
-    return outcomes.of_record(path)

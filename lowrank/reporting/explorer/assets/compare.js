@@ -57,14 +57,14 @@ function effectText(axis, { average, effect, low, high }) {
 
 // A test of a record's model against another's, or against its own dense one; or why there is none.
 function tested(part, axis, a, b, isOther) {
-  const none = part.outcomes.none || part.outcomes.why[axis.name];
-  if (none) return { reason: none };
+  const lacking = part.outcomes.lacking[a] || part.outcomes.lacking[b];
+  if (lacking) return { reason: lacking };
   if (!axis.average) return { reason: `${wordsOf(axis)} is no mean over examples` };
-  if (part.outcomes.of[a] === null || part.outcomes.of[b] === null) return { reason: "one of the records holds no outcomes of single examples" };
+  if (part.outcomes.why[axis.name]) return { reason: part.outcomes.why[axis.name] };
   if (part.outcomes.of[a] !== part.outcomes.of[b]) return { reason: "they were measured on different examples" };
   const first = examplesOf(part, a, axis.name, "compressed");
   const second = examplesOf(part, b, axis.name, isOther ? "compressed" : "dense");
-  if (!first || !second) return { reason: "the outcomes of one of them are not all numbers, or not on record" };
+  if (!first || !second) return { reason: "this measure of one of them is not among the outcomes on record" };
   if (first.length < 2) return { reason: "one example shows no spread" };
   return pairedTest(first, second, weightsOf(part, a), axis.average);
 }

@@ -1,7 +1,5 @@
 // Means, spreads, the Pareto front, and tests of two models on the same examples.
 
-const Z95 = 1.959963984540054;
-
 function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
@@ -36,22 +34,50 @@ function paretoFront(points, signs) {
   return isOn;
 }
 
-// The probability of a standard normal variable beyond ±z. Below 3 by the series of erf, above by
-// the continued fraction of erfc (Abramowitz & Stegun 1964, 7.1.6 and 7.1.14).
-function twoSided(z) {
-  const x = Math.abs(z) / Math.SQRT2;
-  if (x < 3) {
-    let term = x;
-    let sum = x;
-    for (let n = 1; Math.abs(term) > 1e-18 * Math.abs(sum) && n < 500; n += 1) {
-      term *= (2 * x * x) / (2 * n + 1);
-      sum += term;
-    }
-    return Math.max(0, 1 - (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum);
+// The logarithm of the gamma function of a number above 0, to 15 digits (Lanczos, SIAM Journal on
+// Numerical Analysis B 1, 1964; coefficients for g = 7 by Godfrey, 2001).
+const LANCZOS = [
+  0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
+  12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
+];
+
+function logGamma(x) {
+  const base = x + 6.5;
+  const sum = LANCZOS.reduce((total, factor, k) => total + (k ? factor / (x - 1 + k) : factor), 0);
+  return 0.5 * Math.log(2 * Math.PI) + (x - 0.5) * Math.log(base) - base + Math.log(sum);
+}
+
+// The regularised incomplete beta function, by its continued fraction (Abramowitz & Stegun 1964,
+// 26.5.8), from the back.
+function incompleteBeta(x, a, b) {
+  if (x <= 0 || x >= 1) return x <= 0 ? 0 : 1;
+  if (x > (a + 1) / (a + b + 2)) return 1 - incompleteBeta(1 - x, b, a);
+  const log = logGamma(a + b) - logGamma(a) - logGamma(b) + a * Math.log(x) + b * Math.log1p(-x);
+  const terms = 60 + Math.ceil(4 * Math.sqrt(a + b));
+  let fraction = 1;
+  for (let m = terms; m >= 1; m -= 1) {
+    const even = (m * (b - m) * x) / ((a + 2 * m - 1) * (a + 2 * m));
+    const odd = (-(a + m) * (a + b + m) * x) / ((a + 2 * m) * (a + 2 * m + 1));
+    fraction = 1 + even / (1 + odd / fraction);
   }
-  let fraction = x;
-  for (let n = 80; n >= 1; n -= 1) fraction = x + n / 2 / fraction;
-  return Math.exp(-x * x) / (Math.sqrt(Math.PI) * fraction);
+  const first = (-(a + b) * x) / (a + 1);
+  return Math.exp(log) / a / (1 + first / fraction);
+}
+
+// The probability of Student's t with that many degrees of freedom beyond ±t (26.7.1).
+function twoSided(t, degrees) {
+  return incompleteBeta(degrees / (degrees + t * t), degrees / 2, 0.5);
+}
+
+// The t beyond which, on both sides, lie 5 %.
+function reach95(degrees) {
+  let [low, high] = [0, 13];
+  for (let step = 0; step < 60; step += 1) {
+    const middle = (low + high) / 2;
+    if (twoSided(middle, degrees) > 0.05) low = middle;
+    else high = middle;
+  }
+  return high;
 }
 
 // The exact McNemar test: of n = b + c examples on which exactly one model is right, b and c would
@@ -93,23 +119,31 @@ function weightedMean(values, weights) {
 
 // A test of the values of two models on the same examples. `average` is "mean", or "exp" where the
 // measure is exp of the mean, so that its ratio is tested. Where all values are 0 or 1 and weigh the
-// same the test is that of McNemar; otherwise the mean difference is taken as normal.
+// same the test is that of McNemar; otherwise the paired t test of the mean difference.
 function pairedTest(first, second, weights, average) {
+  if (weights) {
+    // Examples without a prediction count as none.
+    const [kept, ...rest] = [weights, first, second].map((side) => side.filter((_, index) => weights[index] > 0));
+    return testOfPairs(...rest, kept, average);
+  }
+  return testOfPairs(first, second, null, average);
+}
+
+function testOfPairs(first, second, weights, average) {
   const differences = Array.from(first, (value, index) => value - second[index]);
   const { mean: change, error } = weightedMean(differences, weights);
   const isBits = !weights && [first, second].every((side) => side.every((v) => v === 0 || v === 1));
   const found = { n: differences.length, average, change, error };
   const inUnit = average === "exp" ? Math.exp : (value) => value;
-  found.effect = inUnit(change);
-  found.low = inUnit(change - Z95 * error);
-  found.high = inUnit(change + Z95 * error);
+  const reach = reach95(found.n - 1) * error;
+  [found.effect, found.low, found.high] = [change, change - reach, change + reach].map(inUnit);
   if (isBits && average === "mean") {
     found.only = [1, -1].map((sign) => differences.filter((value) => value === sign).length);
     found.test = "exact McNemar test";
     found.p = exactMcNemar(...found.only);
   } else {
-    found.test = "paired test of the mean difference, taken as normal";
-    found.p = error > 0 ? twoSided(change / error) : change === 0 ? 1 : 0;
+    found.test = "paired t test";
+    found.p = error > 0 ? twoSided(change / error, found.n - 1) : change === 0 ? 1 : 0;
   }
   return found;
 }
