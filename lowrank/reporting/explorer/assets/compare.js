@@ -29,30 +29,30 @@ function rowsOfTest(view, axis, here, other) {
   const found = pairs(part, here, other).map(([a, b]) => ({ a, b, ...tested(part, axis, a, b, other !== null) }));
   const value = (index, side) => (side === "dense" ? part.denses[axis.name]?.[index] ?? axis.dense?.[0] : part.values[axis.name]?.[index]);
   const counts = found.some((one) => one.only);
-  const heads = ["seed", "this", other ? "pinned" : "dense", "change, 95 %", counts ? "only one right" : null, "p"].filter(Boolean);
+  const heads = ["seed", "this", other ? "pinned" : "dense", axis.average === "exp" ? "ratio" : "change", "p"];
   const rows = found.map((one) => {
     const values = [value(one.a, "compressed"), value(one.b, other ? "compressed" : "dense")];
     const plain = values.every(isNumber) ? changeText(axis, values[0] - values[1]) : NONE;
     const seeds = [...new Set([one.a, one.b].map((index) => part.records[index].seed))].join(" / ");
     return h("tr", {}, h("th", { scope: "row" }, seeds), values.map((each) => h("td", { class: "number" }, text(axis, each))),
-      h("td", { class: "number" }, one.p === undefined ? plain : effectText(axis, one)),
-      counts ? h("td", { class: "number", title: "examples on which only this model is right, and only the other" }, one.only ? one.only.join(" : ") : NONE) : null,
-      h("td", { class: "number" }, one.p === undefined ? NONE : probability(one.p)));
+      h("td", { class: "number" }, one.p === undefined ? plain : effectTexts(axis, one)),
+      h("td", { class: "number" }, one.p === undefined ? NONE : probability(one.p), one.only ? h("small", {}, one.only.join(" : ")) : null));
   });
   const reasons = [...new Set(found.map((one) => one.reason).filter(Boolean))];
   const done = found.find((one) => one.test);
+  const only = counts ? " Under p: the examples on which only this model is right, and only the other." : "";
   const several = found.length > 1 ? " Each seed is a test of its own, all on the same examples." : "";
   return [
     h("table", { class: "test" }, h("caption", { class: "hidden" }, "Paired test"), h("thead", {}, h("tr", {}, heads.map((title) => h("th", { scope: "col", class: "number" }, title)))), h("tbody", {}, rows)),
-    done ? h("p", { class: "muted" }, `${done.test[0].toUpperCase()}${done.test.slice(1)}, two-sided, on ${done.n.toLocaleString("en-US")} examples.${several}`) : null,
+    done ? h("p", { class: "muted" }, `${done.test[0].toUpperCase()}${done.test.slice(1)}, two-sided, on ${done.n.toLocaleString("en-US")} examples. Under the ${axis.average === "exp" ? "ratio" : "change"}: its 95 % interval.${only}${several}`) : null,
     reasons.map((reason) => h("p", { class: "muted" }, `No paired test: ${reason}.`)),
   ];
 }
 
-function effectText(axis, { average, effect, low, high }) {
-  if (average === "exp") return `× ${[effect, low, high].map((one) => one.toFixed(3)).join(", ").replace(/, (.*), (.*)/, " ($1 to $2)")}`;
-  const number = (value) => changeText(axis, value);
-  return `${number(effect)} (${number(low)} to ${number(high)})`;
+// The change, or the ratio of a measure that is exp of a mean, over its interval.
+function effectTexts(axis, { average, effect, low, high }) {
+  const number = (value) => (average === "exp" ? `×${value.toFixed(3)}` : changeText(axis, value));
+  return [number(effect), h("small", {}, `${number(low)} to ${number(high)}`)];
 }
 
 // A test of a record's model against another's, or against its own dense one; or why there is none.

@@ -54,12 +54,19 @@ function spreadText(axis, value) {
   return axis.scale === "seconds" ? seconds(value) : significant(value, 2);
 }
 
+// A number and its spread with as many decimals as the two digits of the spread have.
+function alike(value, spread) {
+  const decimals = Math.min(7, Math.max(0, 1 - Math.floor(Math.log10(spread))));
+  return `${value.toFixed(decimals)} ± ${spread.toFixed(decimals)}`;
+}
+
 function withSpread(axis, value, spread) {
   const more = isNumber(value) ? spreadText(axis, spread) : "";
   const own = text(axis, value);
   // What rounds to nothing is no spread to speak of, as of a size that hardly depends on the seed.
   if (!/[1-9]/.test(more)) return own;
   if (axis.scale === "seconds") return `${own} ± ${more}`;
+  if (axis.scale === "plain" || axis.scale === "log") return alike(value, spread);
   const unit = /( %|×)$/.exec(own)?.[0] ?? "";
   return `${own.slice(0, own.length - unit.length)} ± ${more}${unit}`;
 }
@@ -67,7 +74,7 @@ function withSpread(axis, value, spread) {
 // A difference of two values of a measure, with its sign.
 function changeText(axis, value) {
   if (!isNumber(value)) return NONE;
-  const sign = value > 0 ? "+" : value < 0 ? "−" : "±";
+  const sign = value > 0 ? "+" : value < 0 ? "−" : "";
   const size = Math.abs(value);
   if (axis.scale === "percent") return `${sign}${(100 * size).toFixed(2)}`;
   if (axis.scale === "whole") return `${sign}${text(axis, size)}`;

@@ -9,15 +9,15 @@ function layersOf(part, index) {
   const bytes = { scale: "whole" };
   const columns = [
     { name: "place", title: "layer", value: (row) => row.place, cell: (row) => h("span", { title: `${row.name}: ${row.factorization ?? ""}${row.note ? `; ${row.note}` : ""}` }, shortened(row.name, 30), h("small", {}, row.shape)) },
-    { name: "bytes", title: "bytes, of dense", numeric: true, value: (row) => row.bytes, cell: (row) => [meter(row.dense_bytes / most, row.bytes / most),
-      h("span", {}, compact(row.bytes), h("small", {}, ` of ${compact(row.dense_bytes)}`))] },
+    { name: "bytes", title: "bytes/dense", numeric: true, value: (row) => row.bytes, cell: (row) => [meter(row.dense_bytes / most, row.bytes / most),
+      h("span", {}, compact(row.bytes), h("small", {}, `/${compact(row.dense_bytes)}`))] },
     { name: "bits_per_weight", title: "bits", help: "bits per weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => text({ scale: "bits" }, row.bits_per_weight) },
     { name: "relative_error", title: "error", help: "relative error, ‖W − Ŵ‖ / ‖W‖", numeric: true, value: (row) => row.relative_error,
       cell: (row) => [meter(0, row.relative_error / worst), h("span", {}, significant(row.relative_error, 3))] },
   ];
   const own = rows.some((row) => isNumber(row.norm_error) && row.norm_error !== row.relative_error);
   if (own) {
-    columns.push({ name: "norm_error", title: "in its norm", help: "error in the norm in which the layer was compressed", numeric: true, value: (row) => row.norm_error, cell: (row) => significant(row.norm_error ?? 0, 3) });
+    columns.push({ name: "norm_error", title: "in norm", help: "error in the norm in which the layer was compressed", numeric: true, value: (row) => row.norm_error, cell: (row) => significant(row.norm_error ?? 0, 3) });
   }
   const section = h("section", { class: "layers" });
   const draw = (sort) => {

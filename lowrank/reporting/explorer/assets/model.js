@@ -30,6 +30,7 @@ function prepared(part, outcomes, chunks) {
   // By method, and from weak to strong compression.
   const place = ([index]) => part.values.compression_ratio[index];
   const method = ([index]) => part.records[index].method;
+  groups.forEach((group) => group.sort((a, b) => part.records[a].seed - part.records[b].seed));
   found.groups = [...groups.values()].sort((a, b) => order(method(a), method(b), false) || place(a) - place(b));
   return found;
 }
