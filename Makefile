@@ -7,7 +7,7 @@ DEV := .venv/.dev
 # Of the model of causal_lm.
 NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))
 
-.PHONY: sweep causal_lm test test-environments test-all check clean
+.PHONY: sweep causal_lm test test-browser test-environments test-all check clean
 
 sweep: $(SWEEP)  ## the main job: every method on the digits, then a figure and a table
 	$(BIN)/python -m experiments.sweep experiment=digits
@@ -21,13 +21,16 @@ causal_lm: $(SWEEP)  ## MODEL=<name or folder>: methods by norms, perplexity aga
 	$(BIN)/python -m experiments.report runs=results/runs/$(NAME) metric=perplexity \
 		size=layers_bits_per_weight
 
-test: $(DEV)  ## all tests but those that install the library anew
-	$(BIN)/python -m pytest -n auto -m 'not environment'
+test: $(DEV)  ## all tests but those that install the library anew or need a browser
+	$(BIN)/python -m pytest -n auto -m 'not environment and not browser'
 
 test-environments: $(DEV)  ## those that install the library anew, in minutes
 	$(BIN)/python -m pytest -m environment
 
-test-all: test test-environments  ## all tests
+test-browser: $(DEV)  ## those in Chromium (Debian: apt-get install chromium); skipped without it
+	$(BIN)/python -m pytest -m browser
+
+test-all: test test-browser test-environments  ## all tests
 
 check: $(DEV)  ## linter, formatter and type checker
 	$(BIN)/ruff check .

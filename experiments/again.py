@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
@@ -140,7 +139,7 @@ def commands() -> Iterator[Again]:
     """Commands by the YAML of this project, and that in the folder conf where the user is."""
     folder = own()
     paths = [] if folder is None else [f"hydra.searchpath=['file://{folder.resolve()}']"]
-    held, config = Singleton.get_state(), HydraConfig.instance().cfg
+    running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -153,7 +152,7 @@ def commands() -> Iterator[Again]:
             )
             yield Again(Composer(loader, master))
     finally:
-        Singleton.set_state(held)
+        GlobalHydra.instance().hydra = running
         HydraConfig.instance().cfg = config
 
 
