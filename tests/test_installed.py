@@ -1,8 +1,11 @@
 """The library as it is installed, in environments that hold nothing else."""
 
+import base64
 import os
+import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,13 @@ def run(*command, **options):
     )
     assert not run.returncode, run.stdout + run.stderr
     return run.stdout
+
+
+def packed(path):
+    """The data of a page of the explorer."""
+    found = re.search('id="data">([^<]*)<', path.read_text(encoding="utf-8"))
+    assert found is not None
+    return zlib.decompress(base64.b64decode(found[1])).decode()
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +73,7 @@ def test_a_sweep_and_its_report_run_in_a_folder_of_the_user(environment, tmp_pat
     said = run(environment / "lowrank", "sweep", "experiment=mine", "threads=1", cwd=tmp_path)
     assert "2 measured here" in said
     assert len(list((tmp_path / "results" / "runs" / "mine").glob("*.json"))) == 2
-    run(environment / "lowrank", "report", "experiment=mine", cwd=tmp_path)
-    assert list((tmp_path / "results" / "runs" / "mine" / "figures").glob("*-summary.md"))
+    run(environment / "lowrank", "report", "experiment=mine", "html=true", cwd=tmp_path)
+    figures = tmp_path / "results" / "runs" / "mine" / "figures"
+    assert list(figures.glob("*-summary.md"))
+    assert "method=mine" in packed(figures / "explorer.html")

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import made_pages as pages
 import made_records as records
 import pandas as pd
 import pytest
@@ -75,6 +76,19 @@ def test_it_writes_every_figure_and_table_and_prints_the_summary(tmp_path, run, 
     assert all(name in printed for name in written)
 
 
+def test_the_page_of_the_explorer_is_written_if_asked_for(tmp_path, run, quick, capsys):
+    records.write(tmp_path / "runs", 1, ("svd", "uniform"))
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "html=true")
+    path = tmp_path / "out" / "explorer.html"
+    assert f"  {path}" in capsys.readouterr().out
+    (part,) = pages.data(path.read_text(encoding="utf-8"))["parts"]
+    assert len(part["records"]) == 10
+    # Records that are made up were measured by no sweep.
+    assert {one["reason"] for one in part["records"]} == {
+        "its config has no norm that a sweep could choose"
+    }
+
+
 def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_path, run, capsys):
     for recovery in ("none", "finetune"):
         made_up = records.record("svd", 1, 0, recovery={"name": recovery})
@@ -97,6 +111,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
         (["runs={tmp}", "out={tmp}/out"], "report: there is no record"),
         (["metrc=top1"], "Could not override 'metrc'"),
         (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
+        (["html=page"], "report: html='page' must be true or false"),
         (["layers_at=many"], "report: layers_at='many' must be a number above 0"),
         (["metric=[top1"], "no viable alternative at input '[top1'"),
     ],

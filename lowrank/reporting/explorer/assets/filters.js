@@ -11,13 +11,13 @@ function labelled(title, control, className) {
   return h("label", { class: className ?? "field" }, h("span", {}, title), control);
 }
 
-function axisSelect(id, axes, chosen, change) {
+function axisSelect(id, axes, chosen, change, title) {
   const groups = Object.entries(GROUP_TITLES).map(([group, title]) => {
     const held = axes.filter((axis) => axis.group === group);
     const options = held.map((axis) => option(axis.name, wordsOf(axis), axis.name === chosen.name));
     return held.length ? h("optgroup", { label: title }, options) : null;
   });
-  return h("select", { id, onchange: (event) => change(event.target.value) }, groups);
+  return h("select", { id, "aria-label": title, onchange: (event) => change(event.target.value) }, groups);
 }
 
 function numberField(id, title, value, change) {
@@ -56,7 +56,7 @@ function drawFilters(view) {
     labelled("Points", h("select", { id: "each", onchange: (event) => update({ each: event.target.value }) }, seeds)),
     labelled("Error bars", h("select", { id: "bars", onchange: (event) => update({ bars: event.target.value }) }, bars)),
     h("fieldset", {}, h("legend", {}, "Budget"),
-      axisSelect("by", sizes, by, (name) => update({ by: name, min: "", max: "" })),
+      axisSelect("by", sizes, by, (name) => update({ by: name, min: "", max: "" }), "Budget in"),
       range("size", "Budget", "min", "max")),
     h("fieldset", {}, h("legend", {}, unit(y)), range("quality", unit(y), "low", "high")),
     part.norms.length > 1 && h("fieldset", {}, h("legend", {}, "Norm"),

@@ -1,0 +1,30 @@
+"""The command of a record, run as its reader runs it."""
+
+import shlex
+import subprocess
+import sys
+
+from sweeps import ROOT, environment, records, run
+
+from experiments.again import command_of_each
+from lowrank.records import store
+
+
+def test_the_command_of_a_record_measures_its_point_again(cache, tmp_path):
+    settings = ["method=prune_quantize", "method.steps.0.sparsity=0.7", "seed=2"]
+    done = run(cache, *settings, "sweep=two words", f"results={tmp_path / 'first'}")
+    assert done.returncode == 0, done.stderr
+    ((key, found),) = command_of_each(store.load(tmp_path / "first")).items()
+    assert found.text is not None
+    python, *rest = shlex.split(found.text)
+    assert python == "python"
+    again = subprocess.run(
+        [sys.executable, *rest, f"results={tmp_path / 'second'}"],
+        cwd=ROOT,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "second" / f"{key}.json").is_file()
+    assert records(tmp_path / "first") == records(tmp_path / "second")
