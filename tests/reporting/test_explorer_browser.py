@@ -269,7 +269,7 @@ def test_everything_has_a_name_for_screen_readers(visit, frame):
     )
     assert unnamed == []
     for name in ("Vertical axis", "Horizontal axis", "Points", "Error bars"):
-        assert page.get_by_label(name, exact=True).count() == 1
+        assert page.get_by_role("combobox", name=name, exact=True).count() == 1
 
 
 def contrast(page, selector):
