@@ -30,10 +30,10 @@ class ExampleValues:
         values: as `Outcomes.dense`.
     """
 
-    examples: np.ndarray
-    weights: np.ndarray
+    examples: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
     values: Mapping[str, np.ndarray] = field(repr=False)
-    target: np.ndarray | None = None
+    target: np.ndarray | None = field(default=None, repr=False)
 
 
 def paired(dense: ExampleValues, compressed: ExampleValues) -> Outcomes:

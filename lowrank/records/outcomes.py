@@ -46,11 +46,11 @@ class Outcomes:
             negative or all 0, or two examples with one hash.
     """
 
-    examples: np.ndarray
-    weights: np.ndarray
+    examples: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
     dense: Mapping[str, np.ndarray] = field(repr=False)
     compressed: Mapping[str, np.ndarray] = field(repr=False)
-    target: np.ndarray | None = None
+    target: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self)

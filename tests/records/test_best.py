@@ -100,7 +100,7 @@ def test_less_is_better_where_the_metric_says_so(tmp_path):
     )
     for record in (low, high):
         record |= {"dense": {"params": 1, "bytes": 1}, "compressed": {"params": 1, "bytes": 1}}
-        record["standard_errors"] = {"dense": {}, "compressed": {}, "change": {}}
+        record["standard_errors"] = made_records.NO_ERRORS
         save(record, tmp_path)
     assert kept(tmp_path) == named(tmp_path) == {low["model_file"]}
 
