@@ -29,7 +29,7 @@ function rowsOfTest(view, axis, here, other) {
   const found = pairs(part, here, other).map(([a, b]) => ({ a, b, ...tested(part, axis, a, b, other !== null) }));
   const value = (index, side) => (side === "dense" ? part.denses[axis.name]?.[index] ?? axis.dense?.[0] : part.values[axis.name]?.[index]);
   const counts = found.some((one) => one.only);
-  const heads = ["seed", "this", other ? "pinned" : "dense", axis.average === "exp" ? "ratio" : "change", "p"];
+  const heads = ["seed", "this", other ? "pinned" : "dense", axis.average === "exp" && found.some((one) => one.test) ? "ratio" : "change", "p"];
   const rows = found.map((one) => {
     const values = [value(one.a, "compressed"), value(one.b, other ? "compressed" : "dense")];
     const plain = values.every(isNumber) ? changeText(axis, values[0] - values[1]) : NONE;

@@ -6,13 +6,14 @@ const FIRST = ["compression_ratio", "layers_bits_per_weight", "bytes", "macs"];
 function drawDetail(view) {
   const place = byId("detail");
   const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.dataset.name));
-  replaceTable(place, () => (view.sel === null ? [hint()] : recordParts(view, open)));
+  replaceTable(place, () => (view.sel === null ? [hint()] : recordParts(view, open).filter(Boolean)));
 }
 
 function hint() {
   return h("div", { class: "hint" }, h("h2", {}, "No point selected"),
     h("p", {}, "Select a point in the plot or the table: its measures, layers, config and the command that makes it again are shown here, with a paired test against its dense model."),
-    h("p", {}, "To compare two points, pin the first and select the second."));
+    h("p", {}, "To compare two points, pin the first and select the second."),
+    h("p", {}, "In the plot, arrow keys move, Enter selects and p pins."));
 }
 
 function recordParts(view, open) {
@@ -28,6 +29,7 @@ function recordParts(view, open) {
     pinButtons(view),
     ...comparison(view),
     measures(part, sel, first),
+    Object.keys(part.errors).length ? h("p", { class: "muted fine" }, "± standard error over examples") : null,
     command(record),
     layersOf(part, sel),
     folded("all measures", open, measures(part, sel, part.axes)),

@@ -34,7 +34,12 @@ async function start() {
   if (innerWidth < 760) byId("controls").open = false;
   render();
   addEventListener("hashchange", () => { readHash(); render(); });
-  new ResizeObserver(() => requestAnimationFrame(() => drawPlot(current(), shownPoints(current())))).observe(byId("view"));
+  let width = byId("plot").clientWidth;
+  new ResizeObserver(() => requestAnimationFrame(() => {
+    if (byId("plot").clientWidth === width) return;
+    width = byId("plot").clientWidth;
+    drawPlot(current(), shownPoints(current()));
+  })).observe(byId("plot"));
   document.documentElement.dataset.ready = "true";
 }
 

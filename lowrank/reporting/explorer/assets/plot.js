@@ -131,8 +131,10 @@ function frontLine({ signs, corners }, scales, box) {
   if (places.length < 2) return null;
   // At each size the best that is had there or at a smaller model.
   const steps = places.slice(1).map(([x, y]) => (signs[0] > 0 ? `V${y}H${x}` : `H${x}V${y}`));
-  const clip = places.every(([x, y]) => x >= box.left - 1 && x <= box.right + 1 && y >= box.top - 1 && y <= box.bottom + 1);
-  return clip ? s("path", { class: "front", d: `M${places[0].join(" ")}${steps.join("")}`, "aria-hidden": "true" }) : null;
+  return [
+    s("clipPath", { id: "inside" }, s("rect", { x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top })),
+    s("path", { class: "front", d: `M${places[0].join(" ")}${steps.join("")}`, "clip-path": "url(#inside)", "aria-hidden": "true" }),
+  ];
 }
 
 function curveGroup({ method, look, points, places }, view, scales, front) {
