@@ -147,9 +147,7 @@ def measure_point(
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
-            recovered = recovery.recover(compressed.model, task)
-            if recovery.tunes:
-                compressed.recount()
+            recovered = recovery.recover_compressed(compressed, task)
         size = measured_how.of(task).batch_size
         with timing(timings, "validate_s"):
             # Before the test split is evaluated, of which nothing may depend.

@@ -120,7 +120,7 @@ def read(path: str | Path) -> Outcomes:
         for name in [name for name in arrays if "/" in name]:
             part, _, own = name.partition("/")
             parts[part][own] = arrays.pop(name)
-        return Outcomes(**arrays, **parts)
+        return Outcomes(arrays["examples"], arrays["weights"], **parts, target=arrays.get("target"))
 
 
 def of_record(path: str | Path) -> Outcomes:
