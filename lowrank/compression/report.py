@@ -118,14 +118,16 @@ class Compressed:
         return ", ".join(filter(None, parts))
 
     def recount(self) -> None:
-        """Count bytes and params of each layer anew, for a model that was trained since.
+        """Count bytes and params of each layer anew, for a model that a recovery changed since.
 
-        A weight of few bits, such as an adapter that begins at zero, has all its bits afterwards.
+        A weight of few bits, such as an adapter that begins at zero, has all its bits after
+        training, and a recovery may have put another form in its place.
         """
         stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
         forms = [cast(Factorization, module.factorization) for module in stand_ins]
         for layer, form in zip(self.layers, forms, strict=True):
             layer.bytes, layer.params = form.nbytes, form.params
+            layer.factorization = form.describe()
         count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:

@@ -140,7 +140,7 @@ def measure_point(
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
             recovered = recovery.recover(compressed.model, task)
-            if recovery.tunes:
+            if recovery.tunes or recovery.changes_forms:
                 compressed.recount()
         validated = {}
         if keep == "best":

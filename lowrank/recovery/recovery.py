@@ -15,9 +15,9 @@ from lowrank.tasks.training import Progress, silent
 class Recovery(ABC):
     """Restores quality lost in compression; some recoveries are applied to the dense model too.
 
-    Laws: every factorization keeps its form; parameters that require no gradient are not trained;
-    the model keeps its mode, training or eval; the same model, task and configuration give the same
-    result.
+    Laws: every factorization keeps its form, unless `changes_forms`; parameters that require no
+    gradient are not trained; the model keeps its mode, training or eval; the same model, task and
+    configuration give the same result.
     """
 
     @property
@@ -32,6 +32,11 @@ class Recovery(ABC):
     @abstractmethod
     def tunes(self) -> bool:
         """Whether it takes gradient steps on data; records and figures mark such models."""
+
+    @property
+    def changes_forms(self) -> bool:
+        """Whether it puts other factorizations in the place of those that compression made."""
+        return False
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
