@@ -139,9 +139,7 @@ def measure_point(
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
-            recovered = recovery.recover(compressed.model, task)
-            if recovery.tunes or recovery.changes_forms:
-                compressed.recount()
+            recovered = recovery.recover_compressed(compressed, task)
         validated = {}
         if keep == "best":
             size = measured_how.of(task).batch_size

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.compression.report import Compressed
 from lowrank.tasks import Task
 from lowrank.tasks.training import Progress, silent
 
@@ -15,7 +16,8 @@ from lowrank.tasks.training import Progress, silent
 class Recovery(ABC):
     """Restores quality lost in compression; some recoveries are applied to the dense model too.
 
-    Laws: every factorization keeps its form, unless `changes_forms`; parameters that require no
+    Laws: `recover` keeps the form of every factorization, unless `changes_forms`, and
+    `recover_compressed` the way in which the model was compressed; parameters that require no
     gradient are not trained; the model keeps its mode, training or eval; the same model, task and
     configuration give the same result.
     """
@@ -65,6 +67,28 @@ class Recovery(ABC):
         Returns:
             Values for the record of the point, as JSON.
         """
+
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        """Change the result of a compression in place, its model and its report.
+
+        By default `recover` of its model. A recovery in which the method compresses again uses
+        `Compressed.again`; the model is another one then.
+
+        Args:
+            progress: see `recover`.
+
+        Returns:
+            Values for the record of the point, as JSON.
+
+        Raises:
+            ValueError: it must be compressed again, and does not know how.
+        """
+        found = self.recover(compressed.model, task, progress)
+        if self.tunes or self.changes_forms:
+            compressed.recount()
+        return found
 
 
 @dataclass(frozen=True)
