@@ -7,7 +7,6 @@ from lowrank.allocation.allocation import Problem as Problem
 from lowrank.allocation.allocation import Uniform as Uniform
 from lowrank.allocation.budget import Budget as Budget
 from lowrank.allocation.budgeted import grid as grid
-from lowrank.allocation.eased import Eased as Eased
 from lowrank.allocation.global_magnitude import GlobalMagnitude as GlobalMagnitude
 from lowrank.allocation.global_rank import GlobalRank as GlobalRank
 from lowrank.allocation.kept_energy import KeptEnergy as KeptEnergy

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lowrank.allocation import Allocation, ByName, Eased, Problem, Uniform
+from lowrank.allocation import Allocation, ByName, Problem, Uniform
+from lowrank.allocation.eased import Eased
 from lowrank.allocation.values import Values
 from lowrank.calibration import (
     CalibratedNorms,

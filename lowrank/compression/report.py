@@ -64,7 +64,7 @@ class LayerReport:
 
 
 # Compresses a dense model in the way in which another was, at a share of the way to the levels of
-# the method; see `lowrank.allocation.Eased`.
+# the method; see `lowrank.allocation.eased.Eased`.
 Again = Callable[[nn.Module, float], "Compressed"]
 
 
