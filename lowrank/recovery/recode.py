@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.compression.report import Compressed
 from lowrank.factorizations import Codebook, Factorization, Sparse, recoded
+from lowrank.factorizations.gap_index import GapIndex
 from lowrank.factorizations.packing import check_bits
 from lowrank.factorizations.symbol_coding import CODINGS, coding_named
 from lowrank.model.factorized import FactorizedLayer
@@ -20,8 +22,8 @@ class Recode(Recovery):
     """Codes of codebooks and positions of kept weights in fewer bytes; the model stays the same.
 
     The last step, since what is trained after it may no longer suit its code; see `EntropyCoding`,
-    which does the same before a recovery. For each layer of a codebook over survivors the record
-    says what each coding of the same weights takes.
+    which does the same before a recovery. For each layer of a codebook over survivors the report
+    says what each coding of the same weights takes (see `coded_sizes`).
 
     Args:
         coding: ``"huffman"``, ``"ans"`` or ``"fixed"`` width; see `EntropyCoding`.
@@ -58,6 +60,19 @@ class Recode(Recovery):
         pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return {"coded": self._recode(model)}
+
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        sizes = self._recode(compressed.model)
+        compressed.recount()
+        for layer in compressed.layers:
+            layer.coded = sizes.get(layer.name, {})
+        return {}
+
+    def _recode(self, model: nn.Module) -> dict[str, dict[str, int]]:
+        """Code the layers, in place, and say by name what each coding of them takes."""
         layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLayer)}
         parts = [part for layer in layers.values() for part in layer.factorization.modules()]
         if layers and not any(isinstance(part, Codebook | Sparse) for part in parts):
@@ -70,27 +85,25 @@ class Recode(Recovery):
                 found |= {name: sizes} if sizes else {}
                 made[id(form)] = recoded(form, self.coding, self.gap_bits)
             layer.factorization = made[id(form)]
-        return {"coded": found}
+        return found
 
 
-def coded_sizes(form: Factorization, gap_bits: int) -> dict[str, Any]:
-    """The size of a sparse matrix with a codebook, by each coding; empty for all others.
+def coded_sizes(form: Factorization, gap_bits: int) -> dict[str, int]:
+    """The sizes of a sparse matrix with a codebook, by each coding; empty for all other forms.
 
     Returns:
-        ``weights`` and ``kept``, ``entries`` (gaps and paddings), and by coding the ``code_bits``
-        of a kept weight and the ``index_bits`` of an entry, tables not counted, and all ``bytes``.
+        ``kept`` weights and ``entries`` of the index (gaps and paddings), their numbers; and for
+        each coding, such as ``huffman``, ``huffman_code_bytes`` and ``huffman_index_bytes``
+        without their tables, and ``huffman_bytes`` of all that is stored.
     """
     if not isinstance(form, Sparse) or not isinstance(form.values, Codebook):
         return {}
-    sizes: dict[str, Any] = {"weights": form.shape[0] * form.shape[1], "kept": form.params}
+    sizes = {"kept": form.params}
     for coding in CODINGS:
         values, index = form.values.recoded(coding), form.with_gaps(gap_bits, coding)
-        entries = index.index_form.config()["entries"]
-        codes, gaps = values.codes.nbytes, index.get_buffer("gaps").nbytes
-        sizes |= {"entries": entries}
-        sizes[coding] = {
-            "code_bits": 8 * codes / max(form.params, 1),
-            "index_bits": 8 * gaps / max(entries, 1),
-            "bytes": values.nbytes + index.nbytes - form.values.nbytes,
-        }
+        assert isinstance(index.index_form, GapIndex)
+        sizes["entries"] = index.index_form.entries
+        sizes[f"{coding}_code_bytes"] = values.codes.nbytes
+        sizes[f"{coding}_index_bytes"] = index.get_buffer("gaps").nbytes
+        sizes[f"{coding}_bytes"] = values.nbytes + index.nbytes - form.values.nbytes
     return sizes
