@@ -24,12 +24,13 @@ class InOrder(Recovery):
         ValueError: no steps, or something else among them.
     """
 
-    steps: Sequence[Recovery] | Mapping[str, Recovery]
+    steps: Sequence[Recovery]
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, Mapping):
+        given: Any = self.steps
+        if isinstance(given, Mapping):
             # A step of a YAML can be overridden by its name.
-            object.__setattr__(self, "steps", tuple(self.steps.values()))
+            object.__setattr__(self, "steps", tuple(given.values()))
         are_steps = isinstance(self.steps, Sequence) and not isinstance(self.steps, str)
         if not are_steps or not self.steps:
             raise ValueError(f"steps={self.steps!r} must be a list of at least one recovery")
