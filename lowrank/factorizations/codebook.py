@@ -68,9 +68,9 @@ class Codebook(Coded):
         self.register_buffer("codes", stream)
         self.register_buffer("code_table", table if len(table) else None)
         # Follows from the stream: moved along, but not stored.
-        decoded = torch.zeros(layout.shape, dtype=torch.uint8, device=stream.device)
-        adapts = coding_named(coding).adapts
-        self.register_buffer("decoded", decoded if adapts else None, persistent=False)
+        adapts, place = coding_named(coding).adapts, stream.device
+        decoded = torch.zeros(layout.shape, dtype=torch.uint8, device=place) if adapts else None
+        self.register_buffer("decoded", decoded, persistent=False)
         self._watched = watch()
         self.centroids = nn.Parameter(centroids.detach().contiguous())
         self.register_load_state_dict_post_hook(_derive_codes)
