@@ -30,10 +30,10 @@ class AlternatingSum(Decomposer):
 
     ``AlternatingSum([CodebookQuantization(1), MagnitudePruning(0.99)])`` is a matrix of two values
     with the 1 % of corrections that it needs most. Another order leads to another local optimum:
-    first goes the part that represents most of the weight. It takes the bytes of all its parts, runs as all of
-    them one beside the other, and is not compared with one part of the same bytes. Where there is
-    a method of its own for a sum, that is nearer or knows more norms: `LowRankPlusSparse`,
-    `QuantizedPlusLowRank`.
+    first goes the part that represents most of the weight. It takes the bytes of all its parts,
+    runs as all of them one beside the other, and is not compared with one part of the same bytes.
+    Where there is a method of its own for a sum, that is nearer or knows more norms:
+    `LowRankPlusSparse`, `QuantizedPlusLowRank`.
 
     Args:
         parts: the methods, the first to act first; at least two. Each approximates in `norm`, which

@@ -16,6 +16,7 @@ from lowrank.model.sites import find_weights
 from lowrank.numerics.checks import check_is
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class DecomposeLeaves(Recovery):
     @property
     def changes_forms(self) -> bool:
         return True
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return None
 
     def check(self, network: nn.Module) -> None:
         names = [site.name for site in find_weights(network)[0]]

@@ -1,4 +1,4 @@
-"""Compression in steps: the method compresses a little, the model trains, and so on to its level."""
+"""Compression in steps: the method compresses a little, the model trains, and so on."""
 
 from __future__ import annotations
 

@@ -149,6 +149,10 @@ def compressed_at(
 def _gap(weights: Sequence[Tensor], images: Sequence[Tensor]) -> float:
     """‖w − Δ(Θ)‖ / ‖w‖ over all weights together."""
     pairs = zip(weights, images, strict=True)
-    missed = sum(float((weight.detach() - image).double().square().sum()) for weight, image in pairs)
-    whole = sum(float(weight.detach().double().square().sum()) for weight in weights)
+    missed = sum(_energy(weight.detach() - image) for weight, image in pairs)
+    whole = sum(map(_energy, weights))
     return (missed / whole) ** 0.5 if whole else 0.0
+
+
+def _energy(tensor: Tensor) -> float:
+    return float(tensor.detach().double().square().sum())

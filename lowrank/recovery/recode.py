@@ -15,6 +15,7 @@ from lowrank.factorizations.symbol_coding import CODINGS, coding_named
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Recode(Recovery):
     @property
     def changes_forms(self) -> bool:
         return True
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return None
 
     def check(self, network: nn.Module) -> None:
         # Only the compressed model has what is coded.

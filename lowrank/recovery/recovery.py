@@ -10,6 +10,7 @@ from torch import nn
 
 from lowrank.compression.report import Compressed
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 from lowrank.tasks.training import Progress, silent
 
 
@@ -39,6 +40,11 @@ class Recovery(ABC):
     def changes_forms(self) -> bool:
         """Whether it puts other factorizations in the place of those that compression made."""
         return False
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        """The split whose examples it uses, as records say; None if it uses none."""
+        return "train"
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -102,6 +108,10 @@ class NoRecovery(Recovery):
     @property
     def tunes(self) -> bool:
         return False
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return None
 
     def check(self, network: nn.Module) -> None:
         pass

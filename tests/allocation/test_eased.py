@@ -101,5 +101,3 @@ def test_choices_by_name_stay_so():
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(ValueError, match="share=.* must"):
         Eased(Uniform(MagnitudePruning(0.5)), share)
-
-

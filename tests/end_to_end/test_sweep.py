@@ -117,7 +117,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(cache, undisturbed,
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for record in records(tmp_path).values():
-            assert record["schema"] == 2
+            assert record["schema"] == 3
     finished = run(cache, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert records(tmp_path) == records(undisturbed)

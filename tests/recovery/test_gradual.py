@@ -69,7 +69,8 @@ def test_masks_are_nested(method):
     found = gradual(epochs=30, renewals=6, every=4).recover_compressed(result, task)
     counts = [int(mask.sum()) for mask in masks]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] == 9
-    assert all(not bool((late & ~early).any()) for early, late in zip(masks, masks[1:], strict=False))
+    pairs = zip(masks, masks[1:], strict=False)
+    assert not any(bool((late & ~early).any()) for early, late in pairs)
     assert found["bytes"] == sorted(found["bytes"], reverse=True)
     assert int((matrix(result) != 0).sum()) == 9
 
