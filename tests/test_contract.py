@@ -31,6 +31,7 @@ from lowrank.decomposers import (
     CodebookQuantization,
     Decomposer,
     EntropyCodedQuantization,
+    EntropyCoding,
     HalfPrecision,
     LoRA,
     LowRankPlusSparse,
@@ -320,6 +321,18 @@ ROWS = {
         173,
         {"values.centroids"},
     ),
+    "pruned with codebook, Huffman code": Row(
+        EntropyCoding(Chain([MagnitudePruning(0.8), CodebookQuantization(3)])),
+        {Sparse, Codebook},
+        173,
+        {"values.centroids"},
+    ),
+    "codebook by ANS": Row(
+        EntropyCoding(CodebookQuantization(2), "ans"), {Codebook}, ALL, {"centroids"}
+    ),
+    "pruned with gaps": Row(
+        EntropyCoding(MagnitudePruning(0.9), "fixed", 4), {Sparse, Dense}, 87, VALUES
+    ),
 }
 
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
@@ -522,19 +535,26 @@ class TestHyperparameters:
         """Methods inside a method become dictionaries too, as in any dataclass."""
         method, plain = row.decomposer, dataclasses.asdict(row.decomposer)
         json.dumps(plain)
-        for name in plain.keys() & {"steps", "parts"}:
-            parts = zip(getattr(method, name), plain[name], strict=True)
-            plain[name] = [type(part)(**dictionary) for part, dictionary in parts]
+        if isinstance(method, EntropyCoding):
+            plain["method"] = rebuilt(method.method, plain["method"])
         if isinstance(method, LoRA | QuantizedPlusLowRank) and method.base is not None:
             plain["base"] = type(method.base)(**plain["base"])
         if isinstance(method, PruneAndQuantize):
             for name, part in (("pruning", ALPS), ("quantization", GPTQ)):
                 plain[name] = part(**plain[name])
-        assert type(method)(**plain) == method
+        assert rebuilt(method, plain) == method
 
     def test_it_cannot_be_changed(self, row):
         with pytest.raises(dataclasses.FrozenInstanceError):
             row.decomposer.anything = None  # Also one without hyperparameters is frozen.
+
+
+def rebuilt(method: Decomposer, plain: dict) -> Decomposer:
+    """A method made of its fields, its steps or parts being dictionaries."""
+    for name in plain.keys() & {"steps", "parts"}:
+        parts = zip(getattr(method, name), plain[name], strict=True)
+        plain[name] = [type(part)(**dictionary) for part, dictionary in parts]
+    return type(method)(**plain)
 
 
 def dense_of_row(row: Row) -> Tensor:

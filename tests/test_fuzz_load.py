@@ -167,11 +167,15 @@ def test_a_damaged_plan_is_a_plan_or_one_error(seed):
     assert ExecutionPlan.from_json(plan.to_json()) == plan and plan.summary() is not None
 
 
+GAPS = {"coding": "fixed", "bits": 4, "entries": 1}
 # Each asks for gigabytes, in a file of about a kilobyte.
 LARGE = {
     "a shape": {"type": "Quantized", "shape": [10**5, 10**5], "bits": 4},
     "a shape of halves": {"type": "Half", "shape": [10**6, 10**5]},
     "a stream": {"type": "EntropyCoded", "stream_bytes": 3 * 10**9},
+    "a codebook": {"type": "Codebook", "bits": 4, "stream_bytes": 3 * 10**9},
+    "codes": {"type": "Codebook", "shape": [10**6, 10**5], "bits": 4, "coding": "huffman"},
+    "gaps": {"type": "Sparse", "index": GAPS | {"stream_bytes": 3 * 10**9}},
     "a matrix between": {"type": "Product"},
     "a mask": {"type": "Sparse", "shape": [10**6, 10**6], "block": [10**6, 10**6]},
     "a grid": {"type": "PermutedProduct", "grid": [10**6, 10**6]},
@@ -203,6 +207,7 @@ def test_a_small_file_takes_little_memory(tmp_path):
     base = {"dtype": "float32", "scale_dtype": "float16", "zero_dtype": None, "kept_blocks": 0}
     base |= {"group_size": "channel", "reach": 3, "stored_dtype": "float16", "values": empty}
     base |= {"left": dense, "right": dense, "ranks": [1, 1], "shape": [24, 16], "block": [1, 1]}
+    base |= {"coding": "fixed", "stream_bytes": 1, "index": None}
     base["widths"] = dict.fromkeys(("row_step", "column_step", "row_spread", "column_spread"), 8)
     inner = [{**base, "type": "Sparse", "shape": [a, b], "block": [a, b]} for a, b in
              ((24, 10**9), (10**9, 16))]  # fmt: skip

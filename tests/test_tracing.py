@@ -13,6 +13,7 @@ from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, Fact
 
 # One row of the table for each set of classes that it shows.
 FORMS = {frozenset(row.kinds): name for name, row in reversed(ROWS.items())}
+FORMS[frozenset({"coded"})] = "pruned with codebook, Huffman code"
 every_form = pytest.mark.parametrize("name", FORMS.values())
 after_a_run = pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
 

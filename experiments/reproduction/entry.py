@@ -54,6 +54,8 @@ class Run:
         sweep: the arguments of ``python -m experiments.sweep``; `sweep=` or `experiment=` among
             them says where its records lie.
         program: a `Program`, by ``_target_`` and its fields.
+        of: ``points``, or ``layers``: rows are then those of `lowrank.records.load_layers`, and one
+            named ``total`` of each point, with the sums of all sizes.
         takes: time and machine.
         needs: what is not at hand on a machine without GPU, without the network and with the data
             sets of the tests: weights, data, a GPU, days. Empty: it runs there.
@@ -62,6 +64,7 @@ class Run:
     takes: str
     sweep: list[str] = field(default_factory=list)
     program: dict[str, Any] = field(default_factory=dict)
+    of: Literal["points", "layers"] = "points"
     needs: str = ""
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class Run:
             raise ValueError("a run has either a sweep or a program")
         if self.program and "_target_" not in self.program:
             raise ValueError("the program of a run is named by _target_")
+        if self.program and self.of == "layers":
+            raise ValueError("of: layers is of sweeps: a program has its own cases")
         if self.sweep and not self.sweep_name:
             raise ValueError("the sweep of a run must have experiment=… or sweep=…")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduction.entry import Run
 from lowrank.records import store
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from experiments.reproduction.programs import Program
 
 RUNS = Path("results/runs")
+TOTAL = "total"
+# The ends of the names of columns that add up over layers.
+SIZES = ("bytes", "params", "macs", "kept", "entries")
 
 
 def command(run: Run) -> list[str]:
@@ -64,7 +67,7 @@ def program(run: Run) -> Program:
 
 
 def frame(table: str, name: str, run: Run) -> pd.DataFrame | None:
-    """The records or cases of a run that are there, one row each; None if there are none.
+    """The records, layers or cases of a run that are there, one row each; None if there are none.
 
     Raises:
         ValueError: a record is broken.
@@ -73,4 +76,19 @@ def frame(table: str, name: str, run: Run) -> pd.DataFrame | None:
     if run.program:
         cases = program(run).load(place)
         return None if cases.empty else cases
-    return store.load(place) if any(place.glob("**/*.json")) else None
+    if not any(place.glob("**/*.json")):
+        return None
+    return with_totals(store.load_layers(place)) if run.of == "layers" else store.load(place)
+
+
+def with_totals(layers: pd.DataFrame) -> pd.DataFrame:
+    """Rows of layers, and for each of their records one named ``total`` with the sums of sizes."""
+    import pandas as pd
+
+    totals = layers.drop_duplicates("path").assign(name=TOTAL)
+    sizes = [name for name in layers if str(name).endswith(SIZES)]
+    sums: Any = layers.groupby("path")[sizes].sum(min_count=1)
+    sums = sums.loc[totals["path"]]
+    others = [n for n in ("relative_error", "norm_error", "bits_per_weight") if n in layers]
+    totals = totals.assign(**{str(name): sums[name].to_numpy() for name in sizes})
+    return pd.concat([layers, totals.assign(**dict.fromkeys(others, float("nan")))])

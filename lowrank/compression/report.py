@@ -35,6 +35,9 @@ class LayerReport:
     the weight runs: ``dense``, as one matrix; ``factored``; ``multiplied out`` at every call,
     because another module reads it; or ``factors multiplied``, at every call too, because the layer
     looks rows up or convolves in a way in which some of its factors cannot act.
+
+    `coded` is what each coding of its codes and positions takes, if a recovery coded them; see
+    `lowrank.recovery.recode.coded_sizes`.
     """
 
     name: str
@@ -55,12 +58,14 @@ class LayerReport:
     macs: int | None = None
     tied_to: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    coded: dict[str, int] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """The fields as records and tables hold them: ``note`` is all notes in one text."""
+        """The fields as records and tables hold them: ``note`` is all notes in one text, and each
+        size in `coded` a field."""
         fields = asdict(self)
-        del fields["notes"]
-        return fields | {"note": "; ".join(self.notes)}
+        del fields["notes"], fields["coded"]
+        return fields | self.coded | {"note": "; ".join(self.notes)}
 
 
 # Compresses a dense model in the way in which another was, at a share of the way to the levels of
@@ -143,14 +148,16 @@ class Compressed:
         return ", ".join(filter(None, parts))
 
     def recount(self) -> None:
-        """Count bytes and params of each layer anew, for a model that was trained since.
+        """Count bytes and params of each layer anew, for a model that a recovery changed since.
 
-        A weight of few bits, such as an adapter that begins at zero, has all its bits afterwards.
+        A weight of few bits, such as an adapter that begins at zero, has all its bits after
+        training, and a recovery may have put another form in its place.
         """
         stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
         forms = [cast(Factorization, module.factorization) for module in stand_ins]
         for layer, form in zip(self.layers, forms, strict=True):
             layer.bytes, layer.params = form.nbytes, form.params
+            layer.factorization = form.describe()
         count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:

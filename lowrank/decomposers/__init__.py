@@ -11,6 +11,7 @@ from lowrank.decomposers.decomposer import Decomposer as Decomposer
 from lowrank.decomposers.entropy_coded_quantization import (
     EntropyCodedQuantization as EntropyCodedQuantization,
 )
+from lowrank.decomposers.entropy_coding import EntropyCoding as EntropyCoding
 from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
 from lowrank.decomposers.hqq import HQQ as HQQ

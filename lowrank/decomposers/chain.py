@@ -19,12 +19,13 @@ from lowrank.norms import Norm
 class Chain(Decomposer):
     """The first step decomposes the weight, each later one every dense leaf of what came before.
 
-    ``Chain([MagnitudePruning(0.9), Quantization(4)])`` is Deep Compression without its Huffman
-    code: a sparse matrix whose kept values are 4-bit codes. ``Chain([TruncatedSVD(32),
+    ``Chain([MagnitudePruning(0.9), Quantization(4)])`` is a sparse matrix whose kept values are
+    4-bit codes; `EntropyCoding` stores them in fewer bytes. ``Chain([TruncatedSVD(32),
     Quantization(8)])`` is a low-rank product of two quantized factors. Each step sees only the
     result of the one before, so the errors add up: a later step never repairs an earlier one.
     Quantizing the kept values gains less the sparser the matrix is: a bitmask takes 1 bit of every
     weight whatever its values take, at sparsity 0.9 more than values of 4 bits do (0.4).
+    The gaps of `EntropyCoding` take about 0.5 there.
 
     Pruning to single weights leaves rows of different lengths (see `Sparse`): for the next step
     the values are then one row, ``"channel"`` means one scale for the whole matrix, and a note says

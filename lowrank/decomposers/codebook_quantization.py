@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.packing import check_bits, check_group_size
 from lowrank.norms import Norm
+from lowrank.numerics.checks import check_one_of
+from lowrank.numerics.kmeans import Start
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,13 @@ class CodebookQuantization(Decomposer):
         bits: of a code, 1..8.
         group_size: ``"tensor"``, ``"channel"`` (a row), or consecutive inputs that share a
             codebook.
+        start: ``"best"``, or ``"even"``: Lloyd's algorithm from even steps over the range of the
+            weights, as Deep Compression does. Its error is larger, since few weights are near the
+            ends of the range; so its codes differ more in frequency, and an entropy coding of them
+            takes fewer bits.
 
     Raises:
-        ValueError: bits or a group size that does not exist.
+        ValueError: bits, a group size or a start that does not exist.
 
     Source: Han, Mao & Dally, Deep Compression, ICLR 2016, section 3.
     """
@@ -41,10 +47,12 @@ class CodebookQuantization(Decomposer):
 
     bits: int
     group_size: int | str = "tensor"
+    start: Start = "best"
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
         check_group_size(self.group_size)
+        check_one_of("start", self.start, get_args(Start))
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        return by_kmeans(weight, self.bits, self.group_size)
+        return by_kmeans(weight, self.bits, self.group_size, self.start)

@@ -24,7 +24,7 @@ from lowrank.model.contents import View, contents, names_of, split_extra, spread
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.save_guard import refuse_other_files
 
-FORMAT = 2
+FORMAT = 3
 # The largest factor of derived bytes over the stored bytes and the dense weights: masks have 8 bits
 # where one is stored.
 DERIVED = 16

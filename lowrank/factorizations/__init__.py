@@ -17,6 +17,7 @@ from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.permuted_product import PermutedProduct as PermutedProduct
 from lowrank.factorizations.quantized import Quantized as Quantized
+from lowrank.factorizations.recoding import recoded as recoded
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
 from lowrank.factorizations.sparse import Sparse as Sparse
 from lowrank.factorizations.tunable import Tunable as Tunable

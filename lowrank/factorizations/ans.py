@@ -100,5 +100,5 @@ def streams(count: int) -> int:
 
 def _steps(count: int) -> Iterator[slice]:
     """The symbols that the streams take together, one each."""
-    width = streams(count)
+    width = max(streams(count), 1)
     return (slice(start, min(start + width, count)) for start in range(0, count, width))

@@ -12,6 +12,7 @@ from torch import Tensor
 from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
+from lowrank.factorizations.gap_index import GapIndex
 from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
@@ -23,9 +24,10 @@ class Sparse(Leaf):
 
     Stored are the values alone and an index: one bit for each block of the matrix, or the columns
     of the kept blocks and where each row of blocks begins (CSR), in integers of 1, 2 or 4 bytes,
-    whichever is smaller. Single weights of 32 bits are smaller than a dense matrix from about 3 %
-    zeros (bitmask). Only stored values are trained, so neither weight decay nor momentum can bring
-    a pruned weight back. Multiplied as a dense matrix: zeros save bytes, not time.
+    whichever is smaller; or, if asked for (`with_gaps`), the gaps between kept blocks. Single
+    weights of 32 bits are smaller than a dense matrix from about 3 % zeros (bitmask). Only stored
+    values are trained, so neither weight decay nor momentum can bring a pruned weight back.
+    Multiplied as a dense matrix: zeros save bytes, not time.
 
     Args:
         grid: shape and blocks.
@@ -50,12 +52,16 @@ class Sparse(Leaf):
                 f"values of shape {values.shape} do not fit {number} kept blocks of {grid.block}"
             )
         super().__init__(grid.shape)
-        self._hold(grid, grid.encode(kept), mask, values)
+        self._hold((grid, grid), grid.encode(kept), mask, values)
 
     def _hold(
-        self, grid: BlockGrid, index: dict[str, Tensor], mask: Tensor, values: Factorization
+        self,
+        forms: tuple[BlockGrid, BlockGrid | GapIndex],
+        index: dict[str, Tensor],
+        mask: Tensor,
+        values: Factorization,
     ) -> None:
-        self.grid = grid
+        self.grid, self.index_form = forms
         self.values = values
         self._index_names = tuple(index)
         for name, tensor in index.items():
@@ -76,6 +82,15 @@ class Sparse(Leaf):
         length = int(lengths[0]) if len(lengths) == 1 else values.numel()
         return cls(grid, kept, Dense(values.view(values.numel() // max(length, 1) or 1, length)))
 
+    def with_gaps(self, bits: int, coding: str = "fixed") -> Sparse:
+        """The same matrix, stored with the index that `GapIndex` describes."""
+        kept = self._kept()
+        form, index = GapIndex.of(self.grid, kept, bits, coding)
+        other = Sparse.__new__(Sparse)
+        Leaf.__init__(other, self.shape, self.notes)
+        other._hold((self.grid, form), index, self.grid.expand(kept), self.values)
+        return other.train(self.training)
+
     def to_dense(self) -> Tensor:
         values = self.values.to_dense()
         zeros = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
@@ -91,8 +106,9 @@ class Sparse(Leaf):
         return self.values.shape[0] * self.values.shape[1] / (self.shape[0] * self.shape[1])
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        kept = self.grid.decode(self._index())
-        mapped = Sparse(self.grid, kept, self.values.map_dense(function))
+        mapped = Sparse(self.grid, self._kept(), self.values.map_dense(function))
+        if isinstance(self.index_form, GapIndex):
+            mapped = mapped.with_gaps(self.index_form.bits, self.index_form.coding)
         is_one_row = self.values.shape[0] == 1 and int(self.current_mask().any(dim=1).sum()) > 1
         is_new = is_one_row and ONE_ROW not in self.notes
         mapped.notes = (*self.notes, ONE_ROW) if is_new else self.notes
@@ -103,7 +119,8 @@ class Sparse(Leaf):
             "type": "Sparse",
             "shape": list(self.shape),
             "block": list(self.grid.block),
-            "kept_blocks": int(self.grid.decode(self._index()).sum()),
+            "kept_blocks": int(self._kept().sum()),
+            "index": self.index_form.config() if isinstance(self.index_form, GapIndex) else None,
             "values": self.values.config(),
         }
 
@@ -111,11 +128,15 @@ class Sparse(Leaf):
     def from_config(cls, config: Fields) -> Self:
         height, width = config.integers("block", 2, least=1)
         grid = BlockGrid(shape_in(config), (height, width))
-        index = grid.blank(config.integer("kept_blocks", most=grid.count))
+        kept, index_form = config.integer("kept_blocks", most=grid.count), grid
+        index = grid.blank(kept)
+        if config["index"] is not None:
+            index_form = GapIndex.from_config(grid, config.fields("index"))
+            index = index_form.blank()
         form = cls.__new__(cls)
         Leaf.__init__(form, grid.shape)
         mask = torch.zeros(grid.shape, dtype=torch.bool)
-        form._hold(grid, index, mask, rebuild(config.fields("values")))
+        form._hold((grid, index_form), index, mask, rebuild(config.fields("values")))
         return form
 
     def current_mask(self) -> Tensor:
@@ -150,7 +171,13 @@ class Sparse(Leaf):
         zeros = f"{100 * (1 - self.density):.1f} % zeros"
         values = "" if isinstance(self.values, Dense) else f", values {self.values.describe()}"
         form = "bitmask" if "bitmask" in self._index_names else "CSR"
+        if isinstance(self.index_form, GapIndex):
+            form = self.index_form.describe()
         return f"Sparse {columns}→{rows}, {zeros}{blocks} ({form}){values}"
+
+    def _kept(self) -> Tensor:
+        """The mask of blocks."""
+        return self.index_form.decode(self._index())
 
     def _index(self) -> dict[str, Tensor]:
         return {name: self.get_buffer(name) for name in self._index_names}
@@ -158,6 +185,6 @@ class Sparse(Leaf):
 
 def _derive_mask(sparse: Sparse, _: Any) -> None:
     """After other indices were loaded, the mask is another one too."""
-    sparse.grid.check_index(sparse._index())
-    sparse.mask = sparse.grid.expand(sparse.grid.decode(sparse._index()))
+    sparse.index_form.check_index(sparse._index())
+    sparse.mask = sparse.grid.expand(sparse._kept())
     sparse._watched = watch(*sparse._index().values(), sparse.mask)

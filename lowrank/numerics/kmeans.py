@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # Centroids start where the power of the gaps between sorted weights has equal sums: the power 0
 # gives quantiles, 1 even steps, and 2/3 the density p^(1/3) that is optimal for many levels.
-STARTS = (2 / 3, 0.0, 1.0)
+EVEN = 1.0
+STARTS = (2 / 3, 0.0, EVEN)
+Start = Literal["best", "even"]
 MAX_ITERATIONS = 1000
 # The number of places tried at once for each edge between clusters, and their reach in edges.
 PLACES = 33
@@ -16,7 +20,7 @@ SPANS = (8, 1)
 MAX_ROUNDS = 5
 
 
-def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
+def kmeans(values: Tensor, sizes: Tensor, clusters: int, start: Start = "best") -> Tensor:
     """Centroids (count, clusters), ascending, of each row of sorted values.
 
     Lloyd's algorithm from the best of three starts, in turn with a search by dynamic programming in
@@ -24,6 +28,7 @@ def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
     are over. A local optimum; the global one for rows shorter than PLACES. No randomness.
 
     Args:
+        start: ``"best"``, or ``"even"``: Lloyd's algorithm alone, from even steps over the range.
         values: shape (count, width), ascending, float64, inf beyond `sizes`.
         sizes: values in each row, shape (count,).
 
@@ -34,7 +39,7 @@ def kmeans(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
     centroids, few = _distinct(values, clusters)
     rest = ~few
     if bool(rest.any()):
-        centroids[rest] = _search(values[rest], sizes[rest], clusters)
+        centroids[rest] = _search(values[rest], sizes[rest], clusters, start)
     return centroids
 
 
@@ -55,10 +60,12 @@ def _distinct(values: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     return distinct, new.sum(dim=1) <= clusters
 
 
-def _search(values: Tensor, sizes: Tensor, clusters: int) -> Tensor:
+def _search(values: Tensor, sizes: Tensor, clusters: int, start: Start) -> Tensor:
     # Relative to the largest of a row, so that no sum or square overflows.
     unit = torch.where(values.isfinite(), values.abs(), 0.0).amax(dim=1, keepdim=True)
     rows = SortedRows(values / unit, sizes)
+    if start == "even":
+        return rows.centroids(rows.lloyd(rows.start(clusters, EVEN))) * unit
     best = rows.lloyd(rows.start(clusters, STARTS[0]))
     for power in STARTS[1:]:
         best = rows.better(best, rows.lloyd(rows.start(clusters, power)))

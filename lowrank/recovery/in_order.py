@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class InOrder(Recovery):
     """Recoveries one after the other, such as a bias correction and then a tuning.
 
     Args:
-        steps: at least one.
+        steps: at least one, or a mapping with such values, in its order; keys only name them.
 
     Raises:
         ValueError: no steps, or something else among them.
@@ -27,6 +27,10 @@ class InOrder(Recovery):
     steps: Sequence[Recovery]
 
     def __post_init__(self) -> None:
+        given: Any = self.steps
+        if isinstance(given, Mapping):
+            # A step of a YAML can be overridden by its name.
+            object.__setattr__(self, "steps", tuple(given.values()))
         are_steps = isinstance(self.steps, Sequence) and not isinstance(self.steps, str)
         if not are_steps or not self.steps:
             raise ValueError(f"steps={self.steps!r} must be a list of at least one recovery")
@@ -41,6 +45,10 @@ class InOrder(Recovery):
     @property
     def tunes(self) -> bool:
         return any(step.tunes for step in self.steps)
+
+    @property
+    def changes_forms(self) -> bool:
+        return any(step.changes_forms for step in self.steps)
 
     def check(self, network: nn.Module) -> None:
         for step in self.steps:

@@ -17,10 +17,10 @@ from lowrank.tasks.training import Progress, silent
 class Recovery(ABC):
     """Restores quality lost in compression; some recoveries are applied to the dense model too.
 
-    Laws: `recover` keeps the form of every factorization, and `recover_compressed` the way in which
-    the model was compressed; parameters that require no gradient are not trained;
-    the model keeps its mode, training or eval; the same model, task and configuration give the same
-    result.
+    Laws: `recover` keeps the form of every factorization, unless `changes_forms`, and
+    `recover_compressed` the way in which the model was compressed; parameters that require no
+    gradient are not trained; the model keeps its mode, training or eval; the same model, task and
+    configuration give the same result.
     """
 
     @property
@@ -35,6 +35,11 @@ class Recovery(ABC):
     @abstractmethod
     def tunes(self) -> bool:
         """Whether it takes gradient steps on data; records and figures mark such models."""
+
+    @property
+    def changes_forms(self) -> bool:
+        """Whether it puts other factorizations in the place of those that compression made."""
+        return False
 
     @property
     def learns_from(self) -> SplitName | None:
@@ -87,7 +92,7 @@ class Recovery(ABC):
             ValueError: it must be compressed again, and does not know how.
         """
         found = self.recover(compressed.model, task, progress)
-        if self.tunes:
+        if self.tunes or self.changes_forms:
             compressed.recount()
         return found
 

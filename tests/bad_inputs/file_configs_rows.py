@@ -6,8 +6,10 @@ from row import Row
 from lowrank.decomposers import (
     CanonicalPolyadic,
     CodebookQuantization,
+    EntropyCoding,
     HalfPrecision,
     LoRA,
+    MagnitudePruning,
     TruncatedSVD,
 )
 from lowrank.factorizations import rebuild
@@ -32,6 +34,13 @@ def config_without(name, method=FOUR_BITS):
         del own["layers"][0]["config"][name]
 
     return header(change, method)
+
+
+def gaps(**fields):
+    def change(own):
+        own["layers"][0]["config"]["index"].update(fields)
+
+    return header(change, EntropyCoding(MagnitudePruning(0.9), "fixed", 4))
 
 
 def nested(times):
@@ -104,6 +113,17 @@ ROWS = [
     Row("block of one number", config(PRUNED, block=[1]), "block is .1.: it must be 2 integers"),
     Row("other blocks", config(BLOCKS, block=[1, 1]), "bitmask"),
     Row("sparse without values", config_without("values", PRUNED), "lacks 'values'"),
+    Row("index of a word", config(PRUNED, index="gaps"), "index must be a mapping"),
+    Row("gaps of no bits", gaps(bits=0), "index.bits is 0: it must be an integer of at least 1"),
+    Row("gaps of other bits", gaps(bits=3), "symbols of 3 bits are"),
+    Row("gaps by another coding", gaps(coding="huffman"), "lacks .*gap_table"),
+    Row("gaps by none", gaps(coding=None), "index.coding is None: it must be one of"),
+    Row("gaps of gigabytes", gaps(stream_bytes=3 * 10**9), "factorization.gaps"),
+    Row("more gaps than weights", gaps(entries=97), "index.entries is 97: .* at most 96"),
+    Row("fewer gaps", gaps(entries=2), "symbols of 4 bits are"),
+    Row("codes by no coding", config(CODES, coding="zip"), "coding is 'zip': it must be one of"),
+    Row("codes by another coding", config(CODES, coding="ans"), "lacks .*code_table"),
+    Row("codes of gigabytes", config(CODES, stream_bytes=3 * 10**9), "factorization.codes"),
     Row("codebook of more bits", config(CODES, bits=3), "factorization.c"),
     Row(
         "stored in 32 bits", config(HALF, stored_dtype="float32"), "Half needs a matrix of float16"

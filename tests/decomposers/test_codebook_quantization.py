@@ -75,6 +75,18 @@ def test_never_worse_than_scikit_learn(clusters, kind, count):
     assert ours <= theirs * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("clusters", [2, 16])
+def test_from_even_steps_it_is_the_algorithm_of_lloyd(clusters):
+    from sklearn.cluster import KMeans
+
+    values = np.sort(np.random.default_rng(clusters).laplace(size=1500))
+    steps = values[0] + (np.arange(clusters) + 0.5) / clusters * (values[-1] - values[0])
+    start = values[np.searchsorted(values, steps)][:, None]
+    theirs = KMeans(clusters, init=start, n_init=1, tol=0, max_iter=1000).fit(values[:, None])
+    centroids = kmeans(torch.tensor(values)[None], torch.tensor([1500]), clusters, "even")
+    assert centroids[0].tolist() == pytest.approx(sorted(theirs.cluster_centers_[:, 0]))
+
+
 @settings(max_examples=50)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 40)),

@@ -30,6 +30,7 @@ OTHERS = {
     "alps_nm": {"pattern": PATTERN},
     "awq": GROUPED,
     "gptq": GROUPED,
+    "deep_compression": {"method.steps.1.start": "as published: centroids start at even steps"},
     "lora_quantized": {"init": "starts from what quantization loses", "base": "the name says so"},
     "mix": {
         "candidates.quantized.of.symmetric": GROUPS,

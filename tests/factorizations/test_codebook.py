@@ -69,3 +69,53 @@ def test_a_codebook_that_does_not_fit_is_refused():
     layout = Layout((3, 4), 2, "channel")
     with pytest.raises(ValueError, match=r"\(\(3, 4\), \(1, 4\)\) do not fit .*\(3, 4\)"):
         Codebook(layout, torch.zeros(3, 4), torch.ones(1, 4))
+
+
+CODED = pytest.mark.parametrize("coding", ["huffman", "ans"])
+
+
+def skewed(coding, dtype=torch.float32):
+    """A codebook of which one code in two is 0, and the same with its codes coded."""
+    codes, centroids, _ = random_codebook((40, 30), 4, "tensor", dtype)
+    codes[::2] = 0
+    plain = Codebook(Layout((40, 30), 4, "tensor"), codes, centroids)
+    return codes, plain, plain.recoded(coding)
+
+
+@CODED
+def test_coded_codes_are_the_same_matrix_in_fewer_bytes(coding):
+    codes, plain, coded = skewed(coding)
+    assert torch.equal(coded.to_dense(), plain.to_dense())
+    assert torch.equal(coded.current_codes().long(), codes)
+    assert tensor_bytes(coded) < 0.8 * tensor_bytes(plain)
+    assert repr(coded) == f"Codebook 30→40, 4 bits, per tensor, {coding}"
+    fresh = rebuild(coded.config())
+    fresh.load_state_dict(load(save(coded.state_dict())))
+    assert torch.equal(fresh.to_dense(), plain.to_dense())
+    assert set(fresh.state_dict()) == {"codes", "code_table", "centroids"}
+    assert torch.equal(coded.recoded("fixed").state_dict()["codes"], plain.codes)
+
+
+@CODED
+def test_centroids_of_coded_codes_are_trained_as_others(coding):
+    _, plain, coded = skewed(coding, torch.float64)
+    target = torch.randn(40, 30, dtype=torch.float64)
+    for form in (plain, coded):
+        (form.to_dense() * target).sum().backward()
+    assert torch.equal(coded.centroids.grad, plain.centroids.grad)
+
+
+@CODED
+def test_a_stream_written_anew_counts_at_once_and_a_wrong_one_is_refused(coding):
+    codes, plain, coded = skewed(coding)
+    coded.to_dense()
+    other = Codebook(plain.layout, codes.flip(0), plain.centroids, coding)
+    if len(other.codes) == len(coded.codes):  # Not every order takes as many bytes by ANS.
+        coded.codes.copy_(other.codes)
+        coded.code_table.copy_(other.code_table)
+        assert torch.equal(coded.to_dense(), other.to_dense())
+    coded.code_table.fill_(0x33)
+    with pytest.raises(ValueError, match="no Huffman code|cannot be decoded"):
+        coded.to_dense()
+    with pytest.raises(ValueError, match="no Huffman code|cannot be decoded"):
+        coded.check_stored()
