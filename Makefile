@@ -29,7 +29,7 @@ test: $(DEV)  ## all tests but those that install the library anew
 test-environments: $(DEV)  ## those that install the library anew, in minutes
 	$(BIN)/python -m pytest -m environment
 
-test-all: test test-environments  ## all tests
+test-all: test test-environments docs  ## all tests, and the site with its links
 
 check: $(DEV)  ## linter, formatter and type checker
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Method:
     Attributes:
         name: of its YAML.
         said: the comment that the YAML begins with.
+        examples: what its indented lines give the command of sweeps; one on the digits if none.
         config: its fields, `_target_` among them.
         made: what these fields make.
         norm: the choice of conf/norm that it brings along.
@@ -39,6 +41,7 @@ class Method:
 
     name: str
     said: str
+    examples: tuple[str, ...]
     config: dict[str, Any]
     made: Decomposer | Allocation
     norm: str
@@ -60,7 +63,8 @@ def _method(path: Path) -> Method:
     reads = isinstance(made, Allocation) and made.needs_data
     return Method(
         name=path.stem,
-        said=comment(path),
+        said=comment(path)[0],
+        examples=comment(path)[1] or (f"task=digits method={path.stem}",),
         config=container,
         made=made,
         norm=norm,
@@ -68,16 +72,20 @@ def _method(path: Path) -> Method:
     )
 
 
-def comment(path: Path) -> str:
-    """What a YAML says of itself in the comment that it begins with, Hydra's own line aside."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @"):
-            lines.append(line.removeprefix("#").removeprefix(" "))
-    # What is indented is a command.
-    return " ".join(line for line in lines if not line.startswith(" "))
+def comment(path: Path) -> tuple[str, tuple[str, ...]]:
+    """What a YAML says of itself in the comment that it begins with: text, and indented lines.
+
+    Hydra's own line is left out.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    said = [line[1:].removeprefix(" ") for line in takewhile(_is_comment, lines)]
+    said = [line for line in said if not line.startswith("@")]
+    indented = tuple(line.strip() for line in said if line.startswith(" "))
+    return " ".join(line for line in said if not line.startswith(" ")), indented
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
 
 
 def parts(cls: type) -> dict[str, str]:

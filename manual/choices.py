@@ -14,8 +14,8 @@ from manual.method_pages import table
 
 SAID = (
     "The best measured method at each size or smaller, without and with calibration data, by the "
-    "metric of the task on its test split, mean ± standard deviation over seeds. Differences within "
-    "the spread decide nothing."
+    "metric of the task on its test split: mean ± standard deviation over seeds. Differences "
+    "within the spread decide nothing."
 )
 HEADS = ("sweep", "size", "without data", "with calibration data")
 
@@ -32,22 +32,28 @@ def decision_table(methods: Sequence[Method], results: Sequence[Measured]) -> st
         if result.compares
         for row in _rows(result, {method.name: method for method in methods})
     ]
-    return f"{SAID}\n\n{table(HEADS, rows, labels=2)}"
+    return f"{SAID}\n\n{table(HEADS, rows, labels=len(HEADS))}"
 
 
 def _rows(result: Measured, methods: dict[str, Method]) -> list[list[str]]:
+    """The rows of a sweep; sizes with the same choices are one."""
     size = COSTS[result.size]
     points = result.points[result.points["method"].isin(list(methods))]
     reads = points.apply(lambda point: _needs_data(point, methods), axis=1)
-    rows, name = [], f"[{result.folder}](../results/{result.folder}/README.md)"
+    steps: dict[tuple[str, str], list[float]] = {}
     for step in STEPS[size.scale]:
         reached = (points[result.size] - step) * size.sign >= 0
         if not reached.any():
             break
-        best = [_best(result, points[reached & mask]) for mask in (~reads, reads)]
-        rows.append([name, f"{step:g}{UNITS[size.scale][1]}", *best])
-        name = ""
-    return rows
+        best = (_best(result, points[reached & ~reads]), _best(result, points[reached & reads]))
+        steps.setdefault(best, []).append(step)
+    name = f"[{result.folder}](../results/{result.folder}/README.md)"
+    unit = UNITS[size.scale][1]
+    return [
+        [name, "–".join(f"{step:g}" for step in dict.fromkeys(ends)) + unit, *best]
+        for best, reach in steps.items()
+        for ends in [(reach[0], reach[-1])]
+    ]
 
 
 def _needs_data(point: Any, methods: dict[str, Method]) -> bool:

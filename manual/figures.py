@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ SIZE = (3.2, 2.3)  # inches; pages show it as wide as there is room
 # Up to how many times the best a metric that may explode is shown.
 WORST = 100
 _IDS = re.compile(r' id="[a-z]+_\d+"')
-_STYLE = {
+_STYLE: Any = {
     **{"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 8},
     **{name: TEXT for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")},
     **{"axes.edgecolor": TEXT, "axes.spines.top": False, "axes.spines.right": False},
@@ -50,7 +51,8 @@ def figure(result: Measured, method: str) -> str:
 
 def _draw(drawn: Figure, result: Measured, method: str) -> None:
     axes, metric, size = drawn.subplots(), result.metric, COSTS[result.size]
-    for (name, _), curve in result.points.groupby(["method", "norm"], dropna=False):
+    points: Any = result.points
+    for (name, _), curve in points.groupby(["method", "norm"], dropna=False):
         curve = curve.sort_values(result.size)
         own = name == method
         axes.plot(
@@ -66,7 +68,7 @@ def _draw(drawn: Figure, result: Measured, method: str) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if metric.scale == "log":
         axes.set_yscale("log")
-        best = result.points[metric.name].min()
+        best = points[metric.name].min()
         axes.set_ylim(0.95 * best, WORST * best)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

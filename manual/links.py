@@ -1,4 +1,4 @@
-"""Faults of a built site: links and files that lead nowhere, and what a reader's network must fetch."""
+"""Faults of a built site: what leads nowhere, and what a reader's network would have to fetch."""
 
 from __future__ import annotations
 

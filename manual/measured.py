@@ -40,11 +40,11 @@ class Measured:
     @property
     def compares(self) -> bool:
         """Whether the sweep is of enough methods to choose among them."""
-        return self.points["method"].nunique() >= FEWEST
+        return len(set(self.points["method"])) >= FEWEST
 
     def of(self, method: str) -> pd.DataFrame:
         """The points of a method, from the largest to the smallest."""
-        own = self.points[self.points["method"] == method]
+        own: Any = self.points[self.points["method"] == method]
         return own.sort_values(self.size, ascending=COSTS[self.size].higher_is_better)
 
     def quality(self, point: Any) -> str:

@@ -62,7 +62,7 @@ def fields(text: str) -> str:
 
 
 def _norm(method: Method) -> str:
-    what = comment(CONF / "norm" / f"{method.norm}.yaml")
+    what, _ = comment(CONF / "norm" / f"{method.norm}.yaml")
     return (
         f"The error counts in the norm ${NORM}$, by default the `{method.norm}` one: "
         f"{what[0].lower()}{what[1:]} [More of norms](../which-norm.md)."
@@ -72,10 +72,10 @@ def _norm(method: Method) -> str:
 def _settings(method: Method) -> str:
     data = "calibration data" if method.needs_data else "no data"
     config = yaml.safe_dump(method.config, sort_keys=False, allow_unicode=True)
+    commands = "".join(f"python -m experiments.sweep {words}\n" for words in method.examples)
     return (
-        f"Family: {method.made.family}. It needs {data}. `conf/method/{method.name}.yaml` sets\n\n"
-        f"```yaml\n{config}```\n\nwhich one point on the digits measures so:\n\n"
-        f"```sh\npython -m experiments.sweep task=digits method={method.name}\n```"
+        f"Family: {method.made.family}. It needs {data}. `conf/method/{method.name}.yaml` sets:\n\n"
+        f"```yaml\n{config}```\n\nIn a sweep:\n\n```sh\n{commands}```"
     )
 
 
@@ -148,6 +148,10 @@ def index(all_methods: Sequence[Method]) -> str:
     tree = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
     heads = ("method", "family", "calibration data", "what it does")
     return f"{text}\n{table(heads, rows, labels=4)}\n\n{tree}\n"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def write(folder: Path, all_methods: Sequence[Method], results: Sequence[Measured]) -> None:
