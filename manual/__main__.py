@@ -32,7 +32,7 @@ def build(out: Path) -> None:
         arguments = ["--conf-dir", Path(__file__).parent, "--doctree-dir", doctrees]
         options = ["--builder", "html", "--fail-on-warning", "--quiet"]
         if build_main([*options, *map(str, [*arguments, sources, out])]):
-            raise SystemExit("the site has warnings, which are above")
+            raise SystemExit("the site has errors or warnings, which are above")
     found = faults(out)
     if found:
         raise SystemExit("\n".join(["the site has faults:", *found]))

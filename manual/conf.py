@@ -1,10 +1,13 @@
 """Settings of Sphinx for the site."""
 
+import os
+from pathlib import Path
+
 project = "lowrank"
 author = "the authors of lowrank"
 copyright = ""
 extensions = [
-    *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"),
+    *("myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"),
     *("manual.formulas", "manual.docstrings"),
 ]
 root_doc = "index"
@@ -15,6 +18,20 @@ suppress_warnings = ["toc.not_included"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
+
+# Notebooks are run. Those that read records are if LOWRANK_RUNS says where there are some, so that
+# what earlier sweeps have left does not matter; else only their code is shown.
+_ROOT = Path(__file__).parents[1]
+_READ = "LOWRANK_RUNS"
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_execution_excludepatterns = [
+    str(path.relative_to(_ROOT))
+    for path in _ROOT.glob("notebooks/*.ipynb")
+    if _READ in path.read_text(encoding="utf-8") and _READ not in os.environ
+]
 
 # Docstrings set code in single backticks; what is a public name is a link.
 default_role = "py:obj"

@@ -43,6 +43,7 @@ def write_sources(folder: Path) -> None:
         {
             "Methods": ["docs/methods/index"],
             "Results": _results(folder),
+            "Notebooks": [f"notebooks/{path.stem}" for path in (folder / "notebooks").glob("*")],
             "API": [f"api/{name}" for name in names],
             "Project": ["CHANGELOG"],
         },
