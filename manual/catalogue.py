@@ -26,7 +26,7 @@ _PARTS = re.compile(r"^(Args|Attributes|Raises|Source):[ \n]", flags=re.MULTILIN
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodEntry:
     """A choice of conf/method.
 
     Attributes:
@@ -48,20 +48,20 @@ class Method:
     needs_data: bool
 
 
-def methods() -> list[Method]:
+def methods() -> list[MethodEntry]:
     """All choices of conf/method, by name."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return [_method(path) for path in sorted((CONF / "method").glob("*.yaml"))]
 
 
-def _method(path: Path) -> Method:
+def _method(path: Path) -> MethodEntry:
     config = compose("config", [f"method={path.stem}"], return_hydra_config=True)
     norm = config.hydra.runtime.choices.norm
     # The seed that some methods take is the whole config's.
     container: Any = OmegaConf.to_container(config.method, resolve=True)
     made = make(container)
     reads = isinstance(made, Allocation) and made.needs_data
-    return Method(
+    return MethodEntry(
         name=path.stem,
         said=comment(path)[0],
         examples=comment(path)[1] or (f"task=digits method={path.stem}",),

@@ -8,8 +8,8 @@ from typing import Any
 from lowrank.metrics.metric import NONE
 from lowrank.records.columns import COSTS
 from lowrank.reporting.tables import STEPS, UNITS
-from manual.catalogue import Method
-from manual.measured import Measured
+from manual.catalogue import MethodEntry
+from manual.measured import SweepResult
 from manual.method_pages import table
 
 SAID = (
@@ -20,7 +20,7 @@ SAID = (
 HEADS = ("sweep", "size", "without data", "with calibration data")
 
 
-def decision_table(methods: Sequence[Method], results: Sequence[Measured]) -> str:
+def decision_table(methods: Sequence[MethodEntry], results: Sequence[SweepResult]) -> str:
     """The best measured method of each sweep at each size or smaller, in Markdown.
 
     Methods that hold more than one method's candidates count like all others. What is best is
@@ -35,7 +35,7 @@ def decision_table(methods: Sequence[Method], results: Sequence[Measured]) -> st
     return f"{SAID}\n\n{table(HEADS, rows, labels=len(HEADS))}"
 
 
-def _rows(result: Measured, methods: dict[str, Method]) -> list[list[str]]:
+def _rows(result: SweepResult, methods: dict[str, MethodEntry]) -> list[list[str]]:
     """The rows of a sweep; sizes with the same choices are one."""
     size = COSTS[result.size]
     points = result.points[result.points["method"].isin(list(methods))]
@@ -48,7 +48,7 @@ def _rows(result: Measured, methods: dict[str, Method]) -> list[list[str]]:
         best = (_best(result, points[reached & ~reads]), _best(result, points[reached & reads]))
         steps.setdefault(best, []).append(step)
     name = f"[{result.folder}](../results/{result.folder}/README.md)"
-    unit = UNITS[size.scale][1]
+    unit = UNITS[size.scale][1].replace(" ", "\N{NO-BREAK SPACE}")
     return [
         [name, "–".join(f"{step:g}" for step in dict.fromkeys(ends)) + unit, *best]
         for best, reach in steps.items()
@@ -56,14 +56,14 @@ def _rows(result: Measured, methods: dict[str, Method]) -> list[list[str]]:
     ]
 
 
-def _needs_data(point: Any, methods: dict[str, Method]) -> bool:
+def _needs_data(point: Any, methods: dict[str, MethodEntry]) -> bool:
     """Whether a point read calibration data: its norm says so where it is on record."""
     if isinstance(point["norm"], str) and point["norm"] != "identity":
         return True
     return methods[point["method"]].needs_data
 
 
-def _best(result: Measured, points) -> str:
+def _best(result: SweepResult, points) -> str:
     if points.empty:
         return NONE
     values = points[result.metric.name] * result.metric.sign

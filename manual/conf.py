@@ -27,6 +27,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 nb_execution_excludepatterns = [
     str(path.relative_to(_ROOT))
     for path in _ROOT.glob("notebooks/*.ipynb")

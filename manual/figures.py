@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from lowrank.records.columns import COSTS
-from manual.measured import Measured
+from manual.measured import SweepResult
 
 # Stands for the colour of the page's text until the SVG is written.
 TEXT = "#010203"
@@ -31,7 +31,7 @@ _STYLE: Any = {
 }
 
 
-def figure(result: Measured, method: str) -> str:
+def figure(result: SweepResult, method: str) -> str:
     """The curve of a method among those of all others in a sweep, as an element of SVG.
 
     Args:
@@ -49,7 +49,7 @@ def figure(result: Measured, method: str) -> str:
     return text.replace("<svg", f'<svg class="curve" role="img" aria-label="{label}"', 1)
 
 
-def _draw(drawn: Figure, result: Measured, method: str) -> None:
+def _draw(drawn: Figure, result: SweepResult, method: str) -> None:
     axes, metric, size = drawn.subplots(), result.metric, COSTS[result.size]
     points: Any = result.points
     for (name, _), curve in points.groupby(["method", "norm"], dropna=False):

@@ -20,7 +20,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Measured:
+class SweepResult:
     """The points of one sweep.
 
     Attributes:
@@ -67,7 +67,7 @@ def level(point: Any) -> str:
     return level_text(point["level"])
 
 
-def measured() -> list[Measured]:
+def measured() -> list[SweepResult]:
     """The sweeps with a table of points in results/ and an experiment of that name."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return [
@@ -78,7 +78,7 @@ def measured() -> list[Measured]:
         ]
 
 
-def _measured(folder: str, table: Any) -> Measured:
+def _measured(folder: str, table: Any) -> SweepResult:
     config = compose("config", [f"experiment={folder}"])
     task = make(OmegaConf.to_container(config.task, resolve=True))  # type: ignore[arg-type]
     metric, points = task.judged_by()[0], pd.read_csv(table)
@@ -86,7 +86,7 @@ def _measured(folder: str, table: Any) -> Measured:
         if column not in points:
             points[column] = None
     caption = table.with_suffix(".md").read_text(encoding="utf-8")
-    return Measured(
+    return SweepResult(
         folder=folder,
         title=caption.partition(":")[0],
         metric=metric,

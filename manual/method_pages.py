@@ -10,9 +10,9 @@ import yaml
 
 from lowrank.records.columns import COSTS
 from manual import docstrings
-from manual.catalogue import CONF, ROOT, Method, comment, parts
+from manual.catalogue import CONF, ROOT, MethodEntry, comment, parts
 from manual.figures import figure
-from manual.measured import Measured, level
+from manual.measured import SweepResult, level
 
 # What authors write of a class beside its docstring, in Markdown; most often its formula.
 NOTES = ROOT / "docs" / "methods"
@@ -20,11 +20,14 @@ NORM = r"\lVert A^{1/2} \, (W - \hat W) \, B^{1/2} \rVert_F"
 HEADS = ("level", "compression", "bits per weight", "theoretical speedup")
 
 
-def page(method: Method, results: Sequence[Measured]) -> str:
+def page(method: MethodEntry, results: Sequence[SweepResult]) -> str:
     """The page of a method in Markdown."""
     said = parts(type(method.made))
+    room = type(method.made).__module__.rpartition(".")[0]
     texts = [
         f"# {method.name}",
+        # Where names in the docstring are looked for.
+        rst(f".. py:currentmodule:: {room}"),
         method.said,
         *note(type(method.made)),
         _norm(method),
@@ -61,7 +64,7 @@ def fields(text: str) -> str:
     return "\n".join(named)
 
 
-def _norm(method: Method) -> str:
+def _norm(method: MethodEntry) -> str:
     what, _ = comment(CONF / "norm" / f"{method.norm}.yaml")
     return (
         f"The error counts in the norm ${NORM}$, by default the `{method.norm}` one: "
@@ -69,7 +72,7 @@ def _norm(method: Method) -> str:
     )
 
 
-def _settings(method: Method) -> str:
+def _settings(method: MethodEntry) -> str:
     data = "calibration data" if method.needs_data else "no data"
     config = yaml.safe_dump(method.config, sort_keys=False, allow_unicode=True)
     commands = "".join(f"python -m experiments.sweep {words}\n" for words in method.examples)
@@ -79,7 +82,7 @@ def _settings(method: Method) -> str:
     )
 
 
-def _results(method: Method, results: Sequence[Measured]) -> list[str]:
+def _results(method: MethodEntry, results: Sequence[SweepResult]) -> list[str]:
     """The figures and tables of the sweeps that have the method."""
     if not results:
         return ["No sweep in `results/` measures it."]
@@ -94,11 +97,11 @@ def _results(method: Method, results: Sequence[Measured]) -> list[str]:
     return [*([drawn, said] if curves else []), *tables]
 
 
-def _heading(result: Measured) -> str:
+def _heading(result: SweepResult) -> str:
     return f"[{result.folder}](../../results/{result.folder}/README.md): {result.title}"
 
 
-def _table(result: Measured, points) -> str:
+def _table(result: SweepResult, points) -> str:
     has_norms = points["norm"].nunique() > 1
     heads = [*(["norm"] if has_norms else []), *HEADS, result.metric.heading]
     rows = [
@@ -113,7 +116,7 @@ def _table(result: Measured, points) -> str:
     return table(heads, rows, labels=len(heads) - len(HEADS) - 1)
 
 
-def _costs(result: Measured) -> tuple[str, ...]:
+def _costs(result: SweepResult) -> tuple[str, ...]:
     ratio = result.size if COSTS[result.size].scale == "ratio" else "compression_ratio"
     return ratio, "layers_bits_per_weight", "theoretical_speedup"
 
@@ -125,7 +128,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) 
     return "\n".join(lines)
 
 
-def index(all_methods: Sequence[Method]) -> str:
+def index(all_methods: Sequence[MethodEntry]) -> str:
     """The list of all methods, with their pages below it in the navigation."""
     rows = [
         [
@@ -146,7 +149,7 @@ def index(all_methods: Sequence[Method]) -> str:
     )
     pages = [row[0].partition("]")[0][1:] for row in rows]
     tree = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
-    heads = ("method", "family", "calibration data", "what it does")
+    heads = ("method", "what it does", "family", "data")
     return f"{text}\n{table(heads, rows, labels=4)}\n\n{tree}\n"
 
 
@@ -154,7 +157,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def write(folder: Path, all_methods: Sequence[Method], results: Sequence[Measured]) -> None:
+def write(folder: Path, all_methods: Sequence[MethodEntry], results: Sequence[SweepResult]) -> None:
     """Write the pages of all methods, and their index, into a folder."""
     folder.mkdir(parents=True)
     (folder / "index.md").write_text(index(all_methods), encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from manual import api_pages, method_pages
+from manual import api_pages, method_pages, results_pages
 from manual.catalogue import ROOT, methods
 from manual.choices import decision_table
 from manual.measured import measured
@@ -15,7 +15,7 @@ from manual.navigation import navigation
 # What is taken over as it is, into the same places, so that links hold.
 TAKEN = (
     *("CHANGELOG.md", "CITATION.cff", "docs/*.md", "notebooks/*.ipynb"),
-    *("results/*/*.md", "results/*/*.png", "results/*/*.csv"),
+    *("results/*/*.png", "results/*/*.csv"),
 )
 # Where a page of docs/ says this, the site shows the table that is made of results/.
 CHOICES = "<!-- the site: what was best at each size -->"
@@ -27,8 +27,11 @@ def write_sources(folder: Path) -> None:
     """Write all pages into a folder that is not there yet, as Sphinx reads them."""
     for pattern in TAKEN:
         for path in sorted(ROOT.glob(pattern)):
-            if "runs" not in path.parts:
+            if path.parent.name != results_pages.OWN:
                 _copy(path, folder / path.relative_to(ROOT))
+    for place, text in results_pages.pages().items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(text, encoding="utf-8")
     all_methods, results = methods(), measured()
     method_pages.write(folder / "docs" / "methods", all_methods, results)
     names = api_pages.write(folder / "api")
@@ -42,8 +45,8 @@ def write_sources(folder: Path) -> None:
         ROOT / "docs",
         {
             "Methods": ["docs/methods/index"],
-            "Results": _results(folder),
-            "Notebooks": [f"notebooks/{path.stem}" for path in (folder / "notebooks").glob("*")],
+            "Results": _pages(folder, "results/*/README.md"),
+            "Notebooks": _pages(folder, "notebooks/*.ipynb"),
             "API": [f"api/{name}" for name in names],
             "Project": ["CHANGELOG"],
         },
@@ -64,9 +67,9 @@ def _link(found: re.Match[str], methods: set[str]) -> str:
     return f"[{found[0]}](methods/{found[1]}.md)" if found[1] in methods else found[0]
 
 
-def _results(folder: Path) -> list[str]:
-    pages = sorted((folder / "results").glob("*/README.md"))
-    return [str(page.relative_to(folder).with_suffix("")) for page in pages]
+def _pages(folder: Path, pattern: str) -> list[str]:
+    """The pages of a pattern, as the navigation names them."""
+    return [str(page.relative_to(folder).with_suffix("")) for page in sorted(folder.glob(pattern))]
 
 
 def _copy(path: Path, there: Path) -> None:

@@ -15,16 +15,18 @@ from pages import DOCS, ROOT
 import lowrank
 from lowrank.metrics.metric import Metric
 from manual import __main__ as program
-from manual import api_pages, method_pages
+from manual import api_pages, method_pages, results_pages
 from manual.catalogue import comment, methods, parts
 from manual.choices import decision_table
 from manual.docstrings import plain
 from manual.figures import TEXT, figure
 from manual.formulas import mathml
 from manual.links import faults
-from manual.measured import FEWEST, Measured, measured
+from manual.measured import FEWEST, SweepResult, measured
 from manual.navigation import navigation, sections
 
+# What MyST still calls of Sphinx.
+BUILD = pytest.mark.filterwarnings("ignore:'myst_parser")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", flags=re.DOTALL)
 CHOICES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 NOTES = sorted((DOCS / "methods").glob("*.md"))
@@ -47,7 +49,7 @@ def sweep(points: list[tuple], metric: Metric = ACCURACY, size: str = "compressi
     filler = [(f"other{n}", None, points[0][2], -metric.sign * 1e3) for n in range(FEWEST)]
     frame = pd.DataFrame([*points, *filler], columns=["method", "norm", size, metric.name])
     frame["level"] = frame[f"{metric.name}_std"] = float("nan")
-    return Measured("made_up", "made up", metric, size, frame)
+    return SweepResult("made_up", "made up", metric, size, frame)
 
 
 # Navigation
@@ -173,7 +175,7 @@ def test_the_decision_table_takes_the_best_with_and_without_data(catalogue):
 def test_the_decision_table_knows_which_way_is_better(catalogue):
     points = [("rtn", None, 4.3, 5.2), ("hqq", None, 4.5, 5.1), ("rtn", None, 9.0, 4.0)]
     made = sweep(points, PERPLEXITY, "layers_bits_per_weight")
-    table = decision_table(list(catalogue.values()), [made])
+    table = decision_table(list(catalogue.values()), [made]).replace("\N{NO-BREAK SPACE}", " ")
     assert "| 8–5 bits | [hqq](methods/hqq.md) 5.100 |" in table
     assert "| 16–10 bits | [rtn](methods/rtn.md) 4.000 |" in table
 
@@ -239,13 +241,26 @@ def build(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.filterwarnings("default")
+def test_the_pages_of_results_have_headings_and_all_figures_and_tables():
+    found = results_pages.pages()
+    assert all(text.startswith("# ") for text in found.values())
+    assert not [place for place in found if "runs" in place.parts]
+    for place, text in found.items():
+        folder = (ROOT / place).parent
+        if place.name == "README.md":
+            for path in [*folder.glob("*.png"), *folder.glob("*.md")]:
+                assert f"({path.name})" in text or path.name == "README.md"
+        else:
+            assert text.endswith((ROOT / place).read_text())
+
+
+@BUILD
 def test_a_page_is_built_for_reading_without_network(build):
     html = build("# One\n\n$$\n\\sum_i x_i\n$$\n\n[Here](#one), and $x^2$.\n")
     assert html.count("<math") == 2 and "mathjax" not in re.sub("mathjax_ignore", "", html)
 
 
-@pytest.mark.filterwarnings("default")
+@BUILD
 @pytest.mark.parametrize(
     "text", ["# One\n\n[no](two.md)\n", "# One\n\n$\\nothing$\n", "# One\n\n[no](#two)\n"]
 )
