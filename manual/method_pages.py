@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -101,7 +102,7 @@ def _heading(result: SweepResult) -> str:
     return f"[{result.folder}](../../results/{result.folder}/README.md): {result.title}"
 
 
-def _table(result: SweepResult, points) -> str:
+def _table(result: SweepResult, points: Any) -> str:
     has_norms = points["norm"].nunique() > 1
     heads = [*(["norm"] if has_norms else []), *HEADS, result.metric.heading]
     rows = [
@@ -133,9 +134,9 @@ def index(all_methods: Sequence[MethodEntry]) -> str:
     rows = [
         [
             f"[{one.name}]({one.name}.md)",
+            one.said,
             one.made.family,
             "yes" if one.needs_data else "no",
-            one.said,
         ]
         for one in sorted(all_methods, key=lambda one: (one.made.family, one.name))
     ]
@@ -151,10 +152,6 @@ def index(all_methods: Sequence[MethodEntry]) -> str:
     tree = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
     heads = ("method", "what it does", "family", "data")
     return f"{text}\n{table(heads, rows, labels=4)}\n\n{tree}\n"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 def write(folder: Path, all_methods: Sequence[MethodEntry], results: Sequence[SweepResult]) -> None:

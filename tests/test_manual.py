@@ -98,6 +98,15 @@ def test_every_method_has_a_page_whose_formulas_render(name, catalogue):
         assert words == ["task=digits", f"method={name}"] or jobs(words)
 
 
+def test_the_list_of_methods_says_of_each_what_its_columns_do(catalogue):
+    lines = method_pages.index(list(catalogue.values())).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    svd = next(row for row in rows if row[0] == "[svd](svd.md)")
+    columns = dict(zip(rows[0], svd, strict=True))
+    assert columns["what it does"] == catalogue["svd"].said
+    assert columns["family"] == "low rank" and columns["data"] == "no"
+
+
 @pytest.mark.parametrize("path", NOTES, ids=lambda path: path.stem)
 def test_what_is_written_of_a_class_belongs_to_a_method(path, catalogue):
     assert path.stem in {type(method.made).__name__ for method in catalogue.values()}
