@@ -10,6 +10,7 @@ import sys
 PROGRAMS = {
     "sweep": ("experiments.sweep", "measures points, each a model compressed by one method"),
     "report": ("experiments.report", "draws figures and tables of what was measured"),
+    "reproduce": ("experiments.reproduce", "sets published tables beside ours"),
 }
 
 
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def _help() -> str:
-    lines = [f"  lowrank {name:8}{what}" for name, (_, what) in PROGRAMS.items()]
+    lines = [f"  lowrank {name:10}{what}" for name, (_, what) in PROGRAMS.items()]
     more = " and ".join(f"lowrank {name} --help" for name in PROGRAMS)
     return "\n".join(
         ["What each way of shrinking a model costs, and what it saves.", *lines, f"More: {more}"]

@@ -20,7 +20,8 @@ from experiments.yaml_folders import CONF
 # The settings of a point: the fields of config.yaml, and those that its groups fill.
 _FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
 _NAMES = {str(name) for name in OmegaConf.load(CONF / "config.yaml")} | _FOLDERS
-FIELDS = sorted(_NAMES - {"defaults", "experiment", "hydra", "report"})
+_NO_FIELDS = {"defaults", "experiment", "hydra", "report", "reproduce", "reproduction"}
+FIELDS = sorted(_NAMES - _NO_FIELDS)
 
 
 class Composer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lowrank.numerics.checks import check_one_of
-from lowrank.records import best, models, store
+from lowrank.records import best, models, outcome_files, store
 
 # The most bytes of a file name.
 LONGEST_NAME = 255
@@ -61,20 +61,22 @@ class SweepJob:
 
 
 def has_all(settings: Mapping[str, Any], key: str, lacking: Lacking) -> bool:
-    """Whether the record of a point is there, and its model too where that is to be kept.
+    """Whether the record of a point is there, with its outcomes, and its model where that is kept.
 
     Raises:
         ValueError: what is there is no record.
     """
     folder, keep = Path(settings["results"]), settings["save"]["models"]
     record = store.find(key, folder)
-    if record is None or keep == "none":
-        return record is not None
+    if record is None or not outcome_files.is_kept(record, folder):
+        return False
+    if keep == "none":
+        return True
     if keep == "all":
         return models.is_kept(record, folder)
     # Of those that are not the best the record names no model.
     is_whole = models.FIELD not in record or models.is_kept(record, folder)
-    return best.FIELD in record and is_whole and key not in lacking(folder)
+    return best.competes(record) and is_whole and key not in lacking(folder)
 
 
 def _check_names(sweep: Any, folder: Any) -> None:

@@ -7,16 +7,14 @@ which has to be asked for.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.composed import composed, on_one_line
 from experiments.output import read_by_others
 from experiments.required import REPORTS, require
-from experiments.yaml_folders import CONF
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 
@@ -33,34 +31,12 @@ if TYPE_CHECKING:
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
 # The reasons why there is no figure against a cost.
 DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
-# Hydra's environment variable for errors with their traceback.
-FULL_ERROR = "HYDRA_FULL_ERROR"
-
-
-def program(config: DictConfig) -> None:
-    try:
-        report(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"report: {on_one_line(error)}")
 
 
 def main() -> None:
     """The report of the command line; an error is one line on stderr."""
     require("lowrank report", "hydra", *REPORTS)
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    run = hydra.main(version_base=None, config_path=str(CONF / "report"), config_name="report")
-    asked = os.environ.get(FULL_ERROR)
-    # Else Hydra prints its errors itself, in several lines.
-    os.environ[FULL_ERROR] = "1"
-    try:
-        run(program)()
-    except (HydraException, OmegaConfBaseException) as error:
-        if asked == "1":
-            raise
-        sys.exit(on_one_line(error))
+    composed(report, "report")
 
 
 def report(config: DictConfig) -> None:
@@ -87,12 +63,6 @@ def report(config: DictConfig) -> None:
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
-
-
-def on_one_line(error: Exception) -> str:
-    """The text of an error on one line, without control characters from names in records."""
-    text = " ".join(str(error).split())
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def fitting(

@@ -9,8 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lowrank.metrics.metric import Metric
-from lowrank.records import store
+from lowrank.records import outcome_files, store
+from lowrank.records.outcomes import Outcomes
+from lowrank.records.record import Record
 from lowrank.tasks.agreement import agreement_metrics
 from lowrank.tasks.class_metrics import class_metrics
 from lowrank.tasks.task import loss_metric
@@ -56,6 +60,8 @@ def plain(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
 
 METRICS = plain([*class_metrics(10, top=(1, 5)), loss_metric(), *agreement_metrics("example")])
 TEXT_METRICS = plain([*LIKELIHOOD, loss_metric("token"), *agreement_metrics("token")])
+# Of a record whose metrics are no averages of its examples.
+NO_ERRORS: dict[str, dict[str, float]] = {"dense": {}, "compressed": {}, "change": {}}
 LAYERS = (("0", 300, 784), ("2", 100, 300), ("4", 10, 100))
 
 
@@ -104,9 +110,38 @@ def record(method: str = "svd", /, step: int = 1, seed: int = 0, **config: Any) 
         "layers": [_layer(*layer, ratio, loss * (step + 1)) for layer in LAYERS],
         "skipped": [["5", "no weight matrix"]],
         "left": [],
+        "validation": _quality(top1 - 0.002 * (step % 2)),
+        "standard_errors": {
+            "dense": {"top1": 0.008, "loss": 0.02},
+            "compressed": {"top1": 0.009, "loss": 0.03, "kl": 0.004},
+            "change": {"top1": 0.004, "loss": 0.015},
+        },
         "environment": {"torch": "2.13.0", "device": "cpu", "threads": 1, "git_commit": None},
         "timings": {"compress_s": 0.01, "total_s": 0.5, "finished_at": "2026-01-01T00:00:00Z"},
     }
+
+
+def with_outcomes(made_up: dict[str, Any], count: int = 360) -> Record:
+    """A record of a classifier with the outcomes of as many images; both models have about its top1
+    of them right."""
+    random = np.random.default_rng(int(made_up["key"], 16))
+    target, hard = random.integers(0, 10, count), random.permutation(count) / count
+    values = {}
+    for part in ("dense", "compressed"):
+        noise = 0.05 * random.normal(size=count) if part == "compressed" else 0
+        right = (hard + noise < made_up[part]["top1"]).astype(float)
+        values[part] = {
+            "top1": right,
+            "loss": 2.3 * (1 - right) + 0.1 * random.random(count),
+            "predicted": np.where(right, target, (target + 1) % 10),
+            "confidence": 0.5 + 0.5 * random.random(count),
+        }
+    flipped = values["dense"]["predicted"] != values["compressed"]["predicted"]
+    values["compressed"]["flipped"] = flipped.astype(float)
+    examples = np.arange(count) * 7919
+    outcomes = Outcomes(examples, np.ones(count), values["dense"], values["compressed"], target)
+    named = {outcome_files.FIELD: outcome_files.file_name(made_up["key"])}
+    return Record(made_up | named, outcomes)
 
 
 def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
@@ -132,6 +167,12 @@ def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:
         "metrics": TEXT_METRICS,
         "compressed": _text_quality(perplexity) | _size(ratio) | {"kl": 0.1 * perplexity},
         "ratios": made_up["ratios"] | small,
+        "validation": _text_quality(perplexity * 1.01),
+        "standard_errors": {
+            "dense": {"perplexity": 0.03},
+            "compressed": {"perplexity": 0.03 * perplexity, "kl": 0.01},
+            "change": {"perplexity": 0.02 * perplexity},
+        },
         "calibration": None if norm == "identity" else {"samples": 64, "seconds": 1.5},
     }
 

@@ -25,6 +25,8 @@ from experiments import plan
 from experiments.composer import Composer
 from experiments.parts import make_parts
 from experiments.report_options import options
+from experiments.reproduce import Asked
+from experiments.reproduction import entry
 
 CONF = ROOT / "conf"
 HUB = os.environ.get("LOWRANK_HUB")
@@ -82,6 +84,12 @@ def parse_only(parser: ArgumentParser, arguments: list[str] | None = None) -> No
     if unknown:
         raise ValueError(f"unknown arguments: {unknown}")
     raise Parsed
+
+
+def check_reproduce(arguments: list[str]) -> None:
+    with initialize_config_dir(str(CONF / "reproduce"), version_base="1.3"):
+        asked = Asked(**compose("reproduce", arguments))
+    assert asked.table in (None, "all") or entry.load(asked.table)
 
 
 def check_benchmark(module: str, arguments: list[str]) -> None:
@@ -150,6 +158,8 @@ def check(command: str) -> None:
             check_sweep(*arguments)
         case ["python", "-m", "experiments.report", *arguments]:
             check_report(arguments)
+        case ["python", "-m", "experiments.reproduce", *arguments]:
+            check_reproduce(arguments)
         case ["python", "-m", module, *arguments] if module.startswith("experiments.benchmarks."):
             check_benchmark(module, arguments)
         case ["python", "-m", "pydoc", name]:

@@ -24,6 +24,7 @@ from lowrank.decomposers import (
     AWQ,
     GPTQ,
     HQQ,
+    AlternatingSum,
     BlockLowRank,
     CanonicalPolyadic,
     Chain,
@@ -293,6 +294,23 @@ ROWS = {
     "SVD in half precision": Row(
         Chain([TruncatedSVD(rank=3), HalfPrecision()]), {Product, Half}, 180, set()
     ),
+    "sparse plus codebook": Row(
+        AlternatingSum([MagnitudePruning(0.95), CodebookQuantization(2)], iterations=3),
+        {Sum, Sparse, Dense, Codebook},
+        ALL + 44,
+        {"terms.0.values.weight", "terms.1.centroids"},
+    ),
+    "low rank plus sparse plus codebook": Row(
+        AlternatingSum(
+            [TruncatedSVD(rank=2), MagnitudePruning(0.95), CodebookQuantization(1)], iterations=2
+        ),
+        {Sum, Product, Dense, Sparse, Codebook},
+        2 * 60 + 44 + ALL,
+        {
+            *("terms.0.factors.0.weight", "terms.0.factors.1.weight"),
+            *("terms.1.values.weight", "terms.2.centroids"),
+        },
+    ),
     "pruned in half precision": Row(
         Chain([MagnitudePruning(0.9), HalfPrecision()]), {Sparse, Half}, 87, set()
     ),
@@ -504,9 +522,9 @@ class TestHyperparameters:
         """Methods inside a method become dictionaries too, as in any dataclass."""
         method, plain = row.decomposer, dataclasses.asdict(row.decomposer)
         json.dumps(plain)
-        if isinstance(method, Chain):
-            parts = zip(method.steps, plain["steps"], strict=True)
-            plain["steps"] = [type(step)(**dictionary) for step, dictionary in parts]
+        for name in plain.keys() & {"steps", "parts"}:
+            parts = zip(getattr(method, name), plain[name], strict=True)
+            plain[name] = [type(part)(**dictionary) for part, dictionary in parts]
         if isinstance(method, LoRA | QuantizedPlusLowRank) and method.base is not None:
             plain["base"] = type(method.base)(**plain["base"])
         if isinstance(method, PruneAndQuantize):

@@ -11,7 +11,15 @@ import pages
 import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
-from page_commands import CONF, SMALL, behind_make, check, check_report, jobs
+from page_commands import (
+    CONF,
+    SMALL,
+    behind_make,
+    check,
+    check_report,
+    check_reproduce,
+    jobs,
+)
 from pages import PAGES, RESULTS, ROOT, commands
 
 import lowrank
@@ -61,6 +69,8 @@ def test_command_can_be(command):
         "python -m experiments.sweep experiment=nothing",
         "python -m experiments.sweep --cfg nothing",
         "python -m experiments.report run=results/runs/mine",
+        "python -m experiments.reproduce table=nothing",
+        "python -m experiments.reproduce measure=nothing",
         "python -m experiments.benchmarks.nothing",
         "python -m experiments.benchmarks.sweep_cost --ranks 4",
         "python -m pydoc lowrank.decomposers.Nothing",
@@ -102,6 +112,8 @@ def test_settings_in_the_text_can_be(words):
             jobs(words)
     elif names <= set(OmegaConf.load(CONF / "report/report.yaml")):
         check_report(words)
+    elif names <= set(OmegaConf.load(CONF / "reproduce/reproduce.yaml")):
+        check_reproduce(words)
     elif not names <= ARGUMENTS:
         above = {next((key for key in CHOICES if name.startswith(key)), None) for name in names}
         assert jobs([*(CHOICES[key] for key in above if key), *words])

@@ -43,7 +43,8 @@ def mirrored(block: str) -> str:
 
 def write_records(folder: Path) -> None:
     """Records as `make sweep` leaves them, of a few methods."""
-    made_records.write(folder, seeds=2, methods=("svd", "magnitude"))
+    for record in made_records.records(seeds=2, methods=("svd", "magnitude")):
+        store.save(made_records.with_outcomes(record), folder)
     mix = made_records.record(
         "svd", 0, allocation={"_target_": "lowrank.allocation.MixedAllocation"}
     )

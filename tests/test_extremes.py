@@ -14,6 +14,7 @@ from lowrank.decomposers import (
     AWQ,
     GPTQ,
     HQQ,
+    AlternatingSum,
     BlockLowRank,
     CanonicalPolyadic,
     Chain,
@@ -71,6 +72,7 @@ EXTREME = [
     QuantizedPlusLowRank(1, GPTQ(1, scale="range"), factor_bits=1, iterations=1),
     PruneAndQuantize(ALPS(0.9), GPTQ(1)),
     Chain([MagnitudePruning(0.9), HalfPrecision()]),
+    AlternatingSum([CodebookQuantization(1), MagnitudePruning(0.99)], iterations=3),
     HalfPrecision("bfloat16"),
     Uncompressed(),
 ]

@@ -43,8 +43,10 @@ REPORTS = {"pandas", "matplotlib", "jinja2", "tabulate"}
 PROGRAMS = {
     "experiments.sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,
     "experiments.report": {"hydra"} | REPORTS,
+    "experiments.reproduce": {"hydra", "pydantic"} | REPORTS,
     "experiments.command sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,
     "experiments.command report": {"hydra"} | REPORTS,
+    "experiments.command reproduce": {"hydra", "pydantic"} | REPORTS,
     "experiments.benchmarks.break_even": REPORTS,
     "experiments.benchmarks.budget_curve": {"hydra"},
     "experiments.benchmarks.decomposition": {"sklearn", "threadpoolctl"},

@@ -158,7 +158,7 @@ class TaskData(CalibrationData):
 
     def difference(self, outputs: Any, dense: Any, piece: Piece) -> tuple[float, float]:
         """The task's distance, for each of its predictions."""
-        count = self.task.predictions(piece.batch)
+        count = int(self.task.predictions(piece.batch).sum())
         return count * float(self.task.distance(outputs, dense, piece.batch)), count
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lowrank.allocation import Allocation, ByName, Problem, Uniform
+from lowrank.allocation.eased import Eased
 from lowrank.allocation.values import Values
 from lowrank.calibration import (
     CalibratedNorms,
@@ -122,6 +123,13 @@ def approximated(
     if not sites:
         raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
     result = Walk(problem, chosen, fit_for(sites, allocation, select, strict)).run(skipped)
+
+    def again(other: nn.Module, share: float) -> Compressed:
+        eased = allocation if share == 1 else Eased(allocation, share)
+        own = {"values": values, "strict": strict, "counts_macs": False}
+        return approximated(other, eased, select, example, norms, data, **own)
+
+    result.again = again
     if counted is not None:
         result.add_macs(before, layer_macs(result.model, counted))
     return result

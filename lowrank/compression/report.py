@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 from torch import nn
@@ -63,6 +63,11 @@ class LayerReport:
         return fields | {"note": "; ".join(self.notes)}
 
 
+# Compresses a dense model in the way in which another was, at a share of the way to the levels of
+# the method; see `lowrank.allocation.eased.Eased`.
+Again = Callable[[nn.Module, float], "Compressed"]
+
+
 @dataclass
 class Compressed:
     """A compressed model and what was done to each of its weights.
@@ -77,6 +82,7 @@ class Compressed:
         model_params: the parameters of the dense model.
         calibration: how the data came into it; None if none were used.
         allocation: how the decomposers were chosen; None if by a plain rule.
+        again: compresses a dense model of the same layers in the same way; None if not known.
     """
 
     model: nn.Module
@@ -86,6 +92,25 @@ class Compressed:
     model_params: int = 0
     calibration: dict[str, Any] | None = None
     allocation: dict[str, Any] | None = None
+    again: Again | None = field(default=None, repr=False, compare=False)
+
+    def must_know_how(self) -> Again:
+        """What compresses in the same way.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        if self.again is None:
+            raise ValueError(
+                "this compressed model does not know how it was made: give the result of "
+                "lowrank.compress, whose `again` compresses in the same way"
+            )
+        return self.again
+
+    def take(self, other: Compressed) -> None:
+        """Become another compressed model, with its report."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(other, one.name))
 
     def to_frame(self) -> Any:
         """The layer reports as a pandas DataFrame.

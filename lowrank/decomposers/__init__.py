@@ -1,6 +1,7 @@
 """Decomposers, which turn a weight into a factorization: one method, one file."""
 
 from lowrank.decomposers.alps import ALPS as ALPS
+from lowrank.decomposers.alternating_sum import AlternatingSum as AlternatingSum
 from lowrank.decomposers.awq import AWQ as AWQ
 from lowrank.decomposers.block_low_rank import BlockLowRank as BlockLowRank
 from lowrank.decomposers.canonical_polyadic import CanonicalPolyadic as CanonicalPolyadic

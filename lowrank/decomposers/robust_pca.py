@@ -116,6 +116,7 @@ class LowRankAndSparse(NamedTuple):
         sparse: S, (out, in).
         residual: ‖W − L − S‖ / ‖W‖.
         gap: by which share the objective of L and W − L can be above the least.
+        iterations: how many it took, each with one SVD.
     """
 
     left: Tensor
@@ -123,6 +124,7 @@ class LowRankAndSparse(NamedTuple):
     sparse: Tensor
     residual: float
     gap: float
+    iterations: int
 
 
 def form_of(split: LowRankAndSparse, rows: Tensor, columns: Tensor) -> Factorization:
@@ -159,7 +161,7 @@ def solve(
         gap = float(1 - lower_bound(weight, multiplier, sparse_weight) / objective)
         if max(residual, gap) <= tolerance:
             break
-    return LowRankAndSparse(left, right, sparse, residual, gap)
+    return LowRankAndSparse(left, right, sparse, residual, gap, iteration)
 
 
 def lower_bound(weight: Tensor, multiplier: Tensor, sparse_weight: float) -> Tensor:

@@ -17,6 +17,7 @@ EXTRAS = {
     "lm_eval": "harness",
     "matplotlib": "reports",
     "pandas": "reports",
+    "pydantic": "sweep",
     "sklearn": "tasks",
     "tabulate": "reports",
     "threadpoolctl": "sweep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from lowrank.numerics.checks import check_flag, check_number, check_one_of
@@ -19,6 +19,9 @@ DIGITS: Mapping[Scale, int] = {
 LONGEST = 200
 # The square of a number on record is one too, as a standard deviation takes it.
 LARGEST = 1e150
+
+# How a metric follows from single examples: the weighted mean of their values, or exp of it.
+Average = Literal["mean", "exp"]
 
 NONE = "–"
 
@@ -36,10 +39,13 @@ class Metric:
         dense: what the dense model has by definition, if this says how far a model is from it.
         chance: what a model has that guesses, if that is known.
         minor: whether it stays out of tables with all points, as a loss beside an accuracy.
+        average: ``mean`` if it is the mean of a value of each example, weighted by the predictions
+            of the example, ``exp`` if it is exp of such a mean (perplexity); None if it is neither
+            (macro F1). Where it is given, `Task.outcomes` or `Task.agreement` gives the values.
 
     Raises:
-        ValueError: a text that is none, is empty or is not printable; an unknown scale; or a value
-            that is no number.
+        ValueError: a text that is none, is empty or is not printable; an unknown scale or average;
+            or a value that is no number.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Metric:
     dense: float | None = None
     chance: float | None = None
     minor: bool = False
+    average: Average | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "title", "heading"):
@@ -63,6 +70,8 @@ class Metric:
             check_one_of("scale", self.scale, get_args(Scale))
             check_flag("higher_is_better", self.higher_is_better)
             check_flag("minor", self.minor)
+            if self.average is not None:
+                check_one_of("average", self.average, get_args(Average))
             for field in ("dense", "chance"):
                 _check_value(field, getattr(self, field))
         except ValueError as error:
@@ -72,6 +81,10 @@ class Metric:
     def words(self) -> str:
         """The title on one line."""
         return " ".join(self.title.split())
+
+    def on(self, split: str) -> Metric:
+        """The metric of another split, such as ``validation``, if its title says "test split"."""
+        return replace(self, title=self.title.replace("test split", f"{split} split"))
 
     @property
     def sign(self) -> int:

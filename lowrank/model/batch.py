@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.model.forward import Example, called, described_value
-from lowrank.model.nested import first_of, fresh, joined, shapes, tensors, with_tensors
+from lowrank.model.nested import examples_of, fresh, joined, shapes, tensors, with_tensors
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first `count` examples."""
-        return self._with(lambda part: first_of(part, count))
+        return self.part(slice(count))
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the examples."""
+        return self._with(lambda part: examples_of(part, rows))
 
     def trainable(self) -> Batch:
         """The batch with copies of tensors made in inference mode, which autograd refuses."""

@@ -70,6 +70,11 @@ class Rule(ABC):
         del module, view
         return values
 
+    def as_weight(self, module: nn.Module, matrix: Tensor, view: KernelView) -> Tensor:
+        """A matrix (out, in) in the weight's own layout: the inverse of `as_matrix`."""
+        del module, view
+        return matrix
+
     def kernel_size(self, module: nn.Module) -> tuple[int, int]:
         """(height, width) of the kernel of a convolution; (1, 1) for other layers."""
         del module
@@ -136,6 +141,10 @@ class Conv2dRule(Rule):
         assert isinstance(module, nn.Conv2d)
         return convolution(module, view).matrix(values)
 
+    def as_weight(self, module: nn.Module, matrix: Tensor, view: KernelView) -> Tensor:
+        assert isinstance(module, nn.Conv2d)
+        return convolution(module, view).kernel(matrix)
+
     def kernel_size(self, module: nn.Module) -> tuple[int, int]:
         assert isinstance(module, nn.Conv2d)
         return convolution(module, "channel").kernel_size
@@ -199,6 +208,9 @@ class TransformersConv1DRule(Rule):
 
     def as_matrix(self, module: nn.Module, values: Tensor, view: KernelView) -> Tensor:
         return values.T
+
+    def as_weight(self, module: nn.Module, matrix: Tensor, view: KernelView) -> Tensor:
+        return matrix.T
 
     def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
         return FactorizedLinear(factorization, module.bias)

@@ -50,13 +50,13 @@ def fresh(value: Any) -> Any:
     return with_tensors(value, torch.clone)
 
 
-def first_of(value: Any, count: int) -> Any:
-    """The first `count` examples of a value; see `lowrank.model.batch.Batch`."""
+def examples_of(value: Any, rows: slice) -> Any:
+    """Some examples of a value; see `lowrank.model.batch.Batch`."""
     if isinstance(value, Tensor):
-        return value[:count] if value.ndim else value
+        return value[rows] if value.ndim else value
     if isinstance(value, list):
-        return value[:count]
-    return _each_part([value], lambda parts: first_of(parts[0], count))
+        return value[rows]
+    return _each_part([value], lambda parts: examples_of(parts[0], rows))
 
 
 def joined(values: Sequence[Any]) -> Any:

@@ -15,6 +15,7 @@ from lowrank.measure.macs import layer_macs
 from lowrank.model.copying import copied
 from lowrank.numerics.memo import unchanging
 from lowrank.point.measure import Measured, measure
+from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
 from lowrank.recovery import Recovery
 from lowrank.tasks import Task
@@ -30,11 +31,12 @@ class Baseline:
 
     Attributes:
         measured: its measures; after the recovery, if that changes the dense model too.
-        before_recovery: the record's field "dense_before_recovery", if there is such a recovery.
+        fields: fields of the record: "dense_before_recovery", if there is such a recovery, and
+            "dense_whole_test", if validation is a part of the test data; see `Task.whole_test`.
     """
 
     measured: Measured
-    before_recovery: dict[str, Any]
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,21 @@ def dense_macs(drawn: Drawn) -> Mapping[str, int]:
 @functools.lru_cache(maxsize=2)
 def dense_baseline(of: Question) -> Baseline:
     """The measured dense model."""
-    counted = dense_macs(of.drawn)
+    counted, fields = dense_macs(of.drawn), {}
     if of.recovery is None:
-        dense = dense_model(of.drawn)
-        return Baseline(measure(dense, of.drawn.task, of.measure, counted=counted), {})
-    plain = dataclasses.replace(of, text=of.without, recovery=None)
-    before = dense_baseline(plain).measured
-    recovered = copied(before.model).model
-    of.recovery.recover(recovered, of.task)
-    measured = measure(recovered, of.task, of.measure, before, counted)
-    return Baseline(measured, {"dense_before_recovery": before.values})
+        measured = measure(dense_model(of.drawn), of.drawn.task, of.measure, counted=counted)
+    else:
+        plain = dataclasses.replace(of, text=of.without, recovery=None)
+        before = dense_baseline(plain).measured
+        recovered = copied(before.model).model
+        of.recovery.recover(recovered, of.task)
+        measured = measure(recovered, of.task, of.measure, before, counted)
+        fields = {"dense_before_recovery": before.values}
+    whole = of.task.whole_test()
+    if whole is not None:
+        size = of.measure.of(of.task).batch_size
+        fields["dense_whole_test"] = evaluate(measured.model, of.task, whole, size).metrics
+    return Baseline(measured, fields)
 
 
 def _classes(value: Any) -> Iterator[type]:

@@ -23,9 +23,12 @@ from lowrank.measure.size import (
 )
 from lowrank.metrics.metric import Metric
 from lowrank.model.forward import Example
-from lowrank.point.quality import declared, evaluate, on_record
+from lowrank.point.examples import ExampleValues, paired
+from lowrank.point.quality import evaluate
 from lowrank.point.room import check_room
 from lowrank.point.settings import MeasureSettings
+from lowrank.point.standard_errors import standard_errors
+from lowrank.point.tally import declared, on_record
 
 if TYPE_CHECKING:
     from lowrank.compression.report import Compressed, LayerReport
@@ -40,6 +43,7 @@ class Measured:
         values: quality on the test split, sizes, MACs and peak memory of one example, and scores
             on the tasks of the harness, by name.
         outputs: its outputs on the test split; see `Evaluation`.
+        examples: its outcomes on each example of the test split.
         metrics: the names, units and directions of its quality measures; the first is the primary
             one.
         undefined: measures without a value, each with the reason; see `Evaluation`.
@@ -49,6 +53,7 @@ class Measured:
     model: nn.Module = field(repr=False)
     values: dict[str, float]
     outputs: Iterable[Any] = field(repr=False)
+    examples: ExampleValues = field(repr=False)
     metrics: tuple[Metric, ...] = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
     layer_macs: Mapping[str, int] = field(default_factory=dict, repr=False)
@@ -88,7 +93,8 @@ def measure(
     held, undefined = on_record(scores.values)
     undefined = quality.undefined | undefined | scores.left_out
     metrics = (*declared(task), *scores.metrics)
-    return Measured(model, values | held, quality.outputs, metrics, undefined, counted)
+    seen = quality.outputs, quality.examples
+    return Measured(model, values | held, *seen, metrics, undefined, counted)
 
 
 def measure_model(model: nn.Module, example: Example) -> dict[str, float]:
@@ -123,8 +129,9 @@ def compare(
     Returns:
         "metrics" (each the fields of a `Metric`), "dense", "dense_dtype" (see `stored_dtype`),
         "compressed", "ratios" and "latency" (one entry for each batch size; without a speedup where
-        every compressed layer runs as a dense matrix); "undefined" gives the reason for each
-        measure that is left out because a model has no finite value of it. If models are optimised,
+        every compressed layer runs as a dense matrix); "standard_errors" over the examples (see
+        `lowrank.point.standard_errors`); "undefined" gives the reason for each measure that is left
+        out because a model has no finite value of it. If models are optimised,
         an entry of latency has the "kernels" as one line, and "execution" has the plan for each
         batch size; if kernels change more than rounding does, it also has the "quality" of the
         timed model.
@@ -142,6 +149,9 @@ def compare(
         "compressed": compressed.values,
         "ratios": of_sizes | {"coverage": result.coverage},
         "latency": [latency for latency, _ in timed],
+        "standard_errors": standard_errors(
+            paired(dense.examples, compressed.examples), dense.metrics
+        ),
         "undefined": dense.undefined | compressed.undefined,
     }
     return found | ({} if settings.optimize is None else {"execution": [plan for _, plan in timed]})

@@ -35,20 +35,22 @@ from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
 from lowrank.point.config import described
 from lowrank.point.dense import BASELINE, dense_baseline, dense_macs, dense_model, question
+from lowrank.point.examples import paired
 from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
 from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
-from lowrank.records import best, models, store
+from lowrank.records import best, models, outcome_files, store
 from lowrank.records.checks import is_number
+from lowrank.records.record import Record
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 
 # The first seed that is too large for numpy; other generators take larger ones.
 SEED_LIMIT = 2**32
 # The fields of a config with the names of its parts in tables.
 LABELS = ("method_name", "norm_name", "recovery_name")
-# Which models stay in the folder that they are saved into.
 
 
 def measure_point(
@@ -65,11 +67,12 @@ def measure_point(
     config: Mapping[str, Any] | None = None,
     save: str | Path | None = None,
     keep: best.Keep = "all",
-) -> dict[str, Any]:
+) -> Record:
     """The record of one point: compress a task's model and measure it beside the dense one.
 
-    The dense model is made and measured once for consecutive points of one task.
-    `lowrank.records.store.save` writes the record into a folder, from which reports read it.
+    The dense model is made and measured once for consecutive points of one task. The record is a
+    dictionary; its attribute `outcomes` has what both models did on each example of the test split.
+    `lowrank.records.store.save` writes both into a folder, from which reports read them.
 
     Args:
         method, norm, where, values: see `compress`; the norm is the identity if not given. Norms
@@ -83,9 +86,9 @@ def measure_point(
             given. Its labels are the names in tables.
         save: the folder into which the measured compressed model is saved; the record names the
             file ("model_file"), and `lowrank.load` reads it.
-        keep: the models that stay there: ``all`` or ``best``. For ``best`` the quality on the
-            validation split is measured too ("validation"), and `lowrank.records.store.save` keeps
-            the model of the best of the competing points only; see `lowrank.records.best`.
+        keep: the models that stay there: ``all`` or ``best``. For ``best``
+            `lowrank.records.store.save` keeps the model of the competing point that is best on the
+            validation split only; see `lowrank.records.best`.
 
     Raises:
         MissingExtra: `threads` without threadpoolctl; it is in the extra ``sweep``.
@@ -126,12 +129,17 @@ def measure_point(
     key, folder = store.key(config), None if save is None else as_path(save, "save")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # Or it would be found only after all the work.
+    needs: dict[str, SplitName | None] = {
+        "norm": "calibration" if norms.needs_data else None,
+        "allocation": "calibration" if allocation.needs_data else None,
+        "recovery": recovery.learns_from,
+    }
     timings: dict[str, float | str] = {}
     with computing(seed, threads), timing(timings, "total_s"):
         about = question(config, task, measured_how, recovery)
         dense, dense_counts = dense_model(about.drawn), dense_macs(about.drawn)
         with timing(timings, "compress_s"):
-            data = task if norms.needs_data or allocation.needs_data else None
+            data = task if "calibration" in (needs["norm"], needs["allocation"]) else None
             example = task.example()
             compressed = approximated(
                 dense, method, select, example, norms, data, values=values, counts_macs=False
@@ -139,24 +147,20 @@ def measure_point(
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
-            recovered = recovery.recover(compressed.model, task)
-            if recovery.tunes:
-                compressed.recount()
-        validated = {}
-        if keep == "best":
-            size = measured_how.of(task).batch_size
-            with timing(timings, "validate_s"):
-                # Before the test split is evaluated, and without the outputs, to save memory.
-                quality = evaluate(compressed.model, task, "validation", size).metrics
-            validated = {best.FIELD: quality}
+            recovered = recovery.recover_compressed(compressed, task)
+        size = measured_how.of(task).batch_size
+        with timing(timings, "validate_s"):
+            # Before the test split is evaluated, of which nothing may depend.
+            validation = evaluate(compressed.model, task, "validation", size).metrics
         with timing(timings, "evaluate_s"):
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
             compressed.add_macs(dense_counts, measured.layer_macs)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
     kept = {} if folder is None else {models.FIELD: _keep(compressed.model, folder, key)}
+    kept |= {best.FIELD: best.COMPETES} if keep == "best" else {}
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
+    record = {
         "schema": store.SCHEMA,
         "key": key,
         "config": dict(config),
@@ -172,18 +176,37 @@ def measure_point(
         "dense_recovery": config["recovery_name"] if recovery.changes_dense else "none",
         "tuned": recovery.tunes,
         **comparison,
-        **baseline.before_recovery,
+        "validation": validation,
+        **baseline.fields,
         "recovered": recovered,
         "layers": [layer.row() for layer in compressed.layers],
         "skipped": compressed.skipped,
         "left": compressed.left,
         "calibration": compressed.calibration,
         "allocation": compressed.allocation,
-        "protocol": task.protocol() | {"batch_size": measured_how.of(task).batch_size},
+        "protocol": task.protocol() | {"batch_size": size} | splits_of(task, needs),
         "environment": facts,
         "timings": timings,
-        **validated,
+        outcome_files.FIELD: outcome_files.file_name(key),
         **kept,
+    }
+    return Record(record, paired(baseline.measured.examples, measured.examples))
+
+
+def splits_of(task: Task, uses: Mapping[str, SplitName | None]) -> dict[str, Any]:
+    """The numbers of examples in the splits, and what was chosen or learnt on which.
+
+    Args:
+        uses: by part of the point, the split that it used.
+    """
+    chosen = {part: split for part, split in uses.items() if split is not None}
+    size = len(task.split("calibration"))
+    calibration = {"split": "calibration", "examples": size}
+    return {
+        "calibration": calibration if "calibration" in chosen.values() else None,
+        "validation": len(task.split("validation")),
+        "test": len(task.split("test")),
+        "chosen_on": chosen,
     }
 
 

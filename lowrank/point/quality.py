@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lowrank.metrics.metric import LARGEST, Metric, check_names
-from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating
 from lowrank.model.nested import tensors, with_tensors
-from lowrank.records.checks import is_number
-from lowrank.records.columns import COSTS
-from lowrank.tasks.task import LOSS
+from lowrank.point.examples import ExampleValues
+from lowrank.point.tally import Tally
 
 if TYPE_CHECKING:
-    from lowrank.tasks.task import SplitName, Task
+    from lowrank.tasks.task import Split, SplitName, Task
 
 # Larger outputs are not kept: the logits of a language model on a test split would fill any memory.
 KEPT_BYTES = 2**30
@@ -37,10 +33,12 @@ class Evaluation:
             `KEPT_BYTES`, or else a `Rerun`, which computes them in each iteration.
         undefined: measures that `metrics` lacks because these data do not define them, or because
             their value is too large, each with the reason.
+        examples: the outcomes of the single examples, whose means the metrics are.
     """
 
     metrics: dict[str, float]
     outputs: Iterable[Any] = field(repr=False)
+    examples: ExampleValues = field(repr=False)
     undefined: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,11 +48,11 @@ class Rerun:
 
     model: nn.Module
     task: Task
-    split: SplitName
+    data: Split
     batch_size: int
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.task.split(self.split).batches(self.batch_size):
+        for batch in self.data.batches(self.batch_size):
             # Entered and left in each step, since the caller has contexts of its own between two
             # steps.
             with evaluating(self.model), torch.inference_mode():
@@ -65,7 +63,7 @@ class Rerun:
 def evaluate(
     model: nn.Module,
     task: Task,
-    split: SplitName = "test",
+    split: SplitName | Split = "test",
     batch_size: int | None = None,
     reference: Iterable[Any] | None = None,
 ) -> Evaluation:
@@ -74,7 +72,7 @@ def evaluate(
     All predictions have equal weight, also in a shorter last batch.
 
     Args:
-        split: train, calibration, validation or test.
+        split: train, calibration, validation or test, or other data of the task.
         batch_size: examples that run at once; the task's own (`Task.batch_sizes`) if not given.
         reference: the `outputs` of the dense model on the same split with the same `batch_size`; if
             given, agreement is measured too.
@@ -82,7 +80,7 @@ def evaluate(
     Raises:
         ValueError: an output is NaN or infinite, the split is empty, or `reference` does not fit.
     """
-    data, tally = task.split(split), Tally(task)
+    data, tally = task.split(split) if isinstance(split, str) else split, Tally(task)
     batch_size = task.batch_sizes.quality if batch_size is None else batch_size
     if len(data) == 0:
         raise ValueError(f"the split '{split}' of task '{task.name}' is empty: nothing to measure")
@@ -103,100 +101,8 @@ def evaluate(
     if reference is not None and next(dense_batches, END) is not END:
         raise ValueError(f"the reference has more than these {tally.examples} examples: {SAME}")
     metrics, undefined = tally.results()
-    again = Rerun(model, task, split, batch_size)
-    return Evaluation(metrics, kept if size <= KEPT_BYTES else again, undefined)
-
-
-class Tally:
-    """The sums behind a model's quality, over the batches of a split.
-
-    Attributes:
-        examples: the number of examples so far.
-    """
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.first, *_ = metrics = declared(task)
-        self.declared = {metric.name for metric in metrics}
-        self.metrics = task.metrics()
-        self.means = _Means()
-        self.examples = 0
-        self.is_compared = False
-
-    def add(self, outputs: Any, batch: Batch, dense: Any | None) -> None:
-        """Add a batch, and the agreement with the outputs `dense` if they are given."""
-        targets = batch.targets
-        self.examples += len(batch)
-        self.task.count(self.metrics, outputs, targets)
-        predictions = self.task.predictions(batch)
-        if predictions:
-            loss = float(self.task.loss(outputs, targets))
-            self.means.add(LOSS, loss * predictions, predictions)
-        if dense is not None:
-            self.is_compared = True
-            agreement = self.task.agreement(outputs, dense, batch)
-            self._check_declared(agreement)
-            self.means.add_all(agreement)
-
-    def results(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The measures that a record holds, and the reasons for those left out."""
-        computed = {name: float(value) for name, value in self.metrics.compute().items()}
-        self._check_declared(computed)
-        means, undefined = self.means.values(), self.task.undefined()
-        twice = sorted(computed.keys() & means.keys())
-        if twice:
-            raise ValueError(
-                f"task {self.task.name!r}: its metrics and what is measured beside them have one "
-                f"name, {', '.join(twice)}: give its own another"
-            )
-        # What says how far a model is from the dense one is not measured of one model alone.
-        is_alone = self.first.dense is not None and not self.is_compared
-        if not is_alone and self.first.name not in {*computed, *means, *undefined, LOSS}:
-            raise ValueError(
-                f"task {self.task.name!r} judges by {self.first.name!r}, which its metrics do not "
-                f"measure: they measure {', '.join(computed) or 'nothing'}"
-            )
-        values, others = on_record(computed | means)
-        return values, undefined | others
-
-    def _check_declared(self, names: Iterable[str]) -> None:
-        unknown = [name for name in names if name not in self.declared]
-        if unknown:
-            raise ValueError(
-                f"task {self.task.name!r} measures {', '.join(unknown)} and does not say which way "
-                "is better: name each in `judged_by`, as in Metric(name, title, heading), beside "
-                f"{', '.join(sorted(self.declared))}"
-            )
-
-
-def declared(task: Task) -> tuple[Metric, ...]:
-    """The metrics that a task declares.
-
-    Raises:
-        ValueError: `judged_by` gives no tuple of metrics, one twice, or no loss.
-    """
-    metrics = task.judged_by()
-    if not isinstance(metrics, tuple) or not all(isinstance(one, Metric) for one in metrics):
-        raise ValueError(f"task {task.name!r}: judged_by() must be a tuple of Metric")
-    check_names(metrics, f"task {task.name!r}: judged_by()")
-    costs = [metric.name for metric in metrics if metric.name in COSTS]
-    if costs:
-        raise ValueError(f"task {task.name!r}: {costs[0]!r} is what a model costs, and no metric")
-    if LOSS not in [metric.name for metric in metrics]:
-        raise ValueError(f"task {task.name!r}: judged_by() lacks {LOSS!r}, which every task has")
-    return metrics
-
-
-def on_record(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
-    """The measures that a record holds, and the reasons for those left out."""
-    held = {name: value for name, value in values.items() if is_number(value)}
-    return held, {name: _reason(value) for name, value in values.items() if name not in held}
-
-
-def _reason(value: float) -> str:
-    if math.isnan(value):
-        return "it is not a number: the data do not define it"
-    return f"it is {value:.3g}, beyond {LARGEST:g}, the largest number that a record holds"
+    outputs = kept if size <= KEPT_BYTES else Rerun(model, task, data, batch_size)
+    return Evaluation(metrics, outputs, tally.outcomes(metrics), undefined)
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -220,28 +126,6 @@ def _fitting(outputs: Any, dense: Any) -> Any:
         )
     devices = iter([tensor.device for tensor in own])
     return with_tensors(dense, lambda tensor: tensor.to(next(devices)))
-
-
-class _Means:
-    """Running means of named numbers."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, name: str, total: float, count: int) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + total
-        self.counts[name] = self.counts.get(name, 0) + count
-
-    def add_all(self, values: Mapping[str, Tensor]) -> None:
-        for name, numbers in values.items():
-            self.add(name, float(numbers.sum()), numbers.numel())
-
-    def values(self) -> dict[str, float]:
-        return {
-            name: total / self.counts[name] if self.counts[name] else math.nan
-            for name, total in self.sums.items()
-        }
 
 
 def _check_finite(outputs: Any, examples: int) -> None:

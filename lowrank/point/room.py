@@ -16,7 +16,8 @@ from lowrank.measure.memory import AliveTensors
 from lowrank.model.batch import Batch
 from lowrank.model.forward import call, evaluating
 from lowrank.model.nested import tensors
-from lowrank.point.quality import KEPT_BYTES, Tally
+from lowrank.point.quality import KEPT_BYTES
+from lowrank.point.tally import Tally
 
 if TYPE_CHECKING:
     from lowrank.point.settings import MeasureSettings

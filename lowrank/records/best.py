@@ -1,9 +1,9 @@
 """The best of the competing models, the only one that keeps its file.
 
-Records compete if they have a quality on the validation split and share task, model, method, level,
-norm and recovery: they differ in seeds and other hyperparameters. One process at a time decides,
-from the records alone. It writes the record of the new best before the record of the old best drops
-its file. A process killed in between leaves both models, and the next decision keeps one.
+Records compete if they say so ("keep") and share task, model, method, level, norm and recovery:
+they differ in seeds and other hyperparameters. One process at a time decides, from the records
+alone. It writes the record of the new best before the record of the old best drops its file. A
+process killed in between leaves both models, and the next decision keeps one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from lowrank.records.keys import canonical_text
 
 # Which models stay beside their records.
 Keep = Literal["all", "best"]
-# The field of a record with the quality on the validation split.
-FIELD = "validation"
+# The field of a record that says that it competes, and its value.
+FIELD, COMPETES = "keep", "best"
+# The field with the quality on the validation split, by which is chosen.
+CHOSEN_BY = "validation"
 ALIKE = ("task", "model", "method", "level", "norm", "recovery")
 # Settings of the config on which the size of the model depends besides.
 SIZES = ("where", "values")
@@ -62,6 +64,11 @@ class Contender:
     def is_kept(self) -> bool:
         """Whether the file of its model exists."""
         return self.file is not None and (self.path.parent / self.file).is_file()
+
+
+def competes(record: Mapping[str, Any]) -> bool:
+    """Whether the model of a record stays only if it is the best."""
+    return record.get(FIELD) == COMPETES
 
 
 @contextmanager
@@ -163,9 +170,9 @@ def _contender(path: Path, stamp: tuple[int, ...]) -> Contender | None:
 
 
 def _of(path: Path, record: Mapping[str, Any]) -> Contender | None:
-    if FIELD not in record or record["key"] != path.stem:
+    if not competes(record) or record["key"] != path.stem:
         return None
-    judged, worth = record["metrics"][0], record[FIELD].get(record["metrics"][0]["name"])
+    judged, worth = record["metrics"][0], record[CHOSEN_BY].get(record["metrics"][0]["name"])
     sign = 1 if judged["higher_is_better"] else -1
     sizes = (canonical_text(record["config"].get(name)) for name in SIZES)
     group = (*(record[name] for name in ALIKE), *sizes)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowrank.metrics.metric import LARGEST, read_metrics
+from lowrank.records import outcome_files
 from lowrank.records.columns import COSTS
 
-SCHEMA = 2
+SCHEMA = 3
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "": (
@@ -25,19 +26,24 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
             "compressed",
         ),
         *("ratios", "latency", "layers", "skipped", "environment", "timings"),
+        *("validation", "standard_errors"),
     ),
     "dense": ("params", "bytes"),
     "compressed": ("params", "bytes"),
     "ratios": ("compression_ratio", "param_ratio"),
+    "standard_errors": ("dense", "compressed", "change"),
 }
 # Fields that become part of tables, figures and file names.
 NAMES = ("key", "task", "model", "method", "family", "norm", "recovery", "dense_recovery")
 LONGEST_NAME = 200
 DEEPEST = 50
-MAPPINGS = ("config", "dense", "compressed", "ratios", "environment", "timings")
-PERHAPS = ("dense_before_recovery", "recovered", "validation")
+MAPPINGS = (
+    *("config", "dense", "compressed", "ratios", "environment", "timings"),
+    *("validation", "standard_errors"),
+)
+PERHAPS = ("dense_before_recovery", "dense_whole_test", "recovered")
 PERHAPS_NULL = ("calibration", "allocation", "protocol")
-QUALITIES = ("dense", "compressed", "dense_before_recovery", "validation")
+QUALITIES = ("dense", "compressed", "dense_before_recovery", "dense_whole_test", "validation")
 NUMBERS = (*QUALITIES, "ratios")
 # The number fields of each latency, and of each layer.
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")
@@ -72,6 +78,12 @@ def check_record(record: Any) -> None:
     for part in filter(record.__contains__, NUMBERS):
         _check_numbers(record[part], part)
     _check_metrics(record)
+    _check_errors(record)
+    if outcome_files.FIELD in record and outcome_files.named(record) is None:
+        raise ValueError(
+            f"{outcome_files.FIELD}={_short(record[outcome_files.FIELD])} must be "
+            f"{outcome_files.file_name(record['key'])!r}, beside the record"
+        )
     if not (record["ratios"]["compression_ratio"] or 0) > 0:
         raise ValueError("ratios.compression_ratio must be above 0, for a model takes bytes")
     _check_latency(record["latency"])
@@ -152,6 +164,22 @@ def _check_metrics(record: Mapping[str, Any]) -> None:
                 f"{part}.{_short(unknown[0])} is neither a cost nor in metrics, so nobody could "
                 f"say which way is better; there are {', '.join(known)}"
             )
+
+
+def _check_errors(record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless each standard error is a number of a metric that is an average."""
+    known = [one.name for one in read_metrics(record["metrics"], "metrics") if one.average]
+    for part, errors in record["standard_errors"].items():
+        _check_mapping(errors, f"standard_errors.{part}")
+        for name, value in errors.items():
+            if name not in known:
+                raise ValueError(
+                    f"standard_errors.{part}.{_short(name)} is of no metric that is an average"
+                )
+            if not (is_number(value) and value >= 0):
+                raise ValueError(
+                    f"standard_errors.{part}.{name}={_short(value)} must be a number from 0"
+                )
 
 
 def _check_latency(entries: Any) -> None:

@@ -157,7 +157,10 @@ def measure(frame: pd.DataFrame, column: str) -> Metric:
     if column in COSTS:
         return COSTS[column]
     metrics = metrics_of(frame)
-    return metrics[column] if column in metrics else _timed(frame, column)
+    if column in metrics:
+        return metrics[column]
+    own = column.removeprefix("validation_")
+    return metrics[own].on("validation") if own in metrics else _timed(frame, column)
 
 
 def _timed(frame: pd.DataFrame, column: str) -> Metric:

@@ -1,4 +1,4 @@
-"""Model files, which lie beside the records of their points.
+"""Model files, which lie beside the records of their points, and the removal of what is left over.
 
 The name of a file holds the key of its point and a hash of its content. The file belongs to the
 record that names it. So a point that is measured again never overwrites the model that its record
@@ -8,10 +8,13 @@ names; the new record, written atomically, names the new file.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowrank.files.atomic import ABANDONED
+from lowrank.records import outcome_files
 from lowrank.records.claims import Claims
 from lowrank.records.files import record_in
 
@@ -48,29 +51,49 @@ def is_kept(record: Mapping[str, Any], folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove models that killed processes left behind and that no record names.
+    """Remove models and outcomes that killed processes left behind and that no record names.
 
     They belong to unfinished points, which left a claim, or to points whose record names another
-    file or none. A model with neither record nor claim may be a user's own file, and stays. To be
-    called before `Claims.clean`, which removes the claims.
+    file or none. A model with neither record nor claim may be a user's own file, and stays; such
+    outcomes stay for a day, in which their record may still be written. To be called before
+    `Claims.clean`, which removes the claims.
 
     Raises:
         OSError: the folder cannot be written.
     """
     claims = Claims(folder)
     for path in folder.glob("*.safetensors"):
-        key = key_of(path.name)
-        if key is None or named(record_in(key, folder)) == path.name:
+        key = key_of(path.name) or outcome_files.key_of(path.name)
+        if key is None or path.name in _named(key, folder):
             continue
-        was_begun = claims.is_there(key)
+        was_begun = claims.is_there(key) or _is_abandoned(path)
         with claims.taking(key) as is_ours:
             if is_ours and (was_begun or record_in(key, folder) is not None):
                 clear_point(key, folder)
 
 
 def clear_point(key: str, folder: Path) -> None:
-    """Remove the models of a point that its record does not name; the caller holds its claim."""
-    kept = named(record_in(key, folder))
-    for path in folder.glob(f"{key}-*.safetensors"):
-        if key_of(path.name) == key and path.name != kept:
+    """Remove the models and the outcomes of a point that its record does not name; the caller holds
+    its claim.
+    """
+    kept = _named(key, folder)
+    for path in (*folder.glob(f"{key}-*.safetensors"), folder / outcome_files.file_name(key)):
+        is_own = key in (key_of(path.name), outcome_files.key_of(path.name))
+        if is_own and path.name not in kept:
             path.unlink(missing_ok=True)
+
+
+def _named(key: str, folder: Path) -> set[str | None]:
+    """The files that the record of a point names."""
+    record = record_in(key, folder)
+    return {named(record), outcome_files.named(record)}
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process is about to write the record of these outcomes."""
+    if outcome_files.key_of(path.name) is None:
+        return False
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED
+    except FileNotFoundError:
+        return False

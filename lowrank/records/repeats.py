@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # The columns in which repetitions of one measurement agree.
 POINT = ("method", "family", "norm", "level", "point")
 # Columns of the records that name a point, and measure nothing.
-NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics"}
+NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics", "outcomes_file"}
 # Prefixes of columns that differ from run to run with the same seed, and of those that do on a GPU.
 TIMED = ("latency_", "dense_latency_", "speedup_", "timings.")
 ALLOCATED = {"peak_memory_bytes", "dense_peak_memory_bytes"}

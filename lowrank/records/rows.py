@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowrank.records import outcome_files
 from lowrank.records.keys import point
 
 RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
@@ -38,8 +39,12 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     bits, times = ratios.get("layers_bits_per_weight"), ratios.get("layers_compression_ratio")
     if bits is not None and times is not None:
         _add(row, {"dense_layers_bits_per_weight": bits * times})
-    for name in ("dense", "dense_before_recovery", "validation"):
+    for name in ("dense", "dense_before_recovery", "dense_whole_test", "validation"):
         _add(row, {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()})
+    errors, columns = record["standard_errors"], {"compressed": "{}_se", "dense": "dense_{}_se"}
+    for part, column in (columns | {"change": "{}_change_se"}).items():
+        _add(row, {column.format(measure): error for measure, error in errors[part].items()})
+    _add(row, {outcome_files.FIELD: outcome_files.named(record)})
     for latency in record["latency"]:
         _add(row, _latency(latency))
     counted = {"compressed": "layers", "skipped": "skipped", "left": "left"}

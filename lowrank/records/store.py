@@ -6,6 +6,7 @@ the code. `save` writes one, `load` and `load_layers` read a folder of them into
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lowrank.files.atomic import temporary_in
 from lowrank.files.extras import need
 from lowrank.files.paths import as_path
-from lowrank.records import best, models
+from lowrank.records import best, models, outcome_files
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record, check_schema
 from lowrank.records.files import read, record_in, write
@@ -21,6 +22,7 @@ from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
 from lowrank.records.keys import key as key
 from lowrank.records.keys import point as point
+from lowrank.records.record import Record
 from lowrank.records.rows import MEASURED_PARTS as MEASURED_PARTS
 from lowrank.records.rows import labels_of, layer_rows, row
 
@@ -60,14 +62,16 @@ def find(key: str, folder: str | Path) -> Mapping[str, Any] | None:
 def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     """Write a record to ``folder/<key>.json``; a crash at any moment leaves no part of it there.
 
-    The model of the record in whose place it comes is removed, if it names another. A record with
-    "validation" competes: of its group only the best keeps its model; see `lowrank.records.best`.
+    The outcomes of a `Record` are written first, to the file that it names, so that no record names
+    outcomes that are not there. The files of the record in whose place it comes are removed or
+    replaced. A record with "keep" competes: of its group only the best keeps its model; see
+    `lowrank.records.best`.
 
     Raises:
         ValueError: a field is missing, is NaN or infinite, or is nothing that JSON can hold (the
-            text names it by its path); `key` is not the key of `config`; or the model that it names
-            is not there.
-        OSError: the file cannot be written.
+            text names it by its path); `key` is not the key of `config`; or the model or the
+            outcomes that it names are not there.
+        OSError: a file cannot be written.
     """
     check_record(record)
     if record["key"] != key(record["config"]):
@@ -83,7 +87,17 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
             f"the record names its model {record[models.FIELD]!r}, which is not in {folder}: save "
             "it into the folder that was `save` of its point"
         )
-    if best.FIELD not in record:
+    if (
+        not isinstance(record, Record)
+        and outcome_files.FIELD in record
+        and not outcome_files.is_kept(record, folder)
+    ):
+        raise ValueError(
+            f"the record names its outcomes {record[outcome_files.FIELD]!r}, which are not in "
+            f"{folder}: save what `measure_point` gave, for a copy of it has no outcomes, or leave "
+            f"{outcome_files.FIELD} out"
+        )
+    if not best.competes(record):
         _replace(record, path)
         return path
     with best.deciding(folder):
@@ -93,11 +107,35 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
 
 
 def _replace(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record, and remove the model of the one that was there, unless it names the same."""
-    before = models.named(record_in(record["key"], path.parent))
+    """Write a record and its outcomes, and remove the files of the one that was there, unless it
+    names the same.
+    """
+    before = record_in(record["key"], path.parent)
+    if isinstance(record, Record):
+        _write_outcomes(record, path, before)
     write(record, path)
-    if before is not None and before != record.get(models.FIELD):
-        (path.parent / before).unlink(missing_ok=True)
+    for field, name in (
+        (models.FIELD, models.named(before)),
+        (outcome_files.FIELD, outcome_files.named(before)),
+    ):
+        if name is not None and name != record.get(field):
+            (path.parent / name).unlink(missing_ok=True)
+
+
+def _write_outcomes(record: Record, path: Path, before: Mapping[str, Any] | None) -> None:
+    from lowrank.records import outcomes
+
+    written = temporary_in(path.parent, path.name)
+    try:
+        outcomes.write(record.outcomes, written)
+        if outcome_files.named(before) is not None:
+            # Or a crash before the next step would leave a record with the outcomes of another.
+            assert before is not None
+            kept = {name: value for name, value in before.items() if name != outcome_files.FIELD}
+            write(kept, path, path.stat())
+        os.replace(written, path.parent / outcome_files.file_name(record["key"]))
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -129,13 +167,15 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     one measurement with other seeds; ``metrics``, what the task measures, as JSON (see
     `lowrank.records.columns.metrics_of`); ``dense_dtype``; the measures of the compressed model
     under their own names and those of the dense model after ``dense_``
-    (``dense_before_recovery_``), and its quality on the validation split, where that was measured,
-    after ``validation_``; the ratios, with ``coverage``, the share of the parameters that
-    lie in compressed weights, and ``dense_layers_bits_per_weight`` to its
-    ``layers_bits_per_weight``; per measured batch size n ``latency_b{n}_s``,
-    ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with ``_low``, ``_high``;
-    NaN where the compressed layers run as dense matrices) and ``latency_b{n}_threads``,
-    ``_device``, ``_dtype``;
+    (``dense_before_recovery_``, and ``dense_whole_test_`` where validation is a part of the test
+    data); its quality on the validation split after ``validation_``; the standard errors over the
+    examples, ``<metric>_se``, ``dense_<metric>_se`` and, paired, ``<metric>_change_se``;
+    ``outcomes_file``, the name of the file of `lowrank.records.outcomes`; the ratios, with
+    ``coverage``, the share of the parameters that lie in compressed weights, and
+    ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n
+    ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
+    ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
+    ``latency_b{n}_threads``, ``_device``, ``_dtype``;
     ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
     ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``method.rank``. A
     value that a record lacks is NaN.

@@ -3,7 +3,9 @@
 from lowrank.recovery.batchnorm import BatchNormReestimation as BatchNormReestimation
 from lowrank.recovery.bias_correction import BiasCorrection as BiasCorrection
 from lowrank.recovery.fine_tune import FineTune as FineTune
+from lowrank.recovery.gradual import Gradual as Gradual
 from lowrank.recovery.in_order import InOrder as InOrder
+from lowrank.recovery.learning_compression import LearningCompression as LearningCompression
 from lowrank.recovery.merge_adapters import merge_adapters as merge_adapters
 from lowrank.recovery.recovery import NoRecovery as NoRecovery
 from lowrank.recovery.recovery import Recovery as Recovery

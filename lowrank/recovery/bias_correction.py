@@ -20,6 +20,7 @@ from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 
 # Layers that add a bias to their outputs, each with the axis of the output channels.
 AXES: dict[type[nn.Module], int] = {
@@ -72,6 +73,10 @@ class BiasCorrection(Recovery):
     @property
     def changes_dense(self) -> bool:
         return False
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return "calibration"
 
     @property
     def tunes(self) -> bool:

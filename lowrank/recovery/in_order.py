@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.compression.report import Compressed
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 
@@ -51,3 +52,9 @@ class InOrder(Recovery):
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"steps": [step.recover(model, task, progress) for step in self.steps]}
+
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        found = [step.recover_compressed(compressed, task, progress) for step in self.steps]
+        return {"steps": found}

@@ -8,14 +8,17 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.compression.report import Compressed
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 from lowrank.tasks.training import Progress, silent
 
 
 class Recovery(ABC):
     """Restores quality lost in compression; some recoveries are applied to the dense model too.
 
-    Laws: every factorization keeps its form; parameters that require no gradient are not trained;
+    Laws: `recover` keeps the form of every factorization, and `recover_compressed` the way in which
+    the model was compressed; parameters that require no gradient are not trained;
     the model keeps its mode, training or eval; the same model, task and configuration give the same
     result.
     """
@@ -32,6 +35,11 @@ class Recovery(ABC):
     @abstractmethod
     def tunes(self) -> bool:
         """Whether it takes gradient steps on data; records and figures mark such models."""
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        """The split whose examples it uses, as records say; None if it uses none."""
+        return "train"
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -61,6 +69,28 @@ class Recovery(ABC):
             Values for the record of the point, as JSON.
         """
 
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        """Change the result of a compression in place, its model and its report.
+
+        By default `recover` of its model. A recovery in which the method compresses again uses
+        `Compressed.again`; the model is another one then.
+
+        Args:
+            progress: see `recover`.
+
+        Returns:
+            Values for the record of the point, as JSON.
+
+        Raises:
+            ValueError: it must be compressed again, and does not know how.
+        """
+        found = self.recover(compressed.model, task, progress)
+        if self.tunes:
+            compressed.recount()
+        return found
+
 
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
@@ -73,6 +103,10 @@ class NoRecovery(Recovery):
     @property
     def tunes(self) -> bool:
         return False
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return None
 
     def check(self, network: nn.Module) -> None:
         pass

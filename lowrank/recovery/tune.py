@@ -24,6 +24,7 @@ from lowrank.numerics.checks import (
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 from lowrank.tasks.training import SCHEDULES
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
@@ -116,6 +117,10 @@ class Tune(Recovery):
     @property
     def tunes(self) -> bool:
         return True
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        return self.source
 
     def check_data(self, task: Task) -> None:
         there = len(task.split(self.source))

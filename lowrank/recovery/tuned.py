@@ -54,7 +54,7 @@ class Pair:
 
     def predictions(self, batch: Step) -> int:
         """How many predictions the distance on a batch is a mean of."""
-        return sum(self.task.predictions(piece.batch) for piece in batch)
+        return sum(int(self.task.predictions(piece.batch).sum()) for piece in batch)
 
     @torch.no_grad()
     def mean_distance(self, batches: Sequence[Step]) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lowrank.metrics.metric import Metric
 from lowrank.records.repeats import is_timed
+from lowrank.reporting.curves import dense_baseline
 
 # Text of a caption on a recovery that the dense model did not have, by whether it tunes.
 OWN = {
@@ -86,6 +87,17 @@ def same_numbers(points: Any) -> str:
 def counted(seeds: int, repeats: int) -> str:
     """The number of distinct seeds, of all seeds."""
     return f"{seeds}" if seeds == repeats else f"{seeds} of {repeats}"
+
+
+def dense_words(frame: Any, metric: str, shown: Metric) -> str:
+    """A sentence on the dense model's quality, and on the whole test split if that is another."""
+    text, whole = shown.text(*dense_baseline(frame, metric)), f"whole_test_{metric}"
+    if f"dense_{whole}" in frame and not all(frame[f"dense_{whole}"].isna()):
+        text += (
+            f"; with the part of the test data that is validation: "
+            f"{shown.text(*dense_baseline(frame, whole))}"
+        )
+    return f"Dense model: {text}."
 
 
 def sentence(text: str) -> str:

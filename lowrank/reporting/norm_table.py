@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import Metric
 from lowrank.records.columns import level_text, measure
-from lowrank.reporting.captions import coverage, in_unit, over_seeds, sentence, subject
+from lowrank.reporting.captions import coverage, dense_words, in_unit, over_seeds, sentence, subject
 from lowrank.reporting.curves import (
     NORMS,
-    dense_baseline,
     first_measure,
     in_several_norms,
     norms_in_order,
@@ -70,7 +69,7 @@ def norm_table(
         f"which error counts; {small.words}. The last column: no entry is worse than one to its "
         f"left, of {', '.join(NORMS)}; otherwise which is. Where methods share a family and a "
         f"norm, the best is shown and named.{sentence(coverage(compared))} {over_seeds(points)} "
-        f"Dense model: {shown.text(*dense_baseline(frame, metric))}."
+        f"{dense_words(frame, metric, shown)}"
     )
     return Table(values, cells, bold, caption, labels=len(ROW))
 

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import NONE, Metric
 from lowrank.records.columns import level_text, measure, metrics_of
-from lowrank.reporting.captions import counted, coverage, in_unit, over_seeds, sentence, subject
-from lowrank.reporting.curves import dense_baseline, first_measure, norms_in_order, summarise
+from lowrank.reporting.captions import (
+    counted,
+    coverage,
+    dense_words,
+    in_unit,
+    over_seeds,
+    sentence,
+    subject,
+)
+from lowrank.reporting.curves import first_measure, norms_in_order, summarise
 from lowrank.reporting.table import Table
 
 if TYPE_CHECKING:
@@ -59,7 +67,6 @@ def summary_table(
     metric = metric or first_measure(frame)
     beside = [BITS] if size != BITS and _measured(frame, BITS) else []
     points = summarise(frame, [metric, size, *beside])
-    dense = dense_baseline(frame, metric)
     shown, small = measure(frame, metric), measure(frame, size)
     steps = _reached(points[size], size, small, steps)
     in_csv, unit = UNITS[small.scale]
@@ -87,7 +94,7 @@ def summary_table(
         f"{subject(frame)}: {in_unit(shown)}. Each entry is the best measured level of the method "
         f"whose {small.words} is at {'least' if small.higher_is_better else 'most'} that of the "
         f"column; {NONE} where none is.{in_brackets}{sentence(coverage(frame))} "
-        f"{over_seeds(points)} Dense model: {shown.text(*dense)}."
+        f"{over_seeds(points)} {dense_words(frame, metric, shown)}"
     )
     if shown.chance is not None:
         caption += f" By chance: {shown.text(shown.chance)}."

@@ -23,6 +23,7 @@ OUTPUT_ERROR = Metric(
     "output error",
     higher_is_better=False,
     dense=0.0,
+    average="mean",
 )
 
 
@@ -81,6 +82,7 @@ def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
             "percent",
             higher_is_better=False,
             dense=0.0,
+            average="mean",
         ),
         Metric(
             "kl",
@@ -88,6 +90,7 @@ def agreement_metrics(one: str = "prediction") -> tuple[Metric, ...]:
             "KL (nats)",
             higher_is_better=False,
             dense=0.0,
+            average="mean",
         ),
     )
 

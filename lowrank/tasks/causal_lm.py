@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,19 +13,26 @@ from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
-from lowrank.tasks.pretrained import Pretrained
-from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
+from lowrank.tasks.class_metrics import IGNORED
+from lowrank.tasks.pretrained import Pretrained, check_causal
+from lowrank.tasks.splits import (
+    Division,
+    TestDivision,
+    ValidationFrom,
+    check_division,
+    check_seed,
+    check_text,
+    divided,
+    divided_test,
+    named,
+)
 from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
-from lowrank.tasks.token_sequences import IGNORED, Packing, Tokens, TokenSplit
+from lowrank.tasks.token_sequences import Packing, Tokens, TokenSplit, sequence_outcomes
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
-
-# If the mean number of characters between white space is larger, these are no words: in
-# agglutinating languages, whose words are longest, it is about 15.
-LONGEST_WORDS = 32
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,9 @@ class CausalLM(Task):
 
     Splits: `test` is made of the text `test`. The text `train` is cut into inputs that do not
     overlap. The last `validation_size` of them are `validation`, the others `train`; the first
-    `calibration_size` of `train` are `calibration`.
+    `calibration_size` of `train` are `calibration`. Published weights may have been trained on this
+    `validation`: with ``validation_from="test"`` it is drawn from the inputs of the text `test`,
+    which the split `test` then leaves out.
 
     Perplexities per token can be compared only between models with the same tokenizer, and all of
     them only at the same protocol. Those per word or per byte do not depend on the tokenizer.
@@ -54,7 +62,9 @@ class CausalLM(Task):
         revision: a commit of the model on the hub.
         trust_remote_code: whether code that comes with the model may run.
         calibration_size: 128, or all inputs of `train` where it has fewer, if not given.
-        validation_size: a tenth of the inputs of the text `train`, at most 32, if not given.
+        validation_size: a tenth of the inputs that it is taken from, at most 32, if not given.
+        validation_from: ``train`` or ``test``, the text of which `validation` is a part.
+        split_seed: draws `validation` from the inputs of the text `test`.
         calibration_seed: draws the `calibration` inputs from those of `train`; by default the first
             ones are taken.
         seed: the seed of the order of batches.
@@ -75,6 +85,8 @@ class CausalLM(Task):
     packing: Packing
     calibration_size: int | None = None
     validation_size: int | None = None
+    validation_from: ValidationFrom = "train"
+    split_seed: int = 0
     calibration_seed: int | None = None
     dtype: str = "float32"
     revision: str | None = None
@@ -88,7 +100,14 @@ class CausalLM(Task):
         check_text("architecture", self.architecture)
         if not isinstance(self.packing, Packing):
             raise ValueError(f"packing={self.packing!r} must be a Packing")
-        check_division(self.validation_size, self.calibration_size, self.calibration_seed)
+        check_division(
+            self.validation_size,
+            self.calibration_size,
+            self.calibration_seed,
+            self.split_seed,
+            self.validation_from,
+        )
+        self._check_validation()
         check_seed("seed", self.seed)
         _ = self._pretrained  # Made here to check its options.
         need("a language model's measures", "torchmetrics")
@@ -112,14 +131,17 @@ class CausalLM(Task):
 
         model = self._pretrained.model(AutoModelForCausalLM)
         model.to(self.device)  # type: ignore[arg-type]
-        self._check_causal(model)
+        check_causal(lambda ids: self.forward(model, Batch((ids,))), self.pretrained, self.device)
         return model
 
     def split(self, name: SplitName) -> TokenSplit:
         check_split(name)
-        if name == "test":
-            return self._test_inputs
+        if name == "test" or (name == "validation" and self.validation_from == "test"):
+            return self._test_inputs.part(getattr(self._test_division, name))
         return self._train_inputs.part(self._division.rows(name))
+
+    def whole_test(self) -> TokenSplit | None:
+        return None if self.validation_from == "train" else self._test_inputs
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits (batch, length, vocabulary)."""
@@ -131,8 +153,14 @@ class CausalLM(Task):
             outputs.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
         )
 
-    def predictions(self, batch: Batch) -> int:
-        return int((batch.targets != IGNORED).sum())
+    def predictions(self, batch: Batch) -> Tensor:
+        return (batch.targets != IGNORED).sum(dim=1)
+
+    def outcomes(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Of each input the means over its counted predictions: "loss", "token_accuracy", and what
+        "perplexity", "word_perplexity" and "bits_per_byte" are made of."""
+        text = self._covered
+        return sequence_outcomes(outputs, batch.targets, text.per_word, text.per_byte)
 
     def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
@@ -159,28 +187,25 @@ class CausalLM(Task):
 
         from lowrank.tasks.text_metrics import Likelihood
 
-        tokens, text, left_out = len(self._covered.ids), self._covered, self.undefined()
-        likelihood = Likelihood(
-            None if "word_perplexity" in left_out else tokens / text.words,
-            None if "bits_per_byte" in left_out else tokens / text.size,
-        )
+        likelihood = Likelihood(self._covered.per_word, self._covered.per_byte)
         return MetricCollection({"likelihood": likelihood}).to(self.device)
 
     def undefined(self) -> dict[str, str]:
         text, found = self._covered, {}
-        if text.words < 1 or text.characters > LONGEST_WORDS * text.words:
+        if text.per_word is None:
             found["word_perplexity"] = (
                 f"the text has no words that white space parts: {text.words} in "
                 f"{text.characters} characters"
             )
-        if text.size < 1:
+        if text.per_byte is None:
             found["bits_per_byte"] = "the text has no bytes"
         return found
 
     def protocol(self) -> dict[str, Any]:
         """The protocol of perplexity.
 
-        "tokens", "words" and "bytes" count the text in the test inputs, overlaps once.
+        "tokens", "words" and "bytes" count the text in the test inputs, overlaps once, and
+        `validation` too where it is a part of them.
         "predicted_tokens" counts the predictions in the mean, "left_out_tokens" the tokens at the
         end of the text that do not fill an input.
         """
@@ -188,14 +213,12 @@ class CausalLM(Task):
             "pretrained": self.pretrained,
             "dtype": self.dtype,
             "trust_remote_code": self.trust_remote_code,
-            "test": asdict(self.test),
-            "train": asdict(self.train),
             **asdict(self.packing),
             "stride": self.packing.step,
-            "test_inputs": len(self._test_inputs),
+            "test_inputs": len(self.split("test")),
             "calibration_inputs": len(self._division.calibration),
             "tokens": len(self._covered.ids),
-            "predicted_tokens": int((self._test_inputs.targets != IGNORED).sum()),
+            "predicted_tokens": int((self.split("test").targets != IGNORED).sum()),
             "left_out_tokens": len(self._test_tokens.ids) - len(self._covered.ids),
             "words": self._covered.words,
             "bytes": self._covered.size,
@@ -227,10 +250,15 @@ class CausalLM(Task):
         return self._cut(self.train, self._tokenize(self.train), self.packing.own)
 
     @cached_property
+    def _test_division(self) -> TestDivision:
+        found, size, seed = len(self._test_inputs), self.validation_size, self.split_seed
+        return divided_test(found, size, 32, f"inputs of {self.test}", self.validation_from, seed)
+
+    @cached_property
     def _division(self) -> Division:
         return divided(
             len(self._train_inputs),
-            (self.validation_size, self.calibration_size),
+            (self.validation_size if self.validation_from == "train" else 0, self.calibration_size),
             most=(32, 128),
             of=f"inputs of {self.packing.sequence_length} tokens that {self.train} fills",
             calibration_seed=self.calibration_seed,
@@ -242,6 +270,20 @@ class CausalLM(Task):
         self._pretrained.check_ids(tokens.ids)
         return tokens
 
+    def _check_validation(self) -> None:
+        """Raise ValueError for options of `validation` without effect or that do not fit others."""
+        if self.validation_from == "train" and self.split_seed != 0:
+            raise ValueError(
+                f"split_seed={self.split_seed} has no effect with validation_from=train, whose "
+                "validation is the last inputs: leave it out"
+            )
+        if self.validation_from == "test" and self.packing.step < self.packing.own:
+            raise ValueError(
+                f"validation_from=test needs test inputs that do not overlap, and "
+                f"stride={self.packing.stride} makes them: leave stride out, or take "
+                "validation_from=train"
+            )
+
     def _check_length(self) -> None:
         self._pretrained.check_length("sequence_length", self.packing.sequence_length)
 
@@ -251,17 +293,3 @@ class CausalLM(Task):
         except ValueError as error:
             raise ValueError(f"{text}: {error}") from error
         return TokenSplit(found.inputs.to(self.device), found.targets.to(self.device))
-
-    @torch.no_grad()
-    def _check_causal(self, model: nn.Module) -> None:
-        """Raise ValueError if the outputs at one position depend on later tokens."""
-        # A model that sees the token to predict, such as BERT, would have the best perplexity.
-        text = torch.zeros(1, 4, dtype=torch.int64, device=self.device)
-        other = text.clone()
-        other[0, -1] = 1
-        early, changed = (self.forward(model, Batch((ids,)))[:, :-1] for ids in (text, other))
-        if not torch.allclose(early, changed, equal_nan=True):
-            raise ValueError(
-                f"model {self.pretrained!r} is not causal: its outputs depend on tokens that come "
-                "later, so it has no perplexity"
-            )

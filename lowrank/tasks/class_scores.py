@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,16 +16,30 @@ from lowrank.tasks.agreement import (
     class_divergence,
     real_of,
 )
+from lowrank.tasks.class_metrics import class_outcomes
 from lowrank.tasks.task import Task, loss_metric
 
 
 class ClassScores(Task):
     """A task whose model gives logits (batch, classes, …), and whose targets are class numbers
-    (batch, …)."""
+    (batch, …).
+
+    Attributes:
+        top: the k of each top-k accuracy among the metrics.
+    """
+
+    top: ClassVar[Sequence[int]] = (1,)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy, in nats."""
         return F.cross_entropy(outputs, targets)
+
+    def outcomes(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """ "loss", "top1" and its like, "predicted", "confidence", "target"; see `class_outcomes`.
+
+        A task with another loss replaces it.
+        """
+        return class_outcomes(outputs, batch.targets, self.top)
 
     def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
         """ "flipped" and "kl"; see `class_agreement`. Padding does not count."""

@@ -21,7 +21,17 @@ from lowrank.tasks.class_metrics import class_collection, class_metrics
 from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
-from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
+from lowrank.tasks.splits import (
+    Division,
+    TestDivision,
+    ValidationFrom,
+    check_division,
+    check_seed,
+    check_text,
+    divided,
+    divided_test,
+    named,
+)
 from lowrank.tasks.task import SplitName, check_split, loss_metric
 from lowrank.tasks.weights import Weights
 
@@ -35,7 +45,9 @@ class ImageClassification(ClassScores):
 
     Splits: `test` is the source's own. Of the source's train images, `validation_size` are
     `validation` and the others `train`; `calibration` is a part of `train`. `split_seed` draws the
-    split, not `seed`. Published weights may have been trained on `validation`.
+    split, not `seed`. Published weights may have been trained on these `validation` images: with
+    ``validation_from="test"`` they are a part of the source's test images, which `test` then leaves
+    out.
 
     Args:
         name: the name of the task in records; the dataset's if None.
@@ -45,7 +57,8 @@ class ImageClassification(ClassScores):
             It maps (batch, channels, height, width) to logits (batch, classes).
         weights: the source of the network's weights; None keeps those of the builder.
         mean, std: those of the pixels on the scale 0..1, one for each channel or one for all.
-        validation_size: a tenth of the source's train images, at most 1000, if not given.
+        validation_size: a tenth of the images that it is taken from, at most 1000, if not given.
+        validation_from: ``train`` or ``test``, the images of which `validation` is a part.
         calibration_size: 512, or all of `train` if it has fewer, if not given.
         calibration_seed: draws `calibration` from `train`; by default the first examples are taken.
         seed: the seed of the initial weights and the order of batches.
@@ -56,6 +69,8 @@ class ImageClassification(ClassScores):
             its weights.
     """
 
+    top = (1, 5)
+
     name: str | None  # never None after __post_init__
     architecture: str
     source: ImageSource
@@ -65,6 +80,7 @@ class ImageClassification(ClassScores):
     mean: Sequence[float] = (0.5,)
     std: Sequence[float] = (0.5,)
     validation_size: int | None = None
+    validation_from: ValidationFrom = "train"
     calibration_size: int | None = None
     calibration_seed: int | None = None
     split_seed: int = 0
@@ -86,7 +102,11 @@ class ImageClassification(ClassScores):
         check_scale("mean", self.mean, "be finite", math.isfinite)
         check_scale("std", self.std, "be positive and finite", lambda x: 0 < x < math.inf)
         check_division(
-            self.validation_size, self.calibration_size, self.calibration_seed, self.split_seed
+            self.validation_size,
+            self.calibration_size,
+            self.calibration_seed,
+            self.split_seed,
+            self.validation_from,
         )
         need("a classifier's measures", "torchmetrics")
         check_seed("seed", self.seed)
@@ -116,12 +136,16 @@ class ImageClassification(ClassScores):
 
     def split(self, name: SplitName) -> ImageSplit:
         check_split(name)
-        if name == "test":
-            images = self._test_images
-            rows = torch.arange(len(images.labels))
-        else:
-            images = self._train_images
-            rows = self._division.rows(name)
+        if name == "test" or (name == "validation" and self.validation_from == "test"):
+            return self._of(self._test_images, getattr(self._test_division, name))
+        return self._of(self._train_images, self._division.rows(name))
+
+    def whole_test(self) -> ImageSplit | None:
+        if self.validation_from == "train":
+            return None
+        return self._of(self._test_images, torch.arange(len(self._test_images.labels)))
+
+    def _of(self, images: Images, rows: Tensor) -> ImageSplit:
         channels = images.pixels.shape[1]
         return ImageSplit(
             images,
@@ -132,21 +156,21 @@ class ImageClassification(ClassScores):
 
     def judged_by(self) -> tuple[Metric, ...]:
         return (
-            *class_metrics(self.classes, top=(1, 5)),
+            *class_metrics(self.classes, self.top),
             loss_metric(),
             *agreement_metrics("example"),
         )
 
     def metrics(self) -> MetricCollection:
         """top1, top5, macro_recall and macro_f1; with 5 or fewer classes top5 is 1."""
-        return class_collection(self.classes, top=(1, 5)).to(self.device)
+        return class_collection(self.classes, self.top).to(self.device)
 
     def protocol(self) -> dict[str, Any]:
         """The number of images in each split."""
         return {
-            "test_images": len(self._test_images.labels),
+            "test_images": len(self.split("test")),
             "train_images": len(self._division.train),
-            "validation_images": len(self._division.validation),
+            "validation_images": len(self.split("validation")),
             "calibration_images": len(self._division.calibration),
         }
 
@@ -166,10 +190,16 @@ class ImageClassification(ClassScores):
         return _on(self.device, self.source.read("test"))
 
     @cached_property
+    def _test_division(self) -> TestDivision:
+        found = len(self._test_images.labels)
+        size, seed = self.validation_size, self.split_seed
+        return divided_test(found, size, 1000, "test images", self.validation_from, seed)
+
+    @cached_property
     def _division(self) -> Division:
         return divided(
             len(self._train_images.labels),
-            (self.validation_size, self.calibration_size),
+            (self.validation_size if self.validation_from == "train" else 0, self.calibration_size),
             most=(1000, 512),
             of="images to learn from",
             calibration_seed=self.calibration_seed,

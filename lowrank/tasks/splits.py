@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lowrank.numerics.checks import check_integer
+from lowrank.numerics.checks import check_integer, check_one_of
+
+# The data of which validation is a part.
+ValidationFrom = Literal["train", "test"]
 
 # The first seed that is too large for a generator of torch.
 TORCH_SEED_LIMIT = 2**63
@@ -71,6 +75,7 @@ def check_division(
     calibration_size: int | None,
     calibration_seed: int | None,
     split_seed: int = 0,
+    validation_from: ValidationFrom = "train",
 ) -> None:
     """Raise ValueError for arguments that `divided` refuses whatever the data."""
     for name, size in (
@@ -82,6 +87,45 @@ def check_division(
     if calibration_seed is not None:
         check_seed("calibration_seed", calibration_seed)
     check_seed("split_seed", split_seed)
+    check_one_of("validation_from", validation_from, get_args(ValidationFrom))
+
+
+@dataclass(frozen=True)
+class TestDivision:
+    """The rows of the reported examples and of `validation` among the test data, int64 (count,), in
+    the order of the data.
+
+    `validation` is empty unless it is a part of the test data.
+    """
+
+    test: Tensor
+    validation: Tensor
+
+
+def divided_test(
+    found: int, size: int | None, most: int, of: str, validation_from: ValidationFrom, seed: int
+) -> TestDivision:
+    """The division of the test data.
+
+    Args:
+        found: the number of examples.
+        size: that of validation; a tenth, at most `most`, if not given.
+        of: the word for the examples in errors.
+        seed: draws `validation`.
+
+    Raises:
+        ValueError: nothing would be left to report.
+    """
+    if validation_from == "train":
+        return TestDivision(torch.arange(found), torch.arange(0))
+    taken = min(most, max(1, found // 10)) if size is None else size
+    if taken >= found:
+        raise ValueError(
+            f"validation_size={taken} with validation_from=test leaves none of the {found} {of} to "
+            f"report: it is at most {found - 1}"
+        )
+    order = _permutation(found, seed)
+    return TestDivision(order[taken:].sort().values, order[:taken].sort().values)
 
 
 def divided(
@@ -96,8 +140,8 @@ def divided(
 
     Args:
         found: the number of examples.
-        sizes: those of validation and calibration; by default a tenth, and all that are not
-            validation.
+        sizes: those of validation, 0 if it is a part of the test data, and of calibration; by
+            default a tenth, and all that are not validation.
         most: the largest default of each size.
         of: the word for the examples in errors.
         calibration_seed: draws `calibration` from `train`; its first examples if not given.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lowrank.metrics.metric import Metric
+from lowrank.metrics.metric import Average, Metric
 from lowrank.model.batch import Batch
 from lowrank.model.forward import Example
+from lowrank.model.nested import examples_of
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.agreement import OUTPUT_ERROR, output_error
 
@@ -33,10 +34,18 @@ def check_split(name: object) -> None:
         raise ValueError(f"there is no split {name!r}; there are {', '.join(SPLIT_NAMES)}")
 
 
-def loss_metric(one: str = "prediction", minor: bool = True) -> Metric:
-    """The metric of `Task.loss` in records; `one` is the unit of its mean, such as a token."""
+def loss_metric(
+    one: str = "prediction", minor: bool = True, average: Average | None = "mean"
+) -> Metric:
+    """The metric of `Task.loss` in records.
+
+    Args:
+        one: the unit of its mean, such as a token.
+        average: None if the loss of a batch is not the mean of the losses of its examples, as of a
+            contrastive one.
+    """
     title = f"loss (test split, mean per {one})"
-    return Metric(LOSS, title, "loss", higher_is_better=False, minor=minor)
+    return Metric(LOSS, title, "loss", higher_is_better=False, minor=minor, average=average)
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,15 @@ class Task(ABC):
             ValueError: another name.
         """
 
+    def whole_test(self) -> Split | None:
+        """The whole test data, if validation is a part of them that `split("test")` leaves out.
+
+        None if it leaves out nothing.
+
+        Published figures are of the whole, so records have those of the dense model beside.
+        """
+        return None
+
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean loss over the predictions of a batch, differentiable.
@@ -195,12 +213,36 @@ class Task(ABC):
         """The metrics left out because the data do not define them: name → reason."""
         return {}
 
-    def predictions(self, batch: Batch) -> int:
-        """How many predictions the mean of `loss` over a batch is taken of; here its examples."""
-        return len(batch)
+    def predictions(self, batch: Batch) -> Tensor:
+        """How many predictions of each example the mean of `loss` is taken of, int64 (batch,).
+
+        Here one of each.
+        """
+        return torch.ones(len(batch), dtype=torch.int64)
+
+    def outcomes(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The outcomes of single examples by name, each (batch,): of each metric with an `average`
+        the value that is averaged.
+
+        By default the loss of each example, from calls of `loss` for one example each, unless the
+        metric of the loss is no average. Of an example without predictions any number will do.
+
+        Args:
+            outputs: of `forward` on the batch.
+        """
+        if all(metric.average is None for metric in self.judged_by() if metric.name == LOSS):
+            return {}
+        rows = [slice(row, row + 1) for row in range(len(batch))]
+        losses = [
+            self.loss(examples_of(outputs, row), examples_of(batch.targets, row)) for row in rows
+        ]
+        return {LOSS: torch.stack(losses)}
 
     def agreement(self, outputs: Any, dense: Any, batch: Batch) -> dict[str, Tensor]:
         """The agreement of two models on a batch: by name, one number for each prediction.
+
+        That on record is the mean over all predictions. One number for each example will do too;
+        each then counts as often as it has predictions.
 
         Args:
             outputs, dense: of the model and of the dense one.

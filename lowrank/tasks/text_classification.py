@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import agreement_metrics, class_agreement
-from lowrank.tasks.class_metrics import class_collection, class_metrics
+from lowrank.tasks.class_metrics import class_collection, class_metrics, class_outcomes
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.sentences import (
     PADDING,
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 # Sentences per batch when the head is fitted.
 EMBEDDED = 64
 COSINE = Metric(
-    "cosine", "mean cosine to the dense model's embeddings\n(test split)", "cosine", dense=1.0
+    "cosine",
+    "mean cosine to the dense model's embeddings\n(test split)",
+    "cosine",
+    dense=1.0,
+    average="mean",
 )
 
 
@@ -171,6 +175,10 @@ class TextClassification(Task):
     def loss(self, outputs: SentenceOutputs, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.logits, targets)
 
+    def outcomes(self, outputs: SentenceOutputs, batch: Batch) -> dict[str, Tensor]:
+        """ "loss", "top1", "predicted", "confidence" and "target"."""
+        return class_outcomes(outputs.logits, batch.targets)
+
     def agreement(
         self, outputs: SentenceOutputs, dense: SentenceOutputs, batch: Batch
     ) -> dict[str, Tensor]:
@@ -214,8 +222,6 @@ class TextClassification(Task):
             "pretrained": self.pretrained,
             "dtype": self.dtype,
             "trust_remote_code": self.trust_remote_code,
-            "test": asdict(self.test),
-            "train": asdict(self.train),
             "test_sentences": len(self._test_sentences),
             "train_sentences": len(self.split("train")),
             "calibration_sentences": len(self._division.calibration),

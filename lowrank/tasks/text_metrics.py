@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric as Meaning
-from lowrank.tasks.token_sequences import IGNORED
+from lowrank.tasks.class_metrics import IGNORED
 
 need("a language model's measures", "torchmetrics")
 from torchmetrics import Metric  # noqa: E402  Not before its absence is said.
@@ -27,6 +27,7 @@ LIKELIHOOD = (
         "perplexity",
         "log",
         higher_is_better=False,
+        average="exp",
     ),
     Meaning(
         "word_perplexity",
@@ -34,12 +35,14 @@ LIKELIHOOD = (
         "word perplexity",
         "log",
         higher_is_better=False,
+        average="exp",
     ),
     Meaning(
         "bits_per_byte",
         "bits per byte of text (test split)",
         "bits per byte",
         higher_is_better=False,
+        average="mean",
     ),
     Meaning(
         "token_accuracy",
@@ -47,6 +50,7 @@ LIKELIHOOD = (
         "token accuracy (%)",
         "percent",
         minor=True,
+        average="mean",
     ),
 )
 

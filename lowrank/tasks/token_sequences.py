@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer
+from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The target of a position whose prediction does not count, as in `F.cross_entropy`.
-IGNORED = -100
 Bos = Literal["row", "text", "sequence", "none"]
+
+
+# If the mean number of characters between white space is larger, these are no words: in
+# agglutinating languages, whose words are longest, it is about 15.
+LONGEST_WORDS = 32
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,17 @@ class Tokens:
     words: int
     characters: int
     size: int
+
+    @property
+    def per_word(self) -> float | None:
+        """Tokens per word; None if white space parts no words."""
+        is_parted = self.words >= 1 and self.characters <= LONGEST_WORDS * self.words
+        return len(self.ids) / self.words if is_parted else None
+
+    @property
+    def per_byte(self) -> float | None:
+        """Tokens per byte; None if there are no bytes."""
+        return len(self.ids) / self.size if self.size >= 1 else None
 
 
 @dataclass(frozen=True)
@@ -174,6 +191,32 @@ class Packing:
             tokens.characters - len(rest),
             tokens.size - len(rest.encode()),
         )
+
+
+def sequence_outcomes(
+    logits: Tensor, targets: Tensor, tokens_per_word: float | None, tokens_per_byte: float | None
+) -> dict[str, Tensor]:
+    """The outcomes of sequences under logits (batch, length, vocabulary): means over the counted
+    predictions of each, by the names of the metrics of `Likelihood`, float64 (batch,).
+
+    "loss" and "perplexity" are the mean negative log-likelihood, in nats; "word_perplexity" is that
+    times `tokens_per_word`, "bits_per_byte" in bits times `tokens_per_byte`.
+
+    Args:
+        targets: (batch, length), `IGNORED` where a prediction does not count.
+    """
+    counted = targets != IGNORED
+    each = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    nats = mean_of_counted(each.view_as(counted), counted)
+    right = mean_of_counted(logits.argmax(dim=2) == targets, counted)
+    found = {"loss": nats, "perplexity": nats, "token_accuracy": right}
+    if tokens_per_word is not None:
+        found["word_perplexity"] = nats * tokens_per_word
+    if tokens_per_byte is not None:
+        found["bits_per_byte"] = nats / math.log(2) * tokens_per_byte
+    return found
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -86,10 +86,20 @@ class Training:
                 "it out, or take optimizer='sgd'"
             )
 
+    def plain(self, **changes: Any) -> Training:
+        """This training with other options, and without what a subclass adds."""
+        own = {one.name: getattr(self, one.name) for one in fields(Training)}
+        return Training(**(own | changes))
+
     @torch.inference_mode(False)
     @torch.enable_grad()
     def train(
-        self, model: nn.Module, task: Task, loss: Loss | None = None, progress: Progress = silent
+        self,
+        model: nn.Module,
+        task: Task,
+        loss: Loss | None = None,
+        progress: Progress = silent,
+        part: range | None = None,
     ) -> dict[str, Any]:
         """Train every parameter of `model` that requires a gradient, in place.
 
@@ -98,6 +108,9 @@ class Training:
 
         Args:
             loss: the loss of a batch; the task's if not given.
+            part: the epochs of this call, counted from 0, of a training in several calls: the
+                learning rate and the order of batches go on from call to call, while momenta begin
+                anew. All epochs if not given.
 
         Returns:
             "losses" (the mean of each epoch), "steps" and "trained_params" (their numbers).
@@ -111,12 +124,16 @@ class Training:
             raise ValueError(
                 "nothing in this model can be trained: no parameter requires a gradient"
             )
-        train = task.split("train")
+        train, part = task.split("train"), part or range(self.epochs)
         optimizer = OPTIMIZERS[self.optimizer](self, parameters)
-        steps = self.epochs * math.ceil(len(train) / self.batch_size)
+        per_epoch = math.ceil(len(train) / self.batch_size)
+        steps, before = self.epochs * per_epoch, part.start * per_epoch
         factor = SCHEDULES[self.schedule]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor((before + step) / steps)
+        )
         orders = torch.Generator().manual_seed(task.seed)
+        torch.randint(2**62, (part.start,), generator=orders)  # Those of the epochs before.
         device = torch.device(task.device)
         was_training = model.training
         losses: list[float] = []
@@ -124,8 +141,8 @@ class Training:
         try:
             # Dropout draws from the global generator, whose state is restored for the caller.
             with torch.random.fork_rng([] if device.type == "cpu" else [device]):
-                torch.manual_seed(task.seed)
-                for epoch in range(1, self.epochs + 1):
+                torch.manual_seed(task.seed + part.start)
+                for epoch in range(part.start + 1, part.stop + 1):
                     order = int(torch.randint(2**62, (), generator=orders))
                     total = torch.zeros((), dtype=torch.float64, device=device)
                     for batch in train.batches(self.batch_size, order):
@@ -141,6 +158,7 @@ class Training:
         finally:
             model.train(was_training)
         trained = sum(p.numel() for p in parameters)
+        steps = len(part) * per_epoch
         return {"losses": losses, "steps": steps, "trained_params": trained}
 
 

@@ -73,7 +73,7 @@ class Tagging(ClassScores):
         return Sentences(tuple(rows))
 
     def predictions(self, batch):
-        return int((batch.targets != PADDING).sum())
+        return (batch.targets != PADDING).sum(dim=1)
 
     def loss(self, outputs, targets):
         raise NotImplementedError

@@ -66,7 +66,7 @@ def test_every_example_runs_once_with_its_own_targets(batch_size):
         for piece in pieces:
             batch = piece.batch
             assert piece.examples == len(batch) == len(batch.targets["text"])
-            assert task.predictions(batch) == piece.examples
+            assert task.predictions(batch).tolist() == [1] * piece.examples
             for ids, text, row in zip(
                 batch.only, *map(batch.targets.get, ("text", "row")), strict=True
             ):

@@ -13,7 +13,7 @@ from experiments.parts import make
 from lowrank.calibration import CalibratedNorms
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
-from lowrank.recovery import FineTune, Tune
+from lowrank.recovery import FineTune, Gradual, Tune
 
 pytestmark = pytest.mark.usefixtures("composing")
 
@@ -22,7 +22,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = [
     (group, path.stem)
     for group in GROUPS
-    if group not in ("experiment", "hydra", "report")
+    if group not in ("experiment", "hydra", "report", "reproduce", "reproduction")
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 # What is not for the user: `compress` or an allocation fills it in.
@@ -73,6 +73,7 @@ def test_a_field_that_is_not_named_would_be_found():
         ("norm", "diagonal", CalibratedNorms("diagonal")),
         ("recovery", "tune", Tune()),
         ("recovery", "finetune", FineTune(epochs=1, learning_rate=1e-3)),
+        ("recovery", "gradual", Gradual(epochs=15, learning_rate=1e-3)),
     ],
 )
 def test_the_plain_choices_are_the_defaults_of_their_classes(composer, group, name, expected):

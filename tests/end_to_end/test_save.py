@@ -50,7 +50,7 @@ def shaky(tmp_path, monkeypatch):
 def read(folder):
     """The records of a folder by the number of their method, and the models there."""
     records = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    models = {path.name for path in folder.glob("*.safetensors")}
+    models = {path.name for path in folder.glob("*-*.safetensors")}
     return {record["config"]["method"].get("number"): record for record in records}, models
 
 
@@ -62,18 +62,23 @@ def best(records):
 def test_a_point_keeps_its_model_if_asked_and_is_whole_only_with_it(cache, tmp_path):
     point = ("method.rank=4", "task.weights=null", f"results={tmp_path}")
     assert "1 measured here" in run(cache, *point).stdout
-    (path,) = tmp_path.iterdir()
-    assert "model_file" not in json.loads(path.read_text())
+    (path,) = tmp_path.glob("*.json")
+    record = json.loads(path.read_text())
+    beside = {path.name, record["outcomes_file"]}
+    assert "model_file" not in record and {one.name for one in tmp_path.iterdir()} == beside
     assert "1 measured here" in run(cache, *point, "save=all").stdout
     record = json.loads(path.read_text())
-    assert {one.name for one in tmp_path.iterdir()} == {path.name, record["model_file"]}
+    assert {one.name for one in tmp_path.iterdir()} == beside | {record["model_file"]}
     for asked in ("save=all", "save=none"):
         assert "1 had their record" in run(cache, *point, asked).stdout
     (tmp_path / record["model_file"]).unlink()
     assert "1 measured here" in run(cache, *point, "save=all").stdout
-    # It says nothing of the validation split yet.
+    # It does not compete yet.
     assert "1 measured here" in run(cache, *point, "save=best").stdout
-    assert "validation" in json.loads(path.read_text())
+    assert json.loads(path.read_text())["keep"] == "best"
+    (tmp_path / record["outcomes_file"]).unlink()
+    assert "1 measured here" in run(cache, *point, "save=best").stdout
+    assert {record["outcomes_file"]} < {one.name for one in tmp_path.iterdir()}
 
 
 def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):
@@ -88,7 +93,7 @@ def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):
         (named,) = [n for n, record in of_rank.items() if "model_file" in record]
         assert named == best(of_rank)
         models.add(records[named]["model_file"])
-    assert {path.name for path in tmp_path.glob("*.safetensors")} == models
+    assert {path.name for path in tmp_path.glob("*-*.safetensors")} == models
     chosen = records[named]
     task = make(chosen["config"]["task"])
     model = lowrank.load(task.model(), tmp_path / chosen["model_file"])
@@ -96,7 +101,7 @@ def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):
     assert "6 had their record" in run(cache, *points, f"results={tmp_path}").stdout
     (tmp_path / chosen["model_file"]).unlink()
     assert "1 measured here" in run(cache, *points, f"results={tmp_path}").stdout
-    assert {path.name for path in tmp_path.glob("*.safetensors")} == models
+    assert {path.name for path in tmp_path.glob("*-*.safetensors")} == models
 
 
 def test_a_sweep_that_was_killed_goes_on_to_one_best(cache, shaky):

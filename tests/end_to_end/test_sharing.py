@@ -76,7 +76,7 @@ def test_three_sweeps_at_once_measure_each_point_once_and_say_so(cache, tmp_path
     assert sum(measured for _, measured, _ in said) == 8
     assert all(sum(numbers) == 8 for numbers in said)
     assert len(records(folder)) == 8
-    assert {path.suffix for path in folder.iterdir()} == {".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
 
 
 def test_the_point_of_a_killed_sweep_is_taken_over_by_one_that_runs(cache, slow, tmp_path):
@@ -99,7 +99,7 @@ def test_the_point_of_a_killed_sweep_is_taken_over_by_one_that_runs(cache, slow,
     assert other.returncode == 0, output
     assert "2 points: 0 had their record, " in output and "0 failed" in output
     assert len(records(folder)) == 2
-    assert {path.suffix for path in folder.iterdir()} == {".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
 
 
 def test_a_killed_worker_loses_its_point_only_which_is_measured_again(cache, slow, tmp_path):
@@ -124,7 +124,7 @@ def test_a_killed_worker_loses_its_point_only_which_is_measured_again(cache, slo
     assert said in output
     assert errors.count("was killed; the point is measured again") == 1
     assert len(records(folder)) == 4
-    assert {path.suffix for path in folder.iterdir()} == {".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
 
 
 def test_no_worker_outlives_a_killed_parent(cache, slow, tmp_path):
@@ -140,4 +140,4 @@ def test_no_worker_outlives_a_killed_parent(cache, slow, tmp_path):
     # And what they left is no obstacle.
     done = run(cache, slow, "method.rank=1", f"results={folder}")
     assert done.returncode == 0, done.stderr
-    assert {path.suffix for path in folder.iterdir()} == {".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}

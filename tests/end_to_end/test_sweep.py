@@ -117,13 +117,13 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(cache, undisturbed,
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for record in records(tmp_path).values():
-            assert record["schema"] == 2
+            assert record["schema"] == 3
     finished = run(cache, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert records(tmp_path) == records(undisturbed)
     assert len(store.load(tmp_path)) == 6
     # Nothing of the killed ones is left but the records.
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 
 def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):

@@ -80,6 +80,7 @@ def test_a_comparison_has_the_parts_of_a_record():
     compressed = measure(small.model, task, SETTINGS, dense)
     record = compare(dense, compressed, small, task, SETTINGS)
     parts = {"metrics", "dense", "dense_dtype", "compressed", "ratios", "latency", "undefined"}
+    parts |= {"standard_errors"}
     assert set(record) == parts and record["undefined"] == {}
     assert record["metrics"] == [asdict(metric) for metric in task.judged_by()]
     assert record["dense_dtype"] == "float32"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from digits_task import QUICK, TASK
 from torch import nn
@@ -19,10 +20,11 @@ from lowrank.calibration import CalibratedNorms
 from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense
 from lowrank.point import dense, evaluate
+from lowrank.point import point as point_module
 from lowrank.point.config import described
 from lowrank.point.point import measure_point
-from lowrank.records import store
-from lowrank.recovery import FineTune
+from lowrank.records import outcomes, store
+from lowrank.recovery import FineTune, Tune
 from lowrank.tasks import ImageClassification
 
 
@@ -242,10 +244,10 @@ def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path)
         for seed in range(3)
     ]
     plain = measure_point(replace(TASK, seed=2), TruncatedSVD(rank=4), measure=QUICK)
-    assert "validation" not in plain and plain["compressed"] == records[2]["compressed"]
+    assert "keep" not in plain and plain["compressed"] == records[2]["compressed"]
     for record in records:
         store.save(record, tmp_path)
-    (path,) = tmp_path.glob("*.safetensors")
+    (path,) = tmp_path.glob("*-*.safetensors")
     order = sorted(records, key=lambda one: (-one["validation"]["top1"], one["key"]))
     assert path.name == order[0]["model_file"]
     task = replace(TASK, seed=order[0]["seed"])
@@ -253,3 +255,42 @@ def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path)
     assert evaluate(model, task, "validation").metrics == order[0]["validation"]
     frame = store.load(tmp_path)
     assert sorted(frame["validation_top1"]) == sorted(r["validation"]["top1"] for r in records)
+
+
+def test_a_record_has_validation_errors_and_what_was_chosen_on_which_split(tmp_path):
+    record = measure_point(
+        TASK, TruncatedSVD(rank=4), norm="full", recovery=Tune(epochs=1), measure=QUICK
+    )
+    model = TASK.model()
+    assert record["validation"].keys() == evaluate(model, TASK, "validation").metrics.keys()
+    protocol = record["protocol"]
+    assert protocol["calibration"] == {"split": "calibration", "examples": 64}
+    assert (protocol["validation"], protocol["test"]) == (143, 360)
+    assert protocol["chosen_on"] == {"norm": "calibration", "recovery": "calibration"}
+    plain = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK)
+    assert plain["protocol"]["calibration"] is None and plain["protocol"]["chosen_on"] == {}
+    trained = measure_point(TASK, TruncatedSVD(rank=4), recovery=FineTune(1, 0.001), measure=QUICK)
+    assert trained["protocol"]["chosen_on"] == {"recovery": "train"}
+    path = store.save(plain, tmp_path)
+    found, row = outcomes.of_record(path), store.load(tmp_path).iloc[0]
+    right = {part: getattr(found, part)["top1"] for part in ("dense", "compressed")}
+    assert row["top1_se"] == pytest.approx(scipy.stats.sem(right["compressed"]))
+    assert row["dense_top1_se"] == pytest.approx(scipy.stats.sem(right["dense"]))
+    change = right["compressed"] - right["dense"]
+    assert row["top1_change_se"] == pytest.approx(scipy.stats.sem(change))
+    assert row["top1"] - row["dense_top1"] == pytest.approx(change.mean())
+    assert row["validation_top1"] == plain["validation"]["top1"]
+    assert plain["standard_errors"]["change"].keys() == {"top1", "top5", "loss"}
+
+
+def test_validation_comes_before_the_test_split(monkeypatch):
+    seen = []
+    measures, evaluation = point_module.measures_of, point_module.evaluate
+    monkeypatch.setattr(
+        point_module, "evaluate", lambda *given: seen.append(given[2]) or evaluation(*given)
+    )
+    monkeypatch.setattr(
+        point_module, "measures_of", lambda *given: seen.append("test") or measures(*given)
+    )
+    measure_point(TASK, TruncatedSVD(rank=3), measure=QUICK)
+    assert seen == ["validation", "test"]

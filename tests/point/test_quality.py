@@ -58,6 +58,7 @@ class RandomRows(ClassScores):
     seed: int = 0
     device: str = "cpu"
     examples: int = 103
+    top = (1, 5)
 
     def network(self) -> nn.Module:
         return nn.Identity()
@@ -275,7 +276,7 @@ def test_a_task_may_judge_by_how_far_a_model_is_from_the_dense_one():
 def test_a_batch_without_predictions_takes_nothing_from_the_loss():
     class Few(RandomRows):
         def predictions(self, batch):
-            return 0 if len(batch) == 3 else len(batch)
+            return super().predictions(batch) * (len(batch) != 3)
 
         def loss(self, outputs, targets):
             return super().loss(outputs, targets) * (float("nan") if len(targets) == 3 else 1)

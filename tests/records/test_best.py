@@ -53,7 +53,7 @@ def competing(top1, seed=0, step=1, digest="0" * 16, metric="top1", **config):
     """A record with a quality on the validation split that names a model."""
     record = made_records.record("svd", step, seed, **config)
     name = models.file_name(record["key"], digest)
-    return record | {"validation": {metric: top1}, "model_file": name}
+    return record | {"validation": {metric: top1}, "model_file": name, "keep": "best"}
 
 
 def save(record, folder):
@@ -100,6 +100,7 @@ def test_less_is_better_where_the_metric_says_so(tmp_path):
     )
     for record in (low, high):
         record |= {"dense": {"params": 1, "bytes": 1}, "compressed": {"params": 1, "bytes": 1}}
+        record["standard_errors"] = made_records.NO_ERRORS
         save(record, tmp_path)
     assert kept(tmp_path) == named(tmp_path) == {low["model_file"]}
 
@@ -155,7 +156,7 @@ def test_a_model_that_is_not_in_the_folder_is_refused(tmp_path):
 def test_a_record_that_does_not_compete_keeps_its_model(tmp_path):
     plain = competing(0.1, 0)
     (tmp_path / plain["model_file"]).touch()
-    del plain["validation"]
+    del plain["keep"]
     store.save(plain, tmp_path)
     better = competing(0.9, 1)
     save(better, tmp_path)

@@ -59,12 +59,22 @@ def test_a_measure_that_is_not_known_is_none():
         measure(frame, "blue")
 
 
+def test_a_value_on_the_validation_split_says_so(tmp_path):
+    store.save(records.record(), tmp_path)
+    frame = store.load(tmp_path)
+    shown = measure(frame, "validation_top1")
+    assert shown.words == "top-1 accuracy (validation split)" and shown.heading == "top-1 (%)"
+    assert measure(frame, "top1").words == "top-1 accuracy (test split)"
+
+
 def test_the_metrics_of_a_task_come_from_its_records(tmp_path):
     own = [{"name": "mse", "title": "squared error", "heading": "MSE", "higher_is_better": False}]
     made_up = records.record() | {"metrics": own}
     for part in ("dense", "compressed"):
         sizes = {name: made_up[part][name] for name in ("params", "bytes")}
         made_up[part] = sizes | {"mse": 2.0}
+    made_up |= {"validation": {"mse": 2.5}}
+    made_up |= {"standard_errors": records.NO_ERRORS}
     store.save(made_up, tmp_path)
     frame = store.load(tmp_path)
     meaning = Metric("mse", "squared error", "MSE", higher_is_better=False)

@@ -230,7 +230,7 @@ def test_all_records_of_a_sweep_are_there(tmp_path):
     [
         ('{"schema": 1', "delimiter"),
         ("[1]", "mapping of fields, not list"),
-        ('{"schema": 2}', "lacks key, config"),
+        ('{"schema": 3}', "lacks key, config"),
     ],
 )
 def test_a_broken_record_names_itself(tmp_path, text, reason):
@@ -255,7 +255,7 @@ def test_nan_in_a_file_and_another_schema_are_broken_too(tmp_path):
     with pytest.raises(ValueError, match=r"compressed\.kl is nan"):
         store.load(tmp_path)
     path.write_text(json.dumps(records.record() | {"schema": 99}))
-    with pytest.raises(ValueError, match="schema=99 is not the known one, 2"):
+    with pytest.raises(ValueError, match="schema=99 is not the known one, 3"):
         store.load(tmp_path)
 
 
@@ -284,9 +284,9 @@ def test_norm_calibration_and_bits_are_columns(tmp_path):
 def test_a_record_of_an_older_lowrank_is_refused_wherever_it_is_met(tmp_path):
     """One that counted as measured would stop the report of a sweep that was measured on."""
     path = store.save(records.record(), tmp_path)
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2'))
     for meet in (lambda: store.load(tmp_path), lambda: store.exists(path.stem, tmp_path)):
-        with pytest.raises(ValueError, match="schema=1 .* has to be measured again.* Move it away"):
+        with pytest.raises(ValueError, match="schema=2 .* has to be measured again.* Move it away"):
             meet()
 
 

@@ -134,6 +134,7 @@ def test_the_task_says_by_which_measure_it_judges(tmp_path, names):
     metrics = records.plain([Metric(name, name, name) for name in names])
     values = dict.fromkeys(reversed(names), 0.5)
     made_up = records.record("svd", 1) | {"metrics": metrics}
+    made_up |= {"validation": values, "standard_errors": records.NO_ERRORS}
     dense, sizes = values | {"params": 1, "bytes": 4}, {"params": 1, "bytes": 4}
     store.save(made_up | {"compressed": values | sizes, "dense": dense}, tmp_path)
     assert first_measure(store.load(tmp_path)) == names[0]

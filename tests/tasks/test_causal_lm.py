@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lowrank.model.batch import together
 from lowrank.point import evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
-from lowrank.tasks.token_sequences import IGNORED
+from lowrank.tasks.class_metrics import IGNORED
 
 CONF = Path(__file__).parents[2] / "conf"
 TASK = CausalLM(
@@ -344,10 +344,12 @@ def test_the_reference_case(monkeypatch, tmp_path):
     with initialize_config_dir(str(CONF), version_base=None):
         task = instantiate(compose(overrides=["+task=stories260k"]).task, _convert_="all")
     protocol = task.protocol()
-    assert (protocol["test_inputs"], protocol["tokens"]) == (762, 762 * 512)
-    assert protocol["predicted_tokens"] == 762 * 511
-    assert [len(task.split(name)) for name in ("calibration", "validation")] == [64, 32]
-    few = replace(task, test=replace(task.test, split="validation[:100]"))
+    assert (len(task.whole_test()), protocol["tokens"]) == (762, 762 * 512)
+    assert protocol["predicted_tokens"] == 635 * 511
+    sizes = {"calibration": 64, "validation": 127, "test": 635}
+    assert {name: len(task.split(name)) for name in sizes} == sizes
+    texts = replace(task.test, split="validation[:100]")
+    few = replace(task, test=texts, validation_from="train")
     assert evaluate(few.model(), few, batch_size=8).metrics["perplexity"] < 5
 
 

@@ -361,8 +361,9 @@ def test_the_digits_are_learnt(name):
 
 def wrong(task, count):
     model, done, errors = task.model(), 0, 0
+    assert (len(task.split("test")), len(task.split("train"))) == (8000, 50_000)
     with torch.inference_mode():
-        for batch in task.split("test").batches(50):
+        for batch in task.whole_test().batches(50):
             inputs, targets = batch.only, batch.targets
             errors += int((model(inputs).argmax(1) != targets).sum())
             done += len(targets)

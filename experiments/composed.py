@@ -1,0 +1,51 @@
+"""Programs that Hydra composes the options of, and that end an error with one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from experiments.yaml_folders import CONF
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Hydra's environment variable for errors with their traceback.
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def composed(program: Callable[[DictConfig], None], name: str) -> None:
+    """Run a program on its options, those of ``conf/<name>/<name>.yaml`` and the command line.
+
+    Raises:
+        SystemExit: with one line, what is wrong with the options, or the ValueError or OSError of
+            the program after its name.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    def run(config: DictConfig) -> None:
+        try:
+            program(config)
+        except (ValueError, OSError) as error:
+            sys.exit(f"{name}: {on_one_line(error)}")
+
+    start = hydra.main(version_base=None, config_path=str(CONF / name), config_name=name)
+    asked = os.environ.get(FULL_ERROR)
+    # Else Hydra prints its errors itself, in several lines.
+    os.environ[FULL_ERROR] = "1"
+    try:
+        start(run)()
+    except (HydraException, OmegaConfBaseException) as error:
+        if asked == "1":
+            raise
+        sys.exit(on_one_line(error))
+
+
+def on_one_line(error: Exception) -> str:
+    """The text of an error on one line, without control characters from names in records."""
+    text = " ".join(str(error).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -1,0 +1,95 @@
+"""Published tables beside ours: `python -m experiments.reproduce --help` says how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.composed import composed
+from experiments.output import read_by_others
+from experiments.required import REPORTS, require
+from experiments.yaml_folders import check_own
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from experiments.reproduction.entry import Entry
+
+EVERY = "all"
+MEASURE = ("none", "here", "all")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The fields of conf/reproduce/reproduce.yaml, which says what each is."""
+
+    table: str | None
+    measure: str
+    out: str
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURE:
+            raise ValueError(f"measure={self.measure!r} must be one of {', '.join(MEASURE)}")
+        if not isinstance(self.out, str) or not self.out:
+            raise ValueError(f"out={self.out!r} must be the name of a folder")
+
+
+def main() -> None:
+    """The reproductions of the command line; an error is one line on stderr."""
+    require("lowrank reproduce", "hydra", "pydantic", *REPORTS)
+    check_own()
+    composed(reproduce, "reproduce")
+
+
+def reproduce(config: DictConfig) -> None:
+    """Run and compare the table that `config` names, or show the state of all.
+
+    Raises:
+        ValueError: an option or an entry cannot be, or a record is broken.
+    """
+    from experiments.reproduction import entry, overview
+    from lowrank.records import store
+    from lowrank.reporting.table import write
+
+    asked = Asked(**config)  # type: ignore[arg-type]
+    # All of them, so that an error in one is found before another is run.
+    entries = {name: entry.load(name) for name in entry.names()}
+    if asked.table not in (None, EVERY):
+        entry.load(asked.table)  # of an unknown name, which says what names there are
+    out = Path(asked.out)
+    store.check_writable(out)
+    for name in entries:
+        if asked.table in (name, EVERY):
+            _one(name, entries[name], asked.measure, out)
+    text = overview.markdown(entries, out)
+    write(out / "README.md", text)
+    if asked.table is None:
+        print(text)
+
+
+def _one(table: str, entry: Entry, measure: str, out: Path) -> None:
+    from experiments.reproduction import compare, page, runs
+
+    failed = []
+    for name, run in entry.runs.items():
+        if measure == "all" or (measure == "here" and not run.needs):
+            try:
+                runs.start(table, name, run)
+            except ValueError as error:
+                # What is there is compared all the same.
+                failed.append(f"{table}: {error}")
+    frames = {name: runs.frame(table, name, run) for name, run in entry.runs.items()}
+    numbers = list(compare.rows(entry, frames))
+    orders = list(compare.orderings(entry, frames))
+    text = page.markdown(table, entry, numbers, orders)
+    paths = page.write(out, table, text, page.frame(numbers, orders))
+    print(text)
+    print(f"written to {', '.join(map(str, paths))}")
+    if failed:
+        raise ValueError("; ".join(failed))
+
+
+if __name__ == "__main__":
+    with read_by_others():
+        main()

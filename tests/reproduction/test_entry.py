@@ -1,0 +1,173 @@
+"""The registry of published tables: each entry can be, and a wrong one is refused by name."""
+
+import math
+import re
+
+import page_commands
+import pages
+import pytest
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from experiments.parts import make
+from experiments.reproduction import entry, runs
+from experiments.reproduction.programs import Program
+
+NAMES = entry.names()
+
+
+def one_model(argument: str) -> str:
+    """The first of several models, of whose points all that is asked here is alike."""
+    return argument.partition(",")[0] if argument.startswith("task.pretrained=") else argument
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """The points of a sweep by its arguments: their labels, and the folder of their records."""
+    known: dict[tuple[str, ...], list[tuple[str, str, float]]] = {}
+
+    def planned(arguments):
+        if tuple(arguments) not in known:
+            known[tuple(arguments)] = [
+                (str(job.folder), job.settings["method_name"], make(job.settings["method"]).level)
+                for job in page_commands.jobs([one_model(text) for text in arguments])
+            ]
+        return known[tuple(arguments)]
+
+    yield planned
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_runs_can_be_and_hold_what_its_rows_select(name, planned):
+    found = entry.load(name)
+    for key, run in found.runs.items():
+        if run.program:
+            assert isinstance(runs.program(run), Program)
+            continue
+        points = planned(run.sweep)
+        assert {folder for folder, *_ in points} == {str(runs.folder(name, key, run))}
+    selecting = [row for row in found.rows.values() if row.select]
+    members = [(one, m) for one in found.orderings.values() for m in one.of.values()]
+    for row, select in [(r, r.select) for r in selecting] + [(o, m.select) for o, m in members]:
+        run = found.run_of(row)
+        if run.program:
+            cases = list(runs.program(run).cases())
+            assert any(all(case.get(k) == v for k, v in select.items()) for case in cases), select
+        else:
+            assert any(fits(select, *labels) for _, *labels in planned(run.sweep)), select
+
+
+def fits(select, method, level) -> bool:
+    right_level = "level" not in select or math.isclose(select["level"], level, rel_tol=1e-9)
+    return select.get("method", method) == method and right_level
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_is_not_surer_than_its_source(name):
+    """Whatever is from memory alone says so where a reader sees it."""
+    source = entry.load(name).source
+    assert source.read in entry.READ and source.paper and source.where
+    if source.read in ("memory", "secondary"):
+        assert source.note
+
+
+def written(tmp_path, **changes):
+    table = {
+        "title": "A table",
+        "source": {"paper": "A. Author", "where": "table 1", "link": "x", "read": "text"},
+        "protocol": "p",
+        "differs": "d",
+        "runs": {"digits": {"sweep": ["sweep=mine"], "takes": "seconds"}},
+        "values": {
+            "error": {"heading": "e", "ours": "1 - top1", "tolerance": 0.1, "why": "w"},
+        },
+        "rows": {"a": {"published": {"error": 0.5}, "select": {"method": "svd"}}},
+    }
+    for place, value in changes.items():
+        *path, last = place.split("__")
+        inner = table
+        for part in path:
+            inner = inner[part]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(table))
+    return file
+
+
+def test_what_is_written_is_read(tmp_path):
+    found = entry.read(written(tmp_path))
+    assert found.rows["a"].published == {"error": 0.5}
+    assert found.run_of(found.rows["a"]).sweep_name == "mine"
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"protocol": None}, "protocol: Field required"),
+        ({"protocl": "p"}, "protocl: Unexpected"),
+        ({"values__error__tolerence": 1}, "values.error.tolerence: Unexpected"),
+        ({"values__error__tolerance": 0}, "tolerance=0.0 must be above 0"),
+        ({"values__error__better": "more"}, "'lower' or 'higher'"),
+        ({"source__read": "hearsay"}, "source.read: Input should be 'text'"),
+        ({"rows__a__published": {"eror": 1}}, "rows.a.published names 'eror': there are error"),
+        ({"rows__a__published": {"error": "low"}}, "rows.a.published.error"),
+        ({"rows__a__select": None}, "either select, or left"),
+        ({"rows__a__left": "too long"}, "either select, or left"),
+        ({"rows__a__run": "mnist"}, "rows.a.run names 'mnist': there are digits"),
+        ({"rows__a__disputed": {"rank": "x"}}, "disputed names 'rank'"),
+        ({"runs__digits__sweep": ["task=digits"]}, "must have experiment=… or sweep=…"),
+        ({"runs__digits__program": {"_target_": "x"}}, "either a sweep or a program"),
+        ({"runs__more": {"sweep": ["sweep=b"], "takes": "s"}}, "must say which of digits, more"),
+        ({"rows": {}}, "neither rows nor orderings"),
+        (
+            {"orderings": {"o": {"value": "error", "of": {}}}},
+            "an ordering is of two methods at least",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_entry_is_refused_in_one_line_that_names_file_and_field(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        entry.read(written(tmp_path, **changes))
+    text = str(refused.value)
+    assert text.startswith(f"{tmp_path / 'mine.yaml'}: ") and "\n" not in text
+
+
+def test_an_ordering_without_a_direction_is_refused(tmp_path):
+    two = {name: {"published": 1.0, "select": {"method": name}} for name in ("a", "b")}
+    with pytest.raises(ValueError, match="values.error.better is missing"):
+        entry.read(written(tmp_path, orderings={"o": {"value": "error", "of": two}}))
+
+
+def test_text_that_is_no_yaml_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_text("title: [")
+    with pytest.raises(ValueError, match="bad.yaml"):
+        entry.read(tmp_path / "bad.yaml")
+
+
+def test_a_table_that_is_not_there_is_said():
+    with pytest.raises(ValueError, match="there is no table 'nothing': there are .*candes2011"):
+        entry.load("nothing")
+
+
+def test_the_tables_of_the_user_are_found(tmp_path, monkeypatch):
+    folder = tmp_path / "conf" / "reproduction"
+    folder.mkdir(parents=True)
+    written(folder)
+    monkeypatch.chdir(tmp_path)
+    assert "mine" in entry.names() and entry.load("mine").title == "A table"
+
+
+def test_the_entry_that_the_page_shows_can_be(tmp_path):
+    page = pages.DOCS / "how-to-reproduce-a-table.md"
+    table, orders = pages.blocks(page, "yaml")
+    file = tmp_path / "shown.yaml"
+    file.write_text(table)
+    assert set(entry.read(file).rows) == {"LeNet-300-100 pruned", "AlexNet pruned"}
+    joined = yaml.safe_load(table) | {"rows": {}} | yaml.safe_load(orders)
+    file.write_text(yaml.safe_dump(joined))
+    assert len(entry.read(file).orderings) == 1
