@@ -3,11 +3,13 @@ BIN := .venv/bin
 # What is installed: what a sweep and its report need, and what tests and checks need besides.
 SWEEP := .venv/.sweep
 DEV := .venv/.dev
+# And what the site needs.
+DOCS := .venv/.docs
 
 # Of the model of causal_lm.
 NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))
 
-.PHONY: sweep causal_lm test test-browser test-environments test-all check clean
+.PHONY: sweep causal_lm test test-browser test-environments test-all check docs clean
 
 sweep: $(SWEEP)  ## the main job: every method on the digits, then a figure and a table
 	$(BIN)/python -m experiments.sweep experiment=digits
@@ -30,19 +32,22 @@ test-environments: $(DEV)  ## those that install the library anew, in minutes
 test-browser: $(DEV)  ## those in Chromium (Debian: apt-get install chromium); skipped without it
 	$(BIN)/python -m pytest -m browser
 
-test-all: test test-browser test-environments  ## all tests
+test-all: test test-browser test-environments docs  ## all tests, and the site with its links
 
 check: $(DEV)  ## linter, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(DOCS)  ## the site, into site/: these pages, all methods, results and the API
+	$(BIN)/python -m manual
+
 # The marks are written last: a set-up that was interrupted is done again from the start.
 .venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	touch $@
 
-$(SWEEP) $(DEV): .venv/.%: .venv/.made
+$(SWEEP) $(DEV) $(DOCS): .venv/.%: .venv/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@
 

@@ -17,6 +17,11 @@ PROGRAMS = ("python ", "make ", "pip ", "git ", "cd ", ". ")
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
+# A block that ends in an error, and what it says.
+_REFUSED = re.compile(
+    r"^```(python|sh)\n([^`]*?)^```\n\n```text\n((?:\w+Error: |Nothing was run|Could not).*?)^```$",
+    flags=re.DOTALL | re.MULTILINE,
+)
 _BEFORE = re.compile(r"^\| before \|.*\n(?:\|.*\n)+", flags=re.MULTILINE)
 _FIRST_CELL = re.compile(r"^\|[^|]*\|", flags=re.MULTILINE)
 
@@ -36,6 +41,12 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for own, text in _BLOCK.findall(page.read_text()) if own == language]
 
 
+def refused(page: Path, language: str) -> dict[str, str]:
+    """The blocks of a page that end in an error, and what that is, on one line."""
+    found = _REFUSED.findall(page.read_text())
+    return {text: " ".join(error.split()) for own, text, error in found if own == language}
+
+
 def prose(page: Path) -> str:
     """A page without its blocks, and without what tables say was before."""
     text = _BLOCK.sub("", page.read_text())
@@ -48,8 +59,9 @@ def inline(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page in their order, each on one line; `a && b` are two."""
-    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    """The commands of a page that can be, in their order, on one line; `a && b` are two."""
+    runs = [block for block in blocks(page, "sh") if block not in refused(page, "sh")]
+    lines = "".join(runs).replace("\\\n", " ").splitlines()
     lines += [code for code in inline(page) if code.startswith(PROGRAMS)]
     found = []
     for line in lines:

@@ -154,6 +154,20 @@ def test_cheap_commands_run(page, tmp_path):
     assert [*tmp_path.glob("results/runs/*/*.json")]
 
 
+REFUSING = [(page, *pair) for page in PAGES for pair in pages.refused(page, "sh").items()]
+
+
+@pytest.mark.parametrize("page, command, error", REFUSING, ids=lambda value: str(value)[:60])
+def test_commands_are_refused_as_the_page_says(page, command, error, tmp_path):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode != 0 and not [*tmp_path.glob("results/runs/*/*.json")]
+    assert error in " ".join((ended.stdout + ended.stderr).split())
+
+
 def test_the_commands_of_the_readme_are_run():
     assert [module for module, *_ in RUN[ROOT / "README.md"]] == [
         "experiments.sweep",

@@ -1,0 +1,1 @@
+"""The manual: a site made of the pages in docs/, of the library's docstrings and of results/."""

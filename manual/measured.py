@@ -1,0 +1,95 @@
+"""The tables of results/: what was measured of each method, on which task and in which metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.parts import make
+from lowrank.metrics.metric import NONE, Metric
+from lowrank.records.columns import COSTS, level_text
+from manual.catalogue import CONF, ROOT
+
+RESULTS = ROOT / "results"
+# A sweep of fewer methods is no choice among them.
+FEWEST = 8
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The points of one sweep.
+
+    Attributes:
+        folder: in results/, and the experiment that makes it.
+        title: task, model and recovery.
+        metric: that by which the task judges.
+        size: the measure of size of the sweep's report, a key of `COSTS`.
+        points: a row for each method, norm and level, as in the CSV.
+    """
+
+    folder: str
+    title: str
+    metric: Metric
+    size: str
+    points: pd.DataFrame
+
+    @property
+    def compares(self) -> bool:
+        """Whether the sweep is of enough methods to choose among them."""
+        return len(set(self.points["method"])) >= FEWEST
+
+    def of(self, method: str) -> pd.DataFrame:
+        """The points of a method, from the largest to the smallest."""
+        own: Any = self.points[self.points["method"] == method]
+        return own.sort_values(self.size, ascending=COSTS[self.size].higher_is_better)
+
+    def quality(self, point: Any) -> str:
+        """The metric of a point as text, with its spread over seeds."""
+        return self.metric.text(*(float(point[name]) for name in self._value))
+
+    def cost(self, point: Any, name: str) -> str:
+        """A measure of cost as text; a dash where it was not measured."""
+        if name not in point:
+            return NONE
+        shown = COSTS.get(name) or Metric(name, name, name, "ratio")
+        return shown.text(float(point[name])) + ("×" if shown.scale == "ratio" else "")
+
+    @property
+    def _value(self) -> tuple[str, str]:
+        return self.metric.name, f"{self.metric.name}_std"
+
+
+def level(point: Any) -> str:
+    return level_text(point["level"])
+
+
+def measured() -> list[SweepResult]:
+    """The sweeps with a table of points in results/ and an experiment of that name."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return [
+            _measured(folder.name, table)
+            for folder in sorted(RESULTS.iterdir())
+            if (CONF / "experiment" / f"{folder.name}.yaml").is_file()
+            for table in sorted(folder.glob("*-points.csv"))
+        ]
+
+
+def _measured(folder: str, table: Any) -> SweepResult:
+    config = compose("config", [f"experiment={folder}"])
+    task = make(OmegaConf.to_container(config.task, resolve=True))  # type: ignore[arg-type]
+    metric, points = task.judged_by()[0], pd.read_csv(table)
+    for column in (f"{metric.name}_std", "norm"):
+        if column not in points:
+            points[column] = None
+    caption = table.with_suffix(".md").read_text(encoding="utf-8")
+    return SweepResult(
+        folder=folder,
+        title=caption.partition(":")[0],
+        metric=metric,
+        size=next(name for name in points if name in COSTS),
+        points=points,
+    )
