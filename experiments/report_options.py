@@ -27,6 +27,9 @@ class Options:
     close_up: float | None
     layers_at: float | None
     spectra: bool
+    methods: tuple[str, ...] | None
+    paper: str | float | None
+    font_size: float | None
 
     def __post_init__(self) -> None:
         for name in ("experiment", "runs", "out"):
@@ -43,11 +46,36 @@ class Options:
             value = getattr(self, name)
             if value is not None and not _is_above_zero(value):
                 raise ValueError(f"{name}={value!r} must be a number above 0, or null for none")
+        self._check_methods()
+        self._check_paper()
         if not isinstance(self.spectra, bool):
             raise ValueError(f"spectra={self.spectra!r} must be true or false")
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()
+
+    def _check_methods(self) -> None:
+        names = self.methods
+        if names is None:
+            return
+        if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+            given = list(names) if isinstance(names, tuple) else names
+            raise ValueError(f"methods={given!r} must be a list of names, or null for all")
+
+    def _check_paper(self) -> None:
+        from lowrank.reporting.plots import Paper
+
+        own = {} if self.font_size is None else {"font_size": self.font_size}
+        if self.paper is not None:
+            try:
+                Paper(self.paper, **own)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ValueError(f"paper={self.paper!r}: {error}") from error
+        elif own:
+            raise ValueError(
+                f"font_size={self.font_size!r} is that of figures for a paper: give paper=column, "
+                "paper=page or paper=<inches> too"
+            )
 
     def _check_out(self) -> None:
         """Raise ValueError for a link at `out`, which untrusted records may have brought along."""
@@ -73,6 +101,8 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
+    if isinstance(given["methods"], list):
+        given["methods"] = tuple(given["methods"])
     return Options(**given)
 
 

@@ -22,7 +22,6 @@ USES = {
     ),
     "huggingface_hub": ("lowrank.tasks", "Published('me/weights')"),
     "hydra": ("runpy", "run_module('experiments.sweep', run_name='__main__')"),
-    "jinja2": ("importlib", "import_module('lowrank.reporting.table')"),
     "joblib": ("runpy", "run_module('experiments.sweep', run_name='__main__')"),
     "lm_eval": ("lowrank.point", "MeasureSettings(harness_tasks=['arc_easy'])"),
     "matplotlib": ("importlib", "import_module('lowrank.reporting.plots')"),
@@ -38,7 +37,7 @@ USES = {
     "transformers": ("lowrank.tasks.pretrained", "Pretrained('me/model', 'float32', None)"),
     "wandb": ("experiments.trackers", "WandbTracker('offline', 'project', 'folder')"),
 }
-REPORTS = {"pandas", "matplotlib", "jinja2", "tabulate"}
+REPORTS = {"pandas", "matplotlib", "tabulate"}
 # Programs with their arguments, and what they need; none of them gets so far as to do anything.
 PROGRAMS = {
     "experiments.sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,

@@ -12,7 +12,6 @@ EXTRAS = {
     "huggingface_hub": "tasks",
     "hqq": "peers",
     "hydra": "sweep",
-    "jinja2": "reports",
     "joblib": "sweep",
     "lm_eval": "harness",
     "matplotlib": "reports",

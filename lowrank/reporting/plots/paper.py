@@ -95,7 +95,8 @@ def paper_curve(
     What the caption of the figure must say is `paper_caption`. Up to 8 methods share one pair of
     axes; more get a panel for each family, below one another in a column and side by side on a
     page, with the other methods in pale grey. The order of the names is that of the ends of the
-    lines. The width is exact; the height follows from the number of lines.
+    lines: x runs from weak to strong compression, so bits per weight run downward. The width is
+    exact; the height follows from the number of lines.
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
@@ -133,6 +134,8 @@ def paper_curve(
         for axes, family in zip(cells, panels, strict=True):
             draw(axes, curves, family)
         finish(cells[0], curves)
+        if not curves.x_measure.higher_is_better:
+            cells[0].invert_xaxis()  # Its lines end at fewer bits, where their names stand.
         _names_of_axes(figure, cells, across, curves, paper)
         for axes, family in zip(cells, panels, strict=True):
             if family is not None:

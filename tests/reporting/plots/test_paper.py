@@ -75,6 +75,16 @@ def test_lines_go_through_the_means_of_the_methods_asked_for(frame):
         assert line.get_xdata() == pytest.approx(own["compression_ratio"].to_numpy())
 
 
+@pytest.mark.parametrize("x", [BITS, "compression_ratio"])
+def test_names_stand_where_compression_is_strongest(texts, x):
+    (axes,) = plots.paper_curve(texts, x, "perplexity", methods=["rtn", "gptq"]).axes
+    for line in axes.get_legend_handles_labels()[0]:
+        pixels = axes.transData.transform(line.get_xydata())[:, 0]
+        assert list(pixels) == sorted(pixels)
+    dense = axes.transData.transform((32 if x == BITS else 1, 5))[0]
+    assert dense < pixels[0]
+
+
 def test_more_methods_than_can_be_told_apart_get_panels(frame):
     names = sorted(frame["method"].unique())
     assert len(plots.paper_curve(frame, methods=names[:MOST_LABELLED]).axes) == 1
