@@ -28,6 +28,7 @@ USES = {
     "pandas": ("lowrank.records.store", "load_both('.')"),
     "sklearn": ("lowrank.tasks", "Digits()"),
     "tabulate": ("importlib", "import_module('lowrank.reporting.captions')"),
+    "tensorboardX": ("experiments.trackers", "TensorBoardTracker('folder')"),
     "threadpoolctl": ("lowrank.point", "computing(seed=0, threads=1).__enter__()"),
     "torchao": (
         "experiments.benchmarks.peer_methods.torchao_rounding",

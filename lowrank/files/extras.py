@@ -18,6 +18,7 @@ EXTRAS = {
     "pandas": "reports",
     "sklearn": "tasks",
     "tabulate": "reports",
+    "tensorboardX": "sweep",
     "threadpoolctl": "sweep",
     "torchao": "peers",
     "torchmetrics": "tasks",
