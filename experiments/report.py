@@ -51,7 +51,7 @@ def report(config: DictConfig) -> None:
 
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
-    parts = fitting(chosen, comparisons(frame))
+    parts = fitting(chosen, of_methods(chosen, comparisons(frame)))
     store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own, summary in parts:
@@ -65,6 +65,24 @@ def report(config: DictConfig) -> None:
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
+
+
+def of_methods(
+    chosen: Options, parts: list[tuple[str, pd.DataFrame]]
+) -> list[tuple[str, pd.DataFrame]]:
+    """The comparisons with the chosen methods only, those without one of them left out.
+
+    Raises:
+        ValueError: a method has no record.
+    """
+    if chosen.methods is None:
+        return parts
+    found = sorted({name for _, part in parts for name in part["method"]})
+    unknown = [name for name in chosen.methods if name not in found]
+    if unknown:
+        raise ValueError(f"no record has method {unknown[0]!r}: there are {', '.join(found)}")
+    kept = [(name, part[part["method"].isin(chosen.methods)]) for name, part in parts]
+    return [(name, part) for name, part in kept if len(part)]  # type: ignore[misc]
 
 
 def fitting(
@@ -123,10 +141,13 @@ def tabulate(
 
 def draw(chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
     """Write the figures of one comparison."""
+    from experiments.paper import print_curves
     from lowrank.reporting import plots
 
     for kind, figure in figures(chosen, name, part, layers):
         yield from plots.save(figure, Path(chosen.out) / f"{name}-{kind}")
+    if chosen.paper is not None:
+        yield from print_curves(chosen, name, part, views(chosen, part))
 
 
 def figures(
@@ -137,21 +158,16 @@ def figures(
     from lowrank.reporting.captions import title
 
     metric, size = str(chosen.metric), str(chosen.size)
-    against = SIZES.get(size, size.replace("_", "-"))
-    yield against, plots.quality_curve(part, size, metric)
-    if chosen.close_up is not None:
-        close = plots.quality_curve(part, size, metric, span=chosen.close_up)
-        yield f"{against}-close-up", close
+    for kind, (x, span) in views(chosen, part).items():
+        yield kind, plots.quality_curve(part, x, metric, span=span)
+    for x in costs(part):
+        if not is_held(part, x):
+            print(f"{name}: no figure against {x}, {DENSE if x.startswith('speedup') else NOWHERE}")
     if len(part["norm"].unique()) > 1:
         try:
             yield "norms", plots.norm_figure(part, size, metric)
         except ValueError as error:
             print(f"{name}: no figure of the norms: {error}")
-    for x in costs(part):
-        if x not in part or all(part[x].isna()):
-            print(f"{name}: no figure against {x}, {DENSE if x.startswith('speedup') else NOWHERE}")
-            continue
-        yield x.replace("_", "-"), plots.quality_curve(part, x, metric)
     try:
         yield "layers", plots.layer_figure(layers, at=chosen.layers_at)
     except ValueError as error:
@@ -174,6 +190,21 @@ def explore(chosen: Options, frame: pd.DataFrame, layers: pd.DataFrame) -> Path:
     title = Path(chosen.runs).resolve().name
     page = explorer.page(frame, layers, command_of_each(frame), title)
     return write(Path(chosen.out) / "explorer.html", page)
+
+
+def views(chosen: Options, part: pd.DataFrame) -> dict[str, tuple[str, float | None]]:
+    """The figures of quality: the end of the name of each → its x and, of a close-up, its span."""
+    size = str(chosen.size)
+    against = SIZES.get(size, size.replace("_", "-"))
+    found: dict[str, tuple[str, float | None]] = {against: (size, None)}
+    if chosen.close_up is not None:
+        found[f"{against}-close-up"] = size, chosen.close_up
+    return found | {x.replace("_", "-"): (x, None) for x in costs(part) if is_held(part, x)}
+
+
+def is_held(part: pd.DataFrame, column: str) -> bool:
+    """Whether a record holds a value of a column."""
+    return column in part and not all(part[column].isna())
 
 
 def costs(part: pd.DataFrame) -> list[str]:

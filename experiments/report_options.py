@@ -28,6 +28,9 @@ class Options:
     layers_at: float | None
     spectra: bool
     html: bool
+    methods: tuple[str, ...] | None
+    paper: str | float | None
+    font_size: float | None
 
     def __post_init__(self) -> None:
         for name in ("experiment", "runs", "out"):
@@ -47,9 +50,34 @@ class Options:
         for name in ("spectra", "html"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        self._check_methods()
+        self._check_paper()
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()
+
+    def _check_methods(self) -> None:
+        names = self.methods
+        if names is None:
+            return
+        if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+            given = list(names) if isinstance(names, tuple) else names
+            raise ValueError(f"methods={given!r} must be a list of names, or null for all")
+
+    def _check_paper(self) -> None:
+        from lowrank.reporting.plots import Paper
+
+        own = {} if self.font_size is None else {"font_size": self.font_size}
+        if self.paper is not None:
+            try:
+                Paper(self.paper, **own)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ValueError(f"paper={self.paper!r}: {error}") from error
+        elif own:
+            raise ValueError(
+                f"font_size={self.font_size!r} is that of figures for a paper: give paper=column, "
+                "paper=page or paper=<inches> too"
+            )
 
     def _check_out(self) -> None:
         """Raise ValueError for a link at `out`, which untrusted records may have brought along."""
@@ -75,6 +103,8 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
+    if isinstance(given["methods"], list):
+        given["methods"] = tuple(given["methods"])
     return Options(**given)
 
 

@@ -7,7 +7,7 @@ import sys
 from lowrank.files.extras import MissingExtra, need
 
 # Of whatever draws or tabulates; see `lowrank.reporting`.
-REPORTS = ("pandas", "matplotlib", "jinja2", "tabulate")
+REPORTS = ("pandas", "matplotlib", "tabulate")
 
 
 def require(program: str, *libraries: str) -> None:

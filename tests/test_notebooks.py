@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on records, and say what to do when there are none."""
+"""The notebooks run from top to bottom, without a warning, and show what they tell of."""
 
 import os
 from pathlib import Path
@@ -11,22 +11,35 @@ from nbclient.exceptions import CellExecutionError
 
 from lowrank.records import store
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "explore_results.ipynb"
+FOLDER = Path(__file__).parent.parent / "notebooks"
+EXPLORE = FOLDER / "explore_results.ipynb"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# Of those that train and compress the digits: what they show, and what they print.
+SHOWN = {
+    "adapt_with_lora": ({"text/html": 1}, ["the same outputs, bit for bit: True"]),
+    "add_a_method": ({"image/svg+xml": 1}, ["| Interpolative ", "| TruncatedSVD "]),
+    "choose_under_a_budget": ({"text/html": 3}, ["bytes in the file; test top-1"]),
+}
 
 # jupyter_client leaves closing its sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
-def execute(runs):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    environment = {**os.environ, "LOWRANK_RUNS": str(runs)}
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": runs.parent}})
-    return client.execute(env=environment)
+def execute(path, where, **environment):
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": where}})
+    return client.execute(env={**os.environ, **environment})
 
 
-def test_it_is_committed_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def explored(runs):
+    return execute(EXPLORE, runs.parent, LOWRANK_RUNS=str(runs))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_it_is_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
+    assert notebook.cells[0].source.startswith("# ")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code
     assert not any(cell.outputs or cell.execution_count for cell in code)
@@ -40,14 +53,28 @@ def shown(executed):
     return [kind for output in outputs for kind in output.get("data", {})], printed
 
 
-def test_it_runs_on_records_and_shows_its_figures(tmp_path):
+@pytest.mark.parametrize("name", SHOWN)
+def test_it_runs_on_the_digits_and_leaves_nothing_behind(name, tmp_path, cache):
+    kinds, texts = SHOWN[name]
+    there, printed = shown(execute(FOLDER / f"{name}.ipynb", tmp_path, LOWRANK_CACHE=str(cache)))
+    assert {kind: there.count(kind) for kind in kinds} == kinds
+    assert all(text in printed for text in texts), printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_notebook_is_run():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*SHOWN, EXPLORE.stem}
+
+
+def test_records_are_explored_with_their_figures(tmp_path):
     methods = ("svd", "magnitude", "random", "uniform")
-    kinds, _ = shown(execute(records.write(tmp_path / "runs", seeds=2, methods=methods)))
-    assert kinds.count("image/svg+xml") == 7
+    kinds, printed = shown(explored(records.write(tmp_path / "runs", seeds=2, methods=methods)))
+    assert kinds.count("image/svg+xml") == 7 and kinds.count(WIDGET) == 1
     assert kinds.count("text/markdown") == 1
+    assert "Lines go through the means of 2 seeds" in printed
 
 
-def test_it_runs_on_a_language_model_in_several_norms_that_was_not_timed(tmp_path):
+def test_records_of_a_language_model_in_several_norms_that_was_not_timed(tmp_path):
     for step in range(3):
         for norm in ("identity", "full"):
             made_up = records.text_record("gptq", step)
@@ -55,21 +82,21 @@ def test_it_runs_on_a_language_model_in_several_norms_that_was_not_timed(tmp_pat
             config = made_up["config"] | {"norm": {"moment": norm}}
             made_up |= {"config": config, "key": store.key(config), "norm": norm}
             store.save(made_up, tmp_path / "runs")
-    kinds, printed = shown(execute(tmp_path / "runs"))
+    kinds, printed = shown(explored(tmp_path / "runs"))
     assert kinds.count("image/svg+xml") == 5 and kinds.count("text/markdown") == 1
     assert "perplexity" in printed and "no speedup was measured" in printed
 
 
-def test_it_runs_on_one_point_that_runs_as_dense(tmp_path):
+def test_the_record_of_one_point_that_runs_as_dense(tmp_path):
     made_up = records.record("uniform", 1)
     for latency in made_up["latency"]:
         latency |= {"speedup": None, "speedup_low": None, "speedup_high": None}
     store.save(made_up, tmp_path / "runs")
-    kinds, printed = shown(execute(tmp_path / "runs"))
+    kinds, printed = shown(explored(tmp_path / "runs"))
     assert kinds.count("image/svg+xml") == 5 and "no speedup was measured" in printed
 
 
 def test_without_records_it_says_how_to_make_them(tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(CellExecutionError, match=r"no records in .*make sweep"):
-        execute(tmp_path / "runs")
+        explored(tmp_path / "runs")

@@ -89,6 +89,31 @@ def test_the_page_of_the_explorer_is_written_if_asked_for(tmp_path, run, quick, 
     }
 
 
+def test_figures_for_a_paper_of_some_methods(tmp_path, run, capsys):
+    records.write(tmp_path / "runs", 1, ("svd", "uniform", "random"))
+    own = ("methods=[svd,uniform]", "paper=4", "font_size=9")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *own)
+    printed = capsys.readouterr().out
+    assert "| uniform" in printed and "random" not in printed
+    kinds = ("compression", "compression-close-up", "theoretical-speedup", "speedup-b1")
+    for kind in kinds:
+        start = tmp_path / "out" / f"digits-mlp-{kind}-paper"
+        svg = start.with_suffix(".svg").read_text()
+        assert 'width="288pt"' in svg and ">uniform</text>" in svg and ">random<" not in svg
+        latex = start.with_suffix(".tex").read_text()
+        assert f"{{{start.name}.pdf}}" in latex and start.with_suffix(".pdf").exists()
+        assert r"\caption{digits, mlp, without recovery: top-1 accuracy" in latex
+    layers = pd.read_csv(tmp_path / "out" / "digits-mlp-layers.csv")
+    assert set(layers["method"]) == {"svd", "uniform"}
+
+
+def test_a_method_without_a_record_ends_the_report(tmp_path, run):
+    records.write(tmp_path / "runs", 1, ("svd",))
+    with pytest.raises(ValueError, match="no record has method 'gptq': there are svd"):
+        run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "methods=[svd,gptq]")
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_path, run, capsys):
     for recovery in ("none", "finetune"):
         made_up = records.record("svd", 1, 0, recovery={"name": recovery})
@@ -113,6 +138,10 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
         (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
         (["html=page"], "report: html='page' must be true or false"),
         (["layers_at=many"], "report: layers_at='many' must be a number above 0"),
+        (["methods=svd"], "report: methods='svd' must be a list of names, or null for all"),
+        (["paper=colum"], "report: paper='colum': width='colum' must be column or page, or inches"),
+        (["paper=page", "font_size=3"], "report: paper='page': font_size=3 must be points of"),
+        (["font_size=9"], "report: font_size=9 is that of figures for a paper: give paper=column"),
         (["metric=[top1"], "no viable alternative at input '[top1'"),
     ],
 )
@@ -129,11 +158,11 @@ def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overri
 
 def test_a_language_model_is_shown_in_perplexity_against_bits_with_its_norms(tmp_path, run, capsys):
     records.write_texts(tmp_path / "runs", methods=records.NINE)
-    settings = ("metric=perplexity", "size=layers_bits_per_weight", "spectra=false")
+    settings = ("metric=perplexity", "size=layers_bits_per_weight", "spectra=false", "paper=page")
     run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *settings)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     figures = {f"stories-llama-{name}.png" for name in ("bits-per-weight", "norms")}
-    figures |= {"stories-llama-bits-per-weight-close-up.png"}
+    figures |= {"stories-llama-bits-per-weight-close-up.png", "stories-llama-norms-paper.pdf"}
     assert figures | {"stories-llama-norms.csv", "stories-llama-norms.md"} <= written
     assert not [name for name in written if "compression" in name]
     printed = capsys.readouterr().out

@@ -22,13 +22,13 @@ USES = {
     ),
     "huggingface_hub": ("lowrank.tasks", "Published('me/weights')"),
     "hydra": ("runpy", "run_module('experiments.sweep', run_name='__main__')"),
-    "jinja2": ("importlib", "import_module('lowrank.reporting.table')"),
     "joblib": ("runpy", "run_module('experiments.sweep', run_name='__main__')"),
     "lm_eval": ("lowrank.point", "MeasureSettings(harness_tasks=['arc_easy'])"),
     "matplotlib": ("importlib", "import_module('lowrank.reporting.plots')"),
     "pandas": ("lowrank.records.store", "load_both('.')"),
     "sklearn": ("lowrank.tasks", "Digits()"),
     "tabulate": ("importlib", "import_module('lowrank.reporting.captions')"),
+    "tensorboardX": ("experiments.trackers", "TensorBoardTracker('folder')"),
     "threadpoolctl": ("lowrank.point", "computing(seed=0, threads=1).__enter__()"),
     "torchao": (
         "experiments.benchmarks.peer_methods.torchao_rounding",
@@ -38,7 +38,7 @@ USES = {
     "transformers": ("lowrank.tasks.pretrained", "Pretrained('me/model', 'float32', None)"),
     "wandb": ("experiments.trackers", "WandbTracker('offline', 'project', 'folder')"),
 }
-REPORTS = {"pandas", "matplotlib", "jinja2", "tabulate"}
+REPORTS = {"pandas", "matplotlib", "tabulate"}
 # Programs with their arguments, and what they need; none of them gets so far as to do anything.
 PROGRAMS = {
     "experiments.sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,

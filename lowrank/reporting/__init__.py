@@ -6,4 +6,4 @@ Raises:
 
 from lowrank.files.extras import need
 
-need("figures and tables", "pandas", "matplotlib", "jinja2", "tabulate")
+need("figures and tables", "pandas", "matplotlib", "tabulate")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.files.atomic import replacing
 from lowrank.files.paths import as_path
+from lowrank.reporting import latex
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,20 +53,8 @@ class Table:
         return f"{_markdown(self.caption)}\n\n{text}\n"
 
     def to_latex(self) -> str:
-        """A table environment in the style of booktabs (``\\usepackage{booktabs}``)."""
-        bold = self.best.map(lambda best: "textbf:--rwrap;" if best else "")
-        cells = self.cells.map(_latex).rename(columns=_latex)
-        bold.columns = cells.columns
-        return (
-            cells.style.hide(axis="index")
-            .apply(lambda _: bold, axis=None)
-            .to_latex(
-                hrules=True,
-                caption=_latex(self.caption),
-                column_format="l" * self.labels + "r" * (cells.shape[1] - self.labels),
-                position_float="centering",
-            )
-        )
+        """A table environment for ``\\usepackage{booktabs, siunitx}``; see `latex.table`."""
+        return latex.table(self.cells, self.best, self.caption, self.labels)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path.csv``, ``path.md`` and ``path.tex``, each whole or not at all."""
@@ -94,17 +83,6 @@ def _no_formula(cell: Any) -> Any:
 def _markdown(text: str) -> str:
     """Plain text with what Markdown would take for its own made harmless."""
     return "".join(f"\\{sign}" if sign in MARKUP else sign for sign in _on_one_line(text))
-
-
-def _latex(text: str) -> str:
-    """Plain text with what LaTeX would take for its own made harmless."""
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    signs |= {"“": "``", "”": "''", "<": r"\textless{}", ">": r"\textgreater{}"}
-    signs |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$", "|": r"\textbar{}"}
-    # At the start of a row these would belong to the line break before it.
-    signs |= {sign: f"{{{sign}}}" for sign in "[]*"}
-    return "".join(signs.get(sign, sign) for sign in _on_one_line(text))
 
 
 def _on_one_line(text: str) -> str:

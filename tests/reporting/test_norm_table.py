@@ -119,7 +119,7 @@ def test_the_caption_says_what_is_shown_and_latex_has_two_names_first(nine):
     assert "bits per weight (compressed layers" in table.caption
     assert "Dense model: 4.756." in table.caption
     text = table.to_latex()
-    assert r"\begin{tabular}{llrrrrr}" in text and r"2.31--2.58" in text
+    assert r"\begin{tabular}{llS[table-format=" in text and r"{2.31--2.58}" in text
     assert not set(text) & set("±×–")
 
 

@@ -105,9 +105,10 @@ def test_the_caption_tells_tuned_from_corrected_and_from_trained(frame):
 def test_latex_is_a_booktabs_table_with_nothing_left_unescaped(frame):
     text = summary_table(frame, steps=(2, 4, 8, 16, 32)).to_latex()
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
-    assert r"magnitude\_global & 95.60 $\pm$ 0.87" in text
-    assert r"\textbf{97.05 $\pm$ 0.40}" in text
-    assert r"2$\times$" in text and r"in \%" in text
+    assert r"magnitude\_global & 95.60 +- 0.87" in text
+    assert r"& \bfseries 97.05 +- 0.40 &" in text and r"& {--} &" in text
+    assert r"{2$\times$}" in text and r"in \%" in text
+    assert text.count("S[table-format=2.2(") == 5
     assert not set(text) & set("±×–")
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(body) == len(records.METHODS) + 1
@@ -187,7 +188,7 @@ def test_the_long_table_names_norms_and_begins_with_the_size(texts):
         *("method", "norm", "level", "bits per weight", "compression ratio")
     ]
     assert "First: bits per weight (compressed layers" in table.caption
-    assert r"\begin{tabular}{lllrr" in table.to_latex()
+    assert r"\begin{tabular}{lllS[table-format=2.2]S" in table.to_latex()
     entries = {(row["method"], float(row["level"])): row for row in table.values.to_dict("records")}
     assert entries["gptq", 3]["norm"] == "full"
     assert entries["gptq", 3]["perplexity"] == pytest.approx(7.869)

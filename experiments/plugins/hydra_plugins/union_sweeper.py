@@ -27,7 +27,7 @@ from experiments.composer import Composer
 from experiments.launching import launch_all
 from experiments.plan import SweepJob, check, pending, say_repeats, without_best
 from experiments.progress import Outcome, Progress, counting
-from experiments.trackers import log_curves
+from experiments.trackers import log_sweep
 from lowrank.files import atomic
 from lowrank.records import best, models
 from lowrank.records.claims import Claims
@@ -121,7 +121,7 @@ class UnionSweeper(Sweeper):
         again = [] if ended["failed"] else without_best(left)
         if again:
             ended["failed"] = self._run(again, len(again), composer)["failed"]
-        log_curves(left[0].settings)
+        log_sweep(left[0].settings)
         return ended
 
     def _run(self, jobs: list[SweepJob], total: int, composer: Composer) -> Counter[Outcome]:

@@ -3,6 +3,11 @@
 from lowrank.reporting.plots.break_even import break_even as break_even
 from lowrank.reporting.plots.layers import layer_figure as layer_figure
 from lowrank.reporting.plots.norms import norm_figure as norm_figure
+from lowrank.reporting.plots.paper import Paper as Paper
+from lowrank.reporting.plots.paper import only as only
+from lowrank.reporting.plots.paper import paper_caption as paper_caption
+from lowrank.reporting.plots.paper import paper_curve as paper_curve
+from lowrank.reporting.plots.paper import save_for_print as save_for_print
 from lowrank.reporting.plots.quality import quality_curve as quality_curve
 from lowrank.reporting.plots.spectra import spectra as spectra
 from lowrank.reporting.plots.style import Style as Style
