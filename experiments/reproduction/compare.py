@@ -208,7 +208,7 @@ def selected(frame: pd.DataFrame, select: Mapping[str, Any], place: str) -> pd.D
         if wanted is None:
             found = found[values.isna()]
         elif isinstance(wanted, int | float) and not isinstance(wanted, bool):
-            found = found[[_is_close(one, wanted) for one in values]]
+            found = found[values.map(lambda one, n=wanted: _is_close(one, n)).astype(bool)]
         else:
             found = found[values == wanted]
     if found["point"].nunique() > 1:
