@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NUMBER, ORDER = "number", "order"
 NONE = "–"
+# Of more numbers the reason why they have no verdict is given once, without their names.
+FEW = 6
 # Numbers outside are written with an exponent.
 SMALL, LARGE = 1e-3, 1e6
 
@@ -107,7 +109,10 @@ def _reasons(numbers: Sequence[Verdict]) -> str:
     for one in numbers:
         if one.why:
             found.setdefault(f"{one.verdict}: {one.why}", []).append(f"{one.place}, {one.column}")
-    return "\n".join(f"- {'; '.join(places)}: {why}." for why, places in found.items())
+    shown = {
+        why: "; ".join(of) if len(of) <= FEW else f"{len(of)} numbers" for why, of in found.items()
+    }
+    return "\n".join(f"- {places}: {why}." for why, places in shown.items())
 
 
 def _tolerances(entry: Entry, numbers: Sequence[Verdict]) -> str:
