@@ -63,7 +63,7 @@ def recorded(arguments, folder):
 
 def number(one, value, frame, select) -> float:
     found = compare.selected(frame, select, "here")
-    (ours,) = compare._evaluated(found, value.ours, "here")
+    (ours,) = compare.evaluated(found, value.ours, "here")
     return ours
 
 
