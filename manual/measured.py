@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from experiments.parts import make
 from lowrank.metrics.metric import NONE, Metric
 from lowrank.records.columns import COSTS, level_text
+from lowrank.tasks.class_metrics import class_metrics
+from lowrank.tasks.text_metrics import LIKELIHOOD
 from manual.catalogue import CONF, ROOT
 
 RESULTS = ROOT / "results"
+# Those by which tasks judge, of which a table has its own first. A task knows its metrics only with
+# its data, which the site is made without.
+METRICS = {metric.name: metric for metric in (*class_metrics(classes=2), *LIKELIHOOD)}
 # A sweep of fewer methods is no choice among them.
 FEWEST = 8
 
@@ -69,19 +72,19 @@ def level(point: Any) -> str:
 
 def measured() -> list[SweepResult]:
     """The sweeps with a table of points in results/ and an experiment of that name."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [
-            _measured(folder.name, table)
-            for folder in sorted(RESULTS.iterdir())
-            if (CONF / "experiment" / f"{folder.name}.yaml").is_file()
-            for table in sorted(folder.glob("*-points.csv"))
-        ]
+    return [
+        _measured(folder.name, table)
+        for folder in sorted(RESULTS.iterdir())
+        if (CONF / "experiment" / f"{folder.name}.yaml").is_file()
+        for table in sorted(folder.glob("*-points.csv"))
+    ]
 
 
-def _measured(folder: str, table: Any) -> SweepResult:
-    config = compose("config", [f"experiment={folder}"])
-    task = make(OmegaConf.to_container(config.task, resolve=True))  # type: ignore[arg-type]
-    metric, points = task.judged_by()[0], pd.read_csv(table)
+def _measured(folder: str, table: Path) -> SweepResult:
+    points = pd.read_csv(table)
+    metric = next((METRICS[name] for name in points if name in METRICS), None)
+    if metric is None:
+        raise ValueError(f"{table}: no column is one of {', '.join(METRICS)}: add it to METRICS")
     for column in (f"{metric.name}_std", "norm"):
         if column not in points:
             points[column] = None

@@ -199,7 +199,9 @@ def test_a_sweep_of_few_methods_is_no_choice(catalogue):
     assert "made_up" not in decision_table(list(catalogue.values()), [few])
 
 
-def test_the_tables_of_results_are_read():
+def test_the_tables_of_results_are_read_without_the_data_of_tasks(monkeypatch, tmp_path):
+    monkeypatch.delenv("LOWRANK_HUB", raising=False)
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path))
     read = {result.folder: result for result in measured()}
     digits = read["digits"]
     assert digits.metric.name == "top1" and digits.size == "compression_ratio"
