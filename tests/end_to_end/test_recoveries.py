@@ -40,9 +40,11 @@ def test_a_tuned_model_is_on_record_as_such_beside_an_untouched_dense_one(cache,
     ]
 
 
+# The first as pruned ResNets are reproduced, with convolutions and BatchNorm.
+TASKS = {"gradual": ("task=digits_cnn", "where=inner"), "lc": ("task=digits", "where=all")}
 OPTIONS = {
     "gradual": ("epochs=4", "learning_rate=0.005", "batch_size=64", "renewals=3"),
-    "lc": ("epochs=10", "learning_rate=0.05", "batch_size=32", "steps=10", "growth=2.5"),
+    "lc": ("epochs=20", "learning_rate=0.05", "batch_size=32", "steps=20", "growth=1.6"),
 }
 
 
@@ -50,10 +52,9 @@ OPTIONS = {
 def test_compression_in_the_loop_is_compared_with_a_dense_model_trained_as_long(
     name, cache, tmp_path
 ):
-    # As pruned ResNets are reproduced, on a small network with convolutions and BatchNorm.
     done = sweeps.run(
         cache,
-        *("task=digits_cnn", "where=inner", "method=magnitude_global", "method.sparsity=0.9"),
+        *(*TASKS[name], "method=magnitude_global", "method.sparsity=0.9"),
         *(f"recovery={name}", *(f"recovery.{option}" for option in OPTIONS[name])),
         *("save=all", f"results={tmp_path}"),
     )
