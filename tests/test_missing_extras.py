@@ -23,7 +23,7 @@ CALLED = {
     "pytest-xdist": "xdist",
 }
 # Comes with hydra; and what has an environment of its own, where extras are not.
-WITH_OTHERS = {"omegaconf", "hydra_plugins"}
+WITH_OTHERS = {"omegaconf", "yaml", "hydra_plugins"}
 ELSEWHERE = {"experiments/benchmarks/peer_methods/llm_compressor_worker.py"}
 
 

@@ -27,6 +27,7 @@ USES = {
     "lm_eval": ("lowrank.point", "MeasureSettings(harness_tasks=['arc_easy'])"),
     "matplotlib": ("importlib", "import_module('lowrank.reporting.plots')"),
     "pandas": ("lowrank.records.store", "load_both('.')"),
+    "pydantic": ("runpy", "run_module('experiments.reproduce', run_name='__main__')"),
     "sklearn": ("lowrank.tasks", "Digits()"),
     "tabulate": ("importlib", "import_module('lowrank.reporting.captions')"),
     "threadpoolctl": ("lowrank.point", "computing(seed=0, threads=1).__enter__()"),

@@ -180,10 +180,11 @@ def _ours(
     found = selected(frame, select, place)
     if found.empty:
         return Ours()
-    numbers = _evaluated(found, expression or value.ours, place)
+    numbers: Any = evaluated(found, expression or value.ours, place)
     error = NAN
     if value.standard_error and not _unknown(found, value.standard_error):
-        error = float(_evaluated(found, value.standard_error, place).mean())
+        errors: Any = evaluated(found, value.standard_error, place)
+        error = float(errors.mean())
     return Ours(float(numbers.mean()), float(numbers.std()), len(numbers), error)
 
 
@@ -208,7 +209,7 @@ def selected(frame: pd.DataFrame, select: Mapping[str, Any], place: str) -> pd.D
         if wanted is None:
             found = found[values.isna()]
         elif isinstance(wanted, int | float) and not isinstance(wanted, bool):
-            found = found[[_is_close(one, wanted) for one in values]]
+            found = found[values.map(lambda one, n=wanted: _is_close(one, n)).astype(bool)]
         else:
             found = found[values == wanted]
     if found["point"].nunique() > 1:
@@ -236,7 +237,7 @@ def _unknown(frame: pd.DataFrame, expression: str) -> bool:
     return False
 
 
-def _evaluated(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
+def evaluated(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
     try:
         result: Any = frame.eval(expression, engine="python")
     except Exception as error:

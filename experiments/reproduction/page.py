@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NUMBER, ORDER = "number", "order"
 NONE = "–"
+# Of more numbers the reason why they have no verdict is given once, without their names.
+FEW = 6
 # Numbers outside are written with an exponent.
 SMALL, LARGE = 1e-3, 1e6
 
@@ -95,10 +97,10 @@ def _numbers(entry: Entry, numbers: Sequence[Verdict]) -> str:
     ]
     for one in numbers:
         heading, like = entry.values[one.column].heading, one.published
-        difference = number(one.difference, like, signed=True) if one.ours.count else NONE
+        difference = f"{one.difference:+.3g}" if one.ours.count else NONE
         bold = f"**{one.verdict}**" if one.verdict == compare.REPRODUCED else one.verdict
         cells = [one.place, heading, number(like, like), ours_text(one.ours, like), difference]
-        lines.append(_line([*cells, number(one.allowed, like), bold]))
+        lines.append(_line([*cells, f"{one.allowed:.3g}", bold]))
     return "\n".join(lines)
 
 
@@ -107,7 +109,10 @@ def _reasons(numbers: Sequence[Verdict]) -> str:
     for one in numbers:
         if one.why:
             found.setdefault(f"{one.verdict}: {one.why}", []).append(f"{one.place}, {one.column}")
-    return "\n".join(f"- {'; '.join(places)}: {why}." for why, places in found.items())
+    shown = {
+        why: "; ".join(of) if len(of) <= FEW else f"{len(of)} numbers" for why, of in found.items()
+    }
+    return "\n".join(f"- {places}: {why}." for why, places in shown.items())
 
 
 def _tolerances(entry: Entry, numbers: Sequence[Verdict]) -> str:
@@ -151,15 +156,14 @@ def ours_text(ours: Ours, like: float) -> str:
     return text if ours.error != ours.error else f"{text}, se {number(ours.error, like)}"
 
 
-def number(value: float, like: float, signed: bool = False) -> str:
+def number(value: float, like: float) -> str:
     """A number with a digit more than the published one `like`, which itself stays as it is."""
-    sign = "+" if signed else ""
-    if value == like and not signed:
+    if value == like:
         return f"{value:g}" if SMALL <= abs(value) < LARGE or not value else f"{value:.3g}"
     if not SMALL <= abs(like) < LARGE and like:
-        return f"{value:{sign}.3g}"
+        return f"{value:.3g}"
     decimals = len(f"{like:.10g}".partition(".")[2])
-    return f"{value:{sign}.{decimals + 1}f}"
+    return f"{value:.{decimals + 1}f}"
 
 
 def _line(cells: Sequence[str]) -> str:

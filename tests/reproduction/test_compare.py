@@ -164,6 +164,7 @@ def test_records_are_selected_by_their_columns(tmp_path):
     found = compare.selected(frame, {"method": "magnitude", "level": 0.9}, "rows.a")
     assert len(found) == 3 and set(found["seed"]) == {0, 1, 2}
     assert compare.selected(frame, {"method": "gptq"}, "rows.a").empty
+    assert compare.selected(frame, {"method": "gptq", "level": 4}, "rows.a").empty
     with pytest.raises(ValueError, match="rows.a: select is of 5 points, which differ in level"):
         compare.selected(frame, {"method": "svd"}, "rows.a")
     with pytest.raises(ValueError, match="select names 'levl', which is no column"):
