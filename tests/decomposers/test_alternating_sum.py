@@ -23,7 +23,7 @@ def error(weight, form, norm=IDENTITY):
     return norm(weight - form.to_dense().detach())
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(1, 5), st.floats(0.8, 0.98), st.integers(0, 100))
 def test_two_methods_that_are_nearest_are_godec(rank, sparsity, seed):
     """As a method of its own for the same sum gives; all but its last half step."""
@@ -34,7 +34,7 @@ def test_two_methods_that_are_nearest_are_godec(rank, sparsity, seed):
     torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(1, 3), st.floats(0.9, 0.99), st.integers(0, 100))
 def test_the_error_never_grows_and_a_second_part_only_helps(bits, sparsity, seed):
     weight = random(30, 40, seed=seed)

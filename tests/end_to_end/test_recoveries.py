@@ -2,7 +2,9 @@
 
 import json
 
+import pytest
 import sweeps
+from safetensors.torch import load_file
 
 from lowrank.records import store
 from lowrank.reporting.curves import comparisons
@@ -36,3 +38,35 @@ def test_a_tuned_model_is_on_record_as_such_beside_an_untouched_dense_one(cache,
         "quantization",
         *(f"quantization + {own}" for own in ("bias_correction", "corrected_tune", "tune")),
     ]
+
+
+# The first as pruned ResNets are reproduced, with convolutions and BatchNorm.
+TASKS = {"gradual": ("task=digits_cnn", "where=inner"), "lc": ("task=digits", "where=all")}
+OPTIONS = {
+    "gradual": ("epochs=4", "learning_rate=0.005", "batch_size=64", "renewals=3"),
+    "lc": ("epochs=20", "learning_rate=0.05", "batch_size=32", "steps=20", "growth=1.6"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_compression_in_the_loop_is_compared_with_a_dense_model_trained_as_long(
+    name, cache, tmp_path
+):
+    done = sweeps.run(
+        cache,
+        *(*TASKS[name], "method=magnitude_global", "method.sparsity=0.9"),
+        *(f"recovery={name}", *(f"recovery.{option}" for option in OPTIONS[name])),
+        *("save=all", f"results={tmp_path}"),
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert record["dense_recovery"] == name and record["tuned"]
+    # The network that was trained while it was compressed, and no other, was measured and kept.
+    kept = sum(layer["params"] for layer in record["layers"])
+    dense = sum(layer["dense_params"] for layer in record["layers"])
+    assert kept == dense - round(0.9 * dense)
+    tensors = load_file(tmp_path / record["model_file"])
+    values = [v for name, v in tensors.items() if name.endswith("factorization.values.weight")]
+    assert sum(int((value != 0).sum()) for value in values) == kept
+    assert record["compressed"]["top1"] > 0.95 < record["dense"]["top1"]
+    assert "note" not in record["recovered"]

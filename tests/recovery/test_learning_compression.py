@@ -157,6 +157,13 @@ def test_the_penalty_has_the_gradient_of_the_source():
     torch.testing.assert_close(gradient, mu * (weight.detach() - target))
 
 
+def test_weights_that_stay_away_from_their_compressed_form_are_noted():
+    task = LeastSquares()
+    _, found = learnt(task, MagnitudePruning(0.5), epochs=3, steps=3, penalty=1e-3)
+    assert found["gaps"][-1] > 0.05 and "away from their compressed form" in found["note"]
+    assert "note" not in learnt(task, MagnitudePruning(0.5))[1]
+
+
 def test_a_strong_penalty_does_not_diverge():
     """The learning rate is at most 1/μ."""
     result, found = learnt(LeastSquares(), MagnitudePruning(0.5), penalty=1e4, steps=3, epochs=30)
