@@ -101,7 +101,14 @@ def _latex(text: str) -> str:
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
     signs |= {"“": "``", "”": "''", "<": r"\textless{}", ">": r"\textgreater{}"}
-    signs |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$", "|": r"\textbar{}"}
+    signs |= {
+        "†": r"$\dagger$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "‖": r"$\Vert$",
+        "|": r"\textbar{}",
+    }
     # At the start of a row these would belong to the line break before it.
     signs |= {sign: f"{{{sign}}}" for sign in "[]*"}
     return "".join(signs.get(sign, sign) for sign in _on_one_line(text))
