@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from experiments.report_options import Options
+    from lowrank.reporting.compare import Comparison
     from lowrank.reporting.table import Table
 
 # The names of figures against a size, if not that of the size.
 SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
 # The reasons why there is no figure against a cost.
 DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
+# More sentences of a comparison than these are not printed.
+MOST_LINES = 30
 # Hydra's environment variable for errors with their traceback.
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -51,6 +54,7 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    sys.argv[1:] = [as_list(argument) for argument in sys.argv[1:]]
     run = hydra.main(version_base=None, config_path=str(CONF / "report"), config_name="report")
     asked = os.environ.get(FULL_ERROR)
     # Else Hydra prints its errors itself, in several lines.
@@ -76,6 +80,7 @@ def report(config: DictConfig) -> None:
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
     parts = fitting(chosen, comparisons(frame))
+    compared = comparisons_of(parts)
     store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own, summary in parts:
@@ -84,9 +89,22 @@ def report(config: DictConfig) -> None:
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows, summary)
+        if name in compared:
+            written += conclude(own, name, compared[name])
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
+
+
+def as_list(argument: str) -> str:
+    """A word of the command line; ``compare=a,b`` as a list, for Hydra takes commas for a sweep.
+
+    Names of methods are quoted, since they may have blanks and brackets, as ``svd (full)`` has.
+    """
+    name, given, value = argument.partition("=")
+    if name != "compare" or not given or value in ("", "null") or value[0] in "[\"'":
+        return argument
+    return f"compare={json.dumps(value.split(','), ensure_ascii=False)}"
 
 
 def on_one_line(error: Exception) -> str:
@@ -123,6 +141,47 @@ def fitting(
     for name, metric in left_out.items():
         print(f"{name}: left out, for its records hold no {metric}")
     return found
+
+
+def comparisons_of(
+    parts: list[tuple[str, pd.DataFrame, Options, Table]],
+) -> dict[str, Comparison]:
+    """The comparisons that were asked for, by name; says where there is none.
+
+    Raises:
+        ValueError: they cannot be made of any part; the text is that of the first.
+    """
+    from lowrank.reporting.compare import compare
+
+    found, left_out = {}, {}
+    for name, part, own, _ in parts:
+        if own.compare is None:
+            continue
+        try:
+            found[name] = compare(part, *own.compare, metric=own.metric, size=own.size)
+        except ValueError as error:
+            left_out[name] = error
+    if left_out and not found:
+        raise next(iter(left_out.values()))
+    for name, error in left_out.items():
+        print(f"{name}: not compared: {on_one_line(error)}")
+    return found
+
+
+def conclude(chosen: Options, name: str, comparison: Comparison) -> Iterator[Path]:
+    """Write a comparison as table and sentences, and print the sentences."""
+    from lowrank.reporting.table import write
+
+    start = f"{Path(chosen.out) / name}-compare"
+    yield from comparison.table.save(start)
+    yield write(Path(f"{start}.txt"), f"{comparison}\n")
+    lines = comparison.sentences
+    shown = lines if len(lines) <= MOST_LINES else lines[:0]
+    for line in shown:
+        print(line)
+    if not shown:
+        print(f"{name}: {len(lines)} pairs of methods compared, in words in {start}.txt")
+    print()
 
 
 def tabulate(

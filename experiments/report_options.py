@@ -27,6 +27,7 @@ class Options:
     close_up: float | None
     layers_at: float | None
     spectra: bool
+    compare: tuple[str, ...] | None
 
     def __post_init__(self) -> None:
         for name in ("experiment", "runs", "out"):
@@ -45,6 +46,12 @@ class Options:
                 raise ValueError(f"{name}={value!r} must be a number above 0, or null for none")
         if not isinstance(self.spectra, bool):
             raise ValueError(f"spectra={self.spectra!r} must be true or false")
+        names = self.compare
+        if names is not None and not (names and all(isinstance(n, str) and n for n in names)):
+            raise ValueError(
+                f"compare={list(names)!r} must be names of methods, such as [gptq,awq], [all] for "
+                "every one, or null for no comparison"
+            )
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()
@@ -73,7 +80,14 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
-    return Options(**given)
+    return Options(**{**given, "compare": _names(given["compare"])})
+
+
+def _names(given: Any) -> tuple[Any, ...] | None:
+    """The names of methods that are given as a list or as one text with commas."""
+    if given is None:
+        return None
+    return tuple(given if isinstance(given, list) else str(given).split(","))
 
 
 def _is_above_zero(value: Any) -> bool:
