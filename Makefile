@@ -13,7 +13,7 @@ NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))
 
 sweep: $(SWEEP)  ## the main job: every method on the digits, then a figure and a table
 	$(BIN)/python -m experiments.sweep experiment=digits
-	$(BIN)/python -m experiments.report experiment=digits
+	$(BIN)/python -m experiments.report experiment=digits compare=all
 
 # The shell reads ARGS too: ARGS="\"task.test.split='validation[:20]'\" threads=1".
 causal_lm: $(SWEEP)  ## MODEL=<name or folder>: methods by norms, perplexity against bits per weight

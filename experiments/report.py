@@ -7,6 +7,7 @@ which has to be asked for.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,28 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.composed import composed, on_one_line
 from experiments.output import read_by_others
+from experiments.report_figures import draw
 from experiments.required import REPORTS, require
 from lowrank.records import store
 from lowrank.records.columns import usual_size
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
     from omegaconf import DictConfig
-    from torch import Tensor
 
     from experiments.report_options import Options
+    from lowrank.reporting.compare import Comparison
     from lowrank.reporting.table import Table
 
-# The names of figures against a size, if not that of the size.
-SIZES = {"compression_ratio": "compression", "layers_bits_per_weight": "bits-per-weight"}
-# The reasons why there is no figure against a cost.
-DENSE, NOWHERE = "for every compressed layer runs as a dense matrix", "which no record holds"
+# More sentences of a comparison than these are not printed.
+MOST_LINES = 30
+# The fields that are lists of names.
+LISTS = ("compare", "methods")
 
 
 def main() -> None:
     """The report of the command line; an error is one line on stderr."""
     require("lowrank report", "hydra", *REPORTS)
+    sys.argv[1:] = [as_list(argument) for argument in sys.argv[1:]]
     composed(report, "report")
 
 
@@ -52,6 +54,7 @@ def report(config: DictConfig) -> None:
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
     parts = fitting(chosen, of_methods(chosen, comparisons(frame)))
+    compared = comparisons_of(parts)
     store.check_writable(chosen.out)
     written: list[Path] = []
     for name, part, own, summary in parts:
@@ -60,6 +63,8 @@ def report(config: DictConfig) -> None:
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows, summary)
+        if name in compared:
+            written += conclude(own, name, compared[name])
     if chosen.html:
         written.append(explore(chosen, frame, layers))
     print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
@@ -83,6 +88,17 @@ def of_methods(
         raise ValueError(f"no record has method {unknown[0]!r}: there are {', '.join(found)}")
     kept = [(name, part[part["method"].isin(chosen.methods)]) for name, part in parts]
     return [(name, part) for name, part in kept if len(part)]  # type: ignore[misc]
+
+
+def as_list(argument: str) -> str:
+    """A word of the command line; ``compare=a,b`` as a list, for Hydra takes commas for a sweep.
+
+    Names of methods are quoted, since they may have blanks and brackets, as ``svd (full)`` has.
+    """
+    name, given, value = argument.partition("=")
+    if name not in LISTS or not given or value in ("", "null") or value[0] in "[\"'":
+        return argument
+    return f"{name}={json.dumps(value.split(','), ensure_ascii=False)}"
 
 
 def fitting(
@@ -115,6 +131,47 @@ def fitting(
     return found
 
 
+def comparisons_of(
+    parts: list[tuple[str, pd.DataFrame, Options, Table]],
+) -> dict[str, Comparison]:
+    """The comparisons that were asked for, by name; says where there is none.
+
+    Raises:
+        ValueError: they cannot be made of any part; the text is that of the first.
+    """
+    from lowrank.reporting.compare import compare
+
+    found, left_out = {}, {}
+    for name, part, own, _ in parts:
+        if own.compare is None:
+            continue
+        try:
+            found[name] = compare(part, *own.compare, metric=own.metric, size=own.size)
+        except ValueError as error:
+            left_out[name] = error
+    if left_out and not found:
+        raise next(iter(left_out.values()))
+    for name, error in left_out.items():
+        print(f"{name}: not compared: {on_one_line(error)}")
+    return found
+
+
+def conclude(chosen: Options, name: str, comparison: Comparison) -> Iterator[Path]:
+    """Write a comparison as table and sentences, and print the sentences."""
+    from lowrank.reporting.table import write
+
+    start = f"{Path(chosen.out) / name}-compare"
+    yield from comparison.table.save(start)
+    yield write(Path(f"{start}.txt"), f"{comparison}\n")
+    lines = comparison.sentences
+    shown = lines if len(lines) <= MOST_LINES else lines[:0]
+    for line in shown:
+        print(line)
+    if not shown:
+        print(f"{name}: {len(lines)} pairs of methods compared, in words in {start}.txt")
+    print()
+
+
 def tabulate(
     chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame, summary: Table
 ) -> Iterator[Path]:
@@ -139,48 +196,6 @@ def tabulate(
     yield write(Path(f"{start}-layers.csv"), csv_text(layers))
 
 
-def draw(chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Path]:
-    """Write the figures of one comparison."""
-    from experiments.paper import print_curves
-    from lowrank.reporting import plots
-
-    for kind, figure in figures(chosen, name, part, layers):
-        yield from plots.save(figure, Path(chosen.out) / f"{name}-{kind}")
-    if chosen.paper is not None:
-        yield from print_curves(chosen, name, part, views(chosen, part))
-
-
-def figures(
-    chosen: Options, name: str, part: pd.DataFrame, layers: pd.DataFrame
-) -> Iterator[tuple[str, Figure]]:
-    """The figures of one comparison, each with the end of its name; says which are left out."""
-    from lowrank.reporting import plots
-    from lowrank.reporting.captions import title
-
-    metric, size = str(chosen.metric), str(chosen.size)
-    for kind, (x, span) in views(chosen, part).items():
-        yield kind, plots.quality_curve(part, x, metric, span=span)
-    for x in costs(part):
-        if not is_held(part, x):
-            print(f"{name}: no figure against {x}, {DENSE if x.startswith('speedup') else NOWHERE}")
-    if len(part["norm"].unique()) > 1:
-        try:
-            yield "norms", plots.norm_figure(part, size, metric)
-        except ValueError as error:
-            print(f"{name}: no figure of the norms: {error}")
-    try:
-        yield "layers", plots.layer_figure(layers, at=chosen.layers_at)
-    except ValueError as error:
-        print(f"{name}: no figure of the layers: {error}")
-    if chosen.spectra:
-        try:
-            found = matrices(Path(part["path"].iloc[0]))
-            yield "spectra", plots.spectra(found, title(part))
-        except Exception as error:
-            # A task without its data or weights may raise any error; everything else is drawn.
-            print(f"{name}: no figure of the spectra: {on_one_line(error)}")
-
-
 def explore(chosen: Options, frame: pd.DataFrame, layers: pd.DataFrame) -> Path:
     """Write the page on which the records can be looked up."""
     from experiments.again import command_of_each
@@ -190,50 +205,6 @@ def explore(chosen: Options, frame: pd.DataFrame, layers: pd.DataFrame) -> Path:
     title = Path(chosen.runs).resolve().name
     page = explorer.page(frame, layers, command_of_each(frame), title)
     return write(Path(chosen.out) / "explorer.html", page)
-
-
-def views(chosen: Options, part: pd.DataFrame) -> dict[str, tuple[str, float | None]]:
-    """The figures of quality: the end of the name of each → its x and, of a close-up, its span."""
-    size = str(chosen.size)
-    against = SIZES.get(size, size.replace("_", "-"))
-    found: dict[str, tuple[str, float | None]] = {against: (size, None)}
-    if chosen.close_up is not None:
-        found[f"{against}-close-up"] = size, chosen.close_up
-    return found | {x.replace("_", "-"): (x, None) for x in costs(part) if is_held(part, x)}
-
-
-def is_held(part: pd.DataFrame, column: str) -> bool:
-    """Whether a record holds a value of a column."""
-    return column in part and not all(part[column].isna())
-
-
-def costs(part: pd.DataFrame) -> list[str]:
-    """The costs besides the size that quality is drawn against: MACs, trained values, time."""
-    held = [str(name) for name in part if not all(part[name].isna())]
-    speedups = [str(x) for x in part if str(x).startswith("speedup_")]
-    timed = [x for x in speedups if f"latency_{x.removeprefix('speedup_')}_s" in held]
-    trained = [] if set(part["dense_recovery"]) == {"none"} else ["trainable_ratio"]
-    return ["theoretical_speedup", *trained, *timed]
-
-
-def matrices(path: Path) -> dict[str, Tensor]:
-    """The weights of the dense model of a record, each as a matrix (out, …), by name.
-
-    Raises:
-        ValueError: its task is not one of those that are known here; see `trusted_task`.
-    """
-    from hydra.utils import instantiate
-
-    from experiments.known_tasks import trusted_task
-
-    config = json.loads(path.read_text(encoding="utf-8"))["config"]["task"]
-    task = instantiate(trusted_task(config), _convert_="all")
-    named = task.model().named_parameters()
-    return {
-        name.removesuffix(".weight"): weight.detach().flatten(1)
-        for name, weight in named
-        if weight.ndim >= 2
-    }
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Options:
     methods: tuple[str, ...] | None
     paper: str | float | None
     font_size: float | None
+    compare: tuple[str, ...] | None
 
     def __post_init__(self) -> None:
         for name in ("experiment", "runs", "out"):
@@ -50,19 +51,20 @@ class Options:
         for name in ("spectra", "html"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
-        self._check_methods()
+        for name, null in (("compare", "no comparison"), ("methods", "all")):
+            self._check_names(name, null)
         self._check_paper()
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()
 
-    def _check_methods(self) -> None:
-        names = self.methods
-        if names is None:
-            return
-        if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
-            given = list(names) if isinstance(names, tuple) else names
-            raise ValueError(f"methods={given!r} must be a list of names, or null for all")
+    def _check_names(self, field: str, null: str) -> None:
+        names = getattr(self, field)
+        if names is not None and not (names and all(isinstance(n, str) and n for n in names)):
+            raise ValueError(
+                f"{field}={list(names)!r} must be names of methods, such as [gptq,awq], or null "
+                f"for {null}"
+            )
 
     def _check_paper(self) -> None:
         from lowrank.reporting.plots import Paper
@@ -103,9 +105,14 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
-    if isinstance(given["methods"], list):
-        given["methods"] = tuple(given["methods"])
-    return Options(**given)
+    return Options(**given | {name: _names(given[name]) for name in ("compare", "methods")})
+
+
+def _names(given: Any) -> tuple[Any, ...] | None:
+    """The names of methods that are given as a list or as one text with commas."""
+    if given is None:
+        return None
+    return tuple(given if isinstance(given, list) else str(given).split(","))
 
 
 def _is_above_zero(value: Any) -> bool:

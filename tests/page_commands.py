@@ -24,6 +24,7 @@ from pages import ROOT
 from experiments import plan
 from experiments.composer import Composer
 from experiments.parts import make_parts
+from experiments.report import as_list
 from experiments.report_options import options
 from experiments.reproduce import Asked
 from experiments.reproduction import entry
@@ -71,7 +72,7 @@ def check_sweep(*arguments: str) -> None:
 
 def check_report(arguments: list[str]) -> None:
     with initialize_config_dir(str(CONF / "report"), version_base="1.3"):
-        options(compose("report", arguments))
+        options(compose("report", [as_list(one) for one in arguments]))
 
 
 class Parsed(Exception):

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import made_outcomes
 import made_pages as pages
 import made_records as records
 import pandas as pd
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from experiments.known_tasks import known_tasks
-from experiments.report import report
+from experiments.report import as_list, report
 from lowrank.records import store
 from lowrank.reporting import plots
 
@@ -138,7 +139,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
         (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
         (["html=page"], "report: html='page' must be true or false"),
         (["layers_at=many"], "report: layers_at='many' must be a number above 0"),
-        (["methods=svd"], "report: methods='svd' must be a list of names, or null for all"),
+        (["methods=svd"], "report: there is no record"),
         (["paper=colum"], "report: paper='colum': width='colum' must be column or page, or inches"),
         (["paper=page", "font_size=3"], "report: paper='page': font_size=3 must be points of"),
         (["font_size=9"], "report: font_size=9 is that of figures for a paper: give paper=column"),
@@ -434,3 +435,55 @@ def test_models_too_broken_for_the_first_measure_are_shown_in_the_next(
     assert "without recovery: perplexity (test split, per token)" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("| rtn")]
     assert set(row.split("|")[2:-1]) == {row.split("|")[2]} and "–" in row
+
+
+def write_with_outcomes(folder):
+    made_up = records.records(2, ("magnitude", "uniform"))
+    return made_outcomes.write(folder, (made_outcomes.images(one) for one in made_up))
+
+
+@pytest.mark.parametrize("given", ["[magnitude,uniform]", "[all]", "all", "'magnitude,uniform'"])
+def test_methods_are_compared_in_words_and_in_a_table(tmp_path, run, capsys, given):
+    write_with_outcomes(tmp_path / "runs")
+    settings = (f"compare={given}", "close_up=null", "layers_at=null")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *settings)
+    printed = capsys.readouterr().out
+    said = (tmp_path / "out" / "digits-mlp-compare.txt").read_text()
+    assert said in printed and "magnitude and uniform (for these 2 networks" in said
+    table = pd.read_csv(tmp_path / "out" / "digits-mlp-compare.csv")
+    assert len(table) == 6 and {"difference_low", "p_holm", "better"} <= set(table)
+    assert (tmp_path / "out" / "digits-mlp-compare.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[magnitude,svd]", "no record is of method 'svd': there are magnitude, uniform"),
+        ("[uniform]", "'uniform' is one method alone"),
+        ("[]", r"compare=\[\] must be names of methods"),
+        ("[3,uniform]", "must be names of methods, such as"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_written(tmp_path, run, given, message):
+    write_with_outcomes(tmp_path / "runs")
+    with pytest.raises(ValueError, match=message):
+        run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", f"compare={given}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_tasks_those_that_can_be_are_compared(tmp_path, run, capsys):
+    write_with_outcomes(tmp_path / "runs")
+    records.write_texts(tmp_path / "runs", methods=("rtn", "gptq"))
+    settings = ("compare=[magnitude,uniform]", "close_up=null")
+    run(f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *settings)
+    printed = capsys.readouterr().out
+    assert "stories-llama: not compared: no record is of method 'magnitude'" in printed
+    assert (tmp_path / "out" / "digits-mlp-compare.md").exists()
+
+
+def test_a_comma_list_of_the_command_line_is_a_list():
+    assert as_list("compare=gptq,awq") == 'compare=["gptq", "awq"]'
+    assert as_list("compare=svd (full),svd") == 'compare=["svd (full)", "svd"]'
+    for same in ("null", "[a,b]", "'a,b'", '"a"', ""):
+        assert as_list(f"compare={same}") == f"compare={same}"
+    assert as_list("compare") == "compare" and as_list("out=a,b") == "out=a,b"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From what knows nothing of the others to what knows all.
 ROOMS = [
     "numerics",
+    "statistics",
     "files",
     "metrics",
     "factorizations",

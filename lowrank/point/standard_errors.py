@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lowrank.metrics.metric import Metric
-from lowrank.numerics.standard_errors import influences, standard_error
 from lowrank.records.checks import is_number
 from lowrank.records.outcomes import Outcomes
+from lowrank.statistics.means import error_of, influence_on_metric
 
 
 def standard_errors(outcomes: Outcomes, metrics: Iterable[Metric]) -> dict[str, dict[str, float]]:
@@ -25,7 +25,7 @@ def standard_errors(outcomes: Outcomes, metrics: Iterable[Metric]) -> dict[str, 
         compressed = _moved(metric, outcomes.compressed, outcomes.weights)
         change = None if dense is None or compressed is None else compressed - dense
         for part, moved in (("dense", dense), ("compressed", compressed), ("change", change)):
-            error = None if moved is None else standard_error(moved, outcomes.weights)
+            error = None if moved is None else error_of(moved)
             if error is not None and is_number(error):
                 found[part][metric.name] = error
     return found
@@ -37,7 +37,4 @@ def _moved(
     """The influences of the examples on a metric; None if it is no average of them."""
     if metric.average is None or metric.name not in values:
         return None
-    moved = influences(values[metric.name], weights)
-    if metric.average == "exp":
-        moved = moved * np.exp((weights * values[metric.name]).sum() / weights.sum())
-    return moved
+    return influence_on_metric(values[metric.name], weights, metric.average)

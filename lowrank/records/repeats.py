@@ -43,6 +43,11 @@ def dense_of_their_own(frame: pd.DataFrame) -> list[Any]:
     return list(frame.drop_duplicates("seed").drop_duplicates(dense)["seed"])
 
 
+def outcome_numbers(frame: pd.DataFrame) -> dict[Any, int]:
+    """A number for what came out of each record, by its row: the same where all came out alike."""
+    return frame.groupby(_outcome(frame), dropna=False, sort=False).ngroup().to_dict()
+
+
 def _outcome(frame: pd.DataFrame) -> list[str]:
     """The columns that hold what came out of a record."""
     names = {str(name) for name in frame} - NAMING - ALLOCATED

@@ -89,9 +89,22 @@ def counted(seeds: int, repeats: int) -> str:
     return f"{seeds}" if seeds == repeats else f"{seeds} of {repeats}"
 
 
-def dense_words(frame: Any, metric: str, shown: Metric) -> str:
-    """A sentence on the dense model's quality, and on the whole test split if that is another."""
-    text, whole = shown.text(*dense_baseline(frame, metric)), f"whole_test_{metric}"
+def with_error(shown: Metric, mean: float, spread: float, error: float, *more: str) -> str:
+    """A number with its spread over seeds, and in brackets its error over examples and `more`."""
+    brackets = [f"se {shown.text(error)}"] if mean == mean and error == error else []
+    brackets += more
+    text = shown.text(mean, spread)
+    return f"{text} ({', '.join(brackets)})" if brackets else text
+
+
+def dense_words(frame: Any, metric: str, shown: Metric, error: float = float("nan")) -> str:
+    """A sentence on the dense model's quality, and on the whole test split if that is another.
+
+    Args:
+        error: its standard error over examples.
+    """
+    whole = f"whole_test_{metric}"
+    text = with_error(shown, *dense_baseline(frame, metric), error)
     if f"dense_{whole}" in frame and not all(frame[f"dense_{whole}"].isna()):
         text += (
             f"; with the part of the test data that is validation: "

@@ -52,13 +52,7 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         raise ValueError(
             f"the records hold no {', '.join(missing)}: take what they hold ({held}), or measure it"
         )
-    repeated: Any = frame[frame.duplicated([*POINT, "key"])]
-    if len(repeated):
-        again = repeated.iloc[0]
-        raise ValueError(
-            f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
-            "than once. The records of several sweeps are mixed: read one folder at a time."
-        )
+    check_once(frame, "key")
     values: Any = frame.assign(**{name: _numbers(frame, name) for name in wanted})
     own: Any = of_their_own(values)
     parts = [
@@ -69,6 +63,17 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     ]
     means = parts[0].join(parts[1:]).reset_index()
     return means.sort_values(["family", "method", "compression_ratio"], ignore_index=True)
+
+
+def check_once(frame: pd.DataFrame, column: str) -> None:
+    """Raise ValueError if a point has two records that are alike in a column."""
+    repeated: Any = frame[frame.duplicated([*POINT, column])]
+    if len(repeated):
+        again = repeated.iloc[0]
+        raise ValueError(
+            f"method {again['method']} at level {again['level']} has seed {again['seed']} more "
+            "than once. The records of several sweeps are mixed: read one folder at a time."
+        )
 
 
 def _numbers(frame: Any, column: str) -> Any:

@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# A number, a deviation and a remark in brackets, the last two if there are any.
-ENTRY = re.compile(r"(?P<mean>-?\d+(\.\d+)?)( ± (?P<spread>\d+(\.\d+)?))?( (?P<remark>\(.*\)))?")
+# A number, and if there are any, a deviation, and a remark in brackets or a dagger or both.
+NUMBER = r"(?P<mean>-?\d+(\.\d+)?)( ± (?P<spread>\d+(\.\d+)?))?"
+ENTRY = re.compile(NUMBER + r"( (?P<remark>\(.*\)( †)?|†))?")
 # Bold numbers need the first two with version 2 of siunitx, and version 3 takes them too.
 SETTINGS = r"\sisetup{detect-weight, mode=text, separate-uncertainty}"
 SIGNS = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"“": "``", "”": "''", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "‖": r"$\Vert$", "|": r"\textbar{}"},
+    **{
+        "†": r"$\dagger$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "‖": r"$\Vert$",
+        "|": r"\textbar{}",
+    },
     # At the start of a row these would belong to the line break before it.
     **{sign: f"{{{sign}}}" for sign in "[]*"},
 }

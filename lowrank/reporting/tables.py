@@ -15,8 +15,12 @@ from lowrank.reporting.captions import (
     over_seeds,
     sentence,
     subject,
+    with_error,
 )
-from lowrank.reporting.curves import first_measure, norms_in_order, summarise
+from lowrank.reporting.curves import first_measure, norms_in_order
+from lowrank.reporting.entries import choose, chosen_on, marked, said_of_choice, said_of_marks
+from lowrank.reporting.errors import dense_errors, said, summarise_with_errors
+from lowrank.reporting.examples import ERRORS
 from lowrank.reporting.table import Table
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
 UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
 RUNS_DENSE = "every compressed layer runs as dense"
+NAN = float("nan")
 BITS, SPEEDUP = "layers_bits_per_weight", "speedup_b1"
 # The costs in the long table, if measured; the task's metrics follow.
 LONG = (
@@ -47,9 +52,15 @@ def summary_table(
 
     An entry is a measured point: of the method's levels whose mean `size` is at least that of the
     column (at most, where less is better, as of bits per weight), the one with the best mean of
-    `metric`. Nothing is interpolated; a dash says that the method was not measured at such a size.
-    The best of a column is bold. Beside a ratio, which depends on the dtype that the dense model
-    has, stand the bits per weight that the entry takes in its compressed layers.
+    `metric` on the validation split. Shown is its value on the test split, which so stays apart
+    from the choice. Where a record has no validation value the level is the best on the test split,
+    and the entry is marked †. Nothing is interpolated; a dash says that the method was not measured
+    at such a size. Beside a ratio, which depends on the dtype that the dense model has, stand the
+    bits per weight that the entry takes in its compressed layers.
+
+    Bold are all entries that cannot be told from the best of their column, by the paired tests of
+    `lowrank.reporting.compare` corrected over the column; without outcomes of single examples, the
+    best alone.
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
@@ -59,46 +70,64 @@ def summary_table(
         steps: of the columns, from weak to strong; those after the first that no method reaches
             are left out.
 
+    Returns:
+        The table. In CSV each column has, after its name, ``_std`` (sample standard deviation over
+        seeds), ``_se``, ``_low`` and ``_high`` (standard error over test examples and 95 %
+        interval), ``_bits``, ``_level``, ``_chosen_on`` (the split on which the level was chosen;
+        empty where there was one only) and ``_p`` (of no difference from the best of the column,
+        corrected).
+
     Raises:
-        ValueError: as `lowrank.reporting.curves.summarise`, or `size` is neither.
+        ValueError: as `lowrank.reporting.curves.summarise`, or `size` is neither; or test examples
+            of two records cannot be paired.
     """
     import pandas as pd
 
     metric = metric or first_measure(frame)
     beside = [BITS] if size != BITS and _measured(frame, BITS) else []
-    points = summarise(frame, [metric, size, *beside])
+    judged = [name for name in (f"validation_{metric}",) if _measured(frame, name)]
+    points = summarise_with_errors(frame, [metric, size, *beside, *judged])
     shown, small = measure(frame, metric), measure(frame, size)
     steps = _reached(points[size], size, small, steps)
+    entries = {
+        (method, step): choose(levels[small.sign * levels[size] >= small.sign * step], shown)
+        for method, levels in points.groupby("method", dropna=False)
+        for step in steps
+    }
+    marks = marked(frame, points, entries, shown)
     in_csv, unit = UNITS[small.scale]
-    values, cells = [], []
-    groups: Any = points.groupby(["family", "method"], dropna=False)
-    for (family, method), levels in groups:
-        value, cell = {"family": family, "method": method}, {"method": method}
+    values, cells, best = [], [], []
+    for family, method in points[["family", "method"]].drop_duplicates().to_numpy().tolist():
+        value, cell, bold = {"family": family, "method": method}, {"method": method}, [False]
         for step in steps:
-            reaching = levels[small.sign * levels[size] >= small.sign * step]
-            mean, spread, *bits = _best(reaching, shown, [metric, f"{metric}_std", *beside])
-            value |= {f"{step:g}{in_csv}": mean, f"{step:g}{in_csv}_std": spread}
-            value |= {f"{step:g}{in_csv}_bits": own for own in bits}
-            added = [f" ({own:.3g} bits)" for own in bits if own == own]
-            cell[f"{step:g}{unit}"] = shown.text(mean, spread) + "".join(added)
+            entry, mark = entries[method, step], marks[method, step]
+            point = {} if entry.point is None else points.loc[entry.point].to_dict()
+            names = {"": metric, **{end: f"{metric}{end}" for end in ("_std", *ERRORS)}}
+            names |= {"_level": "level", **dict.fromkeys(["_bits"] if beside else [], BITS)}
+            start = f"{step:g}{in_csv}"
+            value |= {f"{start}{end}": point.get(name, NAN) for end, name in names.items()}
+            value |= {f"{start}_chosen_on": entry.chosen_on, f"{start}_p": mark.p}
+            bits = [f"{value[f'{start}_bits']:.3g} bits"] if beside and point else []
+            numbers = [value[f"{start}{end}"] for end in ("", "_std", "_se")]
+            cell[f"{step:g}{unit}"] = f"{with_error(shown, *numbers, *bits)}{entry.dagger}"
+            bold.append(mark.is_best)
         values.append(value)
         cells.append(cell)
+        best.append(bold)
     values, cells = pd.DataFrame(values), pd.DataFrame(cells)
-    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    for step in steps:
-        column = shown.sign * values[f"{step:g}{in_csv}"]
-        # Means of the same numbers in another order differ in the last digits.
-        best[f"{step:g}{unit}"] = column >= column.max() - 1e-6 * abs(column.max())
     in_brackets = " In brackets: the bits per weight of its compressed layers." if beside else ""
     caption = (
-        f"{subject(frame)}: {in_unit(shown)}. Each entry is the best measured level of the method "
-        f"whose {small.words} is at {'least' if small.higher_is_better else 'most'} that of the "
-        f"column; {NONE} where none is.{in_brackets}{sentence(coverage(frame))} "
-        f"{over_seeds(points)} {dense_words(frame, metric, shown)}"
+        f"{subject(frame)}: {in_unit(shown)}. Each entry is a measured level of the method whose "
+        f"{small.words} is at {'least' if small.higher_is_better else 'most'} that of the column; "
+        f"{NONE} where none is.{said_of_choice(entries.values())}{in_brackets}"
+        f"{sentence(coverage(frame))} {over_seeds(points)}{said(points, [metric])}"
+        f"{said_of_marks(marks.values())} "
+        f"{dense_words(frame, metric, shown, dense_errors(frame, metric)[0])}"
     )
     if shown.chance is not None:
         caption += f" By chance: {shown.text(shown.chance)}."
-    return Table(values, cells, best, caption)
+    bold = pd.DataFrame(best, index=cells.index, columns=cells.columns)
+    return Table(values, cells, bold, caption)
 
 
 def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
@@ -115,7 +144,8 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
 
     own = metrics_of(frame)
     columns = _columns(frame, size)
-    points: Any = summarise(frame, columns)
+    points: Any = summarise_with_errors(frame, columns)
+    chosen = chosen_on(frame, points)
     measures = {column: measure(frame, column) for column in columns}
     # A single norm needs no column.
     norms = ["norm"] if len(norms_in_order(points["norm"])) > 1 else []
@@ -126,22 +156,31 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
             "level": [level_text(level) for level in points["level"]],
             **{
                 shown.heading: [
-                    shown.text(mean, spread)
-                    for mean, spread in zip(points[column], points[f"{column}_std"], strict=True)
+                    with_error(shown, *three)
+                    for three in points.reindex(
+                        columns=[column, f"{column}_std", f"{column}_se"]
+                    ).to_numpy(dtype=float)
                 ]
                 for column, shown in measures.items()
             },
             "seeds": [counted(*both) for both in points[["seeds", "repeats"]].to_numpy()],
         }
     )
-    spreads = [name for column in columns for name in (column, f"{column}_std")]
-    values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]]
+    spreads = [
+        f"{column}{end}"
+        for column in columns
+        for end in ("", "_std", *ERRORS)
+        if f"{column}{end}" in points
+    ]
+    values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]].assign(
+        **({} if chosen is None else {"learnt_on": chosen})
+    )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     told = [f"; {shown.heading}: {shown.words}" for name, shown in measures.items() if name in own]
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "
         f"model{''.join(told)}.{sentence(coverage(frame))} "
-        f"{over_seeds(points)}"
+        f"{over_seeds(points)}{said(points, columns)}"
     )
     if size != LONG[0]:
         caption += f" First: {measures[size].words}."
@@ -174,14 +213,6 @@ def _reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None
     steps = STEPS[small.scale] if steps is None else steps
     most = float((small.sign * sizes).max())
     return [step for step in steps if step == steps[0] or small.sign * step <= most]
-
-
-def _best(levels: Any, shown: Metric, columns: Sequence[str]) -> list[float]:
-    """The values in `columns` of the level that is best in the first of them."""
-    quality = (shown.sign * levels[columns[0]]).dropna()
-    if quality.empty:
-        return [float("nan")] * len(columns)
-    return [float(levels.at[quality.idxmax(), column]) for column in columns]
 
 
 def _measured(frame: pd.DataFrame, column: str) -> bool:

@@ -11,7 +11,9 @@ import numpy as np
 from lowrank.metrics.metric import Metric
 from lowrank.records.columns import measure
 from lowrank.reporting import captions
-from lowrank.reporting.curves import dense_baseline, pareto_front, summarise
+from lowrank.reporting.curves import dense_baseline, pareto_front
+from lowrank.reporting.errors import summarise_with_errors
+from lowrank.reporting.plots.bands import Bands, bands_of
 from lowrank.reporting.plots.style import DENSE, HOLLOW, RC, Style
 from lowrank.reporting.plots.text import labelled
 from lowrank.reporting.plots.ticks import set_axis
@@ -44,6 +46,7 @@ class Curves:
     y_measure: Metric
     dense_x: float
     dense: tuple[float, float]
+    bands: Bands
     styles: Mapping[str, Style]
     limits: tuple[float, float] | None  # of the y axis; None: as the values give them
     title: str
@@ -86,7 +89,7 @@ def curves_of(
     if span is not None and not 0 < span < np.inf:
         raise ValueError(f"span={span} must be above 0: how far below the dense model to look")
     columns = [x, y, *(name for name in (f"{x}_low", f"{x}_high") if name in frame)]
-    points: Any = summarise(frame, columns)
+    points: Any = summarise_with_errors(frame, columns)
     measures = measure(frame, x), measure(frame, y)
     there = points[[x, y]].notna().all(axis=1) & (points[x] > 0)
     left_out = sorted(set(points["method"]) - set(points["method"][there]))
@@ -110,6 +113,7 @@ def curves_of(
         y_measure=measures[1],
         dense_x=dense_x,
         dense=dense,
+        bands=bands_of(frame, points[there], y, dense),
         styles=styles,
         limits=limits,
         title=captions.title(frame),
@@ -173,10 +177,10 @@ def _rings(axes: Axes, curves: Curves, family: str | None) -> None:
 
 
 def _dense_line(axes: Axes, curves: Curves) -> None:
-    mean, spread = curves.dense
+    mean, ends = curves.dense[0], curves.bands.dense
     axes.axhline(mean, color=DENSE, linewidth=0.9, linestyle=(0, (6, 2)), zorder=2, gid="dense")
-    if np.isfinite(spread):
-        axes.axhspan(mean - spread, mean + spread, color=DENSE, alpha=0.12, linewidth=0)
+    if np.isfinite(ends).all():
+        axes.axhspan(*ends, color=DENSE, alpha=0.12, linewidth=0)
 
 
 def _front_steps(axes: Axes, curves: Curves) -> None:
@@ -199,13 +203,13 @@ def _front_steps(axes: Axes, curves: Curves) -> None:
 
 def _method_line(axes: Axes, curves: Curves, method: str, line: Any) -> None:
     style, x, y = curves.styles[method], line[curves.x], line[curves.y]
-    spread = line[f"{curves.y}_std"]
+    low, high = curves.bands.of(line)
     if curves.measured:
         ends = np.clip([x - line[f"{curves.x}_low"], line[f"{curves.x}_high"] - x], 0, None)
         look: Any = {"fmt": "none", "ecolor": style.colour, "elinewidth": 0.7, "alpha": 0.6}
-        axes.errorbar(x, y, xerr=ends, yerr=spread, **look)
+        axes.errorbar(x, y, xerr=ends, yerr=np.clip([y - low, high - y], 0, None), **look)
     else:
-        axes.fill_between(x, y - spread, y + spread, color=style.colour, alpha=0.18, linewidth=0)
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.18, linewidth=0)
     single = curves.seeds[curves.seeds["method"] == method]
     axes.scatter(
         single[curves.x], single[curves.y], s=3, color=style.colour, alpha=0.45, linewidths=0
@@ -253,7 +257,6 @@ def keys(curves: Curves) -> list:
     """Legend entries of the marks that belong to no method."""
     from matplotlib.lines import Line2D
 
-    fewest, seeds = curves.points["seeds"].min(), curves.points["seeds"].max()
     shown, mean, beyond = curves.y_measure, curves.dense[0], curves.beyond[curves.y]
     number = f"{100 * mean:.4g}%" if shown.scale == "percent" else f"{mean:.4g}"
     ring = {"marker": "o", "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 0.7}
@@ -276,11 +279,11 @@ def keys(curves: Curves) -> list:
         most = float(f"{beyond.max():.3g}")
         label = f"above the axis, up to {most:,g}"
         handles.append(Line2D([], [], color="0.2", linestyle="none", label=label, **ARROW))
-    spread = f"± 1 std, {seeds if fewest == seeds else f'{fewest} to {seeds}'} seeds"
     grey: Any = {"color": "0.5", "linewidth": 0.7}
     if curves.measured:
         handles.append(Line2D([], [], marker="|", label="interval of the timing", **grey))
         bar: Any = {"linestyle": "none", "marker": "|", "markersize": 9, **grey}
     else:
         bar = {"color": "0.6", "alpha": 0.4, "linewidth": 5}
-    return [*handles, Line2D([], [], label=spread, **bar)] if seeds > 1 else handles
+    spread = curves.bands.label(curves.points["seeds"])
+    return [*handles, Line2D([], [], label=spread, **bar)] if spread else handles

@@ -44,13 +44,14 @@ def quality_curve(
 ) -> Figure:
     """One line per method through its levels, from weak to strong compression.
 
-    A line goes through the means over seeds of x and of y; the band is ± one standard deviation
-    over seeds, and the small points are the single seeds. Where `x` is a measured speedup, whose
-    noise would turn lines and bands into knots, the line is thin and bars take the band's place:
-    along y ± one standard deviation, along x from the mean low to the mean high. The dense model is
-    the black point at its own size and the grey horizontal line, with its own band. Ringed points
-    are on the Pareto front of all that is shown, the dense model included; the dotted steps show
-    the best y to be had at each size or smaller.
+    A line goes through the means over seeds of x and of y. The band is the 95 % interval of y over
+    the test examples, for the same networks, and the small points are the single seeds; where the
+    outcomes of single examples are not on record, the band is ± one standard deviation over seeds.
+    Where `x` is a measured speedup, whose noise would turn lines and bands into knots, the line is
+    thin and bars take the band's place, along x from the mean low to the mean high. The dense model
+    is the black point at its own size and the grey horizontal line, with its own band. Ringed
+    points are on the Pareto front of all that is shown, the dense model included; the dotted steps
+    show the best y to be had at each size or smaller.
 
     A metric of logarithmic scale has such an axis, which ends at 100 times the dense model's;
     arrows at the edge stand for the points above it, and the legend says how far they go.

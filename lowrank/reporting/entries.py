@@ -1,0 +1,157 @@
+"""The entries of a summary: which level of a method, and whether it can be told from the best."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowrank.metrics.metric import Metric
+from lowrank.records.repeats import POINT
+from lowrank.reporting.evidence import Reading, evidence
+from lowrank.reporting.examples import have_outcomes
+from lowrank.reporting.verdicts import ALPHA
+from lowrank.statistics.hypotheses import holm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAGGER = " †"
+# The method and the column of an entry.
+Place = tuple[Hashable, float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The chosen level of a method at a size.
+
+    Attributes:
+        point: its row among the points; None if no level has a value.
+        chosen_on: the split by which it was chosen, ``validation`` or ``test``; empty if there was
+            no choice.
+    """
+
+    point: Hashable | None
+    chosen_on: str
+
+    @property
+    def dagger(self) -> str:
+        """The mark of an entry that was chosen on the split on which it is shown."""
+        return DAGGER if self.chosen_on == "test" else ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Whether an entry is bold.
+
+    Attributes:
+        is_best: whether it is the best of its column, or cannot be told from it.
+        p: corrected p-value of no difference from the best; NaN for the best, and if not tested.
+        is_tested: whether the column was tested.
+    """
+
+    is_best: bool
+    p: float
+    is_tested: bool
+
+
+def choose(levels: Any, shown: Metric) -> Entry:
+    """The best of some points of one method by the metric on the validation split.
+
+    By the metric on the test split, where one of them has no validation value.
+    """
+    levels = levels[levels[shown.name].notna()]
+    if levels.empty:
+        return Entry(None, "")
+    column = f"validation_{shown.name}"
+    validated = column in levels and not any(levels[column].isna())
+    quality = shown.sign * levels[column if validated else shown.name]
+    split = ("validation" if validated else "test") if len(levels) > 1 else ""
+    return Entry(quality.idxmax(), split)
+
+
+def marked(
+    frame: pd.DataFrame, points: pd.DataFrame, entries: Mapping[Place, Entry], shown: Metric
+) -> dict[Place, Mark]:
+    """The marks of the entries of each column.
+
+    Raises:
+        ValueError: test examples of two records of one seed cannot be paired.
+    """
+    own: Any = points.reset_index().merge(frame[list(POINT)].assign(row=frame.index), on=POINT)
+    by_point = own.groupby("index")["row"].agg(list)
+    used = {entry.point for entry in entries.values() if entry.point is not None}
+    rows: Any = frame.loc[[row for point in used for row in by_point[point]]]
+    tested = shown.average is not None and len(rows) > 0 and bool(have_outcomes(rows).all())
+    known = evidence(rows, shown) if tested else None
+    seed_of = dict(zip(frame.index, frame["seed"], strict=True))
+    readings: dict[Any, Reading] = {
+        point: {seed_of[row]: {row: 1.0} for row in by_point[point]} for point in used
+    }
+    marks: dict[Place, Mark] = {}
+    for step in dict.fromkeys(step for _, step in entries):
+        column = {place: entry.point for place, entry in entries.items() if place[1] == step}
+        there = {place: point for place, point in column.items() if point is not None}
+        marks |= {place: Mark(False, float("nan"), tested) for place in column}
+        if not there:
+            continue
+        quality: Any = {
+            place: shown.sign * float(points.loc[[point], shown.name].iloc[0])
+            for place, point in there.items()
+        }
+        best = max(quality, key=quality.__getitem__)
+        p = dict.fromkeys(there, float("nan"))
+        if known is not None:
+            others = [place for place in there if there[place] != there[best]]
+            found = [known.test(readings[there[best]], readings[there[one]]) for one in others]
+            raw = np.array([np.nan if one is None else one.difference.p for one in found])
+            p |= dict(zip(others, map(float, holm(raw)), strict=True))
+        for place in there:
+            # Means of the same numbers in another order differ in the last digits.
+            tie = quality[place] >= quality[best] - 1e-6 * abs(quality[best])
+            marks[place] = Mark(tie or p[place] >= ALPHA, p[place], tested)
+    return marks
+
+
+def said_of_choice(entries: Iterable[Entry]) -> str:
+    """A sentence on how levels were chosen; empty if there was no choice."""
+    found = [entry.chosen_on for entry in entries]
+    text = ""
+    if "validation" in found:
+        text += " Of several levels it is the best on the validation split, by the mean over seeds."
+    if "test" in found:
+        text += (
+            f"{DAGGER}: the level is the best on the test split itself, which flatters it, for "
+            "there is no validation value on record."
+        )
+    return text
+
+
+def said_of_marks(marks: Iterable[Mark]) -> str:
+    """A sentence on what is bold."""
+    if any(mark.is_tested for mark in marks):
+        return (
+            f" Bold: all that cannot be told from the best of the column (p from {ALPHA:g}; paired "
+            "by test example, corrected by Holm over the column)."
+        )
+    return " Bold: the best of the column; no outcomes of single examples say what is as good."
+
+
+def chosen_on(frame: pd.DataFrame, points: pd.DataFrame) -> list[str] | None:
+    """For each point which of its parts learnt or chose on which split; None if no record says."""
+    start = "protocol.chosen_on."
+    names = [str(name) for name in frame if str(name).startswith(start)]
+    if not names:
+        return None
+    texts: Any = frame[names].apply(
+        lambda row: "; ".join(
+            f"{name.removeprefix(start)}: {split}"
+            for name, split in row.items()
+            if isinstance(split, str)
+        ),
+        axis=1,
+    )
+    first = frame.assign(text=texts).drop_duplicates(list(POINT))[[*POINT, "text"]]
+    return list(points.merge(first, on=list(POINT), how="left")["text"])

@@ -1,0 +1,223 @@
+"""The words and the table of a comparison of methods."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lowrank.metrics.metric import DIGITS, NONE, Metric
+from lowrank.records.repeats import dense_of_their_own
+from lowrank.reporting.captions import in_unit, subject
+from lowrank.reporting.evidence import Tested
+from lowrank.reporting.table import Table
+from lowrank.statistics.interpolation import SAME
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The probability of a false alarm.
+ALPHA = 0.05
+# After a size, by the scale of its numbers.
+UNITS = {"ratio": "×", "bits": " bits"}
+MOST_NEEDED = 10_000_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the test examples say of two methods at one size.
+
+    Attributes:
+        first, second: the methods.
+        at: the size.
+        measured: of the first and of the second, whether it was measured at that size, and not
+            interpolated between two measured ones.
+        tested: the difference first − second.
+        sign: 1 if higher is better, else −1.
+        p: the p-value, corrected by Holm for all tests of the comparison.
+        needed: the number of test examples that would tell a difference of this size.
+    """
+
+    first: str
+    second: str
+    at: float
+    measured: tuple[bool, bool]
+    tested: Tested
+    sign: int
+    p: float
+    needed: float
+
+    @property
+    def better(self) -> str | None:
+        """The method that is better; None if they cannot be told apart."""
+        if not self.p < ALPHA:
+            return None
+        return self.first if self.sign * self.tested.difference.value > 0 else self.second
+
+
+def sentences(
+    frame: pd.DataFrame,
+    verdicts: Sequence[Verdict],
+    shown: Metric,
+    small: Metric,
+    examples: int,
+    apart: Sequence[tuple[str, str]] = (),
+) -> tuple[str, ...]:
+    """One sentence for each pair of methods: who is better where, and where nobody can tell.
+
+    Args:
+        apart: pairs without a size in common.
+    """
+    found, dense = [], len(dense_of_their_own(frame))
+    pairs = itertools.groupby(verdicts, key=lambda one: (one.first, one.second))
+    for (first, second), group in pairs:
+        own = list(group)
+        said = [_said(one, shown, small) for one in own]
+        about = f"{networks(own, dense)}, {examples:,} examples"
+        found.append(f"{first} and {second} ({about}): {'; '.join(said)}.")
+    if apart:
+        pairs_text = ", ".join(f"{first} and {second}" for first, second in apart)
+        found.append(f"No {small.heading} in common: {pairs_text}.")
+    return tuple(found)
+
+
+def networks(verdicts: Sequence[Verdict], dense: int) -> str:
+    """What the claims of verdicts are about: these networks, or other seeds too.
+
+    Args:
+        dense: the number of dense models with numbers of their own.
+    """
+    seeds = max(one.tested.seeds for one in verdicts)
+    if any(one.tested.difference.resampled for one in verdicts):
+        return f"over {seeds} seeds, and for others like them"
+    if seeds == 1:
+        return "for this network"
+    if dense > 1:
+        return f"for these {seeds} networks"
+    return f"for these {seeds} compressions of one network"
+
+
+def table(
+    frame: Any,
+    verdicts: Sequence[Verdict],
+    shown: Metric,
+    small: Metric,
+    examples: int,
+    resamples: int,
+) -> Table:
+    """A row for each pair of methods at each size; the better of two is bold."""
+    import pandas as pd
+
+    values = pd.DataFrame([_values(one, shown, small) for one in verdicts])
+    cells = pd.DataFrame([_cells(one, shown, small) for one in verdicts])
+    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    for name in ("first", "second"):
+        best[name] = [one.better == getattr(one, name) for one in verdicts]
+    tests = {
+        True: "the exact test of McNemar",
+        False: "the paired sign-flip test",
+    }
+    about = networks(verdicts, len(dense_of_their_own(frame)))
+    used = [text for exact, text in tests.items() if exact in {v.tested.exact for v in verdicts}]
+    if any(one.tested.difference.resampled for one in verdicts):
+        used = ["a bootstrap of examples and of seeds"]
+    caption = (
+        f"{subject(frame)}: {in_unit(shown)} of two methods at one size; {small.words}. The better "
+        f"of two is bold where the difference is real (p < {ALPHA:g}). ~: interpolated between two "
+        f"measured sizes; sizes within {SAME - 1:.0%} are one. Difference: first − second ± its "
+        f"standard error, with its 95 % interval ({resamples:,} resamples of the examples). "
+        f"p: {' or '.join(used)} ({about}; {examples:,} examples), corrected by Holm "
+        f"for {len(verdicts)} test{'' if len(verdicts) == 1 else 's'}. Would tell: the "
+        "examples that would tell a difference of this size, four times of five."
+    )
+    return Table(values, cells, best, caption, labels=3)
+
+
+def _values(one: Verdict, shown: Metric, small: Metric) -> dict[str, Any]:
+    found = one.tested.difference
+    return {
+        "first": one.first,
+        "second": one.second,
+        small.name: one.at,
+        "first_interpolated": not one.measured[0],
+        "second_interpolated": not one.measured[1],
+        f"first_{shown.name}": found.first,
+        f"second_{shown.name}": found.second,
+        "difference": found.value,
+        "difference_se": found.error,
+        "difference_se_of_seeds": found.between if found.resampled else float("nan"),
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "p": found.p,
+        "p_holm": one.p,
+        "test": _test(one),
+        "seeds": one.tested.seeds,
+        "seeds_resampled": found.resampled,
+        "better": one.better or "",
+        "examples_needed": one.needed,
+    }
+
+
+def _test(one: Verdict) -> str:
+    if one.tested.exact:
+        return "McNemar, exact"
+    return "bootstrap with seeds" if one.tested.difference.resampled else "sign flips"
+
+
+def _cells(one: Verdict, shown: Metric, small: Metric) -> dict[str, str]:
+    found = one.tested.difference
+    marks = ["" if measured else "~" for measured in one.measured]
+    return {
+        "first": one.first,
+        "second": one.second,
+        small.heading: f"{one.at:.3g}{UNITS.get(small.scale, '')}",
+        "value of first": f"{marks[0]}{shown.text(found.first)}",
+        "value of second": f"{marks[1]}{shown.text(found.second)}",
+        "difference": shown.text(found.value, found.error),
+        "95 % interval": f"{shown.text(found.low)} to {shown.text(found.high)}"
+        if found.low == found.low
+        else NONE,
+        "p": p_text(one.p),
+        "would tell": _needed(one.needed) or NONE,
+    }
+
+
+def p_text(p: float) -> str:
+    """A p-value with the digits that mean something."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _said(one: Verdict, shown: Metric, small: Metric) -> str:
+    found, at = one.tested.difference, f"{one.at:.3g}{UNITS.get(small.scale, '')}"
+    amount = _amount(shown, abs(found.value), found.error)
+    if one.better is not None:
+        p = p_text(one.p)
+        return f"{one.better} is better by {amount} at {at} (p {p if p[0] == '<' else f'= {p}'})"
+    if found.error == 0 and found.value == 0:
+        return f"at {at} they are alike on every example"
+    needed = _needed(one.needed)
+    more = f"; about {needed} examples would tell" if needed else ""
+    if found.resampled and not needed and found.value:
+        more = "; more seeds are needed to tell"
+    return f"at {at} they cannot be told apart ({amount}{more})"
+
+
+def _amount(shown: Metric, value: float, error: float) -> str:
+    """A difference ± its error, in points for shares."""
+    percent = shown.scale == "percent"
+    factor = 100 if percent else 1
+    digits = DIGITS[shown.scale]
+    if error != error:
+        return f"{factor * value:.{digits}f}{' points' if percent else ''}"
+    text = f"{factor * value:.{digits}f} ± {factor * error:.{digits}f}"
+    return f"{text} points" if percent else text
+
+
+def _needed(examples: float) -> str:
+    """A number of examples to two digits; empty where no number would do."""
+    if examples == float("inf") or examples != examples:
+        return ""
+    if examples > MOST_NEEDED:
+        return f"more than {MOST_NEEDED:,}"
+    return f"{max(2.0, float(f'{examples:.2g}')):,.0f}"

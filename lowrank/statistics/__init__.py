@@ -1,0 +1,1 @@
+"""Statistics of numbers per example: errors of means, tests of differences, resampling."""

@@ -1,0 +1,78 @@
+"""Tests of many differences at once, and of pairs of answers that are right or wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """The two-sided p-value of the exact test that two models are right equally often.
+
+    Given the examples on which one of two models is right and the other is wrong, under the
+    hypothesis each of them is right by a fair coin. So its p-value is never too small, however few
+    these examples are. 1 where there are none.
+
+    Args:
+        first, second: 0 or 1 (also booleans) for the same examples, shape (n,).
+
+    Source: McNemar, Psychometrika 12(2), 1947; Edwards, Psychometrika 13(3), 1948.
+    """
+    first, second = np.asarray(first) > 0.5, np.asarray(second) > 0.5
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    fewer, apart = min(only_first, only_second), only_first + only_second
+    return min(1.0, 2 * float(special.bdtr(fewer, apart, 0.5))) if apart else 1.0
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """The p-values of several tests, corrected so that one below α is a false alarm with
+    probability at most α for all of them together, whatever depends on what.
+
+    Args:
+        p: p-values, shape (tests,); NaN for a test that could not be made, which does not count.
+
+    Returns:
+        The corrected p-values in the same order, none below its own; NaN stays.
+
+    Source: Holm, Scandinavian Journal of Statistics 6(2), 1979.
+    """
+    p = np.asarray(p, dtype=float)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    left = np.arange(len(made), 0, -1)
+    corrected = np.full(p.shape, np.nan)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(left * p[order]))
+    return corrected
+
+
+def examples_needed(
+    n: int,
+    difference: float,
+    error: float,
+    between: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
+    """The number of examples at which a two-sided test would tell such a difference.
+
+    The error over examples shrinks as 1/√n, that between networks (`between`) does not: where it
+    alone hides the difference, no number of examples is enough.
+
+    Args:
+        n: examples that gave `error`.
+        difference: the true difference, assumed to be this.
+        error: the standard error over examples of the difference.
+        between: the standard error that comes from networks, 0 if they are fixed.
+        alpha: probability of a false alarm; over the number of tests, where there are several.
+        power: probability of telling the difference.
+
+    Returns:
+        A number of examples; infinite for a difference of 0, or where more networks are needed.
+
+    Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2.
+    """
+    reach = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+    allowed = (difference / reach) ** 2 - between**2
+    return n * error**2 / allowed if allowed > 0 else math.inf

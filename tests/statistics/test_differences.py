@@ -1,0 +1,199 @@
+"""The test of a difference raises as few false alarms as it says, and sees what it should."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lowrank.statistics.differences import LEAST_SEEDS, difference
+from lowrank.statistics.hypotheses import examples_needed, mcnemar
+from lowrank.statistics.interpolation import shares
+from lowrank.statistics.resampling import counts, resample
+
+ALPHA = 0.05
+# Ends that the count of a right test leaves once in 10,000 runs.
+TAIL = 5e-5
+
+
+def between(values, seeds=1, resamples=400, average="mean", weights=None, run=0):
+    """The difference of the first half of the columns and the second, a column per seed."""
+    weights = np.ones((len(values), 1)) if weights is None else weights
+    found = resample(values, weights, resamples, run)
+    eye = np.eye(2 * seeds)
+    return difference(found, eye[:, :seeds], eye[:, seeds:], average)
+
+
+def alarms(make, runs, **settings):
+    generator = np.random.default_rng(0)
+    return sum(between(make(generator), run=run, **settings).p <= ALPHA for run in range(runs))
+
+
+def normal(generator, n=150, shift=0.0):
+    """Two models whose values go together, as those of two compressions of one network do."""
+    alike = generator.normal(size=(n, 1))
+    return alike + 0.5 * generator.normal(size=(n, 2)) + np.array([shift, 0.0])
+
+
+def right_or_wrong(generator, n, apart, seeds=1):
+    """Two models that differ on a share of the examples, each right as often as the other."""
+    differ = generator.random((n, 1)) < apart
+    first = np.where(differ, generator.random((n, seeds)) < 0.5, True)
+    return np.hstack([first, np.where(differ, ~first, True)]).astype(float)
+
+
+def test_false_alarms_are_as_many_as_it_says():
+    runs = 400
+    found = alarms(normal, runs)
+    assert stats.binom.ppf(TAIL, runs, ALPHA) <= found <= stats.binom.ppf(1 - TAIL, runs, ALPHA)
+
+
+@pytest.mark.parametrize("apart", [0.01, 0.03, 0.2])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_examples_on_which_models_differ_raise_no_false_alarms(apart, seeds):
+    """1 to 40 of 200 examples: where the normal law alone would be too sure."""
+    runs = 300
+    found = alarms(lambda draw: right_or_wrong(draw, 200, apart, seeds), runs, seeds=seeds)
+    assert found <= stats.binom.ppf(1 - TAIL, runs, ALPHA)
+
+
+def test_perplexities_of_long_tails_raise_no_false_alarms():
+    def make(draw):
+        return 3 + draw.gamma(0.5, size=(60, 1)) * draw.gamma(1.0, size=(60, 2))
+
+    found = alarms(make, 400, average="exp")
+    assert found <= stats.binom.ppf(1 - TAIL, 400, ALPHA)
+
+
+def seeded(generator, seeds, spread=0.3, shift=0.0, n=100):
+    """Networks of other seeds differ by `spread` besides what examples do."""
+    examples = generator.normal(size=(n, 2 * seeds))
+    return examples + spread * generator.normal(size=2 * seeds) + np.repeat([shift, 0.0], seeds)
+
+
+@pytest.mark.parametrize("seeds", [5, 8])
+def test_a_claim_about_seeds_raises_as_few_false_alarms(seeds):
+    runs = 300
+    found = alarms(lambda draw: seeded(draw, seeds), runs, seeds=seeds)
+    assert found <= stats.binom.ppf(1 - TAIL, runs, ALPHA)
+    # Seeds that vary must be felt: the same with seeds fixed finds "differences" of luck.
+    generator = np.random.default_rng(0)
+    fixed = sum(
+        stats.ttest_1samp(np.subtract(*np.hsplit(seeded(generator, seeds), 2)).mean(1), 0).pvalue
+        <= ALPHA
+        for _ in range(runs)
+    )
+    assert fixed > 2 * stats.binom.ppf(1 - TAIL, runs, ALPHA)
+
+
+def test_below_five_seeds_the_networks_are_fixed():
+    values = seeded(np.random.default_rng(0), LEAST_SEEDS - 1)
+    found = between(values, LEAST_SEEDS - 1)
+    assert not found.resampled and found.between == 0
+    more = between(seeded(np.random.default_rng(0), LEAST_SEEDS), LEAST_SEEDS)
+    assert more.resampled and 0 < more.between < more.error
+
+
+def test_the_error_of_seeds_is_unbiased():
+    """Examples that do not vary leave the error of the mean of the seeds, s/√seeds."""
+    apart = np.random.default_rng(0).normal(size=6)
+    values = np.hstack([np.tile(apart, (50, 1)), np.zeros((50, 6))])
+    found = between(values, 6, resamples=20_000)
+    assert found.error == pytest.approx(stats.sem(apart), rel=0.03)
+    assert found.between == pytest.approx(found.error)
+
+
+def test_the_planned_number_of_examples_has_the_planned_power():
+    shift, runs = 0.1, 300
+    # The difference of two values has the variance 2 · 0.5².
+    n = round(examples_needed(100, shift, np.sqrt(0.5 / 100)))
+    found = alarms(lambda draw: normal(draw, n, shift), runs)
+    assert stats.binom.ppf(TAIL, runs, 0.8) <= found <= stats.binom.ppf(1 - TAIL, runs, 0.8)
+
+
+@pytest.mark.parametrize("average", ["mean", "exp"])
+def test_intervals_cover_as_often_as_they_say(average):
+    generator, runs, covered = np.random.default_rng(1), 400, 0
+    truth = 0.2 if average == "mean" else np.exp(0.2) - 1
+    for run in range(runs):
+        found = between(normal(generator, 150, 0.2), average=average, run=run)
+        covered += found.low <= truth <= found.high
+    assert covered >= stats.binom.ppf(TAIL, runs, 1 - ALPHA)
+    assert covered <= stats.binom.ppf(1 - TAIL, runs, 1 - ALPHA)
+
+
+def test_the_interval_of_a_mean_is_that_of_scipys_bootstrap():
+    values = normal(np.random.default_rng(2), 200, 0.05)
+    found = between(values, resamples=20_000)
+    apart = values[:, 0] - values[:, 1]
+    theirs = stats.bootstrap((apart,), np.mean, n_resamples=20_000, method="percentile", rng=0)
+    # Ends of 20,000 resamples vary by 2 % of an error.
+    assert found.error == pytest.approx(theirs.standard_error, rel=0.03)
+    ends = theirs.confidence_interval
+    assert (found.low, found.high) == pytest.approx(tuple(ends), abs=0.1 * found.error)
+
+
+def test_curves_are_interpolated_inside_each_resample():
+    generator = np.random.default_rng(0)
+    values, weights = generator.gamma(2.0, size=(80, 5)), generator.integers(1, 5, (80, 1)) + 0.0
+    sizes, others, at = np.array([2.0, 4.0, 8.0]), np.array([3.0, 6.0]), 5.0
+    found = resample(values, weights, 300, seed=4)
+    first, second = np.zeros((5, 1)), np.zeros((5, 1))
+    first[:3, 0], second[3:, 0] = shares(sizes, at), shares(others, at)
+    got = difference(found, first, second)
+    naive = []
+    for draw in counts(80, 300, np.random.default_rng(4)):
+        means = np.average(values, axis=0, weights=weights[:, 0] * draw)
+        naive.append(
+            np.interp(np.log(at), np.log(sizes), means[:3])
+            - np.interp(np.log(at), np.log(others), means[3:])
+        )
+    assert got.error == pytest.approx(np.std(naive) * np.sqrt(80 / 79), rel=1e-9)
+    assert np.min(naive) <= got.low <= np.quantile(naive, 0.025)
+
+
+def test_models_alike_on_every_example_have_no_difference():
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    found = between(np.hstack([values, values]), 3)
+    assert (found.value, found.error, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
+    # Shares that add up to the same model to rounding only.
+    thirds = np.repeat(values[:, :1], 3, axis=1)
+    drawn = resample(thirds, np.ones((50, 1)), 100)
+    split = difference(drawn, np.array([[0.3], [0.7], [0]]), np.array([[0], [0], [1.0]]))
+    assert split.p == 1 and split.error < 1e-12
+
+
+def test_one_example_tells_nothing():
+    found = between(np.array([[1.0, 0.0]]))
+    assert found.value == 1 and found.p == 1 and np.isnan(found.low)
+    # Nor does one example of many on which alone two models differ.
+    values = np.ones((500, 2))
+    values[7, 1] = 0
+    one = between(values)
+    assert one.p == 1 and one.value == pytest.approx(1 / 500) and np.isnan(one.low)
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 0), (5, 1), (8, 0), (15, 5), (60, 40)])
+def test_of_right_and_wrong_answers_it_is_the_exact_test(first, second):
+    """For one network the two are one test."""
+    values = np.ones((400, 2))
+    values[:first, 1] = 0
+    values[first : first + second, 0] = 0
+    found = between(values, resamples=100)
+    assert found.p == pytest.approx(mcnemar(values[:, 0], values[:, 1]), rel=1e-9)
+
+
+def test_a_model_that_is_broken_is_told_from_one_that_is_not():
+    """Perplexities of 10 and of about 80,000, whose standard error is as large as itself."""
+    generator = np.random.default_rng(0)
+    good = generator.gamma(8.0, 0.3, size=(60, 1))
+    worse = good + generator.gamma(2.0, 5.0, size=(60, 1))
+    found = between(np.hstack([good, worse]), average="exp")
+    assert -found.value < found.error
+    assert found.p < 1e-4 and found.high < 0
+
+
+def test_the_same_seed_gives_the_same_numbers_and_signs_change_with_the_order():
+    values = seeded(np.random.default_rng(3), 5, shift=0.2)
+    one, again = between(values, 5), between(values, 5)
+    assert one == again
+    other = between(np.hstack([values[:, 5:], values[:, :5]]), 5)
+    assert other.value == pytest.approx(-one.value) and other.p == pytest.approx(one.p)

@@ -1,0 +1,72 @@
+"""Exact tests, corrections and numbers of examples agree with scipy and statsmodels."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as reference
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+
+from lowrank.statistics.hypotheses import examples_needed, holm, mcnemar
+
+COUNTS = st.integers(0, 30)
+
+
+def answers(both, first, second, none):
+    pairs = [(1, 1)] * both + [(1, 0)] * first + [(0, 1)] * second + [(0, 0)] * none
+    return np.array(pairs or [(1, 1)]).T
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_mcnemar_is_that_of_statsmodels(both, first, second, none):
+    one, other = answers(both, first, second, none)
+    expected = reference([[both, first], [second, none]], exact=True).pvalue
+    assert mcnemar(one, other) == pytest.approx(min(1.0, expected), rel=1e-9)
+    assert mcnemar(other, one) == mcnemar(one, other)
+
+
+def test_few_examples_on_which_two_models_differ_prove_nothing():
+    assert mcnemar(*answers(100, 5, 0, 0)) == 2 * 0.5**5
+    assert mcnemar(*answers(100, 0, 0, 50)) == 1
+
+
+def test_a_false_alarm_of_mcnemar_is_never_more_likely_than_it_says():
+    """Summed over all outcomes, not simulated."""
+    for apart in range(1, 60):
+        p = [mcnemar(*answers(0, first, apart - first, 0)) for first in range(apart + 1)]
+        chances = stats.binom.pmf(range(apart + 1), apart, 0.5)
+        for alpha in (0.001, 0.01, 0.05, 0.2):
+            assert chances[np.array(p) <= alpha].sum() <= alpha + 1e-12
+
+
+@pytest.mark.parametrize("tests", [1, 2, 5, 40, 400])
+def test_holm_is_that_of_statsmodels(tests):
+    # With ties, and small enough for some to stay below 1.
+    p = np.random.default_rng(tests).integers(0, 30, tests) / 30 * 5 / tests
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-12)
+
+
+def test_tests_that_were_not_made_do_not_count():
+    found = holm(np.array([np.nan, 0.01, np.nan, 0.02]))
+    assert found[[1, 3]] == pytest.approx([0.02, 0.02]) and np.isnan(found[[0, 2]]).all()
+    assert holm(np.array([])).shape == (0,)
+
+
+@given(st.floats(0.01, 1), st.floats(0.1, 3), st.floats(0.001, 0.1), st.floats(0.3, 0.95))
+def test_the_number_of_examples_gives_the_power_that_statsmodels_says(size, spread, alpha, power):
+    n = examples_needed(100, size, spread / 10, alpha=alpha, power=power)
+    # Its test of one sample: none of a second one.
+    found = NormalIndPower(ddof=0).power(size / spread, n, alpha, ratio=0)
+    # It adds the other tail, a difference told with the wrong sign.
+    assert power - 1e-9 <= found <= power + alpha / 2
+
+
+def test_no_number_of_examples_tells_nothing_or_what_networks_hide():
+    assert examples_needed(100, 0.0, 0.1) == math.inf
+    assert examples_needed(100, 0.1, 0.1, between=0.05) == math.inf
+    alone = examples_needed(100, 0.3, 0.1)
+    assert alone < examples_needed(100, 0.3, 0.1, between=0.05) < math.inf
