@@ -68,7 +68,7 @@ def summary_table(
     beside = [BITS] if size != BITS and _measured(frame, BITS) else []
     points = summarise(frame, [metric, size, *beside])
     shown, small = measure(frame, metric), measure(frame, size)
-    steps = _reached(points[size], size, small, steps)
+    steps = reached(points[size], size, small, steps)
     in_csv, unit = UNITS[small.scale]
     values, cells = [], []
     groups: Any = points.groupby(["family", "method"], dropna=False)
@@ -161,7 +161,7 @@ def _columns(frame: Any, size: str) -> list[str]:
     return list(dict.fromkeys((size, *names)))
 
 
-def _reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None) -> list[float]:
+def reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None) -> list[float]:
     """The columns of a table of `sizes`: of `steps` the first and those that one of them reaches.
 
     The first stays, so that there is a column even where nothing was made smaller.
