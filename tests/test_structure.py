@@ -29,6 +29,7 @@ ROOMS = [
     "recovery",
     "records",
     "point",
+    "inspection",
     "reporting",
 ]
 MODULES = {
