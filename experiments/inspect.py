@@ -67,16 +67,18 @@ def pictures(
     dense, small = both
 
     def maps() -> Figure:
-        shown = [inspection.attention_maps(model, task, config.row) for model in both]
-        return plots.attention_figure(*shown, title)
+        first, second = (inspection.attention_maps(model, task, config.row) for model in both)
+        return plots.attention_figure(first, second, title)
 
     def similar() -> Figure:
         found = inspection.layer_similarity(dense, small, task, config.examples)
         return plots.similarity_figure(found, title)
 
     def directions() -> Figure:
-        chosen = config.layer, config.directions, config.examples
-        return plots.direction_figure(inspection.direction_drops(dense, task, *chosen), title)
+        counts = config.directions, config.examples
+        return plots.direction_figure(
+            inspection.direction_drops(dense, task, config.layer, *counts), title
+        )
 
     yield "spectra", lambda: plots.kept_spectra(*inspection.matrices(dense, small), title)
     yield "similarity", similar

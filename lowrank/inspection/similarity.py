@@ -32,8 +32,8 @@ def cka(ours: Tensor, theirs: Tensor) -> float:
         ValueError: fewer than 4 examples, other shapes, NaN, or a representation that is the same
             for all examples.
 
-    Source: Kornblith, Norouzi, Lee & Hinton, ICML 2019, Eq. 3 and section 3; the unbiased HSIC: Song
-    et al., JMLR 13, 2012, Eq. 5.
+    Source: Kornblith, Norouzi, Lee & Hinton, ICML 2019, Eq. 3 and section 3; the unbiased HSIC:
+    Song et al., JMLR 13, 2012, Eq. 5.
     """
     for one in (ours, theirs):
         if one.ndim != 2 or len(one) != len(ours) or len(one) < 4:

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowrank.numerics.calibration_error import calibration_error
+from lowrank.numerics.calibration_error import Bins, calibration_error
 from lowrank.numerics.checks import check_integer
 from lowrank.numerics.estimates import Estimate, weighted_mean
 from lowrank.records.outcomes import Outcomes
 
 CONFIDENCE, PREDICTED = "confidence", "predicted"
+BINS: Mapping[str, Bins] = {"ece": "width", "ece_mass": "mass"}
 
 
 class Recall(NamedTuple):
@@ -81,7 +82,7 @@ def calibration(outcomes: Outcomes, bins: int = 15) -> dict[str, Estimate]:
         ("", ours, outcomes.compressed),
     ):
         right, confidence = (answers == target).astype(float), _confidence(part)
-        for name, equal in (("ece", "width"), ("ece_mass", "mass")):
+        for name, equal in BINS.items():
             found[f"{start}{name}"] = calibration_error(
                 confidence, right, outcomes.examples, bins, equal
             )

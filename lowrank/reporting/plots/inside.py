@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -11,11 +12,14 @@ from torch import Tensor
 from lowrank.reporting.plots.spectra import singular_values
 from lowrank.reporting.plots.style import COLOURS, COLUMN, DENSE, PAGE, RC
 from lowrank.reporting.plots.text import shortened, wrapped
+from lowrank.reporting.plots.ticks import set_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowrank.inspection.directions import DirectionDrops
+
+P = ParamSpec("P")
 
 # Panels in a figure at most.
 MOST_PANELS = 12
@@ -24,6 +28,25 @@ LONGEST_NAME = 2.2
 IMAGES = RC | {"axes.grid": False}
 
 
+def _in_style(
+    rc: dict[Any, Any],
+) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
+    """A decorator of functions that draw a figure, with the settings `rc`."""
+
+    def decorate(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+        @wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+            import matplotlib
+
+            with matplotlib.rc_context(rc):
+                return draw(*args, **kwargs)
+
+        return drawn
+
+    return decorate
+
+
+@_in_style(RC)
 def kept_spectra(
     dense: Mapping[str, Tensor], compressed: Mapping[str, Tensor], title: str = ""
 ) -> Figure:
@@ -39,7 +62,7 @@ def kept_spectra(
         ValueError: no layer is in both, or a dense matrix is zero or not finite.
     """
     names = [name for name in dense if name in compressed][:MOST_PANELS]
-    figure, panels = _panels(len(names), title, 1.5, RC)
+    figure, panels = _panels(len(names), title, 1.5)
     for axes, name in zip(panels, names, strict=True):
         own, other = singular_values(name, dense[name]), compressed[name].cpu().double()
         kept = torch.linalg.svdvals(other)
@@ -47,17 +70,16 @@ def kept_spectra(
         held = kept > 1e-6 * own[0]
         axes.plot(places, own / own[0], color=DENSE, linestyle=(0, (6, 2)), label="dense")
         axes.plot(places[held], kept[held] / own[0], color=COLOURS[1], label="compressed")
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=max(1e-5, float(own[-1] / own[0]) / 2))
+        set_axis(axes.yaxis, "log", (max(1e-5, float(own[-1] / own[0]) / 2), 1.3))
         axes.set_xlim(0, 1.02)
-        axes.minorticks_off()
         axes.set_title(shortened(name, LONGEST_NAME, 8))
     figure.supxlabel("index of singular value / min(out, in)", fontsize=8)
     figure.supylabel("value / largest of the dense", fontsize=8)
-    panels[0].legend()
+    panels[0].legend(loc="lower left")
     return figure
 
 
+@_in_style(RC)
 def similarity_figure(similarity: Mapping[str, float], title: str = "") -> Figure:
     """The debiased linear CKA of each layer's outputs, dense beside compressed: 1 is alike.
 
@@ -68,7 +90,7 @@ def similarity_figure(similarity: Mapping[str, float], title: str = "") -> Figur
         ValueError: there is no layer.
     """
     height = 0.9 + 0.16 * max(4, len(similarity))
-    figure, (axes,) = _panels(min(1, len(similarity)), title, height, RC, PAGE * 0.75)
+    figure, (axes,) = _panels(min(1, len(similarity)), title, height, PAGE * 0.75)
     places = range(len(similarity))
     axes.hlines(places, 0, list(similarity.values()), color="0.8", linewidth=1)
     axes.plot(list(similarity.values()), places, "o", color=COLOURS[0])
@@ -79,6 +101,7 @@ def similarity_figure(similarity: Mapping[str, float], title: str = "") -> Figur
     return figure
 
 
+@_in_style(IMAGES)
 def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     """The fall of each class's logit without each singular direction: a heat map.
 
@@ -87,7 +110,7 @@ def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     """
     count, classes = found.drops.shape
     size = 1.3 + 0.24 * count
-    figure, (axes,) = _panels(1, title, size, IMAGES, max(COLUMN, 1.6 + 0.38 * classes))
+    figure, (axes,) = _panels(1, title, size, max(COLUMN, 1.6 + 0.38 * classes))
     largest = max(float(found.drops.abs().max()), 1e-12)
     image = axes.imshow(found.drops, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
     axes.set_xticks(range(classes), [str(one) for one in found.classes])
@@ -98,6 +121,7 @@ def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     return figure
 
 
+@_in_style(IMAGES)
 def mask_figure(kept: Tensor, title: str = "", most: int = 24) -> Figure:
     """Where the first layer keeps its weights: the share over all units, and the first units.
 
@@ -109,10 +133,10 @@ def mask_figure(kept: Tensor, title: str = "", most: int = 24) -> Figure:
         ValueError: there is no unit.
     """
     order = kept.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[:most]
-    figure, panels = _panels(1 + len(order) if len(kept) else 0, title, 0.75, IMAGES, PAGE, 9)
+    figure, panels = _panels(1 + len(order) if len(kept) else 0, title, 0.75, PAGE, 9)
     shares = kept.double().mean(dim=0)
     image = panels[0].imshow(shares, cmap="viridis", vmin=0)
-    panels[0].set_title("share kept")
+    panels[0].set_title("share", fontsize=6, pad=2)
     for axes, unit in zip(panels[1:], order.tolist(), strict=True):
         axes.imshow(kept[unit], cmap="Greys", vmin=0, vmax=1)
         axes.set_title(f"unit {unit}: {int(kept[unit].sum())}", fontsize=6, pad=2)
@@ -123,6 +147,7 @@ def mask_figure(kept: Tensor, title: str = "", most: int = 24) -> Figure:
     return figure
 
 
+@_in_style(IMAGES)
 def heads_figure(kept: Mapping[str, Tensor], title: str = "") -> Figure:
     """The share of weights kept in each head of attention: a row for each layer.
 
@@ -134,7 +159,7 @@ def heads_figure(kept: Mapping[str, Tensor], title: str = "") -> Figure:
     """
     heads = max((len(one) for one in kept.values()), default=0)
     height = 1.0 + 0.16 * len(kept)
-    figure, (axes,) = _panels(min(1, len(kept)), title, height, IMAGES, PAGE * 0.75)
+    figure, (axes,) = _panels(min(1, len(kept)), title, height, PAGE * 0.75)
     values = torch.full((len(kept), heads), float("nan"), dtype=torch.float64)
     for row, shares in enumerate(kept.values()):
         values[row, : len(shares)] = shares
@@ -146,6 +171,7 @@ def heads_figure(kept: Mapping[str, Tensor], title: str = "") -> Figure:
     return figure
 
 
+@_in_style(IMAGES)
 def attention_figure(
     dense: Sequence[Tensor], compressed: Sequence[Tensor], title: str = "", most: int = 4
 ) -> Figure:
@@ -164,7 +190,7 @@ def attention_figure(
         raise ValueError("attention maps must be of the same layers, on the same example")
     count = min(most, len(dense))
     layers = torch.linspace(0, len(dense) - 1, count).round().int().tolist()
-    figure, panels = _panels(2 * count, title, PAGE / max(count, 3), IMAGES, PAGE, count)
+    figure, panels = _panels(2 * count, title, PAGE / max(count, 3), PAGE, count)
     image: Any = None
     for row, (word, maps) in enumerate((("dense", dense), ("compressed", compressed))):
         for column, layer in enumerate(layers):
@@ -177,23 +203,21 @@ def attention_figure(
 
 
 def _panels(
-    count: int, title: str, height: float, rc: Any, width: float = PAGE, columns: int = 4
+    count: int, title: str, height: float, width: float = PAGE, columns: int = 4
 ) -> tuple[Figure, list[Any]]:
     """A figure with `count` panels, each row `height` inches high."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     if not count:
         raise ValueError("there is no layer that could be drawn")
     columns = min(columns, count)
     rows = -(-count // columns)
-    with matplotlib.rc_context(rc):
-        figure = Figure(figsize=(width, rows * height + 0.6), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-        for axes in panels[count:]:
-            axes.remove()
-        if title:
-            figure.suptitle(wrapped(title, width - 0.3), fontsize=8)
+    figure = Figure(figsize=(width, rows * height + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    if title:
+        figure.suptitle(wrapped(title, width - 0.3), fontsize=8)
     return figure, panels[:count]
 
 
