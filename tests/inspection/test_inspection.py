@@ -62,9 +62,7 @@ def hsic(first, second):
     """The unbiased estimator by its definition, a mean over four different examples (Song et al.
     2012, Eq. 4)."""
     rows = list(itertools.permutations(range(len(first)), 4))
-    terms = [
-        first[i, j] * (second[i, j] + second[q, r] - 2 * second[i, q]) for i, j, q, r in rows
-    ]
+    terms = [first[i, j] * (second[i, j] + second[q, r] - 2 * second[i, q]) for i, j, q, r in rows]
     return sum(terms) / len(rows)
 
 

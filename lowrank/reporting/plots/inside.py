@@ -112,7 +112,9 @@ def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     size = 1.3 + 0.24 * count
     figure, (axes,) = _panels(1, title, size, max(COLUMN, 1.6 + 0.38 * classes))
     largest = max(float(found.drops.abs().max()), 1e-12)
-    image = axes.imshow(found.drops, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
+    image = axes.imshow(
+        found.drops.numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto"
+    )
     axes.set_xticks(range(classes), [str(one) for one in found.classes])
     axes.set_yticks(range(count), [f"{i + 1} (σ = {s:.3g})" for i, s in enumerate(found.sigma)])
     axes.set_xlabel("class or token")
@@ -135,10 +137,10 @@ def mask_figure(kept: Tensor, title: str = "", most: int = 24) -> Figure:
     order = kept.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[:most]
     figure, panels = _panels(1 + len(order) if len(kept) else 0, title, 0.75, PAGE, 9)
     shares = kept.double().mean(dim=0)
-    image = panels[0].imshow(shares, cmap="viridis", vmin=0)
+    image = panels[0].imshow(shares.numpy(), cmap="viridis", vmin=0)
     panels[0].set_title("share", fontsize=6, pad=2)
     for axes, unit in zip(panels[1:], order.tolist(), strict=True):
-        axes.imshow(kept[unit], cmap="Greys", vmin=0, vmax=1)
+        axes.imshow(kept[unit].numpy(), cmap="Greys", vmin=0, vmax=1)
         axes.set_title(f"unit {unit}: {int(kept[unit].sum())}", fontsize=6, pad=2)
     for axes in panels:
         axes.set(xticks=[], yticks=[])
@@ -163,7 +165,7 @@ def heads_figure(kept: Mapping[str, Tensor], title: str = "") -> Figure:
     values = torch.full((len(kept), heads), float("nan"), dtype=torch.float64)
     for row, shares in enumerate(kept.values()):
         values[row, : len(shares)] = shares
-    image = axes.imshow(values, cmap="viridis", vmin=0, aspect="auto")
+    image = axes.imshow(values.numpy(), cmap="viridis", vmin=0, aspect="auto")
     axes.set_xticks(range(heads), [str(head) for head in range(heads)])
     axes.set_yticks(range(len(kept)), [shortened(name, LONGEST_NAME, 7) for name in kept])
     axes.set_xlabel("head")
@@ -195,7 +197,9 @@ def attention_figure(
     for row, (word, maps) in enumerate((("dense", dense), ("compressed", compressed))):
         for column, layer in enumerate(layers):
             axes = panels[row * count + column]
-            image = axes.imshow(maps[layer].mean(dim=0).sqrt(), cmap="magma", vmin=0, vmax=1)
+            image = axes.imshow(
+                maps[layer].mean(dim=0).sqrt().numpy(), cmap="magma", vmin=0, vmax=1
+            )
             axes.set_title(f"{word}, layer {layer}")
             axes.set(xlabel="key" if row else "", ylabel="" if column else "query")
     _bar(figure, image, panels, "√attention")
