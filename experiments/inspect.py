@@ -80,12 +80,18 @@ def pictures(
             inspection.direction_drops(dense, task, config.layer, *counts), title
         )
 
+    def tokens() -> Figure:
+        return plots.token_figure(
+            inspection.token_changes(dense, small, task, config.examples), title
+        )
+
     yield "spectra", lambda: plots.kept_spectra(*inspection.matrices(dense, small), title)
     yield "similarity", similar
     yield "directions", directions
     yield "mask", lambda: plots.mask_figure(inspection.kept_images(dense, small, task), title)
     yield "heads", lambda: plots.heads_figure(inspection.kept_of_heads(small), title)
     yield "attention", maps
+    yield "tokens", tokens
 
 
 def read(path: Path) -> dict[str, Any]:

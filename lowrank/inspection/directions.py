@@ -89,17 +89,26 @@ def right_scores(outputs: object, targets: object) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: none of the outputs has an axis of classes beside the axes of the targets.
     """
+    scores = scores_of_targets(outputs, targets)
+    assert isinstance(targets, Tensor)
+    counted = targets >= 0
+    right = targets[counted]
+    return scores[counted].double().gather(1, right[:, None])[:, 0], right
+
+
+def scores_of_targets(outputs: object, targets: object) -> Tensor:
+    """The scores among the outputs, with the axes of the targets and then that of the classes.
+
+    Raises:
+        ValueError: none of the outputs has an axis of classes beside the axes of the targets.
+    """
     if isinstance(targets, Tensor) and not targets.is_floating_point():
         for tensor in tensors(outputs):
-            if tensor.ndim != targets.ndim + 1:
-                continue
             for axis in (-1, 1):
-                scores = tensor.movedim(axis, -1)
-                if scores.shape[:-1] == targets.shape:
-                    counted = targets >= 0
-                    right = targets[counted]
-                    rows = scores[counted].double()
-                    return rows.gather(1, right[:, None])[:, 0], right
+                if tensor.ndim == targets.ndim + 1:
+                    scores = tensor.movedim(axis, -1)
+                    if scores.shape[:-1] == targets.shape:
+                        return scores
     raise ValueError(
         "the task's outputs are no scores of classes or tokens beside its targets, so there is no "
         "logit that could fall"

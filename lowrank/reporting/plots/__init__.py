@@ -8,6 +8,7 @@ from lowrank.reporting.plots.inside import heads_figure as heads_figure
 from lowrank.reporting.plots.inside import kept_spectra as kept_spectra
 from lowrank.reporting.plots.inside import mask_figure as mask_figure
 from lowrank.reporting.plots.inside import similarity_figure as similarity_figure
+from lowrank.reporting.plots.inside import token_figure as token_figure
 from lowrank.reporting.plots.layers import layer_figure as layer_figure
 from lowrank.reporting.plots.norms import norm_figure as norm_figure
 from lowrank.reporting.plots.quality import quality_curve as quality_curve

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowrank.inspection.directions import DirectionDrops
+    from lowrank.inspection.tokens import TokenChanges
 
 P = ParamSpec("P")
 
@@ -203,6 +204,29 @@ def attention_figure(
             axes.set_title(f"{word}, layer {layer}")
             axes.set(xlabel="key" if row else "", ylabel="" if column else "query")
     _bar(figure, image, panels, "√attention")
+    return figure
+
+
+@_in_style(RC)
+def token_figure(found: TokenChanges, title: str = "") -> Figure:
+    """The change of the loss of tokens by their frequency and position, with standard errors.
+
+    Args:
+        found: of `lowrank.inspection.token_changes`.
+    """
+    figure, panels = _panels(2, title, 2.2)
+    parts = (
+        ("times that the token is a target", found.by_frequency),
+        ("position in the sequence", found.by_position),
+    )
+    for axes, (words, estimates) in zip(panels, parts, strict=True):
+        values = [one.value for one in estimates.values()]
+        errors = [one.error for one in estimates.values()]
+        axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], marker="o", capsize=2)
+        axes.axhline(0, color=DENSE, linewidth=0.8)
+        axes.set_xticks(range(len(values)), list(estimates), rotation=45, ha="right")
+        axes.set_xlabel(words)
+    panels[0].set_ylabel("loss, compressed − dense (nats)")
     return figure
 
 
