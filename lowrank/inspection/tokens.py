@@ -103,7 +103,7 @@ def generation_agreement(
         iter(batch.inputs.values() if isinstance(batch.inputs, Mapping) else batch.inputs)
     )
     is_tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.dtype == torch.int64
-    if len(places) != 1 or not is_tokens or inputs.shape[1] < prompt:
+    if len(batch.inputs) != 1 or not is_tokens or inputs.shape[1] < prompt:
         raise ValueError(
             f"continuations need inputs of at least prompt={prompt} tokens alone, int64 (batch, "
             "length): give a task of a language model, or a shorter prompt"
