@@ -10,6 +10,7 @@ import sys
 PROGRAMS = {
     "sweep": ("experiments.sweep", "measures points, each a model compressed by one method"),
     "report": ("experiments.report", "draws figures and tables of what was measured"),
+    "inspect": ("experiments.inspect", "draws the inside of a saved compressed model"),
     "reproduce": ("experiments.reproduce", "sets published tables beside ours"),
 }
 

@@ -193,7 +193,21 @@ def tabulate(
         else:
             print(norms.to_markdown())
             yield from norms.save(f"{start}-norms")
+    yield from hidden(start, part, metric, size)
     yield write(Path(f"{start}-layers.csv"), csv_text(layers))
+
+
+def hidden(start: Path, part: pd.DataFrame, metric: str, size: str) -> Iterator[Path]:
+    """Write the tables of what the average hides, from the outcomes beside the records."""
+    from lowrank.reporting.fidelity import class_table, fidelity_table
+
+    for end, table in (("fidelity", fidelity_table), ("classes", class_table)):
+        try:
+            made = table(part, metric, size)
+        except ValueError as error:
+            print(f"{start.name}: no table of {end}: {on_one_line(error)}")
+        else:
+            yield from made.save(f"{start}-{end}")
 
 
 def explore(chosen: Options, frame: pd.DataFrame, layers: pd.DataFrame) -> Path:

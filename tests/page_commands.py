@@ -159,6 +159,9 @@ def check(command: str) -> None:
             check_sweep(*arguments)
         case ["python", "-m", "experiments.report", *arguments]:
             check_report(arguments)
+        case ["python", "-m", "experiments.inspect", *arguments]:
+            with initialize_config_dir(str(CONF / "inspect"), version_base="1.3"):
+                assert compose("inspect", arguments).record
         case ["python", "-m", "experiments.reproduce", *arguments]:
             check_reproduce(arguments)
         case ["python", "-m", module, *arguments] if module.startswith("experiments.benchmarks."):

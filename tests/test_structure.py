@@ -30,6 +30,7 @@ ROOMS = [
     "recovery",
     "records",
     "point",
+    "inspection",
     "reporting",
 ]
 MODULES = {

@@ -88,7 +88,7 @@ def summary_table(
     judged = [name for name in (f"validation_{metric}",) if _measured(frame, name)]
     points = summarise_with_errors(frame, [metric, size, *beside, *judged])
     shown, small = measure(frame, metric), measure(frame, size)
-    steps = _reached(points[size], size, small, steps)
+    steps = reached(points[size], size, small, steps)
     entries = {
         (method, step): choose(levels[small.sign * levels[size] >= small.sign * step], shown)
         for method, levels in points.groupby("method", dropna=False)
@@ -200,7 +200,7 @@ def _columns(frame: Any, size: str) -> list[str]:
     return list(dict.fromkeys((size, *names)))
 
 
-def _reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None) -> list[float]:
+def reached(sizes: Any, size: str, small: Metric, steps: Sequence[float] | None) -> list[float]:
     """The columns of a table of `sizes`: of `steps` the first and those that one of them reaches.
 
     The first stays, so that there is a column even where nothing was made smaller.

@@ -1,0 +1,87 @@
+"""The points of a fidelity table: each method at its picked level of each size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lowrank.numerics.estimates import Estimate, averaged
+from lowrank.records.columns import level_text, measure
+from lowrank.records.outcomes import Outcomes, of_record
+from lowrank.records.repeats import POINT
+from lowrank.reporting.curves import first_measure, summarise
+from lowrank.reporting.fidelity.answers import counted
+from lowrank.reporting.tables import UNITS, reached
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class PickedPoint:
+    """A method at its picked level of one size.
+
+    Attributes:
+        size: of the column of the summary, such as ``4×``.
+        measured: the mean size of the level.
+        outcomes: of each of its records, one a seed.
+    """
+
+    size: str
+    family: str
+    method: str
+    level: str
+    measured: float
+    outcomes: tuple[Outcomes, ...] = field(repr=False)
+
+
+def picked(
+    frame: pd.DataFrame, metric: str | None, size: str, steps: Sequence[float] | None
+) -> tuple[list[PickedPoint], str]:
+    """The points of a fidelity table, and a sentence on how their levels were picked.
+
+    At each size, a method has the level that is best on the validation split (where there are no
+    records of that: on the test split) among those whose mean `size` is at least that (at most,
+    where less is better).
+
+    Raises:
+        ValueError: as `lowrank.reporting.tables.summary_table`, or a record without its outcomes.
+    """
+    metric = metric or first_measure(frame)
+    validation = f"validation_{metric}"
+    by = validation if validation in frame and not any(frame[validation].isna()) else metric
+    points: Any = summarise(frame, [by, size])
+    judged, small = measure(frame, metric), measure(frame, size)
+    found, read = [], {}
+    for step in reached(points[size], size, small, steps):
+        reaching = points[small.sign * points[size] >= small.sign * step].dropna(subset=[by])
+        quality = judged.sign * reaching[by]
+        for index in quality.groupby([reaching["family"], reaching["method"]]).idxmax():
+            row: Any = points.loc[index]
+            key = tuple(str(row[name]) for name in POINT)
+            if key not in read:
+                read[key] = tuple(counted(of_record(path)) for path in _paths(frame, row))
+            named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
+            found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
+    where = "validation" if by == validation else "test"
+    reaches = "least" if small.higher_is_better else "most"
+    said = (
+        f"Each method is at the level that is best on the {where} split by {judged.heading} among "
+        f"those whose {small.words} is at {reaches} the size."
+    )
+    return found, said
+
+
+def over_records(own: Sequence[Mapping[Any, Estimate]]) -> dict[Any, Estimate]:
+    """The means over the records of a point, of those statistics that all of them have."""
+    shared = [name for name in own[0] if all(name in one for one in own)]
+    return {name: averaged([one[name] for one in own]) for name in shared}
+
+
+def _paths(frame: Any, row: Any) -> list[str]:
+    """The records of a point."""
+    same = frame["path"].notna()
+    for name in POINT:
+        same &= frame[name].isna() if row[name] != row[name] else frame[name] == row[name]
+    return list(frame[same]["path"])

@@ -1,0 +1,157 @@
+"""The table of what the average hides: one row per method and size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lowrank.metrics.metric import NONE, Metric
+from lowrank.numerics.estimates import Estimate, weighted_mean
+from lowrank.records.outcomes import Outcomes
+from lowrank.reporting.captions import subject
+from lowrank.reporting.fidelity.answers import (
+    agreement,
+    agreement_by_confidence,
+    calibration,
+    changed_answers,
+    has_classes,
+    recalls,
+)
+from lowrank.reporting.fidelity.picked import PickedPoint, over_records, picked
+from lowrank.reporting.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The parts into which the dense model's confidence divides the examples.
+PARTS = 4
+LEAST, MOST = "agreement_least_confident", "agreement_most_confident"
+SHARES = {
+    "flipped": "flipped",
+    "right_to_wrong": "right to wrong",
+    "wrong_to_right": "wrong to right",
+    "wrong_to_wrong": "wrong to other wrong",
+    "dense_ece": "ECE dense",
+    "ece": "ECE",
+    "ece_mass": "ECE, equal mass",
+    "ece_change": "ECE change",
+    LEAST: "agree, least confident quarter",
+    MOST: "agree, most confident quarter",
+}
+SHOWN = (
+    *(Metric(name, title, f"{title} (%)", "percent") for name, title in SHARES.items()),
+    Metric("kl", "KL(dense ‖ compressed)", "KL (nats)"),
+    Metric("loss_change", "loss, compressed − dense", "loss change"),
+)
+# In the order of the columns; what only CSV holds is left out.
+COLUMNS = (
+    *("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "kl", "loss_change"),
+    *("dense_ece", "ece", LEAST, MOST),
+)
+CLASSES = {"lowest_recall": "lowest recall (%)", "largest_fall": "largest fall of recall (%)"}
+
+
+def fidelity_table(
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    size: str = "compression_ratio",
+    steps: Sequence[float] | None = None,
+) -> Table:
+    """What the average of a metric hides, for each method at its picked level of each size.
+
+    From the outcomes of single examples on record; no model runs. Shares of flipped answers and
+    how they split, KL(dense ‖ compressed), expected calibration errors, the class of the lowest
+    recall and that whose recall fell most, and the agreement where the dense model is least and
+    most confident. Tasks whose examples have no single class have what their outcomes define.
+    Numbers are means over the seeds ± their standard error over the examples.
+
+    Args:
+        frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
+        metric: by which levels are picked; that by which the task judges, if not given.
+        size: a ratio, such as ``compression_ratio``, or ``layers_bits_per_weight``.
+        steps: the sizes; as in `lowrank.reporting.tables.summary_table`, if not given.
+
+    Raises:
+        ValueError: as `lowrank.reporting.tables.summary_table`; or a record whose outcomes are not
+            beside it.
+    """
+    import pandas as pd
+
+    points, how = picked(frame, metric, size, steps)
+    rows = [_row(point) for point in points]
+    named = {one.name: one for one in SHOWN}
+    held = [name for name in COLUMNS if any(name in numbers for numbers, _ in rows)]
+    values, cells = [], []
+    for point, (numbers, classes) in zip(points, rows, strict=True):
+        labels = {"size": point.size, "method": point.method, "level": point.level}
+        value = {"family": point.family, **labels, size: point.measured}
+        for name, one in numbers.items():
+            value |= {name: one.value, f"{name}_se": one.error}
+        cell: dict[str, str] = dict(labels)
+        for name in held:
+            one = numbers.get(name)
+            shown = named[name]
+            cell[shown.heading] = NONE if one is None else shown.text(one.value, one.error)
+        for name, (number, one) in classes.items():
+            value |= {f"{name}_class": number, name: one.value, f"{name}_se": one.error}
+            if name == "largest_fall" and one.value >= 0:
+                continue  # No class fell.
+            cell[CLASSES[name]] = f"{number}: {named['ece'].text(one.value, one.error)}"
+        values.append(value)
+        cells.append(cell)
+    cells = pd.DataFrame(cells).fillna(NONE)
+    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    examples = len(points[0].outcomes[0]) if points else 0
+    caption = (
+        f"{subject(frame)}: what the average hides, on {examples} examples of the test split. "
+        f"Mean over the seeds ± standard error over the examples. {how}{_words(held)}"
+    )
+    return Table(pd.DataFrame(values), cells, best, caption, labels=3)
+
+
+def statistics(outcomes: Outcomes) -> dict[str, Estimate]:
+    """All that outcomes say of a pair of models, classes apart, by name."""
+    found = agreement(outcomes)
+    if has_classes(outcomes):
+        found |= changed_answers(outcomes) | calibration(outcomes)
+        if len(outcomes) >= PARTS:
+            parts = agreement_by_confidence(outcomes, PARTS)
+            found |= {LEAST: parts[0], MOST: parts[-1]}
+    return found | _changes(outcomes)
+
+
+def _changes(outcomes: Outcomes) -> dict[str, Estimate]:
+    if "loss" not in outcomes.dense or "loss" not in outcomes.compressed:
+        return {}
+    both = outcomes.compressed["loss"] - outcomes.dense["loss"]
+    return {"loss_change": weighted_mean(both, outcomes.weights, outcomes.examples)}
+
+
+def _row(point: PickedPoint) -> tuple[dict[str, Estimate], dict[str, tuple[int, Estimate]]]:
+    """The statistics of a point, and its extreme classes with their numbers."""
+    numbers = over_records([statistics(one) for one in point.outcomes])
+    if not all(has_classes(one) for one in point.outcomes):
+        return numbers, {}
+    own = [recalls(one) for one in point.outcomes]
+    lowest = _least({number: one.compressed for number, one in each.items()} for each in own)
+    fallen = _least({number: one.change for number, one in each.items()} for each in own)
+    return numbers, {"lowest_recall": lowest, "largest_fall": fallen}
+
+
+def _least(each: Any) -> tuple[int, Estimate]:
+    """The class with the least value, of those that occur for all seeds."""
+    means: Mapping[int, Estimate] = over_records(list(each))
+    number = min(means, key=lambda one: means[one].value)
+    return number, means[number]
+
+
+def _words(held: Sequence[str]) -> str:
+    """Sentences on the columns that need one."""
+    said = ""
+    if "right_to_wrong" in held:
+        said += (
+            " Right to wrong and its like are shares of all examples, and add up to flipped. ECE: "
+            "expected calibration error of the top answer in 15 bins of equal width. The class of "
+            "an extreme recall is chosen on the same examples, which makes it more extreme."
+        )
+    return said

@@ -1,0 +1,159 @@
+"""What the average hides: known answers, and the tables from records."""
+
+import made_records
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowrank.records import store
+from lowrank.records.outcomes import Outcomes, of_record
+from lowrank.reporting.fidelity import class_table, fidelity_table
+from lowrank.reporting.fidelity.answers import (
+    agreement,
+    agreement_by_confidence,
+    calibration,
+    changed_answers,
+    counted,
+    recalls,
+)
+from lowrank.reporting.fidelity.table import statistics
+
+
+def outcomes(target, dense, compressed, weights=None):
+    """Outcomes of a classifier with these classes and answers."""
+    target, answers = np.asarray(target), (np.asarray(dense), np.asarray(compressed))
+    parts = [
+        {
+            "predicted": one,
+            "confidence": np.linspace(0.5, 1, len(one)),
+            "loss": 1.0 - (one == target),
+        }
+        for one in answers
+    ]
+    parts[1]["flipped"] = (answers[0] != answers[1]).astype(float)
+    weights = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
+    return Outcomes(np.arange(len(target)), weights, *parts, target)
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for record in made_records.records(2, ("svd", "codebook")):
+        store.save(made_records.with_outcomes(record), folder)
+    return store.load(folder)
+
+
+def test_two_swapped_classes_are_seen_though_the_other_eight_are_as_they_were():
+    target = np.tile(np.arange(10), 20)
+    swapped = np.where(target == 3, 8, np.where(target == 8, 3, target))
+    found = outcomes(target, target, swapped)
+    answers = changed_answers(found)
+    assert answers["right_to_wrong"].value == pytest.approx(0.2)
+    assert answers["wrong_to_right"].value == answers["wrong_to_wrong"].value == 0
+    changes = {number: one.change.value for number, one in recalls(found).items()}
+    assert changes == {number: -1.0 if number in (3, 8) else 0.0 for number in range(10)}
+
+
+def test_losses_and_gains_that_cancel_are_seen():
+    target = np.zeros(100, dtype=int)
+    dense, ours = target.copy(), target.copy()
+    dense[:10], ours[10:20], dense[20], ours[20] = 1, 1, 1, 2
+    answers = changed_answers(outcomes(target, dense, ours))
+    shares = [answers[name].value for name in ("right_to_wrong", "wrong_to_right")]
+    assert shares == pytest.approx([0.1, 0.1])
+    assert answers["wrong_to_wrong"].value == pytest.approx(0.01)
+
+
+@given(st.integers(2, 80), st.integers(0, 20))
+def test_the_parts_add_up_to_what_was_flipped_and_to_the_change_of_accuracy(count, seed):
+    random = np.random.default_rng(seed)
+    target, dense, ours = random.integers(0, 3, (3, count))
+    found = outcomes(target, dense, ours)
+    answers = {name: one.value for name, one in changed_answers(found).items()}
+    assert sum(answers.values()) == pytest.approx(agreement(found)["flipped"].value)
+    change = (ours == target).mean() - (dense == target).mean()
+    assert answers["wrong_to_right"] - answers["right_to_wrong"] == pytest.approx(change)
+    sizes = {number: (target == number).mean() for number in recalls(found)}
+    by_class = sum(sizes[number] * one.change.value for number, one in recalls(found).items())
+    assert by_class == pytest.approx(change)
+
+
+def test_agreement_is_parted_by_the_confidence_of_the_dense_model():
+    dense = np.zeros(40, dtype=int)
+    ours = dense.copy()
+    ours[:5] = 1  # Of those of which the dense model is least confident.
+    parts = agreement_by_confidence(outcomes(dense, dense, ours))
+    assert [one.value for one in parts] == [0.5, 1, 1, 1]
+    with pytest.raises(ValueError, match="more than the 3 examples"):
+        agreement_by_confidence(outcomes(*[np.zeros(3, dtype=int)] * 3))
+
+
+def test_examples_without_predictions_do_not_count():
+    target = np.array([0, 0, 0, 1])
+    found = counted(outcomes(target, target, [0, 0, 1, 0], weights=[1, 1, 1, 0]))
+    assert changed_answers(found)["right_to_wrong"].value == pytest.approx(1 / 3)
+    assert set(recalls(found)) == {0}
+
+
+def test_outcomes_without_classes_are_refused_and_still_say_what_they_can():
+    values = {"loss": np.array([1.0, 3.0])}
+    plain = Outcomes(np.arange(2), np.array([1.0, 3.0]), values, {"loss": np.array([2.0, 3.0])})
+    for function in (changed_answers, calibration, recalls, agreement_by_confidence):
+        with pytest.raises(ValueError, match="no class for each example"):
+            function(plain)
+    assert statistics(plain)["loss_change"].value == pytest.approx(0.25)
+    assert list(statistics(plain)) == ["loss_change"]
+
+
+def test_outcomes_without_confidences_are_refused():
+    found = outcomes([0, 1], [0, 1], [0, 1])
+    bare = Outcomes(
+        found.examples,
+        found.weights,
+        {"predicted": found.dense["predicted"]},
+        {"predicted": found.compressed["predicted"]},
+        found.target,
+    )
+    with pytest.raises(ValueError, match="no 'confidence'"):
+        calibration(bare)
+
+
+def test_the_table_has_each_method_at_the_best_level_on_validation(frame):
+    table = fidelity_table(frame, steps=(4,))
+    assert sorted(table.cells["method"]) == ["codebook", "svd"]
+    for _, row in table.values.iterrows():
+        held = frame[(frame["method"] == row["method"]) & (frame["compression_ratio"] >= 4)]
+        means = frame[frame["point"].isin(held["point"])].groupby("level")["validation_top1"].mean()
+        means = means[frame.groupby("level")["compression_ratio"].mean()[means.index] >= 4]
+        assert float(row["level"]) == means.idxmax()
+    assert "best on the validation split" in table.caption and "360 examples" in table.caption
+
+
+def test_the_numbers_of_the_table_are_means_over_the_seeds(frame):
+    row = fidelity_table(frame, steps=(4,)).values.set_index("method").loc["svd"]
+    of_point = frame[(frame["method"] == "svd") & (frame["level"] == float(row["level"]))]
+    own = [statistics(of_record(path)) for path in of_point["path"]]
+    assert len(own) == 2
+    for name in ("flipped", "right_to_wrong", "ece", "ece_mass", "loss_change"):
+        assert row[name] == pytest.approx(np.mean([one[name].value for one in own]))
+        assert 0 < row[f"{name}_se"] <= max(one[name].error for one in own) + 1e-12
+    assert row["flipped"] == pytest.approx(
+        row["right_to_wrong"] + row["wrong_to_right"] + row["wrong_to_wrong"]
+    )
+
+
+def test_the_table_of_classes_holds_what_the_first_table_calls_extreme(frame):
+    first = fidelity_table(frame, steps=(4,)).values.set_index("method")
+    for method, rows in class_table(frame, steps=(4,)).values.groupby("method"):
+        assert len(rows) == 10
+        least = rows.loc[rows["compressed"].idxmin()]
+        assert least["class"] == first.loc[method, "lowest_recall_class"]
+        assert least["compressed"] == pytest.approx(first.loc[method, "lowest_recall"])
+        assert rows["change"].min() == pytest.approx(first.loc[method, "largest_fall"])
+
+
+def test_records_without_outcomes_are_refused(tmp_path):
+    frame = store.load(made_records.write(tmp_path, 1, ("svd",)))
+    with pytest.raises(ValueError, match="names no outcomes of its examples: measure its point"):
+        fidelity_table(frame)
