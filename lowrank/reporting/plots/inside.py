@@ -201,6 +201,7 @@ def attention_figure(
     for row, (word, maps) in enumerate((("dense", dense), ("compressed", compressed))):
         for column, layer in enumerate(layers):
             axes = panels[row * count + column]
+            shown = maps[layer].mean(dim=0)[:SHOWN_POSITIONS, :SHOWN_POSITIONS]
             image = axes.imshow(shown.sqrt().numpy(), cmap="magma", vmin=0, vmax=1)
             axes.set_title(f"{word}, layer {layer}")
             axes.set(xlabel="key" if row else "", ylabel="" if column else "query")
