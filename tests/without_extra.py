@@ -44,9 +44,11 @@ REPORTS = {"pandas", "matplotlib", "tabulate"}
 PROGRAMS = {
     "experiments.sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,
     "experiments.report": {"hydra"} | REPORTS,
+    "experiments.inspect": {"hydra"} | REPORTS,
     "experiments.reproduce": {"hydra", "pydantic"} | REPORTS,
     "experiments.command sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,
     "experiments.command report": {"hydra"} | REPORTS,
+    "experiments.command inspect": {"hydra"} | REPORTS,
     "experiments.command reproduce": {"hydra", "pydantic"} | REPORTS,
     "experiments.benchmarks.break_even": REPORTS,
     "experiments.benchmarks.budget_curve": {"hydra"},

@@ -65,7 +65,8 @@ def layer_similarity(
     Raises:
         ValueError: fewer than 4 examples.
     """
-    names = list(dict.fromkeys(use.name for site in find_sites(dense) for use in site.uses))
+    held = {use.name for site in find_sites(dense) for use in site.uses}
+    names = [name for name, _ in dense.named_modules() if name in held]
     batch = first_of(task, examples)
     both = [outputs_of(model, names, task, batch) for model in (dense, compressed)]
     found = {}

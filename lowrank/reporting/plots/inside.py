@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Panels in a figure at most.
+# Panels in a figure at most, and positions in a map of attention.
 MOST_PANELS = 12
+SHOWN_POSITIONS = 48
 LONGEST_NAME = 2.2
 # Without the grid, which would lie over the pixels.
 IMAGES = RC | {"axes.grid": False}
@@ -180,6 +181,8 @@ def attention_figure(
 ) -> Figure:
     """Attention maps of layers on one example, the mean over the heads: dense above compressed.
 
+    Of longer examples the first `SHOWN_POSITIONS` are drawn.
+
     Colours have the scale of a square root, so that weak attention shows.
 
     Args:
@@ -198,9 +201,8 @@ def attention_figure(
     for row, (word, maps) in enumerate((("dense", dense), ("compressed", compressed))):
         for column, layer in enumerate(layers):
             axes = panels[row * count + column]
-            image = axes.imshow(
-                maps[layer].mean(dim=0).sqrt().numpy(), cmap="magma", vmin=0, vmax=1
-            )
+            shown = maps[layer].mean(dim=0)[:SHOWN_POSITIONS, :SHOWN_POSITIONS]
+            image = axes.imshow(shown.sqrt().numpy(), cmap="magma", vmin=0, vmax=1)
             axes.set_title(f"{word}, layer {layer}")
             axes.set(xlabel="key" if row else "", ylabel="" if column else "query")
     _bar(figure, image, panels, "√attention")
