@@ -46,7 +46,7 @@ class Ours:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RowVerdict:
     """A number of a published table beside ours; `dense` is ours of the dense model."""
 
     place: str
@@ -69,13 +69,13 @@ class OrderVerdict:
 
     name: str
     column: str
-    members: tuple[Verdict, ...]
+    members: tuple[RowVerdict, ...]
     agreeing: int
     pairs: int
     verdict: str
 
 
-def rows(entry: Entry, frames: Frames) -> Iterator[Verdict]:
+def rows(entry: Entry, frames: Frames) -> Iterator[RowVerdict]:
     """Each published figure of the rows beside ours.
 
     Args:
@@ -97,7 +97,7 @@ def rows(entry: Entry, frames: Frames) -> Iterator[Verdict]:
                 verdict, why = DISPUTED, row.disputed[column]
             elif not ours.count:
                 verdict, why = _without(entry, row)
-            yield Verdict(name, column, published, ours, allowed, verdict, why)
+            yield RowVerdict(name, column, published, ours, allowed, verdict, why)
 
 
 def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
@@ -128,17 +128,17 @@ def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
 
 def _member(
     entry: Entry, one: Ordering, method: str, member: OrderedMethod, frames: Frames, place: str
-) -> Verdict:
+) -> RowVerdict:
     value = entry.values[one.value]
     ours = _ours(entry, one, member.select, value, frames, place)
     dense = NAN
     if ours.count and value.dense:
         dense = _ours(entry, one, member.select, value, frames, place, value.dense).mean
     verdict, why = ("", "") if ours.count else _without(entry, one)
-    return Verdict(method, one.value, member.published, ours, NAN, verdict, why, dense)
+    return RowVerdict(method, one.value, member.published, ours, NAN, verdict, why, dense)
 
 
-def _agree(value: Value, better: Verdict, worse: Verdict) -> bool | None:
+def _agree(value: Value, better: RowVerdict, worse: RowVerdict) -> bool | None:
     """Whether the one that is published as better is better here; None where noise hides it."""
     gain = _sign(value) * (better.ours.mean - worse.ours.mean)
     noise = math.hypot(better.ours.of_the_mean, worse.ours.of_the_mean)

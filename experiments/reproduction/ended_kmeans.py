@@ -68,5 +68,6 @@ def trained(task: str, seed: int) -> ImageClassification:
     from experiments.parts import make
 
     config = OmegaConf.load(CONF / "task" / f"{task}.yaml")
-    made: Any = make(OmegaConf.to_container(config, resolve=True))
+    fields: Any = OmegaConf.to_container(config, resolve=True)
+    made: Any = make(fields)
     return replace(made, seed=seed, calibration_seed=seed)

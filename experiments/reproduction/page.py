@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.reproduction import compare
-from experiments.reproduction.compare import OrderVerdict, Ours, Verdict
+from experiments.reproduction.compare import OrderVerdict, Ours, RowVerdict
 from experiments.reproduction.entry import READ, Entry
 from experiments.reproduction.runs import command
 
@@ -23,7 +23,7 @@ FEW = 6
 SMALL, LARGE = 1e-3, 1e6
 
 
-def frame(numbers: Sequence[Verdict], orders: Sequence[OrderVerdict]) -> pd.DataFrame:
+def frame(numbers: Sequence[RowVerdict], orders: Sequence[OrderVerdict]) -> pd.DataFrame:
     """All that was compared, one row each; `kind` tells numbers from the members of orders."""
     import pandas as pd
 
@@ -37,7 +37,7 @@ def frame(numbers: Sequence[Verdict], orders: Sequence[OrderVerdict]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def _fields(one: Verdict) -> dict[str, object]:
+def _fields(one: RowVerdict) -> dict[str, object]:
     return {
         "column": one.column,
         "published": one.published,
@@ -53,7 +53,7 @@ def _fields(one: Verdict) -> dict[str, object]:
 
 
 def markdown(
-    table: str, entry: Entry, numbers: Sequence[Verdict], orders: Sequence[OrderVerdict]
+    table: str, entry: Entry, numbers: Sequence[RowVerdict], orders: Sequence[OrderVerdict]
 ) -> str:
     """The page."""
     source = entry.source
@@ -90,7 +90,7 @@ def _runs(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _numbers(entry: Entry, numbers: Sequence[Verdict]) -> str:
+def _numbers(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
     lines = [
         "| row | column | published | ours | difference | allowed | verdict |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
@@ -104,7 +104,7 @@ def _numbers(entry: Entry, numbers: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _reasons(numbers: Sequence[Verdict]) -> str:
+def _reasons(numbers: Sequence[RowVerdict]) -> str:
     found: dict[str, list[str]] = {}
     for one in numbers:
         if one.why:
@@ -115,7 +115,7 @@ def _reasons(numbers: Sequence[Verdict]) -> str:
     return "\n".join(f"- {places}: {why}." for why, places in shown.items())
 
 
-def _tolerances(entry: Entry, numbers: Sequence[Verdict]) -> str:
+def _tolerances(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
     used = dict.fromkeys(one.column for one in numbers)
     lines = []
     for column in used:

@@ -16,7 +16,7 @@ from lowrank.inspection.similarity import first_of
 from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import check_integer
-from lowrank.numerics.estimates import Estimate, weighted_mean
+from lowrank.statistics.estimates import Estimate, weighted_mean
 from lowrank.tasks.task import Task
 
 

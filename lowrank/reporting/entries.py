@@ -24,7 +24,7 @@ Place = tuple[Hashable, float]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChosenLevel:
     """The chosen level of a method at a size.
 
     Attributes:
@@ -57,23 +57,23 @@ class Mark:
     is_tested: bool
 
 
-def choose(levels: Any, shown: Metric) -> Entry:
+def choose(levels: Any, shown: Metric) -> ChosenLevel:
     """The best of some points of one method by the metric on the validation split.
 
     By the metric on the test split, where one of them has no validation value.
     """
     levels = levels[levels[shown.name].notna()]
     if levels.empty:
-        return Entry(None, "")
+        return ChosenLevel(None, "")
     column = f"validation_{shown.name}"
     validated = column in levels and not any(levels[column].isna())
     quality = shown.sign * levels[column if validated else shown.name]
     split = ("validation" if validated else "test") if len(levels) > 1 else ""
-    return Entry(quality.idxmax(), split)
+    return ChosenLevel(quality.idxmax(), split)
 
 
 def marked(
-    frame: pd.DataFrame, points: pd.DataFrame, entries: Mapping[Place, Entry], shown: Metric
+    frame: pd.DataFrame, points: pd.DataFrame, entries: Mapping[Place, ChosenLevel], shown: Metric
 ) -> dict[Place, Mark]:
     """The marks of the entries of each column.
 
@@ -115,7 +115,7 @@ def marked(
     return marks
 
 
-def said_of_choice(entries: Iterable[Entry]) -> str:
+def said_of_choice(entries: Iterable[ChosenLevel]) -> str:
     """A sentence on how levels were chosen; empty if there was no choice."""
     found = [entry.chosen_on for entry in entries]
     text = ""

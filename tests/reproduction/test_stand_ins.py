@@ -26,21 +26,23 @@ INSTEAD = {
 }
 # The tables of images, whose network and data are replaced as a whole.
 IMAGES = ["task=digits_cnn", "task.weights=null", "threads=1", "measure.latency_batch_sizes=[]"]
+SHORT = {"recovery.epochs": "2", "recovery.renewals": "1"}
 
 
-def kinds() -> dict[str, tuple[str, str]]:
+def kinds(of_texts: bool) -> dict[str, tuple[str, str]]:
     """The runs that need what is not here, one of those that differ in models and names alone."""
     found = {}
     for table in entry.names():
         for name, run in entry.load(table).runs.items():
-            if run.needs and run.sweep:
+            reads = any(text.startswith("task.pretrained=") for text in run.sweep or ())
+            if run.needs and run.sweep and reads == of_texts:
                 own = [text for text in run.sweep if text.partition("=")[0] not in INSTEAD]
                 kind = " ".join(sorted(text for text in own if not text.startswith("sweep=")))
                 found.setdefault(kind, (table, name))
     return found
 
 
-KINDS = kinds()
+KINDS, OF_IMAGES = kinds(of_texts=True), kinds(of_texts=False)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,20 @@ def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypat
         if not compare.selected(frame, select, "here").empty:
             numbers += [number(row, found.values[c], frame, select) for c in row.published]
     assert numbers and all(math.isfinite(one) and one > 1 for one in numbers)
+
+
+@pytest.mark.parametrize(
+    "table, name", OF_IMAGES.values(), ids=["-".join(k) for k in OF_IMAGES.values()]
+)
+def test_a_run_of_images_measures_what_its_rows_show(table, name, tmp_path):
+    found = entry.load(table)
+    run = found.runs[name]
+    own = [text for text in run.sweep if text.partition("=")[0] not in ("task", *SHORT)]
+    short = [f"{k}={v}" for k, v in SHORT.items() if any(t.startswith(f"{k}=") for t in run.sweep)]
+    frame = recorded([*IMAGES[:1], *own, *IMAGES[1:], *short], tmp_path)
+    for row in (row for row in found.rows.values() if found.run_of(row) == run):
+        numbers = [number(row, found.values[c], frame, row.select) for c in row.published]
+        assert numbers and all(math.isfinite(one) for one in numbers)
 
 
 @pytest.mark.parametrize("table", ["idelbayev_cifar_resnets", "he2016_table6"])

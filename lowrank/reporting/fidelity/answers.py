@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowrank.numerics.calibration_error import Bins, calibration_error
 from lowrank.numerics.checks import check_integer
-from lowrank.numerics.estimates import Estimate, weighted_mean
 from lowrank.records.outcomes import Outcomes
+from lowrank.statistics.calibration_error import Bins, calibration_error
+from lowrank.statistics.estimates import Estimate, weighted_mean
 
 CONFIDENCE, PREDICTED = "confidence", "predicted"
 BINS: Mapping[str, Bins] = {"ece": "width", "ece_mass": "mass"}

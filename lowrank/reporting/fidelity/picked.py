@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lowrank.numerics.estimates import Estimate, averaged
 from lowrank.records.columns import level_text, measure
 from lowrank.records.outcomes import Outcomes, of_record
 from lowrank.records.repeats import POINT
 from lowrank.reporting.curves import first_measure, summarise
+from lowrank.reporting.entries import choose
 from lowrank.reporting.fidelity.answers import counted
 from lowrank.reporting.tables import UNITS, reached
+from lowrank.statistics.estimates import Estimate, averaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,22 +50,24 @@ def picked(
         ValueError: as `lowrank.reporting.tables.summary_table`, or a record without its outcomes.
     """
     metric = metric or first_measure(frame)
-    validation = f"validation_{metric}"
-    by = validation if validation in frame and not any(frame[validation].isna()) else metric
-    points: Any = summarise(frame, [by, size])
+    by = [name for name in (f"validation_{metric}",) if name in frame]
+    points: Any = summarise(frame, [metric, *by, size])
     judged, small = measure(frame, metric), measure(frame, size)
-    found, read = [], {}
+    found, chosen, read = [], [], {}
     for step in reached(points[size], size, small, steps):
-        reaching = points[small.sign * points[size] >= small.sign * step].dropna(subset=[by])
-        quality = judged.sign * reaching[by]
-        for index in quality.groupby([reaching["family"], reaching["method"]]).idxmax():
-            row: Any = points.loc[index]
+        reaching = points[small.sign * points[size] >= small.sign * step]
+        for _, levels in reaching.groupby(["family", "method"]):
+            one = choose(levels, judged)
+            if one.point is None:
+                continue
+            chosen.append(one)
+            row: Any = points.loc[one.point]
             key = tuple(str(row[name]) for name in POINT)
             if key not in read:
                 read[key] = tuple(counted(of_record(path)) for path in _paths(frame, row))
             named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
             found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
-    where = "validation" if by == validation else "test"
+    where = " or ".join(sorted({one.chosen_on for one in chosen} - {""})) or "validation"
     reaches = "least" if small.higher_is_better else "most"
     said = (
         f"Each method is at the level that is best on the {where} split by {judged.heading} among "

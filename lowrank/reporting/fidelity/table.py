@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import NONE, Metric
-from lowrank.numerics.estimates import Estimate, weighted_mean
 from lowrank.records.outcomes import Outcomes
 from lowrank.reporting.captions import subject
 from lowrank.reporting.fidelity.answers import (
@@ -19,6 +18,7 @@ from lowrank.reporting.fidelity.answers import (
 )
 from lowrank.reporting.fidelity.picked import PickedPoint, over_records, picked
 from lowrank.reporting.table import Table
+from lowrank.statistics.estimates import Estimate, weighted_mean
 
 if TYPE_CHECKING:
     import pandas as pd

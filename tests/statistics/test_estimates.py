@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lowrank.numerics.calibration_error import calibration_error
-from lowrank.numerics.estimates import averaged, weighted_mean
+from lowrank.statistics.calibration_error import calibration_error
+from lowrank.statistics.estimates import averaged, weighted_mean
 
 
 def drawn(count, seed):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lowrank.numerics.standard_errors import influences, standard_error
+from lowrank.statistics.means import error_of, influence_on_metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         value: the statistic.
-        influence: float64 (n,), how far each example moves it; see `influences`.
+        influence: float64 (n,), how far each example moves it; see
+            `lowrank.statistics.means.influences`.
         examples: int64 (n,), what tells the examples apart.
     """
 
@@ -27,7 +28,7 @@ class Estimate:
     @property
     def error(self) -> float:
         """The standard error over the examples; NaN if there are fewer than two."""
-        return standard_error(self.influence, np.ones(len(self.influence)))
+        return error_of(self.influence)
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference of two statistics of the same examples, which are paired."""
@@ -48,7 +49,7 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray, examples: np.ndarray)
         raise ValueError("a mean needs an example whose weight is above 0")
     values, weights = values[counted].astype(np.float64), weights[counted]
     mean = float((weights * values).sum() / weights.sum())
-    return Estimate(mean, influences(values, weights), examples[counted])
+    return Estimate(mean, influence_on_metric(values, weights), examples[counted])
 
 
 def averaged(estimates: Sequence[Estimate]) -> Estimate:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lowrank.numerics.checks import check_integer, check_one_of
-from lowrank.numerics.estimates import Estimate, weighted_mean
+from lowrank.statistics.estimates import Estimate, weighted_mean
 
 Bins = Literal["width", "mass"]
 
