@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrank.reporting.plots.style import PAGE, RC
 from lowrank.reporting.plots.text import INCH, shortened, width, wrapped
+from lowrank.reporting.plots.ticks import set_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +57,9 @@ def spectra(matrices: Mapping[str, Tensor], title: str = "") -> Figure:
             ranks = torch.arange(1, len(sigma) + 1)
             left.plot(ranks / len(sigma), sigma / sigma[0], **look)
             right.plot(ranks * (out + into) / (out * into), best_errors(sigma), **look)
-        left.set_yscale("log")
         # Below float32's own precision a singular value is rounding, not spectrum.
-        left.set_ylim(bottom=max(1e-7, min(float(s[-1] / s[0]) for s in values.values()) / 2))
-        left.minorticks_off()
+        least = max(1e-7, min(float(s[-1] / s[0]) for s in values.values()) / 2)
+        set_axis(left.yaxis, "log", (least, 1.3))
         left.set_xlim(0, 1)
         left.set_xlabel("index of singular value / min(out, in)")
         left.set_ylabel("singular value / largest")
