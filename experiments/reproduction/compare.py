@@ -118,10 +118,10 @@ def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
         agreeing = [agrees for agrees in decided if agrees is not None]
         if len(measured) < 2:
             verdict = _without(entry, one)[0]
-        elif not agreeing:
-            verdict = UNDECIDED
+        elif not all(agreeing):
+            verdict = OTHER_ORDER
         else:
-            verdict = SAME_ORDER if all(agreeing) else OTHER_ORDER
+            verdict = SAME_ORDER if len(agreeing) == len(decided) > 0 else UNDECIDED
         shown = tuple(members)
         yield OrderVerdict(name, one.value, shown, sum(agreeing), len(decided), verdict)
 

@@ -80,6 +80,10 @@ class Gradual(Training, Recovery):
     def tunes(self) -> bool:
         return True
 
+    @property
+    def begins_dense(self) -> bool:
+        return True
+
     def check(self, network: nn.Module) -> None:
         # Only the compressed model has the parameters that are trained.
         pass

@@ -11,6 +11,7 @@ from torch import nn
 from lowrank.compression.report import Compressed
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
+from lowrank.tasks.task import SplitName
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class InOrder(Recovery):
         steps: at least one, or a mapping with such values, in its order; keys only name them.
 
     Raises:
-        ValueError: no steps, or something else among them.
+        ValueError: no steps, something else among them, or one after others that begins with the
+            dense model (`Recovery.begins_dense`).
     """
 
     steps: Sequence[Recovery]
@@ -37,6 +39,12 @@ class InOrder(Recovery):
         for step in self.steps:
             if not isinstance(step, Recovery):
                 raise ValueError(f"steps hold {step!r}, and must be recoveries, such as Tune()")
+        for before, step in enumerate(self.steps):
+            if before and step.begins_dense:
+                raise ValueError(
+                    f"{type(step).__name__} begins with the trained dense model, so what the "
+                    f"{before} steps before it do would be lost: put it first"
+                )
 
     @property
     def changes_dense(self) -> bool:
@@ -49,6 +57,16 @@ class InOrder(Recovery):
     @property
     def changes_forms(self) -> bool:
         return any(step.changes_forms for step in self.steps)
+
+    @property
+    def begins_dense(self) -> bool:
+        return self.steps[0].begins_dense
+
+    @property
+    def learns_from(self) -> SplitName | None:
+        # The calibration split is a part of the train split.
+        used = {step.learns_from for step in self.steps}
+        return next((split for split in ("train", "calibration") if split in used), None)
 
     def check(self, network: nn.Module) -> None:
         for step in self.steps:

@@ -83,6 +83,10 @@ class LearningCompression(Training, Recovery):
     def tunes(self) -> bool:
         return True
 
+    @property
+    def begins_dense(self) -> bool:
+        return True
+
     def check(self, network: nn.Module) -> None:
         # Any network can be trained.
         pass

@@ -42,6 +42,12 @@ class Recovery(ABC):
         return False
 
     @property
+    def begins_dense(self) -> bool:
+        """Whether it begins with the trained dense model of the task, as one in which the method
+        compresses again does, so that what was done to the compressed model before is lost."""
+        return False
+
+    @property
     def learns_from(self) -> SplitName | None:
         """The split whose examples it uses, as records say; None if it uses none."""
         return "train"

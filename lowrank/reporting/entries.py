@@ -111,7 +111,9 @@ def marked(
         for place in there:
             # Means of the same numbers in another order differ in the last digits.
             tie = quality[place] >= quality[best] - 1e-6 * abs(quality[best])
-            marks[place] = Mark(tie or p[place] >= ALPHA, p[place], tested)
+            # What shares no seed with the best has no p, and cannot be told from it either.
+            is_worse = p[place] < ALPHA if known is not None and place != best else not tie
+            marks[place] = Mark(tie or not is_worse, p[place], tested)
     return marks
 
 

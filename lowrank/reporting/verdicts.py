@@ -88,14 +88,16 @@ def networks(verdicts: Sequence[Verdict], dense: int) -> str:
     Args:
         dense: the number of dense models with numbers of their own.
     """
-    seeds = max(one.tested.seeds for one in verdicts)
-    if any(one.tested.difference.resampled for one in verdicts):
-        return f"over {seeds} seeds, and for others like them"
+    counts = [one.tested.seeds for one in verdicts]
+    fewest, seeds = min(counts), max(counts)
+    shown = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    if all(one.tested.difference.resampled for one in verdicts):
+        return f"over {shown} seeds, and for others like them"
     if seeds == 1:
         return "for this network"
     if dense > 1:
-        return f"for these {seeds} networks"
-    return f"for these {seeds} compressions of one network"
+        return f"for these {shown} networks"
+    return f"for these {shown} compressions of one network"
 
 
 def table(
@@ -119,9 +121,10 @@ def table(
         False: "the paired sign-flip test",
     }
     about = networks(verdicts, len(dense_of_their_own(frame)))
-    used = [text for exact, text in tests.items() if exact in {v.tested.exact for v in verdicts}]
+    fixed = {v.tested.exact for v in verdicts if not v.tested.difference.resampled}
+    used = [text for exact, text in tests.items() if exact in fixed]
     if any(one.tested.difference.resampled for one in verdicts):
-        used = ["a bootstrap of examples and of seeds"]
+        used.append("with five seeds or more, Student's t over examples and seeds")
     caption = (
         f"{subject(frame)}: {in_unit(shown)} of two methods at one size; {small.words}. The better "
         f"of two is bold where the difference is real (p < {ALPHA:g}). ~: interpolated between two "

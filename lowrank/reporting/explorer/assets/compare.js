@@ -40,7 +40,7 @@ function rowsOfTest(view, axis, here, other) {
   });
   const reasons = [...new Set(found.map((one) => one.reason).filter(Boolean))];
   const done = found.find((one) => one.test);
-  const only = counts ? " Under p: the examples on which only this model is right, and only the other." : "";
+  const only = counts ? ` Under p: the examples on which only this model ${axis.higher ? "is right" : "is wrong, or differs from the dense one"}, and only the other.` : "";
   const several = found.length > 1 ? " Each seed is a test of its own, all on the same examples." : "";
   return [
     h("table", { class: "test" }, h("caption", { class: "hidden" }, "Paired test"), h("thead", {}, h("tr", {}, heads.map((title) => h("th", { scope: "col", class: "number" }, title)))), h("tbody", {}, rows)),
