@@ -20,7 +20,7 @@ from experiments.yaml_folders import CONF
 # The settings of a point: the fields of config.yaml, and those that its groups fill.
 _FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
 _NAMES = {str(name) for name in OmegaConf.load(CONF / "config.yaml")} | _FOLDERS
-_NO_FIELDS = {"defaults", "experiment", "hydra", "report", "reproduce", "reproduction"}
+_NO_FIELDS = {"defaults", "experiment", "hydra", "inspect", "report", "reproduce", "reproduction"}
 FIELDS = sorted(_NAMES - _NO_FIELDS)
 
 

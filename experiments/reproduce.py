@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from experiments.reproduction.entry import Entry
 
 EVERY = "all"
-MEASURE = ("none", "here", "all")
+RUN = ("none", "here", "all")
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Asked:
     """The fields of conf/reproduce/reproduce.yaml, which says what each is."""
 
     table: str | None
-    measure: str
+    run: str
     out: str
 
     def __post_init__(self) -> None:
-        if self.measure not in MEASURE:
-            raise ValueError(f"measure={self.measure!r} must be one of {', '.join(MEASURE)}")
+        if self.run not in RUN:
+            raise ValueError(f"run={self.run!r} must be one of {', '.join(RUN)}")
         if not isinstance(self.out, str) or not self.out:
             raise ValueError(f"out={self.out!r} must be the name of a folder")
 
@@ -61,19 +61,19 @@ def reproduce(config: DictConfig) -> None:
     store.check_writable(out)
     for name in entries:
         if asked.table in (name, EVERY):
-            _one(name, entries[name], asked.measure, out)
+            _one(name, entries[name], asked.run, out)
     text = overview.markdown(entries, out)
     write(out / "README.md", text)
     if asked.table is None:
         print(text)
 
 
-def _one(table: str, entry: Entry, measure: str, out: Path) -> None:
+def _one(table: str, entry: Entry, which: str, out: Path) -> None:
     from experiments.reproduction import compare, page, runs
 
     failed = []
     for name, run in entry.runs.items():
-        if measure == "all" or (measure == "here" and not run.needs):
+        if which == "all" or (which == "here" and not run.needs):
             try:
                 runs.start(table, name, run)
             except ValueError as error:

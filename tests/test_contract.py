@@ -551,7 +551,8 @@ class TestHyperparameters:
 
 def rebuilt(method: Decomposer, plain: dict) -> Decomposer:
     """A method made of its fields, its steps or parts being dictionaries."""
-    for name in plain.keys() & {"steps", "parts"}:
+    lists = [name for name in ("steps", "parts") if isinstance(plain.get(name), list | tuple)]
+    for name in lists:
         parts = zip(getattr(method, name), plain[name], strict=True)
         plain[name] = [type(part)(**dictionary) for part, dictionary in parts]
     return type(method)(**plain)

@@ -139,7 +139,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
         (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
         (["html=page"], "report: html='page' must be true or false"),
         (["layers_at=many"], "report: layers_at='many' must be a number above 0"),
-        (["methods=svd"], "report: there is no record"),
+        (["methods=[]"], "report: methods=[] must be names of methods, such as [gptq,awq]"),
         (["paper=colum"], "report: paper='colum': width='colum' must be column or page, or inches"),
         (["paper=page", "font_size=3"], "report: paper='page': font_size=3 must be points of"),
         (["font_size=9"], "report: font_size=9 is that of figures for a paper: give paper=column"),

@@ -95,9 +95,11 @@ class Huffman(SymbolCoding):
 
 
 class ANS(SymbolCoding):
-    """Fractions of bits, by asymmetric numeral systems (see `ans`), some 0.02 bits a
-    symbol above the entropy: 4 bytes for each 2048 symbols, frequencies of 4 binary digits, and at least one step of
-    4096 for a symbol that does not occur. Where the entropy is 0.1 bits that is a fifth of it.
+    """Fractions of bits, by asymmetric numeral systems (see `ans`).
+
+    A symbol takes some 0.02 bits above the entropy: 4 bytes for each 2048 symbols, frequencies of 4
+    binary digits, and at least one step of 4096 for a symbol that does not occur. Where the entropy
+    is 0.1 bits, that is a fifth of it.
 
     The table has 1 byte for each of the 2^bits symbols, its frequency to 4 binary digits. That and
     4 bytes for each 2048 symbols are more than `Huffman` wastes where symbols are few, such as

@@ -22,7 +22,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = [
     (group, path.stem)
     for group in GROUPS
-    if group not in ("experiment", "hydra", "report", "reproduce", "reproduction")
+    if group not in ("experiment", "hydra", "inspect", "report", "reproduce", "reproduction")
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 # What is not for the user: `compress` or an allocation fills it in.

@@ -112,7 +112,7 @@ def test_a_table_is_run_compared_and_written_and_goes_on(folder):
     "arguments, said",
     [
         (["table=nothing"], "reproduce: there is no table 'nothing': there are "),
-        (["measure=some"], "reproduce: measure='some' must be one of none, here, all"),
+        (["run=some"], "reproduce: run='some' must be one of none, here, all"),
         (["tabel=mine"], "tabel"),
     ],
 )
@@ -123,9 +123,9 @@ def test_a_wrong_option_is_one_line(folder, arguments, said):
 
 
 def test_options_are_checked():
-    assert Asked(table=None, measure="here", out="x").out == "x"
+    assert Asked(table=None, run="here", out="x").out == "x"
     with pytest.raises(ValueError, match="out='' must be the name of a folder"):
-        Asked(table=None, measure="here", out="")
+        Asked(table=None, run="here", out="")
 
 
 def written(folder: Path, frames) -> tuple[entry.Entry, Path]:
