@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import NONE, Metric, read_metrics
@@ -160,7 +161,13 @@ def measure(frame: pd.DataFrame, column: str) -> Metric:
     if column in metrics:
         return metrics[column]
     own = column.removeprefix("validation_")
-    return metrics[own].on("validation") if own in metrics else _timed(frame, column)
+    return _on_validation(metrics[own]) if own in metrics else _timed(frame, column)
+
+
+def _on_validation(metric: Metric) -> Metric:
+    """The same measure on the validation split, which is no average of outcomes on record."""
+    name, heading = f"validation_{metric.name}", f"{metric.heading}, validation"
+    return replace(metric.on("validation"), name=name, heading=heading, dense=None, average=None)
 
 
 def _timed(frame: pd.DataFrame, column: str) -> Metric:

@@ -16,7 +16,7 @@ from lowrank.reporting.curves import check_once, first_measure, one_comparison
 from lowrank.reporting.evidence import Evidence, Reading, evidence
 from lowrank.reporting.table import Table
 from lowrank.reporting.verdicts import ALPHA, Verdict, sentences, table
-from lowrank.statistics.hypotheses import examples_needed, holm
+from lowrank.statistics.hypotheses import examples_needed, examples_needed_by, holm
 from lowrank.statistics.interpolation import common_sizes, is_same_size, shares
 from lowrank.statistics.resampling import RESAMPLES
 
@@ -58,10 +58,11 @@ def compare(
     1 %) or one lies between two measured points of the other. There the other is interpolated,
     linearly in the logarithm of the size (and of a metric like perplexity); nothing is
     extrapolated. Two measured points of one seed whose examples are right or wrong are tested
-    exactly (McNemar), everything else by flipping the signs of the differences of examples, each
-    with all seeds that saw it. Errors and intervals are those of a bootstrap of the test examples,
-    which interpolates both curves inside each resample. All p-values of one call are corrected
-    together (Holm), so the probability that any claim is false is at most 5 %.
+    exactly (McNemar), other measured points by flipping the signs of the differences of examples,
+    each with all seeds that saw it; interpolated values and five seeds or more by Student's t.
+    Errors and intervals are those of a bootstrap of the test examples, which interpolates both
+    curves inside each resample. All p-values of one call are corrected together (Holm): if no
+    methods differ, the probability of any claim is about 5 % at most.
 
     With fewer than five seeds the claims are about these networks and other test examples of the
     same kind; from five on seeds are resampled too, and the claims are about other seeds as well.
@@ -88,8 +89,9 @@ def compare(
     shown = measure(frame, metric or first_measure(frame))
     _check_average(frame, shown)
     small = measure(frame, size or usual_size(frame))
-    chosen = chosen[chosen[[shown.name, small.name]].notna().all(axis=1)]
-    chosen = chosen[chosen[small.name] > 0]
+    # A point that lacks the value of a seed has no mean, as in the other tables.
+    has = chosen[[shown.name, small.name]].notna().all(axis=1) & (chosen[small.name] > 0)
+    chosen = chosen[has.groupby(chosen["point"]).transform("all")]
     names = _with_values(names, set(chosen["method"]), shown, small, _is_every(methods))
     known = evidence(chosen, shown, resamples, seed)
     curves = {name: _curve(chosen[chosen["method"] == name], small.name) for name in names}
@@ -151,7 +153,10 @@ def _verdicts(found: Sequence[Any], shown: Metric, examples: int) -> tuple[Verdi
         # At the level that Holm's correction asks of the smallest p-value: so a difference that was
         # not told needs more examples than there are.
         fixed = float(np.sqrt(max(0.0, one.error**2 - one.between**2)))
-        needed = examples_needed(examples, one.value, fixed, one.between, ALPHA / len(found))
+        alpha = ALPHA / len(found)
+        needed = examples_needed(examples, one.value, fixed, one.between, alpha)
+        if p >= ALPHA:  # The test that was made may ask for more than the normal law.
+            needed = max(needed, examples_needed_by(examples, one.p, alpha))
         verdicts.append(Verdict(first, second, at, measured, tested, shown.sign, float(p), needed))
     return tuple(verdicts)
 

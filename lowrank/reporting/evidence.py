@@ -84,6 +84,7 @@ class Evidence:
             means=self.sample.means[used],
             resampled=self.sample.resampled[:, used],
             influence=self.sample.influence[:, used],
+            terms=self.sample.terms[:, used],
         )
         assert self.metric.average is not None
         found = difference(part, shares[0], shares[1], self.metric.average, self.seed)

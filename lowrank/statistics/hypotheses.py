@@ -76,3 +76,21 @@ def examples_needed(
     reach = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
     allowed = (difference / reach) ** 2 - between**2
     return n * error**2 / allowed if allowed > 0 else math.inf
+
+
+def examples_needed_by(n: int, p: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The number of examples at which a test that had the p-value `p` of `n` would tell.
+
+    As `examples_needed` for fixed networks, from the test itself: more than `n` where p > `alpha`.
+
+    Args:
+        n: examples that gave `p`.
+        p: two-sided p-value, not corrected.
+        alpha, power: as of `examples_needed`.
+
+    Returns:
+        A number of examples; infinite for a p-value of 1.
+    """
+    seen = float(special.ndtri(1 - p / 2))
+    reach = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+    return n * (reach / seen) ** 2 if seen > 0 else math.inf

@@ -26,11 +26,13 @@ class ResampledMeans:
         means: shape (columns,).
         resampled: the same of each resample, shape (resamples, columns).
         influence: of each example on each mean, shape (n, columns); see `influences`.
+        terms: of each example in each mean, w v / Σw, shape (n, columns); they sum to `means`.
     """
 
     means: np.ndarray
     resampled: np.ndarray
     influence: np.ndarray
+    terms: np.ndarray
 
     @property
     def examples(self) -> int:
@@ -49,10 +51,12 @@ def resample(
 
     Source: Efron, The Annals of Statistics 7(1), 1979.
     """
+    total = np.broadcast_to(weights, values.shape).sum(axis=0)
     return ResampledMeans(
         weighted_means(values, weights),
         resampled_means(values, weights, resamples, seed),
         influences(values, weights),
+        np.broadcast_to(weights, values.shape) * values / total,
     )
 
 

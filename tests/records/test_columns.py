@@ -63,7 +63,11 @@ def test_a_value_on_the_validation_split_says_so(tmp_path):
     store.save(records.record(), tmp_path)
     frame = store.load(tmp_path)
     shown = measure(frame, "validation_top1")
-    assert shown.words == "top-1 accuracy (validation split)" and shown.heading == "top-1 (%)"
+    assert (
+        shown.words == "top-1 accuracy (validation split)"
+        and shown.heading == "top-1 (%), validation"
+    )
+    assert shown.name == "validation_top1" and shown.average is None
     assert measure(frame, "top1").words == "top-1 accuracy (test split)"
 
 

@@ -197,3 +197,17 @@ def test_the_same_seed_gives_the_same_numbers_and_signs_change_with_the_order():
     assert one == again
     other = between(np.hstack([values[:, 5:], values[:, :5]]), 5)
     assert other.value == pytest.approx(-one.value) and other.p == pytest.approx(one.p)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.3])
+def test_interpolated_curves_raise_no_false_alarms(share):
+    """A model that is on each example one of two points, drawn by the share, is no worse nor better
+    than the value between them. Of 200 tests at 0.01, 8 or more alarms have probability 0.0012."""
+    generator, alarms = np.random.default_rng(round(1000 * share)), 0
+    good, weak = (generator.random((200, 360)) < right for right in (0.97, 0.80))
+    mixed = np.where(generator.random(good.shape) < share, weak, good)
+    for run, answers in enumerate(zip(mixed, good, weak, strict=True)):
+        sample = resample(np.stack(answers, axis=1).astype(float), np.ones((360, 1)), 200, run)
+        first, second = np.array([[1.0], [0], [0]]), np.array([[0], [1 - share], [share]])
+        alarms += difference(sample, first, second).p < 0.01
+    assert alarms < 8

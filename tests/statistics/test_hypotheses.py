@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 
-from lowrank.statistics.hypotheses import examples_needed, holm, mcnemar
+from lowrank.statistics.hypotheses import examples_needed, examples_needed_by, holm, mcnemar
 
 COUNTS = st.integers(0, 30)
 
@@ -70,3 +70,11 @@ def test_no_number_of_examples_tells_nothing_or_what_networks_hide():
     assert examples_needed(100, 0.1, 0.1, between=0.05) == math.inf
     alone = examples_needed(100, 0.3, 0.1)
     assert alone < examples_needed(100, 0.3, 0.1, between=0.05) < math.inf
+
+
+@given(st.floats(0.06, 0.9), st.integers(10, 10_000))
+def test_examples_needed_by_a_p_value_are_those_of_the_normal_test(p, n):
+    """The z of a two-sided normal test gives p; the formula from z is that from difference, error."""
+    z = stats.norm.isf(p / 2)
+    found = examples_needed_by(n, p)
+    assert found == pytest.approx(examples_needed(n, z, 1.0)) and found > n

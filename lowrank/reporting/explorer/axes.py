@@ -4,7 +4,6 @@ the dense model has."""
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import Metric
@@ -39,7 +38,7 @@ def axes(frame: pd.DataFrame) -> list[dict[str, Any]]:
         if name in held:
             found.append(_axis(frame, metric, "quality"))
         if f"validation_{name}" in held:
-            found.append(_axis(frame, _on_validation(metric), "validation"))
+            found.append(_axis(frame, measure(frame, f"validation_{name}"), "validation"))
     found += [_axis(frame, cost, "size") for name, cost in COSTS.items() if name in held]
     timed = [name for name in map(str, frame) if name in held and _is_time(name)]
     found += [_axis(frame, measure(frame, name), "time") for name in timed]
@@ -74,12 +73,6 @@ def _dense(frame: pd.DataFrame, metric: Metric) -> list[float | None] | None:
     except ValueError:  # No record holds it.
         return None
     return [mean, None if spread != spread else spread]
-
-
-def _on_validation(metric: Metric) -> Metric:
-    """The same measure on the validation split, which is no average of outcomes on record."""
-    name, heading = f"validation_{metric.name}", f"{metric.heading}, validation"
-    return replace(metric.on("validation"), name=name, heading=heading, dense=None, average=None)
 
 
 def _is_time(column: str) -> bool:

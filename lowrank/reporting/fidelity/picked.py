@@ -10,7 +10,7 @@ from lowrank.records.columns import level_text, measure
 from lowrank.records.outcomes import Outcomes, of_record
 from lowrank.records.repeats import POINT
 from lowrank.reporting.curves import first_measure, summarise
-from lowrank.reporting.entries import choose
+from lowrank.reporting.entries import choose, said_of_choice
 from lowrank.reporting.fidelity.answers import counted
 from lowrank.reporting.tables import UNITS, reached
 from lowrank.statistics.estimates import Estimate, averaged
@@ -67,11 +67,10 @@ def picked(
                 read[key] = tuple(counted(of_record(path)) for path in _paths(frame, row))
             named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
             found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
-    where = " or ".join(sorted({one.chosen_on for one in chosen} - {""})) or "validation"
     reaches = "least" if small.higher_is_better else "most"
     said = (
-        f"Each method is at the level that is best on the {where} split by {judged.heading} among "
-        f"those whose {small.words} is at {reaches} the size."
+        f"Each method is at a level whose {small.words} is at {reaches} the size, judged by "
+        f"{judged.heading}.{said_of_choice(chosen)}"
     )
     return found, said
 
