@@ -74,7 +74,7 @@ def test_no_number_of_examples_tells_nothing_or_what_networks_hide():
 
 @given(st.floats(0.06, 0.9), st.integers(10, 10_000))
 def test_examples_needed_by_a_p_value_are_those_of_the_normal_test(p, n):
-    """The z of a two-sided normal test gives p; the formula from z is that from difference, error."""
+    """The z of a two-sided normal test gives p, and a difference of z errors is what it saw."""
     z = stats.norm.isf(p / 2)
     found = examples_needed_by(n, p)
     assert found == pytest.approx(examples_needed(n, z, 1.0)) and found > n
