@@ -89,10 +89,10 @@ class Again:
 
     def _choice(self, group: str, config: Mapping[str, Any]) -> str:
         """The choice of a group whose YAML differs least from the config."""
-        options = sorted(self.composer.loader.get_group_options(group))
         named = config.get(GROUPS[group] or group)
-        if isinstance(named, str) and named in options:
+        if isinstance(named, str) and self._is_choice(group, named):
             return named
+        options = sorted(self.composer.loader.get_group_options(group))
         place = group, json.dumps(config[group], sort_keys=True)
         if place not in self._choices:
             distance = {}
@@ -104,6 +104,15 @@ class Again:
                 distance[option] = sum(1 for _ in _differing(settings[group], config[group]))
             self._choices[place] = min(distance, key=lambda option: distance[option])
         return self._choices[place]
+
+    def _is_choice(self, group: str, name: str) -> bool:
+        """Whether a YAML has that name; the loader lists none of the user's."""
+        if not PLAIN.fullmatch(name):
+            return False
+        try:
+            return bool(self._settings((f"{group}={name}",)))
+        except ValueError:
+            return False
 
     def _settings(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         """What is composed for many records, once."""

@@ -10,8 +10,10 @@ from hypothesis import settings
 # Hydra looks for plugins once in a process, and this module says where ours is.
 import experiments.sweep  # noqa: F401
 
-# Test processes run side by side; threads of their own would only get in each other's way.
+# Test processes and their programs run side by side; threads of their own would only get in each
+# other's way.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time, so that a change alone decides whether the tests pass, and slow
 # machines may be slow; `pytest --hypothesis-profile=explore` looks for new ones.

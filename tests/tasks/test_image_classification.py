@@ -378,9 +378,9 @@ def test_resnet20_has_its_published_error():
 
 
 @pytest.mark.skipif("LOWRANK_HUB" not in os.environ, reason="needs a mirror of the hub")
-@pytest.mark.parametrize("depth, error", [(32, 0.0737), (56, 0.0661)])
-def test_deeper_networks_have_about_their_published_error(depth, error):
-    # On a fifth of the test set, for time; on all of it they make 737 and 661 errors.
+def test_a_deeper_network_has_about_its_published_error():
+    # On a fifth of the test set, for time; on all of it it makes 737 errors.
+    depth, error = 32, 0.0737
     spread = (2000 * error * (1 - error)) ** 0.5
     errors = wrong(compose(f"+task=cifar10_resnet{depth}"), 2000)
     assert abs(errors - 2000 * error) < 2 * spread
