@@ -25,17 +25,19 @@ def build(out: Path) -> None:
         SystemExit: Sphinx warns, or a link or a file of the site leads nowhere.
     """
     with tempfile.TemporaryDirectory() as folder:
-        sources, doctrees = Path(folder) / "sources", Path(folder) / "doctrees"
+        # Executed notebooks are left beside the site, so it is made here and moved at the end.
+        sources, doctrees, made = (Path(folder) / name for name in ("sources", "doctrees", "site"))
         write_sources(sources)
-        if out.exists():
-            shutil.rmtree(out)
         arguments = ["--conf-dir", Path(__file__).parent, "--doctree-dir", doctrees]
         options = ["--builder", "html", "--fail-on-warning", "--quiet"]
-        if build_main([*options, *map(str, [*arguments, sources, out])]):
+        if build_main([*options, *map(str, [*arguments, sources, made])]):
             raise SystemExit("the site has errors or warnings, which are above")
-    found = faults(out)
-    if found:
-        raise SystemExit("\n".join(["the site has faults:", *found]))
+        found = faults(made)
+        if found:
+            raise SystemExit("\n".join(["the site has faults:", *found]))
+        if out.exists():
+            shutil.rmtree(out)
+        shutil.move(made, out)
     print(f"{len([*out.rglob('*.html')])} pages: {out / 'index.html'}")
 
 
