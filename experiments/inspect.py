@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.composed import composed, on_one_line
 from experiments.output import read_by_others
 from experiments.required import REPORTS, require
-from lowrank.records import models, store
+from lowrank.records import store
+from lowrank.records.companions import MODEL
 from lowrank.records.files import record_in
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def inspect(config: DictConfig) -> None:
 
     path = Path(str(config.record))
     record = read(path)
-    name = models.named(record)
-    if name is None or not models.is_kept(record, path.parent):
+    name = MODEL.named(record)
+    if name is None or not MODEL.is_kept(record, path.parent):
         raise ValueError(f"{path} has no model beside it: measure its point with save=all")
     task = task_of(record)
     out = Path(str(config.out)) if config.out else path.parent / "figures"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lowrank.numerics.checks import check_one_of
-from lowrank.records import best, models, outcome_files, store
+from lowrank.records import best, store
+from lowrank.records.companions import MODEL, OUTCOMES
 
 # The most bytes of a file name.
 LONGEST_NAME = 255
@@ -68,14 +69,14 @@ def has_all(settings: Mapping[str, Any], key: str, lacking: Lacking) -> bool:
     """
     folder, keep = Path(settings["results"]), settings["save"]["models"]
     record = store.find(key, folder)
-    if record is None or not outcome_files.is_kept(record, folder):
+    if record is None or not OUTCOMES.is_kept(record, folder):
         return False
     if keep == "none":
         return True
     if keep == "all":
-        return models.is_kept(record, folder)
+        return MODEL.is_kept(record, folder)
     # Of those that are not the best the record names no model.
-    is_whole = models.FIELD not in record or models.is_kept(record, folder)
+    is_whole = MODEL.field not in record or MODEL.is_kept(record, folder)
     return best.competes(record) and is_whole and key not in lacking(folder)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.records import outcome_files, store
+from lowrank.records import store
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.outcomes import Outcomes
 from lowrank.records.record import Record
 
@@ -40,7 +41,7 @@ def with_outcomes(record: Mapping[str, Any], found: Outcomes) -> Record:
         }
         exps = {name: math.exp(mean) for name, mean in means.items() if averages[name] == "exp"}
         parts[part] = record[part] | means | exps
-    names = {outcome_files.FIELD: outcome_files.file_name(record["key"])}
+    names = {OUTCOMES.field: outcomes_name(record["key"])}
     return Record({**record, **parts, **names}, found)
 
 

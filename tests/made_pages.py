@@ -9,7 +9,8 @@ from pathlib import Path
 import made_records as records
 import numpy as np
 
-from lowrank.records import outcome_files, outcomes, store
+from lowrank.records import outcomes, store
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.reporting import explorer
 from lowrank.reporting.explorer.data import Command
 
@@ -51,11 +52,11 @@ def outcomes_of(seed: int, examples: int = EXAMPLES, share: float = 0.8) -> outc
 def save(record: dict, folder: Path, own: outcomes.Outcomes) -> None:
     """Save a record with its outcomes, and the means of these."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = outcome_files.file_name(record["key"])
+    name = outcomes_name(record["key"])
     outcomes.write(own, folder / name)
     for side in ("dense", "compressed"):
         record[side] |= {metric: float(v.mean()) for metric, v in getattr(own, side).items()}
-    store.save(record | {outcome_files.FIELD: name}, folder)
+    store.save(record | {OUTCOMES.field: name}, folder)
 
 
 def with_outcomes(folder: Path, methods: tuple[str, ...] = ("svd", "uniform")) -> Path:

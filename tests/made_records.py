@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from lowrank.metrics.metric import Metric
-from lowrank.records import outcome_files, store
+from lowrank.records import store
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.outcomes import Outcomes
 from lowrank.records.record import Record
 from lowrank.tasks.agreement import agreement_metrics
@@ -140,7 +141,7 @@ def with_outcomes(made_up: dict[str, Any], count: int = 360) -> Record:
     values["compressed"]["flipped"] = flipped.astype(float)
     examples = np.arange(count) * 7919
     outcomes = Outcomes(examples, np.ones(count), values["dense"], values["compressed"], target)
-    named = {outcome_files.FIELD: outcome_files.file_name(made_up["key"])}
+    named = {OUTCOMES.field: outcomes_name(made_up["key"])}
     return Record(made_up | named, outcomes)
 
 

@@ -40,8 +40,9 @@ from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
 from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
-from lowrank.records import best, models, outcome_files, store
+from lowrank.records import best, store
 from lowrank.records.checks import is_number
+from lowrank.records.companions import MODEL, OUTCOMES, model_name, outcomes_name
 from lowrank.records.record import Record
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.tasks import Task
@@ -157,7 +158,7 @@ def measure_point(
             compressed.add_macs(dense_counts, measured.layer_macs)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
-    kept = {} if folder is None else {models.FIELD: _keep(compressed.model, folder, key)}
+    kept = {} if folder is None else {MODEL.field: _keep(compressed.model, folder, key)}
     kept |= {best.FIELD: best.COMPETES} if keep == "best" else {}
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     record = {
@@ -187,7 +188,7 @@ def measure_point(
         "protocol": task.protocol() | {"batch_size": size} | splits_of(task, needs),
         "environment": facts,
         "timings": timings,
-        outcome_files.FIELD: outcome_files.file_name(key),
+        OUTCOMES.field: outcomes_name(key),
         **kept,
     }
     return Record(record, paired(baseline.measured.examples, measured.examples))
@@ -215,7 +216,7 @@ def _keep(model: nn.Module, folder: Path, key: str) -> str:
     written = temporary_in(folder, key)
     try:
         save_model(model, written)
-        name = models.file_name(key, content_hash(written))
+        name = model_name(key, content_hash(written))
         os.replace(written, folder / name)
     finally:
         written.unlink(missing_ok=True)

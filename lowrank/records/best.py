@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lowrank.records import models
 from lowrank.records.claims import Claims
+from lowrank.records.companions import MODEL
 from lowrank.records.files import read, write
 from lowrank.records.keys import canonical_text
 
@@ -129,7 +129,7 @@ def _lacking(folder: Path) -> frozenset[str]:
 def _kept(folder: Path) -> list[list[Contender]]:
     """The contenders whose model exists, by group, the best first."""
     files = [path.name for path in folder.glob("*.safetensors")]
-    paths = {folder / f"{key}.json" for key in filter(None, map(models.key_of, files))}
+    paths = {folder / f"{key}.json" for key in filter(None, map(MODEL.key_of, files))}
     return _groups([one for one in _contenders(paths) if one.is_kept])
 
 
@@ -176,7 +176,7 @@ def _of(path: Path, record: Mapping[str, Any]) -> Contender | None:
     sign = 1 if judged["higher_is_better"] else -1
     sizes = (canonical_text(record["config"].get(name)) for name in SIZES)
     group = (*(record[name] for name in ALIKE), *sizes)
-    return Contender(path, group, None if worth is None else sign * worth, models.named(record))
+    return Contender(path, group, None if worth is None else sign * worth, MODEL.named(record))
 
 
 def _give_up(loser: Contender) -> None:
@@ -184,6 +184,6 @@ def _give_up(loser: Contender) -> None:
     assert loser.file is not None
     # The record keeps its time, since it was not measured again.
     as_of = loser.path.stat()
-    record = {name: value for name, value in read(loser.path).items() if name != models.FIELD}
+    record = {name: value for name, value in read(loser.path).items() if name != MODEL.field}
     write(record, loser.path, as_of)
     (loser.path.parent / loser.file).unlink(missing_ok=True)

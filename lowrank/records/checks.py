@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowrank.metrics.metric import LARGEST, read_metrics
-from lowrank.records import outcome_files
 from lowrank.records.columns import COSTS
+from lowrank.records.companions import OUTCOMES, outcomes_name
 
 SCHEMA = 3
 
@@ -79,10 +79,10 @@ def check_record(record: Any) -> None:
         _check_numbers(record[part], part)
     _check_metrics(record)
     _check_errors(record)
-    if outcome_files.FIELD in record and outcome_files.named(record) is None:
+    if OUTCOMES.field in record and OUTCOMES.named(record) is None:
         raise ValueError(
-            f"{outcome_files.FIELD}={_short(record[outcome_files.FIELD])} must be "
-            f"{outcome_files.file_name(record['key'])!r}, beside the record"
+            f"{OUTCOMES.field}={_short(record[OUTCOMES.field])} must be "
+            f"{outcomes_name(record['key'])!r}, beside the record"
         )
     if not (record["ratios"]["compression_ratio"] or 0) > 0:
         raise ValueError("ratios.compression_ratio must be above 0, for a model takes bytes")

@@ -7,47 +7,13 @@ names; the new record, written atomically, names the new file.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lowrank.files.atomic import ABANDONED
-from lowrank.records import outcome_files
 from lowrank.records.claims import Claims
+from lowrank.records.companions import COMPANIONS, MODEL, OUTCOMES, outcomes_name
 from lowrank.records.files import record_in
-
-# The field of a record that names the file.
-FIELD = "model_file"
-NAME = re.compile(r"(?P<key>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors")
-
-
-def file_name(key: str, digest: str) -> str:
-    """The name of a model file, from the key of its point and the digest of its content
-    (hexadecimal).
-    """
-    return f"{key}-{digest[:16]}.safetensors"
-
-
-def key_of(name: str) -> str | None:
-    """The key of the point whose model a file of that name holds; None if it is no model file."""
-    own = NAME.fullmatch(name)
-    return own and own["key"]
-
-
-def named(record: Mapping[str, Any] | None) -> str | None:
-    """The file that a record names as its model; None if it names none of its own point."""
-    name = None if record is None else record.get(FIELD)
-    if record is None or not isinstance(name, str):
-        return None
-    return name if key_of(name) and key_of(name) == record.get("key") else None
-
-
-def is_kept(record: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a record names its model and that file exists."""
-    name = named(record)
-    return name is not None and (folder / name).is_file()
 
 
 def clear(folder: Path) -> None:
@@ -63,7 +29,7 @@ def clear(folder: Path) -> None:
     """
     claims = Claims(folder)
     for path in folder.glob("*.safetensors"):
-        key = key_of(path.name) or outcome_files.key_of(path.name)
+        key = MODEL.key_of(path.name) or OUTCOMES.key_of(path.name)
         if key is None or path.name in _named(key, folder):
             continue
         was_begun = claims.is_there(key) or _is_abandoned(path)
@@ -77,8 +43,8 @@ def clear_point(key: str, folder: Path) -> None:
     its claim.
     """
     kept = _named(key, folder)
-    for path in (*folder.glob(f"{key}-*.safetensors"), folder / outcome_files.file_name(key)):
-        is_own = key in (key_of(path.name), outcome_files.key_of(path.name))
+    for path in (*folder.glob(f"{key}-*.safetensors"), folder / outcomes_name(key)):
+        is_own = key in [kind.key_of(path.name) for kind in COMPANIONS]
         if is_own and path.name not in kept:
             path.unlink(missing_ok=True)
 
@@ -86,12 +52,12 @@ def clear_point(key: str, folder: Path) -> None:
 def _named(key: str, folder: Path) -> set[str | None]:
     """The files that the record of a point names."""
     record = record_in(key, folder)
-    return {named(record), outcome_files.named(record)}
+    return {kind.named(record) for kind in COMPANIONS}
 
 
 def _is_abandoned(path: Path) -> bool:
     """Whether no process is about to write the record of these outcomes."""
-    if outcome_files.key_of(path.name) is None:
+    if OUTCOMES.key_of(path.name) is None:
         return False
     try:
         return time.time() - path.stat().st_mtime > ABANDONED

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lowrank.files import tensor_files
 from lowrank.files.paths import as_path
+from lowrank.records.companions import OUTCOMES
 from lowrank.records.files import read as read_json
-from lowrank.records.outcome_files import key_of, named
 
 KIND, FORM = "outcomes", 1
 # Of the models: the arrays in the file have their names after these.
@@ -135,8 +135,8 @@ def of_record(path: str | Path) -> Outcomes:
         record = read_json(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    name = named(record if isinstance(record, Mapping) else None)
-    if name is None or key_of(name) != path.stem:
+    name = OUTCOMES.named(record if isinstance(record, Mapping) else None)
+    if name is None or OUTCOMES.key_of(name) != path.stem:
         raise ValueError(f"{path} names no outcomes of its examples: measure its point again")
     try:
         return read(path.parent / name)

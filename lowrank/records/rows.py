@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrank.records import outcome_files
+from lowrank.records.companions import OUTCOMES
 from lowrank.records.keys import point
 
 RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
@@ -44,7 +44,7 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     errors, columns = record["standard_errors"], {"compressed": "{}_se", "dense": "dense_{}_se"}
     for part, column in (columns | {"change": "{}_change_se"}).items():
         _add(row, {column.format(measure): error for measure, error in errors[part].items()})
-    _add(row, {outcome_files.FIELD: outcome_files.named(record)})
+    _add(row, {OUTCOMES.field: OUTCOMES.named(record)})
     for latency in record["latency"]:
         _add(row, _latency(latency))
     counted = {"compressed": "layers", "skipped": "skipped", "left": "left"}

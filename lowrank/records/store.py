@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from lowrank.files.atomic import temporary_in
 from lowrank.files.extras import need
 from lowrank.files.paths import as_path
-from lowrank.records import best, models, outcome_files
+from lowrank.records import best
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record, check_schema
+from lowrank.records.companions import COMPANIONS, MODEL, OUTCOMES, outcomes_name
 from lowrank.records.files import read, record_in, write
 from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
@@ -82,20 +83,20 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
     folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.json"
-    if models.FIELD in record and not models.is_kept(record, folder):
+    if MODEL.field in record and not MODEL.is_kept(record, folder):
         raise ValueError(
-            f"the record names its model {record[models.FIELD]!r}, which is not in {folder}: save "
+            f"the record names its model {record[MODEL.field]!r}, which is not in {folder}: save "
             "it into the folder that was `save` of its point"
         )
     if (
         not isinstance(record, Record)
-        and outcome_files.FIELD in record
-        and not outcome_files.is_kept(record, folder)
+        and OUTCOMES.field in record
+        and not OUTCOMES.is_kept(record, folder)
     ):
         raise ValueError(
-            f"the record names its outcomes {record[outcome_files.FIELD]!r}, which are not in "
+            f"the record names its outcomes {record[OUTCOMES.field]!r}, which are not in "
             f"{folder}: save what `measure_point` gave, for a copy of it has no outcomes, or leave "
-            f"{outcome_files.FIELD} out"
+            f"{OUTCOMES.field} out"
         )
     if not best.competes(record):
         _replace(record, path)
@@ -114,11 +115,9 @@ def _replace(record: Mapping[str, Any], path: Path) -> None:
     if isinstance(record, Record):
         _write_outcomes(record, path, before)
     write(record, path)
-    for field, name in (
-        (models.FIELD, models.named(before)),
-        (outcome_files.FIELD, outcome_files.named(before)),
-    ):
-        if name is not None and name != record.get(field):
+    for kind in COMPANIONS:
+        name = kind.named(before)
+        if name is not None and name != record.get(kind.field):
             (path.parent / name).unlink(missing_ok=True)
 
 
@@ -128,12 +127,12 @@ def _write_outcomes(record: Record, path: Path, before: Mapping[str, Any] | None
     written = temporary_in(path.parent, path.name)
     try:
         outcomes.write(record.outcomes, written)
-        if outcome_files.named(before) is not None:
+        if OUTCOMES.named(before) is not None:
             # Or a crash before the next step would leave a record with the outcomes of another.
             assert before is not None
-            kept = {name: value for name, value in before.items() if name != outcome_files.FIELD}
+            kept = {name: value for name, value in before.items() if name != OUTCOMES.field}
             write(kept, path, path.stat())
-        os.replace(written, path.parent / outcome_files.file_name(record["key"]))
+        os.replace(written, path.parent / outcomes_name(record["key"]))
     finally:
         written.unlink(missing_ok=True)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lowrank.metrics.metric import Metric
-from lowrank.records import outcome_files, outcomes
+from lowrank.records import outcomes
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.statistics.means import interval, interval_of_share, metric_of, standard_error
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lowrank.records.outcomes import Outcomes
 
 Part = Literal["dense", "compressed"]
-FILE = "outcomes_file"
+
 # Ends of the names of the columns with the error over examples, and with its interval.
 ERRORS = ("_se", "_low", "_high")
 
@@ -41,16 +42,16 @@ def have_outcomes(rows: pd.DataFrame) -> Any:
     """Which rows name outcomes whose file is beside their record, booleans by row."""
     import pandas as pd
 
-    if FILE not in rows:
+    if OUTCOMES.field not in rows:
         return pd.Series(False, index=rows.index)
-    pairs = zip(rows["path"], rows[FILE], strict=True)
+    pairs = zip(rows["path"], rows[OUTCOMES.field], strict=True)
     found = [isinstance(file, str) and (Path(path).parent / file).is_file() for path, file in pairs]
     return pd.Series(found, index=rows.index)
 
 
 def stamps(paths: Iterable[str]) -> tuple[Any, ...]:
     """What changes when a file of outcomes is replaced: its time and size, by the record's path."""
-    found = (outcome_files.file_name(Path(path).stem) for path in paths)
+    found = (outcomes_name(Path(path).stem) for path in paths)
     stats = [(Path(path).parent / name).stat() for path, name in zip(paths, found, strict=True)]
     return tuple((one.st_mtime_ns, one.st_size) for one in stats)
 

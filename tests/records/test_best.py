@@ -11,6 +11,7 @@ import pytest
 
 from lowrank.records import best, models, store
 from lowrank.records.claims import Claims
+from lowrank.records.companions import MODEL, model_name
 
 # Saves a record that competes, with its model, and is killed before its change number argv[2] of a
 # file that is there.
@@ -52,7 +53,7 @@ for record in json.loads(sys.stdin.read()):
 def competing(top1, seed=0, step=1, digest="0" * 16, metric="top1", **config):
     """A record with a quality on the validation split that names a model."""
     record = made_records.record("svd", step, seed, **config)
-    name = models.file_name(record["key"], digest)
+    name = model_name(record["key"], digest)
     return record | {"validation": {metric: top1}, "model_file": name, "keep": "best"}
 
 
@@ -257,7 +258,7 @@ def test_a_crash_while_the_best_is_measured_again_leaves_it_whole(tmp_path):
 
 
 def test_a_model_that_nobody_began_or_has_a_record_of_stays(tmp_path):
-    for name in ("mine.safetensors", models.file_name("f" * 16, "a" * 16)):
+    for name in ("mine.safetensors", model_name("f" * 16, "a" * 16)):
         (tmp_path / name).touch()
     tidy(tmp_path)
     assert len(kept(tmp_path)) == 2
@@ -278,10 +279,10 @@ def test_the_model_of_a_point_that_is_being_measured_stays(tmp_path):
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", 3, None, "0" * 16 + "-1"])
 def test_a_record_cannot_name_a_file_of_others(name, tmp_path):
     record = competing(0.9)
-    assert models.named(record | {"model_file": name}) is None
+    assert MODEL.named(record | {"model_file": name}) is None
     other = competing(0.9, 1)
-    assert models.named(record | {"model_file": other["model_file"]}) is None
-    assert models.named(record) == record["model_file"]
+    assert MODEL.named(record | {"model_file": other["model_file"]}) is None
+    assert MODEL.named(record) == record["model_file"]
 
 
 def test_processes_at_once_leave_one_best(tmp_path):

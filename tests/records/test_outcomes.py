@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from lowrank.files import tensor_files
 from lowrank.files.atomic import ABANDONED
-from lowrank.records import models, outcome_files, outcomes, store
+from lowrank.records import models, outcomes, store
 from lowrank.records.claims import Claims
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.outcomes import Outcomes
 from lowrank.records.record import Record
 
@@ -66,7 +67,7 @@ def made(count=5, seed=0):
 def recorded(own, **compressed):
     record = made_records.record()
     record["compressed"] |= compressed
-    record[outcome_files.FIELD] = outcome_files.file_name(record["key"])
+    record[OUTCOMES.field] = outcomes_name(record["key"])
     return Record(record, own)
 
 
@@ -270,7 +271,7 @@ def test_a_crash_leaves_no_record_with_outcomes_that_are_not_its_own(had, tmp_pa
 
 
 def test_outcomes_without_a_record_go_after_a_day_and_not_while_one_may_come(tmp_path):
-    path = tmp_path / outcome_files.file_name("0" * 16)
+    path = tmp_path / outcomes_name("0" * 16)
     outcomes.write(made(), path)
     models.clear(tmp_path)
     assert path.exists()

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank.records import outcome_files, outcomes, store
+from lowrank.records import outcomes, store
+from lowrank.records.companions import OUTCOMES
 from lowrank.reporting import explorer
 from lowrank.reporting.curves import summarise
 from lowrank.reporting.explorer import assemble
@@ -219,8 +220,8 @@ def test_outcomes_that_are_lost_or_broken_lack_with_the_reason(tmp_path):
     (part,) = pages.data(page)["parts"]
     (held,) = json.loads(pages.content(page, "outcomes"))
     said = dict(zip((one["key"] for one in part["records"]), held["lacking"], strict=True))
-    assert "is not beside it" in said[outcome_files.key_of(lost.name)]
-    assert broken.name in said[outcome_files.key_of(broken.name)]
+    assert "is not beside it" in said[OUTCOMES.key_of(lost.name)]
+    assert broken.name in said[OUTCOMES.key_of(broken.name)]
     assert list(said.values()).count("") == 2
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowrank.records import outcome_files
 from lowrank.records.columns import metrics_of
+from lowrank.records.companions import OUTCOMES
 from lowrank.records.outcomes import Outcomes, of_record
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Part:
         self.set_of: list[int | None] = []
         self.lacking: list[str] = []
         self.too_large: set[str] = set()
-        for path, is_held in zip(frame["path"], frame[outcome_files.FIELD].notna(), strict=True):
+        for path, is_held in zip(frame["path"], frame[OUTCOMES.field].notna(), strict=True):
             self._add(Path(path) if is_held else None, most)
 
     def _add(self, path: Path | None, most: int) -> None:

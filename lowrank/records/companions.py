@@ -1,0 +1,57 @@
+"""Files that lie beside records, each named by the record of its point: models and outcomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A kind of files beside records.
+
+    Attributes:
+        field: of a record, with the name of its file.
+        pattern: of such names; its group `key` is the key of the point.
+    """
+
+    field: str
+    pattern: re.Pattern[str]
+
+    def key_of(self, name: str) -> str | None:
+        """The key of the point to which a file of that name belongs; None if it is none of these
+        files."""
+        own = self.pattern.fullmatch(name)
+        return own and own["key"]
+
+    def named(self, record: Mapping[str, Any] | None) -> str | None:
+        """The file that a record names; None if it names none of its own point."""
+        name = None if record is None else record.get(self.field)
+        if record is None or not isinstance(name, str):
+            return None
+        return name if self.key_of(name) and self.key_of(name) == record.get("key") else None
+
+    def is_kept(self, record: Mapping[str, Any], folder: Path) -> bool:
+        """Whether a record names its file and that exists."""
+        name = self.named(record)
+        return name is not None and (folder / name).is_file()
+
+
+MODEL = Companion("model_file", re.compile(r"(?P<key>[0-9a-f]{16})-[0-9a-f]{16}\.safetensors"))
+OUTCOMES = Companion("outcomes_file", re.compile(r"(?P<key>[0-9a-f]{16})\.outcomes\.safetensors"))
+COMPANIONS = (MODEL, OUTCOMES)
+
+
+def model_name(key: str, digest: str) -> str:
+    """The name of a model file, from the key of its point and the digest of its content
+    (hexadecimal).
+    """
+    return f"{key}-{digest[:16]}.safetensors"
+
+
+def outcomes_name(key: str) -> str:
+    """The name of the file of a point's outcomes, from its key."""
+    return f"{key}.outcomes.safetensors"
