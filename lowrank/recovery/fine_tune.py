@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from lowrank.factorizations import Factorization
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_number, check_one_of
-from lowrank.recovery.recovery import Recovery
+from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
-from lowrank.tasks.training import Loss, Progress, Training, silent
+from lowrank.tasks.training import Loss, Progress, silent
 
 SCOPES = ("model", "factorizations")
 
 
 @dataclass(frozen=True)
-class FineTune(Training, Recovery):
+class FineTune(ByTraining):
     """`Training` of every parameter that requires a gradient.
 
     A pruned weight stays pruned: a sparse factorization holds survivors only. Does not pay where
@@ -47,18 +47,6 @@ class FineTune(Training, Recovery):
         super().__post_init__()
         check_number("distill", self.distill, "lie in [0, 1]", lambda x: 0 <= x <= 1)
         check_one_of("scope", self.scope, SCOPES)
-
-    @property
-    def changes_dense(self) -> bool:
-        return True
-
-    @property
-    def tunes(self) -> bool:
-        return True
-
-    def check(self, network: nn.Module) -> None:
-        # Only the compressed model has the parameters that are trained.
-        pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         if self.scope == "factorizations":

@@ -11,14 +11,14 @@ from torch import nn
 from lowrank.compression.report import Compressed
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.recovery import Recovery
+from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training import Progress, Training, silent
 
 
 @dataclass(frozen=True)
-class Gradual(Training, Recovery):
+class Gradual(ByTraining):
     """Training in which the method compresses again and again, each time nearer to its level.
 
     At renewal k of n the weights that training has reached are compressed at the share
@@ -73,20 +73,8 @@ class Gradual(Training, Recovery):
             )
 
     @property
-    def changes_dense(self) -> bool:
-        return True
-
-    @property
-    def tunes(self) -> bool:
-        return True
-
-    @property
     def begins_dense(self) -> bool:
         return True
-
-    def check(self, network: nn.Module) -> None:
-        # Only the compressed model has the parameters that are trained.
-        pass
 
     def shares(self) -> list[float]:
         """The share of the way to the method's level at each renewal; the last is 1."""

@@ -13,17 +13,17 @@ from lowrank.compression.report import Again, Compressed
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.recovery import Recovery
+from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
-from lowrank.tasks.training import Loss, Progress, Training, silent, task_loss
+from lowrank.tasks.training import Loss, Progress, silent, task_loss
 
 # The share of the weights up to which they count as near to their compressed form.
 NEAR_ENOUGH = 0.05
 
 
 @dataclass(frozen=True)
-class LearningCompression(Training, Recovery):
+class LearningCompression(ByTraining):
     """Minimises the task's loss over weights that the method can represent exactly.
 
     The dense weights w and what the method makes of them, Δ(Θ), are brought together by turns. The
@@ -76,20 +76,8 @@ class LearningCompression(Training, Recovery):
             )
 
     @property
-    def changes_dense(self) -> bool:
-        return True
-
-    @property
-    def tunes(self) -> bool:
-        return True
-
-    @property
     def begins_dense(self) -> bool:
         return True
-
-    def check(self, network: nn.Module) -> None:
-        # Any network can be trained.
-        pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return self.train(model, task, progress=progress)
