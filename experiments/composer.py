@@ -19,9 +19,11 @@ from experiments.yaml_folders import CONF
 
 # The settings of a point: the fields of config.yaml, and those that its groups fill.
 _FOLDERS = {path.name for path in CONF.iterdir() if path.is_dir()}
+# Of other programs, each with the YAML of its name.
+_PROGRAMS = {name for name in _FOLDERS if (CONF / name / f"{name}.yaml").is_file()}
 _NAMES = {str(name) for name in OmegaConf.load(CONF / "config.yaml")} | _FOLDERS
-_NO_FIELDS = {"defaults", "experiment", "hydra", "inspect", "report", "reproduce", "reproduction"}
-FIELDS = sorted(_NAMES - _NO_FIELDS)
+NO_FIELDS = {"defaults", "experiment", "hydra", "reproduction"} | _PROGRAMS
+FIELDS = sorted(_NAMES - NO_FIELDS)
 
 
 class Composer:

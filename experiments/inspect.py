@@ -35,6 +35,7 @@ def inspect(config: DictConfig) -> None:
             `trusted_task`), or an option cannot be.
     """
     import lowrank
+    from experiments.known_tasks import task_of
     from lowrank.reporting import plots
 
     path = Path(str(config.record))
@@ -107,15 +108,6 @@ def read(path: Path) -> dict[str, Any]:
     if record is None:
         raise ValueError(f"record={path} is no record of a measured point")
     return dict(record)
-
-
-def task_of(record: dict[str, Any]) -> Task:
-    """The task of a record, made anew."""
-    from hydra.utils import instantiate
-
-    from experiments.known_tasks import trusted_task
-
-    return instantiate(trusted_task(record["config"]["task"]), _convert_="all")
 
 
 if __name__ == "__main__":

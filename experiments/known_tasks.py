@@ -16,17 +16,28 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.yaml_folders import CONF
 from lowrank.records.store import SEED_FIELDS
+from lowrank.tasks import Task
 
 # Fields that may differ: they say where a task is made, not which task it is.
 DEVICE = "device"
 # The largest factor between a number of a record and that of the YAML.
 MOST = 10
 OURS = ("hydra", "main", "schema")
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The task of a record, made anew.
+
+    Raises:
+        ValueError: as `trusted_task`, or its data or weights are not there.
+    """
+    return instantiate(trusted_task(record["config"]["task"]), _convert_="all")
 
 
 def trusted_task(config: Any) -> dict[str, Any]:

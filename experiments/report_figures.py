@@ -94,13 +94,9 @@ def matrices(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: its task is not one of those that are known here; see `trusted_task`.
     """
-    from hydra.utils import instantiate
+    from experiments.known_tasks import task_of
 
-    from experiments.known_tasks import trusted_task
-
-    config = json.loads(path.read_text(encoding="utf-8"))["config"]["task"]
-    task = instantiate(trusted_task(config), _convert_="all")
-    named = task.model().named_parameters()
+    named = task_of(json.loads(path.read_text(encoding="utf-8"))).model().named_parameters()
     return {
         name.removesuffix(".weight"): weight.detach().flatten(1)
         for name, weight in named

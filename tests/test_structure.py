@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 # From what knows nothing of the others to what knows all.
 ROOMS = [
     "numerics",
-    "statistics",
     "files",
     "metrics",
+    "statistics",
     "factorizations",
     "norms",
     "approximation",

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lowrank.files.tensor_files import bytes_of
 from lowrank.model.batch import Batch
-from lowrank.records.outcomes import Outcomes
+from lowrank.records.outcomes import CONFIDENCE, PREDICTED, Outcomes
 from lowrank.tasks.agreement import real_of
 
-# What `Task.outcomes` may give beside the values of metrics.
-PREDICTED, CONFIDENCE, TARGET = "predicted", "confidence", "target"
+# What `Task.outcomes` may give besides, the class of the example.
+TARGET = "target"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,6 @@ from lowrank.metrics.metric import LARGEST, Metric, check_names
 from lowrank.model.batch import Batch
 from lowrank.model.nested import examples_of
 from lowrank.point.examples import (
-    CONFIDENCE,
-    PREDICTED,
     TARGET,
     ExampleValues,
     Gathered,
@@ -22,6 +20,7 @@ from lowrank.point.examples import (
 )
 from lowrank.records.checks import is_number
 from lowrank.records.columns import COSTS
+from lowrank.records.outcomes import CONFIDENCE, PREDICTED
 from lowrank.tasks.task import LOSS
 
 if TYPE_CHECKING:

@@ -20,6 +20,8 @@ from lowrank.records.companions import OUTCOMES
 from lowrank.records.files import read as read_json
 
 KIND, FORM = "outcomes", 1
+# What a model says of an example, beside the values of metrics, in tasks of one class per example.
+PREDICTED, CONFIDENCE = "predicted", "confidence"
 # Of the models: the arrays in the file have their names after these.
 PARTS = ("dense", "compressed")
 LONGEST_NAME = 200

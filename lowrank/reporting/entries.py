@@ -141,7 +141,7 @@ def said_of_marks(marks: Iterable[Mark]) -> str:
     return " Bold: the best of the column; no outcomes of single examples say what is as good."
 
 
-def chosen_on(frame: pd.DataFrame, points: pd.DataFrame) -> list[str] | None:
+def learnt_on(frame: pd.DataFrame, points: pd.DataFrame) -> list[str] | None:
     """For each point which of its parts learnt or chose on which split; None if no record says."""
     start = "protocol.chosen_on."
     names = [str(name) for name in frame if str(name).startswith(start)]

@@ -18,7 +18,7 @@ from lowrank.reporting.captions import (
     with_error,
 )
 from lowrank.reporting.curves import first_measure, norms_in_order
-from lowrank.reporting.entries import choose, chosen_on, marked, said_of_choice, said_of_marks
+from lowrank.reporting.entries import choose, learnt_on, marked, said_of_choice, said_of_marks
 from lowrank.reporting.errors import dense_errors, said, summarise_with_errors
 from lowrank.reporting.examples import ERRORS
 from lowrank.reporting.table import Table
@@ -145,7 +145,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     own = metrics_of(frame)
     columns = _columns(frame, size)
     points: Any = summarise_with_errors(frame, columns)
-    chosen = chosen_on(frame, points)
+    chosen = learnt_on(frame, points)
     measures = {column: measure(frame, column) for column in columns}
     # A single norm needs no column.
     norms = ["norm"] if len(norms_in_order(points["norm"])) > 1 else []

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from lowrank.statistics.means import LEVEL, Average
+from lowrank.metrics.metric import Average
+from lowrank.statistics.means import LEVEL
 from lowrank.statistics.resampling import ResampledMeans
 from lowrank.statistics.sign_flips import sign_flips
 

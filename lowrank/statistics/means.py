@@ -8,13 +8,11 @@ networks.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from scipy import special
 
-# How the values of examples become a metric: their weighted mean, or exp of it, as of a perplexity.
-Average = Literal["mean", "exp"]
+from lowrank.metrics.metric import Average
+
 # The level of all intervals.
 LEVEL = 0.95
 

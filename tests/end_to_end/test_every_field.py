@@ -9,6 +9,7 @@ import pytest
 from hydra import compose
 from sweeps import ROOT
 
+from experiments.composer import NO_FIELDS
 from experiments.parts import make
 from lowrank.calibration import CalibratedNorms
 from lowrank.model.select import Select
@@ -22,7 +23,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = [
     (group, path.stem)
     for group in GROUPS
-    if group not in ("experiment", "hydra", "inspect", "report", "reproduce", "reproduction")
+    if group not in NO_FIELDS
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 # What is not for the user: `compress` or an allocation fills it in.

@@ -16,8 +16,9 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.point import evaluate
-from lowrank.point.examples import PREDICTED, TARGET, hashes, paired
+from lowrank.point.examples import TARGET, hashes, paired
 from lowrank.point.standard_errors import standard_errors
+from lowrank.records.outcomes import PREDICTED
 from lowrank.tasks import (
     CausalLM,
     ClassScores,

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lowrank.numerics.checks import check_integer
-from lowrank.records.outcomes import Outcomes
+from lowrank.records.outcomes import CONFIDENCE, PREDICTED, Outcomes
 from lowrank.statistics.calibration_error import Bins, calibration_error
 from lowrank.statistics.estimates import Estimate, weighted_mean
 
-CONFIDENCE, PREDICTED = "confidence", "predicted"
 BINS: Mapping[str, Bins] = {"ece": "width", "ece_mass": "mass"}
 
 
