@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from digits_task import TASK
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,17 +29,6 @@ from lowrank.inspection import (
 from lowrank.inspection.directions import right_scores
 from lowrank.model.batch import Batch
 from lowrank.reporting import plots
-from lowrank.tasks import Digits, ImageClassification
-
-TASK = ImageClassification(
-    name="digits",
-    architecture="mlp",
-    source=Digits(),
-    builder="lowrank.tasks.models:mlp",
-    arguments={"widths": [64, 16, 10]},
-    weights=None,
-    calibration_size=64,
-)
 
 
 @pytest.fixture(scope="module")

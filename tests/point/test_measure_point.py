@@ -135,7 +135,7 @@ def test_hydra_is_not_needed():
     code = (
         "import sys\n"
         "sys.modules |= dict.fromkeys(['hydra', 'omegaconf', 'wandb'])\n"
-        "sys.path.insert(0, 'tests/point')\n"
+        "sys.path[:0] = ['tests', 'tests/point']\n"
         "import test_measure_point as test_point\n"
         "task, method = test_point.TASK, test_point.Uncompressed()\n"
         "test_point.measure_point(task, method, measure=test_point.QUICK)\n"

@@ -6,23 +6,13 @@ import mirrors
 import pytest
 import text_mirror
 import torch
+from digits_task import QUICK, TASK
 
 from lowrank.decomposers import TruncatedSVD
-from lowrank.point import MeasureSettings, evaluate, measure_point
-from lowrank.tasks import CausalLM, Digits, HubText, ImageClassification, Packing
+from lowrank.point import evaluate, measure_point
+from lowrank.tasks import CausalLM, HubText, Packing
 
-QUICK = MeasureSettings(latency_batch_sizes=())
-IMAGES = ImageClassification(
-    name="digits",
-    architecture="mlp",
-    source=Digits(),
-    builder="lowrank.tasks.models:mlp",
-    arguments={"widths": [64, 16, 10]},
-    weights=None,
-    validation_size=60,
-    validation_from="test",
-    calibration_size=64,
-)
+IMAGES = replace(TASK, validation_size=60, validation_from="test")
 WORDS = CausalLM(
     name="words",
     architecture="tiny",

@@ -1,4 +1,4 @@
-"""A small task for the tests of points: an untrained MLP on the digits."""
+"""A small task for tests: an untrained MLP on the digits."""
 
 from lowrank.point import MeasureSettings
 from lowrank.tasks import Digits, ImageClassification
