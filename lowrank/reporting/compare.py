@@ -155,8 +155,9 @@ def _verdicts(found: Sequence[Any], shown: Metric, examples: int) -> tuple[Verdi
         fixed = float(np.sqrt(max(0.0, one.error**2 - one.between**2)))
         alpha = ALPHA / len(found)
         needed = examples_needed(examples, one.value, fixed, one.between, alpha)
-        if p >= ALPHA:  # The test that was made may ask for more than the normal law.
-            needed = max(needed, examples_needed_by(examples, one.p, alpha))
+        if p >= ALPHA and needed <= examples:
+            # The test that was made asks for more than the normal law.
+            needed = examples_needed_by(examples, one.p, alpha)
         verdicts.append(Verdict(first, second, at, measured, tested, shown.sign, float(p), needed))
     return tuple(verdicts)
 
