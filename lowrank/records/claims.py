@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from lowrank.files.atomic import temporary_in
 from lowrank.files.processes import Owner, this_process
 
 SUFFIX = ".claim"
@@ -140,7 +141,7 @@ class Claims:
 
     def now(self) -> float:
         """The time by the clock of the file system, in seconds."""
-        probe = self.folder / f".{uuid.uuid4().hex}.tmp"
+        probe = temporary_in(self.folder, "clock")
         probe.touch()
         try:
             return probe.stat().st_mtime

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from lowrank.files.atomic import clean
 from lowrank.files.processes import Owner, this_process
 from lowrank.records.claims import Claims
 
@@ -301,3 +302,18 @@ def test_where_no_claim_can_be_made_the_error_names_the_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=KEY):
         is_taken(Claims(tmp_path / "file"))
+
+
+DIES_AT_THE_CLOCK = """
+import os, pathlib, sys
+from lowrank.records.claims import Claims
+pathlib.Path.unlink = lambda *_, **__: os._exit(9)
+Claims(pathlib.Path(sys.argv[1])).now()
+"""
+
+
+def test_killed_at_the_clock_of_the_file_system_it_leaves_what_cleaning_takes(tmp_path):
+    assert run(DIES_AT_THE_CLOCK, tmp_path).wait() == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    clean(tmp_path)
+    assert not list(tmp_path.iterdir())
