@@ -98,8 +98,7 @@ class Recovery(ABC):
             ValueError: it must be compressed again, and does not know how.
         """
         found = self.recover(compressed.model, task, progress)
-        if self.tunes or self.changes_forms:
-            compressed.recount()
+        compressed.remeasure()
         return found
 
 
@@ -123,4 +122,9 @@ class NoRecovery(Recovery):
         pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return {}
+
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
         return {}
