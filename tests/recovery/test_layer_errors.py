@@ -5,8 +5,6 @@ import inspect
 import pytest
 import torch
 from digits_task import QUICK, TASK
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import lowrank.recovery as recoveries
@@ -34,6 +32,7 @@ from lowrank.recovery import (
     Recovery,
     Tune,
 )
+from lowrank.tasks import Batch
 
 TRAINING = {"learning_rate": 1e-2, "batch_size": 256}
 GRADUAL = Gradual(epochs=2, renewals=2, **TRAINING)
@@ -100,13 +99,18 @@ def test_errors_are_those_to_the_dense_model(recovery, method, norm):
             assert layer.norm_error is None and len(told) == 1
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 99), st.sampled_from([GRADUAL, FineTune(epochs=1, **TRAINING)]))
-def test_a_model_of_another_is_recovered_and_not_the_task_s(seed, recovery):
-    """Also where the caller's network has other layers than the task's."""
+def network_of_another(seed: int) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+@pytest.mark.parametrize(
+    "recovery", [GRADUAL, FineTune(epochs=1, distill=0.5, **TRAINING), ROWS[8][0]], ids=repr
+)
+def test_a_model_of_another_is_recovered_and_not_the_task_s(recovery):
+    """With other layers than the task's."""
+    dense = network_of_another(seed=1)
     kept = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     result = compress(dense, MagnitudePruning(0.5))
     recovery.recover_compressed(result, TASK)
@@ -114,6 +118,32 @@ def test_a_model_of_another_is_recovered_and_not_the_task_s(seed, recovery):
     assert [tuple(layer.shape) for layer in result.layers] == [(12, 64), (10, 12)]
     for layer in result.layers:
         assert layer.relative_error == pytest.approx(errors_of(dense, result.model, layer.name))
+
+
+@pytest.mark.parametrize("recovery", [Tune(epochs=20, batch_size=16), BiasCorrection()], ids=repr)
+def test_the_target_is_the_model_that_was_compressed(recovery):
+    dense, x = network_of_another(seed=2), torch.cat([b.inputs[0] for b in images()])
+    result = compress(dense, Quantization(2))
+    distance = (result.model(x) - dense(x)).detach().square().mean()
+    recovery.recover_compressed(result, TASK)
+    assert (result.model(x) - dense(x)).detach().square().mean() < 0.9 * distance
+
+
+def images() -> list[Batch]:
+    return list(TASK.split("calibration").batches(64))
+
+
+def test_a_teacher_runs_as_in_evaluation():
+    """Dropout in the dense model would make the target noise."""
+    dense = nn.Sequential(network_of_another(seed=3), nn.Dropout(0.5)).train()
+    found = {}
+    for training in (True, False):
+        result = compress(dense.train(training), TruncatedSVD(3))
+        teach = FineTune(epochs=1, distill=1.0, **TRAINING)
+        result.model.eval()
+        found[training] = teach.recover_compressed(result, TASK)["losses"]
+        assert dense.training == training
+    assert found[True] == found[False]
 
 
 def test_statistics_of_batchnorm_leave_the_errors_alone():
