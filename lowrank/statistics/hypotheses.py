@@ -1,4 +1,4 @@
-"""Tests of many differences at once, and of pairs of answers that are right or wrong."""
+"""Corrections for many tests at once, and the examples that a test needs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,6 @@ import math
 
 import numpy as np
 from scipy import special
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """The two-sided p-value of the exact test that two models are right equally often.
-
-    Given the examples on which one of two models is right and the other is wrong, under the
-    hypothesis each of them is right by a fair coin. So its p-value is never too small, however few
-    these examples are. 1 where there are none.
-
-    Args:
-        first, second: 0 or 1 (also booleans) for the same examples, shape (n,).
-
-    Source: McNemar, Psychometrika 12(2), 1947; Edwards, Psychometrika 13(3), 1948.
-    """
-    first, second = np.asarray(first) > 0.5, np.asarray(second) > 0.5
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    fewer, apart = min(only_first, only_second), only_first + only_second
-    return min(1.0, 2 * float(special.bdtr(fewer, apart, 0.5))) if apart else 1.0
 
 
 def holm(p: np.ndarray) -> np.ndarray:
