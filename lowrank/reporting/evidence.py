@@ -17,7 +17,7 @@ from lowrank.reporting.examples import (
     read_outcomes,
     values_of,
 )
-from lowrank.statistics.differences import Difference, difference
+from lowrank.statistics.differences import Difference, difference, p_value
 from lowrank.statistics.resampling import RESAMPLES, ResampledMeans, resample
 
 if TYPE_CHECKING:
@@ -71,6 +71,33 @@ class Evidence:
         seeds = self._distinct(first, second)
         if not seeds:
             return None
+        assert self.metric.average is not None
+        found = difference(*self._sides(first, second, seeds), self.metric.average)
+        networks = {self.dense[seed] for seed in seeds}
+        exact = self._is_mcnemars(first, second, seeds)
+        return Tested(found, len(seeds), len(networks), exact)
+
+    def better(self, first: Reading, second: Reading) -> float:
+        """The one-sided p-value that the first is no better; NaN if the two share no seed.
+
+        It needs no resamples.
+
+        Raises:
+            ValueError: as `test`.
+        """
+        seeds = self._distinct(first, second)
+        if not seeds:
+            return float("nan")
+        assert self.metric.average is not None
+        sides = sample, *shares = self._sides(first, second, seeds)
+        p = p_value(*sides, self.metric.average)
+        value = float((sample.means @ (shares[0] - shares[1])).mean())
+        return p / 2 if self.metric.sign * value > 0 else 1 - p / 2
+
+    def _sides(
+        self, first: Reading, second: Reading, seeds: Sequence[Hashable]
+    ) -> tuple[ResampledMeans, np.ndarray, np.ndarray]:
+        """The columns of two readings, and the shares of each in them, (columns, seeds)."""
         used = sorted(
             {self.columns[row] for seed in seeds for row in (*first[seed], *second[seed])}
         )
@@ -87,11 +114,7 @@ class Evidence:
             influence=self.sample.influence[:, used],
             terms=self.sample.terms[:, used],
         )
-        assert self.metric.average is not None
-        found = difference(part, shares[0], shares[1], self.metric.average)
-        networks = {self.dense[seed] for seed in seeds}
-        exact = self._is_mcnemars(first, second, seeds)
-        return Tested(found, len(seeds), len(networks), exact)
+        return part, shares[0], shares[1]
 
     def _distinct(self, first: Reading, second: Reading) -> list[Hashable]:
         """The common seeds; of those that gave the same numbers in both, the first."""
@@ -141,7 +164,7 @@ def evidence(
 
     Args:
         metric: an average over examples.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap; no resamples where only p-values are asked for.
 
     Raises:
         ValueError: the metric is no average, or a record has no outcomes, or none of this metric.

@@ -8,7 +8,7 @@ is said of other seeds; from five on the difference is one of seeds too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy import special
 
 from lowrank.metrics.metric import Average
 from lowrank.statistics.crossed import crossed_variance
-from lowrank.statistics.means import LEVEL
+from lowrank.statistics.means import LEVEL, error_of
 from lowrank.statistics.resampling import ResampledMeans
 from lowrank.statistics.sign_flips import sign_flips
 
@@ -94,84 +94,85 @@ def difference(
         first, second: shares, shape (columns, seeds).
     """
     of_which = _over_seeds if first.shape[1] >= LEAST_SEEDS else _of_these
-    found = of_which(sample, first, second, average)
-    below = float((sample.means @ (first - second)).mean())
-    return replace(found, p=1.0) if below * found.value < 0 else found
+    error, between, low, high = of_which(sample, first, second, average)
+    one, other = (_metric(sample.means @ part, average) for part in (first, second))
+    return Difference(
+        first=float(one.mean()),
+        second=float(other.mean()),
+        error=error,
+        between=between,
+        low=low,
+        high=high,
+        p=p_value(sample, first, second, average),
+        over_seeds=first.shape[1] >= LEAST_SEEDS,
+        by_signs=_is_by_signs(first - second),
+    )
+
+
+def p_value(
+    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average = "mean"
+) -> float:
+    """The p-value of `difference` alone, which needs no resamples.
+
+    Args:
+        sample, first, second, average: as of `difference`.
+    """
+    one, other = (_metric(sample.means @ part, average) for part in (first, second))
+    apart = first - second
+    if float((sample.means @ apart).mean() * (one - other).mean()) < 0:
+        return 1.0
+    influence, means = _without_rounding(sample, apart)
+    own = _own(sample, apart, influence, means)
+    counted, value = _counted(own), float(means.mean())
+    if _is_by_signs(apart):
+        return sign_flips(own)
+    # Where nothing varies the mean square about 0 stands in for a variance.
+    about_zero = value**2 / sample.examples
+    if apart.shape[1] < LEAST_SEEDS:
+        variance = error_of(influence.mean(axis=1)) ** 2 + about_zero
+        guarded = _guarded(own, _most(sample.terms, first, second))
+        return max(_of_t(own, variance, counted), guarded)
+    found = crossed_variance(influence, means)
+    if not counted or not found.total > ROUNDING**2 * value**2:
+        return _of_t(own, about_zero, counted)
+    return _of_t(own, found.total, found.degrees(counted))
+
+
+def _is_by_signs(apart: np.ndarray) -> bool:
+    """Whether shares are those of two measured points of fewer than five seeds."""
+    return apart.shape[1] < LEAST_SEEDS and bool(np.isin(apart, (-1, 0, 1)).all())
 
 
 def _of_these(
     sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average
-) -> Difference:
-    """The difference for another draw of examples and the same networks."""
-    apart = first - second
-    n = sample.examples
-    influence, value = _without_rounding(sample, apart.mean(axis=1))
+) -> tuple[float, float, float, float]:
+    """Error, part between seeds, and interval for other examples and the same networks."""
+    n, apart = sample.examples, first - second
     growth = n / (n - 1) if n > 1 else float("nan")
-    variance = growth * float((sample.resampled @ apart).mean(axis=1).var())
-    own = (sample.terms @ apart).mean(axis=1) if np.any(influence) or value else np.zeros(n)
-    counted = _counted(own)
-    by_signs = bool(np.isin(apart, (-1, 0, 1)).all())
-    if by_signs:
-        p = sign_flips(own)
-    else:
-        p = _of_t(own, variance + value**2 / n, counted)
-        p = max(p, _guarded(own, _most(sample.terms, first, second)))
     each = [_metric(sample.resampled @ part, average) for part in (first, second)]
     shown = (each[0] - each[1]).mean(axis=1)
-    low, high = _percentiles(shown, counted, growth)
-    return Difference(
-        *_values(sample, first, second, average),
-        error=float(np.sqrt(growth) * shown.std()),
-        between=0.0,
-        low=low,
-        high=high,
-        p=p,
-        over_seeds=False,
-        by_signs=by_signs,
-    )
+    counted = _counted(_own(sample, apart, *_without_rounding(sample, apart)))
+    return float(np.sqrt(growth) * shown.std()), 0.0, *_percentiles(shown, counted, growth)
 
 
 def _over_seeds(
     sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average
-) -> Difference:
-    """The difference for other examples and other seeds."""
+) -> tuple[float, float, float, float]:
+    """Error, part between seeds, and interval for other examples and other seeds."""
     apart = first - second
-    n = sample.examples
     influence, means = _without_rounding(sample, apart)
-    own = (sample.terms @ apart).mean(axis=1) if np.any(influence) or means.any() else np.zeros(n)
-    counted, value = _counted(own), float(means.mean())
-    tested = crossed_variance(influence, means)
-    # Where all differ alike on every example the mean square about 0 stands in for a variance.
-    known = tested.total > ROUNDING**2 * value**2
-    variance = tested.total if known else value**2 / n
-    p = _of_t(own, variance, tested.degrees(counted) if known else counted) if counted else 1.0
+    own = _own(sample, apart, influence, means)
     if average == "exp":
         # By the slopes of exp: a perplexity moves by itself times what its logarithm moves by.
         one, other = (_metric(sample.means @ part, average) for part in (first, second))
         influence = sample.influence @ first * one - sample.influence @ second * other
         means = one - other
-    shown = crossed_variance(influence, means)
-    value, error = float(means.mean()), float(np.sqrt(shown.total))
+    found, counted = crossed_variance(influence, means), _counted(own)
+    value, error = float(means.mean()), float(np.sqrt(found.total))
     reach = float("nan") if own.any() else 0.0
     if counted > 0 and error > 0:
-        reach = float(special.stdtrit(shown.degrees(counted), (1 + LEVEL) / 2)) * error
-    return Difference(
-        *_values(sample, first, second, average),
-        error=error,
-        between=float(np.sqrt(shown.between)),
-        low=value - reach,
-        high=value + reach,
-        p=p,
-        over_seeds=True,
-        by_signs=False,
-    )
-
-
-def _values(
-    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average
-) -> tuple[float, float]:
-    one, other = (_metric(sample.means @ part, average) for part in (first, second))
-    return float(one.mean()), float(other.mean())
+        reach = float(special.stdtrit(found.degrees(counted), (1 + LEVEL) / 2)) * error
+    return error, float(np.sqrt(found.between)), value - reach, value + reach
 
 
 def _metric(means: np.ndarray, average: Average) -> np.ndarray:
@@ -183,12 +184,19 @@ def _without_rounding(sample: ResampledMeans, apart: np.ndarray) -> tuple[Any, A
     """The influences on a difference, and its value; 0 where only rounding is left of them.
 
     Args:
-        apart: the shares of the columns in it, shape (columns,), or (columns, seeds).
+        apart: the shares of the columns in it, shape (columns, seeds).
     """
     influence, value = sample.influence @ apart, sample.means @ apart
     least = ROUNDING * float(np.abs(sample.means).max())
     alike = (np.abs(influence).max(axis=0) <= least) & (np.abs(value) <= least)
     return np.where(alike, 0.0, influence), np.where(alike, 0.0, value)
+
+
+def _own(sample: ResampledMeans, apart: np.ndarray, influence: Any, means: Any) -> np.ndarray:
+    """Of each example in the mean difference, which is their sum, shape (n,)."""
+    if not np.any(influence) and not np.any(means):
+        return np.zeros(sample.examples)
+    return (sample.terms @ apart).mean(axis=1)
 
 
 def _counted(own: np.ndarray) -> float:

@@ -29,6 +29,30 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def below_the_best(p: np.ndarray) -> np.ndarray:
+    """The p-values of several values that each is as good as every other, corrected.
+
+    The best of a sample was chosen by the same numbers as it is tested by, so a comparison of the
+    others with it alone says too often that one is worse. Here each value is compared with all
+    others, of which the best is one, whichever that is (Bonferroni); and the values are corrected
+    by Holm. So with probability 1 − α or more none of the truly best values is below α.
+
+    Args:
+        p: one-sided p-values that value `column` is no better than value `row`, shape (k, k); NaN
+            where the two were not compared, as of each with itself.
+
+    Returns:
+        The p-values, shape (k,); NaN for what was compared with none.
+
+    Source: Hsu, The Annals of Statistics 9(5), 1981 (comparisons with the best); Holm, Scandinavian
+    Journal of Statistics 6(2), 1979.
+    """
+    compared = ~np.isnan(p)
+    least = np.where(compared, p, np.inf).min(axis=1, initial=np.inf)
+    others = compared.sum(axis=1)
+    return holm(np.where(others > 0, np.minimum(1.0, others * np.minimum(1.0, least)), np.nan))
+
+
 def examples_needed(
     n: int,
     difference: float,
