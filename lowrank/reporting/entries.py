@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DAGGER = " †"
 # The name of an entry, as its method, and what it is compared in, as a column.
-Place = tuple[Hashable, Hashable]
+Place = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def said_of_marks(marks: Iterable[Mark], where: str = "column") -> str:
     """A sentence on what is bold, of a column or row."""
     if any(mark.is_tested for mark in marks):
         return (
-            f" Bold: all that cannot be told from the best of the {where} (p from {ALPHA:g}; paired "
-            f"by test example, each with all others, corrected by Holm over the {where}, so that "
-            "the chance that a truly best one is not bold is 5 % at most)."
+            f" Bold: all that cannot be told from the best of the {where} (p from {ALPHA:g}; each "
+            f"paired by test example with all others, corrected by Holm over the {where}: the "
+            "chance that a truly best one is not bold is 5 % at most)."
         )
     return f" Bold: the best of the {where}; no outcomes of single examples say what is as good."
 
