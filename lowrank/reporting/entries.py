@@ -128,16 +128,18 @@ def marked(
     return marks
 
 
-def said_of_choice(entries: Iterable[ChosenLevel]) -> str:
-    """A sentence on how levels were chosen; empty if there was no choice."""
+def said_of_choice(entries: Iterable[ChosenLevel], several: str = "levels") -> str:
+    """A sentence on how an entry was chosen of `several`; empty if there was no choice."""
     found = [entry.chosen_on for entry in entries]
     text = ""
     if "validation" in found:
-        text += " Of several levels it is the best on the validation split, by the mean over seeds."
+        text += (
+            f" Of several {several} it is the best on the validation split, by the mean over seeds."
+        )
     if "test" in found:
         text += (
-            f"{DAGGER}: the level is the best on the test split itself, which flatters it, for "
-            "there is no validation value on record."
+            f"{DAGGER}: of several {several} it is the best on the test split itself, which "
+            "flatters it, for there is no validation value on record."
         )
     return text
 

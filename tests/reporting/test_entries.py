@@ -52,7 +52,7 @@ def test_what_was_chosen_on_the_test_split_is_marked(frame):
     assert entry(table, "svd", "1.5x_chosen_on") == "test"
     cells = table.cells.set_index("method")
     assert cells.loc["svd", "1.5×"].endswith("†") and "†" not in cells.loc["codebook", "1.5×"]
-    assert "†: the level is the best on the test split itself" in table.caption
+    assert "†: of several levels it is the best on the test split itself" in table.caption
     assert r"$\dagger$" in table.to_latex()
     # Two levels that have their values are chosen on the validation split, one is no choice.
     assert entry(table, "svd", "16x_chosen_on") == "validation"
