@@ -407,6 +407,11 @@ REPORTS = [
     Row(
         "a measure that none has", shown(metric="perplexity"), "no record holds metric=perplexity: "
     ),
+    Row(
+        "a measure of the other split",
+        shown(metric="validation_top1"),
+        "metric=validation_top1 is measured on the validation split, .* so give metric=top1",
+    ),
     Row("a label for a measure", shown(metric="task"), "metric=task: there are top1, top5"),
     Row(
         "records of sizes alone", unmeasured, "no record holds a measure of quality: there are none"
