@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +32,19 @@ class Kept:
     Attributes:
         numbers: as of `experiments.reproduction.compare.rows`.
         orders: name → verdict.
-        members: ours of all methods of the orders.
+        members: order → ours of its methods.
     """
 
     numbers: tuple[RowVerdict, ...]
     orders: Mapping[str, str]
-    members: tuple[Ours, ...]
+    members: Mapping[str, tuple[Ours, ...]]
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether some number lacks seeds that the entry asks for."""
-        return any(one.is_incomplete for one in self._ours())
+        """Whether a number lacks seeds that the entry asks for, or an order some methods."""
+        held = [[one.count > 0 for one in of] for of in self.members.values()]
+        in_part = any(any(of) and not all(of) for of in held)
+        return in_part or any(one.is_incomplete for one in self._ours())
 
     @property
     def has_ours(self) -> bool:
@@ -49,7 +52,8 @@ class Kept:
         return any(one.count for one in self._ours())
 
     def _ours(self) -> Iterable[Ours]:
-        return (*(one.ours for one in self.numbers), *self.members)
+        members = itertools.chain.from_iterable(self.members.values())
+        return (*(one.ours for one in self.numbers), *members)
 
 
 def frame(numbers: Iterable[RowVerdict], orders: Iterable[OrderVerdict]) -> pd.DataFrame:
@@ -141,9 +145,18 @@ def _number(entry: Entry, row: Mapping[Any, Any]) -> RowVerdict:
     return judged(entry, *at, _ours(row))
 
 
-def _orders(entry: Entry, rows: list[dict[Any, Any]]) -> tuple[Mapping[str, str], tuple[Ours, ...]]:
+def _orders(
+    entry: Entry, rows: list[dict[Any, Any]]
+) -> tuple[Mapping[str, str], Mapping[str, tuple[Ours, ...]]]:
     pairs: dict[str, list[Pair]] = {name: [] for name in entry.orderings}
-    members = tuple(_ours(row) for row in rows if row["kind"] == ORDER)
+    members = {
+        name: tuple(
+            _ours(row)
+            for row in rows
+            if row["kind"] == ORDER and _split(entry, row["row"])[0] == name
+        )
+        for name in entry.orderings
+    }
     for row in rows:
         name, methods = _split(entry, row["row"])
         if row["kind"] == PAIR and name in pairs:

@@ -127,10 +127,14 @@ def _numbers(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
 def _alone(entry: Entry, alone: Sequence[RowVerdict]) -> str:
     lines = ["| row | column | ours |", "| --- | --- | ---: |"]
     for one in alone:
-        like = float(f"{one.ours.mean:.3g}") if one.ours.count else 0.0
         heading = entry.values[one.column].heading
-        lines.append(_line([one.place, heading, ours_text(one.ours, like)]))
+        lines.append(_line([one.place, heading, ours_text(one.ours, _like(one.ours))]))
     return "\n".join(lines)
+
+
+def _like(ours: Ours) -> float:
+    """A number with as many digits as ours is worth where none is published for it."""
+    return float(f"{ours.mean:.3g}") if ours.count else 0.0
 
 
 def _reasons(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
@@ -173,13 +177,16 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
         named = f"**{order.name}** ({value.heading}, {value.better} is better): {order.verdict}"
         if order.pairs:
             named += f", {order.agreeing} of {len(order.pairs)} pairs agree"
+        held = sum(member.ours.count > 0 for member in order.members)
+        if 0 < held < len(order.members):
+            named += f" (**incomplete**: {held} of {len(order.members)} methods are measured)"
         lines += [f"{named}.", "", "| method | published | × dense | ours | × dense |"]
         lines += ["| --- | ---: | ---: | ---: | ---: |"]
         for one in order.members:
             theirs = f"{one.published / dense:.3g}" if dense else NONE
             own = f"{one.ours.mean / one.dense:.3g}" if one.dense == one.dense else NONE
             cells = [one.place, number(one.published, one.published), theirs]
-            lines.append(_line([*cells, ours_text(one.ours, one.published), own]))
+            lines.append(_line([*cells, ours_text(one.ours, _like(one.ours)), own]))
         lines.append("")
         lines += [
             f"- {pair.better} better than {pair.worse}: {_SAID[pair.agrees]} (p = {pair.p:.2g})"

@@ -116,7 +116,7 @@ def test_ratios_to_the_dense_model():
     made = entry(orderings={"o": Ordering("x", of, dense=2.0)}, run=EXACT, dense="dense_x")
     (found,) = orders.orderings(made, points(a=[6.0], b=[8.0]))
     text = page.markdown("t", made, [], [found])
-    assert "| a | 4 | 2 | 6.0 | 3 |" in text and "| b | 4 | 2 | 8.0 | 4 |" in text
+    assert "| a | 4 | 2 | 6 | 3 |" in text and "| b | 4 | 2 | 8 | 4 |" in text
 
 
 def test_the_page_names_each_pair():
