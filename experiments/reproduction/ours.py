@@ -133,7 +133,7 @@ def measured(
         count=len(own),
         error=error,
         seeds=len(found),
-        asked=int(found[ASKED].max()) if ASKED in found else run.seeds,
+        asked=int(max(found[ASKED])) if ASKED in found else run.seeds,
         exact=run.exact or len(own) == 1 < len(found),
     )
 
