@@ -126,7 +126,7 @@ def approximated(
 
     def again(other: nn.Module, share: float) -> Compressed:
         eased = allocation if share == 1 else Eased(allocation, share)
-        own = {"values": values, "strict": strict, "counts_macs": False}
+        own = {"values": values, "strict": strict, "counts_macs": counts_macs}
         return approximated(other, eased, select, example, norms, data, **own)
 
     result.again = again

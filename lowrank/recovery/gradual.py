@@ -91,7 +91,7 @@ class Gradual(ByTraining):
     def recover_compressed(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
-        again, twin = compressed.must_know_how(), Twin(task.model())
+        again, twin = compressed.must_know_how(), Twin.of(compressed)
         sizes: list[int] = []
 
         def renewed(share: float) -> nn.Module:
@@ -103,7 +103,7 @@ class Gradual(ByTraining):
             return compressed.model
 
         found = self._train(renewed, task, progress)
-        compressed.recount()
+        compressed.remeasure()
         return found | {"shares": self.shares(), "bytes": sizes}
 
     def _train(

@@ -268,7 +268,7 @@ RECORDS = [
     Row(
         "an error below zero", has(-0.1, "layers", 0, "relative_error"), "relative_error=-0.1 must"
     ),
-    Row("an error in no norm", has(None, "layers", 0, "norm_error"), "norm_error=None must be"),
+    Row("an error in words", has("low", "layers", 0, "norm_error"), "norm_error='low' must be"),
     Row("a layer of many norms", has(["full"], "layers", 0, "norm"), r"norm=\['full'\] must be a"),
     Row("a layer without bytes", has(0, "layers", 0, "dense_bytes"), "a layer without bytes is no"),
     Row("a layer without a name", has("", "layers", 0, "name"), r"layers\[0\].name='' must be"),
