@@ -146,8 +146,8 @@ class _PairedTests:
         by_seed = [dict(zip(one["seed"], one.index, strict=True)) for one in rows]
         seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
         if not seeds:
-            means = [evaluated(one, self._value.ours, first).mean() for one in rows]
-            return float(means[0] - means[1]), NAN
+            means: list[Any] = [evaluated(one, self._value.ours, first).mean() for one in rows]
+            return float(means[0]) - float(means[1]), NAN
         apart = self._differences(rows, by_seed, seeds)
         m, difference = len(apart), float(np.mean(apart))
         of_networks = float(np.std(apart, ddof=1)) / math.sqrt(m) if m > 1 else 0.0
@@ -166,7 +166,7 @@ class _PairedTests:
     def _differences(self, rows: Any, by_seed: Any, seeds: Any) -> list[float]:
         """The differences of the seeds that gave numbers of their own."""
         kinds = [outcome_numbers(one) for one in rows]
-        values = [evaluated(one, self._value.ours, "orderings") for one in rows]
+        values: list[Any] = [evaluated(one, self._value.ours, "orderings") for one in rows]
         found: dict[Any, float] = {}
         for seed in seeds:
             at = [held[seed] for held in by_seed]

@@ -118,7 +118,7 @@ def _numbers(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
         mark = " (from memory)" if entry.is_from_memory(one.place, one.column) else ""
         cells = [one.place, value.heading, number(like, like) + mark, ours_text(one.ours, like)]
         reach = one.ours.reach(value.other_examples) if one.ours.count else math.nan
-        cells += [interval(one.ours, 0.0 if value.setting else reach, like)]
+        cells += ["set" if value.setting else interval(one.ours, reach, like)]
         cells += [f"{one.difference:+.3g}" if one.ours.count else NONE, f"{one.allowed:.3g}", bold]
         lines.append(_line(cells))
     return "\n".join(lines)
@@ -163,8 +163,8 @@ def _tolerances(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
         above = " above it, and any below" if value.at_most else ""
         lines.append(f"- {value.heading}: {bound}{above}. {value.why.strip()}")
     start = (
-        "What is allowed between a published number and ours (`ours` is the mean over networks ± "
-        "their standard deviation, se the standard error over test examples):"
+        "What is allowed between a published number and ours (`ours` is the mean over seeds with "
+        "numbers of their own ± their standard deviation, se the standard error over examples):"
     )
     return "\n".join([start, "", *lines])
 
@@ -206,7 +206,7 @@ def interval(ours: Ours, reach: float, like: float) -> str:
     if reach != reach:
         return "not known"
     if not reach:
-        return "exact"
+        return "exact" if ours.exact else "no spread"
     return f"{number(ours.mean - reach, like)} to {number(ours.mean + reach, like)}"
 
 

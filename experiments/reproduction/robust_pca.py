@@ -31,7 +31,7 @@ class RobustPcaProblems(Program):
         supports: non-zeros of S₀ / n².
         success: the largest relative error of L that counts as recovered.
         tolerance, max_iterations: as of `lowrank.RobustPCA`.
-        growth: of the penalty, as of `lowrank.decomposers.robust_pca.solve`; 1 is a constant one.
+        growth, bounded: of the penalty, as of `lowrank.decomposers.robust_pca.solve`.
     """
 
     sizes: dict[int, int]
@@ -41,8 +41,11 @@ class RobustPcaProblems(Program):
     tolerance: float = 1e-7
     max_iterations: int = 2000
     growth: float = GROWTH
+    bounded: bool = True
 
     def cases(self) -> Iterator[dict[str, Any]]:
+        # A case of the method as it is has no word of how it could be.
+        other = {} if self.bounded else {"bounded": False}
         for n, seeds in self.sizes.items():
             for rank in self.ranks:
                 for support in self.supports:
@@ -55,6 +58,7 @@ class RobustPcaProblems(Program):
                             "max_iterations": self.max_iterations,
                             "success": self.success,
                             "growth": self.growth,
+                            **other,
                             "seed": seed,
                         }
 
@@ -67,6 +71,7 @@ class RobustPcaProblems(Program):
             tolerance=case["tolerance"],
             max_iterations=case["max_iterations"],
             growth=case["growth"],
+            bounded=case.get("bounded", True),
         )
         error = float((split.left @ split.right - low_rank).norm() / low_rank.norm())
         return {

@@ -151,6 +151,7 @@ def solve(
     tolerance: float,
     max_iterations: int,
     growth: float = GROWTH,
+    bounded: bool = True,
 ) -> LowRankAndSparse:
     """The least ‖L‖_* + λ ‖S‖_1 with L + S a matrix that is not zero, float64.
 
@@ -161,6 +162,8 @@ def solve(
 
     Args:
         growth: the factor, at least 1; 1 is the last penalty from the first iteration on.
+        bounded: whether there is a last penalty. Without one the residual shrinks faster, and
+            nothing says that the sum is the least.
     """
     last = weight.numel() / (4 * float(weight.abs().sum()))
     penalty = min(last, FIRST / spectral_norm(weight)) if growth > 1 else last
@@ -174,7 +177,7 @@ def solve(
         missing = weight - low_rank - sparse
         multiplier = multiplier + penalty * missing
         residual = float(missing.norm() / size)
-        penalty = min(last, growth * penalty)
+        penalty = min(last if bounded else math.inf, growth * penalty)
         reached = reached or (iteration if residual <= tolerance else 0)
         is_due = reached and (iteration - reached) % PERIOD == 0
         if not is_due and iteration < max_iterations:
