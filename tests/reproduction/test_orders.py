@@ -125,3 +125,24 @@ def test_the_page_names_each_pair():
     made = entry(orderings={"o": Ordering("x", of)}, run=EXACT)
     assert "- a better than b: so here (p = 0)" in page.markdown("t", made, [], [found])
     assert len(list(itertools.combinations(found.members, 2))) == len(found.pairs)
+
+
+@pytest.mark.parametrize("factor, claim", [(1.0, orders.SAME_ORDER), (1.5, verdicts.UNDECIDED)])
+def test_perplexities_are_tested_by_their_sequences_and_seeds(tmp_path, factor, claim):
+    """Where a second seed says the contrary, what examples say of the first is not enough."""
+    levels, made = {"gptq": 4, "magnitude": 0.3}, []
+    for method, seed in itertools.product(levels, (0, 1)):
+        record = made_records.text_record(method, 0, seed)
+        worse = factor if (method, seed) == ("gptq", 1) else 1.0
+        compressed = record["compressed"]
+        more = {"perplexity": compressed["perplexity"] * worse}
+        made.append(made_outcomes.text(record | {"compressed": compressed | more}))
+    frame = store.load(made_outcomes.write(tmp_path, made))
+    figures = {"gptq": 1.0, "magnitude": 2.0}
+    of = {
+        method: OrderedMethod(figures[method], {"method": method, "level": level})
+        for method, level in levels.items()
+    }
+    made_up = entry(orderings={"o": Ordering("x", of)}, run={"seeds": 2}, ours="perplexity")
+    (found,) = orders.orderings(made_up, {"only": frame})
+    assert found.verdict == claim
