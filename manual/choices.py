@@ -16,7 +16,7 @@ from manual.method_pages import table
 SAID = (
     "Of all measured methods and levels at each size or smaller, the one that is best on the "
     "validation split, without and with calibration data. Shown is the metric of the task on the "
-    "test split, the mean over so many trained or calibrated models, with its 95 % interval over "
+    "test split, the mean over that many seeds, with its 95 % interval over "
     "test examples in brackets; ± is the standard deviation over seeds, where no outcomes of "
     "single examples are on record. Values whose intervals overlap decide nothing: "
     "[which differences are real](which-differences-are-real.md)."
