@@ -18,7 +18,7 @@ from lowrank.measure import compare_latency
 from lowrank.measure.speedup import paired_speedup
 from lowrank.records import store
 from lowrank.records.columns import measure
-from lowrank.reporting import plots
+from lowrank.reporting import explorer, plots
 from lowrank.reporting.curves import (
     comparisons,
     dense_baseline,
@@ -298,6 +298,17 @@ QUESTIONS = [
         "trained and untrained dense models",
         ask(one_comparison, lambda f: f.assign(dense_recovery=["none", "x"])),
         "mix 2 values of 'dense_recovery'",
+    ),
+    Row(
+        "rows of two frames",
+        ask(one_comparison, lambda f: f.set_axis([0, 0])),
+        r"give frame.reset_index\(drop=True\)",
+    ),
+    Row("no row in two norms", ask(norm_table, lambda f: f.head(0)), "selection left none"),
+    Row(
+        "a page of nothing",
+        ask(lambda f: explorer.page(f, f, {}, "none"), lambda f: f.head(0)),
+        "selection left none",
     ),
     Row("a column that is not there", ask(lambda f: summarise(f, ["bleu"])), "hold no bleu: take"),
     Row("a mean of texts", ask(lambda f: summarise(f, ["family"])), "family is no measure"),
