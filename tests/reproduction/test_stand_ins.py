@@ -8,7 +8,7 @@ import pytest
 import text_mirror
 
 from experiments.point import measured
-from experiments.reproduction import compare, entry
+from experiments.reproduction import entry, ours
 from lowrank.records import store
 
 # What stands for models, text and machines that are not here.
@@ -67,9 +67,9 @@ def recorded(arguments, folder):
 
 
 def number(one, value, frame, select) -> float:
-    found = compare.selected(frame, select, "here")
-    (ours,) = compare.evaluated(found, value.ours, "here")
-    return ours
+    found = ours.selected(frame, select, "here")
+    (number,) = ours.evaluated(found, value.ours, "here")
+    return number
 
 
 @pytest.mark.parametrize("table, name", KINDS.values(), ids=["-".join(k) for k in KINDS.values()])
@@ -86,7 +86,7 @@ def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypat
     numbers = []
     for row in rows:
         select = row.select | {k: v for k, v in held.items() if k in row.select}
-        if not compare.selected(frame, select, "here").empty:
+        if not ours.selected(frame, select, "here").empty:
             numbers += [number(row, found.values[c], frame, select) for c in row.published]
     assert numbers and all(math.isfinite(one) and one > 1 for one in numbers)
 
