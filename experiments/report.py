@@ -212,11 +212,18 @@ def tabulate(
 
 def hidden(start: Path, part: pd.DataFrame, metric: str, size: str) -> Iterator[Path]:
     """Write the tables of what the average hides, from the outcomes beside the records."""
-    from lowrank.reporting.fidelity import class_table, fidelity_table
+    from lowrank.reporting import fidelity
 
-    for end, table in (("fidelity", fidelity_table), ("classes", class_table)):
+    tables = {
+        "fidelity": fidelity.fidelity_table,
+        "classes": fidelity.class_table,
+        "losses": fidelity.loss_table,
+    }
+    for end, table in tables.items():
         try:
             made = table(part, metric, size)
+        except fidelity.NotDefined:
+            continue  # Few tasks have both classes and tokens.
         except ValueError as error:
             print(f"{start.name}: no table of {end}: {on_one_line(error)}")
         else:

@@ -44,6 +44,7 @@ class Tally:
         self.declared = {metric.name for metric in metrics}
         self.averaged = {one.name: one.average for one in metrics if one.average is not None}
         self.metrics = task.metrics()
+        self.groupings = task.groupings()
         self.gathered = Gathered()
         self.loss, self.counted, self.examples = 0.0, 0, 0
         # The loss of a batch is rounded to its dtype, which may be bfloat16.
@@ -70,14 +71,15 @@ class Tally:
         values = {
             name: numbers
             for name, numbers in self.task.outcomes(outputs, batch).items()
-            if name in self.declared or name in (PREDICTED, CONFIDENCE, TARGET)
+            if name in {*self.declared, *(one.name for one in self.groupings)}
+            or name in (PREDICTED, CONFIDENCE, TARGET)
         }
         if dense is not None:
             agreement = self._agreement(outputs, dense, batch, weights)
             self.compared = (self.compared or set()) | agreement.keys()
             values |= agreement
         self._check_shapes(values, len(batch))
-        self.gathered.add(values, weights, batch)
+        self.gathered.add(values, weights, batch, self.groupings)
 
     def _agreement(
         self, outputs: Any, dense: Any, batch: Batch, weights: Tensor
@@ -151,7 +153,15 @@ class Tally:
                 )
 
     def _check_shapes(self, values: Mapping[str, Tensor], count: int) -> None:
-        for name, numbers in values.items():
+        widths = {one.name: len(one.labels) for one in self.groupings}
+        for name, width in widths.items():
+            if name not in values or values[name].shape != (count, width):
+                raise ValueError(
+                    f"task {self.task.name!r}: outcomes() must give the mean losses of the groups "
+                    f"of {name!r}, ({count}, {width})"
+                )
+        for name in values.keys() - widths.keys():
+            numbers = values[name]
             if not isinstance(numbers, Tensor) or numbers.shape != (count,):
                 raise ValueError(
                     f"task {self.task.name!r}: outcomes() must give one {name} for each of the "

@@ -139,6 +139,11 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
         size: what comes first; see `summary_table`.
 
+    Returns:
+        The table. In CSV each measure has ``_std``, ``_se``, ``_low`` and ``_high`` after its name,
+        as in `summary_table`, and each metric that was measured on the validation split stands
+        there too, with ``validation_`` before its name.
+
     Raises:
         ValueError: as `lowrank.reporting.curves.summarise`.
     """
@@ -146,7 +151,9 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
 
     own = metrics_of(frame)
     columns = _columns(frame, size)
-    points: Any = summarise_with_errors(frame, columns)
+    # In CSV alone: what a choice of a level is made by.
+    judged = [f"validation_{name}" for name in columns if _measured(frame, f"validation_{name}")]
+    points: Any = summarise_with_errors(frame, [*columns, *judged])
     chosen = learnt_on(frame, points)
     measures = {column: measure(frame, column) for column in columns}
     # A single norm needs no column.
@@ -170,7 +177,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     )
     spreads = [
         f"{column}{end}"
-        for column in columns
+        for column in [*columns, *judged]
         for end in ("", "_std", *ERRORS)
         if f"{column}{end}" in points
     ]

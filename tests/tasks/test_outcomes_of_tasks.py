@@ -224,6 +224,23 @@ def test_the_mean_of_the_outcomes_is_the_metric(measured):
     assert "loss" in own.values and len(own.values) > len(evaluations[0].examples.values)
 
 
+def test_the_losses_of_groups_add_up_to_the_loss(measured):
+    task, dense, changed, again = measured
+    wanted = ["token_rank", "position"] if isinstance(task, CausalLM) else []
+    for found in (dense, changed, again):
+        own = found.examples
+        assert list(own.groups) == wanted
+        for group in own.groups.values():
+            assert np.array_equal(group.counts.sum(axis=1), own.weights)
+            total = (group.counts * group.losses).sum(axis=1)
+            np.testing.assert_allclose(total, own.weights * own.values["loss"], rtol=1e-9)
+            assert group.counts.shape[1] == len(group.labels) > 2
+    outcomes = paired(dense.examples, changed.examples)
+    for name, one in outcomes.breakdowns.items():
+        assert np.array_equal(one.dense, dense.examples.groups[name].losses)
+        assert np.array_equal(one.compressed, changed.examples.groups[name].losses)
+
+
 def test_every_metric_that_is_an_average_has_standard_errors(measured):
     task, dense, changed, _ = measured
     outcomes = paired(dense.examples, changed.examples)
