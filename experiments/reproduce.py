@@ -61,7 +61,10 @@ def reproduce(config: DictConfig) -> None:
     store.check_writable(out)
     for name in entries:
         if asked.table in (name, EVERY):
-            _one(name, entries[name], asked.run, out)
+            try:
+                _one(name, entries[name], asked.run, out)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
     text = overview.markdown(entries, out)
     write(out / "README.md", text)
     if asked.table is None:
@@ -78,7 +81,7 @@ def _one(table: str, entry: Entry, which: str, out: Path) -> None:
                 runs.start(table, name, run)
             except ValueError as error:
                 # What is there is compared all the same.
-                failed.append(f"{table}: {error}")
+                failed.append(str(error))
     frames = {name: runs.frame(table, name, run) for name, run in entry.runs.items()}
     numbers = list(compare.rows(entry, frames))
     ordered = list(orders.orderings(entry, frames))

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
+from experiments.reproduction.faults import said
 from experiments.yaml_folders import CONF, own
 
 FOLDER = "reproduction"
@@ -282,8 +283,7 @@ def read(path: Path) -> Entry:
         given = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         return TypeAdapter(Entry).validate_python(given)
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ValueError(f"{path}: {'; '.join(found)}") from error
+        raise ValueError(f"{path}: {said(error, Entry)}") from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 

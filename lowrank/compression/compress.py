@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from lowrank.allocation import Allocation, ByName, Problem, Uniform
 from lowrank.allocation.eased import Eased
 from lowrank.allocation.values import Values
+from lowrank.approximation.weight_checks import check_weight
 from lowrank.calibration import (
     CalibratedNorms,
     Calibration,
@@ -25,7 +26,6 @@ from lowrank.compression.fit import Fit
 from lowrank.compression.report import Compressed
 from lowrank.compression.walk import Walk
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.decomposer import check_weight
 from lowrank.measure.macs import layer_macs
 from lowrank.model.forward import Example
 from lowrank.model.select import Select

@@ -117,14 +117,23 @@ def test_what_is_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"protocol": None}, "protocol: Field required"),
-        ({"protocl": "p"}, "protocl: Unexpected"),
-        ({"values__error__tolerence": 1}, "values.error.tolerence: Unexpected"),
+        ({"protocol": None}, ": protocol is missing"),
+        ({"protocl": "p"}, "it has no field 'protocl': there are title, source, protocol"),
+        (
+            {"values__error__tolerence": 1},
+            "values.error has no field 'tolerence': there are heading, ours, tolerance",
+        ),
+        (
+            {"rows__a__selcet": {}, "rows__a__select": None},
+            "rows.a has no field 'selcet': there are published, select",
+        ),
         ({"values__error__tolerance": 0}, "tolerance=0.0 must be above 0"),
         ({"values__error__better": "more"}, "'lower' or 'higher'"),
-        ({"source__read": "hearsay"}, "source.read: Input should be 'text'"),
+        ({"source__read": "hearsay"}, "source.read: input should be 'text'"),
         ({"rows__a__published": {"eror": 1}}, "rows.a.published names 'eror': there are error"),
-        ({"rows__a__published": {"error": "low"}}, "rows.a.published.error"),
+        ({"rows__a__published": {"error": "0,5"}}, "rows.a.published.error: input should be"),
+        ({"rows__a__published": {"error": "0,5"}}, "and is '0,5'"),
+        ({"values__error": 3}, "values.error must be a mapping of heading, ours"),
         ({"rows__a__select": None}, "either select, or left"),
         ({"rows__a__left": "too long"}, "either select, or left"),
         ({"rows__a__run": "mnist"}, "rows.a.run names 'mnist': there are digits"),
@@ -138,7 +147,7 @@ def test_what_is_written_is_read(tmp_path):
         ({"rows__a__beside": ["error"]}, "beside names 'error', of which a figure is published"),
         ({"rows__a__beside": ["rank"]}, "rows.a.beside names 'rank': there are error"),
         ({"rows__a__from_memory": ["rank"]}, "from_memory names 'rank', of which no figure"),
-        ({"rows": {}}, "neither rows nor orderings"),
+        ({"rows": {}}, "mine.yaml: it has neither rows nor orderings"),
         (
             {"orderings": {"o": {"value": "error", "of": {}}}},
             "an ordering is of two methods at least",

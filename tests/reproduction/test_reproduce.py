@@ -1,11 +1,10 @@
 """The program that reproduces tables: from an entry to a page, a table and the state of all."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
+import programs
 import pytest
 import yaml
 from pages import ROOT
@@ -87,8 +86,8 @@ def folder(tmp_path, monkeypatch, cache):
 
 def run(*arguments, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-m", "experiments.command", "reproduce", *arguments]
-    return subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+    program = ("-m", "experiments.command", "reproduce", *arguments)
+    return programs.run(*program, cwd=folder, env=environment)
 
 
 def test_a_table_is_run_compared_and_written_and_goes_on(folder):

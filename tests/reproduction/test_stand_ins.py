@@ -29,11 +29,14 @@ IMAGES = ["task=digits_cnn", "task.weights=null", "threads=1", "measure.latency_
 SHORT = {"recovery.epochs": "2", "recovery.renewals": "1"}
 
 
+ENTRIES = {table: entry.load(table) for table in entry.names()}
+
+
 def kinds(of_texts: bool) -> dict[str, tuple[str, str]]:
     """The runs that need what is not here, one of those that differ in models and names alone."""
     found = {}
-    for table in entry.names():
-        for name, run in entry.load(table).runs.items():
+    for table, one in ENTRIES.items():
+        for name, run in one.runs.items():
             reads = any(text.startswith("task.pretrained=") for text in run.sweep or ())
             if run.needs and run.sweep and reads == of_texts:
                 own = [text for text in run.sweep if text.partition("=")[0] not in INSTEAD]
@@ -72,7 +75,7 @@ def number(one, value, frame, select) -> float:
 @pytest.mark.parametrize("table, name", KINDS.values(), ids=["-".join(k) for k in KINDS.values()])
 def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypatch):
     mirrors.use(hub, monkeypatch)
-    found = entry.load(table)
+    found = ENTRIES[table]
     run = found.runs[name]
     arguments = [text for text in run.sweep if text.partition("=")[0] not in INSTEAD]
     # The widths of the made-up model are below a group of the large one.
@@ -92,7 +95,7 @@ def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypat
     "table, name", OF_IMAGES.values(), ids=["-".join(k) for k in OF_IMAGES.values()]
 )
 def test_a_run_of_images_measures_what_its_rows_show(table, name, tmp_path):
-    found = entry.load(table)
+    found = ENTRIES[table]
     run = found.runs[name]
     own = [text for text in run.sweep if text.partition("=")[0] not in ("task", *SHORT)]
     short = [f"{k}={v}" for k, v in SHORT.items() if any(t.startswith(f"{k}=") for t in run.sweep)]
@@ -104,7 +107,7 @@ def test_a_run_of_images_measures_what_its_rows_show(table, name, tmp_path):
 
 @pytest.mark.parametrize("table", ["idelbayev_cifar_resnets", "he2016_table6"])
 def test_the_tables_of_residual_networks_read_records_of_images(table, tmp_path):
-    found = entry.load(table)
+    found = ENTRIES[table]
     (run,) = found.runs.values()
     arguments = [text for text in run.sweep if not text.startswith(("task=", "measure."))]
     frame = recorded([*arguments, *IMAGES], tmp_path)
