@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.reproduction.compare import RowVerdict, figures, judged
 from experiments.reproduction.entry import Entry
-from experiments.reproduction.orders import OrderVerdict, OrderedPair, judged_order
+from experiments.reproduction.orders import OrderedPair, OrderVerdict, judged_order
 from experiments.reproduction.ours import Ours
 
 if TYPE_CHECKING:
