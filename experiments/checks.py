@@ -174,6 +174,7 @@ def _check_measure(task: str, measure: str, processes: int) -> None:
     settings = make(json.loads(measure)).of(of)
     if settings.harness_tasks:
         check_tasks(settings.harness_tasks)
+    settings.check_data(of)
     network = untrained(task).to(of.device)
     # The dense and the compressed model will be there; this network will not.
     check_room(network, of, settings, copies=1, processes=processes)

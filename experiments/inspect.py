@@ -49,7 +49,7 @@ def inspect(config: DictConfig) -> None:
     dense = task.model()
     both = dense, lowrank.load(dense, path.parent / name)
     words = f"{record['task']}, {record['model']}: {record['method']}"
-    for kind, draw in pictures(both, task, config, words):
+    for kind, draw in pictures(both, task, config, path, words):
         try:
             figure = draw()
         except ValueError as error:
@@ -60,10 +60,15 @@ def inspect(config: DictConfig) -> None:
 
 
 def pictures(
-    both: tuple[nn.Module, nn.Module], task: Task, config: Any, title: str
+    both: tuple[nn.Module, nn.Module], task: Task, config: Any, path: Path, title: str
 ) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """The pictures of a dense and a compressed model, each with the end of its name."""
+    """The pictures of a dense and a compressed model, each with the end of its name.
+
+    Args:
+        path: of the record of the compressed one.
+    """
     from lowrank import inspection
+    from lowrank.records.outcomes import of_record
     from lowrank.reporting import plots
 
     dense, small = both
@@ -82,18 +87,13 @@ def pictures(
             inspection.direction_drops(dense, task, config.layer, *counts), title
         )
 
-    def tokens() -> Figure:
-        return plots.token_figure(
-            inspection.token_changes(dense, small, task, config.examples), title
-        )
-
     yield "spectra", lambda: plots.kept_spectra(*inspection.matrices(dense, small), title)
     yield "similarity", similar
     yield "directions", directions
     yield "mask", lambda: plots.mask_figure(inspection.kept_images(dense, small, task), title)
     yield "heads", lambda: plots.heads_figure(inspection.kept_of_heads(small), title)
     yield "attention", maps
-    yield "tokens", tokens
+    yield "tokens", lambda: plots.token_figure(of_record(path), title)
 
 
 def read(path: Path) -> dict[str, Any]:

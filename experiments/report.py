@@ -124,11 +124,24 @@ def fitting(
             left_out[name] = metric or "measure of quality"
     if not found:
         every = dict.fromkeys(name for _, part in parts for name in quality_measures(part))
-        asked = f"metric={chosen.metric}" if chosen.metric else "a measure of quality"
-        raise ValueError(f"no record holds {asked}: there are {', '.join(every) or 'none'}")
+        raise ValueError(_not_held(chosen.metric, list(every)))
     for name, metric in left_out.items():
         print(f"{name}: left out, for its records hold no {metric}")
     return found
+
+
+def _not_held(metric: str | None, every: list[str]) -> str:
+    """Why no record can be shown by a metric, of which `every` can be."""
+    there = f"there are {', '.join(every) or 'none'}"
+    if metric is None:
+        return f"no record holds a measure of quality: {there}"
+    own = metric.removeprefix("validation_")
+    if own != metric and own in every:
+        return (
+            f"metric={metric} is measured on the validation split, on which levels are chosen: "
+            f"tables and figures show the test split, so give metric={own}"
+        )
+    return f"no record holds metric={metric}: {there}"
 
 
 def comparisons_of(
@@ -199,11 +212,18 @@ def tabulate(
 
 def hidden(start: Path, part: pd.DataFrame, metric: str, size: str) -> Iterator[Path]:
     """Write the tables of what the average hides, from the outcomes beside the records."""
-    from lowrank.reporting.fidelity import class_table, fidelity_table
+    from lowrank.reporting import fidelity
 
-    for end, table in (("fidelity", fidelity_table), ("classes", class_table)):
+    tables = {
+        "fidelity": fidelity.fidelity_table,
+        "classes": fidelity.class_table,
+        "losses": fidelity.loss_table,
+    }
+    for end, table in tables.items():
         try:
             made = table(part, metric, size)
+        except fidelity.NotDefined:
+            continue  # Few tasks have both classes and tokens.
         except ValueError as error:
             print(f"{start.name}: no table of {end}: {on_one_line(error)}")
         else:

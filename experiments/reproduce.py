@@ -72,7 +72,7 @@ def reproduce(config: DictConfig) -> None:
 
 
 def _one(table: str, entry: Entry, which: str, out: Path) -> None:
-    from experiments.reproduction import compare, page, runs
+    from experiments.reproduction import compare, kept, orders, page, runs
 
     failed = []
     for name, run in entry.runs.items():
@@ -84,9 +84,9 @@ def _one(table: str, entry: Entry, which: str, out: Path) -> None:
                 failed.append(str(error))
     frames = {name: runs.frame(table, name, run) for name, run in entry.runs.items()}
     numbers = list(compare.rows(entry, frames))
-    orders = list(compare.orderings(entry, frames))
-    text = page.markdown(table, entry, numbers, orders)
-    paths = page.write(out, table, text, page.frame(numbers, orders))
+    ordered = list(orders.orderings(entry, frames))
+    text = page.markdown(table, entry, numbers, ordered)
+    paths = page.write(out, table, text, kept.frame(numbers, ordered))
     print(text)
     print(f"written to {', '.join(map(str, paths))}")
     if failed:

@@ -19,6 +19,7 @@ from torch import Tensor
 import lowrank.decomposers as decomposers
 import lowrank.factorizations as factorizations
 import lowrank.measure as measure
+from lowrank.approximation.weight_checks import check_weight
 from lowrank.decomposers import (
     ALPS,
     AWQ,
@@ -49,7 +50,6 @@ from lowrank.decomposers import (
     Tucker2,
     Uncompressed,
 )
-from lowrank.decomposers.decomposer import check_weight
 from lowrank.factorizations import (
     BlockDiagonal,
     ChannelProduct,

@@ -6,6 +6,4 @@ from lowrank.inspection.masks import kept_images as kept_images
 from lowrank.inspection.masks import kept_of_heads as kept_of_heads
 from lowrank.inspection.similarity import cka as cka
 from lowrank.inspection.similarity import layer_similarity as layer_similarity
-from lowrank.inspection.tokens import generation_agreement as generation_agreement
-from lowrank.inspection.tokens import token_changes as token_changes
 from lowrank.inspection.weights import matrices as matrices

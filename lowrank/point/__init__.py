@@ -10,5 +10,6 @@ from lowrank.point.point import measure_point as measure_point
 from lowrank.point.quality import Evaluation as Evaluation
 from lowrank.point.quality import evaluate as evaluate
 from lowrank.point.room import check_room as check_room
+from lowrank.point.settings import Generation as Generation
 from lowrank.point.settings import MeasureSettings as MeasureSettings
 from lowrank.point.settings import Optimize as Optimize

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from lowrank.files.tensor_files import bytes_of
 from lowrank.model.batch import Batch
 from lowrank.records.outcomes import CONFIDENCE, PREDICTED, Outcomes
+from lowrank.records.parts import Breakdown, Continuations
 from lowrank.tasks.agreement import real_of
+from lowrank.tasks.groupings import Grouping
 
 # What `Task.outcomes` may give besides, the class of the example.
 TARGET = "target"
@@ -28,12 +30,33 @@ class ExampleValues:
     Attributes:
         examples, weights, target: as in `Outcomes`.
         values: as `Outcomes.dense`.
+        groups: by the name of a grouping, the losses of its groups.
+        texts: continuations of prompts, if asked for.
     """
 
     examples: np.ndarray = field(repr=False)
     weights: np.ndarray = field(repr=False)
     values: Mapping[str, np.ndarray] = field(repr=False)
     target: np.ndarray | None = field(default=None, repr=False)
+    groups: Mapping[str, GroupLosses] = field(default_factory=dict, repr=False)
+    texts: Texts | None = field(default=None, repr=False)
+
+
+class GroupLosses(NamedTuple):
+    """The numbers of predictions and the mean losses of groups, float64 (n, groups)."""
+
+    title: str
+    labels: tuple[str, ...]
+    counts: np.ndarray
+    losses: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Continuations of prompts by one model, int64 (prompts, given) and (prompts, written)."""
+
+    prompts: Tensor = field(repr=False)
+    written: Tensor = field(repr=False)
 
 
 def paired(dense: ExampleValues, compressed: ExampleValues) -> Outcomes:
@@ -42,13 +65,41 @@ def paired(dense: ExampleValues, compressed: ExampleValues) -> Outcomes:
     Raises:
         ValueError: the examples are not the same.
     """
-    if not np.array_equal(dense.examples, compressed.examples):
+    both = dense.groups, compressed.groups
+    same = np.array_equal(dense.examples, compressed.examples) and both[0].keys() == both[1].keys()
+    if not (
+        same
+        and all(np.array_equal(own.counts, both[1][name].counts) for name, own in both[0].items())
+    ):
         raise ValueError(
             "the dense and the compressed model were measured on different examples: `split` of "
             "the task must give the same data each time"
         )
     values = dense.values, compressed.values
-    return Outcomes(dense.examples, dense.weights, *values, target=compressed.target)
+    breakdowns = {
+        name: Breakdown(*own, compressed.groups[name].losses) for name, own in dense.groups.items()
+    }
+    return Outcomes(
+        dense.examples,
+        dense.weights,
+        *values,
+        target=compressed.target,
+        breakdowns=breakdowns,
+        continuations=_compared(dense.texts, compressed.texts),
+    )
+
+
+def _compared(dense: Texts | None, compressed: Texts | None) -> Continuations | None:
+    """Where the continuations of two models are the same."""
+    if dense is None or compressed is None:
+        return None
+    same = (dense.written == compressed.written).double()
+    return Continuations(
+        dense.written.shape[1],
+        _unlike(hashes(Batch((dense.prompts,)))),
+        same.sum(dim=1).numpy(),
+        same.cumprod(dim=1).sum(dim=1).numpy(),
+    )
 
 
 class Gathered:
@@ -58,9 +109,20 @@ class Gathered:
         self.values: dict[str, list[Tensor]] = {}
         self.weights: list[Tensor] = []
         self.hashes: list[int] = []
+        self.groupings: dict[str, Grouping] = {}
+        self.counts: dict[str, list[Tensor]] = {}
 
-    def add(self, values: Mapping[str, Tensor], weights: Tensor, batch: Batch) -> None:
-        """Add those of a batch: by name, tensors (batch,)."""
+    def add(
+        self,
+        values: Mapping[str, Tensor],
+        weights: Tensor,
+        batch: Batch,
+        groupings: Sequence[Grouping] = (),
+    ) -> None:
+        """Add those of a batch: by name, tensors (batch,), of a grouping (batch, groups)."""
+        for grouping in groupings:
+            self.groupings[grouping.name] = grouping
+            self.counts.setdefault(grouping.name, []).append(grouping.counts(batch).cpu())
         for name, numbers in values.items():
             self.values.setdefault(name, []).append(numbers.detach().cpu())
         self.weights.append(weights.cpu())
@@ -80,7 +142,13 @@ class Gathered:
             if name in kept or name in (PREDICTED, CONFIDENCE):
                 found[name] = np.where(weights > 0, self._array(name), 0)
         target = self._array(TARGET) if TARGET in self.values else None
-        return ExampleValues(_unlike(self.hashes), weights, found, target)
+        groups = {name: self._losses(grouping) for name, grouping in self.groupings.items()}
+        return ExampleValues(_unlike(self.hashes), weights, found, target, groups)
+
+    def _losses(self, grouping: Grouping) -> GroupLosses:
+        counts = torch.cat(self.counts[grouping.name]).double().numpy()
+        losses = np.where(counts > 0, self._array(grouping.name), 0)
+        return GroupLosses(grouping.title, grouping.labels, counts, losses)
 
     def _weights(self) -> np.ndarray:
         return torch.cat(self.weights).double().numpy()

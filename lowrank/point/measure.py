@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -23,12 +23,13 @@ from lowrank.measure.size import (
 )
 from lowrank.metrics.metric import Metric
 from lowrank.model.forward import Example
-from lowrank.point.examples import ExampleValues, paired
+from lowrank.point.examples import ExampleValues, Texts, paired
 from lowrank.point.quality import evaluate
 from lowrank.point.room import check_room
 from lowrank.point.settings import MeasureSettings
 from lowrank.point.standard_errors import standard_errors
 from lowrank.point.tally import declared, on_record
+from lowrank.tasks.continuations import continued
 
 if TYPE_CHECKING:
     from lowrank.compression.report import Compressed, LayerReport
@@ -93,7 +94,12 @@ def measure(
     held, undefined = on_record(scores.values)
     undefined = quality.undefined | undefined | scores.left_out
     metrics = (*declared(task), *scores.metrics)
-    seen = quality.outputs, quality.examples
+    examples = quality.examples
+    if settings.generation is not None:
+        prompts, written = settings.generation.beginnings(task), settings.generation.written
+        texts = Texts(prompts.cpu(), continued(model, task, prompts, written).cpu())
+        examples = replace(examples, texts=texts)
+    seen = quality.outputs, examples
     return Measured(model, values | held, *seen, metrics, undefined, counted)
 
 

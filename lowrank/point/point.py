@@ -104,6 +104,7 @@ def measure_point(
     check_integer("seed", seed, least=0)
     if seed >= SEED_LIMIT:
         raise ValueError(f"seed={seed} must be a whole number from 0 to {SEED_LIMIT - 1}")
+    measured_how.check_data(task)
     Values(values)
     check_one_of("keep", keep, get_args(best.Keep))
     if keep != "all" and save is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from lowrank.execution.kernel import Accuracy, Kernel, check_accuracy
 from lowrank.execution.kernels import KERNELS
 from lowrank.execution.search import Search
 from lowrank.measure.harness import check_harness
-from lowrank.numerics.checks import check_integer, check_list, check_positive
+from lowrank.numerics.checks import check_integer, check_is, check_list, check_positive
 from lowrank.tasks.task import Task
 
 LATENCY_SECONDS = 0.2
@@ -42,6 +44,33 @@ class Optimize:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """Greedy continuations of test texts by both models, of which the record has how long they are
+    the same; for language models.
+
+    Args:
+        prompts: the number of texts, from all over the test split.
+        given: tokens of each that the models are given.
+        written: tokens that each model writes after them.
+
+    Raises:
+        ValueError: one of them is no whole number from 1.
+    """
+
+    prompts: int = 32
+    given: int = 32
+    written: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "given", "written"):
+            check_integer(name, getattr(self, name), least=1)
+
+    def beginnings(self, task: Task) -> Tensor:
+        """The prompts of a task; see `Task.prompts`."""
+        return task.prompts(self.prompts, self.given, self.written)
+
+
+@dataclass(frozen=True)
 class MeasureSettings:
     """Settings of the measures, the same for the dense and the compressed model.
 
@@ -58,6 +87,7 @@ class MeasureSettings:
             a choice of kernels.
         harness_tasks: tasks of lm-evaluation-harness, for language models; see `harness_scores`.
         harness_limit: examples of each of them; all if not given.
+        generation: the continuations of texts that are compared; none if not given.
 
     Raises:
         ValueError: an option outside its range, or one that would have no effect.
@@ -70,6 +100,7 @@ class MeasureSettings:
     optimize: Accuracy | Optimize | None = None
     harness_tasks: Sequence[str] = ()
     harness_limit: int | None = None
+    generation: Generation | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
@@ -90,6 +121,8 @@ class MeasureSettings:
         check_list("harness_tasks", self.harness_tasks)
         if not all(isinstance(task, str) and task for task in self.harness_tasks):
             raise ValueError(f"harness_tasks={self.harness_tasks!r} must be names of tasks")
+        if self.generation is not None:
+            check_is("generation", self.generation, Generation, "Generation(prompts=32)")
         self._check_idle()
         if self.harness_tasks:
             check_harness()
@@ -116,6 +149,15 @@ class MeasureSettings:
         if self.optimize is None or isinstance(self.optimize, Optimize):
             return self.optimize
         return Optimize(self.optimize)
+
+    def check_data(self, task: Task) -> None:
+        """Check that the data of a task suit what is measured beside its metrics; reads them.
+
+        Raises:
+            ValueError: there are continuations to compare, and no such texts; see `Task.prompts`.
+        """
+        if self.generation is not None:
+            self.generation.beginnings(task)
 
     def of(self, task: Task) -> MeasureSettings:
         """These settings, with the task's own values where none are given.

@@ -26,9 +26,9 @@ from lowrank.tasks.task import LOSS
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
 
-# A metric and the mean of its outcomes differ by rounding only; the loss of a batch may be rounded
-# to bfloat16.
-TOLERANCE = 0.01
+# A metric and the mean of its outcomes differ by the rounding of float32 only, relative to values
+# above 1; one of 50,000 examples that counts otherwise is seen.
+TOLERANCE = 1e-5
 
 
 class Tally:
@@ -44,8 +44,11 @@ class Tally:
         self.declared = {metric.name for metric in metrics}
         self.averaged = {one.name: one.average for one in metrics if one.average is not None}
         self.metrics = task.metrics()
+        self.groupings = task.groupings()
         self.gathered = Gathered()
         self.loss, self.counted, self.examples = 0.0, 0, 0
+        # The loss of a batch is rounded to its dtype, which may be bfloat16.
+        self.rounding = TOLERANCE
         # The names of the agreement; None until a model is compared with the dense one.
         self.compared: set[str] | None = None
 
@@ -61,19 +64,22 @@ class Tally:
         self.task.count(self.metrics, outputs, targets)
         predictions = int(weights.sum())
         if predictions:
-            self.loss += float(self.task.loss(outputs, targets)) * predictions
+            loss = self.task.loss(outputs, targets)
+            self.rounding = max(self.rounding, torch.finfo(loss.dtype).eps)
+            self.loss += float(loss) * predictions
             self.counted += predictions
         values = {
             name: numbers
             for name, numbers in self.task.outcomes(outputs, batch).items()
-            if name in self.declared or name in (PREDICTED, CONFIDENCE, TARGET)
+            if name in {*self.declared, *(one.name for one in self.groupings)}
+            or name in (PREDICTED, CONFIDENCE, TARGET)
         }
         if dense is not None:
             agreement = self._agreement(outputs, dense, batch, weights)
             self.compared = (self.compared or set()) | agreement.keys()
             values |= agreement
         self._check_shapes(values, len(batch))
-        self.gathered.add(values, weights, batch)
+        self.gathered.add(values, weights, batch, self.groupings)
 
     def _agreement(
         self, outputs: Any, dense: Any, batch: Batch, weights: Tensor
@@ -130,8 +136,15 @@ class Tally:
                     "gives no values of it: give them, or leave average out"
                 )
             mean = self.gathered.mean(name)
+            if how == "exp" and value <= 0:
+                raise ValueError(
+                    f"task {self.task.name!r}: metric {name!r} has average='exp', so it is above "
+                    f"0, and {value:.6g} was measured: mend the metric, or set average='mean' or "
+                    "None"
+                )
             value = math.log(value) if how == "exp" else value
-            if abs(mean - value) > TOLERANCE * max(abs(value), TOLERANCE):
+            tolerance = self.rounding if name == LOSS else TOLERANCE
+            if abs(mean - value) > tolerance * max(abs(value), 1.0):
                 raise ValueError(
                     f"task {self.task.name!r}: metric {name!r} has average={how!r}, and the mean "
                     f"of its outcomes, weighted by `predictions`, is {mean:.6g} where {value:.6g} "
@@ -140,7 +153,15 @@ class Tally:
                 )
 
     def _check_shapes(self, values: Mapping[str, Tensor], count: int) -> None:
-        for name, numbers in values.items():
+        widths = {one.name: len(one.labels) for one in self.groupings}
+        for name, width in widths.items():
+            if name not in values or values[name].shape != (count, width):
+                raise ValueError(
+                    f"task {self.task.name!r}: outcomes() must give the mean losses of the groups "
+                    f"of {name!r}, ({count}, {width})"
+                )
+        for name in values.keys() - widths.keys():
+            numbers = values[name]
             if not isinstance(numbers, Tensor) or numbers.shape != (count,):
                 raise ValueError(
                     f"task {self.task.name!r}: outcomes() must give one {name} for each of the "

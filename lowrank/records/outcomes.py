@@ -6,8 +6,8 @@ are paired by their hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,20 @@ import torch
 from torch import Tensor
 
 from lowrank.files import tensor_files
+from lowrank.files.fields import Fields
 from lowrank.files.paths import as_path
 from lowrank.records.companions import OUTCOMES
 from lowrank.records.files import read as read_json
+from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations
 
 KIND, FORM = "outcomes", 1
 # What a model says of an example, beside the values of metrics, in tasks of one class per example.
 PREDICTED, CONFIDENCE = "predicted", "confidence"
 # Of the models: the arrays in the file have their names after these.
 PARTS = ("dense", "compressed")
+# Before the names of arrays that are of other shapes.
+BY, TEXTS = "breakdown", "continuations"
+TEXTS_HELD = tuple(f"{TEXTS}/{name}" for name in CONTINUATIONS)
 LONGEST_NAME = 200
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -42,6 +47,8 @@ class Outcomes:
             tasks with one class per example "predicted" (int64) and "confidence", the largest
             probability.
         target: int64 (n,), the class of each example, if there is one.
+        breakdowns: by name, the losses by groups of the predictions.
+        continuations: of prompts by both models, where they were measured.
 
     Raises:
         ValueError: arrays of other shapes or dtypes, a number that is not finite, weights that are
@@ -53,15 +60,16 @@ class Outcomes:
     dense: Mapping[str, np.ndarray] = field(repr=False)
     compressed: Mapping[str, np.ndarray] = field(repr=False)
     target: np.ndarray | None = field(default=None, repr=False)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict, repr=False)
+    continuations: Continuations | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self)
-        for name, array in self._arrays().items():
+        for name, array in self._of_examples().items():
             if not isinstance(array, np.ndarray) or array.shape != (count,):
                 shape = getattr(array, "shape", type(array).__name__)
                 raise ValueError(f"outcomes: {name} must be ({count},) and is {shape}")
-            whole = name in ("examples", "target") or name.endswith("/predicted")
-            wanted = np.dtype(np.int64 if whole else np.float64)
+            wanted = np.dtype(np.int64 if _is_whole(name) else np.float64)
             if array.dtype != wanted:
                 raise ValueError(f"outcomes: {name} must be {wanted} and is {array.dtype}")
             if not np.isfinite(array).all():
@@ -70,12 +78,44 @@ class Outcomes:
             raise ValueError("outcomes: weights must be from 0, and one of them above it")
         if len(np.unique(self.examples)) < count:
             raise ValueError("outcomes: examples must be hashes of which no two are equal")
+        for name, one in self.breakdowns.items():
+            if len(one.counts) != count:
+                raise ValueError(
+                    f"outcomes: the losses by {name} must be of {count} examples and are of "
+                    f"{len(one.counts)}"
+                )
 
     def __len__(self) -> int:
         return len(self.examples)
 
+    def of(self, rows: np.ndarray) -> Outcomes:
+        """Those of some of the examples: an index, or a mask (n,)."""
+        dense, compressed = (
+            {name: values[rows] for name, values in part.items()}
+            for part in (self.dense, self.compressed)
+        )
+        return replace(
+            self,
+            examples=self.examples[rows],
+            weights=self.weights[rows],
+            dense=dense,
+            compressed=compressed,
+            target=None if self.target is None else self.target[rows],
+            breakdowns={name: one.of(rows) for name, one in self.breakdowns.items()},
+        )
+
     def _arrays(self) -> dict[str, np.ndarray]:
         """All arrays, by their names in the file."""
+        found = self._of_examples()
+        for name, one in self.breakdowns.items():
+            found |= {f"{BY}/{name}/{own}": array for own, array in one.arrays().items()}
+        if self.continuations is not None:
+            arrays = self.continuations.arrays()
+            found |= {f"{TEXTS}/{own}": array for own, array in arrays.items()}
+        return found
+
+    def _of_examples(self) -> dict[str, np.ndarray]:
+        """The arrays (n,), by their names in the file."""
         found = {"examples": self.examples, "weights": self.weights}
         if self.target is not None:
             found["target"] = self.target
@@ -94,7 +134,14 @@ def write(outcomes: Outcomes, path: str | Path) -> None:
         OSError: the file cannot be written.
     """
     arrays = {name: _narrow(name, array) for name, array in outcomes._arrays().items()}
-    tensor_files.write(as_path(path, "path"), arrays, KIND, {"format": FORM})
+    breakdowns = [
+        {"name": name, "title": one.title, "labels": list(one.labels)}
+        for name, one in outcomes.breakdowns.items()
+    ]
+    texts = outcomes.continuations
+    header = {"format": FORM, "breakdowns": breakdowns}
+    header |= {} if texts is None else {"written": texts.written}
+    tensor_files.write(as_path(path, "path"), arrays, KIND, header)
 
 
 def read(path: str | Path) -> Outcomes:
@@ -106,23 +153,32 @@ def read(path: str | Path) -> Outcomes:
     """
     path = as_path(path, "path")
     with tensor_files.opened(path, KIND, FORM, "lowrank.records.outcomes.write") as file:
-        shapes = set(file.shapes.values())
-        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-            raise ValueError("outcomes must be arrays (n,) of one length")
-        for name in ("examples", "weights"):
-            if name not in file.shapes:
-                raise ValueError(f"it lacks {name!r}")
-        for name in file.shapes:
-            _check_name(name)
+        groups = _groups(file.header)
+        _check_held(file.shapes, groups, TEXTS_HELD if "written" in file.header else ())
         tensors, is_whole = file.read()
         if not is_whole:
             raise ValueError("it is damaged: its content does not match its hash")
         arrays = {name: _wide(name, tensor) for name, tensor in tensors.items()}
-        parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
+        parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in (*PARTS, BY, TEXTS)}
         for name in [name for name in arrays if "/" in name]:
             part, _, own = name.partition("/")
             parts[part][own] = arrays.pop(name)
-        return Outcomes(arrays["examples"], arrays["weights"], **parts, target=arrays.get("target"))
+        own, texts = parts.pop(BY), parts.pop(TEXTS)
+        breakdowns = {
+            name: Breakdown(*said, **{part: own[f"{name}/{part}"] for part in BREAKDOWN})
+            for name, said in groups.items()
+        }
+        continuations = None
+        if "written" in file.header:
+            continuations = Continuations(file.header.integer("written", least=1), **texts)
+        return Outcomes(
+            arrays["examples"],
+            arrays["weights"],
+            **parts,
+            target=arrays.get("target"),
+            breakdowns=breakdowns,
+            continuations=continuations,
+        )
 
 
 def of_record(path: str | Path) -> Outcomes:
@@ -149,6 +205,48 @@ def of_record(path: str | Path) -> Outcomes:
         ) from error
 
 
+def _groups(header: Fields) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The breakdowns that a file says it holds: name → title, labels."""
+    found = {}
+    for one in header.each("breakdowns") if "breakdowns" in header else ():
+        name, title, labels = one.text("name"), one.text("title"), tuple(one.texts("labels"))
+        if not all(0 < len(text) <= LONGEST_NAME and text.isprintable() for text in labels):
+            raise ValueError(f"the labels of {name[:60]!r} must be printable texts")
+        if name in found or not title.isprintable() or len(title) > LONGEST_NAME:
+            raise ValueError(f"it describes the losses by {name[:60]!r} twice, or not in words")
+        found[name] = title, labels
+    return found
+
+
+def _check_held(
+    shapes: Mapping[str, tuple[int, ...]],
+    groups: Mapping[str, tuple[str, tuple[str, ...]]],
+    texts: Sequence[str],
+) -> None:
+    """Raise ValueError unless arrays have the names and shapes of outcomes, before any is read."""
+    widths = {
+        f"{BY}/{name}/{part}": len(labels)
+        for name, (_, labels) in groups.items()
+        for part in BREAKDOWN
+    }
+    for name in ("examples", "weights", *widths, *texts):
+        if name not in shapes:
+            raise ValueError(f"it lacks {name[:60]!r}")
+    count = shapes["examples"][0] if len(shapes["examples"]) == 1 else None
+    for name, shape in shapes.items():
+        if name in texts:
+            wanted = shapes[texts[0]][:1]
+        elif name in widths:
+            wanted = (count, widths[name])
+        else:
+            _check_name(name)
+            wanted = (count,)
+        if shape != wanted:
+            raise ValueError(
+                f"outcomes must be arrays (n,) of one length, and {name[:60]!r} is {shape}"
+            )
+
+
 def _check_name(name: str) -> None:
     """Raise ValueError unless outcomes have an array of that name."""
     part, slash, own = name.partition("/")
@@ -164,9 +262,10 @@ def _narrow(name: str, array: np.ndarray) -> Tensor:
         return values
     if not values.is_floating_point():
         return values.to(_fitting(values))
-    if bool(((values == 0) | (values == 1)).all()) and name != "weights":
+    is_count = name == "weights" or name.endswith("/counts")
+    if bool(((values == 0) | (values == 1)).all()) and not is_count:
         return values.to(torch.bool)
-    if name == "weights":
+    if is_count:
         is_whole = bool((values == values.round()).all()) and float(values.max()) < 2**31
         return values.to(_fitting(values)) if is_whole else values
     narrow = values.to(torch.float32)
@@ -182,9 +281,14 @@ def _fitting(values: Tensor) -> torch.dtype:
     return next(dtype for dtype, own in ranges if own.min <= least and most <= own.max)
 
 
+def _is_whole(name: str) -> bool:
+    """Whether an array of that name holds whole numbers."""
+    return name in ("examples", "target", TEXTS_HELD[0]) or name.endswith("/predicted")
+
+
 def _wide(name: str, tensor: Tensor) -> np.ndarray:
     """An array as `Outcomes` has it."""
-    whole = name in ("examples", "target") or name.endswith("/predicted")
+    whole = _is_whole(name)
     if whole and (tensor.is_floating_point() or tensor.is_complex()):
         raise ValueError(f"{name} must be whole numbers, and is {tensor.dtype}")
     if tensor.is_complex():

@@ -14,6 +14,8 @@ from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 from lowrank.tasks.class_metrics import IGNORED
+from lowrank.tasks.continuations import beginnings
+from lowrank.tasks.groupings import Grouping, token_groupings
 from lowrank.tasks.pretrained import Pretrained, check_causal
 from lowrank.tasks.splits import (
     Division,
@@ -28,7 +30,13 @@ from lowrank.tasks.splits import (
 )
 from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
-from lowrank.tasks.token_sequences import Packing, Tokens, TokenSplit, sequence_outcomes
+from lowrank.tasks.token_sequences import (
+    Packing,
+    Tokens,
+    TokenSplit,
+    check_validation,
+    sequence_outcomes,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -107,7 +115,7 @@ class CausalLM(Task):
             self.split_seed,
             self.validation_from,
         )
-        self._check_validation()
+        check_validation(self.packing, self.validation_from, self.split_seed)
         check_seed("seed", self.seed)
         _ = self._pretrained  # Made here to check its options.
         need("a language model's measures", "torchmetrics")
@@ -160,7 +168,14 @@ class CausalLM(Task):
         """Of each input the means over its counted predictions: "loss", "token_accuracy", and what
         "perplexity", "word_perplexity" and "bits_per_byte" are made of."""
         text = self._covered
-        return sequence_outcomes(outputs, batch.targets, text.per_word, text.per_byte)
+        return sequence_outcomes(outputs, batch, text.per_word, text.per_byte, self._groupings)
+
+    def groupings(self) -> tuple[Grouping, ...]:
+        """By the rank of the token and by its position; see `token_groupings`."""
+        return self._groupings
+
+    def prompts(self, count: int, given: int, written: int) -> Tensor:
+        return beginnings(self.split("test").inputs, count, given, written)
 
     def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
@@ -250,6 +265,10 @@ class CausalLM(Task):
         return self._cut(self.train, self._tokenize(self.train), self.packing.own)
 
     @cached_property
+    def _groupings(self) -> tuple[Grouping, ...]:
+        return token_groupings(self.split("train").inputs, self.packing.sequence_length)
+
+    @cached_property
     def _test_division(self) -> TestDivision:
         found, size, seed = len(self._test_inputs), self.validation_size, self.split_seed
         return divided_test(found, size, 32, f"inputs of {self.test}", self.validation_from, seed)
@@ -269,20 +288,6 @@ class CausalLM(Task):
         tokens = self.packing.tokenize(text.rows(), self.tokenizer)
         self._pretrained.check_ids(tokens.ids)
         return tokens
-
-    def _check_validation(self) -> None:
-        """Raise ValueError for options of `validation` without effect or that do not fit others."""
-        if self.validation_from == "train" and self.split_seed != 0:
-            raise ValueError(
-                f"split_seed={self.split_seed} has no effect with validation_from=train, whose "
-                "validation is the last inputs: leave it out"
-            )
-        if self.validation_from == "test" and self.packing.step < self.packing.own:
-            raise ValueError(
-                f"validation_from=test needs test inputs that do not overlap, and "
-                f"stride={self.packing.stride} makes them: leave stride out, or take "
-                "validation_from=train"
-            )
 
     def _check_length(self) -> None:
         self._pretrained.check_length("sequence_length", self.packing.sequence_length)

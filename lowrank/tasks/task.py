@@ -16,6 +16,7 @@ from lowrank.model.forward import Example
 from lowrank.model.nested import examples_of
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.agreement import OUTPUT_ERROR, output_error
+from lowrank.tasks.groupings import Grouping
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -222,7 +223,7 @@ class Task(ABC):
 
     def outcomes(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """The outcomes of single examples by name, each (batch,): of each metric with an `average`
-        the value that is averaged.
+        the value that is averaged; of each of `groupings` the mean losses (batch, groups).
 
         By default the loss of each example, from calls of `loss` for one example each, unless the
         metric of the loss is no average. Of an example without predictions any number will do.
@@ -237,6 +238,21 @@ class Task(ABC):
             self.loss(examples_of(outputs, row), examples_of(batch.targets, row)) for row in rows
         ]
         return {LOSS: torch.stack(losses)}
+
+    def groupings(self) -> tuple[Grouping, ...]:
+        """The groupings by which the loss of the predictions is broken down; by default none."""
+        return ()
+
+    def prompts(self, count: int, given: int, written: int) -> Tensor:
+        """Beginnings of test texts for a language model to continue, int64 (count, given).
+
+        Args:
+            written: the number of tokens that it will write.
+
+        Raises:
+            ValueError: the model is none, or the test split has no such texts.
+        """
+        raise ValueError(f"task '{self.name}' has no language model to continue a text")
 
     def agreement(self, outputs: Any, dense: Any, batch: Batch) -> dict[str, Tensor]:
         """The agreement of two models on a batch: by name, one number for each prediction.

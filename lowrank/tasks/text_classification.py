@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
@@ -262,13 +261,21 @@ class TextClassification(Task):
                 "start at 0"
             )
         ids = self._pretrained.tokenizer(
-            text.rows(), truncation=True, max_length=self.max_length, verbose=False
+            text.rows(),
+            truncation=True,
+            max_length=self.max_length,
+            verbose=False,
+            # Lists of ones and zeros, which take as long as the ids.
+            return_attention_mask=False,
+            return_token_type_ids=False,
         )["input_ids"]
-        short = [row for row, sentence in enumerate(ids) if len(sentence) == 0]
-        if short:
-            raise ValueError(f"{text}: the sentence in row {short[0]} has no tokens")
-        padded = pad_sequence(
-            [torch.tensor(sentence) for sentence in ids], batch_first=True, padding_value=PADDING
+        lengths = torch.tensor([len(sentence) for sentence in ids])
+        if not lengths.all():
+            row = int((lengths == 0).nonzero()[0])
+            raise ValueError(f"{text}: the sentence in row {row} has no tokens")
+        padded = torch.full((len(ids), int(lengths.max())), PADDING)
+        padded[torch.arange(padded.shape[1]) < lengths[:, None]] = torch.tensor(
+            [token for sentence in ids for token in sentence]
         )
         self._pretrained.check_ids(padded)
         return SentenceSplit(padded.to(self.device), labels.to(self.device))

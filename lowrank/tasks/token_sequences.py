@@ -14,6 +14,8 @@ from torch import Tensor
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
+from lowrank.tasks.groupings import Grouping
+from lowrank.tasks.splits import ValidationFrom
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -194,29 +196,50 @@ class Packing:
 
 
 def sequence_outcomes(
-    logits: Tensor, targets: Tensor, tokens_per_word: float | None, tokens_per_byte: float | None
+    logits: Tensor,
+    batch: Batch,
+    tokens_per_word: float | None,
+    tokens_per_byte: float | None,
+    groupings: Sequence[Grouping] = (),
 ) -> dict[str, Tensor]:
     """The outcomes of sequences under logits (batch, length, vocabulary): means over the counted
-    predictions of each, by the names of the metrics of `Likelihood`, float64 (batch,).
+    predictions of each, by the names of the metrics of `Likelihood`, float64 (batch,); and by the
+    names of `groupings` the mean losses of their groups, float64 (batch, groups).
 
     "loss" and "perplexity" are the mean negative log-likelihood, in nats; "word_perplexity" is that
     times `tokens_per_word`, "bits_per_byte" in bits times `tokens_per_byte`.
 
     Args:
-        targets: (batch, length), `IGNORED` where a prediction does not count.
+        batch: with targets (batch, length), `IGNORED` where a prediction does not count.
     """
+    targets = batch.targets
     counted = targets != IGNORED
     each = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    nats = mean_of_counted(each.view_as(counted), counted)
+    each = each.view_as(counted)
+    nats = mean_of_counted(each, counted)
     right = mean_of_counted(logits.argmax(dim=2) == targets, counted)
     found = {"loss": nats, "perplexity": nats, "token_accuracy": right}
     if tokens_per_word is not None:
         found["word_perplexity"] = nats * tokens_per_word
     if tokens_per_byte is not None:
         found["bits_per_byte"] = nats / math.log(2) * tokens_per_byte
-    return found
+    return found | {grouping.name: grouping.means(each, batch) for grouping in groupings}
+
+
+def check_validation(packing: Packing, validation_from: ValidationFrom, split_seed: int) -> None:
+    """Raise ValueError for options of a split `validation` without effect or that do not fit."""
+    if validation_from == "train" and split_seed != 0:
+        raise ValueError(
+            f"split_seed={split_seed} has no effect with validation_from=train, whose validation "
+            "is the last inputs: leave it out"
+        )
+    if validation_from == "test" and packing.step < packing.own:
+        raise ValueError(
+            f"validation_from=test needs test inputs that do not overlap, and "
+            f"stride={packing.stride} makes them: leave stride out, or take validation_from=train"
+        )
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -268,7 +268,7 @@ RECORDS = [
     Row(
         "an error below zero", has(-0.1, "layers", 0, "relative_error"), "relative_error=-0.1 must"
     ),
-    Row("an error in no norm", has(None, "layers", 0, "norm_error"), "norm_error=None must be"),
+    Row("an error in words", has("low", "layers", 0, "norm_error"), "norm_error='low' must be"),
     Row("a layer of many norms", has(["full"], "layers", 0, "norm"), r"norm=\['full'\] must be a"),
     Row("a layer without bytes", has(0, "layers", 0, "dense_bytes"), "a layer without bytes is no"),
     Row("a layer without a name", has("", "layers", 0, "name"), r"layers\[0\].name='' must be"),
@@ -417,6 +417,11 @@ REPORTS = [
     Row("a link in out", linked("figures/a-b.md"), "a-b.md is a link to a file elsewhere: remove"),
     Row(
         "a measure that none has", shown(metric="perplexity"), "no record holds metric=perplexity: "
+    ),
+    Row(
+        "a measure of the other split",
+        shown(metric="validation_top1"),
+        "metric=validation_top1 is measured on the validation split, .* so give metric=top1",
     ),
     Row("a label for a measure", shown(metric="task"), "metric=task: there are top1, top5"),
     Row(

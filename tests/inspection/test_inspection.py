@@ -1,12 +1,10 @@
 """What compression does inside of a model: known answers, and a real network on digits."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from digits_task import TASK
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,15 +17,12 @@ from lowrank.inspection import (
     attention_maps,
     cka,
     direction_drops,
-    generation_agreement,
     kept_images,
     kept_of_heads,
     layer_similarity,
     matrices,
-    token_changes,
 )
 from lowrank.inspection.directions import right_scores
-from lowrank.model.batch import Batch
 from lowrank.reporting import plots
 
 
@@ -199,75 +194,6 @@ def test_models_without_attention_and_other_rows_are_refused(dense, llama):
         attention_maps(llama, Sentences(), row=1)
 
 
-class Tokens:
-    """A task of a language model on made-up sequences."""
-
-    def __init__(self, count=6, length=9):
-        self.ids = torch.randint(
-            0, 20, (count, length + 1), generator=torch.Generator().manual_seed(0)
-        )
-
-    def split(self, name):
-        return self
-
-    def __len__(self):
-        return len(self.ids)
-
-    def batch(self, rows):
-        return Batch((self.ids[rows, :-1],), self.ids[rows, 1:])
-
-    def forward(self, model, batch):
-        return batch.run(model).logits
-
-
-def test_the_changes_of_tokens_add_up_to_that_of_the_loss(llama):
-    task = Tokens()
-    small = lowrank.compress(llama, MagnitudePruning(0.5)).model
-    found = token_changes(llama, small, task)
-    batch = task.batch(torch.arange(6))
-    with torch.inference_mode():
-        losses = [
-            F.cross_entropy(task.forward(m, batch).flatten(0, 1), batch.targets.flatten())
-            for m in (llama, small)
-        ]
-    sizes = {"0": 1, "1": 1, "2–3": 2, "4–7": 4, "8–15": 1}
-    total = sum(sizes[name] * one.value for name, one in found.by_position.items()) / 9
-    assert list(found.by_position) == list(sizes)
-    assert total == pytest.approx(float(losses[1] - losses[0]), rel=1e-4)
-    counts = np.bincount(batch.targets.flatten(), minlength=20)
-    octaves = {"1": (1, 1), "2–3": (2, 3), "4–7": (4, 7)}
-    shares = {k: counts[(counts >= a) & (counts <= b)].sum() for k, (a, b) in octaves.items()}
-    total = sum(shares[name] * one.value for name, one in found.by_frequency.items()) / 54
-    assert total == pytest.approx(float(losses[1] - losses[0]), rel=1e-4)
-    with pytest.raises(ValueError, match="predicts no tokens"):
-        token_changes(TASK.network(), TASK.network(), TASK)
-
-
-class Counting(nn.Module):
-    """A model that writes the next number; from `breaks` on, 0."""
-
-    def __init__(self, breaks):
-        super().__init__()
-        self.breaks = breaks
-
-    def forward(self, tokens):
-        following = torch.where(tokens + 1 < self.breaks, tokens + 1, 0)
-        return SimpleNamespace(logits=F.one_hot(following, 100).double())
-
-
-def test_continuations_agree_until_a_model_goes_astray():
-    task = Tokens(2)
-    task.ids = torch.arange(10).expand(2, 10)
-    found = generation_agreement(Counting(99), Counting(8), task, prompt=4, length=10)
-    assert found.prefix.value == 4 and found.same.value == pytest.approx(0.4)  # 4, 5, 6, 7.
-    same = generation_agreement(Counting(99), Counting(99), task, prompt=4, length=10)
-    assert same.prefix.value == 10 and same.same.value == 1
-    with pytest.raises(ValueError, match="inputs of at least prompt=16 tokens"):
-        generation_agreement(Counting(99), Counting(99), task)
-    with pytest.raises(ValueError, match="language model"):
-        generation_agreement(TASK.network(), TASK.network(), TASK)
-
-
 def test_the_kept_part_of_a_spectrum_ends_at_the_rank(dense):
     small = lowrank.compress(dense, {"fc1": TruncatedSVD(5)}).model
     figure = plots.kept_spectra(*matrices(dense, small))
@@ -284,9 +210,7 @@ def test_every_figure_draws_what_it_is_given(dense, pruned, llama, tmp_path):
         "mask": plots.mask_figure(kept_images(dense, pruned, TASK)),
         "heads": plots.heads_figure(kept_of_heads(llama)),
         "attention": plots.attention_figure(maps, maps),
-        "tokens": plots.token_figure(token_changes(llama, llama, Tokens())),
     }
-    assert len(figures["tokens"].axes) == 2
     assert len(figures["mask"].axes) == 1 + 16 + 1  # The share, the units, the scale.
     assert len(figures["attention"].axes) == 4 + 1
     shown = figures["directions"].axes[0].get_images()[0].get_array()

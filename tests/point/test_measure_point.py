@@ -19,7 +19,7 @@ from lowrank.allocation import Budget, MixedAllocation, grid
 from lowrank.calibration import CalibratedNorms
 from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
 from lowrank.factorizations import Dense
-from lowrank.point import dense, evaluate
+from lowrank.point import Generation, MeasureSettings, dense, evaluate
 from lowrank.point import point as point_module
 from lowrank.point.config import described
 from lowrank.point.point import measure_point
@@ -294,3 +294,11 @@ def test_validation_comes_before_the_test_split(monkeypatch):
     )
     measure_point(TASK, TruncatedSVD(rank=3), measure=QUICK)
     assert seen == ["validation", "test"]
+
+
+def test_texts_of_a_task_without_a_language_model_are_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(type(TASK), "model", None)
+    with pytest.raises(ValueError, match="has no language model to continue a text"):
+        measure_point(TASK, TruncatedSVD(4), measure=MeasureSettings(generation=Generation()))
+    with pytest.raises(ValueError, match="prompts"):
+        Generation(prompts=0)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import hostile
@@ -20,6 +21,7 @@ from lowrank.records import models, outcomes, store
 from lowrank.records.claims import Claims
 from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.outcomes import Outcomes
+from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations
 from lowrank.records.record import Record
 
 
@@ -104,6 +106,73 @@ def test_what_is_written_is_read_back(tmp_path, values, whole, weight, switches)
     )
 
 
+def of_texts(count=5, seed=0):
+    """Outcomes of a language model, with losses of groups and continuations."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 300, (count, 3)).astype(float)
+    losses = [np.where(counts > 0, random.random((count, 3)), 0) for _ in range(2)]
+    texts = Continuations(8, np.arange(4) * 3, np.array([8.0, 3, 0, 5]), np.array([8.0, 2, 0, 1]))
+    return replace(
+        made(count, seed),
+        target=None,
+        breakdowns={"position": Breakdown("tokens before", ("1–3", "4–15", "16"), counts, *losses)},
+        continuations=texts,
+    )
+
+
+def test_losses_of_groups_and_continuations_are_read_back(tmp_path):
+    own = of_texts()
+    outcomes.write(own, tmp_path / "o")
+    read = outcomes.read(tmp_path / "o")
+    assert_same(own, read)
+    assert len(own._arrays()) == len(made()._arrays()) - 1 + 6
+    ((name, one),) = read.breakdowns.items()
+    assert (name, one.title, one.labels) == ("position", "tokens before", ("1–3", "4–15", "16"))
+    assert read.continuations is not None and read.continuations.written == 8
+    rows = np.array([True, False, True, False, True])
+    assert np.array_equal(read.of(rows).breakdowns["position"].counts, one.counts[rows])
+    assert np.array_equal(read.of(rows).dense["loss"], read.dense["loss"][rows])
+
+
+def test_a_file_without_losses_of_groups_is_read(tmp_path):
+    """As those are that were written before there were any."""
+    forged()(tmp_path)
+    read = outcomes.read(tmp_path / "o")
+    assert read.breakdowns == {} and read.continuations is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda one: replace(one, labels=("a",)), r"must be \(examples, 1\) and is \(5, 3\)"),
+        (lambda one: replace(one, counts=-one.counts), "must be from 0"),
+        (lambda one: replace(one, dense=one.dense * np.nan), "not finite"),
+        (lambda one: replace(one, compressed=one.dense.astype(int)), "must be float64"),
+        (lambda one: one.of(np.arange(4)), "must be of 5 examples and are of 4"),
+    ],
+)
+def test_losses_of_groups_that_cannot_be_are_refused(change, says):
+    own = of_texts()
+    with pytest.raises(ValueError, match=says):
+        replace(own, breakdowns={"position": change(own.breakdowns["position"])})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"written": 7}, r"same of continuations must lie in 0\.\.7"),
+        ({"prefix": -np.ones(4)}, "prefix of continuations must lie in 0"),
+        ({"prompts": np.arange(4.0)}, "prompts of continuations must be int64"),
+        ({"prompts": np.arange(3)}, "must be .prompts,"),
+    ],
+)
+def test_continuations_that_cannot_be_are_refused(changes, says):
+    found = of_texts().continuations
+    assert found is not None
+    with pytest.raises(ValueError, match=says):
+        replace(found, **changes)
+
+
 def test_an_example_of_a_classifier_takes_few_bytes(tmp_path):
     sizes = []
     for count in (200, 1200):
@@ -145,12 +214,25 @@ def test_a_value_beyond_float32_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def forged(**tensors):
+def forged(said=None, **tensors):
     def make(folder):
         good = {"examples": torch.arange(3), "weights": torch.ones(3)}
-        tensor_files.write(folder / "o", good | tensors, "outcomes", {"format": 1})
+        header = {"format": 1} | (said or {})
+        tensor_files.write(folder / "o", good | tensors, "outcomes", header)
 
     return make
+
+
+SAID = {"breakdowns": [{"name": "by", "title": "a title", "labels": ["a", "b"]}]}
+
+
+def grouped(*shape):
+    return {f"breakdown/by/{part}": torch.ones(shape) for part in BREAKDOWN}
+
+
+def texts(count):
+    found = {f"continuations/{part}": torch.ones(count) for part in CONTINUATIONS}
+    return found | {"continuations/prompts": torch.arange(count)}
 
 
 def damaged(change):
@@ -170,7 +252,7 @@ def damaged(change):
         (lambda folder: save_file({"examples": torch.ones(3)}, folder / "o"), "holds no outcomes"),
         (lambda f: tensor_files.write(f / "o", {}, "model", {"format": 1}), "but 'model'"),
         (lambda f: tensor_files.write(f / "o", {}, "outcomes", {"format": 9}), "has format 9"),
-        (lambda f: tensor_files.write(f / "o", {}, "outcomes", {"format": 1}), "of one length"),
+        (lambda f: tensor_files.write(f / "o", {}, "outcomes", {"format": 1}), "lacks 'examples'"),
         (forged(weights=torch.ones(4)), "of one length"),
         (forged(weights=torch.ones(1).squeeze(), examples=torch.tensor(1)), "of one length"),
         (forged(spy=torch.ones(3)), "holds 'spy', which is no outcome"),
@@ -181,6 +263,18 @@ def damaged(change):
         (forged(**{"dense/loss": torch.ones(3) * 1j}), "must be real numbers"),
         (forged(**{"dense/loss": torch.full((3,), torch.nan)}), "that are not finite"),
         (forged(examples=torch.zeros(3).long()), "no two are equal"),
+        (forged(SAID), "lacks 'breakdown/by/counts'"),
+        (forged(SAID, **grouped(3, 1)), "of one length"),
+        (forged(SAID, **grouped(2, 2)), "of one length"),
+        (forged(**grouped(3, 2)), "which is no outcome"),
+        (forged({"breakdowns": 3}), "must be a list"),
+        (forged({"breakdowns": [{"name": "a"}]}), "lacks 'title'"),
+        (forged({"breakdowns": SAID["breakdowns"] * 2}, **grouped(3, 2)), "'by' twice"),
+        (forged({"breakdowns": [{**SAID["breakdowns"][0], "labels": ["a", "\x1b"]}]}), "printable"),
+        (forged({"written": 4}), "lacks 'continuations/prompts'"),
+        (forged({"written": 0}, **texts(3)), "an integer of at least 1"),
+        (forged({"written": 4}, **texts(3) | {"continuations/same": torch.ones(2)}), "length"),
+        (forged(**texts(3)), "which is no outcome"),
     ],
 )
 def test_a_hostile_file_is_refused_by_name(make, says, tmp_path):

@@ -9,8 +9,10 @@ import text_mirror
 import torch
 import torch.nn.functional as F
 
+import lowrank
+from lowrank import MagnitudePruning
 from lowrank.model.batch import together
-from lowrank.point import evaluate
+from lowrank.point import Generation, MeasureSettings, evaluate
 from lowrank.tasks import CausalLM, HubText, Packing
 from lowrank.tasks.class_metrics import IGNORED
 
@@ -354,3 +356,41 @@ def test_the_reference_case(monkeypatch, tmp_path):
 
 
 REAL_HUB = os.environ.get("LOWRANK_HUB", "")
+
+
+def test_a_record_has_the_continuations_of_prompts_if_asked_for():
+    how = MeasureSettings(latency_batch_sizes=(), generation=Generation(3, 5, 20))
+    method = MagnitudePruning(0.4)
+    found = lowrank.measure_point(TASK, method, measure=how).outcomes.continuations
+    assert found is not None and found.written == 20 and len(set(found.prompts)) == 3
+    models = TASK.model(), lowrank.compress(TASK.model(), method).model
+    inputs = TASK.split("test").inputs
+    for row, place in enumerate([0, len(inputs) // 3, 2 * len(inputs) // 3]):
+        texts = []
+        for model in models:
+            text = inputs[place, :5]
+            for _ in range(20):
+                with torch.no_grad():
+                    text = torch.cat([text, model(text[None]).logits[0, -1:].argmax(dim=1)])
+            texts.append(text[5:])
+        equal = (texts[0] == texts[1]).tolist()
+        assert found.same[row] == sum(equal)
+        assert found.prefix[row] == (equal.index(False) if False in equal else 20)
+    assert 0 < found.same.sum() < 60
+    plain = lowrank.measure_point(TASK, method, measure=MeasureSettings(latency_batch_sizes=()))
+    assert plain.outcomes.continuations is None
+
+
+@pytest.mark.parametrize(
+    ("generation", "says"),
+    [
+        (Generation(prompts=999), "prompts=999 is more than the"),
+        (Generation(3, 20, 20), "given=20 and written=20 are 40 tokens, more than the 32"),
+    ],
+)
+def test_continuations_that_do_not_fit_are_refused_before_the_work(generation, says, monkeypatch):
+    monkeypatch.setattr(CausalLM, "model", None)
+    with pytest.raises(ValueError, match=says):
+        lowrank.measure_point(
+            TASK, MagnitudePruning(0.4), measure=MeasureSettings(generation=generation)
+        )

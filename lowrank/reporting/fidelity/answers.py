@@ -15,6 +15,10 @@ from lowrank.statistics.estimates import Estimate, weighted_mean
 BINS: Mapping[str, Bins] = {"ece": "width", "ece_mass": "mass"}
 
 
+class NotDefined(ValueError):
+    """The outcomes of a task do not define what a table would show."""
+
+
 class Recall(NamedTuple):
     """The shares of a class's examples that are answered rightly, and the change between them."""
 
@@ -22,16 +26,33 @@ class Recall(NamedTuple):
     compressed: Estimate
     change: Estimate
 
+    @property
+    def fall(self) -> Estimate:
+        """dense − compressed, above 0 where the class lost."""
+        return self.dense - self.compressed
+
 
 def counted(outcomes: Outcomes) -> Outcomes:
     """The outcomes without the examples that have no predictions."""
-    rows = outcomes.weights > 0
-    parts = (
-        {name: values[rows] for name, values in part.items()}
-        for part in (outcomes.dense, outcomes.compressed)
-    )
-    target = None if outcomes.target is None else outcomes.target[rows]
-    return Outcomes(outcomes.examples[rows], outcomes.weights[rows], *parts, target=target)
+    return outcomes.of(outcomes.weights > 0)
+
+
+def continuations(outcomes: Outcomes) -> dict[str, Estimate]:
+    """ "equal_tokens", the share of equal tokens at equal places of two models' continuations, and
+    "common_prefix", the number of tokens before the first that differs: means over the prompts.
+
+    Empty where they were not measured.
+
+    Source: the common prefix is the first divergent token of Deiseroth et al., NAACL 2024.
+    """
+    found = outcomes.continuations
+    if found is None:
+        return {}
+    weights = np.ones(len(found.prompts))
+    return {
+        "equal_tokens": weighted_mean(found.same / found.written, weights, found.prompts),
+        "common_prefix": weighted_mean(found.prefix, weights, found.prompts),
+    }
 
 
 def has_classes(outcomes: Outcomes) -> bool:
@@ -55,7 +76,7 @@ def changed_answers(outcomes: Outcomes) -> dict[str, Estimate]:
     answer). Their sum is the share of flipped answers.
 
     Raises:
-        ValueError: the outcomes have no classes.
+        NotDefined: the outcomes have no classes.
     """
     target, dense, ours = _answers(outcomes)
     was_right, is_right = dense == target, ours == target
@@ -92,7 +113,7 @@ def recalls(outcomes: Outcomes) -> dict[int, Recall]:
     """The recall of each class that occurs, by its number.
 
     Raises:
-        ValueError: the outcomes have no classes.
+        NotDefined: the outcomes have no classes.
     """
     target, dense, ours = _answers(outcomes)
     found = {}
@@ -123,7 +144,7 @@ def agreement_by_confidence(outcomes: Outcomes, parts: int = 4) -> list[Estimate
 def _answers(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The classes, and the answers of the dense and of the compressed model."""
     if outcomes.target is None or not has_classes(outcomes):
-        raise ValueError(
+        raise NotDefined(
             "these outcomes have no class for each example, so no answers to compare: they are of "
             "a task whose examples are not classified one by one"
         )

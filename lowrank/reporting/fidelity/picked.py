@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lowrank.records.columns import level_text, measure
-from lowrank.records.outcomes import Outcomes, of_record
-from lowrank.records.repeats import POINT
+from lowrank.records.outcomes import Outcomes
+from lowrank.records.repeats import POINT, of_their_own
 from lowrank.reporting.curves import first_measure, summarise
 from lowrank.reporting.entries import choose, said_of_choice
+from lowrank.reporting.examples import read_outcomes
 from lowrank.reporting.fidelity.answers import counted
 from lowrank.reporting.tables import UNITS, reached
 from lowrank.statistics.estimates import Estimate, averaged
@@ -26,7 +27,7 @@ class PickedPoint:
     Attributes:
         size: of the column of the summary, such as ``4×``.
         measured: the mean size of the level.
-        outcomes: of each of its records, one a seed.
+        outcomes: of each of its records, one a seed; seeds that gave the same numbers count once.
     """
 
     size: str
@@ -53,6 +54,7 @@ def picked(
     by = [name for name in (f"validation_{metric}",) if name in frame]
     points: Any = summarise(frame, [metric, *by, size])
     judged, small = measure(frame, metric), measure(frame, size)
+    networks = of_their_own(frame)
     found, chosen, read = [], [], {}
     for step in reached(points[size], size, small, steps):
         reaching = points[small.sign * points[size] >= small.sign * step]
@@ -64,7 +66,7 @@ def picked(
             row: Any = points.loc[one.point]
             key = tuple(str(row[name]) for name in POINT)
             if key not in read:
-                read[key] = tuple(counted(of_record(path)) for path in _paths(frame, row))
+                read[key] = tuple(map(counted, read_outcomes(_paths(networks, row))))
             named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
             found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
     reaches = "least" if small.higher_is_better else "most"

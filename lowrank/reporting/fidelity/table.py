@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lowrank.metrics.metric import NONE, Metric
 from lowrank.records.outcomes import Outcomes
 from lowrank.reporting.captions import subject
 from lowrank.reporting.fidelity.answers import (
+    Recall,
     agreement,
     agreement_by_confidence,
     calibration,
     changed_answers,
+    continuations,
     has_classes,
     recalls,
 )
@@ -37,18 +39,22 @@ SHARES = {
     "ece_change": "ECE change",
     LEAST: "agree, least confident quarter",
     MOST: "agree, most confident quarter",
+    "equal_tokens": "equal tokens",
 }
 SHOWN = (
     *(Metric(name, title, f"{title} (%)", "percent") for name, title in SHARES.items()),
     Metric("kl", "KL(dense ‖ compressed)", "KL (nats)"),
     Metric("loss_change", "loss, compressed − dense", "loss change"),
+    Metric(
+        "common_prefix", "tokens before the first that differs", "common prefix (tokens)", "bits"
+    ),
 )
 # In the order of the columns; what only CSV holds is left out.
 COLUMNS = (
     *("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "kl", "loss_change"),
-    *("dense_ece", "ece", LEAST, MOST),
+    *("dense_ece", "ece", LEAST, MOST, "equal_tokens", "common_prefix"),
 )
-CLASSES = {"lowest_recall": "lowest recall (%)", "largest_fall": "largest fall of recall (%)"}
+CLASSES = {"lowest_recall": "lowest recall (%)", "largest_fall": "largest fall of recall (points)"}
 
 
 def fidelity_table(
@@ -94,7 +100,7 @@ def fidelity_table(
             cell[shown.heading] = NONE if one is None else shown.text(one.value, one.error)
         for name, (number, one) in classes.items():
             value |= {f"{name}_class": number, name: one.value, f"{name}_se": one.error}
-            if name == "largest_fall" and one.value >= 0:
+            if name == "largest_fall" and one.value <= 0:
                 continue  # No class fell.
             cell[CLASSES[name]] = f"{number}: {named['ece'].text(one.value, one.error)}"
         values.append(value)
@@ -104,7 +110,7 @@ def fidelity_table(
     examples = len(points[0].outcomes[0]) if points else 0
     caption = (
         f"{subject(frame)}: what the average hides, on {examples} examples of the test split. "
-        f"Mean over the seeds ± standard error over the examples. {how}{_words(held)}"
+        f"Mean over the seeds ± standard error over the examples. {how}{_words(held, points)}"
     )
     return Table(pd.DataFrame(values), cells, best, caption, labels=3)
 
@@ -117,7 +123,7 @@ def statistics(outcomes: Outcomes) -> dict[str, Estimate]:
         if len(outcomes) >= PARTS:
             parts = agreement_by_confidence(outcomes, PARTS)
             found |= {LEAST: parts[0], MOST: parts[-1]}
-    return found | _changes(outcomes)
+    return found | _changes(outcomes) | continuations(outcomes)
 
 
 def _changes(outcomes: Outcomes) -> dict[str, Estimate]:
@@ -133,21 +139,37 @@ def _row(point: PickedPoint) -> tuple[dict[str, Estimate], dict[str, tuple[int, 
     if not all(has_classes(one) for one in point.outcomes):
         return numbers, {}
     own = [recalls(one) for one in point.outcomes]
-    lowest = _least({number: one.compressed for number, one in each.items()} for each in own)
-    fallen = _least({number: one.change for number, one in each.items()} for each in own)
+    lowest = _extreme(own, "compressed", min)
+    fallen = _extreme(own, "fall", max)
     return numbers, {"lowest_recall": lowest, "largest_fall": fallen}
 
 
-def _least(each: Any) -> tuple[int, Estimate]:
-    """The class with the least value, of those that occur for all seeds."""
-    means: Mapping[int, Estimate] = over_records(list(each))
-    number = min(means, key=lambda one: means[one].value)
+def _extreme(
+    own: Sequence[Mapping[int, Recall]], name: str, extreme: Callable[..., int]
+) -> tuple[int, Estimate]:
+    """The class with the extreme value, of those that occur for all seeds."""
+    means: Mapping[int, Estimate] = over_records(
+        [{number: getattr(one, name) for number, one in each.items()} for each in own]
+    )
+    number = extreme(means, key=lambda one: means[one].value)
     return number, means[number]
 
 
-def _words(held: Sequence[str]) -> str:
+def _words(held: Sequence[str], points: Sequence[PickedPoint]) -> str:
     """Sentences on the columns that need one."""
     said = ""
+    if "equal_tokens" in held:
+        texts = next(
+            one.continuations
+            for point in points
+            for one in point.outcomes
+            if one.continuations is not None
+        )
+        said += (
+            " Equal tokens and common prefix: of what both models write after "
+            f"{len(texts.prompts)} test prompts, {texts.written} tokens each, the likeliest each "
+            "time; errors over the prompts."
+        )
     if "right_to_wrong" in held:
         said += (
             " Right to wrong and its like are shares of all examples, and add up to flipped. ECE: "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import torch
 from torch import Tensor
 
+from lowrank.reporting.fidelity.losses import loss_changes
 from lowrank.reporting.plots.spectra import singular_values
 from lowrank.reporting.plots.style import COLOURS, COLUMN, DENSE, PAGE, RC
 from lowrank.reporting.plots.text import shortened, wrapped
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowrank.inspection.directions import DirectionDrops
-    from lowrank.inspection.tokens import TokenChanges
+    from lowrank.records.outcomes import Outcomes
 
 P = ParamSpec("P")
 
@@ -210,24 +211,27 @@ def attention_figure(
 
 
 @_in_style(RC)
-def token_figure(found: TokenChanges, title: str = "") -> Figure:
-    """The change of the loss of tokens by their frequency and position, with standard errors.
+def token_figure(outcomes: Outcomes, title: str = "") -> Figure:
+    """The change of the loss by groups of the predictions, such as rare tokens and late positions,
+    with standard errors over the examples: a panel for each breakdown.
 
     Args:
-        found: of `lowrank.inspection.token_changes`.
+        outcomes: of a point, as `lowrank.measure_point` gives them and a record has them beside it.
+
+    Raises:
+        ValueError: the task breaks its loss down by nothing.
     """
-    figure, panels = _panels(2, title, 2.2)
-    parts = (
-        ("times that the token is a target", found.by_frequency),
-        ("position in the sequence", found.by_position),
-    )
-    for axes, (words, estimates) in zip(panels, parts, strict=True):
-        values = [one.value for one in estimates.values()]
-        errors = [one.error for one in estimates.values()]
+    if not outcomes.breakdowns:
+        raise ValueError("the outcomes break no loss down by groups of predictions")
+    figure, panels = _panels(len(outcomes.breakdowns), title, 2.2)
+    for axes, breakdown in zip(panels, outcomes.breakdowns.values(), strict=True):
+        changes = loss_changes(breakdown, outcomes.examples)["change"]
+        values = [one.value for one in changes.values()]
+        errors = [one.error for one in changes.values()]
         axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], marker="o", capsize=2)
         axes.axhline(0, color=DENSE, linewidth=0.8)
-        axes.set_xticks(range(len(values)), list(estimates), rotation=45, ha="right")
-        axes.set_xlabel(words)
+        axes.set_xticks(range(len(values)), list(changes), rotation=45, ha="right")
+        axes.set_xlabel(breakdown.title)
     panels[0].set_ylabel("loss, compressed − dense (nats)")
     return figure
 

@@ -1,5 +1,9 @@
 """What the average hides: known answers, and the tables from records."""
 
+import dataclasses
+import itertools
+
+import made_outcomes
 import made_records
 import numpy as np
 import pytest
@@ -7,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.records import store
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.outcomes import Outcomes, of_record
-from lowrank.reporting.fidelity import class_table, fidelity_table
+from lowrank.records.parts import Breakdown, Continuations
+from lowrank.records.record import Record
+from lowrank.reporting import plots
+from lowrank.reporting.fidelity import NotDefined, class_table, fidelity_table, loss_table
 from lowrank.reporting.fidelity.answers import (
     agreement,
     agreement_by_confidence,
@@ -17,7 +25,9 @@ from lowrank.reporting.fidelity.answers import (
     counted,
     recalls,
 )
+from lowrank.reporting.fidelity.picked import picked
 from lowrank.reporting.fidelity.table import statistics
+from lowrank.statistics.means import standard_error
 
 
 def outcomes(target, dense, compressed, weights=None):
@@ -150,7 +160,100 @@ def test_the_table_of_classes_holds_what_the_first_table_calls_extreme(frame):
         least = rows.loc[rows["compressed"].idxmin()]
         assert least["class"] == first.loc[method, "lowest_recall_class"]
         assert least["compressed"] == pytest.approx(first.loc[method, "lowest_recall"])
-        assert rows["change"].min() == pytest.approx(first.loc[method, "largest_fall"])
+        assert -rows["change"].min() == pytest.approx(first.loc[method, "largest_fall"])
+        assert first.loc[method, "largest_fall"] > 0
+
+
+def with_texts(record, prefix):
+    """A language model's record whose outcomes hold groups of tokens and continuations."""
+    made = made_outcomes.text(record)
+    own, count = made.outcomes, len(made.outcomes)
+    random = np.random.default_rng(3)
+    counts = random.integers(0, 9, (count, 2)).astype(float)
+    both = random.random((2, count, 2)) * (counts > 0)
+    counts, both = np.pad(counts, ((0, 0), (0, 1))), np.pad(both, ((0, 0), (0, 0), (0, 1)))
+    prefix = np.asarray(prefix, dtype=float)
+    made.outcomes = dataclasses.replace(
+        own,
+        breakdowns={"token_rank": Breakdown("rank", ("1–3", "4–15", "not seen"), counts, *both)},
+        continuations=Continuations(8, np.arange(len(prefix)), (prefix + 8) / 2, prefix),
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def of_texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for step, seed in itertools.product(range(3), range(2)):
+        record = made_records.text_record("gptq", step, seed)
+        store.save(with_texts(record, [8, 2, 0, 6]), folder)
+    return store.load(folder)
+
+
+def test_losses_of_groups_are_means_over_their_tokens(of_texts):
+    table = loss_table(of_texts, steps=(3,))
+    (one, *_) = [of_record(path).breakdowns["token_rank"] for path in of_texts["path"]]
+    rows = table.values[table.values["method"] == table.values["method"].iloc[0]]
+    assert list(rows["group"]) == ["1–3", "4–15"]  # Of the third there are none.
+    for group, (_, row) in enumerate(rows.iterrows()):
+        weights = one.counts[:, group]
+        assert row["share"] == pytest.approx(weights.sum() / one.counts.sum())
+        change = one.compressed[:, group] - one.dense[:, group]
+        assert row["change"] == pytest.approx(np.average(change, weights=weights))
+        assert row["dense"] + row["change"] == pytest.approx(row["compressed"])
+        held = weights > 0
+        assert row["change_se"] == pytest.approx(standard_error(change[held], weights[held]))
+    assert "token_rank: rank" in table.caption
+    # A level is there once, however many sizes it is picked for.
+    again = loss_table(of_texts, steps=(2, 3)).values
+    assert list(again["size"]) == ["2×"] * len(again)
+    assert len(again) == 2 * len(again["level"].unique())
+
+
+def test_continuations_are_means_over_the_prompts(of_texts):
+    table = fidelity_table(of_texts, steps=(3,))
+    row = table.values.iloc[0]
+    assert row["common_prefix"] == 4 and row["equal_tokens"] == pytest.approx(0.75)
+    spread = np.std([8, 2, 0, 6], ddof=1) / 2
+    assert row["common_prefix_se"] == pytest.approx(spread)
+    assert row["equal_tokens_se"] == pytest.approx(spread / 16)
+    assert "common prefix (tokens)" in table.cells
+    assert "4 test prompts, 8 tokens each" in table.caption
+    with pytest.raises(NotDefined, match="no class for each example"):
+        class_table(of_texts, steps=(3,))
+
+
+def test_the_change_of_the_loss_of_each_group_is_drawn(of_texts):
+    figure = plots.token_figure(of_record(of_texts["path"].iloc[0]))
+    (axes,) = figure.axes
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["1–3", "4–15"]
+    with pytest.raises(ValueError, match="break no loss down"):
+        plots.token_figure(outcomes([0, 1], [0, 1], [0, 1]))
+
+
+def test_tasks_without_groups_of_tokens_have_no_table_of_them(frame):
+    with pytest.raises(NotDefined, match="break no loss down"):
+        loss_table(frame, steps=(4,))
+
+
+def named(config, seed):
+    """The fields of a record that name its point."""
+    key = store.key(config)
+    return {"seed": seed, "config": config, "key": key, OUTCOMES.field: outcomes_name(key)}
+
+
+def test_seeds_with_the_same_numbers_count_once(tmp_path):
+    """A method without randomness on given weights: three seeds are one network."""
+    folder = tmp_path / "runs"
+    record = made_records.record("svd")
+    for seed in range(3):
+        config = record["config"] | {"seed": seed}
+        again = made_records.with_outcomes(record)
+        store.save(Record(again | named(config, seed), again.outcomes), folder)
+    frame = store.load(folder)
+    assert len(frame) == 3
+    points, _ = picked(frame, "top1", "compression_ratio", (1,))
+    assert [len(point.outcomes) for point in points] == [1]
 
 
 def test_records_without_outcomes_are_refused(tmp_path):
