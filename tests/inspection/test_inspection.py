@@ -151,7 +151,11 @@ def test_the_mask_of_the_first_layer_has_the_shape_of_the_images(dense, pruned):
     assert kept.shape == (16, 8, 8)
     torch.testing.assert_close(kept.flatten(1), pruned.fc1.weight != 0)
     filters = nn.Sequential(nn.Conv2d(2, 3, 3))
-    assert kept_images(filters, filters, TASK).shape == (6, 3, 3)
+    with torch.no_grad():
+        filters[0].weight[1, :, 0, 2] = 0  # In both channels.
+        filters[0].weight[2, 0] = 0  # In one of them.
+    kept = kept_images(filters, filters, TASK)
+    assert kept.shape == (3, 3, 3) and int((~kept).sum()) == 1 and not kept[1, 0, 2]
     with pytest.raises(ValueError, match="reads no images"):
         kept_images(nn.Linear(5, 2), nn.Linear(5, 2), TASK)
 
