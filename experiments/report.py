@@ -124,11 +124,24 @@ def fitting(
             left_out[name] = metric or "measure of quality"
     if not found:
         every = dict.fromkeys(name for _, part in parts for name in quality_measures(part))
-        asked = f"metric={chosen.metric}" if chosen.metric else "a measure of quality"
-        raise ValueError(f"no record holds {asked}: there are {', '.join(every) or 'none'}")
+        raise ValueError(_not_held(chosen.metric, list(every)))
     for name, metric in left_out.items():
         print(f"{name}: left out, for its records hold no {metric}")
     return found
+
+
+def _not_held(metric: str | None, every: list[str]) -> str:
+    """Why no record can be shown by a metric, of which `every` can be."""
+    there = f"there are {', '.join(every) or 'none'}"
+    if metric is None:
+        return f"no record holds a measure of quality: {there}"
+    own = metric.removeprefix("validation_")
+    if own != metric and own in every:
+        return (
+            f"metric={metric} is measured on the validation split, on which levels are chosen: "
+            f"tables and figures show the test split, so give metric={own}"
+        )
+    return f"no record holds metric={metric}: {there}"
 
 
 def comparisons_of(

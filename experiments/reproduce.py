@@ -61,7 +61,10 @@ def reproduce(config: DictConfig) -> None:
     store.check_writable(out)
     for name in entries:
         if asked.table in (name, EVERY):
-            _one(name, entries[name], asked.run, out)
+            try:
+                _one(name, entries[name], asked.run, out)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
     text = overview.markdown(entries, out)
     write(out / "README.md", text)
     if asked.table is None:
@@ -69,7 +72,7 @@ def reproduce(config: DictConfig) -> None:
 
 
 def _one(table: str, entry: Entry, which: str, out: Path) -> None:
-    from experiments.reproduction import compare, page, runs
+    from experiments.reproduction import compare, kept, orders, page, runs
 
     failed = []
     for name, run in entry.runs.items():
@@ -78,12 +81,12 @@ def _one(table: str, entry: Entry, which: str, out: Path) -> None:
                 runs.start(table, name, run)
             except ValueError as error:
                 # What is there is compared all the same.
-                failed.append(f"{table}: {error}")
+                failed.append(str(error))
     frames = {name: runs.frame(table, name, run) for name, run in entry.runs.items()}
     numbers = list(compare.rows(entry, frames))
-    orders = list(compare.orderings(entry, frames))
-    text = page.markdown(table, entry, numbers, orders)
-    paths = page.write(out, table, text, page.frame(numbers, orders))
+    ordered = list(orders.orderings(entry, frames))
+    text = page.markdown(table, entry, numbers, ordered)
+    paths = page.write(out, table, text, kept.frame(numbers, ordered))
     print(text)
     print(f"written to {', '.join(map(str, paths))}")
     if failed:

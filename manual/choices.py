@@ -7,15 +7,23 @@ from typing import Any
 
 from lowrank.metrics.metric import NONE
 from lowrank.records.columns import COSTS
+from lowrank.reporting.entries import DAGGER, choose
 from lowrank.reporting.tables import STEPS, UNITS
 from manual.catalogue import MethodEntry
 from manual.measured import SweepResult
 from manual.method_pages import table
 
 SAID = (
-    "The best measured method at each size or smaller, without and with calibration data, by the "
-    "metric of the task on its test split: mean ± standard deviation over seeds. Differences "
-    "within the spread decide nothing."
+    "Of all measured methods and levels at each size or smaller, the one that is best on the "
+    "validation split, without and with calibration data. Shown is the metric of the task on the "
+    "test split, the mean over that many seeds, with its 95 % interval over "
+    "test examples in brackets; ± is the standard deviation over seeds, where no outcomes of "
+    "single examples are on record. Values whose intervals overlap decide nothing: "
+    "[which differences are real](which-differences-are-real.md)."
+)
+ON_TEST = (
+    f"{DAGGER.strip()}: chosen on the test split itself, which flatters it, for there is no "
+    "validation value on record."
 )
 HEADS = ("sweep", "size", "without data", "with calibration data")
 
@@ -23,8 +31,7 @@ HEADS = ("sweep", "size", "without data", "with calibration data")
 def decision_table(methods: Sequence[MethodEntry], results: Sequence[SweepResult]) -> str:
     """The best measured method of each sweep at each size or smaller, in Markdown.
 
-    Methods that hold more than one method's candidates count like all others. What is best is
-    judged on the test split, as in the tables of results/.
+    Methods that hold more than one method's candidates count like all others.
     """
     rows = [
         row
@@ -32,7 +39,8 @@ def decision_table(methods: Sequence[MethodEntry], results: Sequence[SweepResult
         if result.compares
         for row in _rows(result, {method.name: method for method in methods})
     ]
-    return f"{SAID}\n\n{table(HEADS, rows, labels=len(HEADS))}"
+    notes = [SAID, *([ON_TEST] if any(DAGGER in cell for row in rows for cell in row) else [])]
+    return f"{' '.join(notes)}\n\n{table(HEADS, rows, labels=len(HEADS))}"
 
 
 def _rows(result: SweepResult, methods: dict[str, MethodEntry]) -> list[list[str]]:
@@ -63,10 +71,11 @@ def _needs_data(point: Any, methods: dict[str, MethodEntry]) -> bool:
     return methods[point["method"]].needs_data
 
 
-def _best(result: SweepResult, points) -> str:
-    if points.empty:
+def _best(result: SweepResult, points: Any) -> str:
+    """The best point on the validation split, with its value on the test split."""
+    entry = choose(points, result.metric)
+    if entry.point is None:
         return NONE
-    values = points[result.metric.name] * result.metric.sign
-    best = points.loc[values.idxmax()]
+    best = points.loc[entry.point]
     name = best["method"]
-    return f"[{name}](methods/{name}.md) {result.quality(best)}"
+    return f"[{name}](methods/{name}.md) {result.estimate(best)}{entry.dagger}"

@@ -54,6 +54,17 @@ class SweepResult:
         """The metric of a point as text, with its spread over seeds."""
         return self.metric.text(*(float(point[name]) for name in self._value))
 
+    def estimate(self, point: Any) -> str:
+        """The metric of a point as text, with its interval over examples and number of seeds."""
+        name, seeds = self.metric.name, int(point["seeds"])
+        ends = [float(point.get(f"{name}{end}", float("nan"))) for end in ("_low", "_high")]
+        if any(end != end for end in ends):
+            text = self.quality(point)
+        else:
+            shown = [self.metric.text(value) for value in (float(point[name]), *ends)]
+            text = f"{shown[0]} [{shown[1]}, {shown[2]}]"
+        return f"{text}, {seeds} seed{'' if seeds == 1 else 's'}"
+
     def cost(self, point: Any, name: str) -> str:
         """A measure of cost as text; a dash where it was not measured."""
         if name not in point:

@@ -1,5 +1,6 @@
 """Settings for all tests, and the place that they share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Tell the garbage collector that 12,000 tests, and the libraries that they import, stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from functools import cache as remembered
 from types import SimpleNamespace
 
@@ -43,8 +44,12 @@ SMALL = ("task=digits", "task=digits_cnn")
 BESIDE = {"jupyterlab", "llmcompressor"}
 
 
-def jobs(arguments: list[str]) -> list[plan.SweepJob]:
-    """The points of a sweep's command line, composed as the program does."""
+def jobs(arguments: list[str], each_choice: bool = False) -> list[plan.SweepJob]:
+    """The points of a sweep's command line, composed as the program does.
+
+    Args:
+        each_choice: whether one point will do of those that differ in values of fields alone.
+    """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", arguments, run_mode=RunMode.MULTIRUN)
@@ -54,18 +59,28 @@ def jobs(arguments: list[str]) -> list[plan.SweepJob]:
             config=config,
         )
         composer, arguments = Composer(loader, config), list(config.hydra.overrides.task)
-        return [sweeper.job(job, arguments, composer) for job in sweeper.jobs(arguments)]
+        points = {
+            tuple(choices(job) if each_choice else job): job for job in sweeper.jobs(arguments)
+        }
+        return [sweeper.job(job, arguments, composer) for job in points.values()]
+
+
+def choices(job: Sequence[str]) -> list[str]:
+    """Of the overrides of a point those that choose from a group."""
+    return [text for text in job if (CONF / text.lstrip("+").partition("=")[0]).is_dir()]
 
 
 @remembered
 def check_sweep(*arguments: str) -> None:
     """Plan all points, and check them as far as data are here, as before a sweep."""
-    points = jobs([THERE.get(argument, argument) for argument in arguments])
+    is_written_down = any(argument.startswith("experiment=") for argument in arguments)
+    # All points of the experiments are made in end_to_end/test_conf.py.
+    there = [THERE.get(argument, argument) for argument in arguments]
+    points = jobs(there, each_choice=is_written_down)
     assert points
     plan.pending(points)
     for point in points:
         make_parts(point.settings)
-    is_written_down = any(argument.startswith("experiment=") for argument in arguments)
     if not is_written_down and (HUB or any(argument in SMALL for argument in arguments)):
         plan.check(points)
 

@@ -3,11 +3,11 @@
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pages
+import programs
 import pytest
 
 from experiments import command
@@ -22,8 +22,8 @@ method: {_target_: my_methods.Mine, rank: 5}
 
 def run(*arguments, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-m", "experiments.command", *arguments]
-    return subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+    program = ("-m", "experiments.command", *arguments)
+    return programs.run(*program, cwd=folder, env=environment)
 
 
 @pytest.fixture
@@ -93,8 +93,7 @@ def test_a_report_does_not_take_the_yaml_of_where_it_is_run_for_the_users(folder
     (folder / "conf" / "task").mkdir()
     (folder / "conf" / "task" / "mine.yaml").write_text("name: mine\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-c", code]
-    said = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+    said = programs.run("-c", code, cwd=folder, env=environment)
     assert said.stdout == "False\n", said.stderr
 
 

@@ -3,11 +3,10 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from inspect import signature
 
 import pages
+import programs
 import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
@@ -140,14 +139,7 @@ RUN = {page: cheap(page) for page in PAGES if cheap(page)}
 def test_cheap_commands_run(page, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for module, *arguments in RUN[page]:
-        ended = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        ended = programs.run("-m", module, *arguments, cwd=tmp_path, env=environment, timeout=300)
         assert ended.returncode == 0, ended.stderr
         said = {"sweep": "0 failed", "report": "records of"}[module.partition(".")[2]]
         assert said in ended.stdout
@@ -159,11 +151,8 @@ REFUSING = [(page, *pair) for page in PAGES for pair in pages.refused(page, "sh"
 
 @pytest.mark.parametrize("page, command, error", REFUSING, ids=lambda value: str(value)[:60])
 def test_commands_are_refused_as_the_page_says(page, command, error, tmp_path):
-    words = [sys.executable, *shlex.split(command)[1:]]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    words = shlex.split(command)[1:]
+    ended = programs.run(*words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert ended.returncode != 0 and not [*tmp_path.glob("results/runs/*/*.json")]
     assert error in " ".join((ended.stdout + ended.stderr).split())
 

@@ -1,5 +1,7 @@
 """The site of `make docs`: its navigation, what it is made of, and what it refuses."""
 
+import inspect
+import pydoc
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -49,6 +51,7 @@ def sweep(points: list[tuple], metric: Metric = ACCURACY, size: str = "compressi
     filler = [(f"other{n}", None, points[0][2], -metric.sign * 1e3) for n in range(FEWEST)]
     frame = pd.DataFrame([*points, *filler], columns=["method", "norm", size, metric.name])
     frame["level"] = frame[f"{metric.name}_std"] = float("nan")
+    frame["seeds"] = 1
     return SweepResult("made_up", "made up", metric, size, frame)
 
 
@@ -169,27 +172,45 @@ def test_the_methods_page_of_results_has_all_levels(catalogue):
 # What is made of results
 
 
+def cells(catalogue, made):
+    """The cells of the decision table of a sweep, and what stands above."""
+    text = decision_table(list(catalogue.values()), [made]).replace("\N{NO-BREAK SPACE}", " ")
+    said, _, *lines = text.splitlines()
+    return [line.strip("| ").split(" | ")[1:] for line in lines[2:]], said
+
+
+LINK = "[{0}](methods/{0}.md) {1}, 1 seed †"
+
+
 def test_the_decision_table_takes_the_best_with_and_without_data(catalogue):
     points = [
         *[("svd", None, 2.5, 0.6), ("magnitude", None, 2.5, 0.7), ("svd", None, 9.0, 0.2)],
         *[("gptq", None, 5.0, 0.8), ("magnitude", "diagonal", 3.0, 0.9)],
     ]
-    table = decision_table(list(catalogue.values()), [sweep(points)])
-    rows = [line.split(" | ")[1:] for line in table.splitlines()[4:]]
-    link = "[{0}](methods/{0}.md) {1}"
+    rows, said = cells(catalogue, sweep(points))
+    one = "[{0}](methods/{0}.md) {1}, 1 seed"
     assert rows == [
-        ["1.5–2×", link.format("magnitude", "70.00"), link.format("magnitude", "90.00") + " |"],
-        ["4×", link.format("svd", "20.00"), link.format("gptq", "80.00") + " |"],
-        ["8×", link.format("svd", "20.00"), "– |"],
+        ["1.5–2×", LINK.format("magnitude", "70.00"), LINK.format("magnitude", "90.00")],
+        ["4×", one.format("svd", "20.00"), one.format("gptq", "80.00")],
+        ["8×", one.format("svd", "20.00"), "–"],
     ]
+    assert "†: chosen on the test split itself" in said
+
+
+def test_the_decision_table_chooses_on_validation_and_shows_the_test_split(catalogue):
+    made = sweep([("svd", None, 2.5, 0.6), ("magnitude", None, 2.5, 0.7)])
+    points = made.points.assign(validation_top1=0.1, top1_low=0.5, top1_high=0.75, seeds=3)
+    points.loc[points["method"] == "svd", "validation_top1"] = 0.8
+    rows, said = cells(catalogue, replace(made, points=points))
+    assert rows == [["1.5–2×", "[svd](methods/svd.md) 60.00 [50.00, 75.00], 3 seeds", "–"]]
+    assert "best on the validation split" in said and "†" not in said
 
 
 def test_the_decision_table_knows_which_way_is_better(catalogue):
     points = [("rtn", None, 4.3, 5.2), ("hqq", None, 4.5, 5.1), ("rtn", None, 9.0, 4.0)]
-    made = sweep(points, PERPLEXITY, "layers_bits_per_weight")
-    table = decision_table(list(catalogue.values()), [made]).replace("\N{NO-BREAK SPACE}", " ")
-    assert "| 8–5 bits | [hqq](methods/hqq.md) 5.100 |" in table
-    assert "| 16–10 bits | [rtn](methods/rtn.md) 4.000 |" in table
+    rows, _ = cells(catalogue, sweep(points, PERPLEXITY, "layers_bits_per_weight"))
+    assert ["8–5 bits", LINK.format("hqq", "5.100"), "–"] in rows
+    assert ["16–10 bits", LINK.format("rtn", "4.000"), "–"] in rows
 
 
 def test_a_sweep_of_few_methods_is_no_choice(catalogue):
@@ -228,6 +249,23 @@ def test_every_public_name_is_described_once(tmp_path):
     linked = re.findall(r"\{py:obj\}`\w+ <(\S+)>`", text)
     assert len(set(described)) == len(described) and set(linked) <= set(described)
     assert {name.rpartition(".")[2] for name in described} >= {*dir(lowrank)}
+
+
+def test_every_class_and_function_that_pages_import_is_described(tmp_path):
+    names = api_pages.write(tmp_path / "api")
+    text = "".join((tmp_path / "api" / f"{name}.md").read_text() for name in names)
+    described = re.findall(r"\.\. auto(?:class|function):: (\S+)", text)
+    described = [pydoc.locate(name) for name in described]
+    paths = [ROOT / "README.md", *DOCS.rglob("*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    imports = re.compile(r"from (lowrank[\w.]*) import ([\w, ]+)")
+    found = [one for path in paths for one in imports.findall(path.read_text())]
+    asked = {f"{place}.{name}" for place, given in found for name in given.split(", ")}
+    values = {name: pydoc.locate(name) for name in asked}
+    assert len(values) > 40 and None not in values.values()
+    modules = [name for name, one in values.items() if inspect.ismodule(one)]
+    assert not [name for name in modules if not re.search(rf"^##? {name}$", text, re.MULTILINE)]
+    own = {n: one for n, one in values.items() if inspect.isclass(one) or inspect.isfunction(one)}
+    assert not [name for name, one in own.items() if one not in described]
 
 
 # The build

@@ -14,11 +14,18 @@ from lowrank.records import store
 FOLDER = Path(__file__).parent.parent / "notebooks"
 EXPLORE = FOLDER / "explore_results.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# Of those that train and compress the digits: what they show, and what they print.
+# Of those that read no records: what they show, and what they print.
 SHOWN = {
     "adapt_with_lora": ({"text/html": 1}, ["the same outputs, bit for bit: True"]),
-    "add_a_method": ({"image/svg+xml": 1}, ["| Interpolative ", "| TruncatedSVD "]),
+    "add_a_method": (
+        {"image/svg+xml": 1, "text/markdown": 1},
+        ["| Interpolative ", "| TruncatedSVD "],
+    ),
     "choose_under_a_budget": ({"text/html": 3}, ["bytes in the file; test top-1"]),
+    "reproduce_a_table": (
+        {"image/svg+xml": 1, "text/html": 4},
+        ["least 0.0025047, -0.23 %", "  reproduced", "  disputed", "  not reproduced", "320 non-"],
+    ),
 }
 
 # jupyter_client leaves closing its sockets to the garbage collector.
@@ -46,15 +53,17 @@ def test_it_is_committed_without_outputs(path):
 
 
 def shown(executed):
-    """The kinds of what the cells show, and what they print."""
+    """The kinds of what the cells show, and what they print or show as text."""
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.get("name") == "stderr"]
-    printed = "".join(output.get("text", "") for output in outputs)
-    return [kind for output in outputs for kind in output.get("data", {})], printed
+    datas = [output.get("data", {}) for output in outputs]
+    printed = [output.get("text", "") for output in outputs]
+    printed += [data.get(kind, "") for data in datas for kind in ("text/plain", "text/markdown")]
+    return [kind for data in datas for kind in data], "".join(printed)
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_it_runs_on_the_digits_and_leaves_nothing_behind(name, tmp_path, cache):
+def test_it_runs_and_leaves_nothing_behind(name, tmp_path, cache):
     kinds, texts = SHOWN[name]
     there, printed = shown(execute(FOLDER / f"{name}.ipynb", tmp_path, LOWRANK_CACHE=str(cache)))
     assert {kind: there.count(kind) for kind in kinds} == kinds

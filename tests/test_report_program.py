@@ -10,6 +10,7 @@ import made_outcomes
 import made_pages as pages
 import made_records as records
 import pandas as pd
+import programs
 import pytest
 from hydra import compose, initialize
 from hydra.core.hydra_config import HydraConfig
@@ -147,10 +148,9 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
     ],
 )
 def test_from_the_command_line_an_error_is_one_that_can_be_read(tmp_path, overrides, message):
-    command = [sys.executable, "-m", "experiments.report"]
-    command += [override.format(tmp=tmp_path) for override in overrides]
+    given = [override.format(tmp=tmp_path) for override in overrides]
     before = set(os.listdir(ROOT))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = programs.run("-m", "experiments.report", *given, cwd=ROOT)
     made = set(os.listdir(ROOT)) - before
     assert done.returncode == 1
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1

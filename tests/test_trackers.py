@@ -10,6 +10,7 @@ import pytest
 from experiments.trackers import TensorBoardTracker, WandbTracker
 from experiments.trackers.tracker import name_of
 from lowrank.records import store
+from lowrank.records.columns import usual_size
 from lowrank.reporting.curves import comparisons, summarise
 from lowrank.reporting.tables import long_table, summary_table
 
@@ -31,6 +32,7 @@ def logged(monkeypatch):
 
     @contextmanager
     def run(self, sweep, name, kind, config):
+        entries["config"] = config
         yield Run()
 
     monkeypatch.setattr(WandbTracker, "_run", run)
@@ -52,10 +54,21 @@ def test_a_point_has_its_measures(logged):
     made_up = records.record()
     made_up["ratios"]["coverage"] = None
     TRACKER.log_point(made_up, "sweep")
+    assert logged["validation/top1"] == made_up["validation"]["top1"]
+    assert logged["timings/compress_s"] == made_up["timings"]["compress_s"]
     assert logged["compressed/top1"] == made_up["compressed"]["top1"]
     assert logged["ratios/compression_ratio"] == made_up["ratios"]["compression_ratio"]
     assert logged["latency/batch_64/speedup"] == made_up["latency"][1]["speedup"]
     assert "ratios/coverage" not in logged
+
+
+def test_runs_are_grouped_by_what_tells_points_apart(logged):
+    made_up = records.record("svd", 1, 2) | {"level": None}
+    TRACKER.log_point(made_up, "sweep")
+    config = logged["config"]
+    assert {name: config[name] for name in made_up["config"]} == made_up["config"]
+    names = ("task", "model", "method", "family", "norm", "recovery", "seed")
+    assert config["point"] == {name: made_up[name] for name in names} | {"level": "none"}
 
 
 def test_runs_are_named_by_what_tells_points_apart():
@@ -67,10 +80,13 @@ def test_runs_are_named_by_what_tells_points_apart():
 def test_a_sweep_has_curves_tables_a_figure_and_its_records(logged, tmp_path):
     records.write(tmp_path, 1, ("svd", "uniform"))
     (tmp_path / "svd.safetensors").touch()
+    outcomes = tmp_path / f"{next(tmp_path.glob('*.json')).stem}.outcomes.safetensors"
+    outcomes.touch()
     TRACKER.log_sweep(str(tmp_path), "my sweep")
     curves = {f"curves/digits-mlp/{name}" for name in QUALITIES}
     tables = {"tables/digits-mlp/summary", "tables/digits-mlp/points"}
-    assert set(logged) == curves | tables | {"figures/digits-mlp", "my_sweep-records"}
+    rest = {"figures/digits-mlp", "my_sweep-records", "config"}
+    assert set(logged) == curves | tables | rest
     frame = store.load(tmp_path)
     ys = [row[-1] for row in logged["curves/digits-mlp/loss"].table.data]
     assert sorted(ys) == pytest.approx(sorted(frame["loss"]))
@@ -79,7 +95,19 @@ def test_a_sweep_has_curves_tables_a_figure_and_its_records(logged, tmp_path):
     expected = summary_table(frame).values
     assert svd["4x"] == expected[expected["method"] == "svd"]["4x"].item()
     held = set(logged["my_sweep-records"].manifest.entries)
-    assert held == {path.name for path in tmp_path.glob("*.json")} and len(held) == 10
+    assert held == {outcomes.name, *(path.name for path in tmp_path.glob("*.json"))}
+    assert len(held) == 11
+
+
+def test_curves_are_against_the_size_that_suits_the_model(logged, tmp_path):
+    for step in range(2):
+        made_up = records.text_record("gptq", step)
+        made_up["ratios"] |= {"coverage": 0.2, "layers_bits_per_weight": 3.0 + step}
+        store.save(made_up, tmp_path)
+    assert usual_size(store.load(tmp_path)) == "layers_bits_per_weight"
+    TRACKER.log_sweep(str(tmp_path), "texts")
+    table = logged["curves/stories-llama/perplexity"].table
+    assert sorted(row[table.columns.index("step")] for row in table.data) == [3.0, 4.0]
 
 
 def test_wandb_takes_all_of_a_sweep_offline(tmp_path):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import xxhash
+from omegaconf import OmegaConf
 
 from experiments.reproduction.programs import SEED, Program
 from experiments.yaml_folders import CONF
@@ -22,7 +26,7 @@ class EndedKMeans(Program):
     the more centroids move to where the weights are, and the more alike the codes are in frequency.
 
     Args:
-        task: the name of its YAML in ``conf/task``.
+        task: the name of its YAML in ``conf/task``; its cases hold what is in it, as a digest.
         seeds: of its training.
         sparsity: layer → share of zeros.
         bits: of a code.
@@ -37,8 +41,9 @@ class EndedKMeans(Program):
 
     def cases(self) -> Iterator[dict[str, Any]]:
         every = itertools.product(self.seeds, self.sparsity.items(), self.iterations)
+        task = {"task": self.task, "task_config": digest(self.task)}
         for seed, (layer, sparsity), count in every:
-            own = {"task": self.task, "layer": layer, "sparsity": sparsity, "bits": self.bits}
+            own = task | {"layer": layer, "sparsity": sparsity, "bits": self.bits}
             yield own | {"iterations": count, SEED: seed}
 
     def measure(self, case: Mapping[str, Any]) -> dict[str, float]:
@@ -61,13 +66,20 @@ class EndedKMeans(Program):
         return {"kept": len(values), "huffman_code_bytes": coded / 8}
 
 
+def digest(task: str) -> str:
+    """A digest of the fields of a task, another one if any of them changes."""
+    fields = OmegaConf.to_container(_config(task), resolve=False)
+    return xxhash.xxh3_64_hexdigest(json.dumps(fields, sort_keys=True).encode())
+
+
 def trained(task: str, seed: int) -> ImageClassification:
     """The task of a YAML, its model trained with a seed."""
-    from omegaconf import OmegaConf
-
     from experiments.parts import make
 
-    config = OmegaConf.load(CONF / "task" / f"{task}.yaml")
-    fields: Any = OmegaConf.to_container(config, resolve=True)
+    fields: Any = OmegaConf.to_container(_config(task), resolve=True)
     made: Any = make(fields)
     return replace(made, seed=seed, calibration_seed=seed)
+
+
+def _config(task: str) -> Any:
+    return OmegaConf.load(CONF / "task" / f"{task}.yaml")

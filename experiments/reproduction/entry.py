@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
+from experiments.reproduction.faults import said
 from experiments.yaml_folders import CONF, own
 
 FOLDER = "reproduction"
@@ -57,6 +58,11 @@ class Run:
         of: ``points``, or ``layers``: rows are then those of `lowrank.records.load_layers`, and one
             named ``total`` of each point, with the sums of all sizes.
         takes: time and machine.
+        seeds: how many seeds of each point the sweep asks for; a program's cases say it themselves.
+        exact: whether nothing is drawn, so that one seed is all there is: given weights, or
+            matrices that do not depend on chance.
+        weights_of: whose published weights are measured, where the table is of other weights: what
+            it says of a training is then not reproduced, whatever the numbers.
         needs: what is not at hand on a machine without GPU, without the network and with the data
             sets of the tests: weights, data, a GPU, days. Empty: it runs there.
     """
@@ -66,8 +72,15 @@ class Run:
     program: dict[str, Any] = field(default_factory=dict)
     of: Literal["points", "layers"] = "points"
     needs: str = ""
+    seeds: int = 1
+    exact: bool = False
+    weights_of: str = ""
 
     def __post_init__(self) -> None:
+        if self.seeds < 1 or (self.program and self.seeds > 1):
+            raise ValueError(f"seeds={self.seeds} must be at least 1, and of a sweep")
+        if self.exact and self.seeds > 1:
+            raise ValueError("what is exact has one seed")
         if bool(self.sweep) == bool(self.program):
             raise ValueError("a run has either a sweep or a program")
         if self.program and "_target_" not in self.program:
@@ -97,6 +110,9 @@ class Value:
         tolerance: the largest difference at which a number counts as reproduced, above 0.
         relative: whether the tolerance is a share of the published figure.
         at_most: whether the published figure is a bound from above, below which ours may be.
+        setting: whether who reproduces the table sets it, or it follows from what is set: the
+            number of weights that are kept, the bits of a code. It is shown, and not counted.
+        other_examples: whether ours is measured on other examples than the published figure.
         why: why this tolerance.
         better: which way is better, "lower" or "higher"; an ordering needs it.
     """
@@ -109,6 +125,8 @@ class Value:
     dense: str = ""
     relative: bool = False
     at_most: bool = False
+    setting: bool = False
+    other_examples: bool = False
     better: Literal["lower", "higher"] | None = None
 
     def __post_init__(self) -> None:
@@ -125,21 +143,31 @@ class Row:
         select: column of the records → its value there, by which this row's points are found.
         run: whose records; may be left out where the table has one run.
         left: why the row is not run, in place of `select`.
+        beside: columns of ours that the table has no figure of, which stand beside its figures.
+        from_memory: columns whose figure is from memory, in a table that was read elsewhere.
         disputed: column → why the figure is wrong or contradicts another source.
     """
 
-    published: dict[str, float | None]
+    published: dict[str, float | None] = field(default_factory=dict)
     select: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     left: str = ""
     disputed: dict[str, str] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
+    from_memory: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if bool(self.select) == bool(self.left):
             raise ValueError("a row has either select, or left with the reason why it is not run")
-        wrong = [name for name in self.disputed if name not in self.published]
-        if wrong:
-            raise ValueError(f"disputed names {wrong[0]!r}, of which no figure is published")
+        if not self.published and not self.beside:
+            raise ValueError("a row has figures that are published, or columns of ours beside")
+        for what, named in {"disputed": self.disputed, "from_memory": self.from_memory}.items():
+            wrong = [name for name in named if self.published.get(name) is None]
+            if wrong:
+                raise ValueError(f"{what} names {wrong[0]!r}, of which no figure is published")
+        both = [name for name in self.beside if self.published.get(name) is not None]
+        if both:
+            raise ValueError(f"beside names {both[0]!r}, of which a figure is published")
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -203,6 +231,7 @@ class Entry:
             raise ValueError("it has neither rows nor orderings")
         for name, row in self.rows.items():
             _check_known(f"rows.{name}.published", row.published, self.values)
+            _check_known(f"rows.{name}.beside", row.beside, self.values)
             if row.select:
                 self._check_run(f"rows.{name}", row.run)
         for name, one in self.orderings.items():
@@ -214,6 +243,14 @@ class Entry:
     def run_of(self, one: Row | Ordering) -> Run:
         """The run whose records a row or an ordering selects from."""
         return self.runs[one.run] if one.run else next(iter(self.runs.values()))
+
+    def name_of(self, run: Run) -> str:
+        """The name of one of the runs."""
+        return next(name for name, one in self.runs.items() if one is run)
+
+    def is_from_memory(self, row: str, column: str) -> bool:
+        """Whether a figure was not seen where it is printed."""
+        return self.source.read == "memory" or column in self.rows[row].from_memory
 
     def _check_run(self, place: str, name: str) -> None:
         if name:
@@ -246,8 +283,7 @@ def read(path: Path) -> Entry:
         given = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         return TypeAdapter(Entry).validate_python(given)
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ValueError(f"{path}: {'; '.join(found)}") from error
+        raise ValueError(f"{path}: {said(error, Entry)}") from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 

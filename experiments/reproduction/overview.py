@@ -1,20 +1,28 @@
-"""The state of all reproductions, from the tables that were written of them."""
+"""The state of all reproductions, made again from the tables that were written of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.reproduction import compare
+from experiments.reproduction import compare, kept, orders
+from experiments.reproduction import verdict as verdicts
 from experiments.reproduction.entry import READ, Entry
-from experiments.reproduction.page import NUMBER, ORDER
 
-VERDICTS = (
-    *(compare.REPRODUCED, compare.NOT_REPRODUCED, compare.UNDECIDED, compare.DISPUTED),
-    *(compare.NOT_RUN, compare.CANNOT, compare.SAME_ORDER, compare.OTHER_ORDER),
+NUMBERS = (
+    *(verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.UNDECIDED, verdicts.DISPUTED),
+    *(verdicts.NOT_RUN, verdicts.CANNOT),
 )
+ORDERS = (
+    *(orders.SAME_ORDER, verdicts.UNDECIDED, orders.OTHER_ORDER, verdicts.NOT_RUN),
+    verdicts.CANNOT,
+)
+OTHERS = (verdicts.OTHERS_NEAR, verdicts.OTHERS_FAR)
+SETTINGS = (verdicts.AS_SET, verdicts.NOT_AS_SET)
 OUTDATED = "to be run again"
+INCOMPLETE = "incomplete"
 _START = """# Published tables beside ours
 
 Each entry of `conf/reproduction` is a table that others published, and the run of ours that stands
@@ -25,50 +33,74 @@ missing for it:
 python -m experiments.reproduce
 ```
 
-A number is *reproduced* if the mean of ours over seeds differs by no more than its entry allows,
-*undecided* if the seeds scatter across that bound, and *disputed* if the table contradicts itself
-or its source. The orders of methods are counted apart: other models, the same question.
+A number is *reproduced* if the 95 % interval of ours, rounded to the printed digits, lies within
+what its entry allows, *not reproduced* if it lies outside, *undecided* if it does neither, and
+*disputed* if the table contradicts itself or its source. Of one network the interval is wide:
+*incomplete* marks tables of which seeds are missing. Figures that were not seen in print are
+counted apart, and so are the orders of methods: other models, the same question. What one sets
+oneself, such as the share of weights that are kept, is not counted at all.
 """
 
 
-RUN_HERE = "run here"
+@dataclass(frozen=True)
+class State:
+    """How many numbers and orders of tables have which verdict.
+
+    Attributes:
+        read: of the figures that were seen.
+        memory: of those from memory.
+        apart: of settings, and of trainings beside weights of others.
+        orders: of the orders.
+        run_here: how many tables have a number of ours.
+        incomplete: the names of tables of which seeds are missing.
+    """
+
+    read: Counter[str] = field(default_factory=Counter)
+    memory: Counter[str] = field(default_factory=Counter)
+    apart: Counter[str] = field(default_factory=Counter)
+    orders: Counter[str] = field(default_factory=Counter)
+    run_here: int = 0
+    incomplete: tuple[str, ...] = ()
+
+    def __add__(self, other: State) -> State:
+        return State(
+            self.read + other.read,
+            self.memory + other.memory,
+            self.apart + other.apart,
+            self.orders + other.orders,
+            self.run_here + other.run_here,
+            (*self.incomplete, *other.incomplete),
+        )
 
 
-def counts(entry: Entry, path: Path) -> Counter[str] | None:
-    """How many numbers and orders of a table have which verdict; `RUN_HERE`: how many of ours.
+def state(name: str, entry: Entry, path: Path) -> State | None:
+    """The state of a table, with the verdicts made again.
 
     Args:
         path: its CSV.
 
     Returns:
-        None if the CSV says something else than the entry publishes.
+        None if the CSV does not say what the entry and its own numbers say; see `kept.read`.
     """
-    import pandas as pd
-
     if not path.is_file():
-        return _before_any_run(entry)
-    found = pd.read_csv(path)
-    numbers, orders = found[found["kind"] == NUMBER], found[found["kind"] == ORDER]
-    published = [
-        (name, column, float(figure))
-        for name, row in entry.rows.items()
-        for column, figure in row.published.items()
-        if figure is not None
-    ]
-    shown = list(zip(numbers["row"], numbers["column"], numbers["published"], strict=True))
-    named = {f"{name}: {method}" for name, one in entry.orderings.items() for method in one.of}
-    if published != shown or named != {*orders["row"]}:
-        return None
-    rows = zip(orders["row"], orders["verdict"], strict=True)
-    by_order = {row.rpartition(": ")[0]: verdict for row, verdict in rows}
-    ours = Counter({RUN_HERE: sum(count > 0 for count in found["seeds"])})
-    return ours + Counter(numbers["verdict"]) + Counter(by_order.values())
-
-
-def _before_any_run(entry: Entry) -> Counter[str]:
-    none = {name: None for name in entry.runs}
-    numbers = [one.verdict for one in compare.rows(entry, none)]
-    return Counter([*numbers, *(one.verdict for one in compare.orderings(entry, none))])
+        none = {run: None for run in entry.runs}
+        ordered = {one.name: one.verdict for one in orders.orderings(entry, none)}
+        found = kept.KeptTable(tuple(compare.rows(entry, none)), ordered, {})
+    else:
+        known = kept.read(entry, path)
+        if known is None:
+            return None
+        found = known
+    read, memory, apart = Counter[str](), Counter[str](), Counter[str]()
+    for one in found.numbers:
+        if one.verdict in OTHERS or entry.values[one.column].setting:
+            apart[one.verdict] += 1
+        elif one.published == one.published:
+            of_memory = entry.is_from_memory(one.place, one.column)
+            (memory if of_memory else read)[one.verdict] += 1
+    named = (name,) if found.is_incomplete else ()
+    of_orders = Counter(found.orders.values())
+    return State(read, memory, apart, of_orders, int(found.has_ours), named)
 
 
 def markdown(entries: Mapping[str, Entry], folder: Path) -> str:
@@ -77,23 +109,79 @@ def markdown(entries: Mapping[str, Entry], folder: Path) -> str:
     Args:
         folder: of the written tables.
     """
-    lines = [f"| table | {' | '.join(VERDICTS)} |", "| --- |" + " ---: |" * len(VERDICTS)]
-    totals: Counter[str] = Counter()
-    run_here = 0
-    for name, entry in sorted(entries.items()):
-        counted = counts(entry, folder / f"{name}.csv")
-        shown = f"[{name}]({name}.md)" if (folder / f"{name}.md").is_file() else name
-        what = f"{shown}: {entry.title}"
-        if counted is None:
-            lines.append(f"| {what} | {OUTDATED} |" + " |" * (len(VERDICTS) - 1))
-            continue
-        totals += counted
-        run_here += counted[RUN_HERE] > 0
-        cells = [str(counted[verdict] or "") for verdict in VERDICTS]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    sums = [f"**{totals[verdict]}**" for verdict in VERDICTS]
-    lines.append(f"| **{len(entries)} tables, {run_here} run here** | {' | '.join(sums)} |")
-    return "\n".join([_START, *lines, "", _sources(entries), "", _errors(entries)]).rstrip() + "\n"
+    states = {
+        name: state(name, entry, folder / f"{name}.csv") for name, entry in sorted(entries.items())
+    }
+    total = sum((one for one in states.values() if one), State())
+    outdated = [name for name, one in states.items() if one is None]
+    said = [f"**{len(entries)} tables, {total.run_here} run here.**"]
+    if total.incomplete:
+        said.append(f"Incomplete, with seeds missing: {', '.join(total.incomplete)}.")
+    if outdated:
+        said.append(f"{OUTDATED.capitalize()}: {', '.join(outdated)}.")
+    titles = {name: _title(name, entry, folder) for name, entry in entries.items()}
+    parts = [_START.rstrip(), " ".join(said)]
+    parts.append(_table(titles, states, total, "read", NUMBERS))
+    parts += _section("Figures from memory", titles, states, total, "memory", NUMBERS)
+    parts += _section("Orders of methods", titles, states, total, "orders", ORDERS)
+    parts += [_apart(total), _sources(entries), _errors(entries)]
+    return "\n\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def _title(name: str, entry: Entry, folder: Path) -> str:
+    shown = f"[{name}]({name}.md)" if (folder / f"{name}.md").is_file() else name
+    return f"{shown}: {entry.title}"
+
+
+def _section(
+    heading: str,
+    titles: Mapping[str, str],
+    states: Mapping[str, State | None],
+    total: State,
+    which: str,
+    shown: Iterable[str],
+) -> list[str]:
+    if not sum(getattr(total, which)[verdict] for verdict in shown):
+        return []
+    return [f"## {heading}", _table(titles, states, total, which, shown)]
+
+
+def _table(
+    titles: Mapping[str, str],
+    states: Mapping[str, State | None],
+    total: State,
+    which: str,
+    shown: Iterable[str],
+) -> str:
+    shown = tuple(shown)
+    lines = [f"| table | {' | '.join(shown)} |", "| --- |" + " ---: |" * len(shown)]
+    for name, one in states.items():
+        counted = getattr(one, which) if one else Counter()
+        if sum(counted[verdict] for verdict in shown):
+            mark = f" (*{INCOMPLETE}*)" if one and one.incomplete else ""
+            cells = [str(counted[verdict] or "") for verdict in shown]
+            lines.append(f"| {titles[name]}{mark} | {' | '.join(cells)} |")
+        elif one is None and which == "read":
+            lines.append(f"| {titles[name]} | {OUTDATED} |" + " |" * (len(shown) - 1))
+    sums = [f"**{getattr(total, which)[verdict]}**" for verdict in shown]
+    return "\n".join([*lines, f"| **all** | {' | '.join(sums)} |"])
+
+
+def _apart(total: State) -> str:
+    """What is not counted: settings, and weights that others trained."""
+    both = total.apart
+    lines = []
+    if sum(both[one] for one in SETTINGS):
+        lines.append(
+            f"- Settings, and what follows from them: {both[verdicts.AS_SET]} are as set, "
+            f"{both[verdicts.NOT_AS_SET]} are not."
+        )
+    if sum(both[one] for one in OTHERS):
+        lines.append(
+            f"- Figures of a training beside weights that somebody else trained: "
+            f"{both[verdicts.OTHERS_NEAR]} are near, {both[verdicts.OTHERS_FAR]} are not."
+        )
+    return "\n".join(["## Not counted", "", *lines]) if lines else ""
 
 
 def _sources(entries: Mapping[str, Entry]) -> str:

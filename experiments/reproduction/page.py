@@ -1,55 +1,28 @@
-"""The page of a reproduction: Markdown for readers, CSV for programs."""
+"""The page of a reproduction: Markdown for readers, and the files beside it."""
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.reproduction import compare
-from experiments.reproduction.compare import OrderVerdict, Ours, RowVerdict
+from experiments.reproduction import verdict as verdicts
+from experiments.reproduction.compare import RowVerdict
 from experiments.reproduction.entry import READ, Entry
+from experiments.reproduction.orders import OrderVerdict
+from experiments.reproduction.ours import Ours
 from experiments.reproduction.runs import command
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBER, ORDER = "number", "order"
 NONE = "–"
 # Of more numbers the reason why they have no verdict is given once, without their names.
 FEW = 6
 # Numbers outside are written with an exponent.
 SMALL, LARGE = 1e-3, 1e6
-
-
-def frame(numbers: Sequence[RowVerdict], orders: Sequence[OrderVerdict]) -> pd.DataFrame:
-    """All that was compared, one row each; `kind` tells numbers from the members of orders."""
-    import pandas as pd
-
-    rows = [{"kind": NUMBER, "row": one.place, **_fields(one)} for one in numbers]
-    for order in orders:
-        rows += [
-            {"kind": ORDER, "row": f"{order.name}: {one.place}", **_fields(one)}
-            | {"verdict": order.verdict}
-            for one in order.members
-        ]
-    return pd.DataFrame(rows)
-
-
-def _fields(one: RowVerdict) -> dict[str, object]:
-    return {
-        "column": one.column,
-        "published": one.published,
-        "ours": one.ours.mean,
-        "ours_std": one.ours.spread,
-        "seeds": one.ours.count,
-        "ours_se": one.ours.error,
-        "ours_dense": one.dense,
-        "tolerance": one.allowed,
-        "verdict": one.verdict,
-        "why": one.why,
-    }
 
 
 def markdown(
@@ -64,10 +37,18 @@ def markdown(
         f"**Published protocol.** {entry.protocol.strip()}",
         f"**Here.** {entry.differs.strip()}",
         f"```sh\npython -m experiments.reproduce table={table}\n```",
-        _runs(entry),
+        _runs(entry, numbers, orders),
     ]
-    if numbers:
-        parts += [_numbers(entry, numbers), _reasons(numbers), _tolerances(entry, numbers)]
+    judged = [one for one in numbers if not entry.values[one.column].setting and _is_published(one)]
+    settings = [one for one in numbers if entry.values[one.column].setting and _is_published(one)]
+    alone = [one for one in numbers if not _is_published(one)]
+    if judged:
+        shown = _tolerances(entry, judged)
+        parts += [_numbers(entry, judged), _reasons(entry, judged), shown]
+    if settings:
+        parts += ["## Settings", _SETTINGS, _numbers(entry, settings)]
+    if alone:
+        parts += ["## Ours alone", _ALONE, _alone(entry, alone)]
     if orders:
         parts += ["## Orders", _ORDERS, _orders(entry, orders)]
     if entry.errors:
@@ -75,36 +56,88 @@ def markdown(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+_SETTINGS = "What is chosen, or follows from what is: shown, and not counted as reproduced."
+_ALONE = "Of these the table has no figures."
 _ORDERS = (
     "A claim of another kind than a number: which of two methods is better. The models differ, so "
-    "the figures need not be alike."
+    "the figures need not be alike. p is of no difference on the same test examples, corrected for "
+    "all pairs of the order (Holm)."
 )
 
 
-def _runs(entry: Entry) -> str:
+def _is_published(one: RowVerdict) -> bool:
+    return one.published == one.published
+
+
+def _runs(entry: Entry, numbers: Sequence[RowVerdict], orders: Sequence[OrderVerdict]) -> str:
     lines = []
     for name, run in entry.runs.items():
         made = f"`{shlex.join(command(run))}`" if run.sweep else f"`{run.program['_target_']}`"
         needs = f" It needs {run.needs}." if run.needs else ""
-        lines.append(f"- {name}: {made}; {run.takes}.{needs}")
+        own = (
+            [one.ours for one in numbers if entry.run_of(entry.rows[one.place]) is run]
+            if entry.rows
+            else []
+        )
+        for order in orders:
+            if entry.run_of(entry.orderings[order.name]) is run:
+                own += [member.ours for member in order.members]
+        lines.append(f"- {name}: {made}; {run.takes}.{needs}{_held(own, run.weights_of)}")
     return "\n".join(lines)
+
+
+def _held(found: Iterable[Ours], weights_of: str) -> str:
+    """What the records say of seeds and networks."""
+    held = [one for one in found if one.count]
+    if not held:
+        return ""
+    seeds = _span(one.seeds for one in held)
+    networks = _span(one.count for one in held)
+    asked = _span(one.asked for one in held)
+    text = f" Records of {seeds} of {asked} seeds"
+    if seeds != networks:
+        text += f", {networks} of them with numbers of their own"
+    if any(one.is_incomplete for one in held):
+        text += ": **incomplete**"
+    return f"{text}." + (f" The weights are those of {weights_of}." if weights_of else "")
+
+
+def _span(found: Iterable[int]) -> str:
+    numbers = sorted(set(found))
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _numbers(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
     lines = [
-        "| row | column | published | ours | difference | allowed | verdict |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| row | column | published | ours | 95 % interval | difference | allowed | verdict |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for one in numbers:
-        heading, like = entry.values[one.column].heading, one.published
-        difference = f"{one.difference:+.3g}" if one.ours.count else NONE
-        bold = f"**{one.verdict}**" if one.verdict == compare.REPRODUCED else one.verdict
-        cells = [one.place, heading, number(like, like), ours_text(one.ours, like), difference]
-        lines.append(_line([*cells, f"{one.allowed:.3g}", bold]))
+        value, like = entry.values[one.column], one.published
+        bold = f"**{one.verdict}**" if one.verdict == verdicts.REPRODUCED else one.verdict
+        mark = " (from memory)" if entry.is_from_memory(one.place, one.column) else ""
+        cells = [one.place, value.heading, number(like, like) + mark, ours_text(one.ours, like)]
+        reach = one.ours.reach(value.other_examples) if one.ours.count else math.nan
+        cells += ["set" if value.setting else interval(one.ours, reach, like)]
+        cells += [f"{one.difference:+.3g}" if one.ours.count else NONE, f"{one.allowed:.3g}", bold]
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
-def _reasons(numbers: Sequence[RowVerdict]) -> str:
+def _alone(entry: Entry, alone: Sequence[RowVerdict]) -> str:
+    lines = ["| row | column | ours |", "| --- | --- | ---: |"]
+    for one in alone:
+        heading = entry.values[one.column].heading
+        lines.append(_line([one.place, heading, ours_text(one.ours, _like(one.ours))]))
+    return "\n".join(lines)
+
+
+def _like(ours: Ours) -> float:
+    """A number with as many digits as ours is worth where none is published for it."""
+    return float(f"{ours.mean:.3g}") if ours.count else 0.0
+
+
+def _reasons(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
     found: dict[str, list[str]] = {}
     for one in numbers:
         if one.why:
@@ -112,7 +145,13 @@ def _reasons(numbers: Sequence[RowVerdict]) -> str:
     shown = {
         why: "; ".join(of) if len(of) <= FEW else f"{len(of)} numbers" for why, of in found.items()
     }
-    return "\n".join(f"- {places}: {why}." for why, places in shown.items())
+    lines = [f"- {places}: {why}." for why, places in shown.items()]
+    if any(one.verdict in (verdicts.OTHERS_NEAR, verdicts.OTHERS_FAR) for one in numbers):
+        lines.append(
+            "- Weights that somebody else trained and published are another run of a training, "
+            "not a reproduction of it: these figures are not counted as reproduced."
+        )
+    return "\n".join(lines)
 
 
 def _tolerances(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
@@ -123,8 +162,11 @@ def _tolerances(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
         bound = f"{100 * value.tolerance:g} %" if value.relative else f"{value.tolerance:g}"
         above = " above it, and any below" if value.at_most else ""
         lines.append(f"- {value.heading}: {bound}{above}. {value.why.strip()}")
-    start = "What is allowed between a published number and ours (`ours` is the mean over seeds ±"
-    return "\n".join([f"{start} its standard deviation):", "", *lines])
+    start = (
+        "What is allowed between a published number and ours (`ours` is the mean over seeds with "
+        "numbers of their own ± their standard deviation, se the standard error over examples):"
+    )
+    return "\n".join([start, "", *lines])
 
 
 def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
@@ -134,20 +176,42 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
         dense = entry.orderings[order.name].dense
         named = f"**{order.name}** ({value.heading}, {value.better} is better): {order.verdict}"
         if order.pairs:
-            named += f", {order.agreeing} of {order.pairs} pairs agree"
+            named += f", {order.agreeing} of {len(order.pairs)} pairs agree"
+        held = sum(member.ours.count > 0 for member in order.members)
+        if 0 < held < len(order.members):
+            named += f" (**incomplete**: {held} of {len(order.members)} methods are measured)"
         lines += [f"{named}.", "", "| method | published | × dense | ours | × dense |"]
         lines += ["| --- | ---: | ---: | ---: | ---: |"]
         for one in order.members:
             theirs = f"{one.published / dense:.3g}" if dense else NONE
             own = f"{one.ours.mean / one.dense:.3g}" if one.dense == one.dense else NONE
             cells = [one.place, number(one.published, one.published), theirs]
-            lines.append(_line([*cells, ours_text(one.ours, one.published), own]))
+            lines.append(_line([*cells, ours_text(one.ours, _like(one.ours)), own]))
+        lines.append("")
+        lines += [
+            f"- {pair.better} better than {pair.worse}: {_SAID[pair.agrees]} (p = {pair.p:.2g})"
+            for pair in order.pairs
+        ]
         lines.append("")
     return "\n".join(lines).strip()
 
 
+_SAID = {True: "so here", False: "the other way here", None: "cannot be told here"}
+
+
+def interval(ours: Ours, reach: float, like: float) -> str:
+    """The interval of our mean; "exact" where it has no error."""
+    if not ours.count:
+        return NONE
+    if reach != reach:
+        return "not known"
+    if not reach:
+        return "exact" if ours.exact else "no spread"
+    return f"{number(ours.mean - reach, like)} to {number(ours.mean + reach, like)}"
+
+
 def ours_text(ours: Ours, like: float) -> str:
-    """Our number, with its spread over seeds and its standard error over examples."""
+    """Our number, with its spread over networks and its standard error over examples."""
     if not ours.count:
         return NONE
     text = number(ours.mean, like)

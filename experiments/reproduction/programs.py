@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = "seed"
+# The column with the number of cases that repeat each other, measured or not.
+ASKED = "asked"
 
 
 class Program(ABC):
@@ -52,22 +55,27 @@ class Program(ABC):
     def load(self, folder: Path) -> pd.DataFrame:
         """The cases that `folder` holds with their measures, one row each; may be empty.
 
-        Column `point` is alike for cases that repeat each other.
+        Column `point` is alike for cases that repeat each other, `ASKED` is how many these are.
         """
         import pandas as pd
 
         rows = []
+        asked = Counter(_point(case) for case in self.cases())
         for case in self.cases():
             path = self._path(folder, case)
             if path.is_file():
                 measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
-                alike = {name: value for name, value in case.items() if name != SEED}
-                rows.append({**case, **measures, "point": _words(alike)})
+                point = _point(case)
+                rows.append({**case, **measures, "point": point, ASKED: asked[point]})
         return pd.DataFrame(rows)
 
     def _path(self, folder: Path, case: Mapping[str, Any]) -> Path:
         text = json.dumps([type(self).__name__, case], sort_keys=True)
         return folder / f"{xxhash.xxh3_64_hexdigest(text.encode())}.json"
+
+
+def _point(case: Mapping[str, Any]) -> str:
+    return _words({name: value for name, value in case.items() if name != SEED})
 
 
 def _words(case: Mapping[str, Any]) -> str:

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from experiments.reproduction.programs import Program
-from lowrank.decomposers.robust_pca import solve
+from lowrank.decomposers.robust_pca import GROWTH, solve
 
 
 @dataclass(frozen=True)
 class RobustPcaProblems(Program):
-    """Exact recovery of L₀ and S₀ from L₀ + S₀: relative error of L, its rank, the non-zeros of S.
+    """Exact recovery of L₀ and S₀ from L₀ + S₀.
+
+    Measures: `error` of L, relative, and whether it is `recovered`; `rank` of L; `nonzeros` of S;
+    how many singular value decompositions it took until the residual was at most the tolerance
+    (`svds_to_residual`), and until the duality gap was too (`svds`); that `residual`.
 
     L₀ = X Yᵀ with X and Y of shape (n, rank) and entries from N(0, 1/n); S₀ is ±1, signs alike
     likely, on a support of a given size drawn from all of one size; λ = 1/√n (Candès, Li, Ma &
@@ -27,6 +31,7 @@ class RobustPcaProblems(Program):
         supports: non-zeros of S₀ / n².
         success: the largest relative error of L that counts as recovered.
         tolerance, max_iterations: as of `lowrank.RobustPCA`.
+        growth, bounded: of the penalty, as of `lowrank.decomposers.robust_pca.solve`.
     """
 
     sizes: dict[int, int]
@@ -35,8 +40,12 @@ class RobustPcaProblems(Program):
     success: float = 1e-3
     tolerance: float = 1e-7
     max_iterations: int = 2000
+    growth: float = GROWTH
+    bounded: bool = True
 
     def cases(self) -> Iterator[dict[str, Any]]:
+        # A case of the method as it is has no word of how it could be.
+        other = {} if self.bounded else {"bounded": False}
         for n, seeds in self.sizes.items():
             for rank in self.ranks:
                 for support in self.supports:
@@ -48,6 +57,8 @@ class RobustPcaProblems(Program):
                             "tolerance": self.tolerance,
                             "max_iterations": self.max_iterations,
                             "success": self.success,
+                            "growth": self.growth,
+                            **other,
                             "seed": seed,
                         }
 
@@ -59,6 +70,8 @@ class RobustPcaProblems(Program):
             sparse_weight=n**-0.5,
             tolerance=case["tolerance"],
             max_iterations=case["max_iterations"],
+            growth=case["growth"],
+            bounded=case.get("bounded", True),
         )
         error = float((split.left @ split.right - low_rank).norm() / low_rank.norm())
         return {
@@ -67,6 +80,7 @@ class RobustPcaProblems(Program):
             "rank": split.left.shape[1],
             "nonzeros": int((split.sparse != 0).sum()),
             "svds": split.iterations,
+            "svds_to_residual": split.reached,
             "residual": split.residual,
         }
 

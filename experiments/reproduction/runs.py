@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.reproduction.entry import Run
 from lowrank.records import store
+from lowrank.records.repeats import outcome_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,14 @@ def frame(table: str, name: str, run: Run) -> pd.DataFrame | None:
         return None if cases.empty else cases
     if not any(place.glob("**/*.json")):
         return None
-    return with_totals(store.load_layers(place)) if run.of == "layers" else store.load(place)
+    records = store.load(place)
+    if run.of == "points":
+        return records
+    # Layers of two networks may be alike in all sizes: their records tell the networks apart.
+    numbers = outcome_numbers(records)
+    networks: Any = {path: numbers[row] for row, path in records["path"].items()}
+    layers = store.load_layers(place)
+    return with_totals(layers.assign(network=layers["path"].map(networks)))
 
 
 def with_totals(layers: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrank.records.companions import outcomes_name
+
 if TYPE_CHECKING:
     from lowrank.reporting.table import Table
 
@@ -19,13 +21,15 @@ class Shown:
         name: such as ``digits-mlp``.
         summary: the best of each method at each size.
         points: every measured point.
-        curves: measure of quality → method → compression ratios and means over seeds.
+        size: the measure of size of the curves, in words.
+        curves: measure of quality → method → sizes and means over seeds.
         figure: a PNG of quality against size.
     """
 
     name: str
     summary: Table
     points: Table
+    size: str
     curves: Mapping[str, Mapping[str, tuple[list[float], list[float]]]]
     figure: Path
 
@@ -37,23 +41,24 @@ def shown(folder: str, pictures: Path) -> Iterator[Shown]:
         ValueError: a record is broken, or some do not belong together.
     """
     from lowrank.records import store
-    from lowrank.records.columns import usual_size
+    from lowrank.records.columns import measure, usual_size
     from lowrank.reporting import curves, plots, tables
 
     for name, rows in curves.comparisons(store.load(folder, "*.json")):
         metrics, size = curves.quality_measures(rows), usual_size(rows)
         if not metrics:
             continue
-        points: Any = curves.summarise(rows, metrics)
+        points: Any = curves.summarise(rows, [*metrics, size])
         lines = {str(method): line for method, line in points.groupby("method")}
         png, _ = plots.save(plots.quality_curve(rows, size), pictures / name)
         yield Shown(
             name,
             tables.summary_table(rows, size=size),
             tables.long_table(rows, size),
+            measure(rows, size).heading,
             {
                 metric: {
-                    method: (line["compression_ratio"].tolist(), line[metric].tolist())
+                    method: (line[size].tolist(), line[metric].tolist())
                     for method, line in lines.items()
                 }
                 for metric in metrics
@@ -63,5 +68,7 @@ def shown(folder: str, pictures: Path) -> Iterator[Shown]:
 
 
 def record_files(folder: str) -> list[Path]:
-    """The files of all records of a sweep."""
-    return sorted(Path(folder).glob("*.json"))
+    """The files of all records of a sweep, and of the outcomes of their examples."""
+    records = sorted(Path(folder).glob("*.json"))
+    outcomes = [path.with_name(outcomes_name(path.stem)) for path in records]
+    return [*records, *(path for path in outcomes if path.is_file())]

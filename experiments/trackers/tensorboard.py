@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.trackers.contents import shown
-from experiments.trackers.tracker import Record, Tracker, name_of, numbers_of
+from experiments.trackers.tracker import Record, Tracker, labels_of, name_of, numbers_of
 from lowrank.files.extras import need
 from lowrank.files.names import stems
-
-# What tells the points of a sweep apart in the table of hyperparameters.
-SETTINGS = ("task", "model", "method", "family", "level", "norm", "recovery", "seed")
 
 
 @dataclass(frozen=True)
@@ -34,10 +31,9 @@ class TensorBoardTracker(Tracker):
         need("this tracker", "tensorboardX", instead="take tracker=off")
 
     def log_point(self, record: Record, sweep: str) -> None:
-        settings = {name: _known(record[name]) for name in SETTINGS}
         with self._writer(sweep, name_of(record), record["key"]) as writer:
             # In the folder of the run, and not in one of its own below it.
-            writer.add_hparams(settings, numbers_of(record), name=".", global_step=0)
+            writer.add_hparams(labels_of(record), numbers_of(record), name=".", global_step=0)
 
     def log_sweep(self, folder: str, sweep: str) -> None:
         import numpy as np
@@ -56,7 +52,3 @@ class TensorBoardTracker(Tracker):
 
         places = [stems([words])[0] for words in ([sweep], list(name))]
         return SummaryWriter(str(Path(self.folder).joinpath(*places)))
-
-
-def _known(value: Any) -> str | int | float | bool:
-    return "none" if value is None else value

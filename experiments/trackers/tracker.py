@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Record = Mapping[str, Any]
+# What tells the points of a sweep apart.
+LABELS = ("task", "model", "method", "family", "level", "norm", "recovery", "seed")
 
 
 class Tracker(ABC):
@@ -41,9 +43,15 @@ def name_of(record: Record) -> str:
     return " ".join(filter(None, [*parts, f"seed {record['seed']}"]))
 
 
+def labels_of(record: Record) -> dict[str, str | int | float | bool]:
+    """What tells the point of a record from others, by name; "none" for what it has not."""
+    return {name: "none" if record[name] is None else record[name] for name in LABELS}
+
+
 def numbers_of(record: Record) -> dict[str, float]:
     """The measures of a record by name: ``compressed/top1``, ``latency/batch_1/speedup``, …"""
-    groups = {name: record[name] for name in ("compressed", "dense", "ratios")}
+    names = ("compressed", "dense", "ratios", "validation", "timings")
+    groups = {name: record.get(name) or {} for name in names}
     groups |= {f"latency/batch_{one['batch_size']}": one for one in record["latency"]}
     return {
         f"{group}/{name}": value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.trackers.contents import record_files, shown
-from experiments.trackers.tracker import Record, Tracker, name_of, numbers_of
+from experiments.trackers.tracker import Record, Tracker, labels_of, name_of, numbers_of
 from lowrank.files.extras import need
 
 
@@ -19,9 +19,12 @@ from lowrank.files.extras import need
 class WandbTracker(Tracker):
     """Weights & Biases.
 
-    The runs of a sweep are one group. Its last, of the job type ``sweep``, has the curves of every
-    measure, the table of the summary and that of all points, the figure of quality against size,
-    and all records as an artifact of the type ``records``.
+    The runs of a sweep are one group. The config of a point is that of its record, with what tells
+    it from others under ``point``, such as ``point.method``, by which runs are grouped and
+    filtered; its measures are the summary. The last run, of the job type ``sweep``, has the curves
+    of every measure, the table of the summary and that of all points, the figure of quality against
+    size, and all records with the outcomes of their examples as an artifact of the type
+    ``records``.
 
     Args:
         mode: ``online``, or ``offline`` to write files that `wandb sync` sends later.
@@ -44,7 +47,8 @@ class WandbTracker(Tracker):
         layers = record["layers"]
         columns = list(layers[0])
         rows: list[Any] = [[_cell(layer[column]) for column in columns] for layer in layers]
-        with self._run(sweep, name_of(record), "point", record["config"]) as run:
+        config = {**record["config"], "point": labels_of(record)}
+        with self._run(sweep, name_of(record), "point", config) as run:
             table = wandb.Table(columns=columns, data=rows)
             run.log(numbers_of(record) | {"layers": table}, step=0)
 
@@ -60,8 +64,8 @@ class WandbTracker(Tracker):
                         xs=[x for x, _ in lines.values()],
                         ys=[y for _, y in lines.values()],
                         keys=list(lines),
-                        title=f"{part.name}: {metric} against compression ratio, mean over seeds",
-                        xname="compression ratio",
+                        title=f"{part.name}: {metric} against {part.size}, mean over seeds",
+                        xname=part.size,
                     )
                     run.log({f"curves/{part.name}/{metric}": chart})
                 picture = wandb.Image(str(part.figure), caption=part.summary.caption)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from torch import nn
 
 from lowrank.allocation.values import Values
+from lowrank.approximation.levels import LEVELS, gentler
 from lowrank.calibration import NormProvider
 from lowrank.decomposers import Decomposer, Uncompressed
 from lowrank.decomposers.decomposer import check_norms, first_level
@@ -90,9 +91,11 @@ class Allocation(ABC):
 
     Attributes:
         norms: the norms in which the decomposers that it chooses may approximate.
+        levels: the fields that say how much it compresses; see `eased`.
     """
 
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
+    levels: ClassVar[tuple[str, ...]] = tuple(LEVELS)
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         """Raise ValueError unless it can choose decomposers that know all of these norms."""
@@ -107,6 +110,16 @@ class Allocation(ABC):
     def level(self) -> float | None:
         """The number that is swept; see `Decomposer.level`."""
         return first_level(getattr(self, one.name) for one in fields(self) if one.name != "seed")
+
+    def eased(self, share: float, problem: Problem) -> Allocation:
+        """This choice at a share of the way from no compression to its own level, for compression
+        in steps; itself where it has none, and the decomposers that it gives have theirs.
+
+        Args:
+            share: in [0, 1]; see `Decomposer.eased`.
+        """
+        del problem
+        return replace(self, **gentler(self, self.levels, share, side=0))
 
     @property
     def needs_data(self) -> bool:

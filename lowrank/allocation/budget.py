@@ -92,6 +92,27 @@ class Budget:
             )
         return limit - base
 
+    def times(self, sites: Sequence[Site], layers: float, rest: float) -> float:
+        """How many times smaller the budget makes what it is a budget of.
+
+        Args:
+            layers, rest: as for `allowance`.
+        """
+        base = 0.0 if self.is_of_layers else rest
+        return (layers + base) / (self.allowance(sites, layers, rest) + base)
+
+    def eased(self, share: float, times: float) -> Budget:
+        """The ratio at a share of the way from the dense model to this budget.
+
+        Args:
+            share: in [0, 1]; at 1 it is the budget itself.
+            times: what `times` says.
+        """
+        if share == 1:
+            return self
+        whose = "layers" if self.is_of_layers else "model"
+        return Budget(ratio=times**share, resource=self.resource, of=whose)
+
     def just(self, sites: Sequence[Site], layers: float, rest: float, cost: float) -> str:
         """The budget, given in the same way, that would just do: ``a ratio of 7.9``.
 

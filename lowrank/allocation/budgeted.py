@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -87,6 +87,14 @@ class Budgeted(Allocation):
     @property
     def level(self) -> float | None:
         return self.budget.level
+
+    def eased(self, share: float, problem: Problem) -> Allocation:
+        budget = self.budget
+        if budget.ratio is not None:
+            return replace(self, budget=budget.eased(share, budget.ratio))
+        unit, costs = RESOURCES[budget.resource].unit, dense_costs(problem, budget.resource)
+        times = budget.times(problem.sites, costs.total * unit, costs.rest * unit)
+        return replace(self, budget=budget.eased(share, times))
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         for candidate in self.candidates:

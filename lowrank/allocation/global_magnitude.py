@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lowrank.allocation.allocation import Allocation, Plan, Problem
+from lowrank.approximation.weight_checks import check_weight
 from lowrank.decomposers import MagnitudePruning
-from lowrank.decomposers.decomposer import check_weight
 from lowrank.norms import Identity
 from lowrank.numerics.checks import check_sparsity
 from lowrank.numerics.ranking import ranking

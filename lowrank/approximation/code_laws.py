@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,12 +30,12 @@ def fit_law(codes: Tensor) -> tuple[Law, Exponents, float]:
     The law is the best of a grid; rows and columns are chosen in turn.
     """
     reach = max(1, int(codes.abs().max()))
-    families = [Family(shape, phase, reach) for shape in SHAPES for phase in PHASES]
+    families = all_families(reach)
     column = torch.zeros(codes.shape[1], dtype=torch.int64, device=codes.device)
     family, row, bits = best_lines(families, codes.T, column)
     best = family, row, column, bits
     for _ in range(ROUNDS):
-        _, column, bits = best_lines([family], codes, row)
+        _, column, bits = best_lines(family, codes, row)
         family, row, more = best_lines(families, codes.T, column)
         total = more + len(column) * int(column.max() - column.min()).bit_length()
         if total >= best[3]:
@@ -43,9 +46,7 @@ def fit_law(codes: Tensor) -> tuple[Law, Exponents, float]:
     return law, Exponents(row - row.min(), column - column.min()), bits
 
 
-def best_lines(
-    families: Sequence[Family], codes: Tensor, other: Tensor
-) -> tuple[Family, Tensor, float]:
+def best_lines(families: Families, codes: Tensor, other: Tensor) -> tuple[Families, Tensor, float]:
     """The family and the exponents with which the columns of codes (n, lines) take the fewest bits.
 
     Args:
@@ -56,36 +57,43 @@ def best_lines(
     """
     scale = torch.exp2(-other.double() / 2)
     sums, squares = scale @ codes.abs(), scale.square() @ codes.square()
-    values, counts = other.unique(return_counts=True)
-    costs = [family.costs(sums, squares, (values, counts)) for family in families]
-    best = min(range(len(costs)), key=lambda k: float(costs[k].amin(dim=1).sum()))
+    costs = families.costs(sums, squares, other.unique(return_counts=True))
+    best = int(costs.amin(dim=2).sum(dim=1).argmin())
     place, bits = assign(costs[best])
-    return families[best], place - families[best].range, bits
+    return families.only(best), place - families.range, bits
 
 
-class Family:
-    """Laws of one shape for all spreads 2^(exponent/2).
+class Families:
+    """Laws of some shapes, each for all spreads 2^(exponent/2).
 
     Args:
-        shape, phase, reach: see `SHAPES`, `PHASES` and `Law`.
+        forms: the shape and the phase of each family; see `SHAPES` and `PHASES`.
+        reach: see `Law`.
     """
 
-    def __init__(self, shape: float, phase: float, reach: int) -> None:
-        unit = 2 ** (phase / 2)
-        # At exponent 0 the variance is about 1 for every shape.
-        self.linear = math.sqrt(2) * shape * unit
-        self.square = (1 - shape) / 2 * unit**2
+    def __init__(self, forms: Sequence[tuple[float, float]], reach: int) -> None:
         self.reach = reach
         # More exponents than any code needs on either side of 0.
         self.range = 2 * reach.bit_length() + 4 - LOWEST
-        exponents = torch.arange(LOWEST, LOWEST + self.range, dtype=torch.float64)
-        factors = torch.exp2(-exponents / 2)[:, None]
-        q = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        powers = self.linear * q.abs() * factors + self.square * q.square() * factors.square()
-        self.normalisers = (-powers).logsumexp(dim=1)
+        # At exponent 0 the variance is about 1 for every shape.
+        units = [(shape, 2 ** (phase / 2)) for shape, phase in forms]
+        self.linear = [math.sqrt(2) * shape * unit for shape, unit in units]
+        self.square = [(1 - shape) / 2 * unit**2 for shape, unit in units]
+        factors = torch.exp2(-torch.arange(LOWEST, LOWEST + self.range).double() / 2)[:, None]
+        q = torch.arange(reach + 1, dtype=torch.float64)
+        sizes, squares = q * factors, (q * factors).square()
+        # The law is even: each code but 0 stands for two.
+        two = math.log(2) * (q > 0).double()
+        self.normalisers = torch.stack(
+            [
+                (two - linear * sizes - square * squares).logsumexp(dim=1)
+                for linear, square in zip(self.linear, self.square, strict=True)
+            ]
+        )
 
     def costs(self, sums: Tensor, squares: Tensor, others: tuple[Tensor, Tensor]) -> Tensor:
-        """Bits of lines of codes by their exponent from −range to range − 1, (lines, 2 · range).
+        """Bits of lines of codes by family and by exponent from −range to range − 1,
+        (families, lines, 2 · range).
 
         Args:
             sums, squares: of the sizes of the codes of each line, over the spreads that they have
@@ -95,17 +103,37 @@ class Family:
         steps = torch.arange(-self.range, self.range, device=sums.device)
         place = others[0][:, None] - LOWEST + steps
         inside = (place >= 0) & (place < self.range)
-        normalisers = self.normalisers.to(sums.device)[place.clamp(0, self.range - 1)]
+        normalisers = self.normalisers.to(sums.device)[:, place.clamp(0, self.range - 1)]
         total = torch.where(inside, normalisers, torch.inf)
         factors = torch.exp2(-steps.double() / 2)
-        powers = self.linear * torch.outer(sums, factors)
-        powers += self.square * torch.outer(squares, factors.square())
-        return (powers + others[1].double() @ total) / math.log(2)
+        linear, square = (
+            sums.new_tensor(each)[:, None, None] for each in (self.linear, self.square)
+        )
+        powers = linear * torch.outer(sums, factors)
+        powers += square * torch.outer(squares, factors.square())
+        powers += (others[1].double() @ total)[:, None]
+        return powers.div_(math.log(2))
+
+    def only(self, place: int) -> Families:
+        """One of the families."""
+        one = copy.copy(self)
+        part = slice(place, place + 1)
+        one.linear, one.square = self.linear[part], self.square[part]
+        one.normalisers = self.normalisers[part]
+        return one
 
     def law(self, exponent: int) -> Law:
-        """The law whose exponent 0 is this one's `exponent`."""
+        """The law whose exponent 0 is the `exponent` of the first family."""
         factor = 2 ** (-exponent / 2)
-        return Law(self.linear * factor, self.square * factor**2, self.reach)
+        return Law(self.linear[0] * factor, self.square[0] * factor**2, self.reach)
+
+
+# A search fits codes of the same few steps again and again, and most of a fit of codes up to 2^12
+# goes into their sums.
+@functools.lru_cache(maxsize=8)
+def all_families(reach: int) -> Families:
+    """The families of the grid for codes −reach..reach."""
+    return Families(tuple(itertools.product(SHAPES, PHASES)), reach)
 
 
 def assign(costs: Tensor) -> tuple[Tensor, float]:

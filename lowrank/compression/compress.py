@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from lowrank.allocation import Allocation, ByName, Problem, Uniform
 from lowrank.allocation.eased import Eased
 from lowrank.allocation.values import Values
+from lowrank.approximation.weight_checks import check_weight
 from lowrank.calibration import (
     CalibratedNorms,
     Calibration,
@@ -25,7 +26,6 @@ from lowrank.compression.fit import Fit
 from lowrank.compression.report import Compressed
 from lowrank.compression.walk import Walk
 from lowrank.decomposers import Decomposer
-from lowrank.decomposers.decomposer import check_weight
 from lowrank.measure.macs import layer_macs
 from lowrank.model.forward import Example
 from lowrank.model.select import Select
@@ -126,7 +126,7 @@ def approximated(
 
     def again(other: nn.Module, share: float) -> Compressed:
         eased = allocation if share == 1 else Eased(allocation, share)
-        own = {"values": values, "strict": strict, "counts_macs": False}
+        own = {"values": values, "strict": strict, "counts_macs": counts_macs}
         return approximated(other, eased, select, example, norms, data, **own)
 
     result.again = again

@@ -6,13 +6,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Factorization, Leaf, Scaled
+from lowrank.factorizations.operations import KernelView
 from lowrank.files.extras import need
 from lowrank.measure.size import identity, leaves
-from lowrank.model.sites import Site
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.sites import Site, find_sites
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.storage import stored_bytes
 
@@ -22,14 +24,20 @@ READ = "multiplied out"
 PRODUCT = "factors multiplied"
 # The beginning of the note of a weight that could not have the requested level.
 NEAREST = "at its nearest level"
+# The beginning of the note of a form that does not pay, and the note of one that is no use.
+LARGER, WORSE = "larger than the dense", "worse than zeros"
 
 
 @dataclass
 class LayerReport:
     """The report of one weight. Sizes in bytes, MACs of one example.
 
-    `relative_error` is that in the identity norm, `norm_error` that in the norm in which the weight
-    was approximated, which `norm` names.
+    `relative_error` is ‖W − Ŵ‖ / ‖W‖ in the identity norm, `norm_error` that in the norm in which
+    the weight was approximated, which `norm` names. W is the weight of the dense model that was
+    compressed, before any recovery, and Ŵ what stands in for it now: after a recovery that trains,
+    the difference is that of compression and training together. An error is None where it is not
+    known, and a note says why: that in a norm of data once a recovery has changed Ŵ, and those of a
+    zero weight that was trained.
 
     MACs are None without an example, and for a weight that is read by an attention. `kernel` is how
     the weight runs: ``dense``, as one matrix; ``factored``; ``multiplied out`` at every call,
@@ -45,9 +53,9 @@ class LayerReport:
     shape: tuple[int, int]
     decomposer: str
     factorization: str
-    relative_error: float
+    relative_error: float | None
     norm: str
-    norm_error: float
+    norm_error: float | None
     dense_bytes: int
     bytes: int
     dense_params: int
@@ -59,6 +67,27 @@ class LayerReport:
     tied_to: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     coded: dict[str, int] = field(default_factory=dict)
+
+    def compare(self, weight: Tensor, approximation: Tensor) -> None:
+        """Measure the errors anew, where they are not what they were.
+
+        Args:
+            weight: of the dense model, (out, in).
+            approximation: what stands in for it now, of its shape.
+        """
+        is_defined = bool(weight.any()) or not bool(approximation.any())
+        error = IDENTITY.relative_error(weight, approximation) if is_defined else None
+        if error == self.relative_error:
+            return  # Then the weight is what it was, and so is its error in any other norm.
+        told, self.relative_error, self.norm_error = self.norm_error is None, error, None
+        # Of the weight that training left, which is no approximation of the dense one.
+        self.notes = tuple(note for note in self.notes if note != WORSE)
+        if self.norm == IDENTITY.describe():
+            self.norm_error = error
+        elif not told:
+            self.notes += (f"not known in the {self.norm} norm, since recovery changed the weight",)
+        if error is None:
+            self.notes += ("no relative error: the dense weight is zero",)
 
     def row(self) -> dict[str, Any]:
         """The fields as records and tables hold them: ``note`` is all notes in one text, and each
@@ -79,6 +108,7 @@ class Compressed:
 
     Attributes:
         model: the compressed model.
+        dense: the model that was compressed; not a copy.
         layers: one report for each selected weight, in the order of the model.
         skipped: (name, reason) of every weight matrix that nobody asked to compress, or that cannot
             be replaced.
@@ -91,6 +121,7 @@ class Compressed:
     """
 
     model: nn.Module
+    dense: nn.Module = field(repr=False, compare=False)
     layers: list[LayerReport]
     skipped: list[tuple[str, str]]
     left: list[tuple[str, str]] = field(default_factory=list)
@@ -113,9 +144,10 @@ class Compressed:
         return self.again
 
     def take(self, other: Compressed) -> None:
-        """Become another compressed model, with its report."""
+        """Become another compressed model, with its report; `dense` stays."""
         for one in fields(self):
-            setattr(self, one.name, getattr(other, one.name))
+            if one.name != "dense":
+                setattr(self, one.name, getattr(other, one.name))
 
     def to_frame(self) -> Any:
         """The layer reports as a pandas DataFrame.
@@ -147,17 +179,24 @@ class Compressed:
         parts.append(f"{len(self.left)} left as they are" if self.left else "")
         return ", ".join(filter(None, parts))
 
-    def recount(self) -> None:
-        """Count bytes and params of each layer anew, for a model that a recovery changed since.
+    def remeasure(self) -> None:
+        """Measure bytes, params, errors and kernel of each layer anew, for a model that a recovery
+        changed since.
 
         A weight of few bits, such as an adapter that begins at zero, has all its bits after
         training, and a recovery may have put another form in its place.
         """
-        stand_ins = [self.model.get_submodule(layer.name) for layer in self.layers]
-        forms = [cast(Factorization, module.factorization) for module in stand_ins]
-        for layer, form in zip(self.layers, forms, strict=True):
+        sites = {site.name: site for site in find_sites(self.dense)}
+        forms = []
+        for layer in self.layers:
+            stand_in = cast(FactorizedLayer, self.model.get_submodule(layer.name))
+            site, form, view = sites[layer.name], stand_in.factorization, stand_in.view
+            forms.append(form)
             layer.bytes, layer.params = form.nbytes, form.params
-            layer.factorization = form.describe()
+            layer.factorization, layer.kernel = form.describe(), kernel_of(site, form, view)
+            layer.notes = tuple(n for n in layer.notes if not n.startswith(LARGER))
+            layer.notes += larger(form, layer.dense_bytes)
+            layer.compare(site.matrix(view), form.to_dense())
         count_once(self.layers, forms)
 
     def add_macs(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -178,21 +217,15 @@ def report(
     site: Site, decomposer: Decomposer, factorization: Factorization, norm: Norm
 ) -> LayerReport:
     """The report of one weight and what stands in for it."""
-    weight = site.matrix(decomposer.kernel_view())
-    called = all(use.rule.is_called(use.module) for use in site.uses)
-    own = "dense" if isinstance(factorization, Leaf) else "factored"
-    operations = [use.rule.operation(use.module, decomposer.kernel_view()) for use in site.uses]
-    if any(factorization.multiplied_out(operation) for operation in operations):
-        own = PRODUCT
+    view = decomposer.kernel_view()
+    weight, dense = site.matrix(view), factorization.to_dense()
     shared = len(site.uses) > 1 and norm != IDENTITY
-    dense = factorization.to_dense()
     plain_error = IDENTITY.relative_error(weight, dense)
     norm_error = plain_error if norm == IDENTITY else norm.relative_error(weight, dense)
     size, dense_size = factorization.nbytes, stored_bytes(weight)
-    adds = any(isinstance(module, Scaled) for module in factorization.modules())
     said = (
-        f"larger than the dense {dense_size} bytes" if size > dense_size and not adds else "",
-        "worse than zeros" if norm_error > 1 else "",
+        *larger(factorization, dense_size),
+        WORSE if norm_error > 1 else "",
         f"calibrated on the inputs of all {len(site.uses)} modules that share it" if shared else "",
     )
     return LayerReport(
@@ -209,10 +242,28 @@ def report(
         dense_params=weight.numel(),
         params=factorization.params,
         bits_per_weight=8 * size / weight.numel(),
-        kernel=own if called else READ,
+        kernel=kernel_of(site, factorization, view),
         tied_to=[use.name for use in site.uses[1:]],
         notes=(*factorization.notes, *filter(None, said)),
     )
+
+
+def kernel_of(site: Site, form: Factorization, view: KernelView) -> str:
+    """How the form of a weight runs; see `LayerReport`."""
+    if not all(use.rule.is_called(use.module) for use in site.uses):
+        return READ
+    operations = [use.rule.operation(use.module, view) for use in site.uses]
+    if any(form.multiplied_out(operation) for operation in operations):
+        return PRODUCT
+    return "dense" if isinstance(form, Leaf) else "factored"
+
+
+def larger(form: Factorization, dense_size: int) -> tuple[str, ...]:
+    """The note of a form that takes more bytes than the dense weight; none of adapters, which are
+    added to it.
+    """
+    adds = any(isinstance(module, Scaled) for module in form.modules())
+    return (f"{LARGER} {dense_size} bytes",) if form.nbytes > dense_size and not adds else ()
 
 
 def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) -> None:

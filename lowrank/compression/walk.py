@@ -115,6 +115,7 @@ class Walk:
         distinct = {identity(p): p.numel() for p in self.problem.model.parameters()}
         return Compressed(
             compact,
+            self.problem.model,
             layers,
             skipped,
             left=[(name, str(error)) for name, error in self.fit.left.items()],

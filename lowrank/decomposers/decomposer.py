@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
+from lowrank.approximation.levels import LEVELS, gentler
+from lowrank.approximation.weight_checks import check_finite, check_weight
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.norms import IDENTITY, Identity, Norm
@@ -21,9 +23,6 @@ from lowrank.numerics.memo import fingerprint
 from lowrank.numerics.versions import version
 
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-# Weights of up to this share of the dtype's largest number cannot overflow it.
-NEAR = 1 / 64
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Unfit(ValueError):
@@ -49,10 +48,12 @@ class Decomposer(ABC):
     Attributes:
         norms: the norms in which the method can approximate.
         family: the methods with which it is drawn in figures and tables.
+        levels: the fields that say how much it compresses; see `eased`.
     """
 
     norms: ClassVar[tuple[type[Norm], ...]] = (Identity,)
     family: ClassVar[str] = "other"
+    levels: ClassVar[tuple[str, ...]] = tuple(LEVELS)
 
     @property
     def level(self) -> float | None:
@@ -61,6 +62,27 @@ class Decomposer(ABC):
         By default that of the first field that has one (see `first_level`), seeds aside.
         """
         return first_level(getattr(self, one.name) for one in fields(self) if one.name != "seed")
+
+    def eased(self, share: float, side: int) -> Decomposer:
+        """This method at a share of the way from no compression to its level, for compression in
+        steps.
+
+        The fields in `levels` that are numbers go that way (see `LEVELS`), where a compression
+        ratio is given it alone, and so do the methods that are its parts. A method with neither
+        stays as it is.
+
+        Args:
+            share: in [0, 1]; 1 is the method itself.
+            side: the shorter side of the weight, as a matrix in the method's view.
+        """
+        changes: dict[str, object] = {**gentler(self, self.levels, share, side)}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Decomposer):
+                changes[one.name] = value.eased(share, side)
+            elif isinstance(value, list | tuple) and any(isinstance(v, Decomposer) for v in value):
+                changes[one.name] = [v.eased(share, side) for v in value]
+        return replace(self, **changes)
 
     def decompose(self, weight: Tensor, norm: Norm = IDENTITY) -> Factorization:
         """Approximate a weight of shape (out, in) in `norm`.
@@ -163,59 +185,6 @@ def check_norms(types: tuple[type[Norm], ...], allowed: tuple[type[Norm], ...], 
                 f"{by} cannot approximate in the norm {cls.__name__}: it supports "
                 f"{names}. Leave out the norm, or use a method that knows it."
             )
-
-
-def check_weight(weight: Tensor) -> None:
-    """Raise ValueError unless `weight` is a finite, non-empty floating-point matrix."""
-    if not isinstance(weight, Tensor):
-        raise ValueError(f"a weight must be a tensor, not a {type(weight).__name__}")
-    if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"a weight must be a non-empty matrix, not of shape {tuple(weight.shape)}")
-    if not weight.is_floating_point():
-        raise ValueError(f"a weight must be floating point, not {weight.dtype}")
-    if weight.dtype not in DTYPES:
-        raise ValueError(
-            f"a weight must have 16, 32 or 64 bits to be computed with, not {weight.dtype}: "
-            "convert the model first, as by model.to(torch.bfloat16), with its scales if it has any"
-        )
-    if type(weight) not in (Tensor, nn.Parameter):
-        raise ValueError(
-            f"a weight must be a plain tensor, not a {type(weight).__name__}: another library "
-            "has quantized or distributed it. Give the model as it was before"
-        )
-    if weight.is_meta:
-        raise ValueError(
-            "the weight is on the meta device and has no numbers: load the model's weights first, "
-            "without offloading"
-        )
-    # A sum is finite only if all its terms are, and 20 times faster to check; one that overflows
-    # decides nothing.
-    if not bool(weight.sum().isfinite()) and not bool(weight.isfinite().all()):
-        bad = int((~torch.isfinite(weight)).sum())
-        raise ValueError(
-            f"{bad} of {weight.numel()} values of a weight of shape {tuple(weight.shape)} are NaN "
-            "or infinite; only finite weights can be compressed. Check the checkpoint."
-        )
-
-
-def check_finite(form: Factorization, weight: Tensor) -> None:
-    """Raise ValueError if a factorization has values beyond the range of its dtype.
-
-    It is multiplied out only if the weight itself has values near the end of that range.
-    """
-    names = [
-        name
-        for name, tensor in form.state_dict().items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
-    is_near = float(weight.abs().max()) > NEAR * torch.finfo(weight.dtype).max
-    if not names and is_near and not bool(form.to_dense().isfinite().all()):
-        names = ["its matrix"]
-    if names:
-        raise ValueError(
-            f"{form.describe()} would have numbers in {names[0]} that are too large for "
-            f"{weight.dtype}: compress the model in a wider dtype, or scale the weight"
-        )
 
 
 def check_rank(rank: int, weight: Tensor) -> None:

@@ -73,6 +73,8 @@ class LoRA(Decomposer):
     # The base checks the norm, too.
     family: ClassVar[str] = "adapter"
     norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
+    # The adapter comes on top; what compresses is the base.
+    levels: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_integer("rank", self.rank, least=1)

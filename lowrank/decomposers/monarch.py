@@ -54,6 +54,7 @@ class Monarch(Decomposer):
 
     family: ClassVar[str] = "hybrid"
     norms: ClassVar = (Identity, Diagonal, Full)
+    levels: ClassVar[tuple[str, ...]] = ("compression_ratio",)
 
     blocks: tuple[int, int] | None = None
     compression_ratio: float | None = None

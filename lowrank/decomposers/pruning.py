@@ -50,6 +50,17 @@ class Pruning(Decomposer):
         pattern = self._pattern
         return 1 - pattern.n / pattern.m if isinstance(pattern, NOfM) else super().level
 
+    def eased(self, share: float, side: int) -> Decomposer:
+        """Of N:M the patterns from (M − 1):M to N:M, N falling along the way.
+
+        Source: Kao et al. 2022 (arXiv 2209.07617), sparse structure decay.
+        """
+        pattern = self._pattern
+        if not isinstance(pattern, NOfM):
+            return super().eased(share, side)
+        kept = min(round(pattern.m - share * (pattern.m - pattern.n)), pattern.m - 1)
+        return replace(self, pattern=f"{kept}:{pattern.m}")
+
     def kernel_view(self) -> KernelView:
         # N:M is over input channels: that is what kernels for it need, and neighbours within a
         # filter, large in the middle and small at the rim, would make poor groups.

@@ -51,9 +51,15 @@ class Law:
 
         Integers of at least 1 that sum to 2^16, the same on every machine.
         """
-        return torch.tensor([self._frequencies(exponent) for exponent in exponents])
+        found = torch.ones(len(exponents), 2 * self.reach + 1, dtype=torch.int64)
+        for row, exponent in zip(found, exponents, strict=True):
+            half = torch.tensor(self._half(exponent))
+            row[self.reach : self.reach + len(half)] = half
+            row[self.reach + 1 - len(half) : self.reach + 1] = half.flip(0)
+        return found
 
-    def _frequencies(self, exponent: int) -> list[int]:
+    def _half(self, exponent: int) -> list[int]:
+        """The frequencies of 0, 1, … up to the last that may be above 1."""
         with localcontext(EXACT):
             square = Decimal(self.square) / Decimal(2) ** exponent
             linear = Decimal(self.linear) / (Decimal(2) ** exponent).sqrt()
@@ -62,12 +68,10 @@ class Law:
             while len(weights) <= self.reach and weights[-1]:
                 weight, ratio = weight * ratio, ratio * falling
                 weights.append(int(weight * 2**60))
-            weights += [0] * (self.reach + 1 - len(weights))
-        both = [*weights[:0:-1], *weights]
-        total, spare = sum(both), ans.TOTAL - len(both)
-        found = [1 + weight * spare // total for weight in both]
-        found[self.reach] += ans.TOTAL - sum(found)
-        return found
+        total, spare = 2 * sum(weights) - weights[0], ans.TOTAL - 2 * self.reach - 1
+        shares = [weight * spare // total for weight in weights]
+        rest = spare - 2 * sum(shares) + shares[0]
+        return [1 + shares[0] + rest, *(1 + share for share in shares[1:])]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.decomposers.decomposer import DTYPES
+from lowrank.approximation.weight_checks import DTYPES
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.factorization import MULTIPLY
 from lowrank.factorizations.operations import KernelView, Lookup, Operation

@@ -26,9 +26,9 @@ from lowrank.tasks.task import LOSS
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
 
-# A metric and the mean of its outcomes differ by rounding only; the loss of a batch may be rounded
-# to bfloat16.
-TOLERANCE = 0.01
+# A metric and the mean of its outcomes differ by the rounding of float32 only, relative to values
+# above 1; one of 50,000 examples that counts otherwise is seen.
+TOLERANCE = 1e-5
 
 
 class Tally:
@@ -47,6 +47,8 @@ class Tally:
         self.groupings = task.groupings()
         self.gathered = Gathered()
         self.loss, self.counted, self.examples = 0.0, 0, 0
+        # The loss of a batch is rounded to its dtype, which may be bfloat16.
+        self.rounding = TOLERANCE
         # The names of the agreement; None until a model is compared with the dense one.
         self.compared: set[str] | None = None
 
@@ -62,7 +64,9 @@ class Tally:
         self.task.count(self.metrics, outputs, targets)
         predictions = int(weights.sum())
         if predictions:
-            self.loss += float(self.task.loss(outputs, targets)) * predictions
+            loss = self.task.loss(outputs, targets)
+            self.rounding = max(self.rounding, torch.finfo(loss.dtype).eps)
+            self.loss += float(loss) * predictions
             self.counted += predictions
         values = {
             name: numbers
@@ -132,8 +136,15 @@ class Tally:
                     "gives no values of it: give them, or leave average out"
                 )
             mean = self.gathered.mean(name)
+            if how == "exp" and value <= 0:
+                raise ValueError(
+                    f"task {self.task.name!r}: metric {name!r} has average='exp', so it is above "
+                    f"0, and {value:.6g} was measured: mend the metric, or set average='mean' or "
+                    "None"
+                )
             value = math.log(value) if how == "exp" else value
-            if abs(mean - value) > TOLERANCE * max(abs(value), TOLERANCE):
+            tolerance = self.rounding if name == LOSS else TOLERANCE
+            if abs(mean - value) > tolerance * max(abs(value), 1.0):
                 raise ValueError(
                     f"task {self.task.name!r}: metric {name!r} has average={how!r}, and the mean "
                     f"of its outcomes, weighted by `predictions`, is {mean:.6g} where {value:.6g} "

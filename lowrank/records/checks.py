@@ -51,7 +51,9 @@ SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 CONDITIONS = ("device", "dtype")
 # A pandas column of integers has 64 bits; larger ones would make it a column of objects.
 LARGEST_WHOLE = 2**63 - 1
-LAYER_NUMBERS = ("relative_error", "dense_bytes", "bytes", "params", "bits_per_weight")
+LAYER_NUMBERS = ("dense_bytes", "bytes", "params", "bits_per_weight")
+# Null where they are not known: after training, in a norm of data.
+LAYER_ERRORS = ("relative_error", "norm_error")
 
 
 def check_record(record: Any) -> None:
@@ -213,7 +215,7 @@ def _check_layers(layers: Any) -> None:
     for index, layer in enumerate(layers):
         place = f"layers[{index}]"
         _check_mapping(layer, place)
-        _check_present(layer, place, ("name", "shape", "tied_to", *LAYER_NUMBERS))
+        _check_present(layer, place, ("name", "shape", "tied_to", *LAYER_NUMBERS, LAYER_ERRORS[0]))
         _check_name(layer["name"], f"{place}.name")
         shape = layer["shape"]
         sides = shape if _is_list(shape) else ()
@@ -223,8 +225,8 @@ def _check_layers(layers: Any) -> None:
             raise ValueError(f"{place}.tied_to={_short(layer['tied_to'])} must be a list of names")
         if "norm" in layer:
             _check_name(layer["norm"], f"{place}.norm")
-        numbers = (*LAYER_NUMBERS, *filter(layer.__contains__, ("norm_error",)))
-        for name in numbers:
+        known = [name for name in LAYER_ERRORS if layer.get(name) is not None]
+        for name in (*LAYER_NUMBERS, *known):
             if not is_number(layer[name]) or layer[name] < 0:
                 raise ValueError(f"{place}.{name}={_short(layer[name])} must be a number from 0")
         if not layer["dense_bytes"]:

@@ -30,7 +30,8 @@ def one_meaning(frame: pd.DataFrame) -> None:
     """
     settings: Any = frame[[name for name in frame if _is_setting(str(name))]].map(_text)
     varied = settings.loc[:, settings.nunique() > 1]
-    groups: Any = frame.groupby("method", dropna=False)
+    suspect = frame[frame["method"].isin(_suspects(frame, varied))]
+    groups: Any = suspect.groupby("method", dropna=False)
     for method, rows in groups:
         texts = varied.loc[rows.index]
         alike = [name for name in texts if name.startswith(ALIKE)]
@@ -40,6 +41,18 @@ def one_meaning(frame: pd.DataFrame) -> None:
         for level, at_level in rows.groupby("level", dropna=False):
             if at_level["point"].nunique() > 1:
                 _refuse(method, _differing(texts.loc[at_level.index]), f" at level {level}")
+
+
+def _suspects(frame: Any, varied: Any) -> set[Any]:
+    """The methods whose records differ in something, of which few tables have one."""
+    alike = varied[[name for name in varied if name.startswith(ALIKE)]]
+    choices = varied[[name for name in varied if name.startswith(ALTERNATIVES)]] == NULL
+    found: set[Any] = set()
+    for texts in (alike, choices):
+        counts = texts.groupby(frame["method"].to_numpy(), dropna=False).nunique()
+        found |= set(counts.index[(counts > 1).any(axis=1)])
+    points = frame.groupby(["method", "level"], dropna=False)["point"].nunique()
+    return found | set(points.index.get_level_values("method")[points > 1])
 
 
 def _is_setting(column: str) -> bool:

@@ -34,18 +34,29 @@ def of_their_own(frame: pd.DataFrame) -> pd.DataFrame:
 
 def dense_of_their_own(frame: pd.DataFrame) -> list[Any]:
     """The seeds whose dense models have distinct numbers; of those with the same, the first."""
-    # The dense bytes of the compressed layers depend on which layers these are.
-    dense = [
-        name
-        for name in _outcome(frame)
-        if name.startswith("dense_") and name != "dense_layers_bits_per_weight"
-    ]
-    return list(frame.drop_duplicates("seed").drop_duplicates(dense)["seed"])
+    return list(frame.drop_duplicates("seed").drop_duplicates(_of_the_dense(frame))["seed"])
+
+
+def dense_numbers(frame: pd.DataFrame) -> dict[Any, int]:
+    """A number for the dense model of each seed: the same where all came out alike."""
+    first = frame.drop_duplicates("seed")
+    numbers = first.groupby(_of_the_dense(frame), dropna=False, sort=False).ngroup()
+    return dict(zip(first["seed"], map(int, numbers), strict=True))
 
 
 def outcome_numbers(frame: pd.DataFrame) -> dict[Any, int]:
     """A number for what came out of each record, by its row: the same where all came out alike."""
     return frame.groupby(_outcome(frame), dropna=False, sort=False).ngroup().to_dict()
+
+
+def _of_the_dense(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold what came out of the dense model of a record."""
+    # The dense bytes of the compressed layers depend on which layers these are.
+    return [
+        name
+        for name in _outcome(frame)
+        if name.startswith("dense_") and name != "dense_layers_bits_per_weight"
+    ]
 
 
 def _outcome(frame: pd.DataFrame) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
+from lowrank.records.checks import LAYER_ERRORS
 from lowrank.records.companions import OUTCOMES
 from lowrank.records.keys import point
 
@@ -73,6 +75,8 @@ def layer_rows(labels: Mapping[str, Any], record: Mapping[str, Any]) -> list[dic
         (out, into), row = layer["shape"], {**labels, "position": position}
         own = {name: value for name, value in layer.items() if name not in ("shape", "tied_to")}
         own = {"norm": norm, "norm_error": layer["relative_error"]} | own
+        # A column of nothing but None would be one of objects, of which there is no mean.
+        own |= {name: nan for name in LAYER_ERRORS if own[name] is None}
         _add(row, own | {"tied_to": ", ".join(layer["tied_to"])})
         _add(row, {"out": out, "in": into})
         rows.append(row)

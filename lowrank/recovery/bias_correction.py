@@ -92,11 +92,15 @@ class BiasCorrection(Recovery):
     def check(self, network: nn.Module) -> None:
         _with_bias(network)
 
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return self.recover_toward(model, task.model(), task, progress)
+
     @torch.inference_mode(False)
     @torch.no_grad()
-    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+    def recover_toward(
+        self, model: nn.Module, dense: nn.Module, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
         self.check_data(task)
-        dense = task.model()
         split = task.split("calibration")
         count = len(split) if self.examples is None else self.examples
         pieces = next(task_pieces(task, split, count, None, count))

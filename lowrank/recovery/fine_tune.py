@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.model.batch import Batch
+from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import check_number, check_one_of
 from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
@@ -49,10 +50,18 @@ class FineTune(ByTraining):
         check_one_of("scope", self.scope, SCOPES)
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        dense = task.model() if self.distill else model
+        return self.recover_toward(model, dense, task, progress)
+
+    def recover_toward(
+        self, model: nn.Module, dense: nn.Module, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
         if self.scope == "factorizations":
             freeze_outside_factorizations(model)
-        loss = distilled(task, task.model(), self.distill) if self.distill else None
-        return self.train(model, task, loss, progress)
+        if not self.distill:
+            return self.train(model, task, None, progress)
+        with evaluating(dense):
+            return self.train(model, task, distilled(task, dense, self.distill), progress)
 
 
 def distilled(task: Task, dense: nn.Module, share: float) -> Loss:

@@ -16,6 +16,8 @@ from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training import Progress, Training, silent
 
+SAME = "at these shares the method has no level but its own: each renewal compresses by it as it is"
+
 
 @dataclass(frozen=True)
 class Gradual(ByTraining):
@@ -29,8 +31,8 @@ class Gradual(ByTraining):
     has nested masks, for each layer and globally.
 
     Works with every method and every form: the rank falls, or the number of bits. Does not pay for
-    codes, which are not trained, nor for a method without such a level; `LearningCompression`
-    trains the weights behind the codes.
+    codes, which are not trained; `LearningCompression` trains the weights behind the codes. A
+    method without such a level is the same at each renewal, which a note in the record says.
 
     The dense model gets the same training.
 
@@ -50,7 +52,7 @@ class Gradual(ByTraining):
         FloatingPointError: a loss that is NaN or infinite.
 
     Source: Zhu & Gupta 2017 (To prune, or not to prune), equation 1; Han, Pool, Tran & Dally,
-    NeurIPS 2015, section 3.4 (prune and retrain by turns).
+    NeurIPS 2015, section 3.4 (prune and retrain by turns); Kao et al. 2022 (N:M in steps).
     """
 
     renewals: int = 10
@@ -91,8 +93,9 @@ class Gradual(ByTraining):
     def recover_compressed(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
-        again, twin = compressed.must_know_how(), Twin(task.model())
+        again, twin = compressed.must_know_how(), Twin.of(compressed)
         sizes: list[int] = []
+        methods = set()
 
         def renewed(share: float) -> nn.Module:
             if sizes:
@@ -100,11 +103,13 @@ class Gradual(ByTraining):
             with MEMO.passing():  # The weights will never be these again.
                 compressed.take(again(twin.model, share))
             sizes.append(sum(layer.bytes for layer in compressed.layers))
+            methods.add(tuple(layer.decomposer for layer in compressed.layers))
             return compressed.model
 
         found = self._train(renewed, task, progress)
-        compressed.recount()
-        return found | {"shares": self.shares(), "bytes": sizes}
+        compressed.remeasure()
+        note = {"note": SAME} if len(methods) == 1 < self.renewals else {}
+        return found | {"shares": self.shares(), "bytes": sizes} | note
 
     def _train(
         self, renewed: Callable[[float], nn.Module], task: Task, progress: Progress

@@ -86,7 +86,7 @@ class LearningCompression(ByTraining):
     def recover_compressed(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
-        again, twin = compressed.must_know_how(), Twin(task.model())
+        again, twin = compressed.must_know_how(), Twin.of(compressed)
         with MEMO.passing():  # The weights will never be these again.
             compressed.take(again(twin.model, 1.0))
         weights, images = twin.weights(compressed), twin.images(compressed)
@@ -109,6 +109,7 @@ class LearningCompression(ByTraining):
                     # λ ← λ − μ (w − Δ(Θ)), divided by the next μ.
                     shift.sub_(weight.detach() - image).div_(self.growth)
             penalty *= self.growth
+        compressed.remeasure()
         trained = sum(p.numel() for p in twin.model.parameters() if p.requires_grad)
         found = {"losses": losses, "gaps": gaps, "trained_params": trained}
         return found | ({"note": _far(gaps[-1])} if gaps[-1] > NEAR_ENOUGH else {})

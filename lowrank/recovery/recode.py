@@ -71,7 +71,7 @@ class Recode(Recovery):
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
         sizes = self._recode(compressed.model)
-        compressed.recount()
+        compressed.remeasure()
         for layer in compressed.layers:
             layer.coded = sizes.get(layer.name, {})
         return {}

@@ -80,13 +80,23 @@ class Recovery(ABC):
             Values for the record of the point, as JSON.
         """
 
+    def recover_toward(
+        self, model: nn.Module, dense: nn.Module, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        """What `recover` does, toward a dense model that may be another than the task's.
+
+        By default `recover`, which has no such target.
+        """
+        del dense
+        return self.recover(model, task, progress)
+
     def recover_compressed(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
         """Change the result of a compression in place, its model and its report.
 
-        By default `recover` of its model. A recovery in which the method compresses again uses
-        `Compressed.again`; the model is another one then.
+        By default `recover_toward` of its model and the dense one of which it was made. A recovery
+        in which the method compresses again uses `Compressed.again`; the model is another one then.
 
         Args:
             progress: see `recover`.
@@ -97,9 +107,8 @@ class Recovery(ABC):
         Raises:
             ValueError: it must be compressed again, and does not know how.
         """
-        found = self.recover(compressed.model, task, progress)
-        if self.tunes or self.changes_forms:
-            compressed.recount()
+        found = self.recover_toward(compressed.model, compressed.dense, task, progress)
+        compressed.remeasure()
         return found
 
 
@@ -123,4 +132,9 @@ class NoRecovery(Recovery):
         pass
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return {}
+
+    def recover_compressed(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
         return {}

@@ -140,11 +140,16 @@ class Tune(Recovery):
         # Only the compressed model has the numbers that are tuned.
         pass
 
+    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        return self.recover_toward(model, task.model(), task, progress)
+
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+    def recover_toward(
+        self, model: nn.Module, dense: nn.Module, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
         self.check_data(task)
-        pair = Pair(model, task.model(), task)
+        pair = Pair(model, dense, task)
         learnt, held = self._examples(task)
         with ExitStack() as stack:
             stack.enter_context(evaluating(model, pair.dense))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.compression.report import Compressed
+from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.sites import Site, find_sites
 
@@ -22,6 +23,11 @@ class Twin:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._sites = {site.name: site for site in find_sites(model)}
+
+    @classmethod
+    def of(cls, compressed: Compressed) -> Twin:
+        """A copy of the dense model that was compressed."""
+        return cls(copied(compressed.dense).model)
 
     def weights(self, compressed: Compressed) -> list[nn.Parameter]:
         """The parameters that stand where `compressed` has factorizations, in their order."""

@@ -61,11 +61,12 @@ def compare(
     exactly (McNemar), other measured points by flipping the signs of the differences of examples,
     each with all seeds that saw it; interpolated values and five seeds or more by Student's t.
     Errors and intervals are those of a bootstrap of the test examples, which interpolates both
-    curves inside each resample. All p-values of one call are corrected together (Holm): if no
-    methods differ, the probability of any claim is about 5 % at most.
+    curves inside each resample, and from five seeds on those of Student's t. All p-values of one
+    call are corrected together (Holm): if no methods differ, the probability of any claim is about
+    5 % at most.
 
     With fewer than five seeds the claims are about these networks and other test examples of the
-    same kind; from five on seeds are resampled too, and the claims are about other seeds as well.
+    same kind; from five on they are about other seeds as well.
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery, with their
@@ -104,8 +105,8 @@ def compare(
     if not found:
         raise ValueError(_no_size(apart, curves, small))
     verdicts = _verdicts(found, shown, known.examples)
-    about = frame, verdicts, shown, small, known.examples
-    return Comparison(verdicts, table(*about, resamples), sentences(*about, apart))
+    about = verdicts, shown, small, known.examples
+    return Comparison(verdicts, table(frame, *about, resamples), sentences(*about, apart))
 
 
 @dataclass(frozen=True)

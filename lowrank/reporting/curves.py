@@ -206,8 +206,9 @@ def in_several_norms(frame: pd.DataFrame) -> pd.DataFrame:
     their own: a gain of theirs is none of a norm.
 
     Raises:
-        ValueError: there is no such family.
+        ValueError: there is no such family, or as `one_comparison`.
     """
+    one_comparison(frame)
     is_own = frame["allocates"] | (frame["recovery"] != frame["dense_recovery"])
     frame = frame[~is_own]  # type: ignore[assignment]
     counts: Any = frame.groupby("family", dropna=False)["norm"].transform("nunique")
@@ -225,6 +226,11 @@ def one_comparison(frame: pd.DataFrame) -> None:
     """Raise ValueError unless `frame` has rows, all of one task, model and recovery."""
     if frame.empty:
         raise ValueError("there is no record to show: the selection left none")
+    if not frame.index.is_unique:
+        raise ValueError(
+            "several rows have the same index, as pd.concat leaves them: give "
+            "frame.reset_index(drop=True)"
+        )
     for name in COMPARISON:
         found = sorted(map(str, frame[name].unique()))
         if len(found) > 1:

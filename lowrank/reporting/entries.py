@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,14 @@ from lowrank.records.repeats import POINT
 from lowrank.reporting.evidence import Reading, evidence
 from lowrank.reporting.examples import have_outcomes
 from lowrank.reporting.verdicts import ALPHA
-from lowrank.statistics.hypotheses import holm
+from lowrank.statistics.hypotheses import below_the_best
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DAGGER = " †"
-# The method and the column of an entry.
-Place = tuple[Hashable, float]
+# The name of an entry, as its method, and what it is compared in, as a column.
+Place = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Mark:
 
     Attributes:
         is_best: whether it is the best of its column, or cannot be told from it.
-        p: corrected p-value of no difference from the best; NaN for the best, and if not tested.
+        p: corrected p-value that no other of the column is better; NaN if not tested.
         is_tested: whether the column was tested.
     """
 
@@ -85,11 +87,18 @@ def marked(
     used = {entry.point for entry in entries.values() if entry.point is not None}
     rows: Any = frame.loc[[row for point in used for row in by_point[point]]]
     tested = shown.average is not None and len(rows) > 0 and bool(have_outcomes(rows).all())
-    known = evidence(rows, shown) if tested else None
+    known = evidence(rows, shown, resamples=0) if tested else None
     seed_of = dict(zip(frame.index, frame["seed"], strict=True))
     readings: dict[Any, Reading] = {
         point: {seed_of[row]: {row: 1.0} for row in by_point[point]} for point in used
     }
+
+    # Columns share many pairs.
+    @functools.cache
+    def better(first: Hashable, second: Hashable) -> float:
+        assert known is not None
+        return known.better(readings[first], readings[second])
+
     marks: dict[Place, Mark] = {}
     for step in dict.fromkeys(step for _, step in entries):
         column = {place: entry.point for place, entry in entries.items() if place[1] == step}
@@ -101,44 +110,49 @@ def marked(
             place: shown.sign * float(points.loc[[point], shown.name].iloc[0])
             for place, point in there.items()
         }
-        best = max(quality, key=quality.__getitem__)
         p = dict.fromkeys(there, float("nan"))
         if known is not None:
-            others = [place for place in there if there[place] != there[best]]
-            found = [known.test(readings[there[best]], readings[there[one]]) for one in others]
-            raw = np.array([np.nan if one is None else one.difference.p for one in found])
-            p |= dict(zip(others, map(float, holm(raw)), strict=True))
+            points_there = list(there.values())
+            apart = np.full((len(there), len(there)), np.nan)
+            for one, other in itertools.combinations(range(len(there)), 2):
+                apart[one, other] = better(points_there[other], points_there[one])
+                apart[other, one] = 1 - apart[one, other]
+            p = dict(zip(there, map(float, below_the_best(apart)), strict=True))
+        best = max(quality.values())
         for place in there:
             # Means of the same numbers in another order differ in the last digits.
-            tie = quality[place] >= quality[best] - 1e-6 * abs(quality[best])
-            # What shares no seed with the best has no p, and cannot be told from it either.
-            is_worse = p[place] < ALPHA if known is not None and place != best else not tie
+            tie = quality[place] >= best - 1e-6 * abs(best)
+            # What shares no seed with any other has no p, and cannot be told from it either.
+            is_worse = p[place] < ALPHA if known is not None else not tie
             marks[place] = Mark(tie or not is_worse, p[place], tested)
     return marks
 
 
-def said_of_choice(entries: Iterable[ChosenLevel]) -> str:
-    """A sentence on how levels were chosen; empty if there was no choice."""
+def said_of_choice(entries: Iterable[ChosenLevel], several: str = "levels") -> str:
+    """A sentence on how an entry was chosen of `several`; empty if there was no choice."""
     found = [entry.chosen_on for entry in entries]
     text = ""
     if "validation" in found:
-        text += " Of several levels it is the best on the validation split, by the mean over seeds."
+        text += (
+            f" Of several {several} it is the best on the validation split, by the mean over seeds."
+        )
     if "test" in found:
         text += (
-            f"{DAGGER}: the level is the best on the test split itself, which flatters it, for "
-            "there is no validation value on record."
+            f"{DAGGER}: of several {several} it is the best on the test split itself, which "
+            "flatters it, for there is no validation value on record."
         )
     return text
 
 
-def said_of_marks(marks: Iterable[Mark]) -> str:
-    """A sentence on what is bold."""
+def said_of_marks(marks: Iterable[Mark], where: str = "column") -> str:
+    """A sentence on what is bold, of a column or row."""
     if any(mark.is_tested for mark in marks):
         return (
-            f" Bold: all that cannot be told from the best of the column (p from {ALPHA:g}; paired "
-            "by test example, corrected by Holm over the column)."
+            f" Bold: all that cannot be told from the best of the {where} (p from {ALPHA:g}; each "
+            f"paired by test example with all others, corrected by Holm over the {where}: the "
+            "chance that a truly best one is not bold is 5 % at most)."
         )
-    return " Bold: the best of the column; no outcomes of single examples say what is as good."
+    return f" Bold: the best of the {where}; no outcomes of single examples say what is as good."
 
 
 def learnt_on(frame: pd.DataFrame, points: pd.DataFrame) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank.metrics.metric import Metric
-from lowrank.records.repeats import outcome_numbers
+from lowrank.records.repeats import dense_numbers, outcome_numbers
 from lowrank.reporting.examples import (
     MetricValues,
     have_outcomes,
@@ -17,8 +17,7 @@ from lowrank.reporting.examples import (
     read_outcomes,
     values_of,
 )
-from lowrank.statistics.differences import Difference, difference
-from lowrank.statistics.hypotheses import mcnemar
+from lowrank.statistics.differences import Difference, difference, p_value
 from lowrank.statistics.resampling import RESAMPLES, ResampledMeans, resample
 
 if TYPE_CHECKING:
@@ -36,11 +35,13 @@ class Tested:
     Attributes:
         difference: values, error, interval and p-value.
         seeds: how many seeds with numbers of their own were compared.
-        exact: whether the p-value is that of the exact test of McNemar, and not of the bootstrap.
+        networks: how many dense models with numbers of their own these seeds have.
+        exact: whether the p-value is that of the exact test of McNemar.
     """
 
     difference: Difference
     seeds: int
+    networks: int
     exact: bool
 
 
@@ -51,10 +52,10 @@ class Evidence:
     metric: Metric
     columns: Mapping[Hashable, int]
     outcomes: Mapping[Hashable, int]
+    dense: Mapping[Hashable, int]
     paths: Sequence[str]
     values: MetricValues
     sample: ResampledMeans
-    seed: int
 
     @property
     def examples(self) -> int:
@@ -70,6 +71,33 @@ class Evidence:
         seeds = self._distinct(first, second)
         if not seeds:
             return None
+        assert self.metric.average is not None
+        found = difference(*self._sides(first, second, seeds), self.metric.average)
+        networks = {self.dense[seed] for seed in seeds}
+        exact = self._is_mcnemars(first, second, seeds)
+        return Tested(found, len(seeds), len(networks), exact)
+
+    def better(self, first: Reading, second: Reading) -> float:
+        """The one-sided p-value that the first is no better; NaN if the two share no seed.
+
+        It needs no resamples.
+
+        Raises:
+            ValueError: as `test`.
+        """
+        seeds = self._distinct(first, second)
+        if not seeds:
+            return float("nan")
+        assert self.metric.average is not None
+        sides = sample, *shares = self._sides(first, second, seeds)
+        p = p_value(*sides, self.metric.average)
+        value = float((sample.means @ (shares[0] - shares[1])).mean())
+        return p / 2 if self.metric.sign * value > 0 else 1 - p / 2
+
+    def _sides(
+        self, first: Reading, second: Reading, seeds: Sequence[Hashable]
+    ) -> tuple[ResampledMeans, np.ndarray, np.ndarray]:
+        """The columns of two readings, and the shares of each in them, (columns, seeds)."""
         used = sorted(
             {self.columns[row] for seed in seeds for row in (*first[seed], *second[seed])}
         )
@@ -86,12 +114,7 @@ class Evidence:
             influence=self.sample.influence[:, used],
             terms=self.sample.terms[:, used],
         )
-        assert self.metric.average is not None
-        found = difference(part, shares[0], shares[1], self.metric.average, self.seed)
-        answers = self._answers(first, second, seeds)
-        if answers is not None:
-            found = replace(found, p=mcnemar(*answers))
-        return Tested(found, len(seeds), answers is not None)
+        return part, shares[0], shares[1]
 
     def _distinct(self, first: Reading, second: Reading) -> list[Hashable]:
         """The common seeds; of those that gave the same numbers in both, the first."""
@@ -119,21 +142,19 @@ class Evidence:
                     "were measured on different test splits: measure both on one"
                 )
 
-    def _answers(
-        self, first: Reading, second: Reading, seeds: Sequence[Hashable]
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The values of two measured points of one seed, if each example is right or wrong."""
+    def _is_mcnemars(self, first: Reading, second: Reading, seeds: Sequence[Hashable]) -> bool:
+        """Whether two measured points of one seed have each example right or wrong.
+
+        Then the sign-flip test is the exact test of McNemar.
+        """
         if len(seeds) > 1 or len(first[seeds[0]]) > 1 or len(second[seeds[0]]) > 1:
-            return None
+            return False
         rows = [next(iter(reading[seeds[0]])) for reading in (first, second)]
         columns = [self.columns[row] for row in rows]
         weights = self.values.weights[:, columns[0]]
         counted = weights > 0
-        values = self.values.values[counted][:, columns]
-        is_right_or_wrong = bool(np.isin(values, (0, 1)).all())
-        if not is_right_or_wrong or len(np.unique(weights[counted])) > 1:
-            return None
-        return values[:, 0], values[:, 1]
+        is_right_or_wrong = bool(np.isin(self.values.values[counted][:, columns], (0, 1)).all())
+        return is_right_or_wrong and len(np.unique(weights[counted])) == 1
 
 
 def evidence(
@@ -143,7 +164,7 @@ def evidence(
 
     Args:
         metric: an average over examples.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap; no resamples where only p-values are asked for.
 
     Raises:
         ValueError: the metric is no average, or a record has no outcomes, or none of this metric.
@@ -168,6 +189,5 @@ def evidence(
     values = values_of(found, metric.name)
     columns = {row: column for column, row in enumerate(rows.index)}
     sample = resample(values.values, values.weights, resamples, seed)
-    return Evidence(
-        metric, columns, outcome_numbers(rows), list(rows["path"]), values, sample, seed
-    )
+    numbers = outcome_numbers(rows), dense_numbers(rows)
+    return Evidence(metric, columns, *numbers, list(rows["path"]), values, sample)

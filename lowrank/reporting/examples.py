@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lowrank.records.outcomes import Outcomes
+
+# Outcomes of 10,000 examples take about 1 MB.
+MOST_HELD = 400
 
 Part = Literal["dense", "compressed"]
 
@@ -57,12 +61,28 @@ def stamps(paths: Iterable[str]) -> tuple[Any, ...]:
 
 
 def read_outcomes(paths: Iterable[str]) -> list[Outcomes]:
-    """The outcomes of records, by their paths.
+    """The outcomes of records, by their paths; not to be changed.
+
+    A report asks for the same ones several times: the last that were read are held.
 
     Raises:
         ValueError: as `lowrank.records.outcomes.of_record`.
     """
-    return [outcomes.of_record(path) for path in paths]
+    found = []
+    for path in paths:
+        try:
+            now = stamps([path])
+        except OSError:  # The text of the error is that of reading.
+            found.append(outcomes.of_record(path))
+        else:
+            found.append(_held(path, now))
+    return found
+
+
+@functools.lru_cache(maxsize=MOST_HELD)
+def _held(path: str, now: tuple[Any, ...]) -> Outcomes:
+    del now
+    return outcomes.of_record(path)
 
 
 def values_of(found: Sequence[Outcomes], metric: str, part: Part = "compressed") -> MetricValues:

@@ -59,8 +59,9 @@ def summary_table(
     bits per weight that the entry takes in its compressed layers.
 
     Bold are all entries that cannot be told from the best of their column, by the paired tests of
-    `lowrank.reporting.compare` corrected over the column; without outcomes of single examples, the
-    best alone.
+    `lowrank.reporting.compare`, corrected for having picked the best by the same numbers
+    (`lowrank.statistics.hypotheses.below_the_best`); without outcomes of single examples, the best
+    alone.
 
     Args:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
@@ -74,7 +75,7 @@ def summary_table(
         The table. In CSV each column has, after its name, ``_std`` (sample standard deviation over
         seeds), ``_se``, ``_low`` and ``_high`` (standard error over test examples and 95 %
         interval), ``_bits``, ``_level``, ``_chosen_on`` (the split on which the level was chosen;
-        empty where there was one only) and ``_p`` (of no difference from the best of the column,
+        empty where there was one only) and ``_p`` (that no other of the column is better,
         corrected).
 
     Raises:
@@ -115,12 +116,13 @@ def summary_table(
         cells.append(cell)
         best.append(bold)
     values, cells = pd.DataFrame(values), pd.DataFrame(cells)
+    held = points.loc[[entry.point for entry in entries.values() if entry.point is not None]]
     in_brackets = " In brackets: the bits per weight of its compressed layers." if beside else ""
     caption = (
         f"{subject(frame)}: {in_unit(shown)}. Each entry is a measured level of the method whose "
         f"{small.words} is at {'least' if small.higher_is_better else 'most'} that of the column; "
         f"{NONE} where none is.{said_of_choice(entries.values())}{in_brackets}"
-        f"{sentence(coverage(frame))} {over_seeds(points)}{said(points, [metric])}"
+        f"{sentence(coverage(frame))} {over_seeds(held)}{said(held, [metric])}"
         f"{said_of_marks(marks.values())} "
         f"{dense_words(frame, metric, shown, dense_errors(frame, metric)[0])}"
     )
@@ -137,6 +139,11 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
         frame: rows of `lowrank.records.store.load`, of one task, model and recovery.
         size: what comes first; see `summary_table`.
 
+    Returns:
+        The table. In CSV each measure has ``_std``, ``_se``, ``_low`` and ``_high`` after its name,
+        as in `summary_table`, and each metric that was measured on the validation split stands
+        there too, with ``validation_`` before its name.
+
     Raises:
         ValueError: as `lowrank.reporting.curves.summarise`.
     """
@@ -144,7 +151,9 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
 
     own = metrics_of(frame)
     columns = _columns(frame, size)
-    points: Any = summarise_with_errors(frame, columns)
+    # In CSV alone: what a choice of a level is made by.
+    judged = [f"validation_{name}" for name in columns if _measured(frame, f"validation_{name}")]
+    points: Any = summarise_with_errors(frame, [*columns, *judged])
     chosen = learnt_on(frame, points)
     measures = {column: measure(frame, column) for column in columns}
     # A single norm needs no column.
@@ -168,7 +177,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     )
     spreads = [
         f"{column}{end}"
-        for column in columns
+        for column in [*columns, *judged]
         for end in ("", "_std", *ERRORS)
         if f"{column}{end}" in points
     ]

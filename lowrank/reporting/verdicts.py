@@ -8,20 +8,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import DIGITS, NONE, Metric
-from lowrank.records.repeats import dense_of_their_own
 from lowrank.reporting.captions import in_unit, subject
 from lowrank.reporting.evidence import Tested
 from lowrank.reporting.table import Table
 from lowrank.statistics.interpolation import SAME
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # The probability of a false alarm.
 ALPHA = 0.05
 # After a size, by the scale of its numbers.
 UNITS = {"ratio": "×", "bits": " bits"}
 MOST_NEEDED = 10_000_000
+# The tests, by their names in CSV, in the words of the caption.
+TESTS = {
+    "McNemar, exact": "the exact test of McNemar",
+    "sign flips": "the paired sign-flip test",
+    "t": "between measured sizes, Student's t over the examples",
+    "t over seeds": "with five seeds or more, Student's t over examples and seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,6 @@ class Verdict:
 
 
 def sentences(
-    frame: pd.DataFrame,
     verdicts: Sequence[Verdict],
     shown: Metric,
     small: Metric,
@@ -69,12 +74,12 @@ def sentences(
     Args:
         apart: pairs without a size in common.
     """
-    found, dense = [], len(dense_of_their_own(frame))
+    found = []
     pairs = itertools.groupby(verdicts, key=lambda one: (one.first, one.second))
     for (first, second), group in pairs:
         own = list(group)
         said = [_said(one, shown, small) for one in own]
-        about = f"{networks(own, dense)}, {examples:,} examples"
+        about = f"{networks(own)}, {examples:,} examples"
         found.append(f"{first} and {second} ({about}): {'; '.join(said)}.")
     if apart:
         pairs_text = ", ".join(f"{first} and {second}" for first, second in apart)
@@ -82,20 +87,16 @@ def sentences(
     return tuple(found)
 
 
-def networks(verdicts: Sequence[Verdict], dense: int) -> str:
-    """What the claims of verdicts are about: these networks, or other seeds too.
-
-    Args:
-        dense: the number of dense models with numbers of their own.
-    """
+def networks(verdicts: Sequence[Verdict]) -> str:
+    """What the claims of verdicts are about: these networks, or other seeds too."""
     counts = [one.tested.seeds for one in verdicts]
     fewest, seeds = min(counts), max(counts)
     shown = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
-    if all(one.tested.difference.resampled for one in verdicts):
+    if all(one.tested.difference.over_seeds for one in verdicts):
         return f"over {shown} seeds, and for others like them"
     if seeds == 1:
         return "for this network"
-    if dense > 1:
+    if max(one.tested.networks for one in verdicts) > 1:
         return f"for these {shown} networks"
     return f"for these {shown} compressions of one network"
 
@@ -116,21 +117,17 @@ def table(
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     for name in ("first", "second"):
         best[name] = [one.better == getattr(one, name) for one in verdicts]
-    tests = {
-        True: "the exact test of McNemar",
-        False: "the paired sign-flip test",
-    }
-    about = networks(verdicts, len(dense_of_their_own(frame)))
-    fixed = {v.tested.exact for v in verdicts if not v.tested.difference.resampled}
-    used = [text for exact, text in tests.items() if exact in fixed]
-    if any(one.tested.difference.resampled for one in verdicts):
-        used.append("with five seeds or more, Student's t over examples and seeds")
+    tests = dict.fromkeys(sorted(map(_test, verdicts), key=list(TESTS).index))
+    used = " or ".join(TESTS[name] for name in tests)
+    about = networks(verdicts)
+    is_drawn = any(not one.tested.difference.over_seeds for one in verdicts)
+    drawn = f" ({resamples:,} resamples of the examples)" if is_drawn else ""
     caption = (
         f"{subject(frame)}: {in_unit(shown)} of two methods at one size; {small.words}. The better "
         f"of two is bold where the difference is real (p < {ALPHA:g}). ~: interpolated between two "
         f"measured sizes; sizes within {SAME - 1:.0%} are one. Difference: first − second ± its "
-        f"standard error, with its 95 % interval ({resamples:,} resamples of the examples). "
-        f"p: {' or '.join(used)} ({about}; {examples:,} examples), corrected by Holm "
+        f"standard error, with its 95 % interval{drawn}. "
+        f"p: {used} ({about}; {examples:,} examples), corrected by Holm "
         f"for {len(verdicts)} test{'' if len(verdicts) == 1 else 's'}. Would tell: the "
         "examples that would tell a difference of this size, four times of five."
     )
@@ -149,23 +146,27 @@ def _values(one: Verdict, shown: Metric, small: Metric) -> dict[str, Any]:
         f"second_{shown.name}": found.second,
         "difference": found.value,
         "difference_se": found.error,
-        "difference_se_of_seeds": found.between if found.resampled else float("nan"),
+        "difference_se_of_seeds": found.between if found.over_seeds else float("nan"),
         "difference_low": found.low,
         "difference_high": found.high,
         "p": found.p,
         "p_holm": one.p,
         "test": _test(one),
         "seeds": one.tested.seeds,
-        "seeds_resampled": found.resampled,
+        "networks": one.tested.networks,
+        "over_seeds": found.over_seeds,
         "better": one.better or "",
         "examples_needed": one.needed,
     }
 
 
 def _test(one: Verdict) -> str:
+    """The name of the test of a verdict, of those in `TESTS`."""
+    if one.tested.difference.over_seeds:
+        return "t over seeds"
     if one.tested.exact:
         return "McNemar, exact"
-    return "bootstrap with seeds" if one.tested.difference.resampled else "sign flips"
+    return "sign flips" if one.tested.difference.by_signs else "t"
 
 
 def _cells(one: Verdict, shown: Metric, small: Metric) -> dict[str, str]:
@@ -201,7 +202,7 @@ def _said(one: Verdict, shown: Metric, small: Metric) -> str:
         return f"at {at} they are alike on every example"
     needed = _needed(one.needed)
     more = f"; about {needed} examples would tell" if needed else ""
-    if found.resampled and not needed and found.value:
+    if found.over_seeds and not needed and found.value:
         more = "; more seeds are needed to tell"
     return f"at {at} they cannot be told apart ({amount}{more})"
 

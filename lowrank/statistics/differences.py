@@ -3,18 +3,20 @@
 Two errors are told apart. That over examples is the error of another draw of the test split, for
 the same networks; examples are resampled with all networks of an example together. That between
 networks is the error of other seeds. With fewer than five seeds it cannot be estimated, and nothing
-is said of other seeds; from five on seeds are resampled too.
+is said of other seeds; from five on the difference is one of seeds too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from lowrank.metrics.metric import Average
-from lowrank.statistics.means import LEVEL
+from lowrank.statistics.crossed import crossed_variance
+from lowrank.statistics.means import LEVEL, error_of
 from lowrank.statistics.resampling import ResampledMeans
 from lowrank.statistics.sign_flips import sign_flips
 
@@ -32,12 +34,13 @@ class Difference:
 
     Attributes:
         first, second: the metrics.
-        error: standard error of first − second: over examples, and over seeds if they are
-            `resampled`.
-        between: the part of it that comes from seeds; 0 where these are fixed.
+        error: standard error of first − second: over examples, and over seeds if the difference is
+            one `over_seeds`.
+        between: the part of it that more examples would leave; 0 where seeds are fixed.
         low, high: the ends of the 95 % interval of first − second; NaN where nothing is known.
         p: two-sided p-value of no difference.
-        resampled: whether seeds were resampled, so that the difference is one of seeds too.
+        over_seeds: whether the difference is one of other seeds too.
+        by_signs: whether `p` is that of `lowrank.statistics.sign_flips`, and not of Student's t.
     """
 
     first: float
@@ -47,7 +50,8 @@ class Difference:
     low: float
     high: float
     p: float
-    resampled: bool
+    over_seeds: bool
+    by_signs: bool
 
     @property
     def value(self) -> float:
@@ -56,82 +60,119 @@ class Difference:
 
 
 def difference(
-    sample: ResampledMeans,
-    first: np.ndarray,
-    second: np.ndarray,
-    average: Average = "mean",
-    seed: int = 0,
+    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average = "mean"
 ) -> Difference:
-    """The paired bootstrap of two curves at one size.
+    """The paired difference of two curves at one size.
 
     `first` and `second` say of which columns of `sample` each curve takes which share, for each
     seed (`lowrank.statistics.interpolation.shares`); for two measured points these are 0 and 1. A
     metric "exp" is interpolated and tested by its logarithm, in which a perplexity is a mean.
 
-    - The interval is the expanded percentile interval, which widens that of the bootstrap as
-      Student's t does that of the normal law (Hesterberg, The American Statistician 69(4), 2015).
-      The degrees of freedom are those of the examples that make the difference, (Σd²)²/Σd⁴ − 1:
-      ten examples of 10,000 on which two models differ count as ten (Kish, Survey Sampling, 1965).
+    Of fewer than five seeds, the networks are fixed:
+
+    - The interval is the expanded percentile interval of a paired bootstrap of the examples, which
+      widens it as Student's t does that of the normal law (Hesterberg, The American Statistician
+      69(4), 2015). The degrees of freedom are those of the examples that make the difference,
+      (Σd²)²/Σd⁴ − 1: ten examples of 10,000 on which two models differ count as ten (Kish, Survey
+      Sampling, 1965).
     - The p-value of two measured points is that of `lowrank.statistics.sign_flips.sign_flips` over
       the examples: the share of a bootstrap's resamples would have no digits left for many tests.
     - A value between two points is no model's, and its differences are not as likely of either
       sign: where a share 0.02 of a weak point is taken in, many are +0.02 and few −0.98. So its
       p-value is that of Student's t. Where two of the points differ on fewer than ten examples, one
       more is added that differs as far as any does, the other way: the rare ones may be missing.
-    - Logarithms and perplexities may rank two curves of several seeds in opposite ways. Then there
-      is no difference to claim, and the p-value is 1.
-    - Seeds, from five on, are resampled one fewer than there are, which makes their error unbiased
-      (Rao & Wu, JASA 83(401), 1988). The p-value is then that of Student's t for the difference
-      over its error if there is none, with Satterthwaite's degrees of freedom (Biometrics Bulletin
-      2(6), 1946).
+
+    From five seeds on, interval and p-value are those of Student's t with the variance over
+    examples and seeds and its degrees of freedom (`lowrank.statistics.crossed`); where only seeds
+    vary this is the t test of their differences.
+
+    Logarithms and perplexities may rank two curves of several seeds in opposite ways. Then there
+    is no difference to claim, and the p-value is 1.
 
     Args:
         sample: means and resamples of the columns of all models.
         first, second: shares, shape (columns, seeds).
-        seed: of the resampling of seeds.
     """
-    apart = first - second
-    seeds = apart.shape[1]
-    n = sample.examples
-    scale = float(np.abs(sample.means).max())
-    influence = sample.influence @ apart.mean(axis=1)
-    value = float((sample.means @ apart).mean())
-    if np.abs(influence).max() <= ROUNDING * scale and abs(value) <= ROUNDING * scale:
-        influence, value = np.zeros(n), 0.0
-    growth = n / (n - 1) if n > 1 else float("nan")
-    # The examples alone; and, of the same resamples, with seeds resampled.
-    drawn = sample.resampled @ apart
-    of_examples = growth * float(drawn.mean(axis=1).var())
-    picks = _picks(len(drawn), seeds, seed)
-    of_both = float((drawn * picks).sum(axis=1).var()) if seeds >= LEAST_SEEDS else of_examples
-    of_seeds = max(0.0, of_both - of_examples)
-
-    own = (sample.terms @ apart).mean(axis=1) if np.any(influence) else np.zeros(n)
-    p, degrees = _test(own, of_examples, of_seeds, seeds)
-    if seeds < LEAST_SEEDS:
-        p = (
-            sign_flips(own)
-            if np.isin(apart, (-1, 0, 1)).all()
-            else max(p, _guarded(own, _most(sample.terms, first, second)))
-        )
+    of_which = _over_seeds if first.shape[1] >= LEAST_SEEDS else _of_these
+    error, between, low, high = of_which(sample, first, second, average)
     one, other = (_metric(sample.means @ part, average) for part in (first, second))
-    each = [_metric(sample.resampled @ part, average) for part in (first, second)]
-    shown = ((each[0] - each[1]) * picks).sum(axis=1)
-    low, high = _percentiles(shown, degrees, growth)
-    fixed = float(np.sqrt(growth) * (each[0] - each[1]).mean(axis=1).std())
-    error = max(float(shown.std()), fixed) if seeds >= LEAST_SEEDS else fixed
-    if value * float((one - other).mean()) < 0:
-        p = 1.0
     return Difference(
         first=float(one.mean()),
         second=float(other.mean()),
         error=error,
-        between=float(np.sqrt(max(0.0, error**2 - fixed**2))),
+        between=between,
         low=low,
         high=high,
-        p=p,
-        resampled=seeds >= LEAST_SEEDS,
+        p=p_value(sample, first, second, average),
+        over_seeds=first.shape[1] >= LEAST_SEEDS,
+        by_signs=_is_by_signs(first - second),
     )
+
+
+def p_value(
+    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average = "mean"
+) -> float:
+    """The p-value of `difference` alone, which needs no resamples.
+
+    Args:
+        sample, first, second, average: as of `difference`.
+    """
+    one, other = (_metric(sample.means @ part, average) for part in (first, second))
+    apart = first - second
+    if float((sample.means @ apart).mean() * (one - other).mean()) < 0:
+        return 1.0
+    influence, means = _without_rounding(sample, apart)
+    own = _own(sample, apart, influence, means)
+    counted, value = _counted(own), float(means.mean())
+    if _is_by_signs(apart):
+        return sign_flips(own)
+    # Where nothing varies the mean square about 0 stands in for a variance.
+    about_zero = value**2 / sample.examples
+    if apart.shape[1] < LEAST_SEEDS:
+        variance = error_of(influence.mean(axis=1)) ** 2 + about_zero
+        guarded = _guarded(own, _most(sample.terms, first, second))
+        return max(_of_t(own, variance, counted), guarded)
+    found = crossed_variance(influence, means)
+    if not counted or not found.total > ROUNDING**2 * value**2:
+        return _of_t(own, about_zero, counted)
+    return _of_t(own, found.total, found.degrees(counted))
+
+
+def _is_by_signs(apart: np.ndarray) -> bool:
+    """Whether shares are those of two measured points of fewer than five seeds."""
+    return apart.shape[1] < LEAST_SEEDS and bool(np.isin(apart, (-1, 0, 1)).all())
+
+
+def _of_these(
+    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average
+) -> tuple[float, float, float, float]:
+    """Error, part between seeds, and interval for other examples and the same networks."""
+    n, apart = sample.examples, first - second
+    growth = n / (n - 1) if n > 1 else float("nan")
+    each = [_metric(sample.resampled @ part, average) for part in (first, second)]
+    shown = (each[0] - each[1]).mean(axis=1)
+    counted = _counted(_own(sample, apart, *_without_rounding(sample, apart)))
+    return float(np.sqrt(growth) * shown.std()), 0.0, *_percentiles(shown, counted, growth)
+
+
+def _over_seeds(
+    sample: ResampledMeans, first: np.ndarray, second: np.ndarray, average: Average
+) -> tuple[float, float, float, float]:
+    """Error, part between seeds, and interval for other examples and other seeds."""
+    apart = first - second
+    influence, means = _without_rounding(sample, apart)
+    own = _own(sample, apart, influence, means)
+    if average == "exp":
+        # By the slopes of exp: a perplexity moves by itself times what its logarithm moves by.
+        one, other = (_metric(sample.means @ part, average) for part in (first, second))
+        influence = sample.influence @ first * one - sample.influence @ second * other
+        means = one - other
+    found, counted = crossed_variance(influence, means), _counted(own)
+    value, error = float(means.mean()), float(np.sqrt(found.total))
+    reach = float("nan") if own.any() else 0.0
+    if counted > 0 and error > 0:
+        reach = float(special.stdtrit(found.degrees(counted), (1 + LEVEL) / 2)) * error
+    return error, float(np.sqrt(found.between)), value - reach, value + reach
 
 
 def _metric(means: np.ndarray, average: Average) -> np.ndarray:
@@ -139,32 +180,40 @@ def _metric(means: np.ndarray, average: Average) -> np.ndarray:
         return np.exp(means) if average == "exp" else means
 
 
-def _picks(resamples: int, seeds: int, seed: int) -> np.ndarray:
-    """The share of each seed in the mean of each resample, shape (resamples, seeds)."""
-    if seeds < LEAST_SEEDS:
-        return np.full((resamples, seeds), 1 / seeds)
-    generator = np.random.default_rng((seed, seeds))
-    return generator.multinomial(seeds - 1, [1 / seeds] * seeds, resamples) / (seeds - 1)
-
-
-def _test(own: np.ndarray, of_examples: float, of_seeds: float, seeds: int) -> tuple[float, float]:
-    """The p-value of no difference, and the degrees of freedom of the error.
+def _without_rounding(sample: ResampledMeans, apart: np.ndarray) -> tuple[Any, Any]:
+    """The influences on a difference, and its value; 0 where only rounding is left of them.
 
     Args:
-        own: of each example in the difference, which is their sum.
-        of_examples, of_seeds: the two variances of the difference.
+        apart: the shares of the columns in it, shape (columns, seeds).
     """
-    n, value = len(own), float(own.sum())
-    if n < 2 or not np.any(own):
-        return 1.0, 0.0
+    influence, value = sample.influence @ apart, sample.means @ apart
+    least = ROUNDING * float(np.abs(sample.means).max())
+    alike = (np.abs(influence).max(axis=0) <= least) & (np.abs(value) <= least)
+    return np.where(alike, 0.0, influence), np.where(alike, 0.0, value)
+
+
+def _own(sample: ResampledMeans, apart: np.ndarray, influence: Any, means: Any) -> np.ndarray:
+    """Of each example in the mean difference, which is their sum, shape (n,)."""
+    if not np.any(influence) and not np.any(means):
+        return np.zeros(sample.examples)
+    return (sample.terms @ apart).mean(axis=1)
+
+
+def _counted(own: np.ndarray) -> float:
+    """The degrees of freedom of the examples that make a difference, their sum; 0 for none."""
+    if len(own) < 2 or not np.any(own):
+        return 0.0
     squares = np.square(own / np.abs(own).max())
     counted = float(squares.sum() ** 2 / np.square(squares).sum()) - 1
-    if counted < 1e-6:  # One example makes the whole difference.
-        return 1.0, 0.0
-    under = of_examples + value**2 / n
-    total = under + of_seeds
-    degrees = total**2 / (under**2 / counted + of_seeds**2 / max(1, seeds - 1))
-    return float(2 * special.stdtr(degrees, -abs(value) / np.sqrt(total))), float(degrees)
+    # One example makes the whole difference.
+    return counted if counted > 1e-6 else 0.0
+
+
+def _of_t(own: np.ndarray, variance: float, degrees: float) -> float:
+    """The p-value of no difference; 1 where nothing is known of it."""
+    if not degrees > 0:
+        return 1.0
+    return float(2 * special.stdtr(degrees, -abs(float(own.sum())) / np.sqrt(variance)))
 
 
 def _guarded(own: np.ndarray, most: float) -> float:
@@ -176,7 +225,7 @@ def _guarded(own: np.ndarray, most: float) -> float:
         return 1.0
     more = np.append(own, -np.sign(value) * most)
     spread = float(np.square(more - more.mean()).sum())
-    return _test(more, spread, 0.0, 1)[0]
+    return _of_t(more, spread + float(more.sum()) ** 2 / len(more), _counted(more))
 
 
 def _most(terms: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:

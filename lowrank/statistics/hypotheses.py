@@ -1,4 +1,4 @@
-"""Tests of many differences at once, and of pairs of answers that are right or wrong."""
+"""Corrections for many tests at once, and the examples that a test needs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,6 @@ import math
 
 import numpy as np
 from scipy import special
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """The two-sided p-value of the exact test that two models are right equally often.
-
-    Given the examples on which one of two models is right and the other is wrong, under the
-    hypothesis each of them is right by a fair coin. So its p-value is never too small, however few
-    these examples are. 1 where there are none.
-
-    Args:
-        first, second: 0 or 1 (also booleans) for the same examples, shape (n,).
-
-    Source: McNemar, Psychometrika 12(2), 1947; Edwards, Psychometrika 13(3), 1948.
-    """
-    first, second = np.asarray(first) > 0.5, np.asarray(second) > 0.5
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    fewer, apart = min(only_first, only_second), only_first + only_second
-    return min(1.0, 2 * float(special.bdtr(fewer, apart, 0.5))) if apart else 1.0
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -45,6 +27,30 @@ def holm(p: np.ndarray) -> np.ndarray:
     corrected = np.full(p.shape, np.nan)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(left * p[order]))
     return corrected
+
+
+def below_the_best(p: np.ndarray) -> np.ndarray:
+    """The p-values of several values that each is as good as every other, corrected.
+
+    The best of a sample was chosen by the same numbers as it is tested by, so a comparison of the
+    others with it alone says too often that one is worse. Here each value is compared with all
+    others, of which the best is one, whichever that is (Bonferroni); and the values are corrected
+    by Holm. So with probability 1 − α or more none of the truly best values is below α.
+
+    Args:
+        p: one-sided p-values that value `column` is no better than value `row`, shape (k, k); NaN
+            where the two were not compared, as of each with itself.
+
+    Returns:
+        The p-values, shape (k,); NaN for what was compared with none.
+
+    Source: Hsu, The Annals of Statistics 9(5), 1981 (comparisons with the best); Holm, Scandinavian
+    Journal of Statistics 6(2), 1979.
+    """
+    compared = ~np.isnan(p)
+    least = np.where(compared, p, np.inf).min(axis=1, initial=np.inf)
+    others = compared.sum(axis=1)
+    return holm(np.where(others > 0, np.minimum(1.0, others * np.minimum(1.0, least)), np.nan))
 
 
 def examples_needed(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
@@ -26,6 +25,7 @@ from lowrank.tasks.sentences import (
     SentenceClassifier,
     SentenceOutputs,
     SentenceSplit,
+    filled_up,
     fit_head,
 )
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
@@ -262,14 +262,18 @@ class TextClassification(Task):
                 "start at 0"
             )
         ids = self._pretrained.tokenizer(
-            text.rows(), truncation=True, max_length=self.max_length, verbose=False
+            text.rows(),
+            truncation=True,
+            max_length=self.max_length,
+            verbose=False,
+            # Lists of ones and zeros, which take as long as the ids.
+            return_attention_mask=False,
+            return_token_type_ids=False,
         )["input_ids"]
         short = [row for row, sentence in enumerate(ids) if len(sentence) == 0]
         if short:
             raise ValueError(f"{text}: the sentence in row {short[0]} has no tokens")
-        padded = pad_sequence(
-            [torch.tensor(sentence) for sentence in ids], batch_first=True, padding_value=PADDING
-        )
+        padded = filled_up(ids)
         self._pretrained.check_ids(padded)
         return SentenceSplit(padded.to(self.device), labels.to(self.device))
 

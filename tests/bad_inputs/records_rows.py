@@ -18,7 +18,7 @@ from lowrank.measure import compare_latency
 from lowrank.measure.speedup import paired_speedup
 from lowrank.records import store
 from lowrank.records.columns import measure
-from lowrank.reporting import plots
+from lowrank.reporting import explorer, plots
 from lowrank.reporting.curves import (
     comparisons,
     dense_baseline,
@@ -268,7 +268,7 @@ RECORDS = [
     Row(
         "an error below zero", has(-0.1, "layers", 0, "relative_error"), "relative_error=-0.1 must"
     ),
-    Row("an error in no norm", has(None, "layers", 0, "norm_error"), "norm_error=None must be"),
+    Row("an error in words", has("low", "layers", 0, "norm_error"), "norm_error='low' must be"),
     Row("a layer of many norms", has(["full"], "layers", 0, "norm"), r"norm=\['full'\] must be a"),
     Row("a layer without bytes", has(0, "layers", 0, "dense_bytes"), "a layer without bytes is no"),
     Row("a layer without a name", has("", "layers", 0, "name"), r"layers\[0\].name='' must be"),
@@ -298,6 +298,17 @@ QUESTIONS = [
         "trained and untrained dense models",
         ask(one_comparison, lambda f: f.assign(dense_recovery=["none", "x"])),
         "mix 2 values of 'dense_recovery'",
+    ),
+    Row(
+        "rows of two frames",
+        ask(one_comparison, lambda f: f.set_axis([0, 0])),
+        r"give frame.reset_index\(drop=True\)",
+    ),
+    Row("no row in two norms", ask(norm_table, lambda f: f.head(0)), "selection left none"),
+    Row(
+        "a page of nothing",
+        ask(lambda f: explorer.page(f, f, {}, "none"), lambda f: f.head(0)),
+        "selection left none",
     ),
     Row("a column that is not there", ask(lambda f: summarise(f, ["bleu"])), "hold no bleu: take"),
     Row("a mean of texts", ask(lambda f: summarise(f, ["family"])), "family is no measure"),
@@ -406,6 +417,11 @@ REPORTS = [
     Row("a link in out", linked("figures/a-b.md"), "a-b.md is a link to a file elsewhere: remove"),
     Row(
         "a measure that none has", shown(metric="perplexity"), "no record holds metric=perplexity: "
+    ),
+    Row(
+        "a measure of the other split",
+        shown(metric="validation_top1"),
+        "metric=validation_top1 is measured on the validation split, .* so give metric=top1",
     ),
     Row("a label for a measure", shown(metric="task"), "metric=task: there are top1, top5"),
     Row(

@@ -51,7 +51,7 @@ def test_each_weight_moment_and_example_is_checked_once(method):
     found = calls(method)
     # What is not a model's own weight, such as what a rival is made of, is checked apart.
     own = found["decomposers/decomposer", "decompose"]
-    assert found["decomposers/decomposer", "check_weight"] - own == LAYERS
+    assert found["approximation/weight_checks", "check_weight"] - own == LAYERS
     passes = 2 if isinstance(method, MixedAllocation) else 1  # Its choice has norms of its own.
     assert found["norms/checks", "check_moment"] >= LAYERS * passes
     assert found["measure/macs", "layer_macs"] == found["model/forward", "check_example"] == 2
@@ -59,7 +59,7 @@ def test_each_weight_moment_and_example_is_checked_once(method):
 
 def test_the_weight_of_the_first_step_of_a_chain_is_checked_once():
     found = calls(Chain([GPTQ(3, 12), Quantization(8)]))
-    assert found["decomposers/decomposer", "check_weight"] == LAYERS
+    assert found["approximation/weight_checks", "check_weight"] == LAYERS
     assert found["decomposers/decomposer", "decompose"] == 0
 
 

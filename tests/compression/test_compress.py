@@ -344,6 +344,6 @@ def test_bytes_are_counted_anew_after_training():
     with torch.no_grad():
         for parameter in result.model.parameters():
             parameter.mul_(1 / 3)
-    result.recount()
+    result.remeasure()
     assert [layer.bytes for layer in result.layers] == [512 * 4 + 128] * 2
     assert [layer.bits_per_weight for layer in result.layers] == [8 * (512 * 4 + 128) / 1024] * 2

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from lowrank.decomposers import LowRankPlusSparse, RobustPCA
-from lowrank.decomposers.robust_pca import lower_bound, solve
+from lowrank.decomposers.robust_pca import lower_bound, shrunk, solve
 from lowrank.factorizations import Dense, Product, Sparse, Sum
 from lowrank.norms import Diagonal, Full
 
@@ -198,6 +198,29 @@ def test_a_weight_of_which_nothing_counts_stays_dense():
     found = RobustPCA().decompose(weight, Diagonal(columns))
     assert torch.equal(found.to_dense(), weight)
     assert "what counts nothing in the norm has no parts" in " ".join(found.notes)
+
+
+def test_a_growing_penalty_finds_the_same_minimum_in_half_the_iterations():
+    """Candès et al., section 4.1: what is found does not depend on how; a constant one is slow."""
+    low_rank, sparse = planted(1.0)
+    # As in their experiments, the errors are far larger than the entries of the low rank.
+    weight = low_rank / 80 + sparse.sign()
+    options = {"sparse_weight": 80**-0.5, "tolerance": 1e-7, "max_iterations": 2000}
+    grown, constant = (solve(weight, growth=growth, **options) for growth in (1.5, 1.0))
+    assert relative(grown.left @ grown.right, constant.left @ constant.right) < 1e-4
+    assert 0 < grown.reached <= grown.iterations < 0.6 * constant.iterations
+
+
+@pytest.mark.parametrize("out, inner", [(9, 6), (6, 9)])
+def test_shrinkage_is_that_of_the_singular_values(out, inner):
+    weight = random(out, inner)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    for threshold in (0.0, 0.5 * float(s[2] + s[3]), 2 * float(s[0])):
+        left, right, nuclear = shrunk(weight, threshold)
+        shrunken = (s - threshold).clamp_min(0)
+        torch.testing.assert_close(left @ right, u * shrunken @ vh)
+        torch.testing.assert_close(nuclear, shrunken.sum())
+        assert left.shape[1] == int((s > threshold).sum())
 
 
 def test_what_has_not_converged_is_refused():

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import programs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # What may differ between two runs of one point, besides its times.
@@ -27,14 +29,8 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def run(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """A sweep from its start to its end."""
+    return programs.run(*command(*arguments)[1:], cwd=ROOT, env=environment(cache))
 
 
 def start(cache: Path, *arguments: str) -> subprocess.Popen[bytes]:

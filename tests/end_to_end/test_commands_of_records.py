@@ -1,9 +1,8 @@
 """The command of a record, run as its reader runs it."""
 
 import shlex
-import subprocess
-import sys
 
+import programs
 from sweeps import ROOT, environment, records, run
 
 from experiments.again import command_of_each
@@ -18,13 +17,8 @@ def test_the_command_of_a_record_measures_its_point_again(cache, tmp_path):
     assert found.text is not None
     python, *rest = shlex.split(found.text)
     assert python == "python"
-    again = subprocess.run(
-        [sys.executable, *rest, f"results={tmp_path / 'second'}"],
-        cwd=ROOT,
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-    )
+    second = f"results={tmp_path / 'second'}"
+    again = programs.run(*rest, second, cwd=ROOT, env=environment(cache))
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "second" / f"{key}.json").is_file()
     assert records(tmp_path / "first") == records(tmp_path / "second")

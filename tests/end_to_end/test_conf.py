@@ -1,5 +1,8 @@
 """Every config that ships is composed and made into the objects that it names."""
 
+import functools
+import json
+
 import pytest
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
@@ -8,9 +11,11 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from sweeps import ROOT
 
+from experiments import parts
 from experiments.composer import Composer, resolve
 from experiments.parts import make, make_parts
 from experiments.trackers import Tracker
+from lowrank.point.dense import text
 
 pytestmark = pytest.mark.usefixtures("composing")
 
@@ -45,9 +50,9 @@ def test_every_tracker_is_made(composer, name):
 
 
 def test_the_seed_and_device_of_a_sweep_reach_its_parts(composer):
-    parts = make_parts(composer.settings(["method=random", "seed=7", "device=cuda:3"]))
-    assert (parts.task.seed, parts.task.device) == (7, "cuda:3")
-    assert parts.method.seed == 7
+    made = make_parts(composer.settings(["method=random", "seed=7", "device=cuda:3"]))
+    assert (made.task.seed, made.task.device) == (7, "cuda:3")
+    assert made.method.seed == 7
 
 
 @pytest.mark.parametrize(
@@ -104,12 +109,24 @@ def test_a_value_for_an_option_that_is_not_there_names_it(composer):
         composer.settings(["method.rnk=4"])
 
 
-def experiment_jobs(name):
+@functools.cache
+def points(name):
+    """The settings and the method of each point of an experiment."""
     config = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
     loader = GlobalHydra.instance().config_loader()
     composer = Composer(loader, config)
     sweeper = sweeper_for(config, loader)
-    return [composer.settings(job) for job in sweeper.jobs([f"experiment={name}"])]
+    settings = [composer.settings(job) for job in sweeper.jobs([f"experiment={name}"])]
+    with pytest.MonkeyPatch.context() as patch:
+        # Most parts of a point are those of others too.
+        patch.setattr(parts, "make", lambda config: made(text(config)))
+        return [(point, make_parts(point).method) for point in settings]
+
+
+@functools.cache
+def made(config):
+    """What a part's configuration (JSON) names."""
+    return make(json.loads(config))
 
 
 def sweeper_for(config, loader):
@@ -127,29 +144,29 @@ def sweeper_for(config, loader):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_point_of_every_experiment_is_made(name):
-    settings = experiment_jobs(name)
-    assert {point["sweep"] for point in settings} == {name}
     levels: dict[str, set[float | None]] = {}
-    for point in settings:
-        levels.setdefault(point["method_name"], set()).add(make_parts(point).method.level)
+    for settings, method in points(name):
+        assert settings["sweep"] == name
+        levels.setdefault(settings["method_name"], set()).add(method.level)
+    assert levels
     if not name.endswith("_reference"):  # Those are single points, no curves.
         assert min(map(len, levels.values())) >= 4
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "mnist_finetune", "cifar10"])
 def test_the_comparisons_cover_every_family(name):
-    families = {make_parts(point).method.family for point in experiment_jobs(name)}
+    families = {method.family for _, method in points(name)}
     assert families - {"mix"} == {"low rank", "sparse", "quantized", "hybrid", "adapter"}
 
 
 def test_the_main_job_has_every_family_at_five_levels_and_three_seeds():
-    points = {
-        (point["method_name"], make_parts(point).method.level, point["seed"])
-        for point in experiment_jobs("digits")
+    found = {
+        (settings["method_name"], method.level, settings["seed"])
+        for settings, method in points("digits")
     }
-    methods = {method for method, _, _ in points}
+    methods = {method for method, _, _ in found}
     assert len(methods) == 21
     assert "mix" in methods
     for method in methods:
         for seed in (0, 1, 2):
-            assert len({level for m, level, s in points if (m, s) == (method, seed)}) >= 5
+            assert len({level for m, level, s in found if (m, s) == (method, seed)}) >= 5

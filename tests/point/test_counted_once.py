@@ -63,18 +63,16 @@ def test_an_allocation_that_needs_an_example_has_it(profile):
 
 
 @pytest.mark.parametrize(
-    ("recovery", "recounts"),
-    [(NoRecovery(), 0), (BiasCorrection(), 0), (FineTune(epochs=1, learning_rate=1e-2), 1)],
+    ("recovery", "measured"),
+    [(NoRecovery(), 0), (BiasCorrection(), 1), (FineTune(epochs=1, learning_rate=1e-2), 1)],
     ids=["none", "biases", "trained"],
 )
-def test_bytes_are_counted_anew_only_where_something_was_trained(profile, recovery, recounts):
-    method = (
-        Chain([TruncatedSVD(rank=4), Quantization(4)]) if not recounts else TruncatedSVD(rank=4)
-    )
+def test_layers_are_measured_anew_only_after_a_recovery(profile, recovery, measured):
+    method = TruncatedSVD(rank=4)
     record = profile.runcall(
         measure_point, TASK, method, norm="full", recovery=recovery, measure=QUICK
     )
-    assert called(profile)["recount"] == recounts
+    assert called(profile)["remeasure"] == measured
     layers = sum(layer["dense_bytes"] - layer["bytes"] for layer in record["layers"])
     assert record["dense"]["bytes"] - record["compressed"]["bytes"] == layers
 

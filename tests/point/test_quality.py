@@ -281,5 +281,9 @@ def test_a_batch_without_predictions_takes_nothing_from_the_loss():
         def loss(self, outputs, targets):
             return super().loss(outputs, targets) * (float("nan") if len(targets) == 3 else 1)
 
+        def count(self, metrics, outputs, targets):
+            if len(targets) != 3:
+                super().count(metrics, outputs, targets)
+
     found = evaluate(nn.Identity(), Few(), batch_size=50).metrics["loss"]
     assert math.isfinite(found)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import made_records
+import programs
 import pytest
 
 from lowrank.records import best, models, store
@@ -203,8 +204,8 @@ def test_who_gives_its_model_up_was_not_measured_again(tmp_path):
 
 def killed(record, folder, changes):
     """Save a record in a process that dies before a change; whether it came to that."""
-    program = [sys.executable, "-c", KILLED, str(folder), str(changes)]
-    said = subprocess.run(program, input=json.dumps(record), text=True, capture_output=True)
+    program = ("-c", KILLED, str(folder), str(changes))
+    said = programs.run(*program, input=json.dumps(record))
     assert said.returncode == (0 if said.stdout else 9), said.stderr
     return not said.stdout
 

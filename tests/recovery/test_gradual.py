@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from least_squares import LeastSquares
 
-from lowrank.allocation import GlobalMagnitude
+from lowrank.allocation import Budget, GlobalMagnitude, MixedAllocation, NormError
 from lowrank.compression.compress import compress
 from lowrank.decomposers import (
     AlternatingSum,
@@ -15,8 +15,10 @@ from lowrank.decomposers import (
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
+    RandomPruning,
     TruncatedSVD,
 )
+from lowrank.model.sites import find_sites
 from lowrank.recovery import FineTune, Gradual
 
 PLAIN = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"}
@@ -52,8 +54,17 @@ def test_the_epochs_are_divided_among_the_renewals():
     assert parts == [range(0, 2), range(2, 4), range(4, 6), range(6, 12)]
 
 
-@pytest.mark.parametrize("method", [MagnitudePruning(0.7), GlobalMagnitude(0.7)], ids=repr)
-def test_masks_are_nested(method):
+@pytest.mark.parametrize(
+    ("method", "left"),
+    [
+        (MagnitudePruning(0.7), 9),
+        (GlobalMagnitude(0.7), 9),
+        (MagnitudePruning(pattern="1:3"), 10),
+        (RandomPruning(0.7), 9),
+    ],
+    ids=repr,
+)
+def test_masks_are_nested(method, left):
     """What is pruned once stays so, and each renewal prunes more."""
     task = LeastSquares(spread=2.0, trained=True)
     result = compress(task.model(), method)
@@ -68,11 +79,11 @@ def test_masks_are_nested(method):
     result.again = watched
     found = gradual(epochs=30, renewals=6, every=4).recover_compressed(result, task)
     counts = [int(mask.sum()) for mask in masks]
-    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] == 9
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] == left
     pairs = zip(masks, masks[1:], strict=False)
     assert not any(bool((late & ~early).any()) for early, late in pairs)
     assert found["bytes"] == sorted(found["bytes"], reverse=True)
-    assert int((matrix(result) != 0).sum()) == 9
+    assert int((matrix(result) != 0).sum()) == left
 
 
 def test_one_renewal_is_compression_and_then_fine_tuning():
@@ -146,6 +157,32 @@ def test_every_method_reaches_its_level(method):
     assert result.model[0].factorization.describe() == direct.model[0].factorization.describe()
     # Of the 14 epochs at the level itself.
     assert task.loss_at(matrix(result)) < losses[-1] < losses[-14]
+
+
+@pytest.mark.parametrize("budget", [Budget(limit=70), Budget(bits_per_weight=20)], ids=repr)
+def test_a_budget_falls_in_steps(budget):
+    task = LeastSquares(trained=True)
+    choice = MixedAllocation(
+        [MagnitudePruning(s / 10) for s in range(2, 10)], budget, NormError(), 0
+    )
+    result = compress(task.model(), choice)
+    sizes = gradual(epochs=8, renewals=4, every=2).recover_compressed(result, task)["bytes"]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+    assert sizes[-1] == result.layers[0].bytes <= budget.allowance(find_sites(task.model()), 240, 0)
+
+
+def test_a_method_without_a_level_in_between_is_noted():
+    task, notes = LeastSquares(), []
+    # The rank of the whole weight is where the way begins.
+    for method, renewals in [
+        (TruncatedSVD(rank=5), 3),
+        (TruncatedSVD(rank=5), 1),
+        (MagnitudePruning(0.5), 3),
+    ]:
+        result = compress(task.model(), method)
+        found = gradual(epochs=3, renewals=renewals, every=1).recover_compressed(result, task)
+        notes.append(found.get("note", ""))
+    assert notes[1:] == ["", ""] and notes[0].startswith("at these shares the method has no level")
 
 
 def test_codes_alone_are_not_trained():

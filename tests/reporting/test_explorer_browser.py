@@ -3,6 +3,7 @@
 Needs playwright and a Chromium of the system; `make test-all` runs it.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -159,6 +160,38 @@ def test_any_two_measures_are_axes(visit, frame):
         assert len(ticks) >= 4 and len(set(ticks)) > 3, (x, y, ticks)
 
 
+def test_an_axis_can_be_logarithmic_or_not(visit, frame):
+    page = visit()
+    heights = "() => [...document.querySelectorAll('.curve')].map((one) => one.getBBox().height)"
+    page.locator("#y").select_option("loss")
+    linear = page.evaluate(heights)
+    page.get_by_label("Vertical axis, logarithmic").check()
+    assert page.evaluate(heights) != linear and "ylog=1" in page.evaluate("location.hash")
+    assert page.locator(".point").count() == frame["point"].nunique()
+    page.get_by_label("Horizontal axis, logarithmic").uncheck()
+    ticks = page.locator(".tick text[text-anchor='middle']").all_text_contents()
+    places = [float(tick.strip("×")) for tick in ticks]
+    steps = {round(b - a, 6) for a, b in itertools.pairwise(places)}
+    assert len(steps) == 1
+    # A new measure has the axis that suits it.
+    page.locator("#y").select_option("kl")
+    assert not page.get_by_label("Vertical axis, logarithmic").is_checked()
+
+
+def test_an_end_of_a_range_that_is_no_number_is_named(visit, frame):
+    page = visit()
+    for low, high, said in (
+        ("1,5", "", "“1,5” is no number such as 4 or 1.5, and filters nothing."),
+        ("9", "3", "Nothing lies from 9 to 3."),
+        ("9", "", ""),
+    ):
+        for name, value in (("#size-min", low), ("#size-max", high)):
+            page.locator(name).fill(value)
+            page.keyboard.press("Tab")
+        assert page.locator(".range .wrong").first.inner_text() == said
+        assert page.locator("[aria-invalid]").count() == ("no number" in said)
+
+
 @pytest.mark.parametrize("down", [False, True])
 def test_tables_sort(visit, down):
     page = visit()
@@ -170,6 +203,21 @@ def test_tables_sort(visit, down):
     assert order.get_attribute("aria-sort") == ("descending" if down else "ascending")
     numbers = [float(re.split("×| ±", text)[0]) for text in cells(page, "compression ratio")]
     assert numbers == sorted(numbers, reverse=down)
+
+
+def test_of_many_points_the_first_are_in_the_table_until_all_are_asked_for(visit, tmp_path):
+    path = tmp_path / "explorer.html"
+    folder = records.write(tmp_path / "records", 4)
+    path.write_text(pages.page(folder), encoding="utf-8")
+    count = len(list(folder.glob("*.json")))
+    page = visit("#each=1&sort=-top1", path=path)
+    rows = page.locator("#points tbody tr")
+    assert rows.count() == 200 < count == page.locator(".point").count()
+    least = min(float(text.split()[0]) for text in cells(page, "top-1 (%)"))
+    page.get_by_role("button", name=f"show all {count}").click()
+    assert rows.count() == count
+    shown = sorted((float(text.split()[0]) for text in cells(page, "top-1 (%)")), reverse=True)
+    assert shown[199] == least and page.get_by_role("button", name="show all").count() == 0
 
 
 def pair(folder, frame, methods, metric, seed=0):
@@ -257,6 +305,25 @@ def test_the_keyboard_alone_is_enough(visit, frame):
             break
     else:
         raise AssertionError("no way to the command by the keyboard")
+
+
+def test_the_way_to_the_table_keeps_the_view(visit):
+    page = visit("#y=loss&off=svd")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "points"
+    assert page.locator("#y").input_value() == "loss"
+    assert page.evaluate("location.hash") == "#y=loss&off=svd"
+
+
+def test_a_phone_shows_the_way_to_the_record(visit):
+    page = visit(viewport=PHONE, has_touch=True, is_mobile=True)
+    box = page.locator(".point").first.locator(".halo").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    method = page.locator("#detail h2").inner_text().strip()
+    page.get_by_role("button", name=f"Show {method}").tap()
+    detail = page.locator("#detail").bounding_box()
+    assert detail is not None and abs(detail["y"]) < 50
 
 
 def test_everything_has_a_name_for_screen_readers(visit, frame):

@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import made_outcomes
 import made_records as records
 import pandas as pd
 import pytest
@@ -103,6 +104,38 @@ def test_methods_that_share_a_cell_are_named_and_the_best_is_shown(frame):
     assert cells.at[("low rank", "1.25"), "fisher"] == "170.0"
     assert cells.at[("low rank", "1.25"), "improves"] == "yes"
     assert cells.at[("sparse", "0.5"), "fisher"] == "–"
+
+
+def test_of_methods_that_share_a_cell_validation_chooses_and_the_test_value_is_shown(frame):
+    """HQQ is better on the test split at 3 bits, and round to nearest on the validation split."""
+    three = (frame["family"] == "quantized") & (frame["level"] == 3)
+    validated = frame["perplexity"].mask(three & (frame["method"] == "rtn"), 1.0)
+    table = norm_table(frame.assign(validation_perplexity=validated))
+    row = rows(table)["quantized", 3]
+    assert (row["identity_method"], row["identity_chosen_on"]) == ("rtn", "validation")
+    assert float(row["identity"]) == pytest.approx(11.28, rel=0.05) and row["full_chosen_on"] == ""
+    assert "†" not in table.to_markdown()
+    lacking = norm_table(frame.assign(validation_perplexity=math.nan))
+    row = rows(lacking)["quantized", 3]
+    assert (row["identity_method"], row["identity_chosen_on"]) == ("hqq", "test")
+    assert "9.220 (hqq) †" in lacking.to_markdown()
+    assert "†: of several methods it is the best on the test split itself" in lacking.caption
+
+
+def test_with_outcomes_entries_have_intervals_and_bold_is_what_cannot_be_told_apart(tmp_path):
+    made_up = [
+        made_outcomes.text(records.text_record(method, step))
+        for method in ("rtn", "gptq")
+        for step in range(3)
+    ]
+    table = norm_table(store.load(made_outcomes.write(tmp_path, made_up)))
+    values = table.values
+    for norm in ("identity", "full"):
+        inside = values[f"{norm}_low"].lt(values[norm]) & values[norm].lt(values[f"{norm}_high"])
+        assert inside.all() and (values[f"{norm}_se"] > 0).all()
+        assert (table.best[norm].to_numpy() == (values[f"{norm}_p"] >= 0.05)).all()
+    assert "(se " in table.cells["full"].iloc[0]
+    assert "cannot be told from the best of the row" in table.caption
 
 
 def test_seeds_are_averaged_before_they_are_compared(tmp_path):

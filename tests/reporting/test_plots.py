@@ -294,6 +294,25 @@ def test_the_error_is_that_in_the_norm_that_was_asked_for(tmp_path):
     assert error_title(plain) == "relative error ‖W − Ŵ‖ / ‖W‖"
 
 
+def test_the_error_of_trained_layers_is_that_in_the_identity_norm(tmp_path):
+    records.write_texts(tmp_path, 1, ("gptq", "wanda"))
+    layers = store.load_layers(tmp_path)
+    of_one = layers["method"] == "gptq"
+    layers["norm_error"] = layers["norm_error"].mask(of_one)
+    layers["tuned"] = True
+    figure = plots.layer_figure(layers)
+    names, error, _ = maps(figure)
+    assert error_title(figure) == (
+        "relative error ‖W − Ŵ‖ / ‖W‖ in the norm of its row, W before training"
+    )
+    assert all(("identity" if "gptq" in name else "diagonal") in name for name in names)
+    for row, name in zip(error, names, strict=True):
+        own = layers[(layers["method"] == name.split()[0])]
+        own = own[own["level"] == float(name.split()[1].rstrip(","))].sort_values("position")
+        expected = own["relative_error" if "gptq" in name else "norm_error"]
+        assert row == pytest.approx(expected.to_numpy())
+
+
 def test_levels_that_read_alike_are_rows_of_their_own(layers):
     own = layers[(layers["method"] == "svd") & layers["level"].isin([8, 16])]
     names, error, _ = maps(plots.layer_figure(own.assign(level=math.nan, compression_ratio=4.0)))

@@ -127,6 +127,9 @@ def test_the_long_table_has_every_point(frame):
         assert float(entry[name]) == pytest.approx(statistics.mean(values))
         assert float(entry[f"{name}_std"]) == pytest.approx(statistics.stdev(values), abs=1e-12)
     assert entry["seeds"] == "3"
+    own = frame[(frame["method"] == "n_m") & (frame["level"] == 1.5)]
+    assert float(entry["validation_top1"]) == pytest.approx(own["validation_top1"].mean())
+    assert not [name for name in table.cells if "validation" in name]
     assert "batch 1, cpu, 1 thread, float32" in table.caption
     assert table.to_latex().count(r"\\") == len(entries) + 1
 

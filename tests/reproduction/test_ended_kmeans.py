@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.reproduction import ended_kmeans
 from experiments.reproduction.ended_kmeans import EndedKMeans, trained
 from lowrank.decomposers import Chain, CodebookQuantization, MagnitudePruning
 from lowrank.factorizations import prefix_code
@@ -18,6 +19,15 @@ def bits(tmp_path_factory):
     return dict(
         zip(found["iterations"], 8 * found["huffman_code_bytes"] / found["kept"], strict=True)
     )
+
+
+def test_another_task_is_another_case(monkeypatch):
+    before = list(PROGRAM.cases())
+    assert before == list(PROGRAM.cases()) and len({one["task_config"] for one in before}) == 1
+    config = ended_kmeans._config("digits")
+    config.weights.recipe.epochs += 1
+    monkeypatch.setattr(ended_kmeans, "_config", lambda task: config)
+    assert all(one not in before for one in PROGRAM.cases())
 
 
 def test_the_longer_it_runs_the_more_bits_codes_take(bits):

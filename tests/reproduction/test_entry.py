@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 
 import page_commands
 import pages
@@ -12,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from experiments.parts import make
 from experiments.reproduction import entry, runs
 from experiments.reproduction.programs import Program
+from experiments.yaml_folders import CONF
+from lowrank.records.keys import point
 
 NAMES = entry.names()
 
@@ -24,12 +27,17 @@ def one_model(argument: str) -> str:
 @pytest.fixture(scope="module")
 def planned():
     """The points of a sweep by its arguments: their labels, and the folder of their records."""
-    known: dict[tuple[str, ...], list[tuple[str, str, float]]] = {}
+    known: dict[tuple[str, ...], list[tuple[str, str, float, str]]] = {}
 
     def planned(arguments):
         if tuple(arguments) not in known:
             known[tuple(arguments)] = [
-                (str(job.folder), job.settings["method_name"], make(job.settings["method"]).level)
+                (
+                    str(job.folder),
+                    job.settings["method_name"],
+                    make(job.settings["method"]).level,
+                    point(job.settings),
+                )
                 for job in page_commands.jobs([one_model(text) for text in arguments])
             ]
         return known[tuple(arguments)]
@@ -47,6 +55,8 @@ def test_its_runs_can_be_and_hold_what_its_rows_select(name, planned):
             continue
         points = planned(run.sweep)
         assert {folder for folder, *_ in points} == {str(runs.folder(name, key, run))}
+        seeds = Counter(point for *_, point in points)
+        assert set(seeds.values()) == {run.seeds}
     selecting = [row for row in found.rows.values() if row.select]
     members = [(one, m) for one in found.orderings.values() for m in one.of.values()]
     for row, select in [(r, r.select) for r in selecting] + [(o, m.select) for o, m in members]:
@@ -55,7 +65,7 @@ def test_its_runs_can_be_and_hold_what_its_rows_select(name, planned):
             cases = list(runs.program(run).cases())
             assert any(all(case.get(k) == v for k, v in select.items()) for case in cases), select
         else:
-            assert any(fits(select, *labels) for _, *labels in planned(run.sweep)), select
+            assert any(fits(select, *labels) for _, *labels, _ in planned(run.sweep)), select
 
 
 def fits(select, method, level) -> bool:
@@ -107,14 +117,23 @@ def test_what_is_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"protocol": None}, "protocol: Field required"),
-        ({"protocl": "p"}, "protocl: Unexpected"),
-        ({"values__error__tolerence": 1}, "values.error.tolerence: Unexpected"),
+        ({"protocol": None}, ": protocol is missing"),
+        ({"protocl": "p"}, "it has no field 'protocl': there are title, source, protocol"),
+        (
+            {"values__error__tolerence": 1},
+            "values.error has no field 'tolerence': there are heading, ours, tolerance",
+        ),
+        (
+            {"rows__a__selcet": {}, "rows__a__select": None},
+            "rows.a has no field 'selcet': there are published, select",
+        ),
         ({"values__error__tolerance": 0}, "tolerance=0.0 must be above 0"),
         ({"values__error__better": "more"}, "'lower' or 'higher'"),
-        ({"source__read": "hearsay"}, "source.read: Input should be 'text'"),
+        ({"source__read": "hearsay"}, "source.read: input should be 'text'"),
         ({"rows__a__published": {"eror": 1}}, "rows.a.published names 'eror': there are error"),
-        ({"rows__a__published": {"error": "low"}}, "rows.a.published.error"),
+        ({"rows__a__published": {"error": "0,5"}}, "rows.a.published.error: input should be"),
+        ({"rows__a__published": {"error": "0,5"}}, "and is '0,5'"),
+        ({"values__error": 3}, "values.error must be a mapping of heading, ours"),
         ({"rows__a__select": None}, "either select, or left"),
         ({"rows__a__left": "too long"}, "either select, or left"),
         ({"rows__a__run": "mnist"}, "rows.a.run names 'mnist': there are digits"),
@@ -122,7 +141,13 @@ def test_what_is_written_is_read(tmp_path):
         ({"runs__digits__sweep": ["task=digits"]}, "must have experiment=… or sweep=…"),
         ({"runs__digits__program": {"_target_": "x"}}, "either a sweep or a program"),
         ({"runs__more": {"sweep": ["sweep=b"], "takes": "s"}}, "must say which of digits, more"),
-        ({"rows": {}}, "neither rows nor orderings"),
+        ({"runs__digits__seeds": 0}, "seeds=0 must be at least 1"),
+        ({"runs__digits__exact": True, "runs__digits__seeds": 3}, "what is exact has one seed"),
+        ({"rows__a__published": {}}, "a row has figures that are published, or columns"),
+        ({"rows__a__beside": ["error"]}, "beside names 'error', of which a figure is published"),
+        ({"rows__a__beside": ["rank"]}, "rows.a.beside names 'rank': there are error"),
+        ({"rows__a__from_memory": ["rank"]}, "from_memory names 'rank', of which no figure"),
+        ({"rows": {}}, "mine.yaml: it has neither rows nor orderings"),
         (
             {"orderings": {"o": {"value": "error", "of": {}}}},
             "an ordering is of two methods at least",
@@ -162,12 +187,21 @@ def test_the_tables_of_the_user_are_found(tmp_path, monkeypatch):
     assert "mine" in entry.names() and entry.load("mine").title == "A table"
 
 
-def test_the_entry_that_the_page_shows_can_be(tmp_path):
+def is_part(shown, real) -> bool:
+    """Whether all that is shown is so in the real one; of a text its beginning may be shown."""
+    if isinstance(shown, dict):
+        return all(key in real and is_part(one, real[key]) for key, one in shown.items())
+    return real.startswith(shown) if isinstance(shown, str) else shown == real
+
+
+def test_the_entry_that_the_page_shows_is_part_of_the_real_one(tmp_path):
     page = pages.DOCS / "how-to-reproduce-a-table.md"
     table, orders = pages.blocks(page, "yaml")
     file = tmp_path / "shown.yaml"
     file.write_text(table)
-    assert set(entry.read(file).rows) == {"LeNet-300-100 pruned", "AlexNet pruned"}
+    assert set(entry.read(file).rows) == {"LeNet-300-100", "AlexNet"}
+    real = yaml.safe_load((CONF / entry.FOLDER / "han2015_table1.yaml").read_text())
+    assert is_part(yaml.safe_load(table), real)
     joined = yaml.safe_load(table) | {"rows": {}} | yaml.safe_load(orders)
     file.write_text(yaml.safe_dump(joined))
     assert len(entry.read(file).orderings) == 1

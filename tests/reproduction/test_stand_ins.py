@@ -8,7 +8,7 @@ import pytest
 import text_mirror
 
 from experiments.point import measured
-from experiments.reproduction import compare, entry
+from experiments.reproduction import entry, ours
 from lowrank.records import store
 
 # What stands for models, text and machines that are not here.
@@ -29,11 +29,14 @@ IMAGES = ["task=digits_cnn", "task.weights=null", "threads=1", "measure.latency_
 SHORT = {"recovery.epochs": "2", "recovery.renewals": "1"}
 
 
+ENTRIES = {table: entry.load(table) for table in entry.names()}
+
+
 def kinds(of_texts: bool) -> dict[str, tuple[str, str]]:
     """The runs that need what is not here, one of those that differ in models and names alone."""
     found = {}
-    for table in entry.names():
-        for name, run in entry.load(table).runs.items():
+    for table, one in ENTRIES.items():
+        for name, run in one.runs.items():
             reads = any(text.startswith("task.pretrained=") for text in run.sweep or ())
             if run.needs and run.sweep and reads == of_texts:
                 own = [text for text in run.sweep if text.partition("=")[0] not in INSTEAD]
@@ -64,15 +67,15 @@ def recorded(arguments, folder):
 
 
 def number(one, value, frame, select) -> float:
-    found = compare.selected(frame, select, "here")
-    (ours,) = compare.evaluated(found, value.ours, "here")
-    return ours
+    found = ours.selected(frame, select, "here")
+    (number,) = ours.evaluated(found, value.ours, "here")
+    return number
 
 
 @pytest.mark.parametrize("table, name", KINDS.values(), ids=["-".join(k) for k in KINDS.values()])
 def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypatch):
     mirrors.use(hub, monkeypatch)
-    found = entry.load(table)
+    found = ENTRIES[table]
     run = found.runs[name]
     arguments = [text for text in run.sweep if text.partition("=")[0] not in INSTEAD]
     # The widths of the made-up model are below a group of the large one.
@@ -83,7 +86,7 @@ def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypat
     numbers = []
     for row in rows:
         select = row.select | {k: v for k, v in held.items() if k in row.select}
-        if not compare.selected(frame, select, "here").empty:
+        if not ours.selected(frame, select, "here").empty:
             numbers += [number(row, found.values[c], frame, select) for c in row.published]
     assert numbers and all(math.isfinite(one) and one > 1 for one in numbers)
 
@@ -92,7 +95,7 @@ def test_a_run_measures_what_its_rows_show(table, name, hub, tmp_path, monkeypat
     "table, name", OF_IMAGES.values(), ids=["-".join(k) for k in OF_IMAGES.values()]
 )
 def test_a_run_of_images_measures_what_its_rows_show(table, name, tmp_path):
-    found = entry.load(table)
+    found = ENTRIES[table]
     run = found.runs[name]
     own = [text for text in run.sweep if text.partition("=")[0] not in ("task", *SHORT)]
     short = [f"{k}={v}" for k, v in SHORT.items() if any(t.startswith(f"{k}=") for t in run.sweep)]
@@ -104,7 +107,7 @@ def test_a_run_of_images_measures_what_its_rows_show(table, name, tmp_path):
 
 @pytest.mark.parametrize("table", ["idelbayev_cifar_resnets", "he2016_table6"])
 def test_the_tables_of_residual_networks_read_records_of_images(table, tmp_path):
-    found = entry.load(table)
+    found = ENTRIES[table]
     (run,) = found.runs.values()
     arguments = [text for text in run.sweep if not text.startswith(("task=", "measure."))]
     frame = recorded([*arguments, *IMAGES], tmp_path)

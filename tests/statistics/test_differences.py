@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lowrank.statistics.differences import LEAST_SEEDS, difference
-from lowrank.statistics.hypotheses import examples_needed, mcnemar
+from lowrank.statistics.hypotheses import examples_needed
 from lowrank.statistics.interpolation import shares
 from lowrank.statistics.resampling import counts, resample
 
@@ -87,18 +87,23 @@ def test_a_claim_about_seeds_raises_as_few_false_alarms(seeds):
 def test_below_five_seeds_the_networks_are_fixed():
     values = seeded(np.random.default_rng(0), LEAST_SEEDS - 1)
     found = between(values, LEAST_SEEDS - 1)
-    assert not found.resampled and found.between == 0
+    assert not found.over_seeds and found.between == 0
     more = between(seeded(np.random.default_rng(0), LEAST_SEEDS), LEAST_SEEDS)
-    assert more.resampled and 0 < more.between < more.error
+    assert more.over_seeds and 0 < more.between < more.error
 
 
-def test_the_error_of_seeds_is_unbiased():
-    """Examples that do not vary leave the error of the mean of the seeds, s/√seeds."""
-    apart = np.random.default_rng(0).normal(size=6)
+def test_where_only_seeds_vary_it_is_the_t_test_of_their_means():
+    apart = np.random.default_rng(0).normal(0.5, size=6)
     values = np.hstack([np.tile(apart, (50, 1)), np.zeros((50, 6))])
-    found = between(values, 6, resamples=20_000)
-    assert found.error == pytest.approx(stats.sem(apart), rel=0.03)
-    assert found.between == pytest.approx(found.error)
+    found, expected = between(values, 6), stats.ttest_1samp(apart, 0)
+    assert found.error == pytest.approx(stats.sem(apart)) and found.between == found.error
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_seeds_that_differ_alike_on_every_example_are_told_by_the_examples():
+    found = between(np.hstack([np.ones((20, 5)), np.zeros((20, 5))]), 5)
+    assert found.p == pytest.approx(2 * stats.t.sf(np.sqrt(20), 19)) and found.error == 0
 
 
 def test_the_planned_number_of_examples_has_the_planned_power():
@@ -109,13 +114,11 @@ def test_the_planned_number_of_examples_has_the_planned_power():
     assert stats.binom.ppf(TAIL, runs, 0.8) <= found <= stats.binom.ppf(1 - TAIL, runs, 0.8)
 
 
-@pytest.mark.parametrize("average", ["mean", "exp"])
-def test_intervals_cover_as_often_as_they_say(average):
+def test_intervals_of_perplexities_cover_as_often_as_they_say():
     generator, runs, covered = np.random.default_rng(1), 400, 0
-    truth = 0.2 if average == "mean" else np.exp(0.2) - 1
     for run in range(runs):
-        found = between(normal(generator, 150, 0.2), average=average, run=run)
-        covered += found.low <= truth <= found.high
+        found = between(normal(generator, 150, 0.2), average="exp", run=run)
+        covered += found.low <= np.exp(0.2) - 1 <= found.high
     assert covered >= stats.binom.ppf(TAIL, runs, 1 - ALPHA)
     assert covered <= stats.binom.ppf(1 - TAIL, runs, 1 - ALPHA)
 
@@ -178,7 +181,7 @@ def test_of_right_and_wrong_answers_it_is_the_exact_test(first, second):
     values[:first, 1] = 0
     values[first : first + second, 0] = 0
     found = between(values, resamples=100)
-    assert found.p == pytest.approx(mcnemar(values[:, 0], values[:, 1]), rel=1e-9)
+    assert found.p == pytest.approx(stats.binomtest(first, first + second).pvalue)
 
 
 def test_a_model_that_is_broken_is_told_from_one_that_is_not():
@@ -211,3 +214,47 @@ def test_interpolated_curves_raise_no_false_alarms(share):
         first, second = np.array([[1.0], [0], [0]]), np.array([[0], [1 - share], [share]])
         alarms += difference(sample, first, second).p < 0.01
     assert alarms < 8
+
+
+# The parts by which the values of examples, of seeds and of each example and seed vary.
+PARTS = {
+    "only examples": (1.0, 0.0, 0.0),
+    "only seeds": (0.0, 1.0, 0.0),
+    "only both together": (0.0, 0.0, 1.0),
+    "all three": (1.0, 0.1, 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "seeds"),
+    [
+        (kind, seeds)
+        for kind in PARTS
+        for seeds in (1, 3, 5, 10)
+        # The difference of these networks has no error.
+        if kind != "only seeds" or seeds >= LEAST_SEEDS
+    ],
+)
+@pytest.mark.parametrize("share", [None, 0.4], ids=["measured", "interpolated"])
+def test_intervals_cover_whatever_varies(kind, seeds, share):
+    """Of fewer than five seeds the difference of these networks, from five on that of all."""
+    of_examples, of_seeds, of_both = PARTS[kind]
+    generator, n = np.random.default_rng(seeds), 50
+    runs = 300 if seeds < LEAST_SEEDS else 1200
+    points = np.array([1.0, -1.0] if share is None else [1.0, share - 1, -share])
+    apart = np.kron(points[:, None], np.eye(seeds))
+    resamples, covered, alarms = 300 if seeds < LEAST_SEEDS else 2, 0, 0
+    for run in range(runs):
+        networks = of_seeds * generator.normal(size=(len(points), seeds))
+        examples = of_examples * generator.normal(size=(n, len(points), 1))
+        together = of_both * generator.normal(size=(n, len(points), seeds))
+        values = (networks + examples + together).reshape(n, -1)
+        truth = 0.0 if seeds >= LEAST_SEEDS else float(networks.mean(axis=1) @ points)
+        sample = resample(values, np.ones((n, 1)), resamples, run)
+        found = difference(sample, np.maximum(apart, 0), np.maximum(-apart, 0))
+        covered += found.low <= truth <= found.high
+        alarms += found.p < ALPHA
+    ends = stats.binom.ppf([TAIL, 1 - TAIL], runs, 1 - ALPHA)
+    assert ends[0] <= covered <= ends[1]
+    if not truth:
+        assert alarms <= stats.binom.ppf(1 - TAIL, runs, ALPHA)

@@ -1,16 +1,15 @@
 """The test by flipped signs has the tail of all sums."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
 
 from lowrank.statistics import sign_flips as module
-from lowrank.statistics.hypotheses import mcnemar
 from lowrank.statistics.sign_flips import FEW, sign_flips
 
 
@@ -32,9 +31,32 @@ def test_of_few_differences_it_is_scipys_permutation_test(seed, n):
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_of_right_and_wrong_answers_of_one_network_it_is_mcnemars(first, second):
-    pairs = np.repeat([[1, 0], [0, 1], [1, 1]], [first, second, 5], axis=0)
-    expected = mcnemar(pairs[:, 0], pairs[:, 1])
-    assert sign_flips((pairs[:, 0] - pairs[:, 1]) / 65) == pytest.approx(expected, rel=1e-9)
+    expected = mcnemar([[7, first], [second, 5]], exact=True).pvalue
+    differences = np.repeat([1, -1, 0], [first, second, 12]) / 65
+    assert sign_flips(differences) == pytest.approx(min(1.0, expected), rel=1e-9)
+
+
+def test_a_false_alarm_of_mcnemar_is_never_more_likely_than_it_says():
+    """Summed over all outcomes, not simulated."""
+    for apart in range(1, 40):
+        p = [sign_flips(np.repeat([1, -1], [one, apart - one])) for one in range(apart + 1)]
+        chances = stats.binom.pmf(range(apart + 1), apart, 0.5)
+        for alpha in (0.001, 0.01, 0.05, 0.2):
+            assert chances[np.array(p) <= alpha].sum() <= alpha + 1e-12
+
+
+@pytest.mark.parametrize("differing", [3, 4, 5, 6])
+def test_few_sequences_of_various_lengths_that_all_speak_for_one(differing):
+    """Perplexities of sequences of 20 to 59 predictions: p is 0.25, 0.125, 0.0625 and 0.031."""
+    generator = np.random.default_rng(differing)
+    weights = generator.integers(20, 60, 40).astype(float)
+    apart = np.zeros(40)
+    apart[:differing] = generator.gamma(2.0, size=differing)
+    own = weights * apart / weights.sum()
+    assert sign_flips(own) == pytest.approx(2.0 ** (1 - differing))
+    # One sequence that speaks for the other is as far out only if it is the least of them.
+    own[np.argmin(np.where(own > 0, own, np.inf))] *= -1
+    assert sign_flips(own) == pytest.approx(2.0 ** (2 - differing))
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
@@ -47,12 +69,31 @@ def test_of_several_networks_it_counts_all_sums(steps):
     assert sign_flips(np.array(steps) / 3 / 360) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_approximation_meets_what_is_counted(seed, monkeypatch):
-    differences = drawn(seed, FEW + 1)
-    approximate = sign_flips(differences)
-    monkeypatch.setattr(module, "FEW", FEW + 1)
-    assert abs(math.log(approximate / sign_flips(differences))) < math.log(1.6)
+@pytest.mark.parametrize("n", [13, 30])
+def test_all_sums_are_counted_from_two_halves(n):
+    """The share of single draws of signs, which scipy's test draws too, within its own error."""
+    differences = drawn(1, n)
+    expected = stats.permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=50_000, rng=0
+    ).pvalue
+    error = np.sqrt(expected * (1 - expected) / 50_000)
+    assert sign_flips(differences) == pytest.approx(expected, abs=4 * error)
+
+
+@pytest.mark.parametrize("law", ["normal", "cauchy", "one sign more"])
+def test_the_approximation_meets_what_is_counted(law, monkeypatch):
+    generator = np.random.default_rng(0)
+    for n in generator.integers(FEW + 1, FEW + 4, 30):
+        differences = {
+            "normal": generator.normal(0.3, 1, n),
+            "cauchy": generator.standard_cauchy(n),
+            "one sign more": np.abs(generator.standard_cauchy(n)) * generator.choice([-1, 1, 1], n),
+        }[law]
+        approximate = sign_flips(differences)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "FEW", n)
+            exact = sign_flips(differences)
+        assert approximate == pytest.approx(exact, rel=0.02 if law == "normal" else 0.1)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1, 0.3, 0.6])

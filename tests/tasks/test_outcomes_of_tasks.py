@@ -10,6 +10,7 @@ import pytest
 import text_mirror
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from torch import nn
 from torchmetrics import MeanSquaredError, MetricCollection
 
@@ -329,6 +330,74 @@ def test_a_task_whose_outcomes_do_not_make_its_metrics_is_an_error(changed, says
         return
     with pytest.raises(ValueError, match=says):
         evaluate(task.model(), task, batch_size=37, reference=reference)
+
+
+class Accurate(Summing):
+    """A task with a metric of its own, a share of 37 examples."""
+
+    average, value, outcome = "mean", 0.5, 0.5
+    dtype = torch.float32
+
+    def judged_by(self):
+        return (*super().judged_by(), Metric("share", "share", "share", average=self.average))
+
+    def metrics(self):
+        metrics = super().metrics()
+        metrics.add_metrics({"share": Constant(self.value)})
+        return metrics
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets).to(self.dtype)
+
+    def outcomes(self, outputs, batch):
+        share = torch.full((len(batch),), self.outcome, dtype=torch.float64)
+        return super().outcomes(outputs, batch) | {"share": share}
+
+
+class Constant(torchmetrics.Metric):
+    full_state_update = False
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def update(self, *args):
+        pass
+
+    def compute(self):
+        return torch.tensor(self.value, dtype=torch.float64)
+
+
+def measured_of(**changed):
+    task = type("Accurate", (Accurate,), changed)()
+    return evaluate(task.model(), task, batch_size=37).metrics
+
+
+@pytest.mark.parametrize("off", [0.0095, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_share_that_is_nearly_that_of_its_outcomes_is_an_error(off, dtype):
+    """The loss may be rounded to bfloat16, and nothing else."""
+    assert measured_of(value=0.95, outcome=0.95, dtype=dtype)["share"] == 0.95
+    with pytest.raises(ValueError, match="'share' has average='mean', and the mean"):
+        measured_of(value=0.95, outcome=0.95 - off, dtype=dtype)
+
+
+def outcomes_off_by_3_in_1000(task, outputs, batch):
+    found = Accurate.outcomes(task, outputs, batch)
+    return found | {"loss": 1.003 * found["loss"]}
+
+
+def test_a_loss_in_bfloat16_is_the_mean_of_its_outcomes_but_for_rounding():
+    wide = measured_of()["loss"]
+    assert 0 < abs(measured_of(dtype=torch.bfloat16)["loss"] - wide) < 2**-8 * wide
+    with pytest.raises(ValueError, match="'loss' has average='mean', and the mean"):
+        measured_of(outcomes=outcomes_off_by_3_in_1000)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_metric_that_is_exp_of_a_mean_is_above_zero(value):
+    with pytest.raises(ValueError, match=f"'share' has average='exp'.* and {value:g} was measured"):
+        measured_of(average="exp", value=value)
 
 
 def test_a_loss_that_is_no_mean_over_examples_may_say_so():

@@ -48,8 +48,10 @@ def page(
         title: of the page.
 
     Raises:
-        ValueError: as `lowrank.reporting.explorer.data.comparison`.
+        ValueError: there is no record, or as `lowrank.reporting.explorer.data.comparison`.
     """
+    if frame.empty:
+        raise ValueError("there is no record to show: the selection left none")
     script = "\n".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS)
     script = f'"use strict";\n{script}'
     style = (ASSETS / "style.css").read_text("utf-8")

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lowrank.records.columns import level_text, measure
-from lowrank.records.outcomes import Outcomes, of_record
+from lowrank.records.outcomes import Outcomes
 from lowrank.records.repeats import POINT, of_their_own
 from lowrank.reporting.curves import first_measure, summarise
 from lowrank.reporting.entries import choose, said_of_choice
+from lowrank.reporting.examples import read_outcomes
 from lowrank.reporting.fidelity.answers import counted
 from lowrank.reporting.tables import UNITS, reached
 from lowrank.statistics.estimates import Estimate, averaged
@@ -65,7 +66,7 @@ def picked(
             row: Any = points.loc[one.point]
             key = tuple(str(row[name]) for name in POINT)
             if key not in read:
-                read[key] = tuple(counted(of_record(path)) for path in _paths(networks, row))
+                read[key] = tuple(map(counted, read_outcomes(_paths(networks, row))))
             named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
             found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
     reaches = "least" if small.higher_is_better else "most"

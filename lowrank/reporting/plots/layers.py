@@ -26,11 +26,12 @@ MAP_WIDTH, SMALLEST = 2.4, 4
 def layer_figure(layers: pd.DataFrame, at: float | None = None) -> Figure:
     """Two maps of rows (a method at a level) by columns (layers, in the order of the model).
 
-    Left the relative error of each layer's weight in the norm in which it was asked for, right the
-    bytes that it takes, as a share of its dense bytes; both are means over seeds. The bars above
-    are the layers' dense bytes, so that it can be seen which layers matter for the size. A hatched
-    cell is a layer that the method left as it was. A row is named by its method, level and mean
-    compression ratio of the whole model, and where rows have several norms, by its own.
+    Left the relative error of each layer's weight in the norm in which it was asked for, or in the
+    identity norm where it was trained since (see `LayerReport`); right the bytes that it takes, as
+    a share of its dense bytes; both are means over seeds. The bars above are the layers' dense
+    bytes, so that it can be seen which layers matter for the size. A hatched cell is a layer that
+    the method left as it was. A row is named by its method, level and mean compression ratio of the
+    whole model, and where rows have several norms, by its own.
 
     Args:
         layers: rows of `lowrank.records.store.load_layers`, of one task, model and recovery.
@@ -52,7 +53,7 @@ def layer_figure(layers: pd.DataFrame, at: float | None = None) -> Figure:
         means.pivot(index="row", columns="name", values=value).reindex(
             index=range(len(rows)), columns=names
         )
-        for value in ("norm_error", "share")
+        for value in ("error", "share")
     )
     dense = in_order.groupby("name")["dense_bytes"].first().reindex(names)
     look: Any = {**RC, "axes.grid": False}
@@ -66,7 +67,9 @@ def layer_figure(layers: pd.DataFrame, at: float | None = None) -> Figure:
         for axes in grid[0]:
             _bars(axes, dense)
         grid[0][0].set_ylabel("dense\nKiB")
-        _map(grid[1][0], error, _error_title(means), "Oranges", "{:.2g}")
+        _map(
+            grid[1][0], error, _error_title(means, bool(layers["tuned"].any())), "Oranges", "{:.2g}"
+        )
         _map(grid[1][1], share, "bytes, % of the layer's dense bytes", "Blues", "{:.0f}")
         for axes, texts in ((grid[1][0], rows), (grid[1][1], [""] * len(rows))):
             _name_columns(axes, shown)
@@ -94,8 +97,12 @@ def _means(layers: Any, at: float | None) -> tuple[list[str], pd.DataFrame]:
             )
     points["row"] = range(len(points))
     chosen = layers.merge(points[["method", "point", "row"]], on=["method", "point"])
+    # A recovery that trains leaves no error in a norm of data.
+    unknown = chosen.groupby("row")["norm_error"].transform(lambda own: own.isna().any())
+    chosen["error"] = chosen["norm_error"].mask(unknown, chosen["relative_error"])
+    chosen["norm"] = chosen["norm"].mask(unknown, "identity")
     chosen["share"] = 100 * chosen["bytes"] / chosen["dense_bytes"]
-    means = chosen.groupby(["row", "name"], sort=False)[["norm_error", "share"]].mean()
+    means = chosen.groupby(["row", "name"], sort=False)[["error", "share"]].mean()
     norms = chosen.groupby("row")["norm"].agg(lambda own: "/".join(sorted(own.unique())))
     several = norms.nunique() > 1
     rows = [
@@ -114,13 +121,13 @@ def _row_name(method: str, level: float, norm: str, ratio: float) -> str:
     return shortened(method, LONGEST_NAME - width(end, 7) / INCH, 7) + end
 
 
-def _error_title(means: Any) -> str:
-    """The title of the error, which names the norm that it is relative to."""
+def _error_title(means: Any, trained: bool) -> str:
+    """The title of the error, which names the norm and the weight that it is relative to."""
     norms = list(means["norm"].unique())
-    if norms == ["identity"]:
-        return "relative error  ‖W − Ŵ‖ / ‖W‖"
     inner = "the norm of its row" if len(norms) > 1 else f"the {norms[0]} norm"
-    return wrapped(f"relative error ‖W − Ŵ‖ / ‖W‖ in {inner}", PAGE / 2 - 0.5)
+    named = "" if norms == ["identity"] else f" in {inner}"
+    before = ", W before training" if trained else ""
+    return wrapped(f"relative error ‖W − Ŵ‖ / ‖W‖{named}{before}", PAGE / 2 - 0.5)
 
 
 def _name_columns(axes: Axes, names: list[str]) -> None:

@@ -42,9 +42,10 @@ function rowsOfTest(view, axis, here, other) {
   const done = found.find((one) => one.test);
   const only = counts ? ` Under p: the examples on which only this model ${axis.higher ? "is right" : "is wrong, or differs from the dense one"}, and only the other.` : "";
   const several = found.length > 1 ? " Each seed is a test of its own, all on the same examples." : "";
+  const single = " Not corrected for the tests that are looked at here: report compare=… tests all seeds together, and corrects.";
   return [
     h("table", { class: "test" }, h("caption", { class: "hidden" }, "Paired test"), h("thead", {}, h("tr", {}, heads.map((title) => h("th", { scope: "col", class: "number" }, title)))), h("tbody", {}, rows)),
-    done ? h("p", { class: "muted" }, `${done.test[0].toUpperCase()}${done.test.slice(1)}, two-sided, on ${done.n.toLocaleString("en-US")} examples. Under the ${axis.average === "exp" ? "ratio" : "change"}: its 95 % interval.${only}${several}`) : null,
+    done ? h("p", { class: "muted" }, `${done.test[0].toUpperCase()}${done.test.slice(1)}, two-sided, on ${done.n.toLocaleString("en-US")} examples. Under the ${axis.average === "exp" ? "ratio" : "change"}: its 95 % interval.${only}${several}${single}`) : null,
     reasons.map((reason) => h("p", { class: "muted" }, `No paired test: ${reason}.`)),
   ];
 }

@@ -1,7 +1,7 @@
 // The controls: axes, error bars, budget, and which methods and norms are shown.
 
 const GROUP_TITLES = { quality: "Quality", size: "Size and cost", time: "Time", validation: "On the validation split" };
-const BAR_TITLES = { seeds: "± deviation over seeds", examples: "± error over examples", none: "none" };
+const BAR_TITLES = { seeds: "± over seeds", examples: "± over examples", none: "none" };
 
 function option(value, title, selected) {
   return h("option", { value, selected: selected || null }, title);
@@ -22,13 +22,15 @@ function axisSelect(id, axes, chosen, change, title) {
 
 function numberField(id, title, value, change) {
   const read = (event) => change(event.target.value.trim());
-  return labelled(title, h("input", { id, type: "text", inputmode: "decimal", value, placeholder: "any", onchange: read }), "short");
+  const invalid = wrongRange(value, "") ? "true" : null;
+  return labelled(title, h("input", { id, type: "text", inputmode: "decimal", value, placeholder: "any", "aria-invalid": invalid, onchange: read }), "short");
 }
 
 function range(name, title, low, high) {
   return h("div", { class: "range", role: "group", "aria-label": title },
     numberField(`${name}-${low}`, "from", state[low], (value) => update({ [low]: value })),
-    numberField(`${name}-${high}`, "to", state[high], (value) => update({ [high]: value })));
+    numberField(`${name}-${high}`, "to", state[high], (value) => update({ [high]: value })),
+    h("p", { class: "wrong", role: "alert" }, wrongRange(state[low], state[high])));
 }
 
 function toggled(list, names, on) {
@@ -37,7 +39,18 @@ function toggled(list, names, on) {
 
 function check(title, checked, change, extra) {
   const box = h("input", { type: "checkbox", checked: checked || null, onchange: (event) => change(event.target.checked) });
-  return h("label", { class: "check", title }, box, extra ?? null, h("span", {}, title));
+  return h("label", { class: "check", title }, box, extra ?? null, h("span", {}, breakable(title)));
+}
+
+// A name that goes on in the next line after an underscore, where it is too long for one.
+function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part, index) => (index ? [h("wbr"), part] : [part]));
+}
+
+function logBox(title, name, axis, on) {
+  const change = (event) => update({ [name]: event.target.checked === axis.log ? "" : event.target.checked ? "1" : "0" });
+  const box = h("input", { id: name, type: "checkbox", checked: on || null, "aria-label": `${title}, logarithmic`, onchange: change });
+  return h("label", { class: "check" }, box, h("span", {}, "logarithmic"));
 }
 
 function drawFilters(view) {
@@ -51,8 +64,10 @@ function drawFilters(view) {
   const tasks = page.parts.map((one) => option(one.name, one.name, one === part));
   form.replaceChildren(...[
     page.parts.length > 1 && labelled("Task", h("select", { id: "task", onchange: (event) => choosePart(event.target.value) }, tasks)),
-    labelled("Vertical axis", axisSelect("y", part.axes, y, (name) => update({ y: name, low: "", high: "" }))),
-    labelled("Horizontal axis", axisSelect("x", part.axes, x, (name) => update({ x: name }))),
+    labelled("Vertical axis", axisSelect("y", part.axes, y, (name) => update({ y: name, ylog: "", low: "", high: "" }))),
+    logBox("Vertical axis", "ylog", y, view.logs[1]),
+    labelled("Horizontal axis", axisSelect("x", part.axes, x, (name) => update({ x: name, xlog: "" }))),
+    logBox("Horizontal axis", "xlog", x, view.logs[0]),
     labelled("Points", h("select", { id: "each", onchange: (event) => update({ each: event.target.value }) }, seeds)),
     labelled("Error bars", h("select", { id: "bars", onchange: (event) => update({ bars: event.target.value }) }, bars)),
     h("fieldset", {}, h("legend", {}, "Budget"),

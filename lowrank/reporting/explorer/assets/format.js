@@ -1,6 +1,7 @@
 // Numbers as texts, by the scale of their measure.
 
 const NONE = "–";
+const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const PREFIXES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 
 function isNumber(value) {
@@ -40,7 +41,7 @@ function text(axis, value) {
   if (axis.scale === "percent") return `${(100 * value).toFixed(2)} %`;
   if (axis.scale === "ratio") return `${value.toFixed(2)}×`;
   if (axis.scale === "bits") return value.toFixed(2);
-  if (axis.scale === "whole") return value.toLocaleString("en-US", { maximumFractionDigits: 0 });
+  if (axis.scale === "whole") return WHOLE.format(value);
   if (axis.scale === "seconds") return seconds(value);
   return significant(value, 4);
 }

@@ -30,6 +30,11 @@ async function start() {
     return;
   }
   page.render = render;
+  // The address holds the view, so no link of the page may change it.
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    byId("points").focus();
+  });
   readHash();
   if (innerWidth < 760) byId("controls").open = false;
   render();

@@ -16,8 +16,9 @@ function drawPlot(view, points) {
   const box = { left: 52, right: width - (wide ? GUTTER : 12), top: 34, bottom: height - 46 };
   const missing = points.length - placed.length;
   if (!placed.length) {
+    const above = view.logs.some(Boolean) ? ", above 0 where the axis is logarithmic" : "";
     figure.replaceChildren(h("p", { class: "empty" }, points.length
-      ? `No record that is shown has both ${view.x.title} and ${view.y.title}.`
+      ? `No record that is shown has both ${view.x.title} and ${view.y.title}${above}.`
       : "No record passes the filters."));
     return;
   }
@@ -32,7 +33,7 @@ function drawPlot(view, points) {
     "aria-label": `${view.y.title} against ${view.x.title}, ${placed.length} points. Arrow keys move between points, Enter selects one, p pins it.`,
   }, grid(view, scales, box), denseLine(view, scales, box), frontLine(front, scales, box),
   curves.map((curve) => curveGroup(curve, view, scales, front)), labels, denseMark(view, scales));
-  figure.replaceChildren(...[chart, labels ? null : legend(curves, denseEnd(view, scales, box)), caption(view, missing)].filter(Boolean));
+  figure.replaceChildren(...[chart, labels ? null : legend(curves, denseEnd(view, scales, box)), caption(view, missing), wayToRecord(view)].filter(Boolean));
   attach(chart, curves, view);
   if (isFocused) chart.querySelector("[tabindex='0']")?.focus();
 }
@@ -40,8 +41,7 @@ function drawPlot(view, points) {
 function placedPoints(view, points) {
   const found = points.map((point) => ({ point, at: [valueOf(point, view.x.name), valueOf(point, view.y.name)] }));
   return found.filter(({ at }) => at.every((value, index) => {
-    const axis = index ? view.y : view.x;
-    return isNumber(value) && !(axis.log && value <= 0);
+    return isNumber(value) && !(view.logs[index] && value <= 0);
   }));
 }
 
@@ -65,10 +65,11 @@ function scalesOf(view, placed, box) {
   // The dense model is in the picture unless the view is narrowed to a part of it.
   if (isNumber(dense[0]) && !state.min && !state.max) across.push(dense[0]);
   if (isNumber(dense[1]) && !state.low && !state.high) up.push(dense[1]);
-  const whole = (axis, values) => values.filter((value) => !axis.log || value > 0);
+  const drawn = (values, log) => values.filter((value) => !log || value > 0);
+  const [x, y] = view.logs;
   return {
-    x: makeScale(view.x, whole(view.x, across), box.left, box.right, 56),
-    y: makeScale(view.y, whole(view.y, up), box.bottom, box.top, 38),
+    x: makeScale(drawn(across, x), x, box.left, box.right, 56),
+    y: makeScale(drawn(up, y), y, box.bottom, box.top, 38),
   };
 }
 
@@ -179,6 +180,19 @@ function pointLabel(point, at, view, isOnFront) {
 function caption(view, missing) {
   const kind = view.each ? "Each point is a record." : "Each point is the mean over seeds.";
   const bars = view.bars === "none" ? "" : ` Bars: ${BAR_WORDS[view.bars]}${view.bars === "examples" && !view.each ? " of one seed" : ""}.`;
-  const left = missing ? ` ${missing} without a value on both axes ${missing > 1 ? "are" : "is"} not drawn.` : "";
+  const above = view.logs.some(Boolean) ? " (above 0 where it is logarithmic)" : "";
+  const left = missing ? ` Not drawn: ${missing} that ${missing > 1 ? "lack" : "lacks"} a value of one of the axes${above}.` : "";
   return h("figcaption", {}, `${kind}${bars} Ringed and dotted: the Pareto front of what is shown. Arrows point to better.${left}`);
+}
+
+// Where the record is shown below the table and not beside the plot.
+function wayToRecord({ part, sel }) {
+  if (sel === null) return null;
+  const { method, level } = part.records[sel];
+  const show = () => {
+    byId("detail").focus({ preventScroll: true });
+    byId("detail").scrollIntoView();
+  };
+  return h("p", { class: "way" }, h("button", { type: "button", onclick: show },
+    `Show ${shortened(method, 40)}${level === null ? "" : `, level ${levelText(level)}`}`));
 }

@@ -1,8 +1,8 @@
 // Axes: from values to places, and where their ticks are.
 
-// A scale over values: `place(value)` lies within `start` and `end`, for values within its domain.
-function makeScale(axis, values, start, end, room) {
-  const log = axis.log && values.every((value) => value > 0);
+// A scale over values, all above 0 if it is logarithmic: `place(value)` lies within `start` and
+// `end`, for values within its domain.
+function makeScale(values, log, start, end, room) {
   const change = log ? Math.log : (value) => value;
   let low = Math.min(...values);
   let high = Math.max(...values);

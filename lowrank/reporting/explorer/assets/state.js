@@ -1,7 +1,7 @@
 // What is shown: the state of the page, which is in the hash of its address, so that a link shares it.
 
 const LISTS = ["off", "norms"];
-const TEXTS = ["part", "x", "y", "each", "bars", "by", "min", "max", "low", "high", "sel", "vs", "metric", "sort", "theme"];
+const TEXTS = ["part", "x", "y", "xlog", "ylog", "each", "bars", "by", "min", "max", "low", "high", "sel", "vs", "metric", "sort", "all", "theme"];
 const state = Object.fromEntries([...TEXTS.map((name) => [name, ""]), ...LISTS.map((name) => [name, []])]);
 const page = { parts: [], render: () => {} };
 
@@ -30,17 +30,24 @@ function current() {
   const part = page.parts.find((one) => one.name === state.part) ?? page.parts[0];
   const axis = (name, usual) => part.axisOf.get(name) ?? part.axisOf.get(usual);
   const each = state.each === "1";
+  const [x, y] = [axis(state.x, part.x), axis(state.y, part.y)];
   const find = (key) => (part.indexOf.has(key) ? part.indexOf.get(key) : null);
   return {
     part,
     each,
-    x: axis(state.x, part.x),
-    y: axis(state.y, part.y),
+    x,
+    y,
+    logs: [isLogarithmic(x, state.xlog), isLogarithmic(y, state.ylog)],
     by: axis(state.by, part.x),
     bars: barsOf(part, each),
     sel: find(state.sel),
     vs: find(state.vs),
   };
+}
+
+// Whether an axis is logarithmic: as its measure usually is, or as chosen, "1" or "0".
+function isLogarithmic(axis, chosen) {
+  return chosen === "1" || (axis.log && chosen !== "0");
 }
 
 function barsOf(part, each) {
@@ -81,6 +88,13 @@ function limits(axis, low, high) {
     const value = Number(given);
     return given === "" || !Number.isFinite(value) ? null : value * factor;
   });
+}
+
+// What is wrong with the ends of a range; empty for nothing.
+function wrongRange(low, high) {
+  const wrong = [low, high].find((given) => given !== "" && !Number.isFinite(Number(given)));
+  if (wrong !== undefined) return `“${shortened(wrong, 20)}” is no number such as 4 or 1.5, and filters nothing.`;
+  return low !== "" && high !== "" && Number(low) > Number(high) ? `Nothing lies from ${low} to ${high}.` : "";
 }
 
 function pointAt(points, index) {

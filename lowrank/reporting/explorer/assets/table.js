@@ -1,7 +1,11 @@
 // Tables whose columns sort, and the table of the points.
 
-// A table; each column has a `title`, its `value` of a row by which it sorts, and its `cell`.
-function sortable({ caption: title, columns, rows, sort, onsort, attributes }) {
+// Browsers take seconds to lay out thousands of rows; so many come at first.
+const MOST_ROWS = 200;
+
+// A table; each column has a `title`, its `value` of a row by which it sorts, and its `cell`. Of its
+// rows the first `most` are shown.
+function sortable({ caption: title, columns, rows, sort, onsort, attributes, most = Infinity }) {
   const [name, down] = sort.startsWith("-") ? [sort.slice(1), true] : [sort, false];
   const chosen = columns.find((column) => column.name === name);
   const ordered = chosen ? rows.slice().sort((a, b) => (down ? -1 : 1) * order(chosen.value(a), chosen.value(b), down)) : rows;
@@ -12,7 +16,7 @@ function sortable({ caption: title, columns, rows, sort, onsort, attributes }) {
       h("span", { class: "arrow", "aria-hidden": "true" }, column === chosen ? (down ? "▾" : "▴") : ""));
     return h("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": direction }, button);
   });
-  const body = ordered.map((row) => h("tr", attributes?.(row) ?? {}, columns.map((column, index) =>
+  const body = ordered.slice(0, most).map((row) => h("tr", attributes?.(row) ?? {}, columns.map((column, index) =>
     h(index ? "td" : "th", { scope: index ? null : "row", class: column.numeric ? "number" : null }, column.cell(row)))));
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
     h("table", {}, h("caption", { class: "hidden" }, title), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
@@ -55,13 +59,16 @@ function drawPoints(view, points) {
     ...usual.map(measured),
   ];
   const sort = columns.some((column) => column.name === state.sort.replace(/^-/, "")) ? state.sort : "method";
+  const most = state.all === "1" ? Infinity : MOST_ROWS;
   replaceTable(byId("points"), () => [
     h("h2", { id: "points-title" }, `${points.length} points`, h("small", {}, ` of ${part.records.length} records`)),
     sortable({
-      caption: "Points", columns, rows: points, sort, onsort: (next) => update({ sort: next }),
+      caption: "Points", columns, rows: points, sort, most, onsort: (next) => update({ sort: next }),
       attributes: (point) => ({ "aria-current": view.sel !== null && point.indices.includes(view.sel) ? "true" : null }),
     }),
-  ]);
+    points.length > most ? h("button", { type: "button", class: "plain", onclick: () => update({ all: "1" }) },
+      `The first ${most} by ${columns.find((column) => column.name === sort.replace(/^-/, "")).title}: show all ${points.length}`) : null,
+  ].filter(Boolean));
 }
 
 function methodCell(point) {
