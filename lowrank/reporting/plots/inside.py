@@ -84,7 +84,7 @@ def kept_spectra(
         axes.plot(places[large], kept[large] / own[0], color=COLOURS[1], label="compressed")
         set_axis(axes.yaxis, "log", (max(1e-5, float(own[-1] / own[0]) / 2), 1.3))
         axes.set_xlim(0, 1.02)
-        axes.set_title(ending(name, 1.6, 7), fontsize=7)
+        axes.set_title(ending(name, 1.4, 7), fontsize=7)
     figure.supxlabel("index of singular value / min(out, in)", fontsize=8)
     figure.supylabel("value / largest of the dense", fontsize=8)
     panels[0].legend(loc="lower left")
@@ -238,7 +238,7 @@ def token_figure(outcomes: Outcomes, title: str = "") -> Figure:
         changes = loss_changes(breakdown, outcomes.examples)["change"]
         values = [one.value for one in changes.values()]
         errors = [one.error for one in changes.values()]
-        axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], marker="o", capsize=2)
+        axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], fmt="o", capsize=2)
         axes.axhline(0, color=DENSE, linewidth=0.8)
         axes.set_xticks(range(len(values)), list(changes), rotation=45, ha="right")
         axes.set_xlabel(breakdown.title)
