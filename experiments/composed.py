@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -42,7 +43,21 @@ def composed(program: Callable[[DictConfig], None], name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if asked == "1":
             raise
-        sys.exit(on_one_line(error))
+        sys.exit(said(error, name))
+
+
+def said(error: Exception, name: str) -> str:
+    """An error of Hydra in one line; of an option that a program does not have, with those that it
+    has."""
+    text = on_one_line(error)
+    refused = re.match(r"Could not override '[^']*'", text)
+    if refused is None:
+        return text
+    from omegaconf import OmegaConf
+
+    known = OmegaConf.load(CONF / name / f"{name}.yaml")
+    options = [str(one) for one in known if one not in ("defaults", "hydra")]
+    return f"{name}: {refused[0]}: the options are {', '.join(options)}"
 
 
 def on_one_line(error: Exception) -> str:

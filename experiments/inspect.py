@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.composed import composed, on_one_line
 from experiments.output import read_by_others
 from experiments.required import REPORTS, require
+from lowrank.numerics.checks import check_integer
 from lowrank.records import store
+from lowrank.records.columns import level_text
 from lowrank.records.companions import MODEL
 from lowrank.records.files import record_in
 
@@ -36,20 +39,25 @@ def inspect(config: DictConfig) -> None:
     """
     import lowrank
     from experiments.known_tasks import task_of
+    from lowrank.inspection.attention import check_row
+    from lowrank.inspection.directions import site_of
     from lowrank.reporting import plots
 
-    path = Path(str(config.record))
+    chosen = options(config)
+    path = Path(chosen.record)
     record = read(path)
     name = MODEL.named(record)
     if name is None or not MODEL.is_kept(record, path.parent):
         raise ValueError(f"{path} has no model beside it: measure its point with save=all")
     task = task_of(record)
-    out = Path(str(config.out)) if config.out else path.parent / "figures"
+    check_row(chosen.row, task)
+    out = Path(chosen.out) if chosen.out else path.parent / "figures"
     store.check_writable(out)
     dense = task.model()
+    if chosen.layer is not None:
+        site_of(dense, chosen.layer)  # A misspelt name is found before anything is drawn.
     both = dense, lowrank.load(dense, path.parent / name)
-    words = f"{record['task']}, {record['model']}: {record['method']}"
-    for kind, draw in pictures(both, task, config, path, words):
+    for kind, draw in pictures(both, task, chosen, subject(record)):
         try:
             figure = draw()
         except ValueError as error:
@@ -59,13 +67,69 @@ def inspect(config: DictConfig) -> None:
             print(written)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The fields of conf/inspect/inspect.yaml, which says what each is.
+
+    Raises:
+        ValueError: one of them cannot be; the text names it.
+    """
+
+    record: str
+    out: str | None
+    layer: str | None
+    directions: int
+    examples: int
+    row: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.record, str) or not self.record:
+            raise ValueError(f"record={self.record!r} must be the JSON file of a measured point")
+        for name in ("out", "layer"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name}={value!r} must be a text, or null")
+        # Similarity is defined from four examples on.
+        for name, least in (("directions", 1), ("examples", 4), ("row", 0)):
+            check_integer(name, getattr(self, name), least=least)
+
+
+def options(config: DictConfig) -> Chosen:
+    """The options of the program.
+
+    Raises:
+        ValueError: `record` is not given, or an option cannot be.
+    """
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(config, "record"):
+        raise ValueError(
+            "record=<file> is not given: name the JSON of a point that was measured with save=all"
+        )
+    known = [one.name for one in fields(Chosen)]
+    unknown = [str(name) for name in config if name not in known]
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]}: the options are {', '.join(known)}")
+    return Chosen(**{name: config[name] for name in known})
+
+
+def subject(record: Mapping[str, Any]) -> str:
+    """What model it is: task, architecture, method with its level, size and seed."""
+    level = "" if record["level"] is None else f" {level_text(record['level'])}"
+    ratio = record["ratios"]["compression_ratio"]
+    return (
+        f"{record['task']}, {record['model']}, {record['method']}{level}, {ratio:.3g}× smaller, "
+        f"seed {record['seed']}"
+    )
+
+
 def pictures(
-    both: tuple[nn.Module, nn.Module], task: Task, config: Any, path: Path, title: str
+    both: tuple[nn.Module, nn.Module], task: Task, chosen: Chosen, words: str
 ) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The pictures of a dense and a compressed model, each with the end of its name.
 
     Args:
-        path: of the record of the compressed one.
+        words: what model it is, for the titles.
     """
     from lowrank import inspection
     from lowrank.records.outcomes import of_record
@@ -74,26 +138,46 @@ def pictures(
     dense, small = both
 
     def maps() -> Figure:
-        first, second = (inspection.attention_maps(model, task, config.row) for model in both)
-        return plots.attention_figure(first, second, title)
-
-    def similar() -> Figure:
-        found = inspection.layer_similarity(dense, small, task, config.examples)
-        return plots.similarity_figure(found, title)
-
-    def directions() -> Figure:
-        counts = config.directions, config.examples
-        return plots.direction_figure(
-            inspection.direction_drops(dense, task, config.layer, *counts), title
+        first, second = (inspection.attention_maps(model, task, chosen.row) for model in both)
+        return plots.attention_figure(
+            first, second, f"attention on test example {chosen.row}, mean over the heads\n{words}"
         )
 
-    yield "spectra", lambda: plots.kept_spectra(*inspection.matrices(dense, small), title)
+    def similar() -> Figure:
+        found = inspection.layer_similarity(dense, small, task, chosen.examples)
+        for name, reason in found.left_out.items():
+            print(f"similarity: without {name}: {reason}")
+        return plots.similarity_figure(found, f"outputs of layers, dense and compressed\n{words}")
+
+    def directions() -> Figure:
+        counts = chosen.directions, chosen.examples
+        found = inspection.direction_drops(dense, task, chosen.layer, *counts)
+        title = f"singular directions of the dense model's {found.layer}"
+        return plots.direction_figure(found, f"{title}\n{task.name}, {task.architecture}")
+
+    def mask() -> Figure:
+        kept = inspection.kept_images(dense, small, task)
+        return plots.mask_figure(kept, f"weights that the first layer keeps\n{words}")
+
+    def heads() -> Figure:
+        kept = inspection.kept_of_heads(dense, small)
+        return plots.heads_figure(kept, f"weights that heads of attention keep\n{words}")
+
+    def spectra() -> Figure:
+        weights = inspection.matrices(dense, small)
+        return plots.kept_spectra(*weights, f"singular values of each weight\n{words}")
+
+    def tokens() -> Figure:
+        outcomes = of_record(chosen.record)
+        return plots.token_figure(outcomes, f"change of the loss by groups of tokens\n{words}")
+
+    yield "spectra", spectra
     yield "similarity", similar
     yield "directions", directions
-    yield "mask", lambda: plots.mask_figure(inspection.kept_images(dense, small, task), title)
-    yield "heads", lambda: plots.heads_figure(inspection.kept_of_heads(small), title)
+    yield "mask", mask
+    yield "heads", heads
     yield "attention", maps
-    yield "tokens", lambda: plots.token_figure(of_record(path), title)
+    yield "tokens", tokens
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -89,16 +89,13 @@ def costs(part: pd.DataFrame) -> list[str]:
 
 
 def matrices(path: Path) -> dict[str, Tensor]:
-    """The weights of the dense model of a record, each as a matrix (out, …), by name.
+    """The weights of the dense model of a record, each as a matrix (out, in), by layer.
 
     Raises:
         ValueError: its task is not one of those that are known here; see `trusted_task`.
     """
     from experiments.known_tasks import task_of
+    from lowrank.model.sites import find_sites
 
-    named = task_of(json.loads(path.read_text(encoding="utf-8"))).model().named_parameters()
-    return {
-        name.removesuffix(".weight"): weight.detach().flatten(1)
-        for name, weight in named
-        if weight.ndim >= 2
-    }
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {site.name: site.matrix() for site in find_sites(task_of(record).model())}

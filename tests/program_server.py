@@ -1,6 +1,6 @@
 """Runs Python programs, each in a process of its own, without importing torch and Hydra for each.
 
-    python program_server.py
+    python program_server.py torch sklearn.datasets    # what is imported before any of them
 
 Each line of standard input asks for one (JSON): "words", what follows ``python`` on the command
 line; "cwd" and "env"; "files", those of its standard input, output and errors; and "timeout" in
@@ -15,20 +15,6 @@ import os
 import runpy
 import signal
 import sys
-
-# What most programs import, but none that is a program itself, which `runpy` wants to import.
-PREPARED = (
-    "experiments.composed",
-    "experiments.point",
-    "experiments.checks",
-    "experiments.seeds",
-    "experiments.workers",
-    "hydra.main",
-    "joblib",
-    "lowrank.reporting.tables",
-    "sklearn.datasets",
-    "torchmetrics.classification",
-)
 
 
 def asked() -> dict | None:
@@ -64,12 +50,14 @@ def run(words: list[str], cwd: str, env: dict[str, str], files: list[str], timeo
             sys.path[:1] = ["", *below]
             sys.argv = ["-c", *arguments]
             exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
-        case _:
-            sys.exit(f"no program: {words}")
+        case [script, *arguments]:
+            sys.path[:1] = [os.path.dirname(script), *below]
+            sys.argv = [script, *arguments]
+            runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
-    for module in PREPARED:
+    for module in sys.argv[1:]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     gc.collect()

@@ -16,6 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("program_server.py")
+# What most programs import, but none that is a program itself, which `runpy` wants to import.
+IMPORTED = (
+    *("experiments.checks", "experiments.composed", "experiments.point", "experiments.seeds"),
+    *("experiments.workers", "hydra.main", "joblib", "lowrank.reporting.tables"),
+    *("sklearn.datasets", "torchmetrics.classification"),
+)
 
 
 def run(
@@ -24,16 +30,18 @@ def run(
     env: Mapping[str, str] | None = None,
     input: str = "",
     timeout: int = 120,
+    imported: tuple[str, ...] = IMPORTED,
 ) -> subprocess.CompletedProcess[str]:
     """What became of ``python`` with these words, in a fresh process.
 
     Args:
-        words: ``-m`` and a module, or ``-c`` and code; then its arguments.
+        words: ``-m`` and a module, ``-c`` and code, or a file; then its arguments.
         cwd: by default that of this process, as its environment is.
         input: all of its standard input.
         timeout: in seconds; then the process is killed.
+        imported: the modules that it need not import.
     """
-    server = _server()
+    server = _server(imported)
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("in", "out", "err")]
@@ -55,11 +63,10 @@ def run(
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(imported: tuple[str, ...]) -> subprocess.Popen[str]:
     """One for all tests of this process; it ends with it."""
-    server = subprocess.Popen(
-        [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, SERVER, *imported]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def end() -> None:
         server.communicate()

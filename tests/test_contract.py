@@ -6,7 +6,7 @@ A new decomposer is a new row in `ROWS`; the test fails as long as an exported c
 import copy
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -102,9 +102,16 @@ class Row:
     params: int
     trained: set[str]
     norm: Norm = IDENTITY
+    made: dict[torch.dtype, Factorization] = field(default_factory=dict, init=False, repr=False)
 
     def decompose(self, weight: Tensor) -> Factorization:
         return self.decomposer.decompose(weight, self.norm)
+
+    def form(self, dtype: torch.dtype = torch.float64) -> Factorization:
+        """What it makes of `structured()`, made once for the tests of the result."""
+        if dtype not in self.made:
+            self.made[dtype] = self.decompose(structured(dtype))
+        return copy.deepcopy(self.made[dtype])
 
 
 def moment() -> Tensor:
@@ -384,7 +391,7 @@ class TestDecompose:
         assert form(random(2, INNER, dtype=dtype)).dtype == dtype
 
     def test_it_is_what_the_table_says(self, row, dtype):
-        form = row.decompose(structured(dtype))
+        form = row.form(dtype)
         inside = {type(module) for module in form.modules() if isinstance(module, Factorization)}
         # The values of a sparse leaf are a leaf themselves.
         assert inside == row.kinds
@@ -412,14 +419,14 @@ class TestDecompose:
 @every_dtype
 class TestStored:
     def test_the_bytes_are_those_of_the_file(self, row, dtype):
-        form = row.decompose(structured(dtype))
+        form = row.form(dtype)
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         header = 8 + int.from_bytes(data[:8], "little")
         assert len(data) - header == tensor_bytes(form)
         assert form.nbytes == measure.nbytes(form) <= tensor_bytes(form)
 
     def test_it_comes_back_from_the_file_bit_for_bit(self, row, dtype):
-        form = row.decompose(structured(dtype)).eval()
+        form = row.form(dtype).eval()
         data = save({name: t.contiguous() for name, t in form.state_dict().items()})
         back = rebuild(json.loads(json.dumps(form.config()))).eval()
         back.load_state_dict(load(data))
@@ -456,7 +463,7 @@ CONVOLUTIONS = {
 @every_row
 class TestForward:
     def test_as_a_linear_layer(self, row):
-        form = row.decompose(structured()).eval()
+        form = row.form().eval()
         for shape in ((INNER,), (5, INNER), (2, 3, INNER)):
             x = random(*shape)
             torch.testing.assert_close(form(x), Multiply().apply(x, form.to_dense()))
@@ -465,24 +472,24 @@ class TestForward:
         ("operation", "channels"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys()
     )
     def test_as_a_convolution(self, row, operation, channels):
-        form = row.decompose(structured()).eval()
+        form = row.form().eval()
         x = random(2, channels, 9, 8)
         wanted = operation.apply(x, form.to_dense())
         torch.testing.assert_close(form(x, operation), wanted)
 
     def test_as_an_embedding(self, row):
-        form = row.decompose(structured()).eval()
+        form = row.form().eval()
         index = torch.tensor([[0, 5], [OUT - 1, 5]])
         torch.testing.assert_close(form(index, Lookup()), form.to_dense()[index])
 
     def test_in_another_dtype(self, row):
-        form = row.decompose(structured()).eval().float()
+        form = row.form().eval().float()
         assert form.to_dense().dtype == torch.float32
         x = random(3, INNER, dtype=torch.float32)
         torch.testing.assert_close(form(x), x @ form.to_dense().T, rtol=1e-4, atol=1e-4)
 
     def test_in_inference_mode_and_out_of_it(self, row):
-        form = row.decompose(structured()).eval()
+        form = row.form().eval()
         x = random(3, INNER)
         with torch.inference_mode():
             inside = form(x).clone()
@@ -492,7 +499,7 @@ class TestForward:
 @every_row
 class TestTraining:
     def test_what_should_is_trained_and_nothing_else(self, row):
-        form = row.decompose(structured()).train()
+        form = row.form().train()
         trained = {name for name, p in form.named_parameters() if p.requires_grad}
         assert trained == row.trained
         if not trained:
@@ -511,7 +518,7 @@ class TestTraining:
             assert bool((dense_of(form)[~form.mask] == 0).all())
 
     def test_the_gradient_is_that_of_the_dense_matrix(self, row):
-        form = row.decompose(structured()).eval()
+        form = row.form().eval()
         if not row.trained:
             assert not form(random(8, INNER)).requires_grad
             return

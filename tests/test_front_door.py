@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import programs
 import pytest
 import torch
 from torch import nn
@@ -53,16 +54,20 @@ def imported_by(code: str) -> set[str]:
     return set(json.loads(run.stdout))
 
 
+def using(*names: str) -> str:
+    """A program that looks names up."""
+    return "; ".join(["import lowrank", *(f"lowrank.{name}" for name in names)])
+
+
 def test_importing_imports_nothing_else():
     new = imported_by("import lowrank")
     assert "lowrank" in new and not {"torch", "numpy", "scipy", "lowrank.decomposers"} & new
 
 
-@pytest.mark.parametrize(
-    "name", ["compress", "save", "load", "TruncatedSVD", "CalibratedNorms", "optimize_for"]
-)
-def test_names_bring_little_more_than_torch(name):
-    new = imported_by(f"import lowrank; lowrank.{name}")
+def test_names_bring_little_more_than_torch():
+    new = imported_by(
+        using("compress", "save", "load", "TruncatedSVD", "CalibratedNorms", "optimize_for")
+    )
     # Each takes as long as all of the library, or longer. The compiler brings sympy.
     heavy = {"torch._dynamo", "sympy", "scipy", "tensorly", "pandas", "matplotlib", "transformers"}
     assert not heavy & new
@@ -70,9 +75,8 @@ def test_names_bring_little_more_than_torch(name):
     assert not extras & new
 
 
-@pytest.mark.parametrize("name", ["load", "TruncatedSVD"])
-def test_what_compresses_no_model_brings_nothing_that_does(name):
-    new = imported_by(f"import lowrank; lowrank.{name}")
+def test_what_compresses_no_model_brings_nothing_that_does():
+    new = imported_by(using("load", "TruncatedSVD"))
     rooms = {module.split(".")[1] for module in new if module.startswith("lowrank.")}
     assert "decomposers" in rooms
     assert not {"calibration", "allocation", "compression", "tasks", "records", "point"} & rooms
@@ -94,7 +98,7 @@ def test_no_garbage_is_collected_while_names_are_imported(enabled):
         "get('compress')\n"
         f"assert len(full) <= 20 and gc.isenabled() is {enabled}, len(full)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = programs.run("-c", code, imported=("torch",))
     assert run.returncode == 0, run.stderr
 
 

@@ -3,11 +3,11 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import programs
 import pytest
 from without_extra import USES
 
@@ -36,8 +36,8 @@ def libraries(requirements):
 @pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
 def test_what_needs_an_extra_that_is_missing_says_what_installs_it(extra):
     hidden = libraries(PROJECT["optional-dependencies"][extra])
-    program = [sys.executable, str(ROOT / "tests" / "without_extra.py"), *hidden]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    program = (str(ROOT / "tests" / "without_extra.py"), *hidden)
+    done = programs.run(*program, cwd=ROOT, imported=("torch",))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for name, end in found["modules"].items():

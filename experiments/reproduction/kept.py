@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.reproduction.compare import RowVerdict, figures, judged
 from experiments.reproduction.entry import Entry
-from experiments.reproduction.orders import OrderVerdict, Pair, judged_order
+from experiments.reproduction.orders import OrderedPair, OrderVerdict, judged_order
 from experiments.reproduction.ours import Ours
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ COLON, BETTER = ": ", " > "
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptTable:
     """What a table says of an entry, with the verdicts made again.
 
     Attributes:
@@ -92,7 +92,7 @@ def _fields(one: RowVerdict) -> dict[str, object]:
     }
 
 
-def read(entry: Entry, path: Path) -> Kept | None:
+def read(entry: Entry, path: Path) -> KeptTable | None:
     """What a written table says, with the verdicts made again from its numbers and the entry.
 
     Returns:
@@ -107,11 +107,11 @@ def read(entry: Entry, path: Path) -> Kept | None:
     rows = found.to_dict("records")
     numbers = tuple(_number(entry, row) for row in rows if row["kind"] == NUMBER)
     orders, members = _orders(entry, rows)
-    kept = Kept(numbers, orders, members)
+    kept = KeptTable(numbers, orders, members)
     return kept if _is_of(entry, rows, kept) else None
 
 
-def _is_of(entry: Entry, rows: list[dict[Any, Any]], kept: Kept) -> bool:
+def _is_of(entry: Entry, rows: list[dict[Any, Any]], kept: KeptTable) -> bool:
     shown = [row for row in rows if row["kind"] == NUMBER]
     named = [(name, column) for name, _, column in figures(entry)]
     if named != [(row["row"], row["column"]) for row in shown]:
@@ -148,7 +148,7 @@ def _number(entry: Entry, row: Mapping[Any, Any]) -> RowVerdict:
 def _orders(
     entry: Entry, rows: list[dict[Any, Any]]
 ) -> tuple[Mapping[str, str], Mapping[str, tuple[Ours, ...]]]:
-    pairs: dict[str, list[Pair]] = {name: [] for name in entry.orderings}
+    pairs: dict[str, list[OrderedPair]] = {name: [] for name in entry.orderings}
     members = {
         name: tuple(
             _ours(row)
@@ -161,7 +161,7 @@ def _orders(
         name, methods = _split(entry, row["row"])
         if row["kind"] == PAIR and name in pairs:
             better, _, worse = methods.partition(BETTER)
-            pairs[name].append(Pair(better, worse, row["ours"], row["p"]))
+            pairs[name].append(OrderedPair(better, worse, row["ours"], row["p"]))
     orders = {name: judged_order(entry, one, pairs[name]) for name, one in entry.orderings.items()}
     return orders, members
 

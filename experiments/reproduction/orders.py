@@ -29,7 +29,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Pair:
+class OrderedPair:
     """Two methods of an order, the one that is published as better first.
 
     Attributes:
@@ -56,7 +56,7 @@ class OrderVerdict:
     name: str
     column: str
     members: tuple[RowVerdict, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[OrderedPair, ...]
     verdict: str
 
     @property
@@ -75,13 +75,13 @@ def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
         ]
         members.sort(key=lambda member: _sign(value) * member.published, reverse=True)
         held = [member for member in members if member.ours.count]
-        pairs: tuple[Pair, ...] = ()
+        pairs: tuple[OrderedPair, ...] = ()
         if frame is not None and len(held) > 1:
             pairs = _pairs(entry, one, frame, held)
         yield OrderVerdict(name, one.value, tuple(members), pairs, judged_order(entry, one, pairs))
 
 
-def judged_order(entry: Entry, one: Ordering, pairs: Sequence[Pair]) -> str:
+def judged_order(entry: Entry, one: Ordering, pairs: Sequence[OrderedPair]) -> str:
     """The verdict on an order from its measured pairs: the same if all are told and agree."""
     if not pairs:
         return without(entry, one)[0]
@@ -105,7 +105,7 @@ def _member(
 
 def _pairs(
     entry: Entry, one: Ordering, frame: pd.DataFrame, held: Sequence[RowVerdict]
-) -> tuple[Pair, ...]:
+) -> tuple[OrderedPair, ...]:
     value, exact = entry.values[one.value], entry.run_of(one).exact
     found = {
         member.place: selected(frame, one.of[member.place].select, f"orderings.{member.place}")
@@ -120,7 +120,7 @@ def _pairs(
     tested = [tests.test(better, worse) for better, worse in claimed]
     corrected = holm(np.array([p for _, p in tested]))
     return tuple(
-        Pair(*names, _sign(value) * difference, float(p))
+        OrderedPair(*names, _sign(value) * difference, float(p))
         for names, (difference, _), p in zip(claimed, tested, corrected, strict=True)
     )
 

@@ -85,7 +85,7 @@ def state(name: str, entry: Entry, path: Path) -> State | None:
     if not path.is_file():
         none = {run: None for run in entry.runs}
         ordered = {one.name: one.verdict for one in orders.orderings(entry, none)}
-        found = kept.Kept(tuple(compare.rows(entry, none)), ordered, {})
+        found = kept.KeptTable(tuple(compare.rows(entry, none)), ordered, {})
     else:
         known = kept.read(entry, path)
         if known is None:

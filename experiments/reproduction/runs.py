@@ -84,7 +84,7 @@ def frame(table: str, name: str, run: Run) -> pd.DataFrame | None:
         return records
     # Layers of two networks may be alike in all sizes: their records tell the networks apart.
     numbers = outcome_numbers(records)
-    networks = {path: numbers[row] for row, path in records["path"].items()}
+    networks: Any = {path: numbers[row] for row, path in records["path"].items()}
     layers = store.load_layers(place)
     return with_totals(layers.assign(network=layers["path"].map(networks)))
 

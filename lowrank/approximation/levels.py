@@ -18,6 +18,8 @@ LEVELS: dict[str, Callable[[float, float, int], float]] = {
     "compression_ratio": lambda share, level, side: level**share,
 }
 RATIO = "compression_ratio"
+# Numbers of something, of which a method that was given a whole number takes no fraction.
+COUNTS = ("rank", "bits")
 
 
 def gentler(method: Any, levels: Iterable[str], share: float, side: int) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def gentler(method: Any, levels: Iterable[str], share: float, side: int) -> dict
     given = {RATIO: given[RATIO]} if RATIO in given else given
     changed = {name: LEVELS[name](share, value, side) for name, value in given.items()}
     return {
-        name: round(level) if isinstance(given[name], Integral) else float(level)
+        name: round(level) if name in COUNTS and isinstance(given[name], Integral) else float(level)
         for name, level in changed.items()
     }
 

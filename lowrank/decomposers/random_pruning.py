@@ -21,7 +21,8 @@ class RandomPruning(ScoredPruning):
     Never the right choice, but what a method must beat: on average the share of ‖W‖² that is lost
     equals the sparsity. The same number of survivors, in the same pattern, as `MagnitudePruning`,
     which describes the other arguments. The draw depends on the seed and on the weight's numbers,
-    so layers of equal shape differ; a higher sparsity keeps a part of what a lower one keeps.
+    so layers of equal shape differ; a higher sparsity keeps a part of what a lower one keeps. Blocks
+    of nothing but zeros go first, so what was pruned before stays so after training.
 
     Args:
         seed: of the draw.
@@ -38,4 +39,5 @@ class RandomPruning(ScoredPruning):
 
     def scores(self, weight: Tensor, grid: BlockGrid, norm: Norm) -> Tensor:
         generator = generator_for(weight, self.seed)
-        return torch.rand(grid.size, generator=generator, dtype=torch.float64).to(weight.device)
+        drawn = torch.rand(grid.size, generator=generator, dtype=torch.float64).to(weight.device)
+        return torch.where(grid.sum(weight.abs()) > 0, drawn, drawn - 1)

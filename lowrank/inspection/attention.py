@@ -12,6 +12,7 @@ from lowrank.tasks.task import Task
 
 # By which the models of transformers are known.
 SETTER = "set_attn_implementation"
+PLAIN = "eager"
 
 
 def attention_maps(model: nn.Module, task: Task, row: int = 0) -> list[Tensor]:
@@ -27,9 +28,8 @@ def attention_maps(model: nn.Module, task: Task, row: int = 0) -> list[Tensor]:
     Raises:
         ValueError: the model does not give its attention, or there is no such example.
     """
+    check_row(row, task)
     test = task.split("test")
-    if not 0 <= row < len(test):
-        raise ValueError(f"row={row} is no example: the test split has {len(test)}")
     inner: Any = next((one for one in model.modules() if hasattr(one, SETTER)), None)
     if inner is None:
         raise ValueError(
@@ -39,16 +39,30 @@ def attention_maps(model: nn.Module, task: Task, row: int = 0) -> list[Tensor]:
     config = inner.config
     before = config._attn_implementation, config.output_attentions
     hook = inner.register_forward_hook(lambda *call: found.append(call[2]))
-    getattr(inner, SETTER)("eager")
-    config.output_attentions = True
     try:
+        if before[0] != PLAIN:
+            getattr(inner, SETTER)(PLAIN)
+        if config._attn_implementation != PLAIN:
+            raise ValueError(
+                f"{type(inner).__name__} cannot change to attention that gives its maps: load it "
+                f"with attn_implementation={PLAIN!r}"
+            )
+        config.output_attentions = True
         with evaluating(model), torch.inference_mode():
             task.forward(model, test.batch(torch.tensor([row])))
     finally:
         hook.remove()
         config.output_attentions = before[1]
-        getattr(inner, SETTER)(before[0])
+        if config._attn_implementation != before[0]:
+            getattr(inner, SETTER)(before[0])
     maps = getattr(found[-1], "attentions", None) if found else None
     if not maps or any(one is None for one in maps):
         raise ValueError(f"{type(inner).__name__} gives no attention: its outputs hold none")
     return [one[0].double().cpu() for one in maps]
+
+
+def check_row(row: int, task: Task) -> None:
+    """Raise ValueError unless `row` is an example of the test split."""
+    count = len(task.split("test"))
+    if not 0 <= row < count:
+        raise ValueError(f"row={row} is no example: the test split has 0..{count - 1}")

@@ -60,7 +60,7 @@ def direction_drops(
     for name, value in (("directions", directions), ("examples", examples), ("most", most)):
         check_integer(name, value, least=1)
     own = copied(model).model
-    site = _site(own, layer)
+    site = site_of(own, layer)
     batch = first_of(task, examples)
     matrix = site.matrix().double()
     left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -115,7 +115,12 @@ def scores_of_targets(outputs: object, targets: object) -> Tensor:
     )
 
 
-def _site(model: nn.Module, layer: str | None) -> Site:
+def site_of(model: nn.Module, layer: str | None) -> Site:
+    """The weight of a layer; that of the last one if no name is given.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     sites = {use.name: site for site in find_sites(model) for use in site.uses}
     if not sites:
         raise ValueError("the model has no layer with a weight")

@@ -1,4 +1,4 @@
-"""Where a pruned model keeps its weights: in images, and in the heads of attention."""
+"""Where the first layer of a pruned model keeps its weights, as images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from lowrank.inspection.weights import pairs
 from lowrank.model.nested import tensors
 from lowrank.tasks.task import Task
-
-# The attributes in which modules of attention hold the width of a head.
-WIDTHS = ("head_dim", "attention_head_size")
 
 
 def kept_images(dense: nn.Module, compressed: nn.Module, task: Task) -> Tensor:
@@ -39,38 +36,3 @@ def kept_images(dense: nn.Module, compressed: nn.Module, task: Task) -> Tensor:
             f"example {tuple(shape)}"
         )
     return kept.reshape(len(kept), *shape).any(dim=1).cpu()
-
-
-def kept_of_heads(compressed: nn.Module) -> dict[str, Tensor]:
-    """The share of weights that are not 0 in each head of attention, by the name of the layer.
-
-    The layers are the linear ones inside of modules that say how wide a head is. A head's weights
-    are rows of a layer that makes queries, keys or values, and columns of one that reads the heads:
-    the axis that is the wider one, or the rows where both are equal, but for the last layer of a
-    module, which reads.
-
-    Returns:
-        name → float64 (heads,); layers that share keys have fewer heads.
-
-    Raises:
-        ValueError: no module says how wide its heads are.
-    """
-    found = {}
-    for path, module in compressed.named_modules():
-        width = next((getattr(module, name) for name in WIDTHS if hasattr(module, name)), None)
-        if not isinstance(width, int) or width < 1:
-            continue
-        layers = {
-            name: weight
-            for name, layer in module.named_children()
-            if isinstance(weight := getattr(layer, "weight", None), Tensor) and weight.ndim == 2
-        }
-        for place, (name, weight) in enumerate(layers.items(), start=1):
-            axis = 1 if place == len(layers) and len(layers) > 3 else 0
-            if weight.shape[axis] % width == 0:
-                parts = (weight.detach() != 0).double().movedim(axis, 0)
-                shares = parts.reshape(-1, width * parts.shape[1]).mean(dim=1)
-                found[f"{path}.{name}" if path else name] = shares.cpu()
-    if not found:
-        raise ValueError("no module of the model says how wide its heads of attention are")
-    return found

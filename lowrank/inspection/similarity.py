@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,14 +52,26 @@ def cka(ours: Tensor, theirs: Tensor) -> float:
     return _hsic(first, second) / (own[0] * own[1]) ** 0.5
 
 
+@dataclass(frozen=True)
+class LayerSimilarity:
+    """The similarity of the outputs of layers.
+
+    Attributes:
+        cka: the debiased linear CKA, by layer, in the order of the model.
+        left_out: the layers without one, each with the reason.
+    """
+
+    cka: Mapping[str, float]
+    left_out: Mapping[str, str]
+
+
 def layer_similarity(
     dense: nn.Module, compressed: nn.Module, task: Task, examples: int = 256
-) -> dict[str, float]:
-    """The debiased linear CKA between the outputs of each layer of two models, by its name.
+) -> LayerSimilarity:
+    """The debiased linear CKA between the outputs of each layer of two models.
 
     The layers are the modules that hold a weight of the dense model, in its order. A representation
-    has a row for each example; positions are features, and those of padding are 0. A layer whose
-    outputs are alike for all examples, for which CKA is not defined, is left out.
+    has a row for each example; positions are features, and those of padding are 0.
 
     Args:
         examples: the first ones of the test split.
@@ -69,11 +83,16 @@ def layer_similarity(
     names = [name for name, _ in dense.named_modules() if name in held]
     batch = first_of(task, examples)
     both = [outputs_of(model, names, task, batch) for model in (dense, compressed)]
-    found = {}
+    found, left_out = {}, {}
     for name in names:
-        if name in both[0] and name in both[1] and _differs(both[0][name], both[1][name]):
-            found[name] = cka(both[0][name], both[1][name])
-    return found
+        own = [outputs[name] for outputs in both if name in outputs]
+        if len(own) < 2:
+            left_out[name] = "the model does not call it, or it gives no numbers for each example"
+        elif not _differs(*own):
+            left_out[name] = "its outputs are alike for all examples, so that CKA is not defined"
+        else:
+            found[name] = cka(*own)
+    return LayerSimilarity(found, left_out)
 
 
 def first_of(task: Task, examples: int) -> Batch:

@@ -16,7 +16,7 @@ from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training import Progress, Training, silent
 
-SAME = "the method has no level between none and its own: each renewal compresses by it as it is"
+SAME = "at these shares the method has no level but its own: each renewal compresses by it as it is"
 
 
 @dataclass(frozen=True)

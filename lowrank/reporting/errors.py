@@ -23,7 +23,7 @@ from lowrank.reporting.examples import (
 if TYPE_CHECKING:
     import pandas as pd
 
-NONE = float("nan"), float("nan"), float("nan")
+UNKNOWN = float("nan"), float("nan"), float("nan")
 
 
 def summarise_with_errors(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -65,10 +65,10 @@ def dense_errors(frame: pd.DataFrame, column: str) -> tuple[float, float, float]
     rows: Any = frame[frame["seed"].isin(dense_of_their_own(frame))]
     rows = rows[have_outcomes(rows)].drop_duplicates("seed")
     if metric is None or metric.average is None or len(rows) < len(dense_of_their_own(frame)):
-        return NONE
+        return UNKNOWN
     found = read_outcomes(rows["path"])
     if not held_by(found, metric, "dense"):
-        return NONE
+        return UNKNOWN
     return errors_of(values_of(found, column, "dense"), metric)
 
 

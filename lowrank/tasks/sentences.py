@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,6 +93,17 @@ class SentenceClassifier(nn.Module):
         weights = real[:, :, None].to(states.dtype)
         mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
         return F.normalize(mean, dim=1) if self.normalize else mean
+
+
+def filled_up(sentences: Sequence[Sequence[int]]) -> Tensor:
+    """The ids of sentences, int64 (count, longest), `PADDING` after the end of each."""
+    lengths = torch.tensor([len(sentence) for sentence in sentences])
+    ids = torch.full((len(sentences), int(lengths.max())), PADDING)
+    # All at once, for tens of thousands of small tensors take long.
+    ids[torch.arange(ids.shape[1]) < lengths[:, None]] = torch.tensor(
+        [number for sentence in sentences for number in sentence]
+    )
+    return ids
 
 
 def fit_head(embeddings: Tensor, labels: Tensor, penalty: float) -> dict[str, Tensor]:

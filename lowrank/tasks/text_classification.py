@@ -25,6 +25,7 @@ from lowrank.tasks.sentences import (
     SentenceClassifier,
     SentenceOutputs,
     SentenceSplit,
+    filled_up,
     fit_head,
 )
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
@@ -269,14 +270,10 @@ class TextClassification(Task):
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        lengths = torch.tensor([len(sentence) for sentence in ids])
-        if not lengths.all():
-            row = int((lengths == 0).nonzero()[0])
-            raise ValueError(f"{text}: the sentence in row {row} has no tokens")
-        padded = torch.full((len(ids), int(lengths.max())), PADDING)
-        padded[torch.arange(padded.shape[1]) < lengths[:, None]] = torch.tensor(
-            [token for sentence in ids for token in sentence]
-        )
+        short = [row for row, sentence in enumerate(ids) if len(sentence) == 0]
+        if short:
+            raise ValueError(f"{text}: the sentence in row {short[0]} has no tokens")
+        padded = filled_up(ids)
         self._pretrained.check_ids(padded)
         return SentenceSplit(padded.to(self.device), labels.to(self.device))
 

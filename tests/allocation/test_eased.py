@@ -9,6 +9,7 @@ from lowrank.allocation import (
     Budget,
     ByName,
     GlobalMagnitude,
+    GlobalRank,
     MixedAllocation,
     NormError,
     Problem,
@@ -143,6 +144,14 @@ def test_the_way_to_a_rank_begins_at_the_shorter_side_of_the_method_s_own_view()
     for view, start in (("spatial", 12), ("channel", 6)):
         plan = Eased(Uniform(TruncatedSVD(rank=2, view=view)), 0.0).allocate(chosen)
         assert plan.decomposers["0"].rank == start
+
+
+@pytest.mark.parametrize("ratio", [2, 2.0])
+def test_a_whole_ratio_has_fractions_on_its_way(ratio):
+    way = MagnitudePruning(compression_ratio=ratio)
+    assert way.eased(0.25, side=20).compression_ratio == pytest.approx(2**0.25)
+    assert GlobalRank(ratio).eased(0.25, problem()).compression_ratio == pytest.approx(2**0.25)
+    assert type(CodebookQuantization(1).eased(0.4, side=20).bits) is int
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

@@ -1,5 +1,6 @@
 """What compression does inside of a model: known answers, and a real network on digits."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -9,7 +10,20 @@ from digits_task import TASK
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
+from transformers.models.falcon.modeling_falcon import FalconLinear
+from transformers.pytorch_utils import Conv1D
 
 import lowrank
 from lowrank import MagnitudePruning, TruncatedSVD
@@ -23,6 +37,7 @@ from lowrank.inspection import (
     matrices,
 )
 from lowrank.inspection.directions import right_scores
+from lowrank.inspection.similarity import LayerSimilarity
 from lowrank.reporting import plots
 
 
@@ -90,8 +105,9 @@ def test_representations_without_cka_are_refused(ours, theirs, text):
 
 
 def test_layers_are_alike_only_where_nothing_changed(dense, pruned):
-    assert layer_similarity(dense, dense, TASK, 64) == pytest.approx({"fc1": 1, "fc2": 1})
-    found = layer_similarity(dense, pruned, TASK, 64)
+    same = layer_similarity(dense, dense, TASK, 64)
+    assert same.cka == pytest.approx({"fc1": 1, "fc2": 1}) and not same.left_out
+    found = layer_similarity(dense, pruned, TASK, 64).cka
     assert list(found) == ["fc1", "fc2"] and all(0.1 < one < 0.999 for one in found.values())
 
 
@@ -139,22 +155,140 @@ def test_the_mask_of_the_first_layer_has_the_shape_of_the_images(dense, pruned):
         kept_images(nn.Linear(5, 2), nn.Linear(5, 2), TASK)
 
 
+class Partly(nn.Module):
+    """A layer that gives the same for all examples, and one that is not called."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.constant, self.idle = nn.Linear(64, 4), nn.Linear(64, 4), nn.Linear(4, 4)
+        nn.init.zeros_(self.constant.weight)
+
+    def forward(self, images):
+        return self.fc1(images.flatten(1)) + self.constant(images.flatten(1))
+
+
+def test_layers_without_a_similarity_are_named():
+    found = layer_similarity(Partly(), Partly(), TASK, 64)
+    assert list(found.cka) == ["fc1"] and list(found.left_out) == ["constant", "idle"]
+    assert "alike for all examples" in found.left_out["constant"]
+    assert "does not call it" in found.left_out["idle"]
+
+
 def test_heads_keep_what_is_left_of_their_rows_or_columns(llama):
-    attention = llama.model.layers[0].self_attn
-    before = {name: layer.weight.detach().clone() for name, layer in attention.named_children()}
+    small = copy.deepcopy(llama)
+    attention = small.model.layers[0].self_attn
     with torch.no_grad():
         attention.q_proj.weight[4:8] = 0  # The second head: its rows, and what reads it.
         attention.o_proj.weight[:, 4:6] = 0
-    found = kept_of_heads(llama)
+    found = kept_of_heads(llama, small)
     start = "model.layers.0.self_attn."
     assert found[f"{start}q_proj"].tolist() == [1, 0, 1, 1]
     assert found[f"{start}k_proj"].tolist() == [1, 1]
     assert found[f"{start}o_proj"].tolist() == [1, 0.5, 1, 1]
-    with torch.no_grad():
-        for name, weight in before.items():
-            getattr(attention, name).weight.copy_(weight)
     with pytest.raises(ValueError, match="how wide its heads"):
-        kept_of_heads(nn.Linear(2, 2))
+        kept_of_heads(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+TINY = {"hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 20}
+FALCON = FalconConfig(num_kv_heads=2, new_decoder_architecture=True, **TINY)
+# Of models whose queries, keys and values are one layer: how they are made, the attention, its
+# fused layer, and the heads of keys.
+FUSED = {
+    "GPT-2": (GPT2LMHeadModel, GPT2Config(n_embd=16, n_head=4, n_layer=1, vocab_size=20), 4),
+    "GPT-NeoX": (GPTNeoXForCausalLM, GPTNeoXConfig(intermediate_size=24, **TINY), 4),
+    "Falcon, several groups": (FalconForCausalLM, FALCON, 2),
+    "Falcon, one group": (
+        FalconForCausalLM,
+        FalconConfig(multi_query=True, new_decoder_architecture=False, **TINY),
+        1,
+    ),
+    "Phi-3": (
+        Phi3ForCausalLM,
+        Phi3Config(num_key_value_heads=2, intermediate_size=24, pad_token_id=0, **TINY),
+        2,
+    ),
+}
+FUSED_LAYERS = ("c_attn", "query_key_value", "qkv_proj")
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_heads_of_fused_layers_are_those_that_the_model_computes_with(name):
+    """A head without queries weighs all that it sees alike, whatever the rest of the model is."""
+    kind, config, keys = FUSED[name]
+    torch.manual_seed(0)
+    dense = kind._from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+    for path, module in list(dense.named_modules()):
+        if isinstance(module, FalconLinear):  # Which computes what its base does.
+            plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            plain.load_state_dict(module.state_dict())
+            dense.set_submodule(path, plain)
+    small = copy.deepcopy(dense)
+    (place,) = [n for n, _ in small.named_modules() if n.rpartition(".")[2] in FUSED_LAYERS]
+    layer, head, width = small.get_submodule(place), 2, 4
+    with torch.no_grad():
+        for bias in (one.bias for one in (layer, dense.get_submodule(place))):
+            if bias is not None:
+                bias.zero_()
+        matrix = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        before = matrix.clone()
+        # The rows of the one head whose loss makes that head's attention even.
+        for start in range(0, len(matrix), width):
+            matrix.copy_(before)
+            matrix[start : start + width] = 0
+            if is_even(attention_maps(small, Sentences())[0][head]):
+                break
+    found = kept_of_heads(dense, small)
+    parts = {part: found[f"{place} ({part})"] for part in ("queries", "keys", "values")}
+    assert [len(one) for one in parts.values()] == [4, keys, keys]
+    expected = torch.ones(4, dtype=torch.float64)
+    expected[head] = 0
+    assert torch.equal(parts["queries"], expected)
+    assert bool((parts["keys"] == 1).all()) and bool((parts["values"] == 1).all())
+
+
+def is_even(one):
+    """Whether every position weighs all before it and itself alike."""
+    seen = torch.ones_like(one).tril()
+    return torch.allclose(one, seen / seen.sum(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_the_heads_of_packed_attention_are_parted():
+    dense = nn.Sequential(nn.MultiheadAttention(8, 2))
+    small = copy.deepcopy(dense)
+    with torch.no_grad():
+        small[0].in_proj_weight[12:16] = 0  # Of the keys the second head.
+        small[0].out_proj.weight[:, :2] = 0
+    found = kept_of_heads(dense, small)
+    assert {name: one.tolist() for name, one in found.items()} == {
+        "0 (queries)": [1, 1],
+        "0 (keys)": [1, 0],
+        "0 (values)": [1, 1],
+        "0.out_proj": [0.5, 1],
+    }
+
+
+class Attention(nn.Module):
+    """A layer of attention that says how wide its heads are."""
+
+    def __init__(self, **layers):
+        super().__init__()
+        self.head_dim, self.num_heads = 4, 2
+        for name, rows in layers.items():
+            setattr(self, name, nn.Linear(8, rows))
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ({"mystery": 8}, "where the heads are in attn.mystery is not known: .* q_proj"),
+        ({"q_proj": 6}, "attn.q_proj has 6 rows or columns of heads, which are not whole heads"),
+        ({"c_attn": 16}, "attn.c_attn has 4 heads .* says 2 of queries and 2 of keys"),
+    ],
+)
+def test_layers_whose_heads_are_not_known_are_refused(layers, says):
+    model = nn.ModuleDict({"attn": Attention(**layers)})
+    with pytest.raises(ValueError, match=says):
+        kept_of_heads(model, model)
 
 
 class Sentences:
@@ -187,6 +321,13 @@ def test_attention_is_a_distribution_over_the_past_and_leaves_the_model_as_it_wa
         assert torch.equal(llama(torch.arange(6)[None]).logits, outputs)
 
 
+def test_models_that_cannot_give_their_attention_are_refused_and_left_as_they_were(caplog):
+    model = FalconForCausalLM(copy.deepcopy(FALCON)).eval()
+    with pytest.raises(ValueError, match="cannot change .*attn_implementation='eager'"):
+        attention_maps(model, Sentences())
+    assert not model._forward_hooks and not model.config.output_attentions
+
+
 def test_models_without_attention_and_other_rows_are_refused(dense, llama):
     with pytest.raises(ValueError, match="no model of transformers"):
         attention_maps(dense, TASK)
@@ -205,10 +346,10 @@ def test_the_kept_part_of_a_spectrum_ends_at_the_rank(dense):
 def test_every_figure_draws_what_it_is_given(dense, pruned, llama, tmp_path):
     maps = attention_maps(llama, Sentences())
     figures = {
-        "similarity": plots.similarity_figure({"fc1": 0.9, "fc2": -0.1}, "made up"),
+        "similarity": plots.similarity_figure(LayerSimilarity({"a": 0.9, "b": -0.1}, {}), "x"),
         "directions": plots.direction_figure(direction_drops(dense, TASK, examples=50)),
         "mask": plots.mask_figure(kept_images(dense, pruned, TASK)),
-        "heads": plots.heads_figure(kept_of_heads(llama)),
+        "heads": plots.heads_figure(kept_of_heads(llama, llama)),
         "attention": plots.attention_figure(maps, maps),
     }
     assert len(figures["mask"].axes) == 1 + 16 + 1  # The share, the units, the scale.
@@ -217,6 +358,6 @@ def test_every_figure_draws_what_it_is_given(dense, pruned, llama, tmp_path):
     np.testing.assert_allclose(shown, direction_drops(dense, TASK, examples=50).drops)
     assert plots.save(figures["heads"], tmp_path / "heads")[0].stat().st_size > 1000
     with pytest.raises(ValueError, match="no layer"):
-        plots.similarity_figure({})
+        plots.similarity_figure(LayerSimilarity({}, {}))
     with pytest.raises(ValueError, match="the same layers"):
         plots.attention_figure(maps, maps[:1])

@@ -3,11 +3,10 @@
 import functools
 import json
 import random
-import subprocess
-import sys
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import programs
 import pytest
 import scipy.stats
 import torch
@@ -141,7 +140,7 @@ def test_hydra_is_not_needed():
         "test_point.measure_point(task, method, measure=test_point.QUICK)\n"
         "assert not [name for name in sys.modules if name.startswith('experiments')]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = programs.run("-c", code, imported=("torch",))
     assert done.returncode == 0, done.stderr
 
 

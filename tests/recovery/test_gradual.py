@@ -15,6 +15,7 @@ from lowrank.decomposers import (
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
+    RandomPruning,
     TruncatedSVD,
 )
 from lowrank.model.sites import find_sites
@@ -59,6 +60,7 @@ def test_the_epochs_are_divided_among_the_renewals():
         (MagnitudePruning(0.7), 9),
         (GlobalMagnitude(0.7), 9),
         (MagnitudePruning(pattern="1:3"), 10),
+        (RandomPruning(0.7), 9),
     ],
     ids=repr,
 )
@@ -180,7 +182,7 @@ def test_a_method_without_a_level_in_between_is_noted():
         result = compress(task.model(), method)
         found = gradual(epochs=3, renewals=renewals, every=1).recover_compressed(result, task)
         notes.append(found.get("note", ""))
-    assert notes[1:] == ["", ""] and notes[0].startswith("the method has no level between")
+    assert notes[1:] == ["", ""] and notes[0].startswith("at these shares the method has no level")
 
 
 def test_codes_alone_are_not_trained():

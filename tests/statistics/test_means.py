@@ -19,6 +19,15 @@ from lowrank.statistics.means import (
     weighted_means,
 )
 
+numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=40)
+
+
+def jackknife(statistic, *arrays):
+    """The standard error from leaving out one example after the other (Efron & Tibshirani 1993)."""
+    count = len(arrays[0])
+    left = np.array([statistic(*(np.delete(a, i) for a in arrays)) for i in range(count)])
+    return np.sqrt((count - 1) / count * np.square(left - left.mean()).sum())
+
 
 def drawn(n=40, columns=1, seed=0):
     generator = np.random.default_rng(seed)
@@ -30,6 +39,36 @@ def test_the_error_of_a_plain_mean_is_that_of_scipy():
     ones = np.ones((40, 1))
     assert standard_error(values, ones) == pytest.approx(stats.sem(values[:, 0]), rel=1e-12)
     assert weighted_means(values, ones) == pytest.approx(values.mean())
+
+
+@given(numbers, st.floats(0.01, 100))
+def test_neither_the_scale_of_the_weights_nor_an_example_without_weight_counts(values, scale):
+    values = np.array(values)
+    weights = 1.0 + np.arange(len(values)) % 3
+    found = standard_error(values, weights)
+    assert standard_error(values, scale * weights) == pytest.approx(found, rel=1e-9, abs=1e-12)
+    assert standard_error(np.append(values, 7.0), np.append(weights, 0.0)) == pytest.approx(
+        found, abs=1e-12
+    )
+
+
+def test_a_weighted_mean_agrees_with_the_jackknife():
+    random = np.random.default_rng(0)
+    weights = random.integers(1, 9, 3000).astype(float)
+    values = random.normal(size=3000) + weights / 4
+    mean = lambda v, w: (w * v).sum() / w.sum()  # noqa: E731
+    found = standard_error(values, weights)
+    assert found == pytest.approx(jackknife(mean, values, weights), rel=0.01)
+    # And is not that of a mean whose denominator is known.
+    assert found != pytest.approx(stats.sem(values * weights / weights.mean()), rel=0.05)
+
+
+def test_exp_of_a_mean_agrees_with_the_jackknife():
+    random = np.random.default_rng(1)
+    values, weights = random.gamma(2.0, size=2000), np.ones(2000)
+    found = standard_error(values, weights, "exp")
+    exp_of_mean = lambda v: np.exp(v.mean())  # noqa: E731
+    assert found == pytest.approx(jackknife(exp_of_mean, values), rel=0.01)
 
 
 def test_a_weighted_mean_is_that_of_statsmodels():
@@ -109,6 +148,8 @@ def test_the_interval_of_a_share_is_wilsons(right):
 def test_one_example_says_nothing_of_others():
     assert np.isnan(standard_error(np.ones((1, 2)), np.ones((1, 1))))
     assert np.isnan(interval(0.5, float("nan"), 1)).all()
+    # One without weight is none.
+    assert np.isnan(standard_error(np.arange(2.0), np.array([1.0, 0.0])))
     low, high = interval_of_share(1.0, float("nan"), 1)
     assert 0 < low < 0.3 and high == 1
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowrank.inspection.directions import DirectionDrops
+    from lowrank.inspection.similarity import LayerSimilarity
     from lowrank.records.outcomes import Outcomes
 
 P = ParamSpec("P")
@@ -83,15 +84,16 @@ def kept_spectra(
 
 
 @_in_style(RC)
-def similarity_figure(similarity: Mapping[str, float], title: str = "") -> Figure:
+def similarity_figure(found: LayerSimilarity, title: str = "") -> Figure:
     """The debiased linear CKA of each layer's outputs, dense beside compressed: 1 is alike.
 
     Args:
-        similarity: of `lowrank.inspection.layer_similarity`, in the order of the model.
+        found: of `lowrank.inspection.layer_similarity`.
 
     Raises:
         ValueError: there is no layer.
     """
+    similarity = found.cka
     height = 0.9 + 0.16 * max(4, len(similarity))
     figure, (axes,) = _panels(min(1, len(similarity)), title, height, PAGE * 0.75)
     places = range(len(similarity))
