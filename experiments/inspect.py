@@ -157,7 +157,9 @@ def pictures(
 
     def mask() -> Figure:
         kept = inspection.kept_images(dense, small, task)
-        return plots.mask_figure(kept, f"weights that the first layer keeps\n{words}")
+        return plots.mask_figure(
+            kept, f"weights that the first layer keeps, and their number\n{words}"
+        )
 
     def heads() -> Figure:
         kept = inspection.kept_of_heads(dense, small)

@@ -12,10 +12,11 @@ from lowrank.tasks.task import Task
 
 
 def kept_images(dense: nn.Module, compressed: nn.Module, task: Task) -> Tensor:
-    """The weights of the first layer that are not 0, as images: bool (units, height, width).
+    """Where each unit of the first layer has a weight that is not 0 in any channel, as images: bool
+    (units, height, width).
 
-    Of a convolution the filters, one for each pair of channels; of a linear layer on images (batch,
-    channels, height, width) one image for each unit, kept in any channel.
+    The units are the filters of a convolution, or those of a linear layer on images (batch,
+    channels, height, width).
 
     Args:
         dense: by which layers are found, of the architecture of `compressed`.
@@ -28,7 +29,7 @@ def kept_images(dense: nn.Module, compressed: nn.Module, task: Task) -> Tensor:
         raise ValueError("the model has no layer with a weight")
     name, kept = first[0].name, first[2] != 0
     if kept.ndim == 4:
-        return kept.flatten(0, 1).cpu()
+        return kept.any(dim=1).cpu()
     shape = tensors(task.example(1))[0].shape[1:]
     if len(shape) != 3 or kept.ndim != 2 or math.prod(shape) != kept.shape[1]:
         raise ValueError(

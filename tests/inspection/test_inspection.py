@@ -39,6 +39,7 @@ from lowrank.inspection import (
 from lowrank.inspection.directions import right_scores
 from lowrank.inspection.similarity import LayerSimilarity
 from lowrank.reporting import plots
+from lowrank.reporting.plots.text import ending
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,11 @@ def test_the_mask_of_the_first_layer_has_the_shape_of_the_images(dense, pruned):
     assert kept.shape == (16, 8, 8)
     torch.testing.assert_close(kept.flatten(1), pruned.fc1.weight != 0)
     filters = nn.Sequential(nn.Conv2d(2, 3, 3))
-    assert kept_images(filters, filters, TASK).shape == (6, 3, 3)
+    with torch.no_grad():
+        filters[0].weight[1, :, 0, 2] = 0  # In both channels.
+        filters[0].weight[2, 0] = 0  # In one of them.
+    kept = kept_images(filters, filters, TASK)
+    assert kept.shape == (3, 3, 3) and int((~kept).sum()) == 1 and not kept[1, 0, 2]
     with pytest.raises(ValueError, match="reads no images"):
         kept_images(nn.Linear(5, 2), nn.Linear(5, 2), TASK)
 
@@ -361,3 +366,22 @@ def test_every_figure_draws_what_it_is_given(dense, pruned, llama, tmp_path):
         plots.similarity_figure(LayerSimilarity({}, {}))
     with pytest.raises(ValueError, match="the same layers"):
         plots.attention_figure(maps, maps[:1])
+
+
+def test_of_many_layers_those_that_changed_are_drawn_over_the_whole_depth():
+    dense = {f"layers.{place}.weight": drawn(6, 4, place) for place in range(40)}
+    small = {name: one / 2 if place % 2 else one for place, (name, one) in enumerate(dense.items())}
+    figure = plots.kept_spectra(dense, small, "made up")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 12 and titles[0] == "layers.1.weight" and titles[-1] == "layers.39.weight"
+    assert "12 of 20 layers" in str(figure._suptitle.get_text())  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="no layer"):
+        plots.kept_spectra(dense, {})
+
+
+def test_a_long_name_keeps_its_end():
+    name = "encoder.encoder.layer.3.attention.output.dense"
+    short = ending(name, 2.2, 7)
+    assert short.startswith("…") and short.endswith(".3.attention.output.dense")
+    assert ending("fc1", 2.2) == "fc1"
+    assert 2 < len(ending("x" * 200, 1.0)) < 40

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lowrank.reporting.fidelity.losses import loss_changes
 from lowrank.reporting.plots.spectra import singular_values
 from lowrank.reporting.plots.style import COLOURS, COLUMN, DENSE, PAGE, RC
-from lowrank.reporting.plots.text import shortened, wrapped
+from lowrank.reporting.plots.text import ending, wrapped
 from lowrank.reporting.plots.ticks import set_axis
 
 if TYPE_CHECKING:
@@ -60,23 +61,30 @@ def kept_spectra(
     the compressed weight that are rounding only are not drawn, so a low rank ends.
 
     Args:
-        dense, compressed: by layer, matrices (out, in); the first `MOST_PANELS` are drawn.
+        dense, compressed: by layer, matrices (out, in). Of more than `MOST_PANELS` layers that
+            changed so many are drawn, spread over the depth, and the title says so; of layers none
+            of which changed too.
 
     Raises:
         ValueError: no layer is in both, or a dense matrix is zero or not finite.
     """
-    names = [name for name in dense if name in compressed][:MOST_PANELS]
-    figure, panels = _panels(len(names), title, 1.5)
+    held = [name for name in dense if name in compressed]
+    held = [name for name in held if not torch.equal(dense[name], compressed[name])] or held
+    count = min(MOST_PANELS, len(held))
+    names = [held[round(place)] for place in np.linspace(0, len(held) - 1, count)]
+    if count < len(held):
+        title = f"{title}\n{count} of {len(held)} layers".strip()
+    figure, panels = _panels(count, title, 1.5)
     for axes, name in zip(panels, names, strict=True):
         own, other = singular_values(name, dense[name]), compressed[name].cpu().double()
         kept = torch.linalg.svdvals(other)
         places = torch.arange(1, len(own) + 1) / len(own)
-        held = kept > 1e-6 * own[0]
+        large = kept > 1e-6 * own[0]
         axes.plot(places, own / own[0], color=DENSE, linestyle=(0, (6, 2)), label="dense")
-        axes.plot(places[held], kept[held] / own[0], color=COLOURS[1], label="compressed")
+        axes.plot(places[large], kept[large] / own[0], color=COLOURS[1], label="compressed")
         set_axis(axes.yaxis, "log", (max(1e-5, float(own[-1] / own[0]) / 2), 1.3))
         axes.set_xlim(0, 1.02)
-        axes.set_title(shortened(name, LONGEST_NAME, 8))
+        axes.set_title(ending(name, 1.4, 7), fontsize=7)
     figure.supxlabel("index of singular value / min(out, in)", fontsize=8)
     figure.supylabel("value / largest of the dense", fontsize=8)
     panels[0].legend(loc="lower left")
@@ -99,7 +107,7 @@ def similarity_figure(found: LayerSimilarity, title: str = "") -> Figure:
     places = range(len(similarity))
     axes.hlines(places, 0, list(similarity.values()), color="0.8", linewidth=1)
     axes.plot(list(similarity.values()), places, "o", color=COLOURS[0])
-    axes.set_yticks(places, [shortened(name, LONGEST_NAME, 7) for name in similarity])
+    axes.set_yticks(places, [ending(name, LONGEST_NAME, 7) for name in similarity])
     axes.set_ylim(len(similarity) - 0.5, -0.5)
     axes.set_xlim(min(0.0, *similarity.values()) - 0.02, 1.02)
     axes.set_xlabel("debiased linear CKA, dense and compressed")
@@ -123,7 +131,7 @@ def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     axes.set_xticks(range(classes), [str(one) for one in found.classes])
     axes.set_yticks(range(count), [f"{i + 1} (σ = {s:.3g})" for i, s in enumerate(found.sigma)])
     axes.set_xlabel("class or token")
-    axes.set_ylabel(f"direction of {shortened(found.layer, LONGEST_NAME, 8)}")
+    axes.set_ylabel(f"direction of {ending(found.layer, LONGEST_NAME, 8)}")
     _bar(figure, image, [axes], "fall of the right logit")
     return figure
 
@@ -172,7 +180,7 @@ def heads_figure(kept: Mapping[str, Tensor], title: str = "") -> Figure:
         values[row, : len(shares)] = shares
     image = axes.imshow(values.numpy(), cmap="viridis", vmin=0, aspect="auto")
     axes.set_xticks(range(heads), [str(head) for head in range(heads)])
-    axes.set_yticks(range(len(kept)), [shortened(name, LONGEST_NAME, 7) for name in kept])
+    axes.set_yticks(range(len(kept)), [ending(name, LONGEST_NAME, 7) for name in kept])
     axes.set_xlabel("head")
     _bar(figure, image, [axes], "share of weights kept")
     return figure
@@ -230,7 +238,7 @@ def token_figure(outcomes: Outcomes, title: str = "") -> Figure:
         changes = loss_changes(breakdown, outcomes.examples)["change"]
         values = [one.value for one in changes.values()]
         errors = [one.error for one in changes.values()]
-        axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], marker="o", capsize=2)
+        axes.errorbar(range(len(values)), values, errors, color=COLOURS[0], fmt="o", capsize=2)
         axes.axhline(0, color=DENSE, linewidth=0.8)
         axes.set_xticks(range(len(values)), list(changes), rotation=45, ha="right")
         axes.set_xlabel(breakdown.title)

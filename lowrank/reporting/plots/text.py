@@ -26,6 +26,16 @@ def shortened(text: str, inches: float, points: float = 8) -> str:
     return _without_middle(text, kept)
 
 
+def ending(name: str, inches: float, points: float = 8) -> str:
+    """The dotted name of a layer in at most `inches`: without its first parts where it is longer,
+    since the last ones tell layers apart."""
+    short = name
+    while "." in name and width(short, points) > inches * INCH:
+        name = name.partition(".")[2]
+        short = f"…{name}"
+    return shortened(short, inches, points)
+
+
 def labelled(name: str) -> str:
     """A name as a label; matplotlib leaves those out of legends that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
