@@ -20,7 +20,7 @@ from manual import __main__ as program
 from manual import api_pages, method_pages, results_pages
 from manual.catalogue import comment, methods, parts
 from manual.choices import decision_table
-from manual.docstrings import plain
+from manual.docstrings import each_apart, plain
 from manual.figures import TEXT, figure
 from manual.formulas import mathml
 from manual.links import faults
@@ -160,6 +160,17 @@ def test_only_bars_outside_code_are_changed(text):
     assert changed.replace("\\|", "|") == text
     for code in re.findall(r"``.*?``|`[^`]*`", text, flags=re.DOTALL):
         assert code in changed
+
+
+def test_attributes_that_are_described_together_are_told_apart():
+    text = (
+        "What.\n\nArgs:\n    a, b: as\n        given.\n\nAttributes:\n    c, d: both\n        so.\n"
+        "    e: one."
+    )
+    apart = "    c: both\n        so.\n    d: both\n        so.\n    e: one."
+    assert "\n".join(each_apart(text.split("\n"))) == text.replace(
+        "    c, d: both\n        so.\n    e: one.", apart
+    )
 
 
 def test_the_methods_page_of_results_has_all_levels(catalogue):

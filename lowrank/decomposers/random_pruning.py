@@ -21,8 +21,8 @@ class RandomPruning(ScoredPruning):
     Never the right choice, but what a method must beat: on average the share of ‖W‖² that is lost
     equals the sparsity. The same number of survivors, in the same pattern, as `MagnitudePruning`,
     which describes the other arguments. The draw depends on the seed and on the weight's numbers,
-    so layers of equal shape differ; a higher sparsity keeps a part of what a lower one keeps. Blocks
-    of nothing but zeros go first, so what was pruned before stays so after training.
+    so layers of equal shape differ; a higher sparsity keeps a part of what a lower one keeps.
+    Blocks of nothing but zeros go first, so what was pruned before stays so after training.
 
     Args:
         seed: of the draw.

@@ -30,7 +30,7 @@ def one_meaning(frame: pd.DataFrame) -> None:
     """
     settings: Any = frame[[name for name in frame if _is_setting(str(name))]].map(_text)
     varied = settings.loc[:, settings.nunique() > 1]
-    suspect = frame[frame["method"].isin(_suspects(frame, varied))]
+    suspect: Any = frame[frame["method"].isin(list(_suspects(frame, varied)))]
     groups: Any = suspect.groupby("method", dropna=False)
     for method, rows in groups:
         texts = varied.loc[rows.index]

@@ -226,11 +226,6 @@ def one_comparison(frame: pd.DataFrame) -> None:
     """Raise ValueError unless `frame` has rows, all of one task, model and recovery."""
     if frame.empty:
         raise ValueError("there is no record to show: the selection left none")
-    if not frame.index.is_unique:
-        raise ValueError(
-            "several rows have the same index, as pd.concat leaves them: give "
-            "frame.reset_index(drop=True)"
-        )
     for name in COMPARISON:
         found = sorted(map(str, frame[name].unique()))
         if len(found) > 1:
@@ -238,3 +233,8 @@ def one_comparison(frame: pd.DataFrame) -> None:
                 f"the records mix {len(found)} values of {name!r} ({', '.join(found)}), which "
                 f"cannot be compared; select one, such as frame[frame.{name} == {found[0]!r}]"
             )
+    if not frame.index.is_unique:
+        raise ValueError(
+            "several rows have the same index, as pd.concat leaves them: give "
+            "frame.reset_index(drop=True)"
+        )
