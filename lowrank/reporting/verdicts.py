@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrank.metrics.metric import DIGITS, NONE, Metric
 from lowrank.reporting.captions import in_unit, subject
 from lowrank.reporting.evidence import Tested
 from lowrank.reporting.table import Table
 from lowrank.statistics.interpolation import SAME
-
-if TYPE_CHECKING:
-    pass
 
 # The probability of a false alarm.
 ALPHA = 0.05
