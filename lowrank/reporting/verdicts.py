@@ -198,7 +198,7 @@ def _said(one: Verdict, shown: Metric, small: Metric) -> str:
     if found.error == 0 and found.value == 0:
         return f"at {at} they are alike on every example"
     needed = _needed(one.needed)
-    more = f"; about {needed} examples would tell" if needed else ""
+    more = f"; {needed} examples would tell" if needed else ""
     if found.over_seeds and not needed and found.value:
         more = "; more seeds are needed to tell"
     return f"at {at} they cannot be told apart ({amount}{more})"
@@ -221,4 +221,4 @@ def _needed(examples: float) -> str:
         return ""
     if examples > MOST_NEEDED:
         return f"more than {MOST_NEEDED:,}"
-    return f"{max(2.0, float(f'{examples:.2g}')):,.0f}"
+    return f"about {max(2.0, float(f'{examples:.2g}')):,.0f}"
