@@ -86,7 +86,7 @@ def judged(entry: Entry, name: str, column: str, ours: Ours) -> RowVerdict:
     else:
         decimals = verdicts.decimals(entry, column, published)
         found = verdicts.verdict(value, entry.run_of(row), published, ours, decimals)
-        why = verdicts.why_undecided(ours) if found == verdicts.UNDECIDED else ""
+        why = verdicts.why_undecided(value, ours) if found == verdicts.UNDECIDED else ""
     return RowVerdict(name, column, published, ours, allowed, found, why)
 
 

@@ -59,8 +59,7 @@ class Run:
             named ``total`` of each point, with the sums of all sizes.
         takes: time and machine.
         seeds: how many seeds of each point the sweep asks for; a program's cases say it themselves.
-        exact: whether nothing is drawn, so that one seed is all there is: given weights, or
-            matrices that do not depend on chance.
+        exact: whether nothing is drawn, as of given weights, so that one seed is all there is.
         weights_of: whose published weights are measured, where the table is of other weights: what
             it says of a training is then not reproduced, whatever the numbers.
         needs: what is not at hand on a machine without GPU, without the network and with the data
@@ -113,6 +112,7 @@ class Value:
         setting: whether who reproduces the table sets it, or it follows from what is set: the
             number of weights that are kept, the bits of a code. It is shown, and not counted.
         other_examples: whether ours is measured on other examples than the published figure.
+        share: whether it is a share of trials, within 0 and 1, where each seed is one trial.
         why: why this tolerance.
         better: which way is better, "lower" or "higher"; an ordering needs it.
     """
@@ -127,11 +127,14 @@ class Value:
     at_most: bool = False
     setting: bool = False
     other_examples: bool = False
+    share: bool = False
     better: Literal["lower", "higher"] | None = None
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
             raise ValueError(f"tolerance={self.tolerance} must be above 0")
+        if self.share and (self.standard_error or self.other_examples or self.setting):
+            raise ValueError("share excludes standard_error, other_examples and setting")
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -162,11 +165,9 @@ class Row:
         if not self.published and not self.beside:
             raise ValueError("a row has figures that are published, or columns of ours beside")
         for what, named in {"disputed": self.disputed, "from_memory": self.from_memory}.items():
-            wrong = [name for name in named if self.published.get(name) is None]
-            if wrong:
+            if wrong := [name for name in named if self.published.get(name) is None]:
                 raise ValueError(f"{what} names {wrong[0]!r}, of which no figure is published")
-        both = [name for name in self.beside if self.published.get(name) is not None]
-        if both:
+        if both := [name for name in self.beside if self.published.get(name) is not None]:
             raise ValueError(f"beside names {both[0]!r}, of which a figure is published")
 
 
@@ -295,6 +296,5 @@ def _files() -> dict[str, Path]:
 
 
 def _check_known(place: str, found: Any, known: Any) -> None:
-    unknown = [one for one in found if one not in known]
-    if unknown:
+    if unknown := [one for one in found if one not in known]:
         raise ValueError(f"{place} names {unknown[0]!r}: there are {', '.join(known) or 'none'}")

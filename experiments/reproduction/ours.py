@@ -12,7 +12,7 @@ from scipy import special
 from experiments.reproduction.entry import Run, Value
 from experiments.reproduction.programs import ASKED
 from lowrank.records.repeats import outcome_numbers
-from lowrank.statistics.means import LEVEL
+from lowrank.statistics.means import LEVEL, interval_of_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,8 @@ class Ours:
     Attributes:
         mean: NaN where it was not measured.
         spread: the sample standard deviation over networks, NaN for one.
-        count: of networks: seeds that gave the same record again do not count.
+        count: of networks: seeds that gave the same record again do not count. Of a share of
+            trials all do.
         error: the mean standard error over examples, NaN where none is known.
         seeds: that have a record.
         asked: seeds that the entry asks for.
@@ -47,24 +48,26 @@ class Ours:
         """Whether seeds are missing that the entry asks for."""
         return 0 < self.seeds < self.asked
 
-    def reach(self, other_examples: bool) -> float:
-        """Half the width of the 95 % interval of the mean; NaN where nothing is known of it.
+    def interval(self, value: Value) -> tuple[float, float]:
+        """The ends of the 95 % interval of the mean; NaN where nothing is known of it.
 
         Another choice of networks moves the mean by s/√m; of one network s is not known, and the
         error over examples stands in for it: two networks that are right equally often differ by
         about that, if chance decides on which examples. The error over examples counts besides
-        where the published figure is of other examples; on the same ones it is none.
-
-        Args:
-            other_examples: whether the published figure is of other examples than ours.
+        where the published figure is of other examples; on the same ones it is none. A share of
+        trials has Wilson's interval, for trials that all end alike scatter by nothing.
         """
+        if value.share and not self.exact:
+            return interval_of_share(self.mean, 0.0, self.count)
         if self.exact:
             of_networks, degrees = 0.0, math.inf
         elif self.count > 1:
             of_networks, degrees = self.spread / math.sqrt(self.count), self.count - 1
         else:
             of_networks, degrees = self.error, math.inf
-        return half_width(of_networks, degrees, self.error if other_examples else 0.0)
+        of_examples = self.error if value.other_examples else 0.0
+        reach = half_width(of_networks, degrees, of_examples)
+        return self.mean - reach, self.mean + reach
 
 
 def half_width(of_networks: float, degrees: float, of_examples: float) -> float:
@@ -117,16 +120,16 @@ def measured(
         expression: in place of `value.ours`.
 
     Raises:
-        ValueError: as of `selected` and `evaluated`.
+        ValueError: as of `selected` and `evaluated`; or a share of trials is none.
     """
     found = None if frame is None else selected(frame, select, place)
     if found is None or found.empty:
         return Ours()
-    own = found.loc[distinct(found)]
+    own = found if value.share else found.loc[distinct(found)]
     numbers: Any = evaluated(own, expression or value.ours, place)
-    error = NAN
-    if value.standard_error and not _unknown(own, value.standard_error):
-        error = float(evaluated(own, value.standard_error, place).mean())
+    if value.share and not numbers.between(0, 1).all():
+        raise ValueError(f"{place}: a share of trials is within 0 and 1, not {list(numbers)}")
+    error = _error(own, value.standard_error, place) if value.standard_error else NAN
     return Ours(
         mean=float(numbers.mean()),
         spread=float(numbers.std()),
@@ -181,14 +184,12 @@ def _is_close(one: Any, wanted: float) -> bool:
     return is_number and math.isclose(one, wanted, rel_tol=1e-9)
 
 
-def _unknown(frame: pd.DataFrame, expression: str) -> bool:
-    from pandas.errors import UndefinedVariableError
-
-    try:
-        frame.eval(expression, engine="python")
-    except UndefinedVariableError:
-        return True
-    return False
+def _error(frame: pd.DataFrame, expression: str, place: str) -> float:
+    """The mean of a standard error; NaN where the records have its metric, and no error of it."""
+    lacking = {f"{name}_se": NAN for name in frame if f"{name}_se" not in frame}
+    if _numbers(frame.assign(**lacking), expression, place).isna().all():
+        return NAN
+    return float(evaluated(frame, expression, place).mean())
 
 
 def evaluated(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
@@ -197,12 +198,16 @@ def evaluated(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
     Raises:
         ValueError: it cannot be computed, or is no number in some row.
     """
+    numbers = _numbers(frame, expression, place)
+    if numbers.isna().any():
+        raise ValueError(f"{place}: {expression!r} is no number in some of its records")
+    return numbers
+
+
+def _numbers(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
     try:
         result: Any = frame.eval(expression, engine="python")
     except Exception as error:
         # pandas raises whatever the parser of Python or the operation does.
         raise ValueError(f"{place}: {expression!r} cannot be computed: {error}") from error
-    numbers = result.astype(float)
-    if numbers.isna().any():
-        raise ValueError(f"{place}: {expression!r} is no number in some of its records")
-    return numbers
+    return result.astype(float)

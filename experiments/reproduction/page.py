@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from experiments.reproduction import verdict as verdicts
 from experiments.reproduction.compare import RowVerdict
-from experiments.reproduction.entry import READ, Entry
+from experiments.reproduction.entry import READ, Entry, Value
 from experiments.reproduction.orders import OrderVerdict
 from experiments.reproduction.ours import Ours
 from experiments.reproduction.runs import command
@@ -117,8 +116,7 @@ def _numbers(entry: Entry, numbers: Sequence[RowVerdict]) -> str:
         bold = f"**{one.verdict}**" if one.verdict == verdicts.REPRODUCED else one.verdict
         mark = " (from memory)" if entry.is_from_memory(one.place, one.column) else ""
         cells = [one.place, value.heading, number(like, like) + mark, ours_text(one.ours, like)]
-        reach = one.ours.reach(value.other_examples) if one.ours.count else math.nan
-        cells += ["set" if value.setting else interval(one.ours, reach, like)]
+        cells += ["set" if value.setting else interval(one.ours, value, like)]
         cells += [f"{one.difference:+.3g}" if one.ours.count else NONE, f"{one.allowed:.3g}", bold]
         lines.append(_line(cells))
     return "\n".join(lines)
@@ -199,15 +197,16 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
 _SAID = {True: "so here", False: "the other way here", None: "cannot be told here"}
 
 
-def interval(ours: Ours, reach: float, like: float) -> str:
+def interval(ours: Ours, value: Value, like: float) -> str:
     """The interval of our mean; "exact" where it has no error."""
     if not ours.count:
         return NONE
-    if reach != reach:
+    low, high = ours.interval(value)
+    if low != low:
         return "not known"
-    if not reach:
+    if low == high:
         return "exact" if ours.exact else "no spread"
-    return f"{number(ours.mean - reach, like)} to {number(ours.mean + reach, like)}"
+    return f"{number(low, like)} to {number(high, like)}"
 
 
 def ours_text(ours: Ours, like: float) -> str:

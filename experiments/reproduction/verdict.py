@@ -28,22 +28,19 @@ def allowed(value: Value, published: float) -> float:
 def verdict(value: Value, run: Run, published: float, ours: Ours, decimals: int) -> str:
     """The verdict on a figure that ours stands beside.
 
-    Ours lies within its 95 % interval (`Ours.reach`), whose ends are rounded to the digits that are
-    printed. Where all of it is within what is allowed, the figure is reproduced; where nothing of
+    Ours lies within its 95 % interval (`Ours.interval`), whose ends are rounded to the printed
+    digits. Where all of it is within what is allowed, the figure is reproduced; where nothing of
     it is, it is not. So each of the two is wrong with a probability of about 2.5 % at most, where
     numbers of networks scatter as those of the normal law. Where all networks gave the same number,
-    as shares of few trials do, the interval has no width and the verdict no such bound.
+    the interval has no width and the verdict no such bound, unless it is a share of trials.
 
     Args:
         decimals: that are printed, as of `decimals`.
     """
-    reach = 0.0 if value.setting else ours.reach(value.other_examples)
     limit = allowed(value, published) + ROUNDING * max(abs(published), abs(ours.mean))
-    low, high = (
-        (round(ours.mean + sign * reach, decimals) for sign in (-1, 1))
-        if (math.isfinite(reach))
-        else (-math.inf, math.inf)
-    )
+    low, high = (ours.mean, ours.mean) if value.setting else ours.interval(value)
+    is_known = math.isfinite(low) and math.isfinite(high)
+    low, high = (round(low, decimals), round(high, decimals)) if is_known else (-math.inf, math.inf)
     below, above = published - low, high - published
     if value.at_most:
         farthest, nearest = above, low - published
@@ -82,10 +79,15 @@ def _digits(figure: float) -> tuple[int, int]:
     return max(0, significant - 1 - int(exponent)), significant
 
 
-def why_undecided(ours: Ours) -> str:
-    """The reason why a figure is undecided that more runs would remove; empty for none."""
+def why_undecided(value: Value, ours: Ours) -> str:
+    """The reason why a figure is undecided that better records would remove; empty for none."""
+    if value.share and not ours.exact:
+        return f"{ours.count} trials tell too little of a share"
     if ours.exact or ours.count != 1:
+        if value.other_examples and math.isnan(ours.error):
+            return "the error over its examples is not known, and the published figure is of others"
         return ""
     told = "the error over its examples stands in for the spread over networks, which is"
-    told = told if ours.error == ours.error else "the spread over networks is"
-    return f"it is one network of {max(ours.asked, 1)}: {told} not known"
+    told = "the spread over networks is" if math.isnan(ours.error) else told
+    asked = f" of {ours.asked}" if ours.asked > 1 else ""
+    return f"it is one network{asked}: {told} not known"

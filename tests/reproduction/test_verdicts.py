@@ -85,18 +85,47 @@ def test_what_is_far_from_the_bound_is_told(away, claim):
 
 
 def test_the_interval_is_students_t_for_few_networks():
-    three = Ours(1.0, 0.3, 3)
-    assert three.reach(False) == pytest.approx(4.302653 * 0.3 / math.sqrt(3))
+    three, same = Ours(1.0, 0.3, 3), value()
+    reach = 4.302653 * 0.3 / math.sqrt(3)
+    assert three.interval(same) == pytest.approx((1 - reach, 1 + reach))
     both = Ours(1.0, 0.3, 3, 0.2)
-    assert both.reach(False) == three.reach(False)
+    assert both.interval(same) == three.interval(same)
     # Satterthwaite: 0.03 of the networks with 2 degrees and 0.04 of the examples with many.
     degrees = 0.07**2 / (0.03**2 / 2)
-    assert both.reach(True) == pytest.approx(stats.t.ppf(0.975, degrees) * math.sqrt(0.07))
+    reach = stats.t.ppf(0.975, degrees) * math.sqrt(0.07)
+    ends = both.interval(value(other_examples=True))
+    assert ends == pytest.approx((1 - reach, 1 + reach))
+
+
+@pytest.mark.parametrize("trials, claim", [(3, "undecided"), (11, "undecided"), (12, "reproduced")])
+def test_trials_that_end_alike_are_no_certainty(trials, claim):
+    """Wilson's interval of n of n begins at n / (n + 1.96²): of 12 at 0.757, of 11 at 0.741."""
+    run = {"seeds": trials}
+    for published in (0.0, 1.0):
+        found = verdict(published, [published] * trials, run=run, share=True, tolerance=0.25)
+        assert (found.verdict, found.ours.count, found.ours.exact) == (claim, trials, False)
+        assert ("trials tell too little" in found.why) == (claim == "undecided")
+
+
+@given(trials=st.integers(1, 40), data=st.data())
+def test_the_interval_of_a_share_is_wilsons(trials, data):
+    right = data.draw(st.integers(0, trials))
+    mine = Ours(right / trials, 0.0, trials).interval(value(share=True))
+    assert mine == pytest.approx(stats.binomtest(right, trials).proportion_ci(method="wilson"))
+
+
+def test_a_share_of_trials_that_cannot_be():
+    with pytest.raises(ValueError, match=r"within 0 and 1, not \[1.0, 100.0\]"):
+        verdict(1.0, [1.0, 100.0], share=True)
+    for other in ({"standard_error": "e"}, {"other_examples": True}, {"setting": True}):
+        with pytest.raises(ValueError, match="share excludes"):
+            value(share=True, **other)
 
 
 def test_one_network_is_no_certainty():
     found = verdict(5.0, [5.0], run=THREE)
-    assert found.verdict == verdicts.UNDECIDED and "one network of 3" in found.why
+    assert found.verdict == verdicts.UNDECIDED and "one network of 3:" in found.why
+    assert "one network: the" in verdict(5.0, [5.0], run={"seeds": 1}).why
     frames = points(a=[5.0])
     frames["only"]["e"] = 0.3
     # Its error over examples stands in for the spread: 1.96 · 0.3 on either side.
@@ -131,6 +160,8 @@ def test_given_weights_on_the_same_images_have_no_error_and_on_others_they_have(
     same = verdict(5.01, [], frames, run=EXACT, standard_error="e")
     other = verdict(5.01, [], frames, run=EXACT, standard_error="e", other_examples=True)
     assert (same.verdict, other.verdict) == (verdicts.REPRODUCED, verdicts.UNDECIDED)
+    unknown = verdict(5.0, [5.0], run=EXACT, other_examples=True)
+    assert unknown.verdict == verdicts.UNDECIDED and "published figure is of others" in unknown.why
 
 
 @given(below=st.floats(0, 1e6))
@@ -226,6 +257,9 @@ def test_a_standard_error_is_shown_where_the_records_have_one():
     assert math.isnan(verdict(1.0, [], frames, standard_error="x_se").ours.error)
     frames["only"]["x_se"] = 0.25
     assert verdict(1.0, [], frames, standard_error="2 * x_se").ours.error == 0.5
+    for wrong in ("2 * x_see", "y_se"):
+        with pytest.raises(ValueError, match="rows.r, x: .* cannot be computed"):
+            verdict(1.0, [], frames, standard_error=wrong)
 
 
 @pytest.mark.parametrize(
