@@ -128,6 +128,7 @@ def write(outcomes: Outcomes, path: str | Path) -> None:
     """Write outcomes whole or not at all.
 
     Values that are all 0 or 1 take a byte, other values float32, whole numbers the fewest bytes.
+    Losses of groups and continuations are optional parts: the header names those that there are.
 
     Raises:
         ValueError: a value that float32 does not hold, or a name that no file can have.
@@ -139,7 +140,8 @@ def write(outcomes: Outcomes, path: str | Path) -> None:
         for name, one in outcomes.breakdowns.items()
     ]
     texts = outcomes.continuations
-    header = {"format": FORM, "breakdowns": breakdowns}
+    header: dict[str, object] = {"format": FORM}
+    header |= {"breakdowns": breakdowns} if breakdowns else {}
     header |= {} if texts is None else {"written": texts.written}
     tensor_files.write(as_path(path, "path"), arrays, KIND, header)
 

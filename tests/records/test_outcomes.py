@@ -134,11 +134,14 @@ def test_losses_of_groups_and_continuations_are_read_back(tmp_path):
     assert np.array_equal(read.of(rows).dense["loss"], read.dense["loss"][rows])
 
 
-def test_a_file_without_losses_of_groups_is_read(tmp_path):
-    """As those are that were written before there were any."""
-    forged()(tmp_path)
-    read = outcomes.read(tmp_path / "o")
-    assert read.breakdowns == {} and read.continuations is None
+def test_the_parts_that_are_optional_are_named_only_where_there_are_some(tmp_path):
+    for own, named in [(made(), set()), (of_texts(), {"breakdowns", "written"})]:
+        outcomes.write(own, tmp_path / "o")
+        header, _ = hostile.split((tmp_path / "o").read_bytes())
+        said = json.loads(header["__metadata__"]["lowrank"])
+        assert set(said) & {"breakdowns", "written"} == named
+        read = outcomes.read(tmp_path / "o")
+        assert (bool(read.breakdowns), read.continuations is not None) == (bool(named),) * 2
 
 
 @pytest.mark.parametrize(

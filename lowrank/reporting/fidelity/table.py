@@ -45,9 +45,7 @@ SHOWN = (
     *(Metric(name, title, f"{title} (%)", "percent") for name, title in SHARES.items()),
     Metric("kl", "KL(dense ‖ compressed)", "KL (nats)"),
     Metric("loss_change", "loss, compressed − dense", "loss change"),
-    Metric(
-        "common_prefix", "tokens before the first that differs", "common prefix (tokens)", "bits"
-    ),
+    Metric("common_prefix", "tokens before the first that differs", "common prefix (tokens)"),
 )
 # In the order of the columns; what only CSV holds is left out.
 COLUMNS = (
