@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PARTS = {
     "dense": Metric("dense", "recall of the dense model", "dense recall (%)", "percent"),
     "compressed": Metric("compressed", "recall", "recall (%)", "percent"),
-    "change": Metric("change", "recall, compressed − dense", "change (%)", "percent"),
+    "change": Metric("change", "recall, compressed − dense", "change (points)", "percent"),
 }
 
 
