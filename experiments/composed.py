@@ -50,14 +50,14 @@ def said(error: Exception, name: str) -> str:
     """An error of Hydra in one line; of an option that a program does not have, with those that it
     has."""
     text = on_one_line(error)
-    refused = re.match(r"Could not override '[^']*'", text)
+    refused = re.match(r"Could not override ('[^']*')", text)
     if refused is None:
         return text
     from omegaconf import OmegaConf
 
     known = OmegaConf.load(CONF / name / f"{name}.yaml")
     options = [str(one) for one in known if one not in ("defaults", "hydra")]
-    return f"{name}: {refused[0]}: the options are {', '.join(options)}"
+    return f"{name}: there is no option {refused[1]}: there are {', '.join(options)}"
 
 
 def on_one_line(error: Exception) -> str:

@@ -109,7 +109,7 @@ def options(config: DictConfig) -> Chosen:
     known = [one.name for one in fields(Chosen)]
     unknown = [str(name) for name in config if name not in known]
     if unknown:
-        raise ValueError(f"there is no option {unknown[0]}: the options are {', '.join(known)}")
+        raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
     return Chosen(**{name: config[name] for name in known})
 
 

@@ -18,8 +18,8 @@ SAID = (
     "validation split, without and with calibration data. Shown is the metric of the task on the "
     "test split, the mean over that many seeds, with its 95 % interval over "
     "test examples in brackets; ± is the standard deviation over seeds, where no outcomes of "
-    "single examples are on record. Values whose intervals overlap decide nothing: "
-    "[which differences are real](which-differences-are-real.md)."
+    "single examples are on record. All methods saw the same examples, so a difference may be real "
+    "where intervals overlap: [which differences are real](which-differences-are-real.md)."
 )
 ON_TEST = (
     f"{DAGGER.strip()}: chosen on the test split itself, which flatters it, for there is no "

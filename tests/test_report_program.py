@@ -136,7 +136,7 @@ def test_each_recovery_has_figures_of_its_own_and_what_is_left_out_is_said(tmp_p
     [
         (["experiment=never-run"], "report: there is no folder results/runs/never-run"),
         (["runs={tmp}", "out={tmp}/out"], "report: there is no record"),
-        (["metrc=top1"], "Could not override 'metrc'"),
+        (["metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
         (["+metrc=top1"], "report: there is no option 'metrc': there are experiment, runs"),
         (["html=page"], "report: html='page' must be true or false"),
         (["layers_at=many"], "report: layers_at='many' must be a number above 0"),

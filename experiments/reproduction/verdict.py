@@ -30,7 +30,9 @@ def verdict(value: Value, run: Run, published: float, ours: Ours, decimals: int)
 
     Ours lies within its 95 % interval (`Ours.reach`), whose ends are rounded to the digits that are
     printed. Where all of it is within what is allowed, the figure is reproduced; where nothing of
-    it is, it is not. So each of the two is wrong with a probability of at most 2.5 %.
+    it is, it is not. So each of the two is wrong with a probability of about 2.5 % at most, where
+    numbers of networks scatter as those of the normal law. Where all networks gave the same number,
+    as shares of few trials do, the interval has no width and the verdict no such bound.
 
     Args:
         decimals: that are printed, as of `decimals`.

@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrank.metrics.metric import DIGITS, NONE, Metric
 from lowrank.reporting.captions import in_unit, subject
 from lowrank.reporting.evidence import Tested
 from lowrank.reporting.table import Table
 from lowrank.statistics.interpolation import SAME
-
-if TYPE_CHECKING:
-    pass
 
 # The probability of a false alarm.
 ALPHA = 0.05
@@ -201,7 +198,7 @@ def _said(one: Verdict, shown: Metric, small: Metric) -> str:
     if found.error == 0 and found.value == 0:
         return f"at {at} they are alike on every example"
     needed = _needed(one.needed)
-    more = f"; about {needed} examples would tell" if needed else ""
+    more = f"; {needed} examples would tell" if needed else ""
     if found.over_seeds and not needed and found.value:
         more = "; more seeds are needed to tell"
     return f"at {at} they cannot be told apart ({amount}{more})"
@@ -224,4 +221,4 @@ def _needed(examples: float) -> str:
         return ""
     if examples > MOST_NEEDED:
         return f"more than {MOST_NEEDED:,}"
-    return f"{max(2.0, float(f'{examples:.2g}')):,.0f}"
+    return f"about {max(2.0, float(f'{examples:.2g}')):,.0f}"

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# What is left of a difference of two parts below this share of one of them is rounding.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class CrossedVariance:
@@ -36,7 +39,8 @@ class CrossedVariance:
         """The variance of the mean.
 
         That of the means of the seeds, and what examples add. That is not below 0, so the interval
-        is never shorter than that of the means of the seeds alone.
+        is never shorter than that of the means of the seeds alone. It is 0 where these are all
+        alike, even if other examples make each of them.
         """
         return self.seeds + self._added
 
@@ -58,7 +62,8 @@ class CrossedVariance:
 
     @property
     def _added(self) -> float:
-        return max(0.0, self.examples - self.both)
+        added = self.examples - self.both
+        return added if added > ROUNDING * self.examples else 0.0
 
 
 def crossed_variance(influence: np.ndarray, values: np.ndarray) -> CrossedVariance:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from lowrank.metrics.metric import Average
-from lowrank.statistics.crossed import crossed_variance
+from lowrank.statistics.crossed import CrossedVariance, crossed_variance
 from lowrank.statistics.means import LEVEL, error_of
 from lowrank.statistics.resampling import ResampledMeans
 from lowrank.statistics.sign_flips import sign_flips
@@ -84,7 +84,8 @@ def difference(
 
     From five seeds on, interval and p-value are those of Student's t with the variance over
     examples and seeds and its degrees of freedom (`lowrank.statistics.crossed`); where only seeds
-    vary this is the t test of their differences.
+    vary this is the t test of their differences. Where that variance is estimated as 0, because all
+    seeds have the same mean by chance, the variance over examples stands in for it.
 
     Logarithms and perplexities may rank two curves of several seeds in opposite ways. Then there
     is no difference to claim, and the p-value is 1.
@@ -127,14 +128,13 @@ def p_value(
     if _is_by_signs(apart):
         return sign_flips(own)
     # Where nothing varies the mean square about 0 stands in for a variance.
-    about_zero = value**2 / sample.examples
+    of_these = error_of(influence.mean(axis=1)) ** 2 + value**2 / sample.examples
     if apart.shape[1] < LEAST_SEEDS:
-        variance = error_of(influence.mean(axis=1)) ** 2 + about_zero
         guarded = _guarded(own, _most(sample.terms, first, second))
-        return max(_of_t(own, variance, counted), guarded)
+        return max(_of_t(own, of_these, counted), guarded)
     found = crossed_variance(influence, means)
-    if not counted or not found.total > ROUNDING**2 * value**2:
-        return _of_t(own, about_zero, counted)
+    if not counted or not _is_known(found, value):
+        return _of_t(own, of_these, counted)
     return _of_t(own, found.total, found.degrees(counted))
 
 
@@ -167,12 +167,19 @@ def _over_seeds(
         one, other = (_metric(sample.means @ part, average) for part in (first, second))
         influence = sample.influence @ first * one - sample.influence @ second * other
         means = one - other
-    found, counted = crossed_variance(influence, means), _counted(own)
-    value, error = float(means.mean()), float(np.sqrt(found.total))
+    found, value = crossed_variance(influence, means), float(means.mean())
+    degrees, error = _counted(own), error_of(influence.mean(axis=1))
+    if _is_known(found, value):
+        degrees, error = found.degrees(degrees) if degrees else 0.0, float(np.sqrt(found.total))
     reach = float("nan") if own.any() else 0.0
-    if counted > 0 and error > 0:
-        reach = float(special.stdtrit(found.degrees(counted), (1 + LEVEL) / 2)) * error
+    if degrees > 0 and error > 0:
+        reach = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * error
     return error, float(np.sqrt(found.between)), value - reach, value + reach
+
+
+def _is_known(found: CrossedVariance, value: float) -> bool:
+    """Whether a variance over examples and seeds is more than rounding."""
+    return found.total > (ROUNDING * value) ** 2
 
 
 def _metric(means: np.ndarray, average: Average) -> np.ndarray:

@@ -52,6 +52,24 @@ def test_what_cannot_be_drawn_is_refused(point, drawn, tmp_path):
         drawn(f"record={tmp_path / point.name}")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("layer=fc9", "layer='fc9' holds no weight: there are fc1"),
+        ("row=99999", "row=99999 is no example"),
+        ("examples=3", "examples=3 must be at least 4"),
+        ("directions=many", "directions='many' must be at least 1"),
+        ("+direction=3", "no option 'direction': there are record, out, layer"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_drawn(
+    point, drawn, tmp_path, wrong, says
+):
+    with pytest.raises(ValueError, match=says):
+        drawn(f"record={point}", f"out={tmp_path}", wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_table_has_the_numbers_of_the_record(point):
     frame = store.load(point.parent)
     record, row = json.loads(point.read_text()), fidelity_table(frame, steps=(2,)).values.iloc[0]

@@ -176,6 +176,11 @@ def test_an_axis_can_be_logarithmic_or_not(visit, frame):
     # A new measure has the axis that suits it.
     page.locator("#y").select_option("kl")
     assert not page.get_by_label("Vertical axis, logarithmic").is_checked()
+    # The dense model, on the front with the divergence 0, is not on a logarithmic axis.
+    fronts = "() => [...document.querySelectorAll('.front')].map((one) => one.getAttribute('d'))"
+    assert page.evaluate(fronts)
+    page.get_by_label("Vertical axis, logarithmic").check()
+    assert not any("Infinity" in path for path in page.evaluate(fronts))
 
 
 def test_an_end_of_a_range_that_is_no_number_is_named(visit, frame):

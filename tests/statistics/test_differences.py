@@ -106,6 +106,24 @@ def test_seeds_that_differ_alike_on_every_example_are_told_by_the_examples():
     assert found.p == pytest.approx(2 * stats.t.sf(np.sqrt(20), 19)) and found.error == 0
 
 
+@pytest.mark.parametrize("n", [16, 50, 512, 1000])
+def test_seeds_of_the_same_mean_by_other_examples_are_judged_by_the_examples(n):
+    """Five seeds that each differ on one example of their own: all one way, or each both ways."""
+    seeds = 5
+    one_way = np.ones((n, 2 * seeds))
+    one_way[range(seeds), range(seeds, 2 * seeds)] = 0
+    found = between(one_way, seeds)
+    own = np.where(np.arange(n) < seeds, 1 / seeds, 0)
+    assert found.error == pytest.approx(stats.sem(own)) and found.low < 0 < found.high
+    # The sign-flip test has 2 / 2^5.
+    assert 2 / 2**seeds < found.p < 0.15
+    both_ways = one_way.copy()
+    both_ways[range(seeds, 2 * seeds), range(seeds)] = 0
+    found = between(both_ways, seeds)
+    assert found.p == 1 and found.high == pytest.approx(-found.low)
+    assert found.error == pytest.approx(np.sqrt(2 * seeds / (n * (n - 1))) / seeds)
+
+
 def test_the_planned_number_of_examples_has_the_planned_power():
     shift, runs = 0.1, 300
     # The difference of two values has the variance 2 · 0.5².

@@ -12,7 +12,7 @@ from lowrank.records.outcomes import Outcomes
 from lowrank.records.parts import Breakdown
 from lowrank.reporting.captions import subject
 from lowrank.reporting.fidelity.answers import NotDefined
-from lowrank.reporting.fidelity.picked import over_records, picked
+from lowrank.reporting.fidelity.picked import PickedPoint, over_records, picked
 from lowrank.reporting.table import Table
 from lowrank.statistics.estimates import Estimate, weighted_mean
 
@@ -52,8 +52,10 @@ def loss_table(
 
     points, how = picked(frame, metric, size, steps)
     values, cells, titles = [], [], {}
-    once = {(one.family, one.method, one.level): one for one in reversed(points)}
-    for point in reversed(once.values()):
+    once: dict[tuple[str, str, str], PickedPoint] = {}
+    for one in points:
+        once.setdefault((one.family, one.method, one.level), one)
+    for point in once.values():
         first = point.outcomes[0]
         for by, breakdown in shared_breakdowns(point.outcomes).items():
             titles[by] = breakdown.title

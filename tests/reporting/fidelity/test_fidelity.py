@@ -221,6 +221,20 @@ def test_losses_of_groups_are_means_over_their_tokens(of_texts):
     assert len(again) == 2 * len(again["level"].unique())
 
 
+def test_rows_of_losses_are_in_the_order_of_the_sizes(tmp_path):
+    """Also where one level is picked for the least size and the largest."""
+    levels = {"gptq": (0, 1), "magnitude": (1, 2)}
+    for method, steps in levels.items():
+        for step in steps:
+            store.save(with_texts(made_records.text_record(method, step), [8, 2]), tmp_path)
+    rows = loss_table(store.load(tmp_path), steps=(1.5, 2.5, 3)).values
+    assert list(dict.fromkeys(zip(rows["size"], rows["method"], rows["level"], strict=True))) == [
+        ("1.5×", "gptq", "4"),
+        ("1.5×", "magnitude", "0.5"),
+        ("2.5×", "magnitude", "0.7"),
+    ]
+
+
 def test_continuations_are_means_over_the_prompts(of_texts):
     table = fidelity_table(of_texts, steps=(3,))
     row = table.values.iloc[0]

@@ -128,7 +128,9 @@ function frontOf(view, placed) {
 }
 
 function frontLine({ signs, corners }, scales, box) {
-  const places = corners.map(([x, y]) => [scales.x.place(x), scales.y.place(y)]).sort((a, b) => a[0] - b[0]);
+  // The dense model may have a 0, which a logarithmic axis does not.
+  const drawn = corners.filter(([x, y]) => scales.x.inside(x) && scales.y.inside(y));
+  const places = drawn.map(([x, y]) => [scales.x.place(x), scales.y.place(y)]).sort((a, b) => a[0] - b[0]);
   if (places.length < 2) return null;
   // At each size the best that is had there or at a smaller model.
   const steps = places.slice(1).map(([x, y]) => (signs[0] > 0 ? `V${y}H${x}` : `H${x}V${y}`));
