@@ -59,6 +59,8 @@ def class_table(
                 cell[shown.heading] = shown.text(one.value, one.error)
             values.append(value)
             cells.append(cell)
+    if not cells:
+        raise ValueError("no class occurs among the test examples of all seeds of a point")
     shown = pd.DataFrame(cells)
     best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
     caption = (
