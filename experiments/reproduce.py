@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EVERY = "all"
 RUN = ("none", "here", "all")
+# Rows of a table that is kept.
+MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,29 @@ def _one(table: str, entry: Entry, which: str, out: Path) -> None:
     frames = {name: runs.frame(table, name, run) for name, run in entry.runs.items()}
     numbers = list(compare.rows(entry, frames))
     ordered = list(orders.orderings(entry, frames))
-    text = page.markdown(table, entry, numbers, ordered)
-    paths = page.write(out, table, text, kept.frame(numbers, ordered))
-    print(text)
-    print(f"written to {', '.join(map(str, paths))}")
+    compared = kept.frame(numbers, ordered)
+    lost = kept.lost(out / f"{table}.csv", compared)
+    if lost:
+        print(_kept(table, out, lost))
+    else:
+        text = page.markdown(table, entry, numbers, ordered)
+        paths = page.write(out, table, text, compared)
+        print(text)
+        print(f"written to {', '.join(map(str, paths))}")
     if failed:
         raise ValueError("; ".join(failed))
+
+
+def _kept(table: str, out: Path, lost: list[str]) -> str:
+    """Why the page of a table is left as it is."""
+    from experiments.reproduction.runs import RUNS
+
+    shown = ", ".join(lost[:MOST_NAMED]) + (" and others" if len(lost) > MOST_NAMED else "")
+    return (
+        f"{out / table}.md is kept as it is: it has numbers of {shown} from more seeds than there "
+        f"are records of in {RUNS}. Give run=here or run=all to make these, or remove "
+        f"{out / table}.csv for a page of what is there"
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ def save(record: dict, folder: Path, own: outcomes.Outcomes) -> None:
     name = outcomes_name(record["key"])
     outcomes.write(own, folder / name)
     for side in ("dense", "compressed"):
-        record[side] |= {metric: float(v.mean()) for metric, v in getattr(own, side).items()}
+        record[side] |= {
+            metric: float(np.average(values, weights=own.weights))
+            for metric, values in getattr(own, side).items()
+        }
     store.save(record | {OUTCOMES.field: name}, folder)
 
 

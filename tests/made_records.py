@@ -61,6 +61,7 @@ def plain(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
 
 METRICS = plain([*class_metrics(10, top=(1, 5)), loss_metric(), *agreement_metrics("example")])
 TEXT_METRICS = plain([*LIKELIHOOD, loss_metric("token"), *agreement_metrics("token")])
+AVERAGED = ("top1", "loss", "flipped")
 # Of a record whose metrics are no averages of its examples.
 NO_ERRORS: dict[str, dict[str, float]] = {"dense": {}, "compressed": {}, "change": {}}
 LAYERS = (("0", 300, 784), ("2", 100, 300), ("4", 10, 100))
@@ -124,7 +125,7 @@ def record(method: str = "svd", /, step: int = 1, seed: int = 0, **config: Any) 
 
 def with_outcomes(made_up: dict[str, Any], count: int = 360) -> Record:
     """A record of a classifier with the outcomes of as many images; both models have about its top1
-    of them right."""
+    of them right, and the record says how many."""
     random = np.random.default_rng(int(made_up["key"], 16))
     target, hard = random.integers(0, 10, count), random.permutation(count) / count
     values = {}
@@ -142,7 +143,12 @@ def with_outcomes(made_up: dict[str, Any], count: int = 360) -> Record:
     examples = np.arange(count) * 7919
     outcomes = Outcomes(examples, np.ones(count), values["dense"], values["compressed"], target)
     named = {OUTCOMES.field: outcomes_name(made_up["key"])}
-    return Record(made_up | named, outcomes)
+    means = {
+        part: made_up[part]
+        | {name: float(found[name].mean()) for name in AVERAGED if name in found}
+        for part, found in values.items()
+    }
+    return Record(made_up | means | named, outcomes)
 
 
 def text_record(method: str, step: int, seed: int = 0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
+from page_commands import check_sweep
 
 from experiments import plan
 from experiments.checks import remembering
@@ -66,3 +67,8 @@ def test_an_error_that_is_not_ours_is_said_with_its_place_once(capsys):
 def test_an_error_of_ours_is_one_line(capsys):
     assert checked(ValueError("rank=0")).endswith("method.rank=1: rank=0")
     assert capsys.readouterr().err == ""
+
+
+def test_steps_of_a_recovery_are_checked_in_their_order():
+    # The first step begins with the dense model. Sorted by their names it would be the third.
+    check_sweep("task=digits", "method=magnitude", "recovery=deep_compression")

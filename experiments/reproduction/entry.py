@@ -24,8 +24,8 @@ READ: dict[Read, str] = {
     "secondary": "read in a source that quotes the paper",
     "memory": "from memory, not seen: check before it is cited",
 }
-# A field that is not known is an error.
-KNOWN = ConfigDict(extra="forbid")
+# An error is a field that is not known, and a NaN or Inf: it would be no figure, or allow any.
+KNOWN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=KNOWN)

@@ -21,6 +21,12 @@ COLUMNS = (
     *("kind", "row", "column", "published", "ours", "ours_std", "networks", "seeds"),
     *("seeds_asked", "exact", "ours_se", "ours_dense", "tolerance", "p", "verdict", "why"),
 )
+NUMBERS = (
+    *("published", "ours", "ours_std", "networks", "seeds", "seeds_asked"),
+    *("ours_se", "ours_dense", "tolerance", "p"),
+)
+COUNTS = ("networks", "seeds", "seeds_asked")
+MOST = 1e9
 # Between the name of an order and that of its method, and between the methods of a pair.
 COLON, BETTER = ": ", " > "
 
@@ -97,18 +103,48 @@ def read(entry: Entry, path: Path) -> KeptTable | None:
 
     Returns:
         None if the table is of other figures, tolerances or rules than the entry has now: of other
-        rows, or with other verdicts than these numbers have.
+        rows, or with other verdicts than these numbers have; or if it is damaged.
     """
-    import pandas as pd
-
-    found = pd.read_csv(path, keep_default_na=True)
-    if tuple(found) != COLUMNS:
+    found = _table(path)
+    if found is None or tuple(found) != COLUMNS:
         return None
     rows = found.to_dict("records")
     numbers = tuple(_number(entry, row) for row in rows if row["kind"] == NUMBER)
     orders, members = _orders(entry, rows)
     kept = KeptTable(numbers, orders, members)
     return kept if _is_of(entry, rows, kept) else None
+
+
+def lost(path: Path, compared: pd.DataFrame) -> list[str]:
+    """The rows of a written table that are of more seeds than they are in `compared`, by name.
+
+    Rows that are not compared any more do not count, nor does a table that is damaged.
+
+    Args:
+        compared: as of `frame`.
+    """
+    written = _table(path) if path.is_file() else None
+    if written is None or not {"row", "column", "seeds"} <= set(written):
+        return []
+    now = compared.set_index(["row", "column"])["seeds"].fillna(0)
+    before = written.set_index(["row", "column"])["seeds"].fillna(0)
+    fewer = [place for place, seeds in before.items() if place in now and seeds > max(now[[place]])]
+    return list(dict.fromkeys(str(row) for row, _ in fewer))  # type: ignore[misc]
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    """The rows of a written table; None if it is damaged."""
+    import pandas as pd
+
+    try:
+        found = pd.read_csv(path, keep_default_na=True)
+        given = [name for name in NUMBERS if name in found]
+        found = found.astype(dict.fromkeys(given, float))
+        counts = found.reindex(columns=list(COUNTS)).loc[found["kind"].isin((NUMBER, ORDER))]
+    except (ValueError, KeyError):  # Of pandas' parser and of UTF-8 too.
+        return None
+    is_whole = (counts >= 0) & (counts < MOST)
+    return found if is_whole.all(axis=None) else None
 
 
 def _is_of(entry: Entry, rows: list[dict[Any, Any]], kept: KeptTable) -> bool:

@@ -20,6 +20,7 @@ from lowrank.files.paths import as_path
 from lowrank.records.companions import OUTCOMES
 from lowrank.records.files import read as read_json
 from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations
+from lowrank.records.tied import check_tied
 
 KIND, FORM = "outcomes", 1
 # What a model says of an example, beside the values of metrics, in tasks of one class per example.
@@ -187,8 +188,8 @@ def of_record(path: str | Path) -> Outcomes:
     """The outcomes of the record at `path`, such as the column ``path`` of loaded records.
 
     Raises:
-        ValueError: there is no such record, it names no outcomes, or their file is not there or is
-            none.
+        ValueError: there is no such record, it names no outcomes, or their file is not there, is
+            none, or is that of another record.
     """
     path = as_path(path, "path")
     try:
@@ -199,12 +200,14 @@ def of_record(path: str | Path) -> Outcomes:
     if name is None or OUTCOMES.key_of(name) != path.stem:
         raise ValueError(f"{path} names no outcomes of its examples: measure its point again")
     try:
-        return read(path.parent / name)
+        found = read(path.parent / name)
+        check_tied(record, {part: getattr(found, part) for part in PARTS}, found.weights)
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} names its outcomes {name}, which is not beside it: copy it there, or measure "
             "the point again"
         ) from error
+    return found
 
 
 def _groups(header: Fields) -> dict[str, tuple[str, tuple[str, ...]]]:

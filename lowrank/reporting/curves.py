@@ -46,6 +46,9 @@ def summarise(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     one_comparison(frame)
     one_meaning(frame)
     wanted = list(dict.fromkeys([*columns, "compression_ratio"]))
+    names = [column for column in wanted if column in POINT]
+    if names:
+        raise ValueError(f"{names[0]} is no measure: it names a point")
     missing = [column for column in wanted if column not in frame]
     if missing:
         held = ", ".join(name for name in (*COSTS, *metrics_of(frame)) if name in frame)

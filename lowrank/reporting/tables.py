@@ -116,7 +116,8 @@ def summary_table(
         cells.append(cell)
         best.append(bold)
     values, cells = pd.DataFrame(values), pd.DataFrame(cells)
-    held = points.loc[[entry.point for entry in entries.values() if entry.point is not None]]
+    chosen = dict.fromkeys(one.point for one in entries.values() if one.point is not None)
+    held = points.loc[list(chosen)]  # A point may stand in several columns.
     in_brackets = " In brackets: the bits per weight of its compressed layers." if beside else ""
     caption = (
         f"{subject(frame)}: {in_unit(shown)}. Each entry is a measured level of the method whose "

@@ -22,8 +22,8 @@ MOST_NEEDED = 10_000_000
 TESTS = {
     "McNemar, exact": "the exact test of McNemar",
     "sign flips": "the paired sign-flip test",
-    "t": "between measured sizes, Student's t over the examples",
-    "t over seeds": "with five seeds or more, Student's t over examples and seeds",
+    "t": "Student's t over the examples where a value is interpolated",
+    "t over seeds": "Student's t over examples and seeds from five seeds on",
 }
 
 

@@ -218,9 +218,11 @@ def _counted(own: np.ndarray) -> float:
 
 def _of_t(own: np.ndarray, variance: float, degrees: float) -> float:
     """The p-value of no difference; 1 where nothing is known of it."""
-    if not degrees > 0:
+    value = abs(float(own.sum()))
+    # Where seeds and examples cancel in every mean there is no variance left either.
+    if not degrees > 0 or not value:
         return 1.0
-    return float(2 * special.stdtr(degrees, -abs(float(own.sum())) / np.sqrt(variance)))
+    return float(2 * special.stdtr(degrees, -value / np.sqrt(variance)))
 
 
 def _guarded(own: np.ndarray, most: float) -> float:

@@ -137,7 +137,9 @@ def interval_of_share(share: float, error: float, n: int) -> tuple[float, float]
     """
     if n < 1:
         return float("nan"), float("nan")
-    alike = share * (1 - share) / error**2 if error > 0 else n
+    spread = share * (1 - share)
+    # Examples of hardly any weight may leave an error and a share of exactly 1.
+    alike = spread / error**2 if spread > 0 and error**2 > 0 else n
     z2 = float(special.ndtri((1 + LEVEL) / 2)) ** 2 / alike
     centre = (share + z2 / 2) / (1 + z2)
     reach = np.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -116,7 +116,8 @@ class Training:
             "losses" (the mean of each epoch), "steps" and "trained_params" (their numbers).
 
         Raises:
-            ValueError: no parameter requires a gradient.
+            ValueError: no parameter requires a gradient, one of float16 is to be trained by AdamW,
+                or the task has no train examples.
             FloatingPointError: a loss that is NaN or infinite.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -124,7 +125,10 @@ class Training:
             raise ValueError(
                 "nothing in this model can be trained: no parameter requires a gradient"
             )
+        self._check_dtypes(parameters)
         train, part = task.split("train"), part or range(self.epochs)
+        if not len(train):
+            raise ValueError(f"task {task.name!r} has no example to train on")
         optimizer = OPTIMIZERS[self.optimizer](self, parameters)
         per_epoch = math.ceil(len(train) / self.batch_size)
         steps, before = self.epochs * per_epoch, part.start * per_epoch
@@ -160,6 +164,15 @@ class Training:
         trained = sum(p.numel() for p in parameters)
         steps = len(part) * per_epoch
         return {"losses": losses, "steps": steps, "trained_params": trained}
+
+    def _check_dtypes(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Raise ValueError for what the optimizer cannot train in the dtype that it has."""
+        if self.optimizer == "adamw" and any(p.dtype == torch.float16 for p in parameters):
+            # Squares of gradients below 2e-4, and the 1e-8 beside their root, are 0 in float16.
+            raise ValueError(
+                "AdamW divides 0 by 0 in float16: take a model of bfloat16 or float32, or "
+                "optimizer='sgd'"
+            )
 
 
 def task_loss(task: Task) -> Loss:

@@ -158,6 +158,8 @@ def test_the_mask_of_the_first_layer_has_the_shape_of_the_images(dense, pruned):
     assert kept.shape == (3, 3, 3) and int((~kept).sum()) == 1 and not kept[1, 0, 2]
     with pytest.raises(ValueError, match="reads no images"):
         kept_images(nn.Linear(5, 2), nn.Linear(5, 2), TASK)
+    with pytest.raises(ValueError, match="first layer, fc1, keeps every place"):
+        kept_images(dense, lowrank.compress(dense, TruncatedSVD(4)).model, TASK)
 
 
 class Partly(nn.Module):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import hostile
+import made_outcomes
 import made_records
 import numpy as np
 import pytest
@@ -19,10 +20,9 @@ from lowrank.files import tensor_files
 from lowrank.files.atomic import ABANDONED
 from lowrank.records import models, outcomes, store
 from lowrank.records.claims import Claims
-from lowrank.records.companions import OUTCOMES, outcomes_name
+from lowrank.records.companions import outcomes_name
 from lowrank.records.outcomes import Outcomes
 from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations
-from lowrank.records.record import Record
 
 
 def saved_until(change, record, folder):
@@ -67,10 +67,10 @@ def made(count=5, seed=0):
 
 
 def recorded(own, **compressed):
-    record = made_records.record()
+    """A record with these outcomes, and their means but for those given."""
+    record = made_outcomes.with_outcomes(made_records.record(), own)
     record["compressed"] |= compressed
-    record[OUTCOMES.field] = outcomes_name(record["key"])
-    return Record(record, own)
+    return record
 
 
 def assert_same(one, other):
@@ -332,6 +332,23 @@ def test_the_new_record_takes_the_outcomes_of_the_old_one_along(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize(
+    ("name", "part"), [("top1", "compressed"), ("top1", "dense"), ("loss", "dense")]
+)
+def test_the_outcomes_of_another_measurement_are_none_of_a_record(name, part, tmp_path):
+    """As those of two records that were swapped: whole files, each of a point of its own."""
+    own = made(count=400)
+    path = store.save(recorded(own), tmp_path)
+    values = dict(getattr(own, part))
+    values[name] = values[name].copy()
+    values[name][np.argmin(values[name]) :][:20] += 1.0
+    outcomes.write(replace(own, **{part: values}), path.parent / outcomes_name(path.stem))
+    with pytest.raises(
+        ValueError, match=f"{path.stem} are of another .* mean {name} of the {part}"
+    ):
+        outcomes.of_record(path)
+
+
 @pytest.mark.parametrize("name", ["../x.outcomes.safetensors", "a", 3, "0" * 16 + ".safetensors"])
 def test_a_record_cannot_name_a_file_of_others_as_its_outcomes(name, tmp_path):
     with pytest.raises(ValueError, match="outcomes_file=.* must be '.*outcomes.safetensors'"):
@@ -350,14 +367,14 @@ def test_a_crash_leaves_no_record_with_outcomes_that_are_not_its_own(had, tmp_pa
         folder.mkdir()
         old, new = made(seed=0), made(seed=1)
         if had:
-            store.save(recorded(old, loss=2.0), folder)
-        was_killed = saved_until(changes, recorded(new, loss=1.0), folder)
+            store.save(recorded(old, macs=2), folder)
+        was_killed = saved_until(changes, recorded(new, macs=1), folder)
         models.clear(folder)
         Claims(folder).clean()
         for path in folder.glob("*.json"):
             record = json.loads(path.read_text())
             if "outcomes_file" in record:
-                own = new if record["compressed"]["loss"] == 1.0 else old
+                own = new if record["compressed"]["macs"] == 1 else old
                 assert_same(own, outcomes.of_record(path))
         named = {json.loads(p.read_text()).get("outcomes_file") for p in folder.glob("*.json")}
         assert {path.name for path in folder.glob("*.safetensors")} == named - {None}

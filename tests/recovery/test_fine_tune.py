@@ -297,6 +297,17 @@ def test_nothing_to_train():
         RECIPE.recover(TASK.model().requires_grad_(False), TASK)
 
 
+def test_adamw_does_not_train_in_float16():
+    """Its steps would be NaN: in float16 squares of small gradients, and 1e-8, are 0."""
+    with pytest.raises(ValueError, match="AdamW divides 0 by 0 in float16: take a model of bfl"):
+        RECIPE.recover(TASK.model().half(), TASK)
+
+
+def test_no_example_to_train_on():
+    with pytest.raises(ValueError, match="task 'sliding' has no example to train on"):
+        RECIPE.recover(Slide(), Sliding(count=0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -186,6 +186,12 @@ def test_what_is_no_size_has_no_columns(texts):
         summary_table(texts, "perplexity", "loss")
 
 
+@pytest.mark.parametrize("name", ["level", "method", "norm", "point"])
+def test_what_names_a_point_is_no_size(texts, name):
+    with pytest.raises(ValueError, match=f"{name} is no measure: it names a point"):
+        summary_table(texts, "perplexity", name)
+
+
 def test_the_long_table_names_norms_and_begins_with_the_size(texts):
     table = long_table(texts, "layers_bits_per_weight")
     assert list(table.cells)[:5] == [
@@ -316,6 +322,6 @@ def test_beside_a_language_model_images_are_still_examples(frame, texts):
 
 
 def test_what_is_no_number_has_no_mean(frame):
-    for column in ("method", "path"):
+    for column in ("model", "path"):
         with pytest.raises(ValueError, match=f"{column} is no measure: the records hold texts"):
             summary_table(frame, size=column)

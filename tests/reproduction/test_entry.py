@@ -118,6 +118,14 @@ def test_what_is_written_is_read(tmp_path):
     "changes, said",
     [
         ({"protocol": None}, ": protocol is missing"),
+        (
+            {"values__error__tolerance": math.inf},
+            "values.error.tolerance: input should be a finite number, and is inf",
+        ),
+        (
+            {"rows__a__published": {"error": math.nan}},
+            "rows.a.published.error: input should be a finite number, and is nan",
+        ),
         ({"protocl": "p"}, "it has no field 'protocl': there are title, source, protocol"),
         (
             {"values__error__tolerence": 1},

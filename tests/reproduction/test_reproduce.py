@@ -202,6 +202,50 @@ def test_the_verdicts_are_made_again_from_the_numbers(folder):
     assert kept.read(change(folder), csv) is None
 
 
+def test_a_page_is_kept_where_its_records_are_gone(folder):
+    out = folder / "results" / "reproduced"
+    found, csv = written(out, outcomes(**RATIOS))
+    before = csv.read_text()
+    said = run("table=mine", "run=none", folder=folder)
+    assert said.returncode == 0, said.stderr
+    assert "mine.md is kept as it is: it has numbers of half, rank 2, " in said.stdout
+    assert csv.read_text() == before and (out / "mine.md").read_text() == "text"
+    assert " tables, 1 run here.**" in (out / "README.md").read_text()
+    fewer = outcomes(**{"0_5": [2.0], "0_9": [9.9, 10.1]})
+    compared = kept.frame(compare.rows(found, fewer), orders.orderings(found, fewer))
+    assert kept.lost(csv, compared) == ["half", "more zeros: half"]
+    more = outcomes(**{"0_5": [2.0, 2.1, 2.2], "0_9": [9.9, 10.1]})
+    compared = kept.frame(compare.rows(found, more), orders.orderings(found, more))
+    assert kept.lost(csv, compared) == []
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, 400, -3])
+def test_a_torn_table_is_run_again(folder, cut):
+    found, csv = written(folder, outcomes(**RATIOS))
+    csv.write_bytes(csv.read_bytes()[:cut])
+    assert kept.read(found, csv) is None
+    assert "To be run again: mine." in overview.markdown({"mine": found}, folder)
+
+
+@pytest.mark.parametrize(
+    "was, now",
+    [
+        (",2.0,2.0,2.0,", ",1e300,2.0,2.0,"),
+        (",2.0,2.0,2.0,", ",nan,2.0,2.0,"),
+        (",2.0,2.0,2.0,", ",-1,2.0,2.0,"),
+        ("number,half", "\xff,half"),
+        ("9.0,", "many,"),
+    ],
+)
+def test_a_table_of_what_are_no_numbers_is_run_again(folder, was, now):
+    found, csv = written(folder, outcomes(**RATIOS))
+    text = csv.read_text()
+    assert was in text
+    csv.write_bytes(text.replace(was, now, 1).encode("latin-1"))
+    assert kept.read(found, csv) is None
+    assert kept.lost(csv, kept.frame((), ())) == []
+
+
 def test_figures_from_memory_are_counted_apart(folder):
     rows = TABLE["rows"] | {"rank 2": TABLE["rows"]["rank 2"] | {"from_memory": ["mse"]}}
     change(folder, rows=rows)

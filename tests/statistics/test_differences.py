@@ -276,3 +276,12 @@ def test_intervals_cover_whatever_varies(kind, seeds, share):
     assert ends[0] <= covered <= ends[1]
     if not truth:
         assert alarms <= stats.binom.ppf(1 - TAIL, runs, ALPHA)
+
+
+def test_seeds_and_examples_that_cancel_in_every_mean_tell_nothing():
+    """Two examples and five seeds of which each has one half right: there is no variance left."""
+    first = np.array([[1, 0, 1, 0, 1], [0, 1, 0, 1, 0.0]])
+    sample = resample(np.concatenate([first, 1 - first], axis=1), np.ones((2, 1)), 10)
+    one, other = np.eye(10)[:, :5], np.eye(10)[:, 5:]
+    with np.errstate(all="raise"):
+        assert difference(sample, one, other).p == 1.0

@@ -145,6 +145,14 @@ def test_the_interval_of_a_share_is_wilsons(right):
     assert interval_of_share(right / 40, error, 40) == pytest.approx(expected, abs=1e-12)
 
 
+def test_examples_of_hardly_any_weight_leave_a_share_of_one_with_an_interval():
+    """Three count 1e21 times as much as the others, and their share is 1 with an error above 0."""
+    values, weights = (np.arange(20) < 10).astype(float), np.where(np.arange(20) < 3, 1e12, 1e-9)
+    share, error = np.average(values, weights=weights), standard_error(values, weights)
+    assert share == 1.0 and error > 0
+    assert interval_of_share(share, error, 20) == interval_of_share(1.0, 0.0, 20)
+
+
 def test_one_example_says_nothing_of_others():
     assert np.isnan(standard_error(np.ones((1, 2)), np.ones((1, 1))))
     assert np.isnan(interval(0.5, float("nan"), 1)).all()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PARTS = {
     "dense": Metric("dense", "recall of the dense model", "dense recall (%)", "percent"),
     "compressed": Metric("compressed", "recall", "recall (%)", "percent"),
-    "change": Metric("change", "recall, compressed − dense", "change (%)", "percent"),
+    "change": Metric("change", "recall, compressed − dense", "change (points)", "percent"),
 }
 
 
@@ -59,6 +59,8 @@ def class_table(
                 cell[shown.heading] = shown.text(one.value, one.error)
             values.append(value)
             cells.append(cell)
+    if not cells:
+        raise ValueError("no class occurs among the test examples of all seeds of a point")
     shown = pd.DataFrame(cells)
     best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
     caption = (

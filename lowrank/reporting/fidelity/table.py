@@ -137,6 +137,8 @@ def _row(point: PickedPoint) -> tuple[dict[str, Estimate], dict[str, tuple[int, 
     if not all(has_classes(one) for one in point.outcomes):
         return numbers, {}
     own = [recalls(one) for one in point.outcomes]
+    if not set.intersection(*map(set, own)):
+        return numbers, {}
     lowest = _extreme(own, "compressed", min)
     fallen = _extreme(own, "fall", max)
     return numbers, {"lowest_recall": lowest, "largest_fall": fallen}

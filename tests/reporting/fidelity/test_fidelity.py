@@ -89,6 +89,17 @@ def test_the_parts_add_up_to_what_was_flipped_and_to_the_change_of_accuracy(coun
     assert by_class == pytest.approx(change)
 
 
+def test_seeds_without_a_class_in_common_have_no_table_of_classes(tmp_path):
+    for seed in range(2):
+        record = made_records.with_outcomes(made_records.record("svd", 1, seed), 1)
+        target = np.array([seed])
+        store.save(Record(record, dataclasses.replace(record.outcomes, target=target)), tmp_path)
+    frame = store.load(tmp_path)
+    assert not {"lowest_recall", "largest_fall"} & set(fidelity_table(frame).values)
+    with pytest.raises(ValueError, match="no class occurs among the test examples of all seeds"):
+        class_table(frame)
+
+
 def test_agreement_is_parted_by_the_confidence_of_the_dense_model():
     dense = np.zeros(40, dtype=int)
     ours = dense.copy()
