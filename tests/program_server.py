@@ -9,7 +9,7 @@ seconds. Each line of standard output is the exit code of one, or minus the sign
 
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -22,8 +22,16 @@ def asked() -> dict | None:
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
+            os.setpgrp()
             return json.loads(line)
-        _, status = os.waitpid(process, 0)
+        status = None
+        try:
+            _, status = os.waitpid(process, 0)
+        finally:
+            if status is None or os.WIFSIGNALED(status):
+                # Of a program that was killed, its children live on.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(status), flush=True)
     return None
 
@@ -58,7 +66,8 @@ def run(words: list[str], cwd: str, env: dict[str, str], files: list[str], timeo
 
 if __name__ == "__main__":
     for module in sys.argv[1:]:
-        with contextlib.suppress(ImportError):
+        # Packages may be missing; what they hold may not, or every program imports it again.
+        if importlib.util.find_spec(module.partition(".")[0]) is not None:
             importlib.import_module(module)
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ import atexit
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,11 @@ def run(
         words: ``-m`` and a module, ``-c`` and code, or a file; then its arguments.
         cwd: by default that of this process, as its environment is.
         input: all of its standard input.
-        timeout: in seconds; then the process is killed.
+        timeout: in seconds; then the process and its children are killed.
         imported: the modules that it need not import.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
     """
     server = _server(imported)
     assert server.stdin is not None and server.stdout is not None
@@ -59,6 +63,8 @@ def run(
         code = server.stdout.readline()
         assert code, "the server of programs has ended"
         said, errors = (file.read_text() for file in files[1:])
+    if int(code) == -signal.SIGALRM:
+        raise subprocess.TimeoutExpired(words, timeout, said, errors)
     return subprocess.CompletedProcess(words, int(code), said, errors)
 
 

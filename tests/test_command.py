@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "conf" / "method" / "mine.yaml").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("program", ["command", "inspect", "reproduce"])
+def test_a_program_starts_where_nothing_is_imported_yet(program):
+    started = [sys.executable, "-m", f"experiments.{program}", "--help"]
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
