@@ -89,6 +89,11 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that its arrays take in memory."""
+        return sum(array.nbytes for array in self._arrays().values())
+
     def of(self, rows: np.ndarray) -> Outcomes:
         """Those of some of the examples: an index, or a mask (n,)."""
         dense, compressed = (
@@ -174,14 +179,9 @@ def read(path: str | Path) -> Outcomes:
         continuations = None
         if "written" in file.header:
             continuations = Continuations(file.header.integer("written", least=1), **texts)
-        return Outcomes(
-            arrays["examples"],
-            arrays["weights"],
-            **parts,
-            target=arrays.get("target"),
-            breakdowns=breakdowns,
-            continuations=continuations,
-        )
+        examples, weights, target = arrays["examples"], arrays["weights"], arrays.get("target")
+        dense, compressed = (parts[part] for part in PARTS)
+        return Outcomes(examples, weights, dense, compressed, target, breakdowns, continuations)
 
 
 def of_record(path: str | Path) -> Outcomes:
@@ -294,8 +294,7 @@ def _is_whole(name: str) -> bool:
 def _wide(name: str, tensor: Tensor) -> np.ndarray:
     """An array as `Outcomes` has it."""
     whole = _is_whole(name)
-    if whole and (tensor.is_floating_point() or tensor.is_complex()):
-        raise ValueError(f"{name} must be whole numbers, and is {tensor.dtype}")
-    if tensor.is_complex():
-        raise ValueError(f"{name} must be real numbers, and is {tensor.dtype}")
+    if tensor.is_complex() or (whole and tensor.is_floating_point()):
+        wanted = "whole" if whole else "real"
+        raise ValueError(f"{name} must be {wanted} numbers, and is {tensor.dtype}")
     return tensor.to(torch.int64 if whole else torch.float64).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from lowrank.records.outcomes import Outcomes
 
-# Outcomes of 10,000 examples take about 1 MB.
-MOST_HELD = 400
+# In bytes. Outcomes of 10,000 examples take about 1 MB.
+MOST_HELD = 2**28
+# The share of outcomes that take the place of others.
+REPLACING = 0.1
 
 Part = Literal["dense", "compressed"]
 
@@ -63,26 +65,56 @@ def stamps(paths: Iterable[str]) -> tuple[Any, ...]:
 def read_outcomes(paths: Iterable[str]) -> list[Outcomes]:
     """The outcomes of records, by their paths; not to be changed.
 
-    A report asks for the same ones several times: the last that were read are held.
+    A report asks for the same ones several times: they are held, as far as `MOST_HELD` reaches.
 
     Raises:
         ValueError: as `lowrank.records.outcomes.of_record`.
     """
-    found = []
-    for path in paths:
+    return [_HELD.read(path) for path in paths]
+
+
+class HeldOutcomes:
+    """Outcomes that were read, held as far as there is room.
+
+    Where there is none, few of those that are read take the place of others, both drawn: reports
+    read records in the same order again and again, so the least recently used are the next.
+
+    Args:
+        most: bytes of all arrays.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held: dict[str, tuple[Any, Outcomes]] = {}
+        self._size = 0
+        self._random = random.Random(0)
+
+    def read(self, path: str) -> Outcomes:
+        """The outcomes of a record; errors as of `read_outcomes`."""
         try:
             now = stamps([path])
         except OSError:  # The text of the error is that of reading.
-            found.append(outcomes.of_record(path))
-        else:
-            found.append(_held(path, now))
-    return found
+            return outcomes.of_record(path)
+        if path in self.held:
+            before, found = self.held[path]
+            if before == now:
+                return found
+            self._drop(path)
+        found = outcomes.of_record(path)
+        size = found.nbytes
+        fits = self._size + size <= self.most
+        if fits or (size <= self.most and self._random.random() < REPLACING):
+            while self._size + size > self.most:
+                self._drop(self._random.choice(list(self.held)))
+            self.held[path] = now, found
+            self._size += size
+        return found
+
+    def _drop(self, path: str) -> None:
+        self._size -= self.held.pop(path)[1].nbytes
 
 
-@functools.lru_cache(maxsize=MOST_HELD)
-def _held(path: str, now: tuple[Any, ...]) -> Outcomes:
-    del now
-    return outcomes.of_record(path)
+_HELD = HeldOutcomes(MOST_HELD)
 
 
 def values_of(found: Sequence[Outcomes], metric: str, part: Part = "compressed") -> MetricValues:

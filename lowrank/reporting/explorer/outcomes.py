@@ -17,7 +17,8 @@ import numpy as np
 
 from lowrank.records.columns import metrics_of
 from lowrank.records.companions import OUTCOMES
-from lowrank.records.outcomes import Outcomes, of_record
+from lowrank.records.outcomes import Outcomes
+from lowrank.reporting.examples import read_outcomes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ class Part:
         try:
             if path is None:
                 raise ValueError(NONE_HELD)
-            found = of_record(path)
+            (found,) = read_outcomes([str(path)])
         except ValueError as error:
             self.lacking.append(str(error))
             return None
