@@ -157,7 +157,8 @@ class _PairedTests:
         readings = [{seed: {held[seed]: 1.0} for seed in seeds} for held in by_seed]
         tested = self._evidence.test(*readings).difference
         fixed = math.sqrt(max(0.0, tested.error**2 - tested.between**2))
-        # From the scale of the metric to that of the expression.
+        # From the scale of the metric to that of the expression: about right where this is no
+        # multiple of it, and too wide where the difference of the metric is near 0.
         fixed *= abs(difference / tested.value) if tested.value else 1.0
         # The test of examples is sharper for the networks at hand; both must tell.
         together = p_value(difference, of_networks, m - 1, fixed) if m > 1 else 0.0

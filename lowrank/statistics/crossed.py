@@ -50,7 +50,10 @@ class CrossedVariance:
         return max(0.0, self.seeds - self.both)
 
     def degrees(self, of_examples: float) -> float:
-        """The degrees of freedom of the sum; 0 where nothing varies.
+        """The degrees of freedom of the sum, about; 0 where nothing varies.
+
+        What examples add is a difference of two mean squares and is taken as one, which gives too
+        many where they are about alike.
 
         Args:
             of_examples: those of the means of the examples, n − 1 where all count alike.

@@ -33,8 +33,7 @@ class Grouping:
 
     def counts(self, batch: Batch) -> Tensor:
         """The number of predictions of each example in each group, float64 (batch, groups)."""
-        places = self._places(batch)
-        return self._sums(places, torch.ones(places.shape, dtype=torch.float64))
+        return self._counts(self._places(batch))
 
     def means(self, values: Tensor, batch: Batch) -> Tensor:
         """The mean in each group of each example, float64 (batch, groups); 0 for an empty group.
@@ -44,7 +43,10 @@ class Grouping:
         """
         places = self._places(batch)
         totals = self._sums(places, values.double().reshape(places.shape))
-        return totals / self.counts(batch).clamp(min=1)
+        return totals / self._counts(places).clamp(min=1)
+
+    def _counts(self, places: Tensor) -> Tensor:
+        return self._sums(places, torch.ones(places.shape, dtype=torch.float64))
 
     def _places(self, batch: Batch) -> Tensor:
         """The column of each prediction, (batch, predictions); 0 for what does not count."""

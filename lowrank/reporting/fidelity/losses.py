@@ -56,10 +56,11 @@ def loss_table(
     for one in points:
         once.setdefault((one.family, one.method, one.level), one)
     for point in once.values():
-        first = point.outcomes[0]
         for by, breakdown in shared_breakdowns(point.outcomes).items():
             titles[by] = breakdown.title
-            counts = first.breakdowns[by].counts.sum(axis=0)
+            counts = np.sum(
+                [one.breakdowns[by].counts.sum(axis=0) for one in point.outcomes], axis=0
+            )
             own = [loss_changes(one.breakdowns[by], one.examples) for one in point.outcomes]
             means = {name: over_records([one[name] for one in own]) for name in LOSSES}
             for label in means["change"]:

@@ -221,6 +221,19 @@ def test_losses_of_groups_are_means_over_their_tokens(of_texts):
     assert len(again) == 2 * len(again["level"].unique())
 
 
+def test_shares_of_groups_are_those_of_all_seeds(tmp_path):
+    totals = np.zeros(3)
+    for seed in range(2):
+        made = with_texts(made_records.text_record("gptq", 1, seed), [8, 2])
+        one = made.outcomes.breakdowns["token_rank"]
+        one = dataclasses.replace(one, counts=one.counts * [1 + 4 * seed, 1, 1])
+        made.outcomes = dataclasses.replace(made.outcomes, breakdowns={"token_rank": one})
+        totals += one.counts.sum(axis=0)
+        store.save(made, tmp_path)
+    rows = loss_table(store.load(tmp_path), steps=(1.5,)).values
+    assert list(rows["share"]) == pytest.approx(list(totals[:2] / totals.sum()))
+
+
 def test_rows_of_losses_are_in_the_order_of_the_sizes(tmp_path):
     """Also where one level is picked for the least size and the largest."""
     levels = {"gptq": (0, 1), "magnitude": (1, 2)}
