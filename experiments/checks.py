@@ -135,8 +135,7 @@ def check_data(settings: Settings, processes: int) -> None:
     """
     task = _any_seed(settings["task"])
     _check_task(task)
-    # Steps of a recovery are a mapping, and run in its order, which `text` would not keep.
-    _check_recovery(task, json.dumps(settings["recovery"]))
+    _check_recovery(task, text(settings["recovery"]))
     _check_measure(task, text(settings["measure"]), processes)
 
 

@@ -29,12 +29,12 @@ class DecomposeLeaves(Recovery):
 
     Args:
         decomposer: of all leaves but those of layers in `by_name`.
-        by_name: decomposers by glob pattern of the layer's name; the first that matches counts.
+        by_name: decomposers by glob pattern of the layer's name.
 
     Raises:
         ValueError: what is no decomposer, or no mapping to some; from `check`, a pattern that
-            matches no layer; from `recover`, a layer without dense leaves, or the error of a
-            decomposer.
+            matches no layer or two that match one; from `recover`, a layer without dense leaves,
+            or the error of a decomposer.
 
     Source: Han, Mao & Dally, ICLR 2016 (pruning and its training before quantization).
     """
@@ -69,6 +69,10 @@ class DecomposeLeaves(Recovery):
         idle = [one for one in self.by_name if not any(matches(name, one) for name in names)]
         if idle:
             raise ValueError(f"the patterns {idle} match no layer; the layers are {names}")
+        for name in names:
+            found = [one for one in self.by_name if matches(name, one)]
+            if len(found) > 1:
+                raise ValueError(f"the patterns {found} match one layer, '{name}', where one must")
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         made: dict[int, Factorization] = {}

@@ -19,20 +19,28 @@ class InOrder(Recovery):
     """Recoveries one after the other, such as a bias correction and then a tuning.
 
     Args:
-        steps: at least one, or a mapping with such values, in its order; keys only name them.
+        steps: at least one. In a mapping each has a name, by which a command line can change it.
+        order: the names of a mapping in the order in which they run, for two configs whose
+            mappings differ in their order alone are one point (`lowrank.records.keys.key`).
 
     Raises:
-        ValueError: no steps, something else among them, or one after others that begins with the
-            dense model (`Recovery.begins_dense`).
+        ValueError: no steps, something else among them, one after others that begins with the
+            dense model (`Recovery.begins_dense`), or an order that does not name each step once.
     """
 
     steps: Sequence[Recovery]
+    order: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         given: Any = self.steps
-        if isinstance(given, Mapping):
-            # A step of a YAML can be overridden by its name.
-            object.__setattr__(self, "steps", tuple(given.values()))
+        names = (sorted(given) or None) if isinstance(given, Mapping) else None
+        order = None if self.order is None else list(self.order)
+        if names != (order and sorted(order)):
+            of = f"each of the steps {names} once" if names else "None, for the steps have no names"
+            raise ValueError(f"order={self.order!r} must be {of}")
+        if order:
+            object.__setattr__(self, "steps", tuple(given[name] for name in order))
+            object.__setattr__(self, "order", None)
         are_steps = isinstance(self.steps, Sequence) and not isinstance(self.steps, str)
         if not are_steps or not self.steps:
             raise ValueError(f"steps={self.steps!r} must be a list of at least one recovery")

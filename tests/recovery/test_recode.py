@@ -22,7 +22,8 @@ from lowrank.recovery import DecomposeLeaves, FineTune, InOrder, NoRecovery, Rec
 
 TRAIN = FineTune(epochs=1, learning_rate=1e-3, batch_size=64)
 SHARE = DecomposeLeaves(CodebookQuantization(4), {"fc2": CodebookQuantization(8)})
-DEEP = InOrder({"retrain": TRAIN, "quantize": SHARE, "centroids": TRAIN, "code": Recode()})
+STEPS = {"code": Recode(), "centroids": TRAIN, "quantize": SHARE, "retrain": TRAIN}
+DEEP = InOrder(STEPS, ["retrain", "quantize", "centroids", "code"])
 
 
 def pruned(sparsity=0.8):
@@ -135,6 +136,18 @@ def test_layers_that_share_a_factorization_share_what_is_made_of_it():
         (lambda: Recode("zip"), "coding='zip' must be one of"),
         (lambda: Recode(gap_bits=9), "bits=9 does not exist"),
         (lambda: InOrder({}), "must be a list of at least one recovery"),
+        (
+            lambda: InOrder({"a": TRAIN, "b": SHARE}),
+            "order=None must be each of the steps .'a', 'b'",
+        ),
+        (lambda: InOrder({"a": TRAIN}, ["a", "a"]), "must be each of the steps .'a'. once"),
+        (lambda: InOrder([TRAIN], ["a"]), "must be None, for the steps have no names"),
+        (
+            lambda: replace(SHARE, by_name={"fc*": SHARE.decomposer, "*1": SHARE.decomposer}).check(
+                TASK.model()
+            ),
+            r"the patterns \['fc\*', '\*1'\] match one layer, 'fc1'",
+        ),
         (
             lambda: Recode().recover(compress(TASK.model(), Quantization(4)).model, TASK),
             "the model has neither codebooks nor pruned weights: nothing to code",
