@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scipy import special
-
 from experiments.reproduction.entry import Run, Value
 from experiments.reproduction.programs import ASKED
 from lowrank.records.repeats import outcome_numbers
-from lowrank.statistics.means import LEVEL, interval_of_share
+from lowrank.statistics import student
+from lowrank.statistics.means import interval_of_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +72,8 @@ class Ours:
 def half_width(of_networks: float, degrees: float, of_examples: float) -> float:
     """Half the width of the 95 % interval of a mean whose error has two independent parts.
 
-    Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2(6), 1946); those of
-    the examples, of which there are hundreds, are taken as infinite.
+    Student's t; the degrees of freedom of the examples, of which there are hundreds, are taken as
+    infinite.
 
     Args:
         of_networks, of_examples: standard errors.
@@ -83,7 +82,7 @@ def half_width(of_networks: float, degrees: float, of_examples: float) -> float:
     both = math.hypot(of_networks, of_examples)
     if not both > 0:
         return both
-    return both * float(special.stdtrit(_satterthwaite(of_networks, degrees, both), _UPPER))
+    return student.half_width(both, _degrees(of_networks, degrees, of_examples))
 
 
 def p_value(difference: float, of_networks: float, degrees: float, of_examples: float) -> float:
@@ -91,18 +90,11 @@ def p_value(difference: float, of_networks: float, degrees: float, of_examples: 
     both = math.hypot(of_networks, of_examples)
     if not both > 0:
         return 1.0 if difference == 0 else 0.0
-    freedom = _satterthwaite(of_networks, degrees, both)
-    return float(2 * special.stdtr(freedom, -abs(difference) / both))
+    return student.p_value(difference, both, _degrees(of_networks, degrees, of_examples))
 
 
-_UPPER = (1 + LEVEL) / 2
-# Beyond this many degrees of freedom Student's t is the normal law.
-_MANY = 1e8
-
-
-def _satterthwaite(of_networks: float, degrees: float, both: float) -> float:
-    share = (of_networks / both) ** 2
-    return min(_MANY, degrees / share**2) if share > 0 else _MANY
+def _degrees(of_networks: float, degrees: float, of_examples: float) -> float:
+    return student.satterthwaite((of_networks**2, degrees), (of_examples**2, math.inf))
 
 
 def measured(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowrank.statistics.student import satterthwaite
+
 # What is left of a difference of two parts below this share of one of them is rounding.
 ROUNDING = 1e-9
 
@@ -57,11 +59,8 @@ class CrossedVariance:
 
         Args:
             of_examples: those of the means of the examples, n − 1 where all count alike.
-
-        Source: Satterthwaite, Biometrics Bulletin 2(6), 1946.
         """
-        squares = self.seeds**2 / (self.number - 1) + self._added**2 / of_examples
-        return self.total**2 / squares if squares > 0 else 0.0
+        return satterthwaite((self.seeds, self.number - 1), (self._added, of_examples))
 
     @property
     def _added(self) -> float:

@@ -15,8 +15,9 @@ import numpy as np
 from scipy import special
 
 from lowrank.metrics.metric import Average
+from lowrank.statistics import student
 from lowrank.statistics.crossed import CrossedVariance, crossed_variance
-from lowrank.statistics.means import LEVEL, error_of
+from lowrank.statistics.means import error_of
 from lowrank.statistics.resampling import ResampledMeans
 from lowrank.statistics.sign_flips import sign_flips
 
@@ -173,7 +174,7 @@ def _over_seeds(
         degrees, error = found.degrees(degrees) if degrees else 0.0, float(np.sqrt(found.total))
     reach = float("nan") if own.any() else 0.0
     if degrees > 0 and error > 0:
-        reach = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * error
+        reach = student.half_width(error, degrees)
     return error, float(np.sqrt(found.between)), value - reach, value + reach
 
 
@@ -222,7 +223,7 @@ def _of_t(own: np.ndarray, variance: float, degrees: float) -> float:
     # Where seeds and examples cancel in every mean there is no variance left either.
     if not degrees > 0 or not value:
         return 1.0
-    return float(2 * special.stdtr(degrees, -value / np.sqrt(variance)))
+    return student.p_value(value, np.sqrt(variance), degrees)
 
 
 def _guarded(own: np.ndarray, most: float) -> float:
@@ -255,7 +256,7 @@ def _percentiles(shown: np.ndarray, degrees: float, growth: float) -> tuple[floa
     if not degrees > 0:
         alike = bool(np.ptp(shown) == 0)
         return (0.0, 0.0) if alike and shown[0] == 0 else (float("nan"), float("nan"))
-    reach = np.sqrt(growth) * special.stdtrit(degrees, (1 + LEVEL) / 2)
+    reach = student.half_width(np.sqrt(growth), degrees)
     tail = float(special.ndtr(-reach))
     low, high = np.quantile(shown, [tail, 1 - tail])
     return float(low), float(high)

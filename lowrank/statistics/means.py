@@ -12,9 +12,7 @@ import numpy as np
 from scipy import special
 
 from lowrank.metrics.metric import Average
-
-# The level of all intervals.
-LEVEL = 0.95
+from lowrank.statistics.student import LEVEL, half_width
 
 
 def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -112,7 +110,7 @@ def interval(mean: float, error: float, n: int, average: Average = "mean") -> tu
     """
     if n < 2 or error != error:
         return float("nan"), float("nan")
-    reach = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * error
+    reach = half_width(error, n - 1)
     if average == "exp":
         # The slope of log at the metric is 1 / metric.
         with np.errstate(over="ignore"):
