@@ -19,7 +19,7 @@ from lowrank.files.fields import Fields
 from lowrank.files.paths import as_path
 from lowrank.records.companions import OUTCOMES
 from lowrank.records.files import read as read_json
-from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations
+from lowrank.records.parts import BREAKDOWN, CONTINUATIONS, Breakdown, Continuations, check_array
 from lowrank.records.tied import check_tied
 
 KIND, FORM = "outcomes", 1
@@ -70,11 +70,7 @@ class Outcomes:
             if not isinstance(array, np.ndarray) or array.shape != (count,):
                 shape = getattr(array, "shape", type(array).__name__)
                 raise ValueError(f"outcomes: {name} must be ({count},) and is {shape}")
-            wanted = np.dtype(np.int64 if _is_whole(name) else np.float64)
-            if array.dtype != wanted:
-                raise ValueError(f"outcomes: {name} must be {wanted} and is {array.dtype}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"outcomes: {name} holds numbers that are not finite")
+            check_array(name, array, np.int64 if _is_whole(name) else np.float64)
         if (self.weights < 0).any() or not self.weights.sum() > 0:
             raise ValueError("outcomes: weights must be from 0, and one of them above it")
         if len(np.unique(self.examples)) < count:
