@@ -43,7 +43,7 @@ from lowrank.records.store import check_writable
 from lowrank.tasks import hub
 
 if TYPE_CHECKING:
-    from lowrank.reporting.tables import Table
+    from lowrank.reporting.table import Table
     from lowrank.tasks import CausalLM
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -192,7 +192,7 @@ def tabulate(
     """One row for each case, the peer's column beside ours."""
     import pandas as pd
 
-    from lowrank.reporting.tables import Table
+    from lowrank.reporting.table import Table, no_bold
 
     values, cells = [], []
     for case in cases:
@@ -205,7 +205,7 @@ def tabulate(
         values.append(value)
         cells.append(cell)
     frame, shown = pd.DataFrame(values), pd.DataFrame(cells)
-    best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
+    best = no_bold(shown)
     least = frame[[f"{metric}_peer", f"{metric}_ours"]].min(axis=1)
     for side in ("peer", "ours"):
         best[f"{metric} {side}"] = frame[f"{metric}_{side}"] == least

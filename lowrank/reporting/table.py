@@ -63,6 +63,11 @@ class Table:
         return [write(path.with_name(path.name + end), text) for end, text in texts.items()]
 
 
+def no_bold(cells: pd.DataFrame) -> pd.DataFrame:
+    """`Table.best` of cells of which none is bold."""
+    return cells.isna() & False
+
+
 def csv_text(frame: pd.DataFrame) -> str:
     """A frame as CSV; text that a spreadsheet would take for a formula begins with ``'``."""
     return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False)

@@ -21,7 +21,7 @@ from lowrank.reporting.curves import first_measure, norms_in_order
 from lowrank.reporting.entries import choose, learnt_on, marked, said_of_choice, said_of_marks
 from lowrank.reporting.errors import dense_errors, said, summarise_with_errors
 from lowrank.reporting.examples import ERRORS
-from lowrank.reporting.table import Table
+from lowrank.reporting.table import Table, no_bold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +185,7 @@ def long_table(frame: pd.DataFrame, size: str = "compression_ratio") -> Table:
     values = points[["family", "method", *norms, "level", *spreads, "seeds", "repeats"]].assign(
         **({} if chosen is None else {"learnt_on": chosen})
     )
-    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    best = no_bold(cells)
     told = [f"; {shown.heading}: {shown.words}" for name, shown in measures.items() if name in own]
     caption = (
         f"{subject(frame)}: every measured point. Ratios are dense over compressed, of the whole "

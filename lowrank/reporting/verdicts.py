@@ -10,7 +10,7 @@ from typing import Any
 from lowrank.metrics.metric import DIGITS, NONE, Metric
 from lowrank.reporting.captions import in_unit, subject
 from lowrank.reporting.evidence import Tested
-from lowrank.reporting.table import Table
+from lowrank.reporting.table import Table, no_bold
 from lowrank.statistics.interpolation import SAME
 
 # The probability of a false alarm.
@@ -111,7 +111,7 @@ def table(
 
     values = pd.DataFrame([_values(one, shown, small) for one in verdicts])
     cells = pd.DataFrame([_cells(one, shown, small) for one in verdicts])
-    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    best = no_bold(cells)
     for name in ("first", "second"):
         best[name] = [one.better == getattr(one, name) for one in verdicts]
     tests = dict.fromkeys(sorted(map(_test, verdicts), key=list(TESTS).index))

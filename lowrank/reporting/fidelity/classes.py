@@ -9,7 +9,8 @@ from lowrank.metrics.metric import Metric
 from lowrank.reporting.captions import subject
 from lowrank.reporting.fidelity.answers import recalls
 from lowrank.reporting.fidelity.picked import over_records, picked
-from lowrank.reporting.table import Table
+from lowrank.reporting.fidelity.rows import numbers, texts
+from lowrank.reporting.table import Table, no_bold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,19 +51,15 @@ def class_table(
             for name in PARTS
         }
         for number in parts["change"]:
-            labels = {"size": point.size, "method": point.method, "level": point.level}
-            value = {"family": point.family, **labels, "class": number}
-            cell = {**labels, "class": str(number)}
-            for name, shown in PARTS.items():
-                one = parts[name][number]
-                value |= {name: one.value, f"{name}_se": one.error}
-                cell[shown.heading] = shown.text(one.value, one.error)
-            values.append(value)
-            cells.append(cell)
+            recall = {name: parts[name][number] for name in PARTS}
+            values.append(
+                {"family": point.family, **point.labels, "class": number, **numbers(recall)}
+            )
+            cells.append({**point.labels, "class": str(number), **texts(PARTS, recall)})
     if not cells:
         raise ValueError("no class occurs among the test examples of all seeds of a point")
     shown = pd.DataFrame(cells)
-    best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
+    best = no_bold(shown)
     caption = (
         f"{subject(frame)}: the recall of each class. Mean over the seeds ± standard error over "
         f"the examples of the class. {how}"

@@ -13,7 +13,8 @@ from lowrank.records.parts import Breakdown
 from lowrank.reporting.captions import subject
 from lowrank.reporting.fidelity.answers import NotDefined
 from lowrank.reporting.fidelity.picked import PickedPoint, over_records, picked
-from lowrank.reporting.table import Table
+from lowrank.reporting.fidelity.rows import numbers, texts
+from lowrank.reporting.table import Table, no_bold
 from lowrank.statistics.estimates import Estimate, weighted_mean
 
 if TYPE_CHECKING:
@@ -64,22 +65,17 @@ def loss_table(
             own = [loss_changes(one.breakdowns[by], one.examples) for one in point.outcomes]
             means = {name: over_records([one[name] for one in own]) for name in LOSSES}
             for label in means["change"]:
-                count = counts[breakdown.labels.index(label)]
-                labels = {"size": point.size, "method": point.method, "level": point.level}
-                value = {"family": point.family, **labels, "by": by, "group": label}
-                value["share"] = count / counts.sum()
-                cell = {**labels, "by": by, "group": label}
-                cell[SHARE.heading] = SHARE.text(value["share"])
-                for name, shown in LOSSES.items():
-                    one = means[name][label]
-                    value |= {name: one.value, f"{name}_se": one.error}
-                    cell[shown.heading] = shown.text(one.value, one.error)
-                values.append(value)
-                cells.append(cell)
+                group = {name: means[name][label] for name in LOSSES}
+                labels = {**point.labels, "by": by, "group": label}
+                share = counts[breakdown.labels.index(label)] / counts.sum()
+                value = {"family": point.family, **labels, "share": share}
+                values.append({**value, **numbers(group)})
+                cell = {**labels, SHARE.heading: SHARE.text(share)}
+                cells.append({**cell, **texts(LOSSES, group)})
     if points and not cells:
         raise NotDefined("these outcomes break no loss down by groups of predictions")
     shown = pd.DataFrame(cells)
-    best = pd.DataFrame(False, index=shown.index, columns=shown.columns)
+    best = no_bold(shown)
     explained = "; ".join(f"{by}: {title}" for by, title in titles.items())
     caption = (
         f"{subject(frame)}: the loss by groups of the predictions ({explained}). Mean over the "

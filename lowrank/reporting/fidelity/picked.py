@@ -37,6 +37,11 @@ class PickedPoint:
     measured: float
     outcomes: tuple[Outcomes, ...] = field(repr=False)
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The first columns of its rows."""
+        return {"size": self.size, "method": self.method, "level": self.level}
+
 
 def picked(
     frame: pd.DataFrame, metric: str | None, size: str, steps: Sequence[float] | None

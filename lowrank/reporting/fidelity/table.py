@@ -19,7 +19,8 @@ from lowrank.reporting.fidelity.answers import (
     recalls,
 )
 from lowrank.reporting.fidelity.picked import PickedPoint, over_records, picked
-from lowrank.reporting.table import Table
+from lowrank.reporting.fidelity.rows import numbers, texts
+from lowrank.reporting.table import Table, no_bold
 from lowrank.statistics.estimates import Estimate, weighted_mean
 
 if TYPE_CHECKING:
@@ -84,27 +85,20 @@ def fidelity_table(
     points, how = picked(frame, metric, size, steps)
     rows = [_row(point) for point in points]
     named = {one.name: one for one in SHOWN}
-    held = [name for name in COLUMNS if any(name in numbers for numbers, _ in rows)]
+    held = [name for name in COLUMNS if any(name in found for found, _ in rows)]
     values, cells = [], []
-    for point, (numbers, classes) in zip(points, rows, strict=True):
-        labels = {"size": point.size, "method": point.method, "level": point.level}
-        value = {"family": point.family, **labels, size: point.measured}
-        for name, one in numbers.items():
-            value |= {name: one.value, f"{name}_se": one.error}
-        cell: dict[str, str] = dict(labels)
-        for name in held:
-            one = numbers.get(name)
-            shown = named[name]
-            cell[shown.heading] = NONE if one is None else shown.text(one.value, one.error)
+    for point, (found, classes) in zip(points, rows, strict=True):
+        value = {"family": point.family, **point.labels, size: point.measured, **numbers(found)}
+        cell = {**point.labels, **texts({name: named[name] for name in held}, found)}
         for name, (number, one) in classes.items():
-            value |= {f"{name}_class": number, name: one.value, f"{name}_se": one.error}
+            value |= {f"{name}_class": number, **numbers({name: one})}
             if name == "largest_fall" and one.value <= 0:
                 continue  # No class fell.
             cell[CLASSES[name]] = f"{number}: {named['ece'].text(one.value, one.error)}"
         values.append(value)
         cells.append(cell)
     cells = pd.DataFrame(cells).fillna(NONE)
-    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    best = no_bold(cells)
     examples = len(points[0].outcomes[0]) if points else 0
     caption = (
         f"{subject(frame)}: what the average hides, on {examples} examples of the test split. "
