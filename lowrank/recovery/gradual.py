@@ -90,7 +90,7 @@ class Gradual(ByTraining):
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return self._train(lambda share: model, task, progress)
 
-    def recover_compressed(
+    def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
         again, twin = compressed.must_know_how(), Twin.of(compressed)
@@ -107,7 +107,6 @@ class Gradual(ByTraining):
             return compressed.model
 
         found = self._train(renewed, task, progress)
-        compressed.remeasure()
         note = {"note": SAME} if len(methods) == 1 < self.renewals else {}
         return found | {"shares": self.shares(), "bytes": sizes} | note
 

@@ -87,8 +87,8 @@ class InOrder(Recovery):
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"steps": [step.recover(model, task, progress) for step in self.steps]}
 
-    def recover_compressed(
+    def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
-        found = [step.recover_compressed(compressed, task, progress) for step in self.steps]
+        found = [step.change(compressed, task, progress) for step in self.steps]
         return {"steps": found}

@@ -83,7 +83,7 @@ class LearningCompression(ByTraining):
         return self.train(model, task, progress=progress)
 
     @torch.inference_mode(False)
-    def recover_compressed(
+    def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
         again, twin = compressed.must_know_how(), Twin.of(compressed)
@@ -109,7 +109,6 @@ class LearningCompression(ByTraining):
                     # λ ← λ − μ (w − Δ(Θ)), divided by the next μ.
                     shift.sub_(weight.detach() - image).div_(self.growth)
             penalty *= self.growth
-        compressed.remeasure()
         trained = sum(p.numel() for p in twin.model.parameters() if p.requires_grad)
         found = {"losses": losses, "gaps": gaps, "trained_params": trained}
         return found | ({"note": _far(gaps[-1])} if gaps[-1] > NEAR_ENOUGH else {})

@@ -67,11 +67,10 @@ class Recode(Recovery):
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"coded": self._recode(model)}
 
-    def recover_compressed(
+    def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
         sizes = self._recode(compressed.model)
-        compressed.remeasure()
         for layer in compressed.layers:
             layer.coded = sizes.get(layer.name, {})
         return {}

@@ -95,9 +95,6 @@ class Recovery(ABC):
     ) -> dict[str, Any]:
         """Change the result of a compression in place, its model and its report.
 
-        By default `recover_toward` of its model and the dense one of which it was made. A recovery
-        in which the method compresses again uses `Compressed.again`; the model is another one then.
-
         Args:
             progress: see `recover`.
 
@@ -107,9 +104,19 @@ class Recovery(ABC):
         Raises:
             ValueError: it must be compressed again, and does not know how.
         """
-        found = self.recover_toward(compressed.model, compressed.dense, task, progress)
+        found = self.change(compressed, task, progress)
         compressed.remeasure()
         return found
+
+    def change(
+        self, compressed: Compressed, task: Task, progress: Progress = silent
+    ) -> dict[str, Any]:
+        """What `recover_compressed` does before it measures the report anew.
+
+        By default `recover_toward` of its model and the dense one of which it was made. A recovery
+        in which the method compresses again uses `Compressed.again`; the model is another one then.
+        """
+        return self.recover_toward(compressed.model, compressed.dense, task, progress)
 
 
 @dataclass(frozen=True)
