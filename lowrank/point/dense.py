@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,14 @@ def dense_baseline(of: Question) -> Baseline:
         size = of.measure.of(of.task).batch_size
         fields["dense_whole_test"] = evaluate(measured.model, of.task, whole, size).metrics
     return Baseline(measured, fields)
+
+
+# Its outputs may be large, so only those of the dense model in use are kept.
+@functools.lru_cache(maxsize=1)
+def dense_validation(of: Question) -> Iterable[Any]:
+    """The outputs of the dense model on the validation split, as `evaluate` takes a reference."""
+    size = of.measure.of(of.task).batch_size
+    return evaluate(dense_baseline(of).measured.model, of.task, "validation", size).outputs
 
 
 def _classes(value: Any) -> Iterator[type]:

@@ -34,7 +34,14 @@ from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
 from lowrank.point.config import described
-from lowrank.point.dense import BASELINE, dense_baseline, dense_macs, dense_model, question
+from lowrank.point.dense import (
+    BASELINE,
+    dense_baseline,
+    dense_macs,
+    dense_model,
+    dense_validation,
+    question,
+)
 from lowrank.point.examples import paired
 from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
@@ -153,7 +160,8 @@ def measure_point(
         size = measured_how.of(task).batch_size
         with timing(timings, "validate_s"):
             # Before the test split is evaluated, of which nothing may depend.
-            validation = evaluate(compressed.model, task, "validation", size).metrics
+            reference = dense_validation(about)
+            validated = evaluate(compressed.model, task, "validation", size, reference)
         with timing(timings, "evaluate_s"):
             measured = measures_of(compressed.model, task, measured_how, baseline.measured)
             compressed.add_macs(dense_counts, measured.layer_macs)
@@ -178,7 +186,7 @@ def measure_point(
         "dense_recovery": config["recovery_name"] if recovery.changes_dense else "none",
         "tuned": recovery.tunes,
         **comparison,
-        "validation": validation,
+        "validation": validated.metrics,
         **baseline.fields,
         "recovered": recovered,
         "layers": [layer.row() for layer in compressed.layers],

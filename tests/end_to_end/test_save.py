@@ -97,7 +97,8 @@ def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):
     chosen = records[named]
     task = make(chosen["config"]["task"])
     model = lowrank.load(task.model(), tmp_path / chosen["model_file"])
-    assert evaluate(model, task, "validation").metrics == chosen["validation"]
+    found = evaluate(model, task, "validation").metrics
+    assert found and found.items() <= chosen["validation"].items()
     assert "6 had their record" in run(cache, *points, f"results={tmp_path}").stdout
     (tmp_path / chosen["model_file"]).unlink()
     assert "1 measured here" in run(cache, *points, f"results={tmp_path}").stdout
