@@ -9,7 +9,7 @@ from made_tensors import tensor_bytes
 from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
 
-from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.model.factorized import FactorizedConvolution, FactorizedEmbedding, FactorizedLinear
 
 # One row of the table for each set of classes that it shows.
 FORMS = {frozenset(row.kinds): name for name, row in reversed(ROWS.items())}
@@ -91,7 +91,7 @@ def test_a_weight_that_is_read_is_recorded_too(name, ran, record):
 @every_way
 def test_convolutions_and_tables_are_recorded(name, record):
     form = ROWS[name].decompose(structured(torch.float32))
-    convolution = FactorizedConv2d(nn.Conv2d(4, OUT, 3, bias=False), form, "channel").eval()
+    convolution = FactorizedConvolution(nn.Conv2d(4, OUT, 3, bias=False), form, "channel").eval()
     x = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(record(convolution, x)(x), convolution(x), rtol=1e-4, atol=1e-3)
     table, index = FactorizedEmbedding(form, None).eval(), torch.tensor([[0, 5], [7, 5]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class KernelTensor(NamedTuple):
         weight: (out, in · positions), float64, columns (channel, position).
         moment: B, of the same columns, float64.
         rows: the diagonal of A, shape (out,), float64.
-        positions: kh · kw.
+        positions: of the kernel, the product of its sizes.
     """
 
     weight: Tensor
@@ -29,7 +30,7 @@ class KernelTensor(NamedTuple):
     positions: int
 
     @classmethod
-    def of(cls, weight: Tensor, norm: Norm, size: tuple[int, int]) -> KernelTensor:
+    def of(cls, weight: Tensor, norm: Norm, size: tuple[int, ...]) -> KernelTensor:
         """A weight of the view ``channel``.
 
         Raises:
@@ -78,16 +79,16 @@ class KernelTensor(NamedTuple):
         return lambda right: (curvature @ right - wanted) @ self.moment
 
 
-def positions_of(weight: Tensor, size: tuple[int, int]) -> int:
-    """The positions of a kernel of that (height, width), seen as a matrix by channel.
+def positions_of(weight: Tensor, size: tuple[int, ...]) -> int:
+    """The positions of a kernel of that size, seen as a matrix by channel.
 
     Raises:
         ValueError: its columns are not those of a kernel of that size.
     """
-    positions = size[0] * size[1]
+    positions = prod(size)
     if weight.shape[1] % positions:
         raise ValueError(
             f"the {weight.shape[1]} columns of a weight are not those of kernels of "
-            f"{size[0]} x {size[1]}: kernel_size is for convolutions, seen by channel"
+            f"{' x '.join(map(str, size))}: kernel_size is for convolutions, seen by channel"
         )
     return positions

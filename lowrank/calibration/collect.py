@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -173,17 +174,17 @@ class Collector:
         return Statistics(mean, None, found.count, notes)
 
     def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
-        x = args[0] if args else next(iter(kwargs.values()))
+        x, *others = given(module, args, kwargs)
         self.calls[name] += 1
         rule = self.rules[name]
         assert rule is not None
-        if not self._leads(name, x, rule.reading(module)):
+        if not self._leads(name, x, rule.reading(module, x, *others)):
             return
         if rule.looks_up:
             self._look_up(name, x, rule.weight(module).shape[0])
             return
         self._check_examples(name, module, x)
-        vectors = rule.inputs(module, x)
+        vectors = rule.inputs(module, x, *others)
         if vectors.shape[-1] != rule.matrix(module, "channel").shape[1]:
             return  # The module itself says what is wrong.
         kept = self._real(name, vectors.reshape(-1, vectors.shape[-1]), x.shape[:-1])
@@ -230,6 +231,13 @@ class Collector:
         if seen != expected:
             raise NotShared(name)
         return False
+
+
+def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a call of a module by position."""
+    if not kwargs:
+        return args
+    return tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
 
 
 def why_unseen(module: nn.Module) -> str:

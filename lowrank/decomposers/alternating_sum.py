@@ -87,7 +87,7 @@ class AlternatingSum(Decomposer):
     def kernel_view(self) -> KernelView:
         return max(self._views(), key=lambda view: view != "channel")
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return AlternatingSum([part.for_kernel(size) for part in self.parts], self.iterations)
 
     def check_shape(self, weight: Tensor) -> None:

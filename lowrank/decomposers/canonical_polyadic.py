@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import BlockDiagonal, ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Full, Identity, Norm
-from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
+from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, sizes_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.factors import equally_scaled, fitted
 from lowrank.numerics.memo import memoised
@@ -58,7 +59,7 @@ class CanonicalPolyadic(Decomposer):
     rank: int | None = None
     compression_ratio: float | None = None
     iterations: int = 50
-    kernel_size: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...] = (1, 1)
 
     def __post_init__(self) -> None:
         options = {"rank": self.rank, "compression_ratio": self.compression_ratio}
@@ -68,13 +69,13 @@ class CanonicalPolyadic(Decomposer):
         if self.compression_ratio is not None:
             check_ratio(self.compression_ratio)
         check_integer("iterations", self.iterations, least=1)
-        object.__setattr__(self, "kernel_size", pair_of("kernel_size", self.kernel_size))
+        object.__setattr__(self, "kernel_size", sizes_of("kernel_size", self.kernel_size))
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return replace(self, kernel_size=size)
 
     def check_shape(self, weight: Tensor) -> None:
-        if self.kernel_size == (1, 1):
+        if prod(self.kernel_size) == 1:
             self._svd.check_shape(weight)
         else:
             self.rank_for(weight, positions_of(weight, self.kernel_size))
@@ -85,7 +86,7 @@ class CanonicalPolyadic(Decomposer):
         return TruncatedSVD(self.rank, compression_ratio=self.compression_ratio, view="channel")
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        if self.kernel_size == (1, 1):
+        if prod(self.kernel_size) == 1:
             form = self._svd.approximate(weight, norm)
             form.notes += ("no kernel: a truncated SVD",)
             return form

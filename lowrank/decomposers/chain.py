@@ -79,7 +79,7 @@ class Chain(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.steps[0].kernel_view()
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return Chain([self.steps[0].for_kernel(size), *self.steps[1:]])
 
     def check_shape(self, weight: Tensor) -> None:

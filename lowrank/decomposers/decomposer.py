@@ -156,8 +156,8 @@ class Decomposer(ABC):
         """The matrix as which this method sees a convolution's kernel (see `Convolve`)."""
         return "channel"
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
-        """This method for the kernel of a convolution, (height, width); (1, 1) for other weights.
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
+        """This method for the kernel of a convolution of this size; all 1 for other weights.
 
         The method itself, unless it factors kernels as tensors.
         """

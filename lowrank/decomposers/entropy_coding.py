@@ -65,7 +65,7 @@ class EntropyCoding(Decomposer):
     def kernel_view(self) -> KernelView:
         return self.method.kernel_view()
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return replace(self, method=self.method.for_kernel(size))
 
     def check_shape(self, weight: Tensor) -> None:

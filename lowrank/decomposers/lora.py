@@ -100,7 +100,7 @@ class LoRA(Decomposer):
     def kernel_view(self) -> KernelView:
         return "channel" if self.base is None else self.base.kernel_view()
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return self if self.base is None else replace(self, base=self.base.for_kernel(size))
 
     def check_shape(self, weight: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.decomposers.truncated_svd import TruncatedSVD
 from lowrank.factorizations import ChannelProduct, Dense, Factorization, Product
 from lowrank.norms import Diagonal, Full, Identity, Norm
-from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of
+from lowrank.numerics.checks import check_exactly_one, check_integer, check_ratio, pair_of, sizes_of
 from lowrank.numerics.conjugate_gradients import descend
 from lowrank.numerics.memo import memoised
 
@@ -52,31 +53,30 @@ class Tucker2(Decomposer):
     ranks: tuple[int, int] | None = None
     compression_ratio: float | None = None
     iterations: int = 10
-    kernel_size: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...] = (1, 1)
 
     def __post_init__(self) -> None:
         options = {"ranks": self.ranks, "compression_ratio": self.compression_ratio}
         check_exactly_one("Tucker2", options)
         if self.compression_ratio is not None:
             check_ratio(self.compression_ratio)
-        for name in ("ranks", "kernel_size"):
-            pair = getattr(self, name)
-            if pair is not None or name == "kernel_size":
-                object.__setattr__(self, name, pair_of(name, pair))
+        if self.ranks is not None:
+            object.__setattr__(self, "ranks", pair_of("ranks", self.ranks))
+        object.__setattr__(self, "kernel_size", sizes_of("kernel_size", self.kernel_size))
         check_integer("iterations", self.iterations, least=0)
 
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
+    def for_kernel(self, size: tuple[int, ...]) -> Decomposer:
         return replace(self, kernel_size=size)
 
     def check_shape(self, weight: Tensor) -> None:
-        if self.kernel_size == (1, 1):
+        if prod(self.kernel_size) == 1:
             self._svd.check_shape(weight)
             return
         positions = positions_of(weight, self.kernel_size)
         self._check_ranks(weight.shape[0], weight.shape[1] // positions, positions)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        if self.kernel_size == (1, 1):
+        if prod(self.kernel_size) == 1:
             return self._of_matrix(weight, norm)
         kernel = KernelTensor.of(weight, norm, self.kernel_size)
         tensor, root = kernel.whitened()

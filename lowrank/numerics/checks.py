@@ -85,6 +85,15 @@ def check_ratio(compression_ratio: object) -> None:
     check_number(name, compression_ratio, "be at least 1 and finite", lambda x: 1 <= x < math.inf)
 
 
+def sizes_of(name: str, sizes: object) -> tuple[int, ...]:
+    """One to three integers of at least 1 as a tuple; Hydra hands over a list."""
+    if not isinstance(sizes, Sequence) or not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{name}={sizes!r} must be one to three integers of at least 1")
+    for place, value in enumerate(sizes):
+        check_integer(f"{name}={sizes!r}: {name}[{place}]", value, least=1)
+    return tuple(sizes)
+
+
 def pair_of(name: str, pair: object, least: int = 1) -> tuple[int, int]:
     """Two integers of at least `least` as a tuple; Hydra hands over a list."""
     if not isinstance(pair, Sequence) or len(pair) != 2:

@@ -11,22 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from lowrank.calibration.piece import Piece
 from lowrank.calibration.sequential import Finished, stopping
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.model.factorized import FactorizedConv2d, FactorizedLinear
+from lowrank.model.factorized import FactorizedConvolution, FactorizedLinear
 from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
 
-# Layers that add a bias to their outputs, each with the axis of the output channels.
-AXES: dict[type[nn.Module], int] = {
-    **{nn.Linear: -1, FactorizedLinear: -1, nn.LayerNorm: -1},
-    **{nn.Conv2d: -3, FactorizedConv2d: -3, _BatchNorm: 1},
-}
+# Layers that add a bias to their outputs.
+CONVOLUTIONS = (_ConvNd, FactorizedConvolution)
+LAYERS = (nn.Linear, FactorizedLinear, nn.LayerNorm, _BatchNorm, *CONVOLUTIONS)
 NORMS = (_BatchNorm, nn.LayerNorm)
 
 
@@ -231,7 +230,10 @@ def watching(
 
 
 def _axis(layer: nn.Module) -> int:
-    return next(axis for kind, axis in AXES.items() if isinstance(layer, kind))
+    """The axis of the output channels."""
+    if isinstance(layer, CONVOLUTIONS):
+        return -1 - len(layer.kernel_size)
+    return 1 if isinstance(layer, _BatchNorm) else -1
 
 
 def _along(values: Tensor, outputs: Tensor, layer: nn.Module) -> Tensor:
@@ -249,7 +251,7 @@ def _with_bias(model: nn.Module) -> dict[str, nn.Module]:
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, tuple(AXES)) and module._parameters.get("bias") is not None
+        if isinstance(module, LAYERS) and module._parameters.get("bias") is not None
     }
     if not layers:
         raise ValueError(

@@ -38,7 +38,7 @@ from lowrank.factorizations import (
 from lowrank.factorizations.laws import Exponents, Law
 from lowrank.factorizations.operations import Convolve, MultiplyAlong, MultiplyBlocks
 from lowrank.factorizations.packing import pack, unpack
-from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.model.factorized import FactorizedConvolution, FactorizedEmbedding, FactorizedLinear
 
 SHAPE = (4, 6)
 MATRIX = torch.arange(24.0).view(SHAPE) / 10 - 1
@@ -204,7 +204,7 @@ ROWS = [
     ),
     Row(
         "kernel of another layer",
-        lambda _: FactorizedConv2d(nn.Conv2d(2, 4, 2), dense(), "channel"),
+        lambda _: FactorizedConvolution(nn.Conv2d(2, 4, 2), dense(), "channel"),
         r"view 'channel' has shape \(4, 8\)",
     ),
     Row("padding beyond the table", lambda _: FactorizedEmbedding(dense(), 4), "is none of 4 rows"),

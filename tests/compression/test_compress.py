@@ -18,7 +18,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
     Uncompressed,
 )
-from lowrank.model.factorized import FactorizedConv2d, FactorizedLinear
+from lowrank.model.factorized import FactorizedConvolution, FactorizedLinear
 from lowrank.model.select import Select
 
 
@@ -61,7 +61,7 @@ def test_the_compressed_model_computes_with_the_approximated_weights(view):
     result = compress(model, TruncatedSVD(rank=2, view=view))
     expected = copy.deepcopy(model)
     for name, layer in result.model.named_modules():
-        if isinstance(layer, FactorizedLinear | FactorizedConv2d):
+        if isinstance(layer, FactorizedLinear | FactorizedConvolution):
             expected.get_submodule(name).weight.data.copy_(layer.weight)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(result.model(x), expected(x), rtol=1e-10, atol=1e-10)

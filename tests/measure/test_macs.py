@@ -7,7 +7,7 @@ from torch import nn
 
 from lowrank.factorizations import BlockGrid, Dense, Layout, Product, Quantized, Sparse, Sum
 from lowrank.measure import layer_macs, macs
-from lowrank.model.factorized import FactorizedConv2d, FactorizedEmbedding, FactorizedLinear
+from lowrank.model.factorized import FactorizedConvolution, FactorizedEmbedding, FactorizedLinear
 
 
 def sparse(out: int, columns: int, nonzeros: int) -> Sparse:
@@ -64,7 +64,7 @@ def test_low_rank_linear_is_two_thin_products():
 )
 def test_low_rank_convolution_is_two_thin_convolutions(view, shape, by_hand):
     layer = nn.Conv2d(4, 6, 3, stride=2, padding=1)
-    compact = FactorizedConv2d(layer, low_rank(shape[0], 2, shape[1]), view)
+    compact = FactorizedConvolution(layer, low_rank(shape[0], 2, shape[1]), view)
     assert macs(layer, (torch.zeros(1, 4, 8, 9),)) == 20 * 6 * 36
     assert macs(compact, (torch.zeros(1, 4, 8, 9),)) == by_hand
 
@@ -73,7 +73,7 @@ def test_zeros_of_a_sparse_leaf_do_not_count():
     layer = FactorizedLinear(sparse(10, 12, 17), None)
     assert macs(layer, (torch.zeros(3, 12),)) == 3 * 17
     kernel = sparse(6, 36, 50)
-    conv = FactorizedConv2d(nn.Conv2d(4, 6, 3, padding=1), kernel, "channel")
+    conv = FactorizedConvolution(nn.Conv2d(4, 6, 3, padding=1), kernel, "channel")
     assert macs(conv, (torch.zeros(1, 4, 8, 9),)) == 72 * 50
 
 

@@ -1,0 +1,10 @@
+"""The modules that replace layers and run a factorization."""
+
+from lowrank.model.factorized.attention import (
+    FactorizedMultiheadAttention as FactorizedMultiheadAttention,
+)
+from lowrank.model.factorized.convolution import FactorizedConvolution as FactorizedConvolution
+from lowrank.model.factorized.convolution import convolution as convolution
+from lowrank.model.factorized.embedding import FactorizedEmbedding as FactorizedEmbedding
+from lowrank.model.factorized.layer import FactorizedLayer as FactorizedLayer
+from lowrank.model.factorized.linear import FactorizedLinear as FactorizedLinear

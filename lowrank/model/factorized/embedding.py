@@ -1,0 +1,40 @@
+"""Look-up tables that run a factorization."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import Lookup
+from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
+
+
+class FactorizedEmbedding(FactorizedLayer):
+    """Rows of a table that is a factorization of shape (num_embeddings, embedding_dim).
+
+    Raises:
+        ValueError: a row for padding that the table does not have.
+    """
+
+    kind = "embedding"
+
+    def __init__(self, factorization: Factorization, padding_idx: int | None) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = factorization.shape
+        rows = self.num_embeddings
+        if padding_idx is not None and not -rows <= padding_idx < rows:
+            raise ValueError(f"padding_idx={padding_idx} is none of {rows} rows")
+        self.padding_idx = padding_idx
+        self._operation = Lookup(padding_idx)
+        self.factorization = factorization
+
+    @property
+    def weight(self) -> Tensor:
+        """The table, for code that reads it instead of calling."""
+        return read_matrix(self.factorization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.factorization(x, self._operation)
