@@ -104,6 +104,13 @@ ARCHITECTURES = {
         *(10, {"gpt_neox.embed_in"}, "lm_head"),
         generates=True,
     ),
+    # Its linear layers have code of their own.
+    "Falcon": Architecture(
+        *("FalconForCausalLM", "FalconConfig", SIZES | TOKENS | {"alibi": False}),
+        *(9, {"transformer.word_embeddings"}, "transformer.word_embeddings"),
+        tied=("transformer.word_embeddings", "lm_head"),
+        generates=True,
+    ),
     "BERT": Architecture(
         *("BertForSequenceClassification", "BertConfig", SIZES, 17),
         {f"bert.embeddings.{name}_embeddings" for name in ("word", "position", "token_type")},
@@ -150,7 +157,7 @@ ARCHITECTURES = {
         | {f"{part}_ffn_dim": 24 for part in ("encoder", "decoder")}
         | {"max_source_positions": 10, "max_target_positions": 12}
         | TOKENS,
-        34,
+        36,
         # The positions of the encoder are a table that is added whole.
         {"model.decoder.embed_tokens", "model.encoder.embed_positions"},
         "model.decoder.embed_tokens",
@@ -159,11 +166,7 @@ ARCHITECTURES = {
             "decoder_input_ids": IDS,
         },
         tied=("model.decoder.embed_tokens", "proj_out"),
-        skipped={
-            "model.encoder.conv1.weight",
-            "model.encoder.conv2.weight",
-            "model.decoder.embed_positions.weight",
-        },
+        skipped={"model.decoder.embed_positions.weight"},
         generates=True,
     ),
 }

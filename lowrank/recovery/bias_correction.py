@@ -25,7 +25,13 @@ from lowrank.tasks.task import SplitName
 
 # Layers that add a bias to their outputs.
 CONVOLUTIONS = (_ConvNd, FactorizedConvolution)
-LAYERS = (nn.Linear, FactorizedLinear, nn.LayerNorm, _BatchNorm, *CONVOLUTIONS)
+LAYERS: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    FactorizedLinear,
+    nn.LayerNorm,
+    _BatchNorm,
+    *CONVOLUTIONS,
+)
 NORMS = (_BatchNorm, nn.LayerNorm)
 
 

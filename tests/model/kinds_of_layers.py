@@ -1,0 +1,114 @@
+"""The kinds of layers: of each a small one, and inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A small layer and inputs of three examples for it.
+
+    Attributes:
+        macs: of one example, by hand.
+        names: of its weights.
+        linear: whether an output is a weight's matrix by its inputs, plus a bias.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: tuple[Any, ...]
+    macs: int
+    names: tuple[str, ...] = ("layer",)
+    linear: bool = True
+
+    @cache  # noqa: B019
+    def dense(self) -> nn.Module:
+        """The layer as a part of a model, in float64."""
+        return Model(self.made(seed=0)).eval()
+
+    def made(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.make().double()
+
+
+class Model(nn.Module):
+    """A model of one layer; its only output is that of the layer, or the first of several."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Any) -> Tensor:
+        outputs = self.layer(*inputs)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+class ByProduct(nn.Linear):
+    """A linear layer with code of its own that computes the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = x @ self.weight.T
+        return product if self.bias is None else product + self.bias
+
+
+class Wrapping(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+SEQUENCE, IMAGE, VOLUME = random(3, 4, 9), random(3, 4, 6, 7), random(3, 4, 5, 4, 6)
+
+KINDS = {
+    "linear": Kind(lambda: nn.Linear(6, 8), (random(3, 5, 6),), 5 * 48),
+    "linear by product": Kind(lambda: ByProduct(6, 8), (random(3, 5, 6),), 5 * 48),
+    "wrapped": Kind(lambda: Wrapping(4, 6, 3, padding=1), (IMAGE,), 42 * 6 * 36),
+    "conv1d": Kind(lambda: nn.Conv1d(4, 6, 3, stride=2, dilation=2), (SEQUENCE,), 3 * 6 * 12),
+    "conv1d, groups": Kind(
+        lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2, padding_mode="circular"),
+        (SEQUENCE,),
+        9 * 6 * 6,
+    ),
+    "conv2d": Kind(
+        lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), padding=(1, 0)), (IMAGE,), 3 * 6 * 6 * 24
+    ),
+    "conv3d": Kind(
+        lambda: nn.Conv3d(4, 6, (2, 1, 3), stride=(1, 2, 1), padding=(0, 1, 1), dilation=(2, 1, 1)),
+        (VOLUME,),
+        (3 * 3 * 6) * 6 * 24,
+    ),
+    "conv3d, same": Kind(
+        lambda: nn.Conv3d(4, 6, (2, 3, 1), padding="same", padding_mode="replicate"),
+        (VOLUME,),
+        120 * 6 * 24,
+    ),
+    "transposed 1d": Kind(
+        lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, dilation=2),
+        (SEQUENCE,),
+        9 * 4 * 18,
+    ),
+    "transposed 1d, groups": Kind(
+        lambda: nn.ConvTranspose1d(4, 6, 5, stride=3, padding=2, groups=2), (SEQUENCE,), 9 * 4 * 15
+    ),
+    "transposed 2d": Kind(
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), padding=(1, 0), output_padding=(1, 2)),
+        (IMAGE,),
+        42 * 4 * 36,
+    ),
+    "transposed 3d": Kind(
+        lambda: nn.ConvTranspose3d(4, 6, (2, 1, 3), (2, 1, 1), padding=(1, 0, 2), bias=False),
+        (VOLUME,),
+        120 * 4 * 36,
+    ),
+}
