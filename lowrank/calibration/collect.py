@@ -20,6 +20,7 @@ from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
 from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating, unfused_attention
+from lowrank.model.host import calling
 from lowrank.model.layers import rule_for
 from lowrank.model.nested import tensors
 from lowrank.numerics.versions import version
@@ -136,6 +137,7 @@ class Collector:
             # Not inference_mode, in which in-place changes of a tensor are not counted.
             stack.enter_context(torch.no_grad())
             stack.enter_context(unfused_attention())  # Fused kernels call no module.
+            stack.enter_context(calling(self.model))
             for name, module in self.modules.items():
                 if not self.unseen[name]:
                     hook = partial(self._before, name)
@@ -245,7 +247,7 @@ def why_unseen(module: nn.Module) -> str:
     can.
     """
     rule = rule_for(module)
-    if rule is not None and rule.is_called(module):
+    if rule is not None and rule.is_seen(module):
         return ""
     return (
         f"the inputs of this {type(module).__name__} cannot be seen, because another module reads "

@@ -24,6 +24,7 @@ from lowrank.calibration.piece import Piece, Refused, running
 from lowrank.calibration.statistics import Statistics
 from lowrank.files import scratch
 from lowrank.model.forward import evaluating, unfused_attention
+from lowrank.model.host import Host
 from lowrank.model.sites import Site
 from lowrank.numerics.memo import MEMO
 
@@ -174,18 +175,21 @@ def find_units(model: nn.Module, sites: Sequence[Site], data: CalibrationData) -
 
 
 def find_blocks(model: nn.Module) -> set[str]:
-    """The names of the blocks: the children of the outermost lists of modules."""
+    """The names of the blocks: the children of the outermost lists of modules, and other hosts."""
     lists = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
     outermost = [n for n in lists if not any(n != o and is_inside(n, o) for o in lists)]
-    return {
+    blocks = {
         f"{name}.{child}".lstrip(".")
         for name in outermost
         for child, _ in model.get_submodule(name).named_children()
     }
+    # The weights of a host are not called one after the other.
+    hosts = {name for name, module in model.named_modules() if isinstance(module, Host)}
+    return blocks | {host for host in hosts if home(host, blocks) == host}
 
 
 def is_inside(name: str, outer: str) -> bool:

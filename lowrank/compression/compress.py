@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,10 +28,11 @@ from lowrank.compression.walk import Walk
 from lowrank.decomposers import Decomposer
 from lowrank.measure.macs import layer_macs
 from lowrank.model.forward import Example
+from lowrank.model.opened import open_weights
 from lowrank.model.select import Select
-from lowrank.model.sites import Site, naming
+from lowrank.model.sites import Site, find_sites, naming
 from lowrank.numerics.checks import check_flag
-from lowrank.numerics.memo import unchanging_meanwhile
+from lowrank.numerics.memo import unchanging, unchanging_meanwhile
 
 Method = Decomposer | Allocation | Mapping[str, Decomposer]
 Where = str | Sequence[str] | Select | None
@@ -107,7 +108,7 @@ def approximated(
     counted = example if counts_macs else None
     allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
     norms, storing = as_norms(norm, allocation, data), Values(values)
-    sites, skipped = selected(model, select)
+    model, sites, skipped, opening = selected(model, select)
     for site in sites:
         with naming(site):
             check_weight(site.matrix())
@@ -129,6 +130,9 @@ def approximated(
         own = {"values": values, "strict": strict, "counts_macs": counts_macs}
         return approximated(other, eased, select, example, norms, data, **own)
 
+    for layer in result.layers:
+        layer.notes += opening.get(layer.name, ())
+    result.left = [(name, "; ".join((why, *opening.get(name, ())))) for name, why in result.left]
     result.again = again
     if counted is not None:
         result.add_macs(before, layer_macs(result.model, counted))
@@ -155,7 +159,7 @@ def check(
     """
     allocation, select = as_allocation(method), as_select(where)
     norms, storing = as_norms(norm, allocation, None), Values(values)
-    sites, _ = selected(model, select)
+    model, sites, *_ = selected(model, select)
     allocation.check_norms(norms.types)
     problem = Problem(model, sites, norms, values=storing)
     allocation.check_shapes(problem)
@@ -165,7 +169,23 @@ def check(
         fit_for(sites, allocation, select, strict).shaped(plan.decomposers)
 
 
-def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[str, str]]]:
+class Selected(NamedTuple):
+    """A model with the chosen weights.
+
+    Attributes:
+        model: with all modules of chosen weights opened, see `lowrank.model.opened`; else itself.
+        sites: the chosen weights.
+        skipped: (name, reason) of the others.
+        notes: of opened modules, by the name of the weight.
+    """
+
+    model: nn.Module
+    sites: list[Site]
+    skipped: list[tuple[str, str]]
+    notes: dict[str, tuple[str, ...]]
+
+
+def selected(model: nn.Module, select: Select) -> Selected:
     """The chosen weights of a model, and (name, reason) of the others; see `Select.split`.
 
     Raises:
@@ -178,7 +198,15 @@ def selected(model: nn.Module, select: Select) -> tuple[list[Site], list[tuple[s
         raise ValueError(
             f"the parameters {lazy} have no shape yet: run the model on an example first"
         )
-    return select.split(model)
+    entire = open_weights(model)
+    sites, skipped = select.split(entire.model)
+    if entire.model is model:
+        return Selected(model, sites, skipped, {})
+    names = {site.name for site in sites}
+    part = open_weights(model, {use.name for site in sites for use in site.uses})
+    sites = [site for site in find_sites(part.model) if site.name in names]
+    # Nobody else has the copy, so that nothing changes its code.
+    return Selected(unchanging(part.model), sites, skipped, part.notes)
 
 
 def fit_for(sites: Sequence[Site], allocation: Allocation, select: Select, strict: bool) -> Fit:

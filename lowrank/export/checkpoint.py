@@ -22,6 +22,7 @@ from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import TensorFile, check_storable, opened, write
 from lowrank.model.contents import View, contents, names_of, split_extra, spread
 from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.opened import open_weights
 from lowrank.model.save_guard import refuse_other_files
 
 FORMAT = 3
@@ -95,10 +96,10 @@ def load(model: nn.Module, path: str | Path, device: str | torch.device | None =
 
 
 def _load(model: nn.Module, file: TensorFile) -> nn.Module:
-    skeleton = Skeleton(model)
     same, views = _aliases(file)
     count = 8 * (len(file.shapes) + len(same) + len(views) + 1)
     layers = [Layer.of(fields, count) for fields in file.header.each("layers")]
+    skeleton = Skeleton(open_weights(model, {n for one in layers for n in one.modules}).model)
     blank = skeleton.with_layers(layers, {})
     _check_fit(blank, file, same, views)
     skeleton.check_memory(layers, DERIVED, file.nbytes)

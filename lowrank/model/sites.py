@@ -53,10 +53,8 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """The class name of that module: Linear, Conv2d, …"""
-        known = self.uses[0].rule.module_type()
-        assert known is not None
-        return known.__name__
+        """The class name of that module, or of one that reads it: Linear, Conv2d, LSTM, …"""
+        return self.uses[0].rule.kind(self.uses[0].module)
 
     @property
     def weight(self) -> nn.Parameter:

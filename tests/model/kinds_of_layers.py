@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -24,6 +26,7 @@ class Kind:
         macs: of one example, by hand.
         names: of its weights.
         linear: whether an output is a weight's matrix by its inputs, plus a bias.
+        reads: whether the code of the layer reads its weights, which are multiplied out then.
     """
 
     make: Callable[[], nn.Module]
@@ -31,6 +34,7 @@ class Kind:
     macs: int
     names: tuple[str, ...] = ("layer",)
     linear: bool = True
+    reads: bool = False
 
     @cache  # noqa: B019
     def dense(self) -> nn.Module:
@@ -63,9 +67,29 @@ class ByProduct(nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
+class Symmetric(nn.Module):
+    """A parametrization of a symmetric matrix."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.triu() + weight.triu(1).T
+
+
+def old_norm(normalise: Callable[..., nn.Module], layer: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return normalise(layer)
+
+
 class Wrapping(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
+
+
+def of_gates(*kinds: str, layers: int = 1, both: bool = False) -> tuple[str, ...]:
+    """The names of the weights of a recurrent layer."""
+    ends = ("", "_reverse") if both else ("",)
+    places = [f"l{layer}{end}" for layer in range(layers) for end in ends]
+    return tuple(f"layer.{kind}_{place}" for place in places for kind in kinds)
 
 
 SEQUENCE, IMAGE, VOLUME = random(3, 4, 9), random(3, 4, 6, 7), random(3, 4, 5, 4, 6)
@@ -110,5 +134,67 @@ KINDS = {
         lambda: nn.ConvTranspose3d(4, 6, (2, 1, 3), (2, 1, 1), padding=(1, 0, 2), bias=False),
         (VOLUME,),
         120 * 4 * 36,
+    ),
+    "LSTM": Kind(
+        lambda: nn.LSTM(4, 6, 2, bidirectional=True, batch_first=True),
+        (SEQUENCE.mT,),
+        9 * 24 * 2 * (4 + 6 + 12 + 6),
+        of_gates("ih", "hh", layers=2, both=True),
+        linear=False,
+        reads=True,
+    ),
+    "LSTM, projections": Kind(
+        lambda: nn.LSTM(4, 6, proj_size=4, batch_first=True),
+        (SEQUENCE.mT,),
+        9 * (24 * (4 + 4) + 24),
+        of_gates("ih", "hh", "hr"),
+        linear=False,
+        reads=True,
+    ),
+    "GRU": Kind(
+        lambda: nn.GRU(4, 6, bias=False, batch_first=True),
+        (SEQUENCE.mT,),
+        9 * 18 * (4 + 6),
+        of_gates("ih", "hh"),
+        linear=False,
+        reads=True,
+    ),
+    "RNN": Kind(
+        lambda: nn.RNN(4, 6, nonlinearity="relu", batch_first=True),
+        (SEQUENCE.mT,),
+        9 * 6 * (4 + 6),
+        of_gates("ih", "hh"),
+        linear=False,
+        reads=True,
+    ),
+    "attention of other sizes": Kind(
+        lambda: nn.MultiheadAttention(6, 2, kdim=4, vdim=5, batch_first=True),
+        (random(3, 7, 6), random(3, 8, 4), random(3, 8, 5)),
+        7 * 36 + 8 * 24 + 8 * 30 + 2 * 7 * 8 * 6 + 7 * 36,
+        tuple(f"layer.{name}" for name in ("out_proj", "q_proj", "k_proj", "v_proj")),
+        linear=False,
+        reads=True,
+    ),
+    "weight norm": Kind(
+        lambda: parametrizations.weight_norm(nn.Linear(6, 8)), (random(3, 5, 6),), 5 * 48
+    ),
+    "old weight norm": Kind(
+        lambda: old_norm(nn.utils.weight_norm, nn.Conv1d(4, 6, 3)), (SEQUENCE,), 7 * 6 * 12
+    ),
+    "spectral norm": Kind(
+        lambda: parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)), (IMAGE,), 20 * 6 * 36
+    ),
+    "old spectral norm": Kind(
+        lambda: old_norm(nn.utils.spectral_norm, nn.Linear(6, 8)), (random(3, 5, 6),), 5 * 48
+    ),
+    "pruned": Kind(
+        lambda: prune.random_unstructured(nn.Linear(6, 8), "weight", 0.3),
+        (random(3, 5, 6),),
+        5 * 48,
+    ),
+    "any parametrization": Kind(
+        lambda: parametrize.register_parametrization(nn.Linear(6, 6), "weight", Symmetric()),
+        (random(3, 5, 6),),
+        5 * 36,
     ),
 }

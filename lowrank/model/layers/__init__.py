@@ -11,6 +11,7 @@ from lowrank.model.layers.attention import MultiheadAttentionRule
 from lowrank.model.layers.convolution import ConvolutionRule
 from lowrank.model.layers.embedding import EmbeddingRule
 from lowrank.model.layers.linear import LinearRule, TransformersConv1DRule
+from lowrank.model.layers.read import ReadWeightRule
 from lowrank.model.layers.rule import Rule as Rule
 
 RULES: tuple[Rule, ...] = (
@@ -20,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     EmbeddingRule(),
     TransformersConv1DRule(),
     MultiheadAttentionRule(),
+    ReadWeightRule(),
 )
 
 

@@ -55,6 +55,17 @@ class Rule(ABC):
         del module
         return True
 
+    def is_seen(self, module: nn.Module) -> bool:
+        """Whether the module is called in calibration, with what its weight multiplies."""
+        return self.is_called(module)
+
+    def kind(self, module: nn.Module) -> str:
+        """The class name of the layer that the weight belongs to."""
+        del module
+        known = self.module_type()
+        assert known is not None
+        return known.__name__
+
     def matrix(self, module: nn.Module, view: KernelView) -> Tensor:
         """The weight as a matrix (out, in)."""
         return self.as_matrix(module, self.weight(module), view)

@@ -1,0 +1,93 @@
+"""Modules whose code reads several weights, each of which is a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ReadWeight(nn.Module):
+    """A weight (out, in) that the code of the module around it reads.
+
+    Attributes:
+        host: the class name of that module, such as LSTM.
+    """
+
+    def __init__(self, weight: nn.Parameter, host: str) -> None:
+        super().__init__()
+        self.weight, self.host = weight, host
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ for x of shape (…, in); called in calibration only, with what it multiplies."""
+        return F.linear(x, self.weight)
+
+
+class Host(nn.Module):
+    """A module that reads its weights from modules inside of it, by their former names.
+
+    A class of hosts also inherits from the class that it stands for, and takes over its state.
+
+    Attributes:
+        calls_weights: whether a run also calls each weight with the vectors that it multiplies, so
+            that hooks see them; see `calling`.
+    """
+
+    calls_weights = False
+    _held: Mapping[str, str]
+
+    @classmethod
+    def of(cls, module: nn.Module, names: Mapping[str, str]) -> Host:
+        """The host that stands for a module, on the same tensors.
+
+        Args:
+            names: of each parameter that is a weight, the name of its module inside the host.
+        """
+        host = cls.__new__(cls)
+        own = {name: value for name, value in vars(module).items() if name not in cls._left_out()}
+        host.__dict__.update(own | {"_held": dict(names)})
+        host.__dict__["_parameters"] = {
+            name: value for name, value in module._parameters.items() if name not in names
+        }
+        kind = type(module).__name__
+        inside = {
+            inner: ReadWeight(module.get_parameter(name), kind) for name, inner in names.items()
+        }
+        for weight in inside.values():
+            weight.train(module.training)
+        host.__dict__["_modules"] = {**module._modules, **inside}
+        return host
+
+    @classmethod
+    def _left_out(cls) -> frozenset[str]:
+        """Attributes of the module that the host does not take over."""
+        return frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        held = self.__dict__.get("_held", {})
+        if name in held:
+            return self._modules[held[name]].weight  # type: ignore[union-attr]
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        held = self.__dict__.get("_held", {})
+        if name in held:
+            setattr(self._modules[held[name]], "weight", value)  # noqa: B010
+        else:
+            super().__setattr__(name, value)
+
+
+@contextmanager
+def calling(model: nn.Module) -> Iterator[None]:
+    """Inside, the hosts of a model also call their weights with the vectors that they multiply."""
+    hosts = [module for module in model.modules() if isinstance(module, Host)]
+    for host in hosts:
+        host.__dict__["calls_weights"] = True
+    try:
+        yield
+    finally:
+        for host in hosts:
+            del host.__dict__["calls_weights"]
