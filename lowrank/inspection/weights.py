@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.opened import open_weights
 from lowrank.model.sites import Site, find_sites
 
 
@@ -17,7 +19,8 @@ def pairs(dense: nn.Module, compressed: nn.Module) -> Iterator[tuple[Site, Tenso
     Raises:
         ValueError: the compressed model lacks a layer of the dense one.
     """
-    for site in find_sites(dense):
+    layers = {n for n, m in compressed.named_modules() if isinstance(m, FactorizedLayer)}
+    for site in find_sites(open_weights(dense, layers).model):
         use = site.uses[0]
         try:
             other = getattr(compressed.get_submodule(use.name), use.rule.parameter)

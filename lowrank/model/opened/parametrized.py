@@ -27,7 +27,8 @@ class ParametrizationOpener(Opener):
 
     @torch.no_grad()
     def open(self, module: nn.Module) -> nn.Module:
-        cls, values = type(module), dict[str, Tensor]()
+        cls: Any = type(module)
+        values: dict[str, Tensor] = {}
         parts = {part: getattr(module, part).copy() for part in ("_parameters", "_buffers")}
         inner, before = module._modules.copy(), module._forward_pre_hooks.copy()
         with evaluating(module):

@@ -108,8 +108,9 @@ class OpenRecurrent(Host, nn.RNNBase):
         """
         hidden, *cell = states
         before, inner, after = [], [], []
-        names = [f"{kind}_{part}_{suffix}" for kind in ("weight", "bias") for part in ("ih", "hh")]
-        by_input, by_hidden, input_bias, bias = [getattr(self, name, None) for name in names]
+        parts = [f"{part}_{suffix}" for part in ("ih", "hh")]
+        by_input, by_hidden = [getattr(self, f"weight_{part}") for part in parts]
+        input_bias, bias = [getattr(self, f"bias_{part}", None) for part in parts]
         for step in x:
             before.append(hidden)
             given, kept = F.linear(step, by_input, input_bias), F.linear(hidden, by_hidden, bias)
