@@ -122,6 +122,19 @@ def _recurrent(x: Any, input_weight: Any, hidden_weight: Any, *_: Any, **__: Any
     return 2 * x[0] * x[1] * (math.prod(input_weight) + math.prod(hidden_weight))
 
 
+def _trilinear(
+    first: Any, second: Any, third: Any, *expanded: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """Sums of products of three numbers, as of `F.bilinear`: one multiplication by a weight."""
+    wide = []
+    for shape, axes in zip((first, second, third), expanded, strict=False):
+        sizes = list(shape)
+        for axis in sorted(axes):
+            sizes.insert(axis, 1)
+        wide.append(sizes)
+    return 2 * math.prod(map(max, *wide))
+
+
 def _uncountable(operation: Any) -> Callable[..., int]:
     def refuse(*_: Any, **__: Any) -> int:
         raise ValueError(
@@ -139,5 +152,5 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.dot: _inner_product,
     aten.mkldnn_rnn_layer: _recurrent,
     aten._cudnn_rnn: _uncountable(aten._cudnn_rnn),
-    aten._trilinear: _uncountable(aten._trilinear),
+    aten._trilinear: _trilinear,
 }

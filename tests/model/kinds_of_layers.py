@@ -135,6 +135,7 @@ KINDS = {
         (VOLUME,),
         120 * 4 * 36,
     ),
+    "bilinear": Kind(lambda: nn.Bilinear(4, 5, 8), (random(3, 6, 4), random(3, 6, 5)), 6 * 8 * 20),
     "LSTM": Kind(
         lambda: nn.LSTM(4, 6, 2, bidirectional=True, batch_first=True),
         (SEQUENCE.mT,),

@@ -97,17 +97,6 @@ def test_multihead_attention(training, batch_first):
     torch.testing.assert_close(actual, expected)
 
 
-def test_attention_with_separate_projections_is_left_and_reported():
-    attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=4)
-    result = compress(attention, Quantization(8))
-    assert [layer.name for layer in result.layers] == ["out_proj"]
-    assert {name for name, _ in result.skipped} == {
-        "q_proj_weight",
-        "k_proj_weight",
-        "v_proj_weight",
-    }
-
-
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize("method", [Exact(), Quantization(8), TruncatedSVD(rank=2)])
 def test_transformer_encoder_runs_its_factors(method):

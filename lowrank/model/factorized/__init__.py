@@ -3,6 +3,7 @@
 from lowrank.model.factorized.attention import (
     FactorizedMultiheadAttention as FactorizedMultiheadAttention,
 )
+from lowrank.model.factorized.bilinear import FactorizedBilinear as FactorizedBilinear
 from lowrank.model.factorized.convolution import FactorizedConvolution as FactorizedConvolution
 from lowrank.model.factorized.convolution import convolution as convolution
 from lowrank.model.factorized.embedding import FactorizedEmbedding as FactorizedEmbedding

@@ -8,6 +8,7 @@ from torch import nn
 
 from lowrank.approximation.weight_checks import DTYPES
 from lowrank.model.layers.attention import MultiheadAttentionRule
+from lowrank.model.layers.bilinear import BilinearRule
 from lowrank.model.layers.convolution import ConvolutionRule
 from lowrank.model.layers.embedding import EmbeddingRule
 from lowrank.model.layers.linear import LinearRule, TransformersConv1DRule
@@ -18,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     LinearRule(),
     *(ConvolutionRule(known) for known in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
     *map(ConvolutionRule, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+    BilinearRule(),
     EmbeddingRule(),
     TransformersConv1DRule(),
     MultiheadAttentionRule(),

@@ -101,7 +101,8 @@ class Rule(ABC):
         """What `inputs` depends on besides x, with all arguments of a call: modules of equal
         readings get the same vectors from the same x."""
         del module, x
-        return others
+        # Nothing but x is compared by its numbers.
+        return object() if any(isinstance(other, Tensor) for other in others) else others
 
     def moment(self, module: nn.Module, moment: Tensor, view: KernelView) -> Tensor:
         """The second moment of `inputs`, (in, in) or its diagonal (in,), as `view` needs it."""
