@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -46,7 +47,7 @@ def layer_macs(model: nn.Module, example: Example) -> dict[str, int]:
     the attention reads.
     """
     check_example(example)
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS | _formulas_of_libraries())
     zeros = 0.0  # FLOPs that the leaves spent on zeros.
     spent: dict[nn.Module, float] = dict.fromkeys(model.modules(), 0.0)
 
@@ -135,6 +136,11 @@ def _trilinear(
     return 2 * math.prod(map(max, *wide))
 
 
+def _grouped(x: Any, matrices: Any, *_: Any, **__: Any) -> int:
+    """Each row of x, (rows, in), by one of several matrices, (matrices, in, out)."""
+    return 2 * math.prod(x) * matrices[-1]
+
+
 def _uncountable(operation: Any) -> Callable[..., int]:
     def refuse(*_: Any, **__: Any) -> int:
         raise ValueError(
@@ -153,4 +159,12 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mkldnn_rnn_layer: _recurrent,
     aten._cudnn_rnn: _uncountable(aten._cudnn_rnn),
     aten._trilinear: _trilinear,
+    aten._grouped_mm: _grouped,
 }
+
+
+def _formulas_of_libraries() -> dict[Any, Callable[..., int]]:
+    """The formulas of operations that a loaded library defines."""
+    if "transformers.integrations.moe" not in sys.modules:
+        return {}
+    return {torch.ops.transformers.grouped_mm_fallback: _grouped}

@@ -40,10 +40,11 @@ class Host(nn.Module):
     _held: Mapping[str, str]
 
     @classmethod
-    def of(cls, module: nn.Module, names: Mapping[str, str]) -> Host:
+    def of(cls, module: nn.Module, kind: str, names: Mapping[str, str]) -> Host:
         """The host that stands for a module, on the same tensors.
 
         Args:
+            kind: the class name of the module, for reports.
             names: of each parameter that is a weight, the name of its module inside the host.
         """
         host = cls.__new__(cls)
@@ -52,7 +53,6 @@ class Host(nn.Module):
         host.__dict__["_parameters"] = {
             name: value for name, value in module._parameters.items() if name not in names
         }
-        kind = type(module).__name__
         inside = {
             inner: ReadWeight(module.get_parameter(name), kind) for name, inner in names.items()
         }

@@ -1,8 +1,9 @@
 """Models in which each weight is the parameter of a module of its own.
 
-Recurrent layers, attention with separate projections and parametrized layers hold their weights in
-other ways. A model is opened before it is compressed: in a copy on the same tensors, such modules
-are exchanged for ones of the same outputs. A new kind is a new opener in `OPENERS`.
+Recurrent layers, attention with separate projections, fused experts and parametrized layers hold
+their weights in other ways. A model is opened before it is compressed: in a copy on the same
+tensors, such modules are exchanged for ones of the same outputs. A new kind is a new opener in
+`OPENERS`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from torch import nn
 
 from lowrank.model.copying import copied
 from lowrank.model.opened.attention_parts import AttentionOpener
+from lowrank.model.opened.experts import ExpertsOpener
 from lowrank.model.opened.opener import Opener
 from lowrank.model.opened.parametrized import ParametrizationOpener
 from lowrank.model.opened.recurrent import RecurrentOpener
 from lowrank.model.sites import replace_module
 
-OPENERS: tuple[Opener, ...] = (RecurrentOpener(), AttentionOpener(), ParametrizationOpener())
+OPENERS: tuple[Opener, ...] = (
+    RecurrentOpener(),
+    AttentionOpener(),
+    ExpertsOpener(),
+    ParametrizationOpener(),
+)
 
 
 @dataclass(frozen=True)

@@ -35,4 +35,4 @@ class AttentionOpener(Opener):
         return tuple(INNER.values()) if separate else ()
 
     def open(self, module: nn.Module) -> nn.Module:
-        return OpenAttention.of(module, INNER)
+        return OpenAttention.of(module, nn.MultiheadAttention.__name__, INNER)

@@ -164,8 +164,8 @@ class RecurrentOpener(Opener):
 
     def open(self, module: nn.Module) -> nn.Module:
         assert isinstance(module, nn.RNNBase)
-        kind = next(own for known, own in KINDS.items() if isinstance(module, known))
-        return kind.of(module, inner_names(module))
+        known, own = next(pair for pair in KINDS.items() if isinstance(module, pair[0]))
+        return own.of(module, known.__name__, inner_names(module))
 
 
 def inner_names(module: nn.RNNBase) -> dict[str, str]:
