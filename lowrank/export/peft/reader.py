@@ -1,0 +1,143 @@
+"""Models with the adapters of a folder of PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lowrank.export.peft.base import fingerprint
+from lowrank.export.peft.config import WEIGHTS, check_once
+from lowrank.export.peft.given_config import GivenConfig, check_targets, read_config
+from lowrank.export.peft.given_tensors import Given, Shape, sorted_out
+from lowrank.export.peft.target import Target, targets_in
+from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
+from lowrank.files.fields import Fields, parse
+from lowrank.files.paths import as_path
+from lowrank.files.tensor_files import NAMES, check_file
+from lowrank.model.copying import copied
+
+PICKLE = "adapter_model.bin"
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
+    """A copy of a model with the adapters of a folder that PEFT, or `export_peft`, wrote.
+
+    Each adapted layer holds its weight, frozen, and the adapter beside it. What the folder holds
+    is trainable, and all else is frozen. `lowrank.recovery.merge_adapters` makes the layers dense
+    again, `lowrank.recovery.compress_adapters` the adapters smaller. An adapter in more bits than
+    the model is rounded to the model's dtype, with a note.
+
+    Names, shapes and the config are compared with the model before any tensor is read.
+
+    Args:
+        model: the base of the adapter, dense or compressed; not changed.
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        ValueError: another kind of adapter than LoRA or DoRA, parts that are not known, layers that
+            are not there or of another shape, a rank above a layer's, another base than the one
+            that `export_peft` wrote the adapter for; a pickle, which is never opened.
+        FileNotFoundError: the folder or a file of it is not there.
+    """
+    path = as_path(folder, "folder")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__} and must be a torch module")
+    if (path / PICKLE).exists() and not (path / WEIGHTS).exists():
+        raise ValueError(
+            f"{path / PICKLE} is a pickle: reading one can run any code, so it is never opened "
+            f"here. Have whoever made it save it as {WEIGHTS}"
+        )
+    with _naming(path):
+        config = read_config(path)
+        targets = targets_in(model)
+        names = {name: name in targets for name, _ in model.named_modules()}
+        with _opened(path / WEIGHTS) as (shapes, metadata, get):
+            given = sorted_out(model, config, targets, shapes)
+            check_targets(config, names, set(given.layers))
+            check_once(model, list(given.layers))
+            _check_base(metadata, {name: targets[name] for name in given.layers})
+            tensors = {name: get(name) for name in shapes}
+        with torch.inference_mode(False), torch.no_grad():
+            return _adapted(model, config, given, tensors)
+
+
+def _adapted(
+    model: nn.Module, config: GivenConfig, given: Given, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    loaded = copied(model).model
+    loaded.requires_grad_(False)
+    targets = targets_in(loaded)
+    for name, keys in given.layers.items():
+        try:
+            form = _form(targets[name], config, {end: tensors[key] for end, key in keys.items()})
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        loaded = targets[name].replaced(loaded, form)
+    own = loaded.state_dict(keep_vars=True)
+    for name, key in given.others.items():
+        own[name].copy_(tensors[key])
+        if isinstance(own[name], nn.Parameter) and own[name].is_floating_point():
+            own[name].requires_grad_(True)
+    return loaded
+
+
+def _form(target: Target, config: GivenConfig, tensors: dict[str, Tensor]) -> Factorization:
+    """The adapted weight of one layer."""
+    weight = tensors.pop("base_layer.weight", None)
+    if weight is not None and not torch.equal(weight, target.stored.detach().to(weight)):
+        raise ValueError("the file holds another weight of the base than the model has")
+    left, right = target.kind.factors(target.module, tensors)
+    device = target.stored.device
+    own = [matrix.to(device, target.dtype).contiguous() for matrix in (left, right)]
+    notes: tuple[str, ...] = ()
+    if any(not torch.equal(a.to(b), b.to(device)) for a, b in zip(own, (left, right), strict=True)):
+        notes = (f"the adapter is rounded from {left.dtype} to {target.dtype}",)
+    product = Product(*(Dense(matrix) for matrix in own))
+    scaled = Scaled(product, config.scale_of(target.name), config.dropout)
+    return Sum(target.base(), scaled, notes=notes)
+
+
+def _check_base(metadata: Mapping[str, str], targets: Mapping[str, Target]) -> None:
+    """Raise ValueError if the file says of which weights it is, and the model has others."""
+    if "lowrank" not in metadata:
+        return
+    hashes = Fields(parse(metadata["lowrank"], "the header"), "the header").fields("base")
+    for name, target in targets.items():
+        if name in hashes and hashes.text(name) != fingerprint(target.matrix()):
+            raise ValueError(
+                f"layer '{name}' of the model is not that of the base that the adapter was written "
+                "for: give that one, in its dtype"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Shape], Mapping[str, str], Any]]:
+    """The shapes of a file's tensors, its metadata, and what reads one of its tensors."""
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            for name, part in slices.items():
+                if part.get_dtype() not in FLOATS:
+                    allowed = [str(NAMES[code]) for code in FLOATS]
+                    raise ValueError(f"'{name}' is of {part.get_dtype()}, and not of {allowed}")
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            yield shapes, file.metadata() or {}, lambda name: file.get_tensor(name).clone()
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS} is no whole safetensors file: {error}") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the folder before the text of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
