@@ -88,6 +88,9 @@ def _smaller(
 ) -> tuple[Factorization, SmallerAdapter]:
     parts = taken_apart(form)
     term = low_rank(parts.terms)
+    before = sum(one.nbytes for one in parts.terms)
+    if decomposer is None and (rank or 0) >= term.rank:
+        return form, SmallerAdapter(term.rank, 0.0, before, before)
     factors = left, right = [term.left.double(), term.right.double()]
     if rank is not None and rank < term.rank:
         factors = list(truncated_product(left, right, rank, norm)[:2])
@@ -105,7 +108,7 @@ def _smaller(
         rank=len(own[1]),
         error=change / size if size else change,
         nbytes=adapter.nbytes,
-        before=sum(one.nbytes for one in parts.terms),
+        before=before,
     )
     return smaller.train(form.training), report
 

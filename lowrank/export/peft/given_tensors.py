@@ -16,9 +16,18 @@ from lowrank.export.peft.target import Target
 from lowrank.model.contents import split_extra
 
 Shape = tuple[int, ...]
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LENGTHS = "lora_magnitude_vector"
 WEIGHT, BIAS = "base_layer.weight", "base_layer.bias"
 ENDS = (*dict.fromkeys(end for kind in KINDS.values() for end in (kind.down, kind.up)), LENGTHS)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file; its dtype is None if it is not known."""
+
+    shape: Shape
+    dtype: torch.dtype | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ def sorted_out(
     model: nn.Module,
     config: GivenConfig,
     targets: Mapping[str, Target],
-    shapes: Mapping[str, Shape],
+    stored: Mapping[str, Stored],
 ) -> Given:
     """What each tensor of a file is.
 
@@ -48,7 +57,7 @@ def sorted_out(
     """
     layers: dict[str, dict[str, str]] = {}
     others: dict[str, str] = {}
-    for key in shapes:
+    for key in stored:
         if not key.startswith(PREFIX):
             raise ValueError(f"'{key}' is no tensor that PEFT saves with such an adapter")
         name = key.removeprefix(PREFIX)
@@ -63,13 +72,13 @@ def sorted_out(
     for layer, keys in layers.items():
         if layer not in targets:
             raise ValueError(f"it adapts '{layer}', which is no layer with a weight in the model")
-        _check_layer(config, targets[layer], {end: shapes[key] for end, key in keys.items()})
+        _check_layer(config, targets[layer], {end: stored[key] for end, key in keys.items()})
     biases = {f"{layer}.bias" for layer in layers}
-    _check_others(model, config, {name: shapes[key] for name, key in others.items()}, biases)
+    _check_others(model, config, {name: stored[key] for name, key in others.items()}, biases)
     return Given(layers, others)
 
 
-def _check_layer(config: GivenConfig, target: Target, shapes: Mapping[str, Shape]) -> None:
+def _check_layer(config: GivenConfig, target: Target, stored: Mapping[str, Stored]) -> None:
     name, (out, inner), kind = target.name, target.shape, target.kind
     counted, times = config.rank_of(name), kind.times(target.module)
     rank, rest = divmod(counted, times)
@@ -82,8 +91,11 @@ def _check_layer(config: GivenConfig, target: Target, shapes: Mapping[str, Shape
             f"layer '{name}' has an adapter of rank {rank}, above the sides of its weight, "
             f"{out} × {inner}"
         )
+    for end, one in stored.items():
+        if one.dtype not in FLOATS:
+            raise ValueError(f"layer '{name}': {end} is of {one.dtype}, and not of one of {FLOATS}")
     wanted = _shapes(kind, target, rank, config.has_lengths)
-    given = {end: shape for end, shape in shapes.items() if end != WEIGHT}
+    given = {end: one.shape for end, one in stored.items() if end != WEIGHT}
     if given.keys() != wanted.keys():
         raise ValueError(f"layer '{name}' has {sorted(given)}, and needs {sorted(wanted)}")
     for end, shape in wanted.items():
@@ -106,7 +118,7 @@ def _shapes(kind: Kind, target: Target, rank: int, has_lengths: bool) -> dict[st
 
 
 def _check_others(
-    model: nn.Module, config: GivenConfig, shapes: Mapping[str, Shape], biases: set[str]
+    model: nn.Module, config: GivenConfig, stored: Mapping[str, Stored], biases: set[str]
 ) -> None:
     """Raise ValueError unless these are all tensors of the modules that are saved whole, and biases
     of adapted layers."""
@@ -116,7 +128,7 @@ def _check_others(
     wanted = {name for name in own if name.startswith(inside)} if inside else set()
     if config.has_biases:
         wanted |= biases & own.keys()
-    unknown, missing = sorted(shapes.keys() - wanted), sorted(wanted - shapes.keys())
+    unknown, missing = sorted(stored.keys() - wanted), sorted(wanted - stored.keys())
     if unknown:
         raise ValueError(
             f"'{unknown[0]}' is a part of the adapter that is not known here: it is no factor, and "
@@ -124,8 +136,10 @@ def _check_others(
         )
     if missing:
         raise ValueError(f"the file lacks '{missing[0]}' of modules_to_save={list(config.saved)}")
-    for name, shape in shapes.items():
-        if shape != tuple(own[name].shape):
+    for name, one in stored.items():
+        shape, dtype = tuple(own[name].shape), own[name].dtype
+        allowed = FLOATS if own[name].is_floating_point() else (dtype,)
+        if one.shape != shape or one.dtype not in allowed:
             raise ValueError(
-                f"'{name}' is {shape} in the file and {tuple(own[name].shape)} in the model"
+                f"'{name}' is {one.shape} {one.dtype} in the file and {shape} {dtype} in the model"
             )

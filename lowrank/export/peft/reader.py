@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowrank.export.peft.base import fingerprint
 from lowrank.export.peft.config import WEIGHTS, check_once
 from lowrank.export.peft.given_config import GivenConfig, check_targets, read_config
-from lowrank.export.peft.given_tensors import Given, Shape, sorted_out
+from lowrank.export.peft.given_tensors import Given, Stored, sorted_out
 from lowrank.export.peft.target import Target, targets_in
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
 from lowrank.files.fields import Fields, parse
@@ -23,7 +23,6 @@ from lowrank.files.tensor_files import NAMES, check_file
 from lowrank.model.copying import copied
 
 PICKLE = "adapter_model.bin"
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
@@ -58,12 +57,12 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
         config = read_config(path)
         targets = targets_in(model)
         names = {name: name in targets for name, _ in model.named_modules()}
-        with _opened(path / WEIGHTS) as (shapes, metadata, get):
-            given = sorted_out(model, config, targets, shapes)
+        with _opened(path / WEIGHTS) as (stored, metadata, get):
+            given = sorted_out(model, config, targets, stored)
             check_targets(config, names, set(given.layers))
             check_once(model, list(given.layers))
             _check_base(metadata, {name: targets[name] for name in given.layers})
-            tensors = {name: get(name) for name in shapes}
+            tensors = {name: get(name) for name in stored}
         with torch.inference_mode(False), torch.no_grad():
             return _adapted(model, config, given, tensors)
 
@@ -118,18 +117,17 @@ def _check_base(metadata: Mapping[str, str], targets: Mapping[str, Target]) -> N
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Shape], Mapping[str, str], Any]]:
-    """The shapes of a file's tensors, its metadata, and what reads one of its tensors."""
+def _opened(path: Path) -> Iterator[tuple[dict[str, Stored], Mapping[str, str], Any]]:
+    """What a file says of its tensors, its metadata, and what reads one of its tensors."""
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            for name, part in slices.items():
-                if part.get_dtype() not in FLOATS:
-                    allowed = [str(NAMES[code]) for code in FLOATS]
-                    raise ValueError(f"'{name}' is of {part.get_dtype()}, and not of {allowed}")
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            yield shapes, file.metadata() or {}, lambda name: file.get_tensor(name).clone()
+            stored = {
+                name: Stored(tuple(part.get_shape()), NAMES.get(part.get_dtype()))
+                for name, part in slices.items()
+            }
+            yield stored, file.metadata() or {}, lambda name: file.get_tensor(name).clone()
     except SafetensorError as error:
         raise ValueError(f"{WEIGHTS} is no whole safetensors file: {error}") from error
 
