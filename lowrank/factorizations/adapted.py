@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrank.factorizations.combinations import Product, Scaled, Sum
 from lowrank.factorizations.factorization import Factorization
+from lowrank.factorizations.row_scales import NormalizedRows
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,22 @@ def taken_apart(form: Factorization) -> Adapted:
     """The parts of an adapted weight.
 
     The base is the one term of a sum that is no product; of a sum of products alone, the one that
-    is frozen, or else the one that has no scale.
+    is frozen, or else the one that has no scale. Of a product that has such a sum for a factor, the
+    parts are those of the sum, times the other factors.
 
     Raises:
         ValueError: it is no such sum, or its base is trained; the text says what it is instead.
     """
-    what = form.describe()
-    if not isinstance(form, Sum):
+    if isinstance(form, NormalizedRows):
+        parts = taken_apart(form.term)
+        if parts.lengths is not None:
+            raise ValueError(f"it is {form.describe()}, whose rows are given lengths twice")
+        return replace(parts, lengths=form.lengths.detach())
+    what, terms = form.describe(), _summands(form)
+    if len(terms) < 2:
         raise ValueError(f"it is {what}, and no base with a low-rank adapter beside it")
-    terms: list[Factorization] = list(form.terms)  # type: ignore[arg-type]
-    full = [term for term in terms if not isinstance(_bare(term), Product)]
-    choices = (list(filter(_is_frozen, terms)), [term for term in terms if term is _bare(term)])
+    full = [term for term in terms if not isinstance(_unscaled(term)[2], Product)]
+    choices = (list(filter(_is_frozen, terms)), [term for term in terms if not _is_scaled(term)])
     found = full or next((one for one in choices if len(one) == 1), [])
     if len(found) != 1:
         raise ValueError(
@@ -79,7 +86,9 @@ def taken_apart(form: Factorization) -> Adapted:
 
 def together(parts: Adapted, notes: tuple[str, ...] = ()) -> Factorization:
     """The adapted weight that has these parts."""
-    return Sum(parts.base, *parts.terms, notes=notes)
+    if parts.lengths is None:
+        return Sum(parts.base, *parts.terms, notes=notes)
+    return NormalizedRows(Sum(parts.base, *parts.terms), parts.lengths, notes)
 
 
 def low_rank(terms: Sequence[Factorization]) -> LowRankTerm:
@@ -113,16 +122,27 @@ def joined(terms: Sequence[LowRankTerm]) -> LowRankTerm:
 
 
 def _of(term: Factorization) -> LowRankTerm:
+    scale, dropout, product = _unscaled(term)
+    assert isinstance(product, Product)
+    factors = [_unscaled(factor) for factor in product.factors]  # type: ignore[arg-type]
+    if any(drop for _, drop, _ in factors[:-1]):
+        raise ValueError("dropout acts between its factors, and not on the inputs of the layer")
+    for other, drop, _ in factors:
+        scale, dropout = scale * other, dropout + drop - dropout * drop
+    with torch.no_grad():
+        matrices = [factor.to_dense().detach() for _, _, factor in factors]
+    cut = min(range(1, len(matrices)), key=lambda place: matrices[place].shape[0])
+    return LowRankTerm(_product(matrices[:cut]), _product(matrices[cut:]), scale, dropout)
+
+
+def _unscaled(term: Factorization) -> tuple[float, float, Factorization]:
+    """Scale, dropout, and what they act on."""
     scale, dropout = 1.0, 0.0
     while isinstance(term, Scaled):
         scale *= term.scale
         dropout = dropout + term.dropout - dropout * term.dropout
         term = term.term
-    assert isinstance(term, Product)
-    with torch.no_grad():
-        matrices = [factor.to_dense().detach() for factor in term.factors]  # type: ignore[operator]
-    cut = min(range(1, len(matrices)), key=lambda place: matrices[place].shape[0])
-    return LowRankTerm(_product(matrices[:cut]), _product(matrices[cut:]), scale, dropout)
+    return scale, dropout, term
 
 
 def _product(matrices: list[Tensor]) -> Tensor:
@@ -133,10 +153,21 @@ def _product(matrices: list[Tensor]) -> Tensor:
     return exact.to(matrices[0].dtype)
 
 
-def _bare(term: Factorization) -> Factorization:
-    while isinstance(term, Scaled):
-        term = term.term
-    return term
+def _summands(form: Factorization) -> list[Factorization]:
+    """The terms of a sum, or of a product with one, multiplied into them; else the form itself."""
+    if isinstance(form, Sum):
+        return list(form.terms)  # type: ignore[arg-type]
+    factors: list[Any] = list(form.factors) if isinstance(form, Product) else []
+    for place, factor in enumerate(factors):
+        if isinstance(factor, Sum):
+            before, after = factors[:place], factors[place + 1 :]
+            return [Product(*before, term, *after) for term in _summands(factor)]
+    return [form]
+
+
+def _is_scaled(term: Factorization) -> bool:
+    """Whether it, or a factor of it, has a scale."""
+    return any(isinstance(part, Scaled) for part in term.modules())
 
 
 def _is_frozen(term: Factorization) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from lowrank.compression.compress import compress
 from lowrank.decomposers import (
+    DoRA,
     EntropyCodedQuantization,
     LoRA,
     MagnitudePruning,
@@ -21,6 +22,7 @@ from lowrank.export.peft import export_peft, load_peft
 from lowrank.factorizations import Sum
 from lowrank.recovery import compress_adapters
 
+VERA = {"peft_type": "VERA", "bias": "vera_only"}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DOWN, UP = (f"base_model.model.0.lora_{name}.weight" for name in "AB")
 
@@ -46,6 +48,10 @@ def export(method, model=None, base=None, where=None):
 
 def dilated(**fields):
     return nn.Sequential(nn.Conv2d(4, 8, 3, **fields))
+
+
+def table():
+    return nn.Sequential(nn.Embedding(6, 8))
 
 
 def attention():
@@ -177,6 +183,20 @@ def joins_groups(folder):
     return load_peft(base, folder)
 
 
+def grouped_lengths(folder):
+    base = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
+    export_peft(adapted(PLAIN, base), folder, base)
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"use_dora": True}))
+    return load_peft(base, folder)
+
+
+def zero_row(folder):
+    base = network()
+    nn.init.zeros_(base[0].weight[1])
+    return export_peft(compress(base, DoRA(PLAIN)).model, folder, base)
+
+
 def base_folder_is_there(folder):
     (folder / "base").mkdir()
     return export(LoRA(2, 4, base=Quantization(2)))(folder)
@@ -208,6 +228,10 @@ EXPORTS = [
         export(LoRA(2, 4), dilated(padding=1, padding_mode="reflect")),
         "pads .* by zeros, and not by 'reflect'",
     ),
+    Row("lengths of rows of a table", export(DoRA(PLAIN), table()), "gives the columns"),
+    Row("lengths of grouped kernels", export(DoRA(PLAIN), dilated(groups=2)), "regard to groups"),
+    Row("the length of a row of zeros", zero_row, "layer '0' .* row of zeros"),
+    Row("lengths of one layer", export({"0": DoRA(PLAIN), "2": PLAIN}), "has a DoRA True and"),
     Row("packed attention", export(LoRA(2, 4), attention(), where="0"), "no place for an adapter"),
     Row("a projection that is read", export(LoRA(2, 4), attention(), where="0.out_proj"), "never"),
     Row(
@@ -236,7 +260,7 @@ READS = [
     Row("an unknown part", field(kasa_config={"a": 1}), "kasa_config=.* is a part .* not known"),
     Row("whole parameters", field(target_parameters=["0.weight"]), "target_parameters"),
     Row("replicated layers", field(layer_replication=[[0, 1]]), "layer_replication"),
-    Row("all biases", field(bias="all"), "'none' or 'lora_only'"),
+    Row("all biases", field(bias="all"), r"one of \('none', 'lora_only'\)"),
     Row("a start that changes the base", field(init_lora_weights="pissa"), "changes the base"),
     Row("alpha 0", field(lora_alpha=0), r"lora_alpha is 0\.0"),
     Row("alpha 0 of one layer", field(alpha_pattern={"^0": 0}), r"\^0 is 0\.0"),
@@ -245,9 +269,13 @@ READS = [
     Row("alpha infinite", field(lora_alpha=float("inf")), "is not JSON"),
     Row("dropout 1", field(lora_dropout=1), "lora_dropout is 1.0"),
     Row("a flag that is a text", field(use_dora="yes"), "use_dora is 'yes': it must be true"),
-    Row("a rank above the layer's", field(r=7), "layer '0' has an adapter of rank 7, above"),
+    Row("a rank above the layer's", field(r=7), "layer '0': it has an adapter of rank 7, above"),
     Row("another rank", field(r=3), r"layer '0': lora_A.weight is \(2, 6\), and \(3, 6\)"),
-    Row("lengths that are not there", field(use_dora=True), "needs .*magnitude"),
+    Row(
+        "lengths that are not there",
+        field(use_dora=True),
+        "layer '0': .* where .*magnitude",
+    ),
     Row("all linear layers", field(target_modules="all-linear"), "target_modules is 'all-linear'"),
     Row("no target", field(target_modules=[]), "does not name"),
     Row("a layer too much", field(target_modules=["0"]), "adapter of '2', which .* does not name"),
@@ -258,18 +286,25 @@ READS = [
     Row("looking ahead", field(target_modules="(?=a)0|2"), "may take forever"),
     Row("an escaped escape", field(target_modules=r"(a*\\)*0"), "may take forever"),
     Row("a slow pattern of ranks", field(rank_pattern={"(0*)*": 2}), "may take forever"),
-    Row("half an adapter", without(DOWN), r"layer '0' has \['lora_B.weight'\], and needs"),
-    Row("a name of another kind", tensor("0.lora_A", torch.ones(1)), "'0.lora_A' is no tensor"),
+    Row("half an adapter", without(DOWN), r"layer '0': the file has \['lora_B.weight'\] where"),
+    Row(
+        "a name of another kind",
+        tensor("0.lora_A", torch.ones(1)),
+        r"the file has \['0.lora_A'\] where \[\] belong",
+    ),
     Row(
         "a layer that is not there", tensor(DOWN.replace("0", "7"), torch.ones(2, 6)), "adapts '7'"
     ),
     Row("a layer without weight", tensor(DOWN.replace("0", "1"), torch.ones(2, 6)), "adapts '1'"),
     Row("a bias of an adapter", tensor(UP.replace("weight", "bias"), torch.ones(8)), "not known"),
     Row("transposed", tensor(UP, torch.ones(2, 8)), r"lora_B.weight is \(2, 8\)"),
-    Row("integers", tensor(UP, torch.ones(8, 2, dtype=torch.int8)), "is of I8"),
+    Row("integers", tensor(UP, torch.ones(8, 2, dtype=torch.int8)), "weight is of torch.int8"),
     Row("another base", other_base, "layer '2' of the model is not that of the base"),
     Row("a wider base", read(base=network(9)), r"is \(8, 2\), and \(9, 2\)"),
     Row("a module that is not saved", field(modules_to_save=["2"]), "does not name|the file lacks"),
+    Row("lengths of a grouped kernel", grouped_lengths, "without regard to groups"),
+    Row("VeRA without its factors", field(**VERA, save_projection=False), "not in the f"),
+    Row("VeRA by name alone", field(**VERA), "is no tensor|vera_lambda"),
     Row("groups joined", joins_groups, "layer '0': its adapter joins the 2 groups"),
     Row("no model to read into", lambda folder: load_peft({}, folder), "model is a dict"),
 ]

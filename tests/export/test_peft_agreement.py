@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import peft_networks
 import pytest
 import torch
 from architectures import ARCHITECTURES
@@ -20,7 +21,17 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import GPTQ, LoRA, MagnitudePruning, Quantization, QuantizedPlusLowRank
+from lowrank.decomposers import (
+    GPTQ,
+    DoRA,
+    LoRA,
+    LoRAXS,
+    MagnitudePruning,
+    Quantization,
+    QuantizedPlusLowRank,
+    SharedLoRA,
+    VeRA,
+)
 from lowrank.export.peft import export_peft, load_peft
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +39,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROGRAM = Path(__file__).with_name("peft_program.py")
 MINILM = Path(os.environ.get("LOWRANK_HUB", ""), "models/sentence-transformers/all-MiniLM-L6-v2")
+OWN = ("Convolutions", "Endings")
 ATTENTION, MLP = "*.self_attn.*", "*.mlp.*"
 
 
@@ -54,6 +66,18 @@ FROM_HERE = {
     "BERT, over a pruned base": Case("BERT", LoRA(2, 4, base=MagnitudePruning(0.5)), "*.dense"),
     "GPT-2, transposed weights": Case("GPT-2", LoRA(2, 4), "*.attn.*"),
     "BERT, tied table and head": Case("BERT, masked", LoRA(2, 4)),
+    "BERT, DoRA": Case("BERT", DoRA(LoRA(2, 4)), "bert.encoder*"),
+    "GPT-2, DoRA over a quantized base": Case(
+        "GPT-2", DoRA(LoRA(2, 4, base=Quantization(3))), "*.attn.*"
+    ),
+    "convolutions, DoRA": Case("Convolutions", DoRA(LoRA(2, 4)), ["first", "last", "head"]),
+    "Llama, VeRA": Case("Llama", VeRA(5), [ATTENTION, MLP]),
+    "GPT-2, VeRA over a quantized base": Case("GPT-2", VeRA(5, base=Quantization(3)), "*.attn.*"),
+    "Llama, LoRA-XS": Case("Llama", LoRAXS(3, 6), MLP),
+    "Llama, one factor for base and adapter": Case(
+        "Llama", SharedLoRA(3, 6, compress_base=True), MLP
+    ),
+    "names that end as others do": Case("Endings", LoRA(1, 2), ["a.b", "c"]),
     "convolutions": Case("Convolutions", LoRA(2, 4)),
     "MiniLM": Case("MiniLM", LoRA(4, 8), "encoder.*"),
 }
@@ -66,6 +90,8 @@ OF_PEFT = {
         "alpha_pattern": {"v_proj": 3},
         "use_rslora": True,
     },
+    "DoRA": {"type": "LoraConfig", "r": 2, "use_dora": True, "target_modules": ["down_proj"]},
+    "VeRA": {"type": "VeraConfig", "r": 4, "target_modules": ["q_proj", "up_proj", "down_proj"]},
     "modules saved whole and biases": {
         "type": "LoraConfig",
         "target_modules": ["up_proj", "embed_tokens"],
@@ -79,9 +105,9 @@ CASES = FROM_HERE | {f"by PEFT: {n}": Case("Llama", config=config) for n, config
 
 
 def dense(name: str) -> nn.Module:
-    if name == "Convolutions":
+    if name in OWN:
         torch.manual_seed(0)
-        return vars(importlib.import_module("peft_program"))["Convolutions"]().eval()
+        return getattr(peft_networks, name)().eval()
     if name == "MiniLM":
         transformers = pytest.importorskip("transformers")
         return transformers.BertModel.from_pretrained(MINILM).float().eval()
@@ -89,6 +115,8 @@ def dense(name: str) -> nn.Module:
 
 
 def inputs(name: str) -> dict[str, torch.Tensor]:
+    if name == "Endings":
+        return {"x": torch.linspace(-1, 1, 12).view(3, 4)}
     if name == "Convolutions":
         return {"x": torch.linspace(-1, 1, 2 * 3 * 64).sin().view(2, 3, 8, 8)}
     return ARCHITECTURES["BERT" if name == "MiniLM" else name].inputs
@@ -113,7 +141,7 @@ def made(tmp_path_factory):
         place = root / case.model
         if not place.exists():
             place.mkdir()
-            if case.model == "Convolutions":
+            if case.model in OWN:
                 save_model(base, str(place / "model.safetensors"))
             else:
                 base.save_pretrained(place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -17,27 +16,14 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
-class Common:
-    """What all layers of one folder have in common.
-
-    Attributes:
-        base: the name or path of the base, for programs that load it by themselves.
-        saved: the modules that are saved whole.
-        biases: whether biases of adapted layers are saved.
-        rslora: whether scales are written as alpha/√rank.
-    """
-
-    base: str | None
-    saved: tuple[str, ...]
-    biases: bool
-    rslora: bool
-
-
 def shared_fields(
-    base: nn.Module, layers: Sequence[AdaptedLayer], common: Common
+    base: nn.Module, layers: Sequence[AdaptedLayer], path: str | None, saved: Sequence[str]
 ) -> dict[str, Any]:
-    """The fields that configs of every kind have.
+    """The fields that configs of every type have.
+
+    Args:
+        path: of the base, for programs that load it by themselves.
+        saved: the modules that are saved whole.
 
     Raises:
         ValueError: PEFT would take other modules too, whatever stands there; dropout that differs.
@@ -46,23 +32,26 @@ def shared_fields(
     wanted = [layer.name for layer in layers]
     targets = targets_for(wanted, names)
     assert set(targeted(targets, names)) == set(wanted)
-    check_saved(common.saved, wanted, names)
+    check_saved(saved, wanted, names)
     check_once(base, wanted)
     kinds = [type(rule_for(layer.module)) for layer in layers]
     return {
         "task_type": None,
-        "base_model_name_or_path": common.base,
+        "base_model_name_or_path": path,
         "revision": None,
         "inference_mode": True,
         "target_modules": targets,
-        "modules_to_save": list(common.saved) or None,
+        "modules_to_save": list(saved) or None,
         "fan_in_fan_out": TransformersConv1DRule in kinds,
-        "bias": "lora_only" if common.biases else "none",
     }
 
 
-def lora_fields(layers: Sequence[AdaptedLayer], rslora: bool) -> dict[str, Any]:
+def lora_fields(layers: Sequence[AdaptedLayer], rslora: bool, biases: bool) -> dict[str, Any]:
     """The fields of LoRA and DoRA: the rank and alpha that most layers have, and the others'.
+
+    Args:
+        rslora: whether scales are written as alpha/√rank.
+        biases: whether the biases of the layers are in the file.
 
     Raises:
         ValueError: dropout that differs, or lengths that only some layers have.
@@ -74,6 +63,7 @@ def lora_fields(layers: Sequence[AdaptedLayer], rslora: bool) -> dict[str, Any]:
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
         "peft_type": "LORA",
+        "bias": "lora_only" if biases else "none",
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {exactly(n): value for n, value in ranks.items() if value != rank},

@@ -14,17 +14,18 @@ from lowrank.files.fields import Fields, parse, shown
 
 # More bytes than any config has.
 LONGEST = 2**24
-TYPES = ("LORA",)
+TYPES = ("LORA", "VERA")
 # Fields that change nothing of what is computed, or only how training starts.
 IDLE = {
     *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
     *("auto_mapping", "peft_version", "fan_in_fan_out", "megatron_core", "qalora_group_size"),
-    *("eva_config", "runtime_config"),
+    *("eva_config", "runtime_config", "projection_prng_key", "d_initial", "init_weights"),
 }
 # Fields that are read, or of which one value is known.
 READ = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"),
     *("use_rslora", "use_dora", "modules_to_save", "bias", "init_lora_weights"),
+    *("vera_dropout", "save_projection"),
 }
 # Starts that leave the weight of the base as it is when PEFT loads a folder.
 STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
@@ -32,13 +33,15 @@ STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
 
 @dataclass(frozen=True)
 class GivenConfig:
-    """A config of LoRA or DoRA.
+    """A config of LoRA, DoRA or VeRA.
 
     Attributes:
+        kind: the type of the adapter, LORA or VERA.
         targets: a regular expression, or ends of names.
         saved: the ends of names of the modules that are saved whole.
     """
 
+    kind: str
     rank: int
     alpha: float
     ranks: dict[str, Any]
@@ -76,17 +79,19 @@ def read_config(folder: Path) -> GivenConfig:
     if kind not in TYPES:
         raise ValueError(f"{CONFIG}: peft_type is {shown(kind)}, and one of {TYPES} can be read")
     _check_known(fields)
+    is_lora = kind == "LORA"
     return GivenConfig(
+        kind=kind,
         rank=fields.integer("r", least=1),
-        alpha=_alpha(fields, "lora_alpha"),
+        alpha=_alpha(fields, "lora_alpha") if is_lora else 1.0,
         ranks=_pattern(fields, "rank_pattern", lambda own, key: own.integer(key, least=1)),
         alphas=_pattern(fields, "alpha_pattern", _alpha),
-        dropout=_dropout(fields),
+        dropout=_dropout(fields, "lora_dropout" if is_lora else "vera_dropout"),
         targets=_targets(fields),
         saved=tuple(_texts(fields, "modules_to_save")),
         is_rslora=bool(fields.get("use_rslora", False)),
         has_lengths=bool(fields.get("use_dora", False)),
-        has_biases=fields.get("bias", "none") == "lora_only",
+        has_biases=fields.get("bias", "none") != "none",
     )
 
 
@@ -99,9 +104,13 @@ def _check_known(fields: Fields) -> None:
                 f"{CONFIG}: {name}={shown(fields[name])} is a part of an adapter that is not known "
                 "here: it would compute something else"
             )
-    if fields.get("bias", "none") not in ("none", "lora_only"):
+    biases = ("none", f"{fields['peft_type'].lower()}_only")
+    if fields.get("bias", "none") not in biases:
+        raise ValueError(f"{CONFIG}: bias={shown(fields['bias'])}, and one of {biases} can be read")
+    if not fields.get("save_projection", True):
         raise ValueError(
-            f"{CONFIG}: bias={shown(fields['bias'])}, and 'none' or 'lora_only' can be read"
+            f"{CONFIG}: save_projection=False, so the shared factors are not in the file: have it "
+            "saved with save_projection=True"
         )
     start = fields.get("init_lora_weights", True)
     if start not in STARTS:
@@ -122,10 +131,10 @@ def _alpha(fields: Fields, name: str) -> float:
     return value
 
 
-def _dropout(fields: Fields) -> float:
-    value = fields.number("lora_dropout", 0, 1) if "lora_dropout" in fields else 0.0
+def _dropout(fields: Fields, name: str) -> float:
+    value = fields.number(name, 0, 1) if name in fields else 0.0
     if value == 1:
-        fields.refuse("lora_dropout", value, "a number below 1")
+        fields.refuse(name, value, "a number below 1")
     return value
 
 

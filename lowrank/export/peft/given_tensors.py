@@ -10,16 +10,14 @@ from torch import nn
 
 from lowrank.export.peft.config import PREFIX
 from lowrank.export.peft.given_config import GivenConfig
-from lowrank.export.peft.kinds import KINDS, Kind
+from lowrank.export.peft.kinds import LENGTHS
+from lowrank.export.peft.layouts import LAYOUTS, Shape
 from lowrank.export.peft.matching import saved
 from lowrank.export.peft.target import Target
 from lowrank.model.contents import split_extra
 
-Shape = tuple[int, ...]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LENGTHS = "lora_magnitude_vector"
 WEIGHT, BIAS = "base_layer.weight", "base_layer.bias"
-ENDS = (*dict.fromkeys(end for kind in KINDS.values() for end in (kind.down, kind.up)), LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,12 @@ class Given:
     Attributes:
         layers: of each adapted layer's tensors, by the ends of their names.
         others: of tensors of the model, by their names in it.
+        shared: of those that belong to all layers.
     """
 
     layers: dict[str, dict[str, str]]
     others: dict[str, str]
+    shared: dict[str, str]
 
 
 def sorted_out(
@@ -55,66 +55,50 @@ def sorted_out(
         ValueError: one that is not known, is missing, or has another shape than the model's layer
             and the config's rank say.
     """
+    layout = LAYOUTS[config.kind]
+    ends = (*layout.ends, LENGTHS, WEIGHT, BIAS)
     layers: dict[str, dict[str, str]] = {}
     others: dict[str, str] = {}
+    rest: dict[str, Stored] = {}
     for key in stored:
-        if not key.startswith(PREFIX):
-            raise ValueError(f"'{key}' is no tensor that PEFT saves with such an adapter")
         name = key.removeprefix(PREFIX)
-        end = next((end for end in (*ENDS, WEIGHT, BIAS) if name.endswith(f".{end}")), None)
+        end = next((end for end in ends if name.endswith(f".{end}")), None)
         layer = name.removesuffix(f".{end}")
-        if end in ENDS or end == WEIGHT:
-            layers.setdefault(layer, {})[str(end)] = key
+        if name == key:
+            rest[key] = stored[key]
         elif end == BIAS and config.has_biases:
             others[f"{layer}.bias"] = key
-        else:
+        elif end is None or end == BIAS:
             others[name] = key
+        else:
+            layers.setdefault(layer, {})[end] = key
     for layer, keys in layers.items():
         if layer not in targets:
             raise ValueError(f"it adapts '{layer}', which is no layer with a weight in the model")
-        _check_layer(config, targets[layer], {end: stored[key] for end, key in keys.items()})
+        try:
+            found = {end: stored[key] for end, key in keys.items() if end != WEIGHT}
+            check_shapes(found, layout.shapes(config, targets[layer]))
+        except ValueError as error:
+            raise ValueError(f"layer '{layer}': {error}") from error
+    shared = layout.shared(config, [targets[layer] for layer in layers]) if layers else {}
+    check_shapes(rest, shared)
     biases = {f"{layer}.bias" for layer in layers}
     _check_others(model, config, {name: stored[key] for name, key in others.items()}, biases)
-    return Given(layers, others)
+    return Given(layers, others, {name: name for name in rest})
 
 
-def _check_layer(config: GivenConfig, target: Target, stored: Mapping[str, Stored]) -> None:
-    name, (out, inner), kind = target.name, target.shape, target.kind
-    counted, times = config.rank_of(name), kind.times(target.module)
-    rank, rest = divmod(counted, times)
-    if rest:
-        raise ValueError(
-            f"layer '{name}' has rank {counted}, which its {times} groups do not divide"
-        )
-    if rank > min(out, inner):
-        raise ValueError(
-            f"layer '{name}' has an adapter of rank {rank}, above the sides of its weight, "
-            f"{out} × {inner}"
-        )
+def check_shapes(stored: Mapping[str, Stored], wanted: Mapping[str, Shape]) -> None:
+    """Raise ValueError unless these are the tensors that are wanted, of floating-point numbers."""
+    if stored.keys() != wanted.keys():
+        raise ValueError(f"the file has {sorted(stored)} where {sorted(wanted)} belong")
     for end, one in stored.items():
         if one.dtype not in FLOATS:
-            raise ValueError(f"layer '{name}': {end} is of {one.dtype}, and not of one of {FLOATS}")
-    wanted = _shapes(kind, target, rank, config.has_lengths)
-    given = {end: one.shape for end, one in stored.items() if end != WEIGHT}
-    if given.keys() != wanted.keys():
-        raise ValueError(f"layer '{name}' has {sorted(given)}, and needs {sorted(wanted)}")
-    for end, shape in wanted.items():
-        if given[end] != shape:
+            raise ValueError(f"{end} is of {one.dtype}, and not of one of {FLOATS}")
+        if one.shape != wanted[end]:
             raise ValueError(
-                f"layer '{name}': {end} is {given[end]}, and {shape} for the weight of {out} × "
-                f"{inner} in the model and rank {counted} of the config: it is of another base, or "
-                "damaged"
+                f"{end} is {one.shape}, and {wanted[end]} for the model and the rank of the "
+                "config: it is of another base, or damaged"
             )
-
-
-def _shapes(kind: Kind, target: Target, rank: int, has_lengths: bool) -> dict[str, Shape]:
-    out, inner = target.shape
-    left = torch.empty(out, rank, device="meta")
-    right = torch.empty(rank, inner, device="meta")
-    tensors = kind.tensors(target.module, left, right)
-    if has_lengths:
-        tensors[LENGTHS] = kind.magnitudes(torch.empty(out, device="meta"))
-    return {end: tuple(tensor.shape) for end, tensor in tensors.items()}
 
 
 def _check_others(

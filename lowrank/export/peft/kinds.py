@@ -24,6 +24,10 @@ from lowrank.model.layers import (
 Tensors = Mapping[str, Tensor]
 
 
+# The end of the name of the lengths of rows (DoRA).
+LENGTHS = "lora_magnitude_vector"
+
+
 class Kind(ABC):
     """The layout of the factors left (out, rank) and right (rank, in) for one kind of layer.
 
@@ -34,6 +38,11 @@ class Kind(ABC):
 
     def refusal(self, module: Any) -> str:
         """Why PEFT would compute something else for such a layer; empty if it does not."""
+        del module
+        return ""
+
+    def lengths_refusal(self, module: Any) -> str:
+        """Why PEFT would give other vectors than the rows of the weight their lengths (DoRA)."""
         del module
         return ""
 
@@ -54,8 +63,8 @@ class Kind(ABC):
             ValueError: they are no product of such factors.
         """
 
-    def magnitudes(self, values: Tensor) -> Tensor:
-        """The magnitudes of DoRA, one for each output, as the file holds them."""
+    def lengths(self, values: Tensor) -> Tensor:
+        """The lengths of rows (out,) as the file holds them."""
         return values
 
 
@@ -73,6 +82,9 @@ class TableKind(Kind):
     """Rows of left, times right: both are stored transposed."""
 
     down, up = "lora_embedding_A", "lora_embedding_B"
+
+    def lengths_refusal(self, module: Any) -> str:
+        return "of a table it gives the columns their lengths, and not the rows"
 
     def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
         return {self.down: left.T, self.up: right.T}
@@ -95,6 +107,9 @@ class ConvolutionKind(Kind):
         if module.padding_mode != "zeros":
             return f"PEFT pads its adapter's inputs by zeros, and not by {module.padding_mode!r}"
         return ""
+
+    def lengths_refusal(self, module: Any) -> str:
+        return "it multiplies the factors out without regard to groups" if module.groups > 1 else ""
 
     def times(self, module: Any) -> int:
         return module.groups
@@ -120,7 +135,7 @@ class ConvolutionKind(Kind):
             )
         return up[:, :, 0, 0], own[0].flatten(1)
 
-    def magnitudes(self, values: Tensor) -> Tensor:
+    def lengths(self, values: Tensor) -> Tensor:
         return values[None, :, None, None]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.approximation.products import truncated_product
-from lowrank.export.peft.kinds import Kind, kind_of
+from lowrank.export.peft.kinds import LENGTHS, Kind, kind_of
 from lowrank.factorizations.adapted import LowRankTerm, joined, low_rank, taken_apart
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.layers import Rule, rule_for
@@ -58,7 +58,10 @@ class AdaptedLayer:
 
     def tensors(self) -> dict[str, Tensor]:
         """What the file holds, by the end of its name."""
-        return self.kind.tensors(self.module, self.term.left, self.term.right)
+        tensors = self.kind.tensors(self.module, self.term.left, self.term.right)
+        if self.lengths is not None:
+            tensors[LENGTHS] = self.kind.lengths(self.lengths)
+        return tensors
 
 
 def adapted_layer(name: str, layer: FactorizedLayer, module: nn.Module) -> AdaptedLayer:
@@ -76,10 +79,22 @@ def adapted_layer(name: str, layer: FactorizedLayer, module: nn.Module) -> Adapt
     kind_of(layer, None)  # What the base does not say.
     kind = kind_of(module, rule)
     parts = taken_apart(layer.factorization)
+    if parts.lengths is not None:
+        check_lengths(kind, module, layer)
     with torch.no_grad():
         matrix = parts.base.to_dense().detach()
     term = within_sides(low_rank(parts.terms))
     return _over(AdaptedLayer(name, module, kind, term, matrix, True, parts.lengths), rule)
+
+
+def check_lengths(kind: Kind, module: nn.Module, layer: FactorizedLayer) -> None:
+    """Raise ValueError where PEFT's DoRA would not do with the rows what is done here."""
+    refused = kind.lengths_refusal(module)
+    with torch.no_grad():
+        if not refused and bool((layer.factorization.to_dense() == 0).all(dim=1).any()):
+            refused = "it divides by the length of a row of zeros"
+    if refused:
+        raise ValueError(f"PEFT's DoRA would compute something else: {refused}")
 
 
 def within_sides(term: LowRankTerm) -> LowRankTerm:

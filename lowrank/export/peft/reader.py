@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from lowrank.export.peft.base import fingerprint
 from lowrank.export.peft.config import WEIGHTS, check_once
 from lowrank.export.peft.given_config import GivenConfig, check_targets, read_config
-from lowrank.export.peft.given_tensors import Given, Stored, sorted_out
+from lowrank.export.peft.given_tensors import WEIGHT, Given, Stored, sorted_out
+from lowrank.export.peft.kinds import LENGTHS
+from lowrank.export.peft.layouts import LAYOUTS
 from lowrank.export.peft.target import Target, targets_in
-from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
+from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.adapted import Adapted, together
 from lowrank.files.fields import Fields, parse
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import NAMES, check_file
@@ -40,9 +43,9 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-        ValueError: another kind of adapter than LoRA or DoRA, parts that are not known, layers that
-            are not there or of another shape, a rank above a layer's, another base than the one
-            that `export_peft` wrote the adapter for; a pickle, which is never opened.
+        ValueError: another type of adapter than LoRA, DoRA or VeRA, parts that are not known,
+            layers that are not there or of another shape, a rank above a layer's, another base than
+            the one that `export_peft` wrote the adapter for; a pickle, which is never opened.
         FileNotFoundError: the folder or a file of it is not there.
     """
     path = as_path(folder, "folder")
@@ -73,34 +76,52 @@ def _adapted(
     loaded = copied(model).model
     loaded.requires_grad_(False)
     targets = targets_in(loaded)
+    leaves: dict[Any, Dense] = {}
+    shared = {name: tensors[key] for name, key in given.shared.items()}
     for name, keys in given.layers.items():
+        own = {end: tensors[key] for end, key in keys.items()}
         try:
-            form = _form(targets[name], config, {end: tensors[key] for end, key in keys.items()})
+            form = _form(targets[name], config, own, shared, leaves)
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
         loaded = targets[name].replaced(loaded, form)
-    own = loaded.state_dict(keep_vars=True)
+    state = loaded.state_dict(keep_vars=True)
     for name, key in given.others.items():
-        own[name].copy_(tensors[key])
-        if isinstance(own[name], nn.Parameter) and own[name].is_floating_point():
-            own[name].requires_grad_(True)
+        state[name].copy_(tensors[key])
+        if isinstance(state[name], nn.Parameter) and state[name].is_floating_point():
+            state[name].requires_grad_(True)
     return loaded
 
 
-def _form(target: Target, config: GivenConfig, tensors: dict[str, Tensor]) -> Factorization:
-    """The adapted weight of one layer."""
-    weight = tensors.pop("base_layer.weight", None)
+def _form(
+    target: Target,
+    config: GivenConfig,
+    tensors: dict[str, Tensor],
+    shared: Mapping[str, Tensor],
+    leaves: dict[Any, Dense],
+) -> Factorization:
+    """The adapted weight of one layer.
+
+    Args:
+        leaves: that several layers share, by what they are; filled.
+    """
+    weight, lengths = tensors.pop(WEIGHT, None), tensors.pop(LENGTHS, None)
     if weight is not None and not torch.equal(weight, target.stored.detach().to(weight)):
         raise ValueError("the file holds another weight of the base than the model has")
-    left, right = target.kind.factors(target.module, tensors)
-    device = target.stored.device
-    own = [matrix.to(device, target.dtype).contiguous() for matrix in (left, right)]
-    notes: tuple[str, ...] = ()
-    if any(not torch.equal(a.to(b), b.to(device)) for a, b in zip(own, (left, right), strict=True)):
-        notes = (f"the adapter is rounded from {left.dtype} to {target.dtype}",)
-    product = Product(*(Dense(matrix) for matrix in own))
-    scaled = Scaled(product, config.scale_of(target.name), config.dropout)
-    return Sum(target.base(), scaled, notes=notes)
+    device, rounded = target.stored.device, set()
+
+    def leaf(matrix: Tensor, key: Any = None) -> Dense:
+        if key in leaves:
+            return leaves[key]
+        own = matrix.to(device, target.dtype).contiguous()
+        if not torch.equal(own.to(matrix), matrix):
+            rounded.add(f"the adapter is rounded from {matrix.dtype} to {target.dtype}")
+        return Dense(own) if key is None else leaves.setdefault(key, Dense(own))
+
+    term = LAYOUTS[config.kind].term(config, target, {**shared, **tensors}, leaf)
+    if lengths is not None:
+        lengths = lengths.flatten().to(device, target.dtype)
+    return together(Adapted(target.base(), (term,), lengths), tuple(sorted(rounded)))
 
 
 def _check_base(metadata: Mapping[str, str], targets: Mapping[str, Target]) -> None:

@@ -16,11 +16,11 @@ from lowrank.export.peft.config import (
     CONFIG,
     PREFIX,
     WEIGHTS,
-    Common,
     lora_fields,
     shared_fields,
 )
 from lowrank.export.peft.layer import AdaptedLayer, adapted_layer
+from lowrank.export.peft.vera import shared_tensors, vera_fields
 from lowrank.factorizations import Dense
 from lowrank.factorizations.adapted import taken_apart
 from lowrank.files.atomic import replacing
@@ -40,6 +40,7 @@ class Exported:
 
     Attributes:
         folder: with the config and the tensors of the adapter.
+        kind: the type of the adapter in PEFT, LORA or VERA.
         base: the folder of the dense base that belongs to it; None if it is the base that was
             given.
         ranks: of each adapted layer, as PEFT counts them.
@@ -52,6 +53,7 @@ class Exported:
     """
 
     folder: Path
+    kind: str
     base: Path | None
     ranks: dict[str, int]
     nbytes: int
@@ -64,7 +66,7 @@ class Exported:
         """A few lines for people."""
         ranks = sorted(set(self.ranks.values()))
         lines = [
-            f"{self.folder}: an adapter of {len(self.ranks)} layers, ranks {ranks}, {self.nbytes} "
+            f"{self.folder}: {self.kind} of {len(self.ranks)} layers, ranks {ranks}, {self.nbytes} "
             f"bytes, which take {self.model_bytes} in the model",
             f"its base: {self.base} of {self.base_bytes} bytes" if self.base else "its base: given",
         ]
@@ -111,9 +113,14 @@ def export_peft(
     rest = tensors_of(model, base)
     biases, saved = _owners(changed(rest, base), contents(base).same, list(found))
     path = str(base_folder.resolve()) if base_folder else getattr(base, "name_or_path", "") or None
-    common = Common(path, saved, biases, rslora)
-    config = shared_fields(base, layers, common) | lora_fields(layers, rslora)
-    tensors = _tensors(layers) | _rest(rest, saved, list(found) if biases else ())
+    config = shared_fields(base, layers, path, saved)
+    tensors = shared_tensors(layers, found)
+    if tensors is None:
+        config |= lora_fields(layers, rslora, biases)
+        tensors = _tensors(layers)
+    else:
+        config |= vera_fields(tensors, layers[0].term.dropout, biases)
+    tensors |= _rest(rest, saved, list(found) if biases else ())
     for name, tensor in tensors.items():
         check_storable(name, tensor)
     target.mkdir(parents=True, exist_ok=True)
@@ -121,6 +128,7 @@ def export_peft(
     _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
     return Exported(
         target,
+        config["peft_type"],
         base_folder,
         {layer.name: layer.rank for layer in layers},
         sum(tensor.nbytes for tensor in tensors.values()),
