@@ -13,7 +13,7 @@ from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS, Shape
 from lowrank.export.peft.matching import saved
-from lowrank.export.peft.target import Target
+from lowrank.export.peft.target import AdaptableLayer
 from lowrank.model.contents import split_extra
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -21,7 +21,7 @@ WEIGHT, BIAS = "base_layer.weight", "base_layer.bias"
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorEntry:
     """A tensor of a file; its dtype is None if it is not known."""
 
     shape: Shape
@@ -46,8 +46,8 @@ class Given:
 def sorted_out(
     model: nn.Module,
     config: GivenConfig,
-    targets: Mapping[str, Target],
-    stored: Mapping[str, Stored],
+    targets: Mapping[str, AdaptableLayer],
+    stored: Mapping[str, TensorEntry],
 ) -> Given:
     """What each tensor of a file is.
 
@@ -59,7 +59,7 @@ def sorted_out(
     ends = (*layout.ends, LENGTHS, WEIGHT, BIAS)
     layers: dict[str, dict[str, str]] = {}
     others: dict[str, str] = {}
-    rest: dict[str, Stored] = {}
+    rest: dict[str, TensorEntry] = {}
     for key in stored:
         name = key.removeprefix(PREFIX)
         end = next((end for end in ends if name.endswith(f".{end}")), None)
@@ -87,7 +87,7 @@ def sorted_out(
     return Given(layers, others, {name: name for name in rest})
 
 
-def check_shapes(stored: Mapping[str, Stored], wanted: Mapping[str, Shape]) -> None:
+def check_shapes(stored: Mapping[str, TensorEntry], wanted: Mapping[str, Shape]) -> None:
     """Raise ValueError unless these are the tensors that are wanted, of floating-point numbers."""
     if stored.keys() != wanted.keys():
         raise ValueError(f"the file has {sorted(stored)} where {sorted(wanted)} belong")
@@ -102,7 +102,7 @@ def check_shapes(stored: Mapping[str, Stored], wanted: Mapping[str, Shape]) -> N
 
 
 def _check_others(
-    model: nn.Module, config: GivenConfig, stored: Mapping[str, Stored], biases: set[str]
+    model: nn.Module, config: GivenConfig, stored: Mapping[str, TensorEntry], biases: set[str]
 ) -> None:
     """Raise ValueError unless these are all tensors of the modules that are saved whole, and biases
     of adapted layers."""

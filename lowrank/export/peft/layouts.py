@@ -1,6 +1,6 @@
 """The tensors of one adapted layer in a folder, by the type of the adapter.
 
-A `Layout` knows one type: which tensors there are, and the term that they make. A new type is a
+A `AdapterLayout` knows one type: which tensors there are, and the term that they make. A new type is a
 line in `LAYOUTS`.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import KINDS, LENGTHS
-from lowrank.export.peft.target import Target
+from lowrank.export.peft.target import AdaptableLayer
 from lowrank.export.peft.vera import INNER, LEFT, OUTER, RIGHT
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, ScaledRows
 
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 Tensors = Mapping[str, Tensor]
 
 
-class Layout(ABC):
+class AdapterLayout(ABC):
     """The tensors of one type of adapter.
 
     Attributes:
@@ -32,21 +32,25 @@ class Layout(ABC):
     ends: Collection[str]
 
     @abstractmethod
-    def shapes(self, config: GivenConfig, target: Target) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
         """What a layer needs, by the ends of the names.
 
         Raises:
             ValueError: a rank that the layer cannot have.
         """
 
-    def shared(self, config: GivenConfig, targets: Collection[Target]) -> dict[str, Shape]:
+    def shared(self, config: GivenConfig, targets: Collection[AdaptableLayer]) -> dict[str, Shape]:
         """What all layers share, by name."""
         del config, targets
         return {}
 
     @abstractmethod
     def term(
-        self, config: GivenConfig, target: Target, tensors: Tensors, leaf: Callable[..., Dense]
+        self,
+        config: GivenConfig,
+        target: AdaptableLayer,
+        tensors: Tensors,
+        leaf: Callable[..., Dense],
     ) -> Factorization:
         """What is added to the base of one layer.
 
@@ -59,12 +63,12 @@ class Layout(ABC):
         """
 
 
-class LoraLayout(Layout):
+class LoraLayout(AdapterLayout):
     """scale · left @ right."""
 
     ends = tuple(dict.fromkeys(end for kind in KINDS.values() for end in (kind.down, kind.up)))
 
-    def shapes(self, config: GivenConfig, target: Target) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
         (out, inner), kind = target.shape, target.kind
         counted, times = config.rank_of(target.name), kind.times(target.module)
         rank, rest = divmod(counted, times)
@@ -85,29 +89,37 @@ class LoraLayout(Layout):
         return {end: tuple(tensor.shape) for end, tensor in tensors.items()}
 
     def term(
-        self, config: GivenConfig, target: Target, tensors: Tensors, leaf: Callable[..., Dense]
+        self,
+        config: GivenConfig,
+        target: AdaptableLayer,
+        tensors: Tensors,
+        leaf: Callable[..., Dense],
     ) -> Factorization:
         factors = target.kind.factors(target.module, tensors)
         product = Product(*(leaf(matrix) for matrix in factors))
         return Scaled(product, config.scale_of(target.name), config.dropout)
 
 
-class VeraLayout(Layout):
+class VeraLayout(AdapterLayout):
     """diag(b) · left · diag(d) · right, left and right the first parts of what all share."""
 
     ends = (OUTER, INNER)
 
-    def shapes(self, config: GivenConfig, target: Target) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
         if target.kind is not KINDS["linear"]:
             raise ValueError("PEFT's VeRA is one of linear layers")
         return {OUTER: (target.shape[0],), INNER: (config.rank,)}
 
-    def shared(self, config: GivenConfig, targets: Collection[Target]) -> dict[str, Shape]:
+    def shared(self, config: GivenConfig, targets: Collection[AdaptableLayer]) -> dict[str, Shape]:
         out, inner = (max(target.shape[side] for target in targets) for side in range(2))
         return {RIGHT: (config.rank, inner), LEFT: (out, config.rank)}
 
     def term(
-        self, config: GivenConfig, target: Target, tensors: Tensors, leaf: Callable[..., Dense]
+        self,
+        config: GivenConfig,
+        target: AdaptableLayer,
+        tensors: Tensors,
+        leaf: Callable[..., Dense],
     ) -> Factorization:
         out, inner = target.shape
         left = leaf(tensors[LEFT][:out], key=(LEFT, out)).requires_grad_(False)
@@ -117,4 +129,4 @@ class VeraLayout(Layout):
         return Scaled(product, 1.0, config.dropout)
 
 
-LAYOUTS: dict[str, Layout] = {"LORA": LoraLayout(), "VERA": VeraLayout()}
+LAYOUTS: dict[str, AdapterLayout] = {"LORA": LoraLayout(), "VERA": VeraLayout()}

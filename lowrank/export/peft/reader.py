@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lowrank.export.peft.base import fingerprint
 from lowrank.export.peft.config import WEIGHTS, check_once
 from lowrank.export.peft.given_config import GivenConfig, check_targets, read_config
-from lowrank.export.peft.given_tensors import WEIGHT, Given, Stored, sorted_out
+from lowrank.export.peft.given_tensors import WEIGHT, Given, TensorEntry, sorted_out
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS
-from lowrank.export.peft.target import Target, targets_in
+from lowrank.export.peft.target import AdaptableLayer, targets_in
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.adapted import Adapted, together
 from lowrank.files.fields import Fields, parse
@@ -94,7 +94,7 @@ def _adapted(
 
 
 def _form(
-    target: Target,
+    target: AdaptableLayer,
     config: GivenConfig,
     tensors: dict[str, Tensor],
     shared: Mapping[str, Tensor],
@@ -124,7 +124,7 @@ def _form(
     return together(Adapted(target.base(), (term,), lengths), tuple(sorted(rounded)))
 
 
-def _check_base(metadata: Mapping[str, str], targets: Mapping[str, Target]) -> None:
+def _check_base(metadata: Mapping[str, str], targets: Mapping[str, AdaptableLayer]) -> None:
     """Raise ValueError if the file says of which weights it is, and the model has others."""
     if "lowrank" not in metadata:
         return
@@ -138,14 +138,14 @@ def _check_base(metadata: Mapping[str, str], targets: Mapping[str, Target]) -> N
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Stored], Mapping[str, str], Any]]:
+def _opened(path: Path) -> Iterator[tuple[dict[str, TensorEntry], Mapping[str, str], Any]]:
     """What a file says of its tensors, its metadata, and what reads one of its tensors."""
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             stored = {
-                name: Stored(tuple(part.get_shape()), NAMES.get(part.get_dtype()))
+                name: TensorEntry(tuple(part.get_shape()), NAMES.get(part.get_dtype()))
                 for name, part in slices.items()
             }
             yield stored, file.metadata() or {}, lambda name: file.get_tensor(name).clone()

@@ -15,7 +15,7 @@ from lowrank.model.sites import Use, find_weights, replace_module, stand_in
 
 
 @dataclass(frozen=True)
-class Target:
+class AdaptableLayer:
     """A layer by its path in the model, dense or compressed.
 
     Attributes:
@@ -90,7 +90,7 @@ class Target:
         return replace_module(model, self.module, new)
 
 
-def targets_in(model: nn.Module) -> dict[str, Target]:
+def targets_in(model: nn.Module) -> dict[str, AdaptableLayer]:
     """The layers that hold a weight, by name, those included that no adapter can be beside."""
     sites, others = find_weights(model)
     usable = {use.name for site in sites for use in site.uses}
@@ -100,7 +100,7 @@ def targets_in(model: nn.Module) -> dict[str, Target]:
         rule = rule_for(module)
         if rule is not None:
             reason = "" if name in usable else reasons.get(name, "its weight cannot be replaced")
-            found[name] = Target(name, module, rule, reason)
+            found[name] = AdaptableLayer(name, module, rule, reason)
         elif isinstance(module, FactorizedLayer):
-            found[name] = Target(name, module, None)
+            found[name] = AdaptableLayer(name, module, None)
     return found
