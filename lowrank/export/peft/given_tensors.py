@@ -13,7 +13,7 @@ from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS, Shape
 from lowrank.export.peft.matching import saved
-from lowrank.export.peft.target import AdaptableLayer
+from lowrank.export.peft.target import HostLayer
 from lowrank.model.contents import split_extra
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -46,7 +46,7 @@ class Given:
 def sorted_out(
     model: nn.Module,
     config: GivenConfig,
-    targets: Mapping[str, AdaptableLayer],
+    targets: Mapping[str, HostLayer],
     stored: Mapping[str, TensorEntry],
 ) -> Given:
     """What each tensor of a file is.

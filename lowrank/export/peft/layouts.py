@@ -1,7 +1,7 @@
 """The tensors of one adapted layer in a folder, by the type of the adapter.
 
-A `AdapterLayout` knows one type: which tensors there are, and the term that they make. A new type is a
-line in `LAYOUTS`.
+An `AdapterLayout` knows one type: which tensors there are, and the term that they make. A new type
+is a line in `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import KINDS, LENGTHS
-from lowrank.export.peft.target import AdaptableLayer
+from lowrank.export.peft.target import HostLayer
 from lowrank.export.peft.vera import INNER, LEFT, OUTER, RIGHT
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, ScaledRows
 
 Shape = tuple[int, ...]
+Leaves = Callable[..., Dense]
 Tensors = Mapping[str, Tensor]
 
 
@@ -32,14 +33,14 @@ class AdapterLayout(ABC):
     ends: Collection[str]
 
     @abstractmethod
-    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: HostLayer) -> dict[str, Shape]:
         """What a layer needs, by the ends of the names.
 
         Raises:
             ValueError: a rank that the layer cannot have.
         """
 
-    def shared(self, config: GivenConfig, targets: Collection[AdaptableLayer]) -> dict[str, Shape]:
+    def shared(self, config: GivenConfig, targets: Collection[HostLayer]) -> dict[str, Shape]:
         """What all layers share, by name."""
         del config, targets
         return {}
@@ -48,7 +49,7 @@ class AdapterLayout(ABC):
     def term(
         self,
         config: GivenConfig,
-        target: AdaptableLayer,
+        target: HostLayer,
         tensors: Tensors,
         leaf: Callable[..., Dense],
     ) -> Factorization:
@@ -68,7 +69,7 @@ class LoraLayout(AdapterLayout):
 
     ends = tuple(dict.fromkeys(end for kind in KINDS.values() for end in (kind.down, kind.up)))
 
-    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: HostLayer) -> dict[str, Shape]:
         (out, inner), kind = target.shape, target.kind
         counted, times = config.rank_of(target.name), kind.times(target.module)
         rank, rest = divmod(counted, times)
@@ -91,7 +92,7 @@ class LoraLayout(AdapterLayout):
     def term(
         self,
         config: GivenConfig,
-        target: AdaptableLayer,
+        target: HostLayer,
         tensors: Tensors,
         leaf: Callable[..., Dense],
     ) -> Factorization:
@@ -105,19 +106,19 @@ class VeraLayout(AdapterLayout):
 
     ends = (OUTER, INNER)
 
-    def shapes(self, config: GivenConfig, target: AdaptableLayer) -> dict[str, Shape]:
+    def shapes(self, config: GivenConfig, target: HostLayer) -> dict[str, Shape]:
         if target.kind is not KINDS["linear"]:
             raise ValueError("PEFT's VeRA is one of linear layers")
         return {OUTER: (target.shape[0],), INNER: (config.rank,)}
 
-    def shared(self, config: GivenConfig, targets: Collection[AdaptableLayer]) -> dict[str, Shape]:
+    def shared(self, config: GivenConfig, targets: Collection[HostLayer]) -> dict[str, Shape]:
         out, inner = (max(target.shape[side] for target in targets) for side in range(2))
         return {RIGHT: (config.rank, inner), LEFT: (out, config.rank)}
 
     def term(
         self,
         config: GivenConfig,
-        target: AdaptableLayer,
+        target: HostLayer,
         tensors: Tensors,
         leaf: Callable[..., Dense],
     ) -> Factorization:

@@ -17,7 +17,7 @@ from lowrank.export.peft.given_config import GivenConfig, check_targets, read_co
 from lowrank.export.peft.given_tensors import WEIGHT, Given, TensorEntry, sorted_out
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS
-from lowrank.export.peft.target import AdaptableLayer, targets_in
+from lowrank.export.peft.target import HostLayer, targets_in
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.adapted import Adapted, together
 from lowrank.files.fields import Fields, parse
@@ -94,7 +94,7 @@ def _adapted(
 
 
 def _form(
-    target: AdaptableLayer,
+    target: HostLayer,
     config: GivenConfig,
     tensors: dict[str, Tensor],
     shared: Mapping[str, Tensor],
@@ -124,7 +124,7 @@ def _form(
     return together(Adapted(target.base(), (term,), lengths), tuple(sorted(rounded)))
 
 
-def _check_base(metadata: Mapping[str, str], targets: Mapping[str, AdaptableLayer]) -> None:
+def _check_base(metadata: Mapping[str, str], targets: Mapping[str, HostLayer]) -> None:
     """Raise ValueError if the file says of which weights it is, and the model has others."""
     if "lowrank" not in metadata:
         return

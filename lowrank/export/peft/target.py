@@ -15,7 +15,7 @@ from lowrank.model.sites import Use, find_weights, replace_module, stand_in
 
 
 @dataclass(frozen=True)
-class AdaptableLayer:
+class HostLayer:
     """A layer by its path in the model, dense or compressed.
 
     Attributes:
@@ -90,7 +90,7 @@ class AdaptableLayer:
         return replace_module(model, self.module, new)
 
 
-def targets_in(model: nn.Module) -> dict[str, AdaptableLayer]:
+def targets_in(model: nn.Module) -> dict[str, HostLayer]:
     """The layers that hold a weight, by name, those included that no adapter can be beside."""
     sites, others = find_weights(model)
     usable = {use.name for site in sites for use in site.uses}
@@ -100,7 +100,7 @@ def targets_in(model: nn.Module) -> dict[str, AdaptableLayer]:
         rule = rule_for(module)
         if rule is not None:
             reason = "" if name in usable else reasons.get(name, "its weight cannot be replaced")
-            found[name] = AdaptableLayer(name, module, rule, reason)
+            found[name] = HostLayer(name, module, rule, reason)
         elif isinstance(module, FactorizedLayer):
-            found[name] = AdaptableLayer(name, module, None)
+            found[name] = HostLayer(name, module, None)
     return found
