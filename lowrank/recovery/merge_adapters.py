@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lowrank.decomposers import merge
-from lowrank.factorizations import Dense, Scaled
+from lowrank.factorizations import Dense, adapters
 from lowrank.model.factorized import FactorizedLayer
 
 
@@ -28,7 +28,7 @@ def merge_adapters(model: nn.Module) -> list[str]:
         if not isinstance(layer, FactorizedLayer):
             continue
         form = layer.factorization
-        if id(form) not in merged and any(isinstance(part, Scaled) for part in form.modules()):
+        if id(form) not in merged and adapters(form):
             merged[id(form)] = merge(form).train(form.training)
         if id(form) in merged:
             names.append(name)

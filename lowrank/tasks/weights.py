@@ -1,4 +1,4 @@
-"""The weights of a task's dense model: trained on first use, or published."""
+"""The weights of a dense model: trained on first use, those of another task, or published."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
+from lowrank.model.contents import names_of
 from lowrank.model.nested import tensors
+from lowrank.numerics.checks import check_is
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
@@ -103,6 +105,49 @@ class Trained(Weights):
 
 
 @dataclass(frozen=True)
+class TrainedOn(Weights):
+    """The weights of the trained model of another task, on which this one begins.
+
+    Several tasks so have one base: for a seed its weights are trained once, kept in the cache, and
+    the same bit for bit in all of them.
+
+    Args:
+        task: the task of the base; its model is the one of the seed and on the device of the task
+            that begins with it, whatever its own are.
+
+    Raises:
+        ValueError: `task` is none; from `fill`, its network has other tensors.
+    """
+
+    task: Task
+
+    def __post_init__(self) -> None:
+        check_is("task", self.task, Task, "ImageClassification(...)")
+
+    @property
+    def draws(self) -> bool:
+        return self.task.draws_model
+
+    def check(self) -> None:
+        self.task.check()
+
+    def fill(
+        self, model: nn.Module, task: Task, builder: str, arguments: Mapping[str, Any]
+    ) -> None:
+        base: Any = self.task
+        base = replace(base, seed=task.seed, device=task.device)
+        # Compared before the base is trained.
+        shapes, given = (_shapes(one) for one in (model, base.network()))
+        apart = sorted(name for name in {*shapes, *given} if shapes.get(name) != given.get(name))
+        if apart:
+            raise ValueError(
+                f"the network that {builder} makes with arguments={dict(arguments)} cannot begin "
+                f"with the model of task {base.name!r}: {names_of(apart)} differ"
+            )
+        model.load_state_dict(base.model().state_dict())
+
+
+@dataclass(frozen=True)
 class Published(Weights):
     """Published weights, checked to fit the network tensor by tensor; see `hub.load_weights`.
 
@@ -138,6 +183,11 @@ class Published(Weights):
                 f"the weights of {self.repository} do not fit the network that {builder} "
                 f"makes with arguments={dict(arguments)}: {error}"
             ) from error
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    """The shape and the dtype of each tensor, by name."""
+    return {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
 
 
 def split_fingerprint(split: Split) -> list[str]:

@@ -32,6 +32,7 @@ class FactorizedConvolution(FactorizedLayer):
         self.padding_mode, self.output_padding = layer.padding_mode, layer.output_padding
         self._pad = padding_before(layer)
         self._operation = convolution(layer, view)
+        self.kind = f"{'conv_transpose' if self.is_transposed else 'conv'}{self._operation.axes}d"
         self._shape = tuple(layer.weight.shape)
         wanted = tuple(self._operation.matrix(torch.empty(self._shape, device="meta")).shape)
         if factorization.shape != wanted:
@@ -54,8 +55,7 @@ class FactorizedConvolution(FactorizedLayer):
         names += ["output_padding"] if self.is_transposed else []
         values = {name: getattr(self, name) for name in names}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-        kind = "conv_transpose" if self.is_transposed else "conv"
-        return {"kind": f"{kind}{self._operation.axes}d"} | plain
+        return super().settings | plain
 
     @property
     def weight(self) -> Tensor:

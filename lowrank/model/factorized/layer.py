@@ -22,7 +22,7 @@ class FactorizedLayer(nn.Module):
         kind: of the layer that it stands in for, in a word.
     """
 
-    kind: ClassVar[str]
+    kind: str
     factorization: Factorization
     view: KernelView = "channel"
     # The attribute by which code reads the weight of the replaced layer.
