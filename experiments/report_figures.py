@@ -95,7 +95,9 @@ def matrices(path: Path) -> dict[str, Tensor]:
         ValueError: its task is not one of those that are known here; see `trusted_task`.
     """
     from experiments.known_tasks import task_of
+    from lowrank.model.opened import open_weights
     from lowrank.model.sites import find_sites
 
     record = json.loads(path.read_text(encoding="utf-8"))
-    return {site.name: site.matrix() for site in find_sites(task_of(record).model())}
+    model = open_weights(task_of(record).model()).model
+    return {site.name: site.matrix() for site in find_sites(model)}

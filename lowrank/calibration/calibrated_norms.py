@@ -17,7 +17,8 @@ from lowrank.calibration.provider import IdentityNorms, Job, NormProvider
 from lowrank.calibration.sequential import calibrate_in_sequence
 from lowrank.calibration.statistics import Calibration, Statistics, check_source
 from lowrank.factorizations.operations import KernelView
-from lowrank.model.sites import Site
+from lowrank.model.opened import open_weights
+from lowrank.model.sites import Site, find_sites
 from lowrank.norms import Diagonal, Full, Norm
 from lowrank.norms.checks import check_damping
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_one_of
@@ -133,8 +134,15 @@ class CalibratedNorms(NormProvider):
         """
         kind = {"moment": self.moment, "outputs": self.outputs}
         names = [use.name for site in sites for use in site.uses]
+        opened = open_weights(model, names).model
+        if opened is not model:
+            wanted = {site.name for site in sites}
+            model, sites = opened, [one for one in find_sites(opened) if one.name in wanted]
         owner = model_key(model)
-        source = {"model": owner[-1] if owner else model_fingerprint(model), **kind}
+        # Whatever else of the model is opened.
+        entire = open_weights(model).model
+        known = owner[-1] if owner and entire is model else model_fingerprint(entire)
+        source = {"model": known, **kind}
         if isinstance(data, Calibration):
             check_source(data, source, names, self._tables(sites))
             return data

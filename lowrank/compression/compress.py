@@ -51,9 +51,9 @@ def compress(
 ) -> Compressed:
     """Compress the selected weights of a model; the model itself is not changed.
 
-    Every Linear, Conv2d, Embedding, `transformers` Conv1D and packed attention projection can be
-    selected. Weights that are tied are decomposed once and stay tied. Hooks of a layer act on what
-    stands in for it.
+    Linear and bilinear layers, all convolutions, embeddings, recurrent layers, attention and fused
+    experts can be selected, and subclasses that compute the same. Weights that are tied are
+    decomposed once and stay tied. Hooks of a layer act on what stands in for it.
 
     If a rule applies to several weights and one of them cannot be compressed as asked (a rank above
     its sides, a ratio out of its reach, no example that reaches it), this is no error: that weight

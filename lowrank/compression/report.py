@@ -108,8 +108,9 @@ class Compressed:
 
     Attributes:
         model: the compressed model.
-        dense: the model that was compressed; not a copy. It stays in memory as long as this does,
-            and `remeasure` compares to what it is then, trained or changed.
+        dense: the model that was compressed; not a copy, or one on the same tensors in which each
+            weight is a module's own (see `lowrank.model.opened`). It stays in memory as long as
+            this does, and `remeasure` compares to what it is then, trained or changed.
         layers: one report for each selected weight, in the order of the model.
         skipped: (name, reason) of every weight matrix that nobody asked to compress, or that cannot
             be replaced.

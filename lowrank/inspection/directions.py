@@ -11,6 +11,7 @@ from lowrank.inspection.similarity import first_of
 from lowrank.model.copying import copied
 from lowrank.model.forward import evaluating
 from lowrank.model.nested import tensors
+from lowrank.model.opened import open_weights
 from lowrank.model.sites import Site, find_sites
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.task import Task
@@ -61,7 +62,7 @@ def direction_drops(
     """
     for name, value in (("directions", directions), ("examples", examples), ("most", most)):
         check_integer(name, value, least=1)
-    own = copied(model).model
+    own = open_weights(copied(model).model).model
     site = site_of(own, layer)
     batch = first_of(task, examples)
     matrix = site.matrix().double()

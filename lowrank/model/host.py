@@ -76,8 +76,8 @@ class Host(nn.Module):
         held = self.__dict__.get("_held", {})
         if name in held:
             setattr(self._modules[held[name]], "weight", value)  # noqa: B010
-        else:
-            super().__setattr__(name, value)
+        else:  # Without what the class that it stands for does to keep lists of its parameters.
+            nn.Module.__setattr__(self, name, value)
 
 
 @contextmanager

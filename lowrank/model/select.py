@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from lowrank.model.opened import open_weights
 from lowrank.model.sites import Site, find_weights
 from lowrank.numerics.checks import check_flag, check_integer
 
@@ -47,12 +48,12 @@ class Select:
             check_flag(name, getattr(self, name))
 
     def split(self, model: nn.Module) -> tuple[list[Site], list[tuple[str, str]]]:
-        """The chosen weights of `model`, and (name, reason) of every matrix that is not.
+        """The chosen weights of `model`, opened, and (name, reason) of every matrix that is not.
 
         Raises:
             ValueError: nothing is chosen, or a kind or pattern decides nothing.
         """
-        sites, others = find_weights(model)
+        sites, others = find_weights(open_weights(model).model)
         self._check(sites, others)
         chosen, left = [], []
         for site in sites:

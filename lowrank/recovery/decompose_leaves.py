@@ -11,8 +11,9 @@ from torch import nn
 from lowrank.decomposers import Decomposer
 from lowrank.factorizations import Dense, Factorization
 from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.opened import open_weights
 from lowrank.model.select import matches
-from lowrank.model.sites import find_weights
+from lowrank.model.sites import find_sites
 from lowrank.numerics.checks import check_is
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.tasks import Task
@@ -65,7 +66,7 @@ class DecomposeLeaves(Recovery):
         return None
 
     def check(self, network: nn.Module) -> None:
-        names = [site.name for site in find_weights(network)[0]]
+        names = [site.name for site in find_sites(open_weights(network).model)]
         idle = [one for one in self.by_name if not any(matches(name, one) for name in names)]
         if idle:
             raise ValueError(f"the patterns {idle} match no layer; the layers are {names}")

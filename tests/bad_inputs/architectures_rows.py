@@ -67,6 +67,43 @@ ROWS = [
         into(lambda: nn.MultiheadAttention(12, 2)),
         r"'0' is \(8, 12\) .* and \(36, 12\)",
     ),
+    Row(
+        "kernel of another axis", into(lambda: nn.Conv1d(4, 8, 9), convolution), "'conv2d'.*conv1d"
+    ),
+    Row(
+        "kernel for transposed one",
+        into(lambda: nn.ConvTranspose2d(4, 8, 3), convolution),
+        "'kind': 'conv2d'.* in the file and .*'conv_transpose2d'",
+    ),
+    Row(
+        "output padding",
+        into(
+            lambda: nn.ConvTranspose1d(4, 8, 3, 2, output_padding=1),
+            lambda: nn.ConvTranspose1d(4, 8, 3, 2),
+        ),
+        r"'output_padding': \[0\].* in the file and .*'output_padding': \[1\]",
+    ),
+    Row(
+        "other sides of a pair",
+        into(lambda: nn.Bilinear(3, 4, 8), lambda: nn.Bilinear(4, 3, 8)),
+        "'in1_features': 4.* in the file and .*'in1_features': 3",
+    ),
+    Row(
+        "fewer gates",
+        into(lambda: nn.GRU(12, 8), lambda: nn.LSTM(12, 8)),
+        r"'0.ih_l0' is \(32, 12\).* and \(24, 12\)",
+    ),
+    Row(
+        "fewer layers",
+        into(lambda: nn.GRU(12, 8), lambda: nn.GRU(12, 8, 2)),
+        "no module '0.ih_l1', which the file holds",
+    ),
+    Row(
+        "one way only",
+        into(lambda: nn.RNN(12, 8), lambda: nn.RNN(12, 8, bidirectional=True)),
+        "0.ih",
+    ),
+    Row("linear for gates", into(linear, lambda: nn.GRU(12, 8)), "no module '0.ih_l0'"),
     Row("no weight", into(nn.ReLU), "'0' is a ReLU in the model, which holds no weight"),
     Row("layer of no shape", into(lambda: nn.LazyLinear(8)), "no shape yet: run it once"),
     Row("deeper model", shallow_into_deep, r"lacks \['1.bias', '1.weight'\]"),

@@ -1,5 +1,8 @@
 """Running the factors one after the other equals running their product at once."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,9 +61,48 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
     return layer, random(draw(st.integers(1, 2)), layer.in_channels, *size)
 
 
-def operation_of(layer: nn.Conv2d, view: str) -> Convolve:
+CLASSES = {
+    (1, False): nn.Conv1d,
+    (3, False): nn.Conv3d,
+    (1, True): nn.ConvTranspose1d,
+    (2, True): nn.ConvTranspose2d,
+    (3, True): nn.ConvTranspose3d,
+}
+
+
+@st.composite
+def other_convolutions(draw: st.DrawFn) -> tuple[Any, Tensor]:
+    """Along one or three axes, or transposed."""
+    axes, transposed = draw(st.sampled_from(list(CLASSES)))
+    groups = draw(st.integers(1, 2))
+
+    def numbers(least: int, most: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(least, most)) for _ in range(axes))
+
+    kernel, stride, dilation = numbers(1, 3), numbers(1, 2), numbers(1, 2)
+    padding = tuple(min(n, k - 1) for n, k in zip(numbers(0, 1), kernel, strict=True))
+    own: dict[str, Any] = {}
+    if transposed:
+        reach = [max(pair) - 1 for pair in zip(stride, dilation, strict=True)]
+        own["output_padding"] = tuple(map(min, zip(numbers(0, 1), reach, strict=True)))
+    layer = CLASSES[axes, transposed](
+        groups * draw(st.integers(1, 2)),
+        groups * draw(st.integers(1, 2)),
+        kernel,
+        **{"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
+        **{"bias": False, "dtype": torch.float64, **own},
+    )
+    size = [
+        (k - 1) * d + 1 + draw(st.integers(0, 2)) for k, d in zip(kernel, dilation, strict=True)
+    ]
+    return layer, random(draw(st.integers(1, 2)), layer.in_channels, *size)
+
+
+def operation_of(layer: Any, view: str) -> Convolve:
+    transposed = type(layer) in [CLASSES[axes, True] for axes in (1, 2, 3)]
     return Convolve(
-        layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, view
+        *(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, view),
+        output_padding=layer.output_padding if transposed else None,
     )
 
 
@@ -96,6 +138,25 @@ class TestConvolve:
         out, inner = operation.matrix(layer.weight).shape
         form = Sum(nested(out, inner), Scaled(low_rank(out, inner, 2), 0.5))
         runs_like_its_dense_matrix(form, x, operation)
+
+    @given(case=other_convolutions(), ranks=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    @settings(max_examples=80)
+    def test_all_laws_along_any_axes_and_transposed(self, view, case, ranks):
+        layer, x = case
+        operation = operation_of(layer, view)
+        matrix = operation.matrix(layer.weight)
+        assert torch.equal(operation.kernel(matrix), layer.weight)
+        assert torch.equal(operation.apply(x, matrix), layer(x))
+        assert torch.equal(operation.bind(matrix)(x), layer(x))
+        form = Sum(low_rank(*matrix.shape, *ranks), Scaled(nested(*matrix.shape), 0.5))
+        with torch.no_grad():
+            layer.weight.copy_(operation.kernel(form.to_dense()))
+        torch.testing.assert_close(form(x, operation), layer(x))
+        patches = replace(operation, view="channel").patches(x)
+        groups = patches.unflatten(1, (layer.groups, -1))
+        rows = replace(operation, view="channel").matrix(layer.weight)
+        y = torch.einsum("ngpi,goi->ngop", groups, rows.unflatten(0, (layer.groups, -1)))
+        torch.testing.assert_close(y.flatten(1, 2), layer(x).flatten(2))
 
     def test_a_rank_r_product_runs_as_two_small_convolutions(self, view):
         """r channels in between, and no multiplication of the factors: the MACs tell."""

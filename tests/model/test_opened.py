@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_sequence
 
-from lowrank.calibration import Batches, CalibratedNorms
+from lowrank.calibration import Batches, CalibratedNorms, Calibration
 from lowrank.calibration.collect import collect
 from lowrank.compression.compress import check, compress
 from lowrank.decomposers import GPTQ, Quantization, TruncatedSVD
@@ -135,6 +135,19 @@ def test_a_model_with_a_recurrent_layer_is_calibrated(mode):
     assert all(layer.norm == "full" for layer in result.layers[1:])
     assert {layer.kind for layer in result.layers[1:5]} == {"LSTM"}
     assert (result.model(IDS) - model(IDS)).abs().max() < 0.2
+
+
+def test_statistics_are_kept_and_serve_any_choice(tmp_path):
+    torch.manual_seed(0)
+    model, norm = Tagger(), CalibratedNorms("full")
+    sites, skipped = Select("*").split(model)
+    assert not skipped
+    norm.calibrate(model, sites, [IDS]).save(tmp_path / "s")
+    data = Calibration.load(tmp_path / "s")
+    for where in ("*", "lstm.*", "lstm.hh_l0", "head"):
+        kept = compress(model, GPTQ(3), norm=norm, data=data, where=where)
+        anew = compress(model, GPTQ(3), norm=norm, data=[IDS], where=where)
+        assert torch.equal(kept.model(IDS), anew.model(IDS))
 
 
 def test_a_choice_opens_only_what_it_takes(tmp_path):

@@ -167,8 +167,8 @@ def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
     kind = KINDS.get(word)
     if kind is None:
         raise ValueError(
-            f"there is no place for an adapter of a {type(module).__name__}: PEFT has none, or adds "
-            "it otherwise, as it does for attention together with one of the output projection"
+            f"there is no place for an adapter of a {type(module).__name__}: PEFT has none, or one "
+            "that it adds otherwise, as of attention together with one of the output projection"
         )
     refused = kind.refusal(module)
     if rule is not None and not rule.is_called(module):

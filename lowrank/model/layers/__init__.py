@@ -1,7 +1,8 @@
 """Rules for the kinds of layers: their weight as a matrix, and the module that replaces them.
 
 A `Rule` knows one kind of module: where its weight is, how the weight is a matrix, and which module
-runs a factorization in its place. A new kind of layer is a new rule in `RULES`.
+runs a factorization in its place. A new kind of layer is a new rule in `RULES`, or, if its weights
+are no parameters that a rule could replace, an opener in `lowrank.model.opened`.
 """
 
 from torch import nn
@@ -47,8 +48,7 @@ def why_no_rule(module: nn.Module) -> str:
                 "as by model.to(torch.bfloat16), with its scales if it has any"
             )
         return (
-            f"no rule for a {type(module).__name__} that runs code of its own, holds other tensors "
-            "or modules beside its weight, or whose weight is made of other tensors (weight_norm, "
-            "parametrizations, pruning masks)"
+            f"no rule for a {type(module).__name__} that computes something of its own, or holds "
+            "other tensors or modules beside its weight"
         )
     return "no rule for another module that uses it"
