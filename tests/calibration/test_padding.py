@@ -5,6 +5,7 @@ import torch
 import transformers as hf
 from made_tensors import single_by_sum as numbers
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from lowrank.calibration import Batches, CalibratedNorms
 from lowrank.calibration.collect import collect
@@ -64,7 +65,7 @@ def check(model: nn.Module, batch, singles: list) -> dict:
     found = collect(model, names, Batches([batch]), full=True)
     for name, inputs in seen_alone(model, names, singles).items():
         layer = model.get_submodule(name)
-        if not inputs or isinstance(layer, nn.Conv2d):
+        if not inputs or isinstance(layer, _ConvNd):
             continue
         if isinstance(layer, nn.Embedding):
             looked_up = torch.cat([x.flatten() for x in inputs])
@@ -216,7 +217,8 @@ def test_audio_of_which_a_convolution_skips_frames(norm):
     batch = {"input_values": sound, "attention_mask": right(lengths, 200)}
     singles = [{"input_values": sound[i : i + 1, :n]} for i, n in enumerate(lengths)]
     found = check(made(hf.Wav2Vec2Model, config), batch, singles)
-    assert max(entry.count for entry in found.values()) < 410 / 7
+    counts = [entry.count for name, entry in found.items() if "conv" not in name]
+    assert max(counts) < 410 / 7
 
 
 def test_sentences_padded_on_the_left():

@@ -175,7 +175,12 @@ def test_a_selection_that_matches_nothing_says_what_there_is():
 
 
 def test_what_no_rule_knows_is_reported():
-    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 4, 1))
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+    model = nn.Sequential(Distances(), nn.Conv2d(4, 4, 1))
     result = compress(model, Quantization(8))
     assert ("0.weight", "no rule for a module that uses it") in result.skipped
 
