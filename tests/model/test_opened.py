@@ -214,3 +214,31 @@ def test_the_projections_of_attention_are_seen_as_they_are_called():
     found = moments(Model(attention), [x], "layer.")
     for name, inputs in zip(("q_proj", "k_proj", "v_proj"), x, strict=True):
         torch.testing.assert_close(found[name].columns, second(inputs))
+
+
+def test_tied_recurrent_weights_stay_tied_and_a_layer_of_two_names_is_one():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": nn.GRU(6, 6), "b": nn.GRU(6, 6)})
+    model["c"], model["b"].weight_hh_l0 = model["a"], model["a"].weight_hh_l0
+    result = compress(model, Quantization(8))
+    assert [layer.name for layer in result.layers] == ["a.ih_l0", "a.hh_l0", "b.ih_l0"]
+    assert result.layers[1].tied_to == ["b.hh_l0"]
+    compact = result.model
+    assert compact["a"] is compact["c"]
+    assert compact["a"].hh_l0.factorization is compact["b"].hh_l0.factorization
+
+
+def test_hooks_of_an_opened_layer_stay():
+    layer, calls = recurrent(nn.LSTM), []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    compress(layer, Quantization(8)).model(random(5, 2, 4))
+    assert calls == [1]
+
+
+def test_other_hooks_of_a_layer_stay_when_its_weight_norm_goes():
+    with pytest.warns(FutureWarning):
+        layer, calls = nn.utils.weight_norm(nn.Linear(4, 6)), []
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    compact = compress(layer, TruncatedSVD(rank=2)).model
+    compact(torch.randn(2, 4))
+    assert calls == [1] and "weight_g" not in dict(compact.named_parameters())
