@@ -18,7 +18,7 @@ from lowrank.decomposers import Adapter, Decomposer
 from lowrank.decomposers.decomposer import first_level
 from lowrank.model.sites import Site
 from lowrank.norms import Norm
-from lowrank.numerics.checks import check_flag, check_integer, check_is, check_one_of
+from lowrank.numerics.checks import check_integer, check_is, check_one_of
 from lowrank.numerics.marginal_gains import by_marginal_gain
 from lowrank.numerics.precision import working
 from lowrank.numerics.spectral import singular_values
@@ -31,10 +31,13 @@ class AdapterRanks(Allocation):
     """Adapters of one kind whose ranks together train a given number of numbers.
 
     The squared singular values of a matrix of each layer are what its ranks gain, and the rank that
-    gains most per trained number comes first, wherever it is. With ``gradient`` the matrix is the
-    mean gradient of the loss: as they are, no other choice of ranks, at the same number of numbers,
-    has an update ΔW of a given norm that lowers the loss faster at the start. With ``weight`` it is
-    the weight: ranks go where PiSSA finds most, and it needs no data.
+    gains most per trained number comes first, wherever it is.
+
+    - ``gradient``: of the mean gradient of the loss, as shares of the layer. An optimizer such as
+      Adam moves all layers alike, however small their gradients; if each layer's update is measured
+      in units of 1/‖gradient‖, no other choice of ranks, at the same number of numbers, has an
+      update of a given length that lowers the loss faster at the start.
+    - ``weight``: of the weight. Ranks go where PiSSA finds most, without data.
 
     Every layer's adapter counts as often as the given one (its alpha follows its rank). Gradients
     are those of the dense weights, not of a compressed base, and say nothing of what comes after
@@ -45,9 +48,6 @@ class AdapterRanks(Allocation):
         params: trained numbers of all layers together; if not given, as many as `adapter` trains
             with its own rank in every layer.
         score: ``gradient`` or ``weight``.
-        relative: whether the energies of a layer are divided by their sum. An optimizer such as
-            Adam moves all layers alike, however small their gradients are; as they are, most ranks
-            go to the layers of large gradients, such as the classifier, at the expense of others.
         least: rank of every layer, at least 0; a layer of rank 0 stays as its base.
         examples: of the calibration data for the gradient, from the first on and in whole batches;
             all if not given.
@@ -65,7 +65,6 @@ class AdapterRanks(Allocation):
     adapter: Adapter
     params: int | None = None
     score: Literal["gradient", "weight"] = "gradient"
-    relative: bool = True
     least: int = 1
     examples: int | None = 256
     batch_size: int = 32
@@ -73,7 +72,6 @@ class AdapterRanks(Allocation):
     def __post_init__(self) -> None:
         check_is("adapter", self.adapter, Adapter, "LoRA(rank=4, alpha=8)")
         check_one_of("score", self.score, SCORES)
-        check_flag("relative", self.relative)
         check_integer("least", self.least, least=0)
         check_integer("batch_size", self.batch_size, least=1)
         for name, value in (("params", self.params), ("examples", self.examples)):
@@ -105,7 +103,7 @@ class AdapterRanks(Allocation):
         else:
             matrices = self._gradients(problem)
         gains = {s.name: energies(matrices.get(s.name), self._seen(s)) for s in problem.sites}
-        if self.relative:
+        if self.score == "gradient":
             gains = {name: shares(own) for name, own in gains.items()}
         if not any(map(any, gains.values())):
             raise ValueError(
@@ -136,7 +134,6 @@ class AdapterRanks(Allocation):
 
         return {
             "score": self.score,
-            "relative": self.relative,
             "ranks": ranks,
             "params": sum(sum(costs[name][:rank]) for name, rank in ranks.items()),
             "budget": budget,

@@ -13,7 +13,7 @@ from torch import nn
 import lowrank
 from lowrank import measure
 from lowrank.allocation import AdapterRanks
-from lowrank.allocation.adapter_ranks import energies
+from lowrank.allocation.adapter_ranks import energies, shares
 from lowrank.decomposers import DoRA, LoRA, LoRAXS, Quantization, SharedLoRA, VeRA
 from lowrank.factorizations import adapters
 from lowrank.numerics.marginal_gains import by_marginal_gain
@@ -29,13 +29,16 @@ def gradients() -> dict[str, torch.Tensor]:
     return {name: model.get_submodule(name).weight.grad for name in ("fc1", "fc2")}
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_the_ranks_are_the_best_for_the_energy_of_the_mean_gradient(relative):
-    method = AdapterRanks(LoRA(2, 4), relative=relative)
-    result = lowrank.compress(TASK.model(), method, data=TASK, norm="identity")
+@pytest.mark.parametrize("score", ["gradient", "weight"])
+def test_the_ranks_are_the_best_for_the_energy_of_what_is_scored(score):
+    model, data = TASK.model(), TASK if score == "gradient" else None
+    method = AdapterRanks(LoRA(2, 4), score=score)
+    result = lowrank.compress(model, method, data=data, norm="identity")
     found = result.allocation
-    spectra = {n: torch.linalg.svdvals(g.double()).square() for n, g in gradients().items()}
-    if relative:
+    weights = {name: model.get_submodule(name).weight.detach() for name in ("fc1", "fc2")}
+    scored = gradients() if score == "gradient" else weights
+    spectra = {n: torch.linalg.svdvals(g.double()).square() for n, g in scored.items()}
+    if score == "gradient":
         spectra = {name: own / own.sum() for name, own in spectra.items()}
     prices, budget = {"fc1": 64 + 16, "fc2": 16 + 10}, 2 * (80 + 26)
     choices = [
@@ -55,15 +58,18 @@ def test_the_ranks_are_the_best_for_the_energy_of_the_mean_gradient(relative):
 @settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(0, 100))
 def test_no_update_of_as_many_ranks_lowers_the_loss_faster(count, seed):
-    """⟨G, ΔW⟩ is at most ‖ΔW‖ times the root of the kept energy, which singular vectors reach."""
+    """Σ ⟨G, ΔW⟩ is at most the length of the update times the root of the kept energy."""
     matrices = [random(6, 8, seed=seed), 3 * random(8, 6, seed=seed + 1), random(4, 10, seed=seed)]
-    gains = [energies(matrix, matrix) for matrix in matrices]
+    gains = [shares(energies(matrix, matrix)) for matrix in matrices]
     ranks = by_marginal_gain(gains, [[14] * len(own) for own in gains], 14 * count)
     kept = sum(sum(own[:rank]) for own, rank in zip(gains, ranks, strict=True)) ** 0.5
 
     def slope(updates: list[torch.Tensor]) -> float:
-        norm = sum(float(u.square().sum()) for u in updates) ** 0.5
-        return sum(float((g * u).sum()) for g, u in zip(matrices, updates, strict=True)) / norm
+        """Of steps in units of 1/‖gradient‖."""
+        steps = [u / g.square().sum() for g, u in zip(matrices, updates, strict=True)]
+        lengths = [u.norm() * g.norm() for g, u in zip(matrices, steps, strict=True)]
+        fall = sum(float((g * u).sum()) for g, u in zip(matrices, steps, strict=True))
+        return fall / float(torch.stack(lengths).norm())
 
     def cut(matrix: torch.Tensor, rank: int) -> torch.Tensor:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -111,7 +117,7 @@ def test_a_layer_without_a_rank_stays_as_its_base(base):
     model = TASK.model()
     with torch.no_grad():
         model.fc1.weight *= 100
-    rule = AdapterRanks(LoRA(2, 4, base=base), 90, "weight", relative=False, least=0)
+    rule = AdapterRanks(LoRA(2, 4, base=base), 90, "weight", least=0)
     result = lowrank.compress(model, rule)
     assert result.allocation["ranks"] == {"fc1": 1, "fc2": 0}
     assert isinstance(result.model.fc2, nn.Linear) == (base is None)
