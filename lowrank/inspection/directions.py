@@ -26,10 +26,12 @@ class DirectionDrops:
         drops: float64 (directions, classes), the mean fall of the logit of the right class, over
             the predictions of that class, when σᵢ uᵢ vᵢᵀ is taken out of the weight.
         sigma: float64 (directions,), the singular values, descending.
+        rank: the number of all directions of the weight, min(out, in).
     """
 
     layer: str
     classes: tuple[int, ...]
+    rank: int
     drops: Tensor = field(repr=False)
     sigma: Tensor = field(repr=False)
 
@@ -78,7 +80,8 @@ def direction_drops(
             after, _ = right_scores(task.forward(own, batch), batch.targets)
             fallen = before - after
             drops.append(torch.stack([fallen[targets == one].mean() for one in classes]))
-    return DirectionDrops(site.name, tuple(classes), torch.stack(drops), sigma[:count])
+    found = torch.stack(drops), sigma[:count]
+    return DirectionDrops(site.name, tuple(classes), len(sigma), *found)
 
 
 def right_scores(outputs: object, targets: object) -> tuple[Tensor, Tensor]:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import torch
 from torch import nn
 
 from lowrank.allocation import Allocation, Uniform
@@ -28,11 +23,11 @@ from lowrank.compression.compress import (
 )
 from lowrank.export.checkpoint import save as save_model
 from lowrank.files.atomic import temporary_in
-from lowrank.files.extras import need
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
+from lowrank.point.computing import computing, timing
 from lowrank.point.config import described
 from lowrank.point.dense import (
     BASELINE,
@@ -256,47 +251,3 @@ def _names(method: type, norm: NormProvider, recovery: Recovery) -> dict[str, st
         "norm_name": norm.moment if isinstance(norm, CalibratedNorms) else own,
         "recovery_name": "none" if isinstance(recovery, NoRecovery) else type(recovery).__name__,
     }
-
-
-@contextmanager
-def computing(seed: int, threads: int | None) -> Iterator[None]:
-    """Seed every generator, and let arithmetic use so many threads inside; as before afterwards.
-
-    Raises:
-        MissingExtra: a number of threads, without threadpoolctl; it is in the extra ``sweep``.
-    """
-    if threads is not None:
-        need("threads=…", "threadpoolctl", instead="leave threads out")
-    before, drawn = torch.get_num_threads(), (random.getstate(), np.random.get_state())
-    try:
-        # Named, or torch warns where there are several.
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices), _limited(threads):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
-        torch.set_num_threads(before)
-
-
-def _limited(threads: int | None) -> AbstractContextManager[Any]:
-    """Inside, all libraries use `threads` threads of the CPU."""
-    if threads is None:
-        return nullcontext()
-    # Imported here, since only a number of threads needs it.
-    from threadpoolctl import threadpool_limits
-
-    limits = threadpool_limits(limits=threads)
-    torch.set_num_threads(threads)
-    return limits
-
-
-@contextmanager
-def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
-    """Store the seconds that the block takes in `timings` under `name`."""
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started

@@ -74,6 +74,11 @@ class DecomposeLeaves(Recovery):
             if len(found) > 1:
                 raise ValueError(f"the patterns {found} match one layer, '{name}', where one must")
 
+    def check_forms(self, model: nn.Module) -> None:
+        for name, layer in model.named_modules():
+            if isinstance(layer, FactorizedLayer):
+                check_leaves(name, layer.factorization)
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         made: dict[int, Factorization] = {}
         found = {}
@@ -90,14 +95,19 @@ class DecomposeLeaves(Recovery):
         return {"decomposed": found}
 
 
+def check_leaves(name: str, form: Factorization) -> None:
+    """Raise ValueError if a factorization, of the layer with that name, has no dense leaf."""
+    if not any(isinstance(part, Dense) for part in form.modules()):
+        raise ValueError(f"layer '{name}': {form.describe()} has no dense leaf to decompose")
+
+
 def decomposed(name: str, form: Factorization, decomposer: Decomposer) -> Factorization:
     """A factorization with its dense leaves decomposed; frozen ones stay frozen.
 
     Args:
         name: of the layer, for errors.
     """
-    if not any(isinstance(part, Dense) for part in form.modules()):
-        raise ValueError(f"layer '{name}': {form.describe()} has no dense leaf to decompose")
+    check_leaves(name, form)
 
     def replaced(leaf: Dense) -> Factorization:
         try:

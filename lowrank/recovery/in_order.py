@@ -84,11 +84,20 @@ class InOrder(Recovery):
         for step in self.steps:
             step.check_data(task)
 
+    def check_forms(self, model: nn.Module) -> None:
+        for step in self.steps:
+            step.check_forms(model)
+            if step.changes_forms:
+                # The next ones begin with other factorizations, which are not known yet.
+                return
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
+        self.check_forms(model)
         return {"steps": [step.recover(model, task, progress) for step in self.steps]}
 
     def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
+        self.check_forms(compressed.model)
         found = [step.change(compressed, task, progress) for step in self.steps]
         return {"steps": found}

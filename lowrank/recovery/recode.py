@@ -64,6 +64,12 @@ class Recode(Recovery):
         # Only the compressed model has what is coded.
         pass
 
+    def check_forms(self, model: nn.Module) -> None:
+        layers = [m for m in model.modules() if isinstance(m, FactorizedLayer)]
+        parts = [part for layer in layers for part in layer.factorization.modules()]
+        if layers and not any(isinstance(part, Codebook | Sparse) for part in parts):
+            raise ValueError("the model has neither codebooks nor pruned weights: nothing to code")
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return {"coded": self._recode(model)}
 
@@ -77,10 +83,8 @@ class Recode(Recovery):
 
     def _recode(self, model: nn.Module) -> dict[str, dict[str, int]]:
         """Code the layers, in place, and say by name what each coding of them takes."""
+        self.check_forms(model)
         layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLayer)}
-        parts = [part for layer in layers.values() for part in layer.factorization.modules()]
-        if layers and not any(isinstance(part, Codebook | Sparse) for part in parts):
-            raise ValueError("the model has neither codebooks nor pruned weights: nothing to code")
         found, made = {}, dict[int, Factorization]()
         for name, layer in layers.items():
             form = layer.factorization

@@ -68,6 +68,16 @@ class Recovery(ABC):
         """
         del task
 
+    def check_forms(self, model: nn.Module) -> None:
+        """Check that `recover` can begin with the factorizations of a compressed model.
+
+        So an error comes before the recoveries that run first, which may train for hours.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        del model
+
     @abstractmethod
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         """Change `model` in place, with data of the train split only, of which calibration is a

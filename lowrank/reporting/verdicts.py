@@ -123,7 +123,7 @@ def table(
         f"{subject(frame)}: {in_unit(shown)} of two methods at one size; {small.words}. The better "
         f"of two is bold where the difference is real (p < {ALPHA:g}). ~: interpolated between two "
         f"measured sizes; sizes within {SAME - 1:.0%} are one. Difference: first − second ± its "
-        f"standard error, with its 95 % interval{drawn}. "
+        f"standard error, with its 95 % interval, not corrected{drawn}. "
         f"p: {used} ({about}; {examples:,} examples), corrected by Holm "
         f"for {len(verdicts)} test{'' if len(verdicts) == 1 else 's'}. Would tell: the "
         "examples that would tell a difference of this size, four times of five."
@@ -197,6 +197,8 @@ def _said(one: Verdict, shown: Metric, small: Metric) -> str:
         return f"{one.better} is better by {amount} at {at} (p {p if p[0] == '<' else f'= {p}'})"
     if found.error == 0 and found.value == 0:
         return f"at {at} they are alike on every example"
+    if found.p < ALPHA:
+        amount += f", p = {p_text(found.p)} alone and {p_text(one.p)} among all tests"
     needed = _needed(one.needed)
     more = f"; {needed} examples would tell" if needed else ""
     if found.over_seeds and not needed and found.value:

@@ -363,6 +363,7 @@ def test_every_figure_draws_what_it_is_given(dense, pruned, llama, tmp_path):
     assert len(figures["attention"].axes) == 4 + 1
     shown = figures["directions"].axes[0].get_images()[0].get_array()
     np.testing.assert_allclose(shown, direction_drops(dense, TASK, examples=50).drops)
+    assert figures["directions"].axes[0].get_ylabel() == "direction of fc2, first 8 of 10"
     assert plots.save(figures["heads"], tmp_path / "heads")[0].stat().st_size > 1000
     with pytest.raises(ValueError, match="no layer"):
         plots.similarity_figure(LayerSimilarity({}, {}))

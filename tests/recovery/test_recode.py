@@ -167,6 +167,24 @@ def test_what_cannot_be_done_is_refused(make, text):
         make()
 
 
+@pytest.mark.parametrize("order", [["retrain", "quantize"], ["retrain", "code"]])
+def test_forms_that_do_not_suit_a_later_step_are_refused_before_an_earlier_one_trains(
+    order, monkeypatch
+):
+    def fail(*_, **__):
+        raise AssertionError("trained before the forms were checked")
+
+    monkeypatch.setattr(FineTune, "recover", fail)
+    steps = InOrder({name: STEPS[name] for name in order}, order)
+    quantized = compress(TASK.model(), Quantization(4))
+    for recover in (
+        lambda: steps.recover(quantized.model, TASK),
+        lambda: steps.change(quantized, TASK),
+    ):
+        with pytest.raises(ValueError, match="no dense leaf to decompose|nothing to code"):
+            recover()
+
+
 def test_a_sparse_matrix_of_dense_values_is_coded_too():
     model = pruned(0.95)
     assert Recode(gap_bits=4).recover(model, TASK) == {"coded": {}}

@@ -1,6 +1,7 @@
 """Comparisons pair test examples, say which differences are real, and refuse what is none."""
 
 import math
+from dataclasses import replace
 
 import made_outcomes
 import made_records as records
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lowrank.records import store
+from lowrank.records import columns, store
 from lowrank.reporting.compare import compare
+from lowrank.reporting.verdicts import sentences
 from lowrank.statistics.hypotheses import holm
 from lowrank.statistics.resampling import counts
 
@@ -108,6 +110,14 @@ def test_the_sentences_say_who_is_better_where_and_how_many_examples_would_tell(
     assert last.better is None and 60 < last.needed < math.inf
     assert "at 4.32 bits they cannot be told apart (0.085 ± " in sentence
     assert sentence.endswith(f"about {float(f'{last.needed:.2g}'):.0f} examples would tell).")
+
+
+def test_a_difference_that_only_the_correction_takes_back_says_so(texts):
+    one = compare(texts, "gptq", "awq", size=BITS).verdicts[-1]
+    alone = replace(one.tested, difference=replace(one.tested.difference, p=0.02))
+    shown, small = (columns.measure(texts, name) for name in ("perplexity", BITS))
+    (text,) = sentences([replace(one, tested=alone, p=0.12)], shown, small, 60)
+    assert ", p = 0.020 alone and 0.12 among all tests; about " in text
 
 
 def test_what_was_not_told_needs_more_examples_than_there_are(frame, texts):

@@ -131,7 +131,8 @@ def direction_figure(found: DirectionDrops, title: str = "") -> Figure:
     axes.set_xticks(range(classes), [str(one) for one in found.classes])
     axes.set_yticks(range(count), [f"{i + 1} (σ = {s:.3g})" for i, s in enumerate(found.sigma)])
     axes.set_xlabel("class or token")
-    axes.set_ylabel(f"direction of {ending(found.layer, LONGEST_NAME, 8)}")
+    first = f", first {count} of {found.rank}" if count < found.rank else ""
+    axes.set_ylabel(f"direction of {ending(found.layer, LONGEST_NAME, 8)}{first}")
     _bar(figure, image, [axes], "fall of the right logit")
     return figure
 
