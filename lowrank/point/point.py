@@ -47,6 +47,7 @@ from lowrank.records.checks import is_number
 from lowrank.records.companions import MODEL, OUTCOMES, model_name, outcomes_name
 from lowrank.records.record import Record
 from lowrank.recovery import NoRecovery, Recovery
+from lowrank.recovery.task_parts import fingerprints, sharing
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
 
@@ -150,6 +151,7 @@ def measure_point(
             )
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
+        before = fingerprints(compressed.model) if recovery.tunes else {}
         with timing(timings, "recover_s"):
             recovered = recovery.recover_compressed(compressed, task)
         size = measured_how.of(task).batch_size
@@ -184,6 +186,7 @@ def measure_point(
         "validation": validated.metrics,
         **baseline.fields,
         "recovered": recovered,
+        "sharing": sharing(compressed.model, before) if recovery.tunes else None,
         "layers": [layer.row() for layer in compressed.layers],
         "skipped": compressed.skipped,
         "left": compressed.left,
