@@ -55,9 +55,7 @@ def report(config: DictConfig) -> None:
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
     if chosen.across_tasks:
-        store.check_writable(chosen.out)
-        say_written(chosen, len(frame), list(across_tasks(chosen, frame)))
-        return
+        return say_written(chosen, len(frame), across_tasks(chosen, frame))
     parts = fitting(chosen, of_methods(chosen, comparisons(frame)))
     compared = comparisons_of(parts)
     store.check_writable(chosen.out)

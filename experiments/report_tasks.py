@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrank.files.names import stems
+from lowrank.records import store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from experiments.report_options import Options
 
 
-def across_tasks(chosen: Options, frame: pd.DataFrame) -> Iterator[Path]:
+def across_tasks(chosen: Options, frame: pd.DataFrame) -> list[Path]:
     """Write what all records, of several tasks on one base, say together, and print the answers.
 
+    Returns:
+        The files.
+
     Raises:
-        ValueError: as `lowrank.reporting.across_tasks.contest`, `scores` and `set_against`.
+        ValueError: as `lowrank.reporting.across_tasks.contest`, `scores` and `set_against`; or
+            `out` cannot be written.
     """
     from lowrank.reporting import across_tasks as reporting
     from lowrank.reporting import plots
@@ -27,26 +31,35 @@ def across_tasks(chosen: Options, frame: pd.DataFrame) -> Iterator[Path]:
     from lowrank.reporting.table import write
 
     if chosen.methods is not None:
-        frame = frame[frame["method"].isin(chosen.methods)]  # type: ignore[assignment]
+        known, frame = frame["method"].unique(), frame[frame["method"].isin(chosen.methods)]  # type: ignore[assignment]
+        if frame.empty:
+            raise ValueError(
+                f"no record is of the methods {', '.join(chosen.methods)}: there are "
+                f"{', '.join(sorted(known))}"
+            )
     found = reporting.scores(frame, reporting.contest(frame, chosen.metric))
-    (stem,) = stems([[str(frame["model"].iloc[0]), "across-tasks"]])
-    start = Path(chosen.out) / stem
     answers = {
         (method, against): pays.set_against(found, method, against)
         for method, against in pairs(chosen, [one.method for one in found.contest.contenders])
     }
     lines = [pays.sentence(found, method, of) for (method, _), of in answers.items()]
-    summary = tables.summary(frame, found)
-    print(summary.to_markdown())
-    yield from summary.save(start)
-    yield from tables.each(frame, found).save(f"{start}-each")
-    yield from plots.save(plots.tasks_figure(frame, found), start)
+    made = {"": tables.summary(frame, found), "-each": tables.each(frame, found)}
     if answers:
         every = [(method, one) for (method, _), of in answers.items() for one in of]
-        yield from pays.table(frame, found, every).save(f"{start}-pays")
-        yield write(Path(f"{start}-pays.txt"), "\n".join([*lines, ""]))
+        made["-pays"] = pays.table(frame, found, every)
+    figure = plots.tasks_figure(frame, found)
+    # All that can be wrong is found before anything is written.
+    store.check_writable(chosen.out)
+    (stem,) = stems([[str(frame["model"].iloc[0]), "across-tasks"]])
+    start = Path(chosen.out) / stem
+    written = [path for end, table in made.items() for path in table.save(f"{start}{end}")]
+    written += plots.save(figure, start)
+    if lines:
+        written.append(write(Path(f"{start}-pays.txt"), "\n".join([*lines, ""])))
+    print(made[""].to_markdown())
     for line in lines if chosen.compare is not None else ():
         print(line)
+    return written
 
 
 def pairs(chosen: Options, methods: list[str]) -> list[tuple[str, str]]:

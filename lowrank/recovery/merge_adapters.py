@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -50,7 +51,7 @@ def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) ->
     Raises:
         ValueError: the model has no such layer, or one that holds no merged matrix.
     """
-    layers = dict(model.named_modules())
+    layers: dict[str, Any] = dict(model.named_modules())
     for name, form in replaced.items():
         layer = layers.get(name)
         if not isinstance(layer, FactorizedLayer) or layer.factorization.shape != form.shape:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class Tied(nn.Module):
         return self.head(torch.relu(self.first(x)))
 
 
-def adapted(base=None, outside=False, network=Normalised, seed=0):
+def adapted(base=None, outside=False, network: type[nn.Module] = Normalised, seed=0) -> Any:
     model = compress(network(seed).eval(), LoRA(rank=2, alpha=4, base=base)).model
     if not outside:
         freeze_outside_factorizations(model)

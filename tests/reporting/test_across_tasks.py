@@ -1,75 +1,19 @@
 """Several tasks on one base: what is stored once, and from how many tasks on that pays."""
 
 import math
+from typing import Any
 
-import made_records
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tasks import COUNT, TASKS, every, made, right
 
-from lowrank.metrics.metric import Metric
 from lowrank.records import store
-from lowrank.records.companions import OUTCOMES, outcomes_name
-from lowrank.records.outcomes import Outcomes
-from lowrank.records.record import Record
-from lowrank.reporting.across_tasks import Contender, contest, scores, set_against, tables
+from lowrank.reporting.across_tasks import Competitor, contest, scores, set_against, tables
 from lowrank.reporting.across_tasks import pays as saving
 from lowrank.reporting.plots import tasks_figure
 from lowrank.statistics.estimates import averaged, weighted_mean
-
-TASKS = ("plain", "rotated", "noisy")
-# Method, level → share of images that are right, shared and own bytes.
-POINTS = {
-    ("full", 1): (0.95, 0, 1000),
-    ("lora", 2): (0.80, 1000, 40),
-    ("lora", 8): (0.93, 1000, 160),
-    ("shared", 4): (0.80, 1100, 20),
-    ("shared", 16): (0.92, 1400, 80),
-}
-COUNT = 400
-ACCURACY = Metric("top1", "top-1 accuracy (test split)", "top-1", "percent", average="mean")
-
-
-def right(share, task, seed, count=COUNT):
-    """The hardest images are wrong, with some noise by task and seed."""
-    random = np.random.default_rng([TASKS.index(task), seed])
-    hard = np.arange(count) * 7919 % count / count
-    return (hard + 0.03 * random.normal(size=count) < share).astype(float)
-
-
-def made(method, level, task, seed, rate=0.1, values=None, target=None, **sharing):
-    share, shared, own = POINTS[method, level]
-    config = {
-        "task": {"_target_": "tests.Task", "name": task, "seed": seed},
-        "method": {"_target_": f"lowrank.{method}", "rank": level},
-        "recovery": {"_target_": "lowrank.FineTune", "learning_rate": rate},
-    }
-    record = made_records.record("lora", 1, seed, **config)
-    value = right(share, task, seed) if values is None else values
-    target = np.arange(len(value)) % 10 if target is None else target
-    dense = {"top1": np.ones(len(value))}
-    place = TASKS.index(task)
-    examples = np.arange(len(value)) * len(TASKS) + place
-    outcomes = Outcomes(examples, np.ones(len(value)), dense, {"top1": value}, target)
-    mean = {"top1": float(value.mean())}
-    found = {"shared_bytes": shared, "shared_hash": f"{method} {level} {seed}", "own_bytes": own}
-    changes = {
-        **{"task": task, "method": method, "level": float(level), "recovery": "finetune"},
-        **{"dense_recovery": "finetune", "tuned": True, "sharing": found | sharing},
-        "compressed": record["compressed"] | mean,
-        "dense": record["dense"] | {"top1": 1.0},
-        "dense_before_recovery": {"top1": 0.3 + 0.1 * place},
-        "validation": record["validation"] | mean,
-        OUTCOMES.field: outcomes_name(record["key"]),
-    }
-    return Record(record | changes, outcomes)
-
-
-def every(points=POINTS, tasks=TASKS, seeds=(0, 1, 2), **options):
-    return [
-        made(*point, task, seed, **options) for point in points for task in tasks for seed in seeds
-    ]
 
 
 @pytest.fixture
@@ -107,7 +51,7 @@ contenders = st.tuples(st.integers(0, 5000), st.integers(0, 300))
 
 @given(contenders, contenders)
 def test_from_that_number_of_tasks_on_it_takes_fewer_bytes_and_not_before(one, other):
-    first, second = (Contender("a", 1.0, {}, {}, *map(float, pair)) for pair in (one, other))
+    first, second = (Competitor("a", 1.0, {}, {}, *map(float, pair)) for pair in (one, other))
     fewer = [first.bytes(n) < second.bytes(n) for n in range(1, 6000)]
     found = first.fewer_from(second)
     if found is None:
@@ -168,9 +112,7 @@ def test_the_answer_takes_the_first_level_that_is_as_good(frame):
     assert strong.first is None or strong.first.name == "shared 16"
     text = saving.sentence(found, "shared", [weak, strong])
     assert "shared takes fewer bytes than lora at a quality that cannot be told" in text
-    assert "than lora 2 from 6 tasks on, as shared 4 (80.03 against 80.03)" in text or (
-        "than lora 2 from 6 tasks on, as shared 4 (" in text
-    )
+    assert "than lora 2 from 6 tasks on, as shared 4 (" in text
     (against,) = set_against(found, "lora", "full")
     assert against.first is None and against.why == "every level is worse"
     assert "at no number of tasks (every level is worse)" in saving.sentence(
@@ -231,7 +173,7 @@ def test_of_several_settings_the_best_on_validation_stands_for_the_level(tmp_pat
 
 
 def test_what_has_no_record_of_each_task_is_left_out_and_named(tmp_path):
-    frame = written(tmp_path, [*every([("lora", 2)]), made("lora", 8, "noisy", 0)])
+    frame: Any = written(tmp_path, [*every([("lora", 2)]), made("lora", 8, "noisy", 0)])
     found = contest(frame)
     assert [one.name for one in found.contenders] == ["lora 2"]
     assert found.left_out == ("lora 8",)

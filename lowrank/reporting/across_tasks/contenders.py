@@ -19,7 +19,7 @@ SHARED, HASH, OWN = (f"sharing.{name}" for name in ("shared_bytes", "shared_hash
 
 
 @dataclass(frozen=True)
-class Contender:
+class Competitor:
     """A method at one level, trained for each task with each seed.
 
     Attributes:
@@ -49,7 +49,7 @@ class Contender:
         """Stored bytes of the base and so many tasks, if more take what these do."""
         return self.shared_bytes + tasks * self.own_bytes
 
-    def fewer_from(self, other: Contender) -> int | None:
+    def fewer_from(self, other: Competitor) -> int | None:
         """The number of tasks from which on it takes fewer bytes than another; None if none."""
         extra, saved = self.shared_bytes - other.shared_bytes, other.own_bytes - self.own_bytes
         if saved <= 0:
@@ -68,7 +68,7 @@ class Contest:
     metric: Metric
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    contenders: tuple[Contender, ...]
+    contenders: tuple[Competitor, ...]
     left_out: tuple[str, ...]
 
 
@@ -92,7 +92,8 @@ def contest(frame: pd.DataFrame, metric: str | None = None) -> Contest:
     texts: Any = _settings(frame)
     level: Any = frame["level"].astype(float)
     found, left_out = [], []
-    for (method, own_level), rows in frame.groupby(["method", level], dropna=False, sort=False):
+    levels: Any = frame.groupby(["method", level], dropna=False, sort=False)
+    for (method, own_level), rows in levels:
         own: Any = texts.loc[rows.index]
         varied = [name for name in own if own[name].nunique() > 1]
         groups = list(rows.groupby([own[name] for name in varied])) if varied else [((), rows)]
@@ -112,13 +113,13 @@ def contest(frame: pd.DataFrame, metric: str | None = None) -> Contest:
     return Contest(shown, tasks, seeds, tuple(order), tuple(dict.fromkeys(left_out)))
 
 
-def _described(one: Contender) -> str:
+def _described(one: Competitor) -> str:
     """A name with the settings that tell it from others of that name."""
     settings = ", ".join(f"{name}={text}" for name, text in one.chosen.items())
     return f"{one.name} ({settings})" if settings else one.name
 
 
-def _check_frame(frame: pd.DataFrame) -> None:
+def _check_frame(frame: Any) -> None:
     if frame["task"].nunique() < 2:
         raise ValueError(
             f"the records are of {frame['task'].nunique()} task: what several share needs two or "
@@ -129,7 +130,7 @@ def _check_frame(frame: pd.DataFrame) -> None:
             f"the records are of several models ({', '.join(sorted(frame['model'].unique()))}), "
             "which have no base in common: select one"
         )
-    lacking: Any = frame if HASH not in frame else frame[frame[HASH].isna()]
+    lacking = frame if HASH not in frame else frame[frame[HASH].isna()]
     if len(lacking):
         raise ValueError(
             f"{lacking['path'].iloc[0]} does not say what its tasks share: only points with a "
@@ -161,7 +162,7 @@ def _settings(frame: pd.DataFrame) -> Any:
 
 def _contender(
     method: Any, level: float, varied: Sequence[str], values: Any, rows: Any
-) -> Contender:
+) -> Competitor:
     twice = rows[rows.duplicated(["task", "seed"])]
     if len(twice):
         first = twice.iloc[0]
@@ -169,7 +170,7 @@ def _contender(
             f"method {method} at level {level} has task {first['task']} with seed {first['seed']} "
             "more than once: the records of several sweeps are mixed, or differ in the task alone"
         )
-    return Contender(
+    return Competitor(
         str(method),
         float(level),
         dict(zip(varied, map(str, values), strict=True)),
@@ -179,12 +180,12 @@ def _contender(
     )
 
 
-def _on_validation(frame: pd.DataFrame, one: Contender, shown: Metric) -> float:
+def _on_validation(frame: pd.DataFrame, one: Competitor, shown: Metric) -> float:
     rows: Any = frame.loc[list(one.rows.values())]
     return shown.sign * float(rows[f"validation_{shown.name}"].mean())
 
 
-def _check_shared(frame: pd.DataFrame, one: Contender, seeds: Sequence[int]) -> None:
+def _check_shared(frame: pd.DataFrame, one: Competitor, seeds: Sequence[int]) -> None:
     """Raise ValueError unless the tasks of each seed have one base, bit for bit."""
     for seed in seeds:
         rows: Any = frame.loc[[row for (_, own), row in one.rows.items() if own == seed]]

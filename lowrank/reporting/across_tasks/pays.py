@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.metrics.metric import NONE, Metric
 from lowrank.records.columns import level_text
-from lowrank.reporting.across_tasks.contenders import Contender
-from lowrank.reporting.across_tasks.scores import Scores
+from lowrank.reporting.across_tasks.contenders import Competitor
+from lowrank.reporting.across_tasks.scores import TaskScores
 from lowrank.reporting.captions import in_unit
 from lowrank.reporting.table import Table, no_bold
 from lowrank.reporting.verdicts import ALPHA, p_text
@@ -32,14 +32,14 @@ class Pays:
         why: where there is no first, the reason.
     """
 
-    first: Contender | None
-    second: Contender
+    first: Competitor | None
+    second: Competitor
     tasks: int | None
     difference: Difference | None
     why: str = ""
 
 
-def set_against(found: Scores, method: str, against: str) -> tuple[Pays, ...]:
+def set_against(found: TaskScores, method: str, against: str) -> tuple[Pays, ...]:
     """What `method` has to set against each level of the method `against`.
 
     A level is as good as another if the paired test over the test examples does not say that it is
@@ -61,7 +61,7 @@ def set_against(found: Scores, method: str, against: str) -> tuple[Pays, ...]:
     )
 
 
-def _against(found: Scores, method: str, place: int) -> Pays:
+def _against(found: TaskScores, method: str, place: int) -> Pays:
     own, sign = found.contest.contenders, found.contest.metric.sign
     second = own[place]
     tested = {
@@ -77,7 +77,7 @@ def _against(found: Scores, method: str, place: int) -> Pays:
     return Pays(own[first], second, fewer[first], good[first])
 
 
-def sentence(found: Scores, method: str, answers: Sequence[Pays]) -> str:
+def sentence(found: TaskScores, method: str, answers: Sequence[Pays]) -> str:
     """The answers on a method against another, in one sentence."""
     shown, against = found.contest.metric, answers[0].second.method
     about = (
@@ -105,7 +105,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def table(frame: pd.DataFrame, found: Scores, answers: Sequence[tuple[str, Pays]]) -> Table:
+def table(frame: pd.DataFrame, found: TaskScores, answers: Sequence[tuple[str, Pays]]) -> Table:
     """A row for each method and each contender that it is set against."""
     import pandas as pd
 

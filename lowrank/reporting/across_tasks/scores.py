@@ -36,7 +36,7 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class TaskScores:
     """The means over tasks of all contenders, a column for each contender and seed.
 
     Attributes:
@@ -77,7 +77,7 @@ class Scores:
 
 def scores(
     frame: pd.DataFrame, found: Contest, resamples: int = RESAMPLES, seed: int = 0
-) -> Scores:
+) -> TaskScores:
     """The means over tasks of the contenders, from the outcomes beside their records.
 
     Each task counts alike. Where all tasks are changes of the same test examples, their outcomes
@@ -116,7 +116,7 @@ def scores(
         sample = _together(
             [resample(*one, resamples, seed + place) for place, one in enumerate(pairs)]
         )
-    return Scores(found, sample, paired)
+    return TaskScores(found, sample, paired)
 
 
 def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:

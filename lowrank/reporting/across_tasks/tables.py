@@ -8,8 +8,8 @@ import numpy as np
 
 from lowrank.metrics.metric import NONE
 from lowrank.records.columns import level_text
-from lowrank.reporting.across_tasks.contenders import Contender
-from lowrank.reporting.across_tasks.scores import Scores
+from lowrank.reporting.across_tasks.contenders import Competitor
+from lowrank.reporting.across_tasks.scores import TaskScores
 from lowrank.reporting.captions import in_unit, with_error
 from lowrank.reporting.table import Table, no_bold
 from lowrank.reporting.verdicts import ALPHA
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TASKS = (1, 2, 5, 20)
 
 
-def summary(frame: pd.DataFrame, found: Scores) -> Table:
+def summary(frame: pd.DataFrame, found: TaskScores) -> Table:
     """A row for each contender: mean quality over the tasks, and bytes of 1, 2, 5 and 20 tasks.
 
     Bold are those that cannot be told from the best; see
@@ -69,7 +69,7 @@ def summary(frame: pd.DataFrame, found: Scores) -> Table:
     return Table(pd.DataFrame(values), cells, marks, _caption(frame, found), labels=2)
 
 
-def each(frame: pd.DataFrame, found: Scores) -> Table:
+def each(frame: pd.DataFrame, found: TaskScores) -> Table:
     """A row for each contender, a column for each task: the mean over seeds."""
     import pandas as pd
 
@@ -91,7 +91,7 @@ def each(frame: pd.DataFrame, found: Scores) -> Table:
     return Table(pd.DataFrame(values), cells, no_bold(cells), caption, labels=2)
 
 
-def _one_sided(found: Scores) -> np.ndarray:
+def _one_sided(found: TaskScores) -> np.ndarray:
     """The p-values that value `column` is no better than value `row`."""
     count, sign = len(found.contest.contenders), found.contest.metric.sign
     p = np.full((count, count), np.nan)
@@ -103,7 +103,7 @@ def _one_sided(found: Scores) -> np.ndarray:
     return p
 
 
-def _caption(frame: pd.DataFrame, found: Scores) -> str:
+def _caption(frame: pd.DataFrame, found: TaskScores) -> str:
     own, shown = found.contest, found.contest.metric
     settings = dict.fromkeys(name for one in own.contenders for name in one.chosen)
     chosen = (
@@ -127,33 +127,33 @@ def _caption(frame: pd.DataFrame, found: Scores) -> str:
     )
 
 
-def _subject(frame: pd.DataFrame, found: Scores) -> str:
+def _subject(frame: pd.DataFrame, found: TaskScores) -> str:
     return f"{len(found.contest.tasks)} tasks on one {frame['model'].iloc[0]}"
 
 
-def _over_seeds(found: Scores) -> str:
+def _over_seeds(found: TaskScores) -> str:
     seeds = len(found.contest.seeds)
     if seeds == 1:
         return "One seed, so no spread."
     return f"Mean ± sample standard deviation over {seeds} seeds."
 
 
-def _before(frame: pd.DataFrame, found: Scores) -> str:
+def _before(frame: Any, found: TaskScores) -> str:
     """A sentence on the base before it was trained for the tasks, where that is on record."""
     own, shown = found.contest, found.contest.metric
     column = f"dense_before_recovery_{shown.name}"
     if column not in frame or frame[column].isna().any():
         return ""
-    means: Any = frame.drop_duplicates(["task", "seed"]).groupby("task", sort=False)[column].mean()
+    means = frame.drop_duplicates(["task", "seed"]).groupby("task", sort=False)[column].mean()
     each_one = ", ".join(f"{task} {shown.text(float(means[task]))}" for task in own.tasks)
     return f" The base as it is: {shown.text(float(means.mean()))} ({each_one})."
 
 
-def _named(one: Contender) -> dict[str, Any]:
+def _named(one: Competitor) -> dict[str, Any]:
     return {"method": one.method, "level": one.level}
 
 
-def _named_cells(one: Contender) -> dict[str, str]:
+def _named_cells(one: Competitor) -> dict[str, str]:
     return {"method": one.method, "level": level_text(one.level)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lowrank.reporting.across_tasks.scores import Scores
+from lowrank.reporting.across_tasks.scores import TaskScores
 from lowrank.reporting.plots.style import COLUMN, RC, method_styles, note_below
 from lowrank.reporting.plots.text import wrapped
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def tasks_figure(frame: pd.DataFrame, found: Scores) -> Figure:
+def tasks_figure(frame: pd.DataFrame, found: TaskScores) -> Figure:
     """One line for each method through its levels: bytes of the measured tasks, and mean quality.
 
     The bytes are those of the base, once, and of each task. Bars are the 95 % intervals over the
