@@ -82,8 +82,7 @@ def contest(frame: pd.DataFrame, metric: str | None = None) -> Contest:
         metric: an average over examples; that by which the tasks judge, if not given.
 
     Raises:
-        ValueError: there are fewer than two tasks, or several models; a record does not say what
-            its tasks share; what a contender has on record as shared is not the same in all tasks;
+        ValueError: there are several models; a record does not say what its tasks share; what a contender has on record as shared is not the same in all tasks;
             the metric is no mean over examples; or no contender has all tasks and seeds.
     """
     _check_frame(frame)
@@ -120,11 +119,6 @@ def _described(one: Competitor) -> str:
 
 
 def _check_frame(frame: Any) -> None:
-    if frame["task"].nunique() < 2:
-        raise ValueError(
-            f"the records are of {frame['task'].nunique()} task: what several share needs two or "
-            "more"
-        )
     if frame["model"].nunique() > 1:
         raise ValueError(
             f"the records are of several models ({', '.join(sorted(frame['model'].unique()))}), "
