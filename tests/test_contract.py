@@ -31,10 +31,12 @@ from lowrank.decomposers import (
     Chain,
     CodebookQuantization,
     Decomposer,
+    DoRA,
     EntropyCodedQuantization,
     EntropyCoding,
     HalfPrecision,
     LoRA,
+    LoRAXS,
     LowRankPlusSparse,
     LowRankTimesSparse,
     MagnitudePruning,
@@ -44,11 +46,13 @@ from lowrank.decomposers import (
     QuantizedPlusLowRank,
     RandomPruning,
     RobustPCA,
+    SharedLoRA,
     SparseFactors,
     SparseGPT,
     TruncatedSVD,
     Tucker2,
     Uncompressed,
+    VeRA,
 )
 from lowrank.factorizations import (
     BlockDiagonal,
@@ -59,11 +63,13 @@ from lowrank.factorizations import (
     EntropyCoded,
     Factorization,
     Half,
+    NormalizedRows,
     PermutedProduct,
     Product,
     Quantized,
     Scaled,
     ScaledColumns,
+    ScaledRows,
     Sparse,
     Sum,
     rebuild,
@@ -275,6 +281,53 @@ ROWS = {
         {Sum, Sparse, Scaled, Product, Dense},
         87 + 120,
         ADAPTER,
+    ),
+    "rsLoRA": Row(
+        LoRA(4, 4, scaling="alpha/sqrt(rank)"), {Sum, Dense, Scaled, Product}, ALL + 240, ADAPTER
+    ),
+    "DoRA": Row(
+        DoRA(LoRA(2, 4)),
+        {NormalizedRows, Sum, Dense, Scaled, Product},
+        ALL + 120 + OUT,
+        {"lengths", *(f"term.{name}" for name in ADAPTER)},
+    ),
+    "DoRA of a quantized base": Row(
+        DoRA(LoRA(2, 4, init="residual", base=Quantization(4))),
+        {NormalizedRows, Sum, Quantized, Scaled, Product, Dense},
+        ALL + 120 + OUT,
+        {"lengths", *(f"term.{name}" for name in ADAPTER)},
+    ),
+    "LoRA-XS": Row(
+        LoRAXS(3, 6, dropout=0.1),
+        {Sum, Dense, Scaled, Product},
+        ALL + 3 * 60 + 9,
+        {"terms.1.term.factors.1.weight"},
+        Full(moment(), torch.arange(OUT) % 3 + 1.0),
+    ),
+    "VeRA": Row(
+        VeRA(50),
+        {Sum, Dense, Scaled, Product, ScaledRows},
+        ALL + 51 * OUT + 50 * (INNER + 1),
+        {"terms.1.term.factors.0.scale", "terms.1.term.factors.1.scale"},
+    ),
+    "shared-factor LoRA": Row(
+        SharedLoRA(3, 6),
+        {Sum, Dense, Scaled, Product},
+        ALL + 180,
+        {"terms.1.term.factors.1.weight"},
+        Full(moment(), torch.arange(OUT) % 3 + 1.0),
+    ),
+    "shared-factor LoRA over its own base": Row(
+        SharedLoRA(3, 6, compress_base=True),
+        {Sum, Dense, Scaled, Product},
+        3 * (OUT + 2 * INNER),
+        {"factors.1.terms.1.term.weight"},
+    ),
+    "shared right factor": Row(
+        SharedLoRA(3, 6, side="right", compress_base=True),
+        {Sum, Dense, Scaled, Product},
+        3 * (2 * OUT + INNER),
+        {"factors.0.terms.1.term.weight"},
     ),
     "quantized plus low rank": Row(
         QuantizedPlusLowRank(2, GPTQ(2, 12), iterations=2),
@@ -542,13 +595,6 @@ class TestHyperparameters:
         """Methods inside a method become dictionaries too, as in any dataclass."""
         method, plain = row.decomposer, dataclasses.asdict(row.decomposer)
         json.dumps(plain)
-        if isinstance(method, EntropyCoding):
-            plain["method"] = rebuilt(method.method, plain["method"])
-        if isinstance(method, LoRA | QuantizedPlusLowRank) and method.base is not None:
-            plain["base"] = type(method.base)(**plain["base"])
-        if isinstance(method, PruneAndQuantize):
-            for name, part in (("pruning", ALPS), ("quantization", GPTQ)):
-                plain[name] = part(**plain[name])
         assert rebuilt(method, plain) == method
 
     def test_it_cannot_be_changed(self, row):
@@ -557,11 +603,12 @@ class TestHyperparameters:
 
 
 def rebuilt(method: Decomposer, plain: dict) -> Decomposer:
-    """A method made of its fields, its steps or parts being dictionaries."""
-    lists = [name for name in ("steps", "parts") if isinstance(plain.get(name), list | tuple)]
-    for name in lists:
-        parts = zip(getattr(method, name), plain[name], strict=True)
-        plain[name] = [type(part)(**dictionary) for part, dictionary in parts]
+    """A method made of its fields, the methods in them being dictionaries."""
+    for name, value in vars(method).items():
+        if isinstance(value, Decomposer):
+            plain[name] = rebuilt(value, plain[name])
+        elif isinstance(value, list | tuple) and any(isinstance(v, Decomposer) for v in value):
+            plain[name] = [rebuilt(*pair) for pair in zip(value, plain[name], strict=True)]
     return type(method)(**plain)
 
 

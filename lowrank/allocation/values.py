@@ -1,4 +1,4 @@
-"""The dtype in which the real values of a compressed weight are stored."""
+"""The dtype in which real values of compressed weights are stored, and what is stored once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lowrank.decomposers.half_precision import HalfPrecision
-from lowrank.factorizations import Dense, Factorization, Scaled
+from lowrank.factorizations import Dense, Factorization, adapters
+from lowrank.numerics.memo import fingerprint
+
+SHARED = "shares frozen factors of its adapter with layers before it, counted once"
 
 
 class Values:
-    """The dtype of stored factors and kept weights.
+    """The dtype of stored factors and kept weights of one model.
+
+    Frozen factors of adapters that have equal numbers, such as those of VeRA, are one tensor in all
+    of its layers.
 
     Args:
         dtype: ``"float16"`` or ``"bfloat16"``; None for the model's own.
@@ -25,6 +31,7 @@ class Values:
         self._half = None if dtype is None else HalfPrecision(dtype)  # type: ignore[arg-type]
         # A factor that several layers share is stored once.
         self._stored: WeakKeyDictionary[Dense, Factorization] = WeakKeyDictionary()
+        self._frozen: dict[str, Dense] = {}
 
     def __repr__(self) -> str:
         return f"Values({self.dtype!r})"
@@ -34,23 +41,20 @@ class Values:
         return 2 if self.dtype is not None else dtype.itemsize
 
     def stored(self, form: Factorization) -> Factorization:
-        """A form with its dense leaves as they are stored; adapters, which are trained, stay.
+        """A form with its dense leaves as they are stored; what an adapter trains stays.
 
         Raises:
             ValueError: numbers that the dtype does not hold.
         """
+        added = {id(leaf) for part in adapters(form) for leaf in part.modules()}
+        if added:
+            form = self._shared(form, added)
         half = self._half
         if half is None:
             return form
-        trained = {
-            id(leaf)
-            for branch in form.modules()
-            if isinstance(branch, Scaled)
-            for leaf in branch.modules()
-        }
 
         def convert(leaf: Dense) -> Factorization:
-            if id(leaf) in trained:
+            if id(leaf) in added and leaf.weight.requires_grad:
                 return leaf
             if leaf not in self._stored:
                 stored = half.decompose(leaf.weight)
@@ -59,3 +63,23 @@ class Values:
             return self._stored[leaf]
 
         return form.map_dense(convert)
+
+    def _shared(self, form: Factorization, added: set[int]) -> Factorization:
+        """A form in which frozen leaves of adapters are those of equal numbers of other forms.
+
+        Args:
+            added: the leaves of its adapters, by `id`.
+        """
+        notes: tuple[str, ...] = ()
+
+        def once(leaf: Dense) -> Factorization:
+            nonlocal notes
+            if id(leaf) not in added or leaf.weight.requires_grad:
+                return leaf
+            known = self._frozen.setdefault(fingerprint(leaf.weight), leaf)
+            notes = notes if known is leaf else (SHARED,)
+            return known
+
+        shared = form.map_dense(once)
+        shared.notes += notes
+        return shared

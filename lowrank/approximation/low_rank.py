@@ -61,6 +61,23 @@ def nearest(weight: Tensor, rank: int, norm: Norm) -> Factors:
     return Factors(*equally_scaled(left, right), notes)
 
 
+class Triplets(NamedTuple):
+    """u (out, rank), s (rank,) descending, vh (rank, in), and notes for the report."""
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+    notes: tuple[str, ...]
+
+
+def nearest_svd(weight: Tensor, rank: int, norm: Norm) -> Triplets:
+    """The singular value decomposition of `nearest`, its vectors orthonormal at any rank of W."""
+    left, right, notes = nearest(weight, rank, norm)
+    columns, rows = torch.linalg.qr(left), torch.linalg.qr(right.T)
+    u, s, vh = torch.linalg.svd(columns.R @ rows.R.T)
+    return Triplets(columns.Q @ u, s, vh @ rows.Q.T, notes)
+
+
 def spectrum(weight: Tensor, norm: Norm) -> Tensor:
     """The singular values of the whitened weight, descending, float64; memoised.
 

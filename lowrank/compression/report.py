@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from lowrank.decomposers import Decomposer
-from lowrank.factorizations import Factorization, Leaf, Scaled
+from lowrank.factorizations import Factorization, Leaf, adapters
 from lowrank.factorizations.operations import KernelView
 from lowrank.files.extras import need
 from lowrank.measure.size import identity, leaves
@@ -263,8 +263,8 @@ def larger(form: Factorization, dense_size: int) -> tuple[str, ...]:
     """The note of a form that takes more bytes than the dense weight; none of adapters, which are
     added to it.
     """
-    adds = any(isinstance(module, Scaled) for module in form.modules())
-    return (f"{LARGER} {dense_size} bytes",) if form.nbytes > dense_size and not adds else ()
+    is_larger = form.nbytes > dense_size and not adapters(form)
+    return (f"{LARGER} {dense_size} bytes",) if is_larger else ()
 
 
 def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) -> None:
@@ -274,7 +274,7 @@ def count_once(layers: Sequence[LayerReport], forms: Sequence[Factorization]) ->
         stored = {identity(tensor): tensor for tensor in form.state_dict().values()}
         again = sum(stored_bytes(tensor) for key, tensor in stored.items() if key in seen)
         for leaf in leaves(form) if again else ():
-            own = {identity(t) for t in [*leaf.parameters(), *leaf.buffers()]}
+            own = {identity(t) for t in leaf.state_dict().values() if t.numel()}
             layer.params -= leaf.params if own <= seen else 0
         layer.bytes -= again
         layer.bits_per_weight = 8 * layer.bytes / layer.dense_params

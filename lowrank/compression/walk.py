@@ -13,7 +13,7 @@ from lowrank.compression.fit import Fit
 from lowrank.compression.report import Compressed, LayerReport, count_once, report
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import Unfit
-from lowrank.factorizations import Factorization, Scaled
+from lowrank.factorizations import Factorization, adapters
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.copying import Copied, copied
 from lowrank.model.save_guard import refuse_other_files
@@ -127,7 +127,6 @@ class Walk:
 
 def freeze(factorization: Factorization) -> None:
     """Keep frozen what stands for a frozen weight; adapters, which are added to it, still train."""
-    scaled = [module for module in factorization.modules() if isinstance(module, Scaled)]
-    added = {id(parameter) for module in scaled for parameter in module.parameters()}
+    added = {id(p) for part in adapters(factorization) for p in part.parameters()}
     for parameter in factorization.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in added)

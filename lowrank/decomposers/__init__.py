@@ -1,5 +1,7 @@
 """Decomposers, which turn a weight into a factorization: one method, one file."""
 
+from lowrank.decomposers.adapter import Adapter as Adapter
+from lowrank.decomposers.adapter import merge as merge
 from lowrank.decomposers.alps import ALPS as ALPS
 from lowrank.decomposers.alternating_sum import AlternatingSum as AlternatingSum
 from lowrank.decomposers.awq import AWQ as AWQ
@@ -8,6 +10,7 @@ from lowrank.decomposers.canonical_polyadic import CanonicalPolyadic as Canonica
 from lowrank.decomposers.chain import Chain as Chain
 from lowrank.decomposers.codebook_quantization import CodebookQuantization as CodebookQuantization
 from lowrank.decomposers.decomposer import Decomposer as Decomposer
+from lowrank.decomposers.dora import DoRA as DoRA
 from lowrank.decomposers.entropy_coded_quantization import (
     EntropyCodedQuantization as EntropyCodedQuantization,
 )
@@ -16,7 +19,7 @@ from lowrank.decomposers.gptq import GPTQ as GPTQ
 from lowrank.decomposers.half_precision import HalfPrecision as HalfPrecision
 from lowrank.decomposers.hqq import HQQ as HQQ
 from lowrank.decomposers.lora import LoRA as LoRA
-from lowrank.decomposers.lora import merge as merge
+from lowrank.decomposers.lora_xs import LoRAXS as LoRAXS
 from lowrank.decomposers.low_rank_plus_sparse import LowRankPlusSparse as LowRankPlusSparse
 from lowrank.decomposers.low_rank_times_sparse import LowRankTimesSparse as LowRankTimesSparse
 from lowrank.decomposers.magnitude_pruning import MagnitudePruning as MagnitudePruning
@@ -28,8 +31,10 @@ from lowrank.decomposers.quantized_plus_low_rank import (
 )
 from lowrank.decomposers.random_pruning import RandomPruning as RandomPruning
 from lowrank.decomposers.robust_pca import RobustPCA as RobustPCA
+from lowrank.decomposers.shared_lora import SharedLoRA as SharedLoRA
 from lowrank.decomposers.sparse_factors import SparseFactors as SparseFactors
 from lowrank.decomposers.sparsegpt import SparseGPT as SparseGPT
 from lowrank.decomposers.truncated_svd import TruncatedSVD as TruncatedSVD
 from lowrank.decomposers.tucker2 import Tucker2 as Tucker2
 from lowrank.decomposers.uncompressed import Uncompressed as Uncompressed
+from lowrank.decomposers.vera import VeRA as VeRA

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lowrank.approximation.low_rank import nearest
-from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, generator_for, nearest_of
-from lowrank.factorizations import Dense, Factorization, Product, Scaled, Sum
-from lowrank.factorizations.operations import KernelView
-from lowrank.norms import IDENTITY, Norm
-from lowrank.numerics.checks import (
-    check_integer,
-    check_number,
-    check_one_of,
-    check_positive,
-)
+from lowrank.decomposers.adapter import LowRankAdapter
+from lowrank.decomposers.decomposer import Decomposer, Unfit, generator_for
+from lowrank.factorizations import Dense, Factorization, Sum
+from lowrank.norms import Norm
+from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.factors import beyond_rounding
 from lowrank.numerics.precision import working
 
 Start = tuple[Factorization, Tensor, Tensor]  # the base, left (out, rank), right (rank, in)
+Scaling = Literal["alpha/rank", "alpha/sqrt(rank)"]
+SCALINGS = {"alpha/rank": 1.0, "alpha/sqrt(rank)": 0.5}  # The power of the rank.
 
 
 @dataclass(frozen=True)
-class LoRA(Decomposer):
-    """W ≈ base + alpha/rank · left @ right, where only left and right are trained.
+class LoRA(LowRankAdapter):
+    """W ≈ base + scale · left @ right, where only left and right are trained.
 
     This is a way to fine-tune, and no compression unless the base shrinks: the rank · (out + in)
     numbers of the adapter come on top of the base's bytes. With a quantized base it is QLoRA, with
@@ -37,8 +33,9 @@ class LoRA(Decomposer):
 
     The three starts:
 
-    - ``zero``: left is zero and right gaussian with standard deviation 1/rank, so that step 0
-      equals the base bit for bit.
+    - ``zero``: left is zero and right uniform in ±1/√in (Kaiming's with a = √5, as in LoRA's own
+      code), so that step 0 equals the base bit for bit. The variance does not depend on the rank,
+      which is what makes alpha/√rank the scaling that keeps the size of updates over ranks.
     - ``pissa``: left @ right is the principal part of W and the base holds what is left of W, so
       that the directions in which W is strong are the ones trained. With a dense base step 0 equals
       W up to rounding; a quantized base has less to represent, and nothing where W has no higher
@@ -51,102 +48,55 @@ class LoRA(Decomposer):
 
     Args:
         rank: inner dimension of the adapter, 1 ≤ rank ≤ min(out, in).
-        alpha: above 0; the adapter counts alpha/rank times, so that learning rates carry over
-            between ranks.
+        alpha: above 0, the strength of the adapter.
         dropout: share of the adapter's inputs dropped in training, in [0, 1).
-        init: one of the three starts.
         base: the method of the frozen weight; W itself if not given, which ``residual`` excludes.
-        seed: of ``zero``'s gaussian; layers of equal shape but different weights draw differently.
+        init: one of the three starts.
+        scaling: how often the adapter counts. With ``alpha/rank`` updates shrink as the rank grows;
+            with ``alpha/sqrt(rank)`` (rsLoRA) they keep their size, and large ranks learn.
+        seed: of ``zero``'s draw; layers of equal shape but different weights draw differently.
 
-    Source: Hu et al., ICLR 2022 (LoRA); Dettmers et al., NeurIPS 2023 (QLoRA); Meng, Wang & Zhang,
-    NeurIPS 2024, equations 2–4 (PiSSA); Li et al., ICLR 2024, algorithm 1 (LoftQ); Li et al.,
-    ICML 2023 (LoSparse).
+    Source: Hu et al., ICLR 2022 (LoRA); Kalajdzievski, 2023, theorem 3.2 (rsLoRA); Dettmers et al.,
+    NeurIPS 2023 (QLoRA); Meng, Wang & Zhang, NeurIPS 2024, equations 2–4 (PiSSA); Li et al.,
+    ICLR 2024, algorithm 1 (LoftQ); Li et al., ICML 2023 (LoSparse).
     """
 
     rank: int
     alpha: float
     dropout: float = 0.0
-    init: Literal["zero", "pissa", "residual"] = "zero"
     base: Decomposer | None = None
+    init: Literal["zero", "pissa", "residual"] = "zero"
+    scaling: Scaling = "alpha/rank"
     seed: int = 0
 
-    # The base checks the norm, too.
-    family: ClassVar[str] = "adapter"
-    norms: ClassVar[tuple[type[Norm], ...]] = (Norm,)
-    # The adapter comes on top; what compresses is the base.
-    levels: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self) -> None:
-        check_integer("rank", self.rank, least=1)
-        check_positive("alpha", self.alpha)
-        check_number("dropout", self.dropout, "lie in [0, 1)", lambda x: 0 <= x < 1)
+        self.check_fields()
         check_one_of("init", self.init, STARTS)
+        check_one_of("scaling", self.scaling, SCALINGS)
         check_integer("seed", self.seed)
-        if self.base is not None and not isinstance(self.base, Decomposer):
-            raise ValueError(
-                f"base={self.base!r} must be a Decomposer: give an instance such as "
-                "Quantization(bits=4)"
-            )
         if self.init == "residual" and self.base is None:
             raise ValueError(
                 "init='residual' approximates what the base loses, and a dense base loses nothing: "
                 "give a base such as Quantization(bits=4), or use init='zero'"
             )
 
-    def check_norms(self, types: tuple[type[Norm], ...]) -> None:
-        if self.base is not None:
-            self.base.check_norms(types)
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank ** SCALINGS[self.scaling]
 
-    def kernel_view(self) -> KernelView:
-        return "channel" if self.base is None else self.base.kernel_view()
-
-    def for_kernel(self, size: tuple[int, int]) -> Decomposer:
-        return self if self.base is None else replace(self, base=self.base.for_kernel(size))
-
-    def check_shape(self, weight: Tensor) -> None:
-        check_rank(self.rank, weight)
-        if self.base is not None:
-            with nearest_of(lambda base: replace(self, base=base)):
-                self.base.check_shape(weight)
+    def trained(self, shape: tuple[int, int]) -> int:
+        return self.rank * sum(shape)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         base, left, right = STARTS[self.init](self, weight, norm)
-        adapter = Scaled(Product(Dense(left), Dense(right)), self.scale, self.dropout)
-        return Sum(base.requires_grad_(False), adapter, notes=base.notes)
-
-    @property
-    def scale(self) -> float:
-        """The factor of left @ right."""
-        return self.alpha / self.rank
-
-    def frozen(self, weight: Tensor, norm: Norm) -> Factorization:
-        """The form of the part of W that is not trained."""
-        if self.base is None:
-            return Dense(weight.clone())
-        return self.base.decompose(weight, norm)
-
-
-def merge(factorization: Factorization) -> Dense:
-    """One dense matrix that gives the outputs of `factorization`, such as of a trained LoRA.
-
-    Computed in float32 at least and rounded once to the factorization's dtype; a note says what
-    that rounding changes. The base's compression is given up: quantize or prune again if its size
-    is to be kept. Dropout has no part in it, as at evaluation.
-    """
-    with torch.no_grad():
-        dtype = factorization.to_dense().dtype
-        precise = copy.deepcopy(factorization).to(torch.promote_types(dtype, torch.float32))
-        exact = precise.to_dense()
-        merged = exact.to(dtype, copy=True)
-    error = IDENTITY.relative_error(exact, merged)
-    how = f"merged from {factorization.describe()}, relative error {error:.2g}"
-    return Dense(merged, notes=(*factorization.notes, how))
+        return Sum(base, self.scaled(Dense(left), Dense(right)), notes=base.notes)
 
 
 def _zero(lora: LoRA, weight: Tensor, norm: Norm) -> Start:
     out, inner = weight.shape
     generator = generator_for(weight, lora.seed)
-    right = torch.randn(lora.rank, inner, generator=generator, dtype=torch.float64) / lora.rank
+    shares = torch.rand(lora.rank, inner, generator=generator, dtype=torch.float64)
+    right = (2 * shares - 1) / inner**0.5
     return lora.frozen(weight, norm), weight.new_zeros(out, lora.rank), right.to(weight)
 
 

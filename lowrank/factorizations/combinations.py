@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -143,6 +143,8 @@ class Scaled(Factorization):
     Raises:
         ValueError: dropout outside [0, 1), a scale that is not finite, or a term that is none.
     """
+
+    adapts: ClassVar[bool] = True
 
     def __init__(
         self, term: Factorization, scale: float, dropout: float = 0.0, notes: tuple[str, ...] = ()

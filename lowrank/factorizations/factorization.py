@@ -37,9 +37,11 @@ class Factorization(nn.Module, ABC):
     Attributes:
         shape: (out, in).
         notes: what a reader of the report should know, such as why a layer stayed dense.
+        adapts: whether it is what an adapter adds to a frozen weight; see `adapters`.
     """
 
     types: ClassVar[dict[str, type[Factorization]]] = {}
+    adapts: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,6 +147,11 @@ def rebuild(config: Mapping[str, Any]) -> Factorization:
         raise
     except Exception as error:  # A form of others may fail in any way on what it does not expect.
         raise FieldError(f"{fields.place} is no {name}: {error}") from error
+
+
+def adapters(form: Factorization) -> list[Factorization]:
+    """The parts of a form that adapt a weight; their parameters may train where it is frozen."""
+    return [part for part in form.modules() if isinstance(part, Factorization) and part.adapts]
 
 
 class Leaf(Factorization):

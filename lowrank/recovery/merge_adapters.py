@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lowrank.decomposers import merge
-from lowrank.factorizations import Dense, Factorization, Scaled
+from lowrank.factorizations import Dense, Factorization, adapters
 from lowrank.model.factorized import FactorizedLayer
 
 
@@ -32,7 +32,7 @@ def merge_adapters(model: nn.Module) -> dict[str, Factorization]:
         if not isinstance(layer, FactorizedLayer):
             continue
         form = layer.factorization
-        if id(form) not in merged and any(isinstance(part, Scaled) for part in form.modules()):
+        if id(form) not in merged and adapters(form):
             merged[id(form)] = merge(form).train(form.training)
         if id(form) in merged:
             replaced[name] = form

@@ -91,15 +91,16 @@ class TestZero:
         assert torch.equal(form(x), alone(x))
         assert torch.equal(form.to_dense(), alone.to_dense())
 
-    def test_right_is_gaussian_with_deviation_1_over_rank(self):
-        right = pieces(LoRA(8, 16).decompose(random(20, 4000)))[2]
-        assert float(right.mean()) == pytest.approx(0, abs=5 / 8 / 32000**0.5)
-        assert float(right.std()) == pytest.approx(1 / 8, rel=0.03)
-        # Of a normal distribution 68.27 % lie within one deviation, 95.45 % within two.
-        for times, share in ((1, 0.6827), (2, 0.9545)):
-            assert float((right.abs() < times / 8).double().mean()) == pytest.approx(
-                share, abs=0.01
-            )
+    @pytest.mark.parametrize("rank", [2, 8])
+    def test_right_is_drawn_as_by_kaiming_whatever_the_rank(self, rank):
+        right = pieces(LoRA(rank, 16).decompose(random(20, 4000)))[2]
+        bound = 4000**-0.5
+        drawn = torch.nn.init.kaiming_uniform_(torch.empty(rank, 4000).double(), a=5**0.5)
+        assert 0.99 * bound < float(drawn.abs().max()) <= bound
+        assert 0.99 * bound < float(right.abs().max()) <= bound
+        assert float(right.mean()) == pytest.approx(0, abs=5 * bound / (3 * 4000 * rank) ** 0.5)
+        shares = [float((right.abs() < share * bound).double().mean()) for share in (0.25, 0.5)]
+        assert shares == pytest.approx([0.25, 0.5], abs=0.02)
 
     def test_the_draw_follows_the_seed_and_the_weight(self):
         weight, other = random(20, 30), random(20, 30, seed=1)
@@ -305,3 +306,52 @@ def test_an_embedding_with_a_row_of_zeros_has_a_quantized_base():
     table[0] = 0
     form = LoRA(8, 8, init="pissa", base=Quantization(4)).decompose(table)
     assert float(form.to_dense().detach()[0].abs().max()) < 1e-6
+
+
+class TestScaling:
+    @pytest.mark.parametrize(("scaling", "power"), [("alpha/rank", 1), ("alpha/sqrt(rank)", 0.5)])
+    def test_the_adapter_counts_as_often_as_it_says(self, scaling, power):
+        form = LoRA(4, 6, scaling=scaling).decompose(random(20, 30))
+        assert pieces(form)[3] == 6 / 4**power
+        assert form.config()["terms"][1]["scale"] == 6 / 4**power
+
+    @pytest.mark.parametrize("init", ["pissa", "residual"])
+    def test_the_starts_make_up_for_it(self, init):
+        weight, base = random(20, 30), Quantization(2)
+        one, other = (
+            LoRA(4, 6, base=base, init=init, scaling=scaling).decompose(weight).to_dense()
+            for scaling in ("alpha/rank", "alpha/sqrt(rank)")
+        )
+        torch.testing.assert_close(one, other)
+
+    def test_first_updates_keep_their_size_over_ranks_by_the_root_alone(self):
+        """Theorem 3.2 of the paper: the change of the outputs by a step of gradient descent."""
+
+        weight, x, upstream = random(32, 64), random(1, 64, seed=1), random(1, 32, seed=2)
+
+        def change(rank: int, scaling: str, seed: int) -> float:
+            form = LoRA(rank, 8, scaling=scaling, seed=seed).decompose(weight)
+            before = form(x)
+            left = form.terms[1].term.factors[0].weight
+            (gradient,) = torch.autograd.grad((before * upstream).sum(), left)
+            with torch.no_grad():
+                left -= gradient
+            return float((form(x) - before).detach().norm())
+
+        def changes(scaling: str) -> list[float]:
+            means = [sum(change(rank, scaling, seed) for seed in range(30)) for rank in (2, 8, 32)]
+            return [means[0] / mean for mean in means]
+
+        assert changes("alpha/sqrt(rank)") == pytest.approx([1, 1, 1], rel=0.3)
+        assert changes("alpha/rank") == pytest.approx([1, 4, 16], rel=0.3)
+
+    @pytest.mark.parametrize("scaling", ["alpha/rank", "alpha/sqrt(rank)"])
+    def test_at_another_rank_it_counts_as_often(self, scaling):
+        method = LoRA(4, 6, scaling=scaling, dropout=0.1)
+        other = method.at_rank(9)
+        assert (other.rank, other.dropout, other.scaling) == (9, 0.1, scaling)
+        assert other.scale == pytest.approx(method.scale)
+
+    def test_another_scaling_is_refused(self):
+        with pytest.raises(ValueError, match=r"scaling='rank' must be one of \('alpha/rank', 'alp"):
+            LoRA(4, 8, scaling="rank")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from torch import nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import LoRA, Quantization, Uncompressed
+from lowrank.decomposers import (
+    DoRA,
+    LoRA,
+    LoRAXS,
+    Quantization,
+    SharedLoRA,
+    Uncompressed,
+    VeRA,
+)
 from lowrank.measure import nbytes, trainable_bytes
 from lowrank.recovery import TaskBank
 from lowrank.recovery.fine_tune import freeze_outside_factorizations
@@ -42,8 +51,13 @@ class Tied(nn.Module):
         return self.head(torch.relu(self.first(x)))
 
 
-def adapted(base=None, outside=False, network: type[nn.Module] = Normalised, seed=0) -> Any:
-    model = compress(network(seed).eval(), LoRA(rank=2, alpha=4, base=base)).model
+LORA = LoRA(rank=2, alpha=4)
+
+
+def adapted(
+    base=None, outside=False, network: type[nn.Module] = Normalised, seed=0, by: Any = LORA
+) -> Any:
+    model = compress(network(seed).eval(), replace(by, base=base) if base else by).model
     if not outside:
         freeze_outside_factorizations(model)
     return model
@@ -62,6 +76,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "adapters over codes": lambda **given: adapted(Quantization(4), **given),
     "adapters and the rest": lambda **given: adapted(outside=True, **given),
     "adapters of tied layers": lambda **given: adapted(network=Tied, **given),
+    "magnitudes": lambda **given: adapted(by=DoRA(rank=2, alpha=4), **given),
+    "cores": lambda **given: adapted(by=LoRAXS(rank=2, alpha=4), **given),
+    "scales of random factors": lambda **given: adapted(by=VeRA(rank=8), **given),
+    "a factor": lambda **given: adapted(by=SharedLoRA(rank=2, alpha=4), **given),
+    "a factor that the base has": lambda **given: adapted(
+        by=SharedLoRA(rank=3, alpha=4, compress_base=True), **given
+    ),
     "biases": biases,
     "everything": Normalised,
     "everything, tied": Tied,

@@ -1,0 +1,178 @@
+"""Factorizations with trained factors of their rows: scales of frozen rows, and their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations.checks import check_floating
+from lowrank.factorizations.configs import dtype_in
+from lowrank.factorizations.factorization import (
+    MULTIPLY,
+    Dense,
+    Factorization,
+    Leaf,
+    check_forms,
+    rebuild,
+    with_plain_strides,
+)
+from lowrank.factorizations.operations import Operation
+from lowrank.files.fields import Fields
+from lowrank.numerics.storage import dtype_name
+
+
+class ScaledRows(Factorization):
+    """W = diag(scale) · term, the scales trained. Multiplied as one dense matrix.
+
+    Args:
+        term: shape (out, in).
+        scale: shape (out,), any floating dtype.
+
+    Raises:
+        ValueError: a term that is none, or scales that are not one number for each row.
+    """
+
+    def __init__(self, term: Factorization, scale: Tensor, notes: tuple[str, ...] = ()) -> None:
+        check_forms("the term", [term])
+        check_rows("scale", scale, term)
+        super().__init__(term.shape, notes)
+        self.term = term
+        self.scale = nn.Parameter(with_plain_strides(scale.detach()))
+
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        return operation.apply(x, self.to_dense(), bias)
+
+    def to_dense(self) -> Tensor:
+        return dense_of(self.term) * self.scale[:, None]
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        return self.term.multiplied_out(operation)
+
+    @property
+    def params(self) -> int:
+        return self.term.params + self.scale.numel()
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        other = ScaledRows(self.term.map_dense(function), self.scale, self.notes)
+        other.scale.requires_grad_(self.scale.requires_grad)
+        return other
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "ScaledRows",
+            "scale_dtype": dtype_name(self.scale.dtype),
+            "term": self.term.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Fields) -> Self:
+        term = rebuild(config.fields("term"))
+        return cls(term, torch.zeros(term.shape[0], dtype=dtype_in(config, "scale_dtype")))
+
+    def describe(self) -> str:
+        return f"{self.term.describe()}, scaled rows"
+
+
+class NormalizedRows(Factorization):
+    """W = diag(lengths / ‖rows of the term‖) · term: rows of trained lengths, directed by a term.
+
+    The term may be trained too; the norms of its rows are constants in the gradient. Every call
+    multiplies it out to know them. A row of zeros stays zero.
+
+    Args:
+        term: shape (out, in).
+        lengths: of the rows, shape (out,), any floating dtype.
+
+    Raises:
+        ValueError: a term that is none, or lengths that are not one number for each row.
+    """
+
+    adapts: ClassVar[bool] = True
+
+    def __init__(self, term: Factorization, lengths: Tensor, notes: tuple[str, ...] = ()) -> None:
+        check_forms("the term", [term])
+        check_rows("lengths", lengths, term)
+        super().__init__(term.shape, notes)
+        self.term = term
+        self.lengths = nn.Parameter(with_plain_strides(lengths.detach()))
+
+    @classmethod
+    def of(cls, term: Factorization, notes: tuple[str, ...] = ()) -> Self:
+        """The form that equals its term, bit for bit."""
+        with torch.no_grad():
+            matrix = term.to_dense()
+            form = cls(term, matrix.new_zeros(term.shape[0]), notes)
+            form.lengths.copy_(form._norms(matrix))
+        return form
+
+    def forward(
+        self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
+    ) -> Tensor:
+        # The term runs in its own form, and exactly so where the lengths are those of its rows.
+        matrix = self.term.to_dense()
+        change = self._factors(matrix) - 1
+        return self.term(x, operation, bias) + operation.apply(x, matrix * change[:, None])
+
+    def to_dense(self) -> Tensor:
+        matrix = self.term.to_dense()
+        return matrix * self._factors(matrix)[:, None]
+
+    def multiplied_out(self, operation: Operation) -> bool:
+        del operation
+        return True
+
+    @property
+    def params(self) -> int:
+        return self.term.params + self.lengths.numel()
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        other = NormalizedRows(self.term.map_dense(function), self.lengths, self.notes)
+        other.lengths.requires_grad_(self.lengths.requires_grad)
+        return other
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": "NormalizedRows",
+            "lengths_dtype": dtype_name(self.lengths.dtype),
+            "term": self.term.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Fields) -> Self:
+        term = rebuild(config.fields("term"))
+        return cls(term, torch.zeros(term.shape[0], dtype=dtype_in(config, "lengths_dtype")))
+
+    def describe(self) -> str:
+        return f"{self.term.describe()}, rows of trained length"
+
+    def _factors(self, matrix: Tensor) -> Tensor:
+        """By what each row of the term, multiplied out, is multiplied."""
+        norms = self._norms(matrix)
+        return self.lengths / norms.where(norms > 0, 1)
+
+    def _norms(self, matrix: Tensor) -> Tensor:
+        """Those of the rows, as constants, rounded as the lengths are."""
+        rows = matrix.detach().contiguous()
+        # In float32 the squares of numbers of float32 can underflow.
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        return norms.to(self.lengths.dtype)
+
+
+def dense_of(form: Factorization) -> Tensor:
+    """A form as one matrix, that of a leaf kept between calls."""
+    return form.materialize() if isinstance(form, Leaf) else form.to_dense()
+
+
+def check_rows(name: str, values: Tensor, term: Factorization) -> None:
+    """Raise ValueError unless there is one floating-point number for each row of a term."""
+    check_floating(name, values)
+    if tuple(values.shape) != (term.shape[0],):
+        raise ValueError(
+            f"{name} of shape {tuple(values.shape)} does not fit the rows of a term of shape "
+            f"{term.shape}, which needs ({term.shape[0]},)"
+        )
