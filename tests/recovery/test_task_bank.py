@@ -76,7 +76,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "adapters over codes": lambda **given: adapted(Quantization(4), **given),
     "adapters and the rest": lambda **given: adapted(outside=True, **given),
     "adapters of tied layers": lambda **given: adapted(network=Tied, **given),
-    "magnitudes": lambda **given: adapted(by=DoRA(rank=2, alpha=4), **given),
+    "magnitudes": lambda **given: adapted(by=DoRA(LORA), **given),
     "cores": lambda **given: adapted(by=LoRAXS(rank=2, alpha=4), **given),
     "scales of random factors": lambda **given: adapted(by=VeRA(rank=8), **given),
     "a factor": lambda **given: adapted(by=SharedLoRA(rank=2, alpha=4), **given),

@@ -82,8 +82,9 @@ def contest(frame: pd.DataFrame, metric: str | None = None) -> Contest:
         metric: an average over examples; that by which the tasks judge, if not given.
 
     Raises:
-        ValueError: there are several models; a record does not say what its tasks share; what a contender has on record as shared is not the same in all tasks;
-            the metric is no mean over examples; or no contender has all tasks and seeds.
+        ValueError: there are several models; a record does not say what its tasks share; what one
+            has on record as shared is not the same in all tasks; the metric is no mean over
+            examples; or no method has all tasks and seeds.
     """
     _check_frame(frame)
     shown = _metric(frame, metric)
