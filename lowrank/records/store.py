@@ -184,7 +184,9 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
     ``latency_b{n}_threads``, ``_device``, ``_dtype``;
     ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
-    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``method.rank``. A
+    ``timings.*``, ``calibration.*``; ``sharing.*`` where something was trained after the
+    compression: the bytes of the base, which other tasks share, with its hash, and the task's own
+    (see `lowrank.recovery.task_parts`); and the config by dotted names, such as ``method.rank``. A
     value that a record lacks is NaN.
 
     Args:
