@@ -98,12 +98,12 @@ def _smaller(
     leaves = [decomposer.decompose(f) if decomposer else Dense(f) for f in dense]
     trains = any(p.requires_grad for one in parts.terms for p in one.parameters())
     adapter = Scaled(Product(*leaves), term.scale, term.dropout)
-    if not trains:
-        adapter.requires_grad_(False)
     own = [leaf.to_dense().detach().double() for leaf in leaves]
     change = product_norm(torch.cat([left, -own[0]], dim=1), torch.cat([right, own[1]]), norm)
     size = product_norm(left, right, norm)
     smaller = together(Adapted(parts.base, (adapter,), parts.lengths), form.notes)
+    if not trains:
+        smaller.requires_grad_(False)
     report = SmallerAdapter(
         rank=len(own[1]),
         error=change / size if size else change,

@@ -13,7 +13,7 @@ from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS, Shape
 from lowrank.export.peft.matching import saved
-from lowrank.export.peft.target import HostLayer
+from lowrank.export.peft.target import HostLayer, outside
 from lowrank.model.contents import split_extra
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -107,7 +107,7 @@ def _check_others(
     """Raise ValueError unless these are all tensors of the modules that are saved whole, and biases
     of adapted layers."""
     own, _ = split_extra(model.state_dict())
-    whole = saved(config.saved, [name for name, _ in model.named_modules()])
+    whole = saved(config.saved, outside(model))
     inside = tuple(f"{module}." for module in whole)
     wanted = {name for name in own if name.startswith(inside)} if inside else set()
     if config.has_biases:

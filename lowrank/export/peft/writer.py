@@ -123,6 +123,8 @@ def export_peft(
     tensors |= _rest(rest, saved, list(found) if biases else ())
     for name, tensor in tensors.items():
         check_storable(name, tensor)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"'{name}' has numbers that are not finite")
     target.mkdir(parents=True, exist_ok=True)
     base_bytes = write_base(base, own, base_folder) if base_folder else 0
     _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
@@ -151,6 +153,9 @@ def adapted_layers(model: nn.Module, base: nn.Module) -> dict[str, FactorizedLay
     own = [name for name, module in base.named_modules() if isinstance(module, FactorizedLayer)]
     if own:
         raise ValueError(f"the base has compressed layers, {names_of(own)}: give the dense model")
+    empty = [name for name, tensor in base.state_dict().items() if getattr(tensor, "is_meta", 0)]
+    if empty:
+        raise ValueError(f"{names_of(empty)} of the base have no numbers: load its weights")
     found = {
         name: layer
         for name, layer in model.named_modules()
