@@ -241,6 +241,18 @@ def test_an_adapter_in_more_bits_is_rounded_and_says_so(tmp_path):
     assert loaded(torch.ones(1, 6).bfloat16()).isfinite().all()
 
 
+def test_the_report_says_what_peft_cannot_merge(tmp_path):
+    base = dense("BERT, masked")
+    notes = export_peft(adapted(None, base), tmp_path / "tied", base).notes
+    table, head = ARCHITECTURES["BERT, masked"].tied
+    assert notes.keys() == {table, head}
+    assert f"it shares its weight with '{head}'" in notes[table][0]
+    grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 4, 3))
+    report = export_peft(adapted(None, grouped), tmp_path / "groups", grouped)
+    assert list(report.notes) == ["0"] and report.ranks == {"0": 4, "1": 2}
+    assert "['0']: its groups have zeros" in report.describe()
+
+
 def test_what_is_refused_leaves_nothing_behind(tmp_path):
     model = adapted({"0": LoRA(2, 4), "3": Quantization(4)})
     with pytest.raises(ValueError, match="layer '3' cannot be exported"):
