@@ -204,6 +204,15 @@ def joins_groups(folder):
     return load_peft(base, folder)
 
 
+def many_names(folder):
+    names = {f"x{number}": torch.ones(1) for number in range(1000)}
+    return read(lambda config, tensors: tensors.update(names))(folder)
+
+
+def endless_name(folder):
+    return tensor(f"base_model.model.{'a' * 9999}", torch.ones(1))(folder)
+
+
 def grouped_lengths(folder):
     base = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
     export_peft(adapted(PLAIN, base), folder, base)
@@ -325,6 +334,8 @@ READS = [
         tensor("0.lora_A", torch.ones(1)),
         r"the file has \['0.lora_A'\] where \[\] belong",
     ),
+    Row("many names", many_names, r"and 995 more where \[\] belong"),
+    Row("a name that never ends", endless_name, "aaa' is a part"),
     Row(
         "a layer that is not there", tensor(DOWN.replace("0", "7"), torch.ones(2, 6)), "adapts '7'"
     ),

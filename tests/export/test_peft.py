@@ -241,6 +241,17 @@ def test_an_adapter_in_more_bits_is_rounded_and_says_so(tmp_path):
     assert loaded(torch.ones(1, 6).bfloat16()).isfinite().all()
 
 
+def test_a_base_that_cannot_be_written_leaves_no_adapter(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lowrank.export.peft.base.save_model", fail)
+    base = network()
+    with pytest.raises(OSError, match="disk full"):
+        export_peft(adapted(LoRA(2, 4, base=Quantization(2)), base), tmp_path / "f", base)
+    assert not list((tmp_path / "f").iterdir())
+
+
 def test_the_report_says_what_peft_cannot_merge(tmp_path):
     base = dense("BERT, masked")
     notes = export_peft(adapted(None, base), tmp_path / "tied", base).notes
