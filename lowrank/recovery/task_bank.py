@@ -15,6 +15,7 @@ from lowrank.factorizations import Factorization
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import check_storable, opened, write
 from lowrank.model.contents import Contents, contents, names_of
+from lowrank.numerics.checks import check_integer
 from lowrank.recovery.merge_adapters import merge_adapters, unmerge_adapters
 from lowrank.recovery.task_parts import (
     base_hash,
@@ -110,8 +111,10 @@ class TaskBank:
         More tasks than there are count as many bytes each as these on average.
 
         Raises:
-            ValueError: the bank is empty.
+            ValueError: the bank is empty, or `tasks` is no whole number from 1.
         """
+        if tasks is not None:
+            check_integer("tasks", tasks, least=1)
         if not self._tasks:
             raise ValueError("the bank is empty: add a task first")
         own = [total_bytes(part.values()) for part in self._tasks.values()]

@@ -281,6 +281,8 @@ def test_what_cannot_be_in_a_bank(tmp_path):
         TaskBank(Normalised()).add("frozen", Normalised().requires_grad_(False))
     with pytest.raises(ValueError, match="the bank is empty"):
         TaskBank(narrow).bytes()
+    with pytest.raises(ValueError, match="tasks=0 must be at least 1"):
+        bank.bytes(0)
     codes = adapted(Quantization(4)).eval()
     other = copy.deepcopy(codes)
     other.first.factorization.terms[0].scale.mul_(2)
