@@ -114,7 +114,14 @@ def option(**changes):
     def act(folder):
         plain = {"experiment": "x", "runs": str(folder), "out": str(folder / "out")}
         plain |= {"metric": None, "size": None, "close_up": 0.1, "layers_at": 4, "spectra": False}
-        plain |= {"html": False, "compare": None, "methods": None, "paper": None, "font_size": None}
+        plain |= {
+            "html": False,
+            "across_tasks": False,
+            "compare": None,
+            "methods": None,
+            "paper": None,
+            "font_size": None,
+        }
         filled = {name: filled_in(value, folder) for name, value in changes.items()}
         return options(OmegaConf.create(plain | filled))
 
