@@ -9,7 +9,7 @@ from torch import nn
 
 import lowrank
 from lowrank.decomposers import DoRA, LoRA, MagnitudePruning, Quantization, TruncatedSVD, VeRA
-from lowrank.factorizations import Dense, NormalizedRows
+from lowrank.factorizations import Dense, NormalizedRows, Quantized
 from lowrank.recovery import merge_adapters
 
 ADAPTERS = {
@@ -76,6 +76,17 @@ def test_a_row_of_zeros_stays_one_and_trains_on():
     with torch.no_grad():
         form.term.terms[1].term.factors[0].weight.add_(1)
     assert bool((form.to_dense()[3] == 0).all())
+
+
+def test_a_frozen_base_is_decoded_once_for_all_steps(monkeypatch):
+    form, decoded = DoRA(ADAPTERS["quantized"]).decompose(random(20, 30)), []
+    whole = Quantized.to_dense
+    monkeypatch.setattr(Quantized, "to_dense", lambda leaf: decoded.append(1) or whole(leaf))
+    optimizer = torch.optim.SGD(form.parameters(), lr=1e-3)
+    for seed in range(3):
+        form(random(4, 30, seed=seed)).square().sum().backward()
+        optimizer.step()
+    assert len(decoded) == 1
 
 
 def network() -> tuple[nn.Sequential, torch.Tensor]:
