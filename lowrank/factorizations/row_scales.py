@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.checks import check_floating
+from lowrank.factorizations.combinations import Sum
 from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     MULTIPLY,
@@ -114,7 +115,7 @@ class NormalizedRows(Factorization):
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
         # The term runs in its own form, and exactly so where the lengths are those of its rows.
-        matrix = self.term.to_dense()
+        matrix = dense_of(self.term)
         change = self._factors(matrix) - 1
         return self.term(x, operation, bias) + operation.apply(x, matrix * change[:, None])
 
@@ -164,7 +165,10 @@ class NormalizedRows(Factorization):
 
 
 def dense_of(form: Factorization) -> Tensor:
-    """A form as one matrix, that of a leaf kept between calls."""
+    """A form as one matrix; a leaf keeps its own between calls, such as that of a frozen base."""
+    if isinstance(form, Sum):
+        first, *rest = (dense_of(term) for term in form.terms)  # type: ignore[arg-type]
+        return sum(rest, first)
     return form.materialize() if isinstance(form, Leaf) else form.to_dense()
 
 

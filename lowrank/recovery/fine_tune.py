@@ -14,7 +14,7 @@ from lowrank.numerics.checks import check_number, check_one_of, check_positive
 from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
-from lowrank.tasks.training import Loss, Progress, silent
+from lowrank.tasks.training.training import Loss, Progress, silent
 
 SCOPES = ("model", "factorizations")
 

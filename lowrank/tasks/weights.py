@@ -17,10 +17,11 @@ from lowrank.model.contents import names_of
 from lowrank.model.nested import tensors
 from lowrank.numerics.checks import check_is
 from lowrank.numerics.memo import fingerprint
-from lowrank.tasks import cache, hub, resuming
+from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
-from lowrank.tasks.training import Training
+from lowrank.tasks.training import resuming
+from lowrank.tasks.training.training import Training
 
 # The folder of weights in the cache.
 MODELS = "models"

@@ -15,7 +15,7 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a gradient descent; see `lowrank.tasks.training.Training`."""
+    """The settings of a gradient descent; see `lowrank.tasks.Training`."""
 
     epochs: int
     learning_rate: float

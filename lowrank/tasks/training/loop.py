@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
 from lowrank.numerics.memo import model_fingerprint
-from lowrank.tasks.early_stopping import EarlyStopping
-from lowrank.tasks.optimizers import optimizer_for, state_bytes
-from lowrank.tasks.precision import autocast, scaler_for
-from lowrank.tasks.recipe import Recipe
-from lowrank.tasks.resuming import Checkpoint, is_resumable, next_checkpoint
 from lowrank.tasks.task import Task
-from lowrank.tasks.training_bar import TrainingBar
-from lowrank.tasks.training_options import TrainingOptions
-from lowrank.tasks.training_state import TrainingState, moving
+from lowrank.tasks.training.bar import TrainingBar
+from lowrank.tasks.training.early_stopping import EarlyStopping
+from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
+from lowrank.tasks.training.options import TrainingOptions
+from lowrank.tasks.training.precision import autocast, scaler_for
+from lowrank.tasks.training.recipe import Recipe
+from lowrank.tasks.training.resuming import Checkpoint, is_resumable, next_checkpoint
+from lowrank.tasks.training.state import TrainingState, moving
 
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
 Progress = Callable[[int, int, float], None]
@@ -43,7 +43,7 @@ class Loop:
         part: the epochs, counted from 0.
 
     Raises:
-        ValueError: see `lowrank.tasks.training.Training.train`.
+        ValueError: see `lowrank.tasks.Training.train`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowrank.factorizations import Factorization
-from lowrank.tasks.recipe import Recipe
+from lowrank.tasks.training.recipe import Recipe
 
 Groups = list[dict[str, Any]]
 
