@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lowrank.execution import optimize_for as optimize_for
     from lowrank.export.checkpoint import load as load
     from lowrank.export.checkpoint import save as save
+    from lowrank.export.peft import export_peft as export_peft
+    from lowrank.export.peft import load_peft as load_peft
     from lowrank.model.select import Select as Select
     from lowrank.numerics.memo import unchanging as unchanging
     from lowrank.point import MeasureSettings as MeasureSettings
@@ -35,7 +37,9 @@ PLACES = {
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
+    "export_peft": "lowrank.export.peft",
     "load": "lowrank.export.checkpoint",
+    "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
     "save": "lowrank.export.checkpoint",

@@ -2,6 +2,8 @@
 
 from lowrank.recovery.batchnorm import BatchNormReestimation as BatchNormReestimation
 from lowrank.recovery.bias_correction import BiasCorrection as BiasCorrection
+from lowrank.recovery.compress_adapters import SmallerAdapter as SmallerAdapter
+from lowrank.recovery.compress_adapters import compress_adapters as compress_adapters
 from lowrank.recovery.decompose_leaves import DecomposeLeaves as DecomposeLeaves
 from lowrank.recovery.fine_tune import FineTune as FineTune
 from lowrank.recovery.gradual import Gradual as Gradual

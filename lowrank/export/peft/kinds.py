@@ -1,0 +1,182 @@
+"""How PEFT lays the factors of an adapter out, by the kind of layer.
+
+A `Kind` knows one: which tensors there are, and which layers PEFT would run otherwise than this
+library does. A new kind is a line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.layers import (
+    Conv2dRule,
+    EmbeddingRule,
+    LinearRule,
+    Rule,
+    TransformersConv1DRule,
+)
+
+Tensors = Mapping[str, Tensor]
+
+
+# The end of the name of the lengths of rows (DoRA).
+LENGTHS = "lora_magnitude_vector"
+
+
+class Kind(ABC):
+    """The layout of the factors left (out, rank) and right (rank, in) for one kind of layer.
+
+    Laws: `factors(module, tensors(module, left, right))` are left and right, to the bit.
+    """
+
+    down, up = "lora_A.weight", "lora_B.weight"
+
+    def refusal(self, module: Any) -> str:
+        """Why PEFT would compute something else for such a layer; empty if it does not."""
+        del module
+        return ""
+
+    def lengths_refusal(self, module: Any) -> str:
+        """Why PEFT would give other vectors than the rows of the weight their lengths (DoRA)."""
+        del module
+        return ""
+
+    def times(self, module: Any) -> int:
+        """How many times the rank of the factors the rank is that PEFT counts."""
+        del module
+        return 1
+
+    @abstractmethod
+    def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        """What the file holds, by the end of its name."""
+
+    @abstractmethod
+    def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """left and right of tensors of the shapes that `tensors` gives.
+
+        Raises:
+            ValueError: they are no product of such factors.
+        """
+
+    def lengths(self, values: Tensor) -> Tensor:
+        """The lengths of rows (out,) as the file holds them."""
+        return values
+
+
+class LinearKind(Kind):
+    """x → left (right x), as `nn.Linear`s without bias."""
+
+    def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {self.down: right, self.up: left}
+
+    def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        return tensors[self.up], tensors[self.down]
+
+
+class TableKind(Kind):
+    """Rows of left, times right: both are stored transposed."""
+
+    down, up = "lora_embedding_A", "lora_embedding_B"
+
+    def lengths_refusal(self, module: Any) -> str:
+        return "of a table it gives the columns their lengths, and not the rows"
+
+    def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {self.down: left.T, self.up: right.T}
+
+    def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        return tensors[self.down].T, tensors[self.up].T
+
+
+class ConvolutionKind(Kind):
+    """A convolution to `rank` channels, and one of 1 × 1 to the outputs.
+
+    Of a layer with groups PEFT's first convolution has none: it reads all channels, and each group
+    of the second has channels of its own. The right factor, which all groups share here, stands
+    there once for each group, with zeros for the channels of the others.
+    """
+
+    def refusal(self, module: Any) -> str:
+        if tuple(module.dilation) != (1, 1):
+            return f"PEFT leaves the dilation {module.dilation} out of its adapter"
+        if module.padding_mode != "zeros":
+            return f"PEFT pads its adapter's inputs by zeros, and not by {module.padding_mode!r}"
+        return ""
+
+    def lengths_refusal(self, module: Any) -> str:
+        return "it multiplies the factors out without regard to groups" if module.groups > 1 else ""
+
+    def times(self, module: Any) -> int:
+        return module.groups
+
+    def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        groups, rank = module.groups, right.shape[0]
+        kernel = right.reshape(rank, -1, *module.kernel_size)
+        channels = kernel.shape[1]
+        down = right.new_zeros(groups, rank, groups * channels, *module.kernel_size)
+        for group in range(groups):
+            down[group, :, group * channels : (group + 1) * channels] = kernel
+        return {self.down: down.flatten(0, 1), self.up: left[:, :, None, None]}
+
+    def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        up, groups = tensors[self.up], module.groups
+        down = tensors[self.down].unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+        own = [down[group, :, group] for group in range(groups)]
+        others = sum(int(part.count_nonzero()) for part in own)
+        if int(down.count_nonzero()) != others or any(not part.equal(own[0]) for part in own):
+            raise ValueError(
+                f"its adapter joins the {groups} groups of the convolution, whose kernel reads the "
+                "channels of one group only"
+            )
+        return up[:, :, 0, 0], own[0].flatten(1)
+
+    def lengths(self, values: Tensor) -> Tensor:
+        return values[None, :, None, None]
+
+
+# By what a `FactorizedLayer` calls the kind of layer that it stands in for.
+KINDS: dict[str, Kind] = {
+    "linear": LinearKind(),
+    "embedding": TableKind(),
+    "conv2d": ConvolutionKind(),
+}
+WORDS: dict[type[Rule], str] = {
+    LinearRule: "linear",
+    TransformersConv1DRule: "linear",
+    EmbeddingRule: "embedding",
+    Conv2dRule: "conv2d",
+}
+
+
+def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
+    """The layout for a layer.
+
+    Args:
+        rule: of the layer; None of one that has a factorization already.
+
+    Raises:
+        ValueError: PEFT has none, or would compute something else.
+    """
+    if isinstance(module, FactorizedLayer):
+        word, view = module.kind, module.view
+    else:
+        word, view = WORDS.get(type(rule), ""), "channel"  # type: ignore[arg-type]
+    kind = KINDS.get(word)
+    if kind is None:
+        raise ValueError(
+            f"there is no place for an adapter of a {type(module).__name__}: PEFT's merges it into "
+            "the weight at each call, together with one of the output projection"
+        )
+    refused = kind.refusal(module)
+    if rule is not None and not rule.is_called(module):
+        refused = "another module reads its weight and never calls it, and PEFT's adapter with it"
+    if view != "channel":
+        refused = f"its kernel is seen as a matrix in the view {view!r}, and adapters in 'channel'"
+    if refused:
+        raise ValueError(f"it cannot be adapted as PEFT does: {refused}")
+    return kind

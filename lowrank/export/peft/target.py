@@ -1,0 +1,106 @@
+"""The layers of a model that an adapter of PEFT can be beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.export.peft.kinds import Kind, kind_of
+from lowrank.factorizations import Dense, Factorization
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.layers import Rule, rule_for
+from lowrank.model.sites import Use, find_weights, replace_module, stand_in
+
+
+@dataclass(frozen=True)
+class HostLayer:
+    """A layer by its path in the model, dense or compressed.
+
+    Attributes:
+        rule: of a dense layer; None of a compressed one.
+        refusal: why it cannot be adapted; empty if it can.
+    """
+
+    name: str
+    module: nn.Module
+    rule: Rule | None
+    refusal: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """The layout of its adapter.
+
+        Raises:
+            ValueError: it cannot have one.
+        """
+        if self.refusal:
+            raise ValueError(f"layer '{self.name}': {self.refusal}")
+        try:
+            return kind_of(self.module, self.rule)
+        except ValueError as error:
+            raise ValueError(f"layer '{self.name}': {error}") from error
+
+    @property
+    def stored(self) -> Tensor:
+        """The weight in the layer's own layout."""
+        if self.rule is None:
+            return self.module.factorization.to_dense()  # type: ignore[operator, union-attr]
+        return self.rule.weight(self.module)
+
+    def matrix(self) -> Tensor:
+        """The weight as a matrix (out, in), detached."""
+        if self.rule is None:
+            return self.stored.detach()
+        return self.rule.matrix(self.module, "channel").detach()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        form = self.module.factorization if self.rule is None else self.matrix()
+        out, inner = form.shape  # type: ignore[misc, union-attr]
+        return int(out), int(inner)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weight."""
+        if self.rule is None:
+            return self.module.factorization.dtype  # type: ignore[return-value, union-attr]
+        return self.stored.dtype
+
+    def base(self) -> Factorization:
+        """The form of the frozen weight; a weight that is tied stays tied."""
+        if isinstance(self.module, FactorizedLayer):
+            return self.module.factorization.requires_grad_(False)
+        matrix = self.matrix()
+        form = Dense(matrix)
+        weight = self.stored
+        if isinstance(weight, nn.Parameter) and matrix.is_set_to(weight.detach()):
+            form.weight = weight
+        return form.requires_grad_(False)
+
+    def replaced(self, model: nn.Module, form: Factorization) -> nn.Module:
+        """The model with this layer's weight in another form, in place."""
+        if isinstance(self.module, FactorizedLayer):
+            self.module.factorization = form.train(self.module.training)
+            return model
+        assert self.rule is not None
+        new = stand_in(Use(self.name, self.rule, self.module), self.module, form, "channel")
+        return replace_module(model, self.module, new)
+
+
+def targets_in(model: nn.Module) -> dict[str, HostLayer]:
+    """The layers that hold a weight, by name, those included that no adapter can be beside."""
+    sites, others = find_weights(model)
+    usable = {use.name for site in sites for use in site.uses}
+    reasons = {name.rpartition(".")[0]: reason for name, reason in others}
+    found = {}
+    for name, module in model.named_modules():
+        rule = rule_for(module)
+        if rule is not None:
+            reason = "" if name in usable else reasons.get(name, "its weight cannot be replaced")
+            found[name] = HostLayer(name, module, rule, reason)
+        elif isinstance(module, FactorizedLayer):
+            found[name] = HostLayer(name, module, None)
+    return found

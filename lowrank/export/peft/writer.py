@@ -1,0 +1,245 @@
+"""Folders of PEFT from adapted models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lowrank.export.peft.base import changed, fingerprint, module_of, tensors_of, write_base
+from lowrank.export.peft.config import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    lora_fields,
+    shared_fields,
+)
+from lowrank.export.peft.layer import AdaptedLayer, adapted_layer
+from lowrank.export.peft.vera import shared_tensors, vera_fields
+from lowrank.factorizations import Dense
+from lowrank.factorizations.adapted import taken_apart
+from lowrank.files.atomic import replacing
+from lowrank.files.paths import as_path
+from lowrank.files.tensor_files import RESERVED, check_storable
+from lowrank.model.contents import contents, names_of
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.numerics.checks import check_flag
+from lowrank.numerics.storage import stored_bytes
+
+KIND = "PEFT adapter"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: with the config and the tensors of the adapter.
+        kind: the type of the adapter in PEFT, LORA or VERA.
+        base: the folder of the dense base that belongs to it; None if it is the base that was
+            given.
+        ranks: of each adapted layer, as PEFT counts them.
+        nbytes: of the tensors of the adapter.
+        model_bytes: of the same in the model, where shared factors count once and may have few
+            bits.
+        base_bytes: of the files of the base that was written.
+        saved: the modules that differ from the base and are written whole.
+        notes: what a reader should know, by layer.
+    """
+
+    folder: Path
+    kind: str
+    base: Path | None
+    ranks: dict[str, int]
+    nbytes: int
+    model_bytes: int
+    base_bytes: int = 0
+    saved: tuple[str, ...] = ()
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        ranks = sorted(set(self.ranks.values()))
+        lines = [
+            f"{self.folder}: {self.kind} of {len(self.ranks)} layers, ranks {ranks}, {self.nbytes} "
+            f"bytes, which take {self.model_bytes} in the model",
+            f"its base: {self.base} of {self.base_bytes} bytes" if self.base else "its base: given",
+        ]
+        if self.saved:
+            lines.append(f"saved whole: {', '.join(self.saved)}")
+        return "\n".join(lines + [f"{n}: {note}" for n, all in self.notes.items() for note in all])
+
+
+def export_peft(
+    model: nn.Module, folder: str | Path, base: nn.Module, *, rslora: bool = False
+) -> Exported:
+    """Write the adapters of a model as a folder that `peft.PeftModel.from_pretrained` loads.
+
+    An adapted layer is a frozen base with products of low rank beside it. Where the frozen base is
+    the weight of the given model, the adapter belongs to that one. Where it differs from it by no
+    more than the adapter's rank, as after a start by PiSSA, the part that was taken out goes into
+    the adapter, of twice the rank then. Any other, such as a quantized one, is multiplied out into
+    a dense model in ``folder/base``, and the adapter belongs to that: PEFT knows no quantized base
+    of this library, so it computes the same and saves no bytes. Products of more than two factors
+    are multiplied out, and factors that layers share are written for each of them.
+
+    All else in which the model differs from the base is written too: biases of adapted layers, and
+    any other module whole.
+
+    Args:
+        model: with adapters, such as `compress` with a LoRA gives; not changed.
+        folder: made if it is not there; files of an adapter in it are replaced.
+        base: the dense model that was adapted, with its weights.
+        rslora: whether scales are written as alpha/√rank, and not as alpha/rank.
+
+    Raises:
+        ValueError: a layer whose form has no place there, or which PEFT would compute otherwise, by
+            name; a base of another architecture. Nothing is written then.
+        OSError: a file cannot be written.
+    """
+    target = as_path(folder, "folder")
+    check_flag("rslora", rslora)
+    found = adapted_layers(model, base)
+    layers = [_at(name, layer, base) for name, layer in found.items()]
+    own = {layer.name: layer.base for layer in layers if layer.is_own}
+    base_folder = target / "base" if own else None
+    if base_folder is not None and base_folder.exists():
+        raise ValueError(f"{base_folder} is there already: remove it, or name another folder")
+    rest = tensors_of(model, base)
+    biases, saved = _owners(changed(rest, base), contents(base).same, list(found))
+    path = str(base_folder.resolve()) if base_folder else getattr(base, "name_or_path", "") or None
+    config = shared_fields(base, layers, path, saved)
+    tensors = shared_tensors(layers, found)
+    if tensors is None:
+        config |= lora_fields(layers, rslora, biases)
+        tensors = _tensors(layers)
+    else:
+        config |= vera_fields(tensors, layers[0].term.dropout, biases)
+    tensors |= _rest(rest, saved, list(found) if biases else ())
+    for name, tensor in tensors.items():
+        check_storable(name, tensor)
+    target.mkdir(parents=True, exist_ok=True)
+    base_bytes = write_base(base, own, base_folder) if base_folder else 0
+    _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
+    return Exported(
+        target,
+        config["peft_type"],
+        base_folder,
+        {layer.name: layer.rank for layer in layers},
+        sum(tensor.nbytes for tensor in tensors.values()),
+        _model_bytes(found.values()),
+        base_bytes,
+        saved,
+        {layer.name: layer.notes for layer in layers if layer.notes},
+    )
+
+
+def adapted_layers(model: nn.Module, base: nn.Module) -> dict[str, FactorizedLayer]:
+    """The layers of a model that have a form of their own, by name.
+
+    Raises:
+        ValueError: there are none, or the base is no dense model.
+    """
+    for name, value in {"model": model, "base": base}.items():
+        if not isinstance(value, nn.Module):
+            raise ValueError(f"{name} is a {type(value).__name__} and must be a torch module")
+    own = [name for name, module in base.named_modules() if isinstance(module, FactorizedLayer)]
+    if own:
+        raise ValueError(f"the base has compressed layers, {names_of(own)}: give the dense model")
+    found = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FactorizedLayer) and not isinstance(layer.factorization, Dense)
+    }
+    if not found:
+        raise ValueError("no layer of the model has an adapter, so there is nothing to export")
+    return found
+
+
+def _at(name: str, layer: FactorizedLayer, base: nn.Module) -> AdaptedLayer:
+    try:
+        return adapted_layer(name, layer, module_of(base, name))
+    except ValueError as error:
+        raise ValueError(f"layer '{name}' cannot be exported: {error}") from error
+
+
+def _owners(
+    names: Sequence[str], same: Mapping[str, str], layers: Sequence[str]
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether biases of adapted layers are among tensors, and the modules that own the others.
+
+    Args:
+        same: further names of one tensor → the first. PEFT writes the bias of an adapted layer
+            where it is, and so under all its names.
+
+    Raises:
+        ValueError: a module that owns one has adapted layers in it.
+    """
+    biases = {same.get(name, name) for name in names if name.rpartition(".")[0] in layers}
+    owners = set()
+    for name in names:
+        if same.get(name, name) in biases:
+            continue
+        owner = name.rpartition(".")[0]
+        inside = [one for one in layers if not owner or one.startswith(f"{owner}.")]
+        if inside:
+            raise ValueError(
+                f"'{name}' differs from the base, and PEFT saves modules whole, which the one that "
+                f"holds it cannot be, for the adapted layers {names_of(inside)} in it: freeze it"
+            )
+        owners.add(owner)
+    outer = [o for o in owners if not any(o.startswith(f"{other}.") for other in owners)]
+    return bool(biases), tuple(sorted(outer))
+
+
+def _tensors(layers: Sequence[AdaptedLayer]) -> dict[str, Tensor]:
+    return {
+        f"{PREFIX}{layer.name}.{end}": tensor
+        for layer in layers
+        for end, tensor in layer.tensors().items()
+    }
+
+
+def _rest(
+    tensors: Mapping[str, Tensor], saved: Sequence[str], biased: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of the modules that are saved whole, and the biases of the layers in `biased`."""
+    inside = tuple(f"{name}." for name in saved)
+    whole = {f"{PREFIX}{n}": tensor for n, tensor in tensors.items() if n.startswith(inside)}
+    names = {f"{name}.bias": f"{PREFIX}{name}.base_layer.bias" for name in biased}
+    return whole | {to: tensors[name] for name, to in names.items() if name in tensors}
+
+
+def _model_bytes(layers: Iterable[FactorizedLayer]) -> int:
+    """Bytes of the adapters in the model, each tensor once."""
+    terms = [term for layer in layers for term in taken_apart(layer.factorization).terms]
+    tensors = [t for term in terms for t in term.state_dict(keep_vars=True).values()]
+    return sum(map(stored_bytes, {id(tensor): tensor for tensor in tensors}.values()))
+
+
+def _write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    base: Mapping[str, str],
+) -> None:
+    """Write the two files, the config last: without it there is no adapter."""
+    metadata = {"format": "pt", "lowrank": json.dumps({"kind": KIND, "base": base})}
+    plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    with replacing(folder / WEIGHTS) as file:
+        file.write_bytes(_with_metadata(save(plain), metadata))
+    with replacing(folder / CONFIG) as file:
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata, which the library itself writes in a random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps({RESERVED: metadata} | json.loads(content[8:end])).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]

@@ -1,0 +1,38 @@
+"""Networks that PEFT adapts in a process of its own."""
+
+from torch import nn
+
+
+class Convolutions(nn.Module):
+    """Three convolutions, one with groups, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, stride=2, groups=4)
+        self.last = nn.Conv2d(12, 6, 1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.first(x).tanh()
+        x = self.norm(self.last(self.grouped(x).tanh()))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class Endings(nn.Module):
+    """Layers whose names are the ends of others' names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.x = nn.Module(), nn.Module()
+        self.a.b, self.x.a, self.c, self.xc = (
+            nn.Linear(4, 4),
+            nn.Module(),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+        )
+        self.x.a.b = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.xc(self.c(self.x.a.b(self.a.b(x).tanh()).tanh()).tanh())
