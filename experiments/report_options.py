@@ -10,6 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+# The fields that are lists of names.
+LISTS = ("compare", "methods", "tuned")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -29,6 +32,7 @@ class Options:
     spectra: bool
     html: bool
     methods: tuple[str, ...] | None
+    tuned: tuple[str, ...] | None
     paper: str | float | None
     font_size: float | None
     compare: tuple[str, ...] | None
@@ -53,6 +57,11 @@ class Options:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         for name, null in (("compare", "no comparison"), ("methods", "all")):
             self._check_names(name, null)
+        if self.tuned is not None and not (self.tuned and all(self.tuned)):
+            raise ValueError(
+                f"tuned={list(self.tuned)!r} must be settings, such as recovery.learning_rate, or "
+                "null for none"
+            )
         self._check_paper()
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
@@ -105,7 +114,7 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
-    return Options(**given | {name: _names(given[name]) for name in ("compare", "methods")})
+    return Options(**given | {name: _names(given[name]) for name in LISTS})
 
 
 def _names(given: Any) -> tuple[Any, ...] | None:

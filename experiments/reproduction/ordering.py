@@ -7,7 +7,6 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from experiments.reproduction.faults import KNOWN
-from lowrank.records.columns import measure
 
 VALIDATION = "validation_"
 
@@ -62,14 +61,13 @@ def tuned(one: Ordering, select: dict[str, Any], found: Any, place: str) -> dict
         found: the rows that `select` finds, of all values, a data frame.
 
     Raises:
-        ValueError: the records have no such column, or not in all rows.
+        ValueError: as `lowrank.reporting.settings.scores_of`.
     """
+    from lowrank.reporting.settings import best_of, scores_of
+
     if not one.tuned or found.empty:
         return select
-    for column in (one.tuned, one.by):
-        if column not in found or found[column].isna().any():
-            raise ValueError(f"{place}: {column!r} is no column of all records that are selected")
-    scores: Any = found.groupby(one.tuned)[one.by].mean()
-    is_higher = measure(found, one.by).higher_is_better
-    best: Any = scores.idxmax() if is_higher else scores.idxmin()
-    return select | {one.tuned: best}
+    try:
+        return select | best_of(found, scores_of(found, [one.tuned], one.by))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
