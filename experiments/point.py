@@ -31,6 +31,7 @@ def measured(settings: Settings) -> dict[str, Any]:
         measure=parts.measure,
         **{name: settings[name] for name in ("values", "seed", "threads")},
         config=settings,
+        checkpoint=settings["results"],
         **saving,
     )
 

@@ -94,6 +94,8 @@ class _Pool:
     def __init__(self, sharing: int) -> None:
         each = str(max(1, joblib.cpu_count() // sharing))
         self.environment = {name: os.environ.get(name, each) for name in THREADS}
+        if sharing > 1:
+            self.environment["TQDM_DISABLE"] = "1"  # Bars on one line would overwrite each other.
         self.renew()
 
     def renew(self) -> None:

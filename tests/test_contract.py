@@ -541,6 +541,24 @@ class TestForward:
         x = random(3, INNER, dtype=torch.float32)
         torch.testing.assert_close(form(x), x @ form.to_dense().T, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+    def test_under_autocast(self, row, dtype):
+        form, x = row.form(torch.float32).train(), random(5, INNER).float()
+        images, conv = random(2, 4, 9, 8).float(), CONVOLUTIONS["channel 3x3"][0]
+        expected = form(x).detach(), form(images, conv).detach()
+        with torch.autocast("cpu", dtype):
+            found = form(x), form(images, conv)
+            looked_up = form(torch.tensor([0, 5]), Lookup())
+        assert looked_up.shape == (2, INNER)
+        for y, exact in zip(found, expected, strict=True):
+            assert y.dtype == dtype
+            close = {"rtol": 0, "atol": 16 * torch.finfo(dtype).eps * float(exact.abs().max())}
+            torch.testing.assert_close(y.detach().float(), exact, **close)
+        if row.trained:
+            sum(y.float().square().mean() for y in found).backward()
+            for parameter in filter(lambda p: p.requires_grad, form.parameters()):
+                assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all()
+
     def test_in_inference_mode_and_out_of_it(self, row):
         form = row.form().eval()
         x = random(3, INNER)

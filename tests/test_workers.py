@@ -37,6 +37,16 @@ def who_and_when(folder: Path) -> tuple[int, float, float]:
     return os.getpid(), begun, time.time()
 
 
+def bars_are_off(number: int) -> bool:
+    return os.environ.get("TQDM_DISABLE") == "1"
+
+
+def test_bars_are_shown_by_a_worker_alone():
+    """Those of several would overwrite each other on one line."""
+    assert run_in_workers(bars_are_off, range(2), 2, None) == [True, True]
+    assert run_in_workers(bars_are_off, range(2), 1, None) == [False, False]
+
+
 def test_results_come_in_the_order_of_the_tasks():
     assert run_in_workers(triple, range(7), 2, None) == [3 * number for number in range(7)]
 

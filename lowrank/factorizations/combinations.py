@@ -60,6 +60,9 @@ class Product(Factorization):
         steps = operation.order(_parts(self.factors))
         return any(factor.multiplied_out(step) for factor, step in steps)
 
+    def left_factor(self) -> Factorization:
+        return _parts(self.factors)[0]
+
     @property
     def params(self) -> int:
         return sum(factor.params for factor in _parts(self.factors))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.autocasting import without_autocast
 from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
 from lowrank.factorizations.operations import Multiply, Operation
@@ -99,6 +100,10 @@ class Factorization(nn.Module, ABC):
         Called when they come from a file. Learned values may be any; indices, codes and scales
         that could not have been stored are refused.
         """
+
+    def left_factor(self) -> Factorization | None:
+        """The factor on the side of the outputs, if this node itself is a product; LoRA's B."""
+        return None
 
     def tunable(self) -> dict[str, Tunable]:
         """Numbers of this node itself that are no parameters but may be moved, by buffer.
@@ -191,7 +196,7 @@ class Leaf(Factorization):
             if any(tensor.is_inference() for tensor in tensors):
                 return self.to_dense()  # They have no version counter to watch.
             # Not an inference tensor: it may be used in training later.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), without_autocast(tensors[0]):
                 kept = self._materialized = Materialized(self.to_dense(), tensors)
         return kept.matrix
 

@@ -108,11 +108,15 @@ class Fields(Mapping[str, Any]):
     def number(self, name: str, least: float = -math.inf, most: float = math.inf) -> float:
         """A finite number in [least, most]."""
 
-        def holds(value: Any) -> bool:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            return is_number and least <= value <= most and math.isfinite(value)
-
+        holds = _is_number(least, most)
         return float(self._of(self[name], name, holds, f"a finite number in [{least}, {most}]"))
+
+    def numbers(self, name: str, count: int, may_lack: bool = False) -> list[Any]:
+        """A list of `count` finite numbers; of numbers and null if they may lack."""
+        values, is_number = self.sequence(name), _is_number(-math.inf, math.inf)
+        if len(values) != count or not all(is_number(v) or may_lack and v is None for v in values):
+            self.refuse(name, values, f"{count} finite numbers" + may_lack * " or null")
+        return values
 
     def text(self, name: str) -> str:
         """A text."""
@@ -161,6 +165,14 @@ class Fields(Mapping[str, Any]):
 def shown(value: Any) -> str:
     """A short text of any value, for an error."""
     return reprlib.repr(value)
+
+
+def _is_number(least: float, most: float) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        is_real = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_real and least <= value <= most and math.isfinite(value)
+
+    return holds
 
 
 def _is_integer(least: int, most: int) -> Callable[[Any], bool]:

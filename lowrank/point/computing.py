@@ -6,12 +6,15 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lowrank.files.extras import need
+from lowrank.records.companions import training_name
+from lowrank.tasks import resumable
 
 
 @contextmanager
@@ -56,3 +59,23 @@ def timing(timings: dict[str, Any], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - started
+
+
+def resuming_in(folder: Path | None, key: str) -> AbstractContextManager[None]:
+    """Inside, trainings keep their states beside the record of a point, if there is a folder."""
+    return nullcontext() if folder is None else resumable(folder / training_name(key))
+
+
+def without_step_times(recovered: dict[str, Any]) -> dict[str, Any]:
+    """Take the median seconds of a step out of what a recovery found, in place, for the timings.
+
+    Returns:
+        "step_s", and of recoveries in order a list of those of each; nothing if there are none.
+    """
+    found = [recovered.pop("step_s", None)]
+    steps = recovered.get("steps")
+    if isinstance(steps, list):
+        found = [step.pop("step_s", None) for step in steps]
+    if all(seconds is None for seconds in found):
+        return {}
+    return {"step_s": found if len(found) > 1 else found[0]}

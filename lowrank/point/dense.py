@@ -18,7 +18,7 @@ from lowrank.point.measure import Measured, measure
 from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
 from lowrank.recovery import Recovery
-from lowrank.tasks import Task
+from lowrank.tasks import Task, resuming
 
 Settings = Mapping[str, Any]
 # The settings on which the dense model's measures depend.
@@ -121,7 +121,8 @@ def dense_baseline(of: Question) -> Baseline:
         plain = dataclasses.replace(of, text=of.without, recovery=None)
         before = dense_baseline(plain).measured
         recovered = copied(before.model).model
-        of.recovery.recover(recovered, of.task)
+        with resuming.named("dense"):
+            of.recovery.recover(recovered, of.task)
         measured = measure(recovered, of.task, of.measure, before, counted)
         fields = {"dense_before_recovery": before.values}
     whole = of.task.whole_test()

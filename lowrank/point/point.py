@@ -27,7 +27,12 @@ from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
-from lowrank.point.computing import computing, timing
+from lowrank.point.computing import (
+    computing,
+    resuming_in,
+    timing,
+    without_step_times,
+)
 from lowrank.point.config import described
 from lowrank.point.dense import (
     BASELINE,
@@ -70,6 +75,7 @@ def measure_point(
     config: Mapping[str, Any] | None = None,
     save: str | Path | None = None,
     keep: best.Keep = "all",
+    checkpoint: str | Path | None = None,
 ) -> Record:
     """The record of one point: compress a task's model and measure it beside the dense one.
 
@@ -92,6 +98,9 @@ def measure_point(
         keep: the models that stay there: ``all`` or ``best``. For ``best``
             `lowrank.records.store.save` keeps the model of the competing point that is best on the
             validation split only; see `lowrank.records.best`.
+        checkpoint: the folder in which trainings keep their states while they run, once a minute,
+            in ``<key>.training``. The same call goes on from there after its process was killed,
+            and gives the same record. `lowrank.records.store.save` into the same folder removes it.
 
     Raises:
         MissingExtra: `threads` without threadpoolctl; it is in the extra ``sweep``.
@@ -131,6 +140,7 @@ def measure_point(
     if "seed" not in config["task"]:
         raise ValueError(f"{type(task).__name__} has no field `seed`, as every task must have")
     key, folder = store.key(config), None if save is None else as_path(save, "save")
+    checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # Or it would be found only after all the work.
     needs: dict[str, SplitName | None] = {
@@ -138,8 +148,8 @@ def measure_point(
         "allocation": "calibration" if allocation.needs_data else None,
         "recovery": recovery.learns_from,
     }
-    timings: dict[str, float | str] = {}
-    with computing(seed, threads), timing(timings, "total_s"):
+    timings: dict[str, Any] = {}
+    with computing(seed, threads), timing(timings, "total_s"), resuming_in(checkpoint, key):
         about = question(config, task, measured_how, recovery)
         dense, dense_counts = dense_model(about.drawn), dense_macs(about.drawn)
         with timing(timings, "compress_s"):
@@ -148,10 +158,12 @@ def measure_point(
             compressed = approximated(
                 dense, method, select, example, norms, data, values=values, counts_macs=False
             )
+        recovery.check_forms(compressed.model)
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
         with timing(timings, "recover_s"):
             recovered = recovery.recover_compressed(compressed, task)
+        timings |= without_step_times(recovered)
         size = measured_how.of(task).batch_size
         with timing(timings, "validate_s"):
             # Before the test split is evaluated, of which nothing may depend.

@@ -55,3 +55,8 @@ def model_name(key: str, digest: str) -> str:
 def outcomes_name(key: str) -> str:
     """The name of the file of a point's outcomes, from its key."""
     return f"{key}.outcomes.safetensors"
+
+
+def training_name(key: str) -> str:
+    """The name of the folder with the states of a point's trainings while it is measured."""
+    return f"{key}.training"

@@ -7,6 +7,7 @@ the code. `save` writes one, `load` and `load_layers` read a folder of them into
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,13 @@ from lowrank.files.paths import as_path
 from lowrank.records import best
 from lowrank.records.checks import SCHEMA as SCHEMA
 from lowrank.records.checks import check_record, check_schema
-from lowrank.records.companions import COMPANIONS, MODEL, OUTCOMES, outcomes_name
+from lowrank.records.companions import (
+    COMPANIONS,
+    MODEL,
+    OUTCOMES,
+    outcomes_name,
+    training_name,
+)
 from lowrank.records.files import read, record_in, write
 from lowrank.records.keys import SEED_FIELDS as SEED_FIELDS
 from lowrank.records.keys import VOLATILE as VOLATILE
@@ -65,8 +72,8 @@ def save(record: Mapping[str, Any], folder: str | Path) -> Path:
 
     The outcomes of a `Record` are written first, to the file that it names, so that no record names
     outcomes that are not there. The files of the record in whose place it comes are removed or
-    replaced. A record with "keep" competes: of its group only the best keeps its model; see
-    `lowrank.records.best`.
+    replaced, and the states of its trainings are removed. A record with "keep" competes: of its
+    group only the best keeps its model; see `lowrank.records.best`.
 
     Raises:
         ValueError: a field is missing, is NaN or infinite, or is nothing that JSON can hold (the
@@ -119,6 +126,7 @@ def _replace(record: Mapping[str, Any], path: Path) -> None:
         name = kind.named(before)
         if name is not None and name != record.get(kind.field):
             (path.parent / name).unlink(missing_ok=True)
+    shutil.rmtree(path.parent / training_name(record["key"]), ignore_errors=True)
 
 
 def _write_outcomes(record: Record, path: Path, before: Mapping[str, Any] | None) -> None:

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from torch import nn
 
 from lowrank.recovery.recovery import Recovery
+from lowrank.tasks import Task
+from lowrank.tasks.optimizers import check_left_rate
+from lowrank.tasks.task import SplitName
 from lowrank.tasks.training import Training
+from lowrank.tasks.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
-class ByTraining(Training, Recovery):
-    """A recovery whose settings are those of `Training`; the dense model gets the same training."""
+class ByTraining(TrainingOptions, Training, Recovery):
+    """A recovery whose settings are those of `Training` and `TrainingOptions`; the dense model gets
+    the same training."""
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        TrainingOptions.__post_init__(self)
+
+    @property
+    def learns_from(self) -> SplitName:
+        # What stops a training decides about the weights too.
+        return "train" if self.patience is None else "validation"
 
     @property
     def changes_dense(self) -> bool:
@@ -25,3 +39,18 @@ class ByTraining(Training, Recovery):
     def check(self, network: nn.Module) -> None:
         # Only the compressed model, or what it is made of, has the parameters that are trained.
         pass
+
+    def check_data(self, task: Task) -> None:
+        self.check_task(task)
+
+    def check_forms(self, model: nn.Module) -> None:
+        check_left_rate(model, self.left_rate)
+
+
+def check_no_patience(recovery: ByTraining) -> None:
+    """Raise ValueError if a recovery that compresses while it trains is to stop early."""
+    if recovery.patience is not None:
+        raise ValueError(
+            f"patience={recovery.patience} would end {type(recovery).__name__} before the model is "
+            "compressed as asked: leave it out, or let a FineTune with patience follow in InOrder"
+        )

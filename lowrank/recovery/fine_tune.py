@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowrank.factorizations import Factorization
 from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating
-from lowrank.numerics.checks import check_number, check_one_of
+from lowrank.numerics.checks import check_number, check_one_of, check_positive
 from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
@@ -33,21 +33,31 @@ class FineTune(ByTraining):
         scope: ``model``, or ``factorizations``: every parameter outside of them, such as biases and
             layers that were not compressed, is frozen and stays so, as in LoRA's training of its
             adapters alone. A model without factorizations, the dense baseline, is trained whole.
+        temperature: above 0; scores of both models are divided by it in the distance, which then
+            counts temperature² times, so that its gradient keeps its size. Other outputs than
+            scores are divided too.
 
     Raises:
         ValueError: an option outside its range, or, from `recover`, nothing that can be trained.
         FloatingPointError: from `recover`, a loss that is NaN or infinite.
 
-    Source: Hinton, Vinyals & Dean 2015 (distillation, here at temperature 1).
+    Source: Hinton, Vinyals & Dean 2015, section 2 (distillation, and the factor of temperature²).
     """
 
     distill: float = 0.0
     scope: Literal["model", "factorizations"] = "model"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("distill", self.distill, "lie in [0, 1]", lambda x: 0 <= x <= 1)
         check_one_of("scope", self.scope, SCOPES)
+        check_positive("temperature", self.temperature)
+        if self.temperature != 1 and not self.distill:
+            raise ValueError(
+                f"temperature={self.temperature} has no effect without distill: leave it out, or "
+                "take distill=0.5"
+            )
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         dense = task.model() if self.distill else model
@@ -59,17 +69,22 @@ class FineTune(ByTraining):
         if self.scope == "factorizations":
             freeze_outside_factorizations(model)
         if not self.distill:
-            return self.train(model, task, None, progress)
+            return self.train(model, task, None, progress, options=self)
+        loss = distilled(task, dense, self.distill, self.temperature)
         with evaluating(dense):
-            return self.train(model, task, distilled(task, dense, self.distill), progress)
+            return self.train(model, task, loss, progress, options=self)
 
 
-def distilled(task: Task, dense: nn.Module, share: float) -> Loss:
-    """The loss of a task, with the weight `share` for the distance to the dense model."""
+def distilled(task: Task, dense: nn.Module, share: float, temperature: float = 1.0) -> Loss:
+    """The loss of a task, with the weight `share` for the distance to the dense model.
+
+    The distance counts temperature² times, for its gradient falls with 1/temperature².
+    """
+    weight = share * temperature**2
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        distance, outputs = toward_dense(task, model, dense, batch)
-        return (1 - share) * task.loss(outputs, batch.targets) + share * distance
+        distance, outputs = toward_dense(task, model, dense, batch, temperature)
+        return (1 - share) * task.loss(outputs, batch.targets) + weight * distance
 
     return loss
 

@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.compression.report import Compressed
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.by_training import ByTraining
+from lowrank.recovery.by_training import ByTraining, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training import Progress, Training, silent
@@ -66,6 +66,7 @@ class Gradual(ByTraining):
         check_integer("every", self.every, least=1)
         check_positive("power", self.power)
         check_flag("restarts", self.restarts)
+        check_no_patience(self)
         last = (self.renewals - 1) * self.every
         if last >= self.epochs:
             raise ValueError(
@@ -115,17 +116,17 @@ class Gradual(ByTraining):
     ) -> dict[str, Any]:
         """Train what `renewed` gives for each share."""
         losses: list[float] = []
-        steps = trained = 0
+        steps, last = 0, {}
         for share, part in zip(self.shares(), self.parts(), strict=True):
             model = renewed(share)
             if self.restarts:
                 recipe, epochs = self.plain(epochs=len(part)), range(len(part))
             else:
                 recipe, epochs = self.plain(), part
-            found = recipe.train(model, task, progress=_from(part, self, progress), part=epochs)
-            losses += found["losses"]
-            steps, trained = steps + found["steps"], found["trained_params"]
-        return {"losses": losses, "steps": steps, "trained_params": trained}
+            said = _from(part, self, progress)
+            last = recipe.train(model, task, progress=said, part=epochs, options=self)
+            losses, steps = losses + last["losses"], steps + last["steps"]
+        return last | {"losses": losses, "steps": steps}
 
 
 def _from(part: range, whole: Training, progress: Progress) -> Progress:

@@ -72,9 +72,10 @@ class InOrder(Recovery):
 
     @property
     def learns_from(self) -> SplitName | None:
-        # The calibration split is a part of the train split.
+        # What chooses on validation trains on train, of which calibration is a part.
         used = {step.learns_from for step in self.steps}
-        return next((split for split in ("train", "calibration") if split in used), None)
+        splits: tuple[SplitName, ...] = ("validation", "train", "calibration")
+        return next((split for split in splits if split in used), None)
 
     def check(self, network: nn.Module) -> None:
         for step in self.steps:

@@ -13,7 +13,7 @@ from lowrank.compression.report import Again, Compressed
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.by_training import ByTraining
+from lowrank.recovery.by_training import ByTraining, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training import Loss, Progress, silent, task_loss
@@ -69,6 +69,12 @@ class LearningCompression(ByTraining):
         check_positive("penalty", self.penalty)
         check_number("growth", self.growth, "be at least 1 and finite", lambda x: 1 <= x < 1e9)
         check_flag("multipliers", self.multipliers)
+        check_no_patience(self)
+        if self.left_rate != 1:
+            raise ValueError(
+                f"left_rate={self.left_rate} has no effect: dense weights are trained, which have "
+                "no left factor; leave it out"
+            )
         if self.epochs % self.steps:
             raise ValueError(
                 f"epochs={self.epochs} must be a multiple of steps={self.steps}: each step trains "
@@ -80,7 +86,7 @@ class LearningCompression(ByTraining):
         return True
 
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
-        return self.train(model, task, progress=progress)
+        return self.train(model, task, progress=progress, options=self)
 
     @torch.inference_mode(False)
     def change(
@@ -94,12 +100,14 @@ class LearningCompression(ByTraining):
         each, penalty = self.epochs // self.steps, self.penalty
         losses: list[float] = []
         gaps: list[float] = []
+        last, taken = {}, 0
         for step in range(self.steps):
             targets = [image + shift for image, shift in zip(images, shifts, strict=True)]
             recipe = self.plain(learning_rate=min(self.learning_rate, 1 / penalty))
             loss = penalised(task_loss(task), weights, targets, penalty)
             part = range(step * each, (step + 1) * each)
-            losses += recipe.train(twin.model, task, loss, progress, part)["losses"]
+            last = recipe.train(twin.model, task, loss, progress, part, self)
+            losses, taken = losses + last["losses"], taken + last["steps"]
             with MEMO.passing():
                 compressed.take(compressed_at(again, twin.model, weights, shifts))
             images = twin.images(compressed)
@@ -109,8 +117,7 @@ class LearningCompression(ByTraining):
                     # λ ← λ − μ (w − Δ(Θ)), divided by the next μ.
                     shift.sub_(weight.detach() - image).div_(self.growth)
             penalty *= self.growth
-        trained = sum(p.numel() for p in twin.model.parameters() if p.requires_grad)
-        found = {"losses": losses, "gaps": gaps, "trained_params": trained}
+        found = last | {"losses": losses, "steps": taken, "gaps": gaps}
         return found | ({"note": _far(gaps[-1])} if gaps[-1] > NEAR_ENOUGH else {})
 
 

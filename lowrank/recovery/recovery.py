@@ -20,7 +20,7 @@ class Recovery(ABC):
     Laws: `recover` keeps the form of every factorization, unless `changes_forms`, and
     `recover_compressed` the way in which the model was compressed; parameters that require no
     gradient are not trained; the model keeps its mode, training or eval; the same model, task and
-    configuration give the same result.
+    configuration give the same result, times ("step_s") aside.
     """
 
     @property
@@ -49,7 +49,10 @@ class Recovery(ABC):
 
     @property
     def learns_from(self) -> SplitName | None:
-        """The split whose examples it uses, as records say; None if it uses none."""
+        """The split whose examples it uses, as records say; None if it uses none.
+
+        ``validation`` if it also chooses there, as early stopping does.
+        """
         return "train"
 
     @abstractmethod

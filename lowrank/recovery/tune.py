@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from lowrank.numerics.checks import (
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.tasks import Task
+from lowrank.tasks.loop import SCHEDULES
+from lowrank.tasks.optimizers import state_bytes
 from lowrank.tasks.task import SplitName
-from lowrank.tasks.training import SCHEDULES
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -185,10 +188,13 @@ class Tune(Recovery):
         orders = torch.Generator().manual_seed(pair.task.seed)
         distances = [pair.mean_distance(held)]
         best = [tuned.stand_in.detach().clone() for tuned in numbers]
+        seconds: list[float] = []
         for epoch in range(1, self.epochs + 1):
             for index in torch.randperm(len(learnt), generator=orders).tolist():
+                started = time.perf_counter()
                 _step(pair.distance(learnt[index]), numbers, optimizer)
                 schedule.step()
+                seconds.append(time.perf_counter() - started)
             distances.append(pair.mean_distance(held))
             progress(epoch, self.epochs, distances[-1])
             if distances[-1] < min(distances[:-1]):
@@ -197,7 +203,8 @@ class Tune(Recovery):
             tuned.see(numbers_of_best)
         kept = distances.index(min(distances))
         note = {} if kept else {"note": "tuning brought it no nearer to the dense one: not tuned"}
-        return {"steps": steps, "kept_epoch": kept, "distances": distances} | note
+        costs = {"optimizer_bytes": state_bytes(optimizer), "step_s": statistics.median(seconds)}
+        return {"steps": steps, "kept_epoch": kept, "distances": distances} | costs | note
 
     def _examples(self, task: Task) -> tuple[list[Step], list[Step]]:
         """The batches to learn from and the held-out batches."""

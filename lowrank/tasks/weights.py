@@ -17,7 +17,7 @@ from lowrank.model.contents import names_of
 from lowrank.model.nested import tensors
 from lowrank.numerics.checks import check_is
 from lowrank.numerics.memo import fingerprint
-from lowrank.tasks import cache, hub
+from lowrank.tasks import cache, hub, resuming
 from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training import Training
@@ -98,7 +98,9 @@ class Trained(Weights):
         }
 
         def make() -> dict[str, Tensor]:
-            self.recipe.train(model.to(task.device), task)
+            # Weights that the cache holds are not trained, so these are counted apart.
+            with resuming.named(f"model-{cache.key(config)}"):
+                self.recipe.train(model.to(task.device), task)
             return model.state_dict()
 
         model.load_state_dict(cache.tensors(MODELS, config, make))

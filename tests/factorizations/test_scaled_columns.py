@@ -57,3 +57,14 @@ def test_a_dense_term_is_trained_and_can_be_replaced():
 def test_scales_of_another_number_of_columns_are_refused():
     with pytest.raises(ValueError, match=r"shape \(5,\) do not fit .* needs \(7,\)"):
         ScaledColumns(quantized(), torch.ones(5))
+
+
+def test_what_is_kept_under_autocast_is_in_full_precision():
+    """The product would be of bfloat16, and would be used after autocast, too."""
+    term = Product(Dense(random(5, 2)), Dense(random(2, 7, seed=1)))
+    form = ScaledColumns(term, random(7, seed=2)).requires_grad_(False)
+    x = random(3, 7)
+    expected = x @ form.to_dense().T
+    with torch.autocast("cpu", torch.bfloat16):
+        assert form(x).dtype == torch.bfloat16
+    assert torch.equal(form(x), expected)

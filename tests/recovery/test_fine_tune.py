@@ -11,6 +11,7 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.measure import trainable_bytes, trainable_params
 from lowrank.recovery import FineTune
+from lowrank.recovery.fine_tune import distilled
 from lowrank.tasks import (
     Batch,
     Digits,
@@ -264,6 +265,54 @@ def test_distillation_mixes_the_two_losses():
     assert loss(1.0) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_the_distance_at_a_temperature_counts_its_square(temperature):
+    """T² KL(softmax(dense/T) ‖ softmax(model/T)), as in Hinton, Vinyals & Dean 2015, section 2."""
+    dense, model = TASK.model(), compress(TASK.model(), TruncatedSVD(rank=4)).model
+    recipe = replace(RECIPE, learning_rate=1e-12, distill=0.75, temperature=temperature)
+    (loss,) = recipe.recover_toward(copy.deepcopy(model), dense, TASK)["losses"]
+    batch = next(TASK.split("train").batches(2000))
+    with torch.no_grad():
+        outputs, wanted = model(batch.only), dense(batch.only)
+    soft = F.kl_div(
+        (outputs / temperature).log_softmax(1),
+        (wanted / temperature).softmax(1),
+        reduction="batchmean",
+    )
+    hard = F.cross_entropy(outputs, batch.targets)
+    assert loss == pytest.approx(float(0.25 * hard + 0.75 * temperature**2 * soft), rel=1e-4)
+
+
+def test_the_gradient_of_the_distance_hardly_depends_on_a_high_temperature():
+    """It is that of half the squared distance of the centred scores over their number."""
+    scores = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    wanted, batch = torch.randn(6, 10, dtype=torch.float64), Batch((torch.zeros(6, 1),), None)
+    task = replace(TASK, weights=None)
+
+    def gradient(temperature):
+        same = nn.Module(), nn.Module()
+        outputs = dict(zip(same, (scores, wanted), strict=True))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(task), "forward", lambda self, model, batch: outputs[model])
+            patch.setattr(type(task), "loss", lambda self, outputs, targets: outputs.sum() * 0)
+            loss = distilled(task, same[1], 1.0, temperature)(same[0], batch)
+        return torch.autograd.grad(loss, scores)[0]
+
+    difference = (scores - wanted).detach()
+    limit = (difference - difference.mean(1, keepdim=True)) / 10 / 6
+    torch.testing.assert_close(gradient(1e4), limit, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradient(1e3), gradient(1e4), rtol=1e-2, atol=1e-5)
+
+
+def test_the_dense_model_runs_under_autocast_too_and_without_gradients():
+    dense, model, seen = TASK.model(), TASK.model(), []
+    dense.fc1.register_forward_hook(lambda *call: seen.append((call[2].dtype, call[2].grad_fn)))
+    recipe = replace(RECIPE, distill=0.5, autocast="bfloat16", accumulate=2, temperature=2.0)
+    recipe.recover_toward(model, dense, TASK)
+    assert set(seen) == {(torch.bfloat16, None)} and len(seen) == 2 * 20
+    assert all(p.grad is None for p in dense.parameters())
+
+
 def test_a_loss_that_is_nan_ends_the_run():
     model = TASK.model()
     with torch.no_grad():
@@ -331,6 +380,8 @@ def test_no_example_to_train_on():
         ({"weight_decay": -1}, "weight_decay=-1 must be at least 0"),
         ({"weight_decay": math.inf}, "weight_decay=inf must be at least 0 and finite"),
         ({"distill": 1.5}, r"distill=1.5 must lie in \[0, 1\]"),
+        ({"distill": 0.5, "temperature": 0}, "temperature=0 must be above 0"),
+        ({"temperature": 2.0}, "temperature=2.0 has no effect without distill: leave it out"),
         ({"scope": "head"}, "scope='head' must be one of .'model', 'factorizations'"),
     ],
 )
