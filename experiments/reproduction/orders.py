@@ -62,7 +62,8 @@ class OrderVerdict:
     """An order of methods, published for one model, beside ours of another.
 
     Attributes:
-        settings: method → the value of the setting that is tuned, where one is.
+        settings: method → the value of the setting that is tuned, where one is, and whether it is
+            the first or the last of those that were tried.
     """
 
     name: str
@@ -70,7 +71,7 @@ class OrderVerdict:
     members: tuple[RowVerdict, ...]
     pairs: tuple[OrderedPair, ...]
     verdict: str
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agreeing(self) -> int:
@@ -93,7 +94,7 @@ def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
         if frame is not None and len(held) > 1:
             pairs = _pairs(entry, one, frame, held, selections)
         verdict = judged_order(entry, one, pairs)
-        settings = {m: s[one.tuned] for m, s in selections.items() if one.tuned in s}
+        settings = {m: _setting(one, m, s, frame) for m, s in selections.items() if one.tuned in s}
         yield OrderVerdict(name, one.value, tuple(members), pairs, verdict, settings)
 
 
@@ -107,6 +108,15 @@ def _selections(name: str, one: Ordering, frame: pd.DataFrame | None) -> dict[st
         rows = matching(frame, member.select, place)
         found[method] = tuned(one, member.select, rows, place)
     return found
+
+
+def _setting(one: Ordering, method: str, select: dict[str, Any], frame: Any) -> str:
+    """What was chosen for a method, and whether a value beyond those tried may be better."""
+    tried: Any = matching(frame, one.of[method].select, method)[one.tuned]
+    chosen = select[one.tuned]
+    ends = {tried.min(): "the smallest", tried.max(): "the largest"}
+    at_end = f", {ends[chosen]} of {tried.nunique()} tried" if chosen in ends else ""
+    return f"{one.tuned}={chosen:g}{at_end}"
 
 
 def judged_order(entry: Entry, one: Ordering, pairs: Sequence[OrderedPair]) -> str:

@@ -187,7 +187,7 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
             theirs = f"{one.published / dense:.3g}" if dense else NONE
             own = f"{one.ours.mean / one.dense:.3g}" if one.dense == one.dense else NONE
             setting = order.settings.get(one.place)
-            at = "" if setting is None else f" ({ordering.tuned}={setting:g})"
+            at = "" if setting is None else f" ({setting})"
             cells = [f"{one.place}{at}", number(one.published, one.published), theirs]
             lines.append(_line([*cells, ours_text(one.ours, _like(one.ours)), own]))
         lines.append("")
