@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.composed import composed, on_one_line
 from experiments.output import read_by_others
 from experiments.report_figures import draw
+from experiments.report_tasks import across_tasks
 from experiments.required import REPORTS, require
 from lowrank.records import store
 from lowrank.records.columns import usual_size
@@ -53,6 +54,8 @@ def report(config: DictConfig) -> None:
 
     chosen = options(config)
     frame, layers = store.load_both(chosen.runs)
+    if chosen.across_tasks:
+        return say_written(chosen, len(frame), across_tasks(chosen, frame))
     every, settings = tuned(chosen, of_methods(chosen, comparisons(frame)))
     parts = fitting(chosen, every)
     compared = comparisons_of(parts)
@@ -71,7 +74,12 @@ def report(config: DictConfig) -> None:
             written += conclude(own, name, compared[name])
     if chosen.html:
         written.append(explore(chosen, frame, layers))
-    print(f"{len(frame)} records of {chosen.runs}; written to {chosen.out}:")
+    say_written(chosen, len(frame), written)
+
+
+def say_written(chosen: Options, records: int, written: list[Path]) -> None:
+    """Name the files of a report."""
+    print(f"{records} records of {chosen.runs}; written to {chosen.out}:")
     for path in written:
         print(f"  {path}")
 

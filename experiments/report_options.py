@@ -31,6 +31,7 @@ class Options:
     layers_at: float | None
     spectra: bool
     html: bool
+    across_tasks: bool
     methods: tuple[str, ...] | None
     tuned: tuple[str, ...] | None
     paper: str | float | None
@@ -52,7 +53,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and not _is_above_zero(value):
                 raise ValueError(f"{name}={value!r} must be a number above 0, or null for none")
-        for name in ("spectra", "html"):
+        for name in ("spectra", "html", "across_tasks"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         for name, null in (("compare", "no comparison"), ("methods", "all")):
@@ -63,6 +64,7 @@ class Options:
                 "null for none"
             )
         self._check_paper()
+        self._check_across()
         if Path(self.runs).is_file():
             raise ValueError(f"runs={self.runs} is a file: give the folder of the records")
         self._check_out()
@@ -88,6 +90,17 @@ class Options:
             raise ValueError(
                 f"font_size={self.font_size!r} is that of figures for a paper: give paper=column, "
                 "paper=page or paper=<inches> too"
+            )
+
+    def _check_across(self) -> None:
+        """Raise ValueError for an option that a report across tasks does not read."""
+        given = {"size": self.size, "spectra": self.spectra, "html": self.html, "paper": self.paper}
+        given["tuned"] = self.tuned and list(self.tuned)
+        idle = [name for name, value in given.items() if value]
+        if self.across_tasks and idle:
+            raise ValueError(
+                f"{idle[0]}={given[idle[0]]} has no effect with across_tasks=true: leave one of "
+                "them out"
             )
 
     def _check_out(self) -> None:

@@ -3,14 +3,17 @@
 import ast
 import os
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import made_records
 import pages
 import pytest
 import torch
+import yaml
 from pages import DOCS, PAGES, RESULTS, ROOT, blocks
 
+import lowrank
 from lowrank import decomposers
 from lowrank.norms import IDENTITY
 from lowrank.records import store
@@ -131,6 +134,21 @@ def test_pages_are_listed_and_short():
     assert {*DOCS.glob("*.md")} - {DOCS / "README.md"} <= listed
     for page in PAGES:
         assert len(page.read_text().split()) <= (1600 if page.parent == ROOT else 950), page
+
+
+def test_the_yaml_of_adapters_by_layer_makes_them():
+    from experiments.parts import make
+
+    (written,) = blocks(DOCS / "how-to-adapt-a-model.md", "yaml")
+    method = make(yaml.safe_load(written)["method"])
+    model = torch.nn.Sequential(OrderedDict(fc1=torch.nn.Linear(9, 9), fc2=torch.nn.Linear(9, 5)))
+    layers = lowrank.compress(model, method).layers
+    assert [layer.decomposer[:19] for layer in layers] == [
+        "LoRA(rank=8, alpha=",
+        "LoRA(rank=2, alpha=",
+    ]
+    with pytest.raises(ValueError, match=r"the patterns \['fc1'\] decide no layer"):
+        lowrank.compress(model[1:], method)
 
 
 @pytest.mark.parametrize(

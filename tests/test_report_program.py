@@ -9,6 +9,7 @@ from pathlib import Path
 import made_outcomes
 import made_pages as pages
 import made_records as records
+import made_tasks
 import pandas as pd
 import programs
 import pytest
@@ -503,6 +504,61 @@ def test_of_several_tasks_those_that_can_be_are_compared(tmp_path, run, capsys):
     printed = capsys.readouterr().out
     assert "stories-llama: not compared: no record is of method 'magnitude'" in printed
     assert (tmp_path / "out" / "digits-mlp-compare.md").exists()
+
+
+def test_several_tasks_on_one_base_are_shown_together(tmp_path, run, capsys):
+    for record in made_tasks.every():
+        store.save(record, tmp_path / "runs")
+    settings = (f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "across_tasks=true")
+    run(*settings, "compare=[shared,lora]")
+    printed = capsys.readouterr().out
+    assert "shared takes fewer bytes than lora at a quality that cannot be told" in printed
+    names = {path.name.removeprefix("mlp-across-tasks") for path in (tmp_path / "out").iterdir()}
+    tables = {f"{end}.{kind}" for end in ("", "-each", "-pays") for kind in ("csv", "md", "tex")}
+    assert names == tables | {".png", ".svg", "-pays.txt"}
+    assert "full" in (tmp_path / "out" / "mlp-across-tasks.md").read_text()
+    # Without names each method is set against each other one, and nothing is printed of it.
+    run(*settings, "methods=[lora,shared]")
+    assert "takes fewer bytes" not in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "mlp-across-tasks-pays.csv")
+    assert set(zip(table["method"], table["against"], strict=True)) == {
+        ("lora", "shared"),
+        ("shared", "lora"),
+    }
+    assert "full" not in (tmp_path / "out" / "mlp-across-tasks.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("html=true", "html=True has no effect with across_tasks=true"),
+        ("size=bytes", "size=bytes has no effect with across_tasks=true"),
+        ("compare=[lora]", "compare=lora is one method alone"),
+        (
+            "compare=[lora,vera]",
+            "no contender is of method 'vera': there are full, lora, shared",
+        ),
+        ("metric=macro_f1", "metric='macro_f1' is no mean over test examples"),
+        (
+            "methods=[svd]",
+            "no record is of the methods svd: there are full, lora, shared",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_together_is_said_before_anything_is_written(
+    tmp_path, run, given, message
+):
+    for record in made_tasks.every(seeds=(0,)):
+        store.save(record, tmp_path / "runs")
+    settings = (f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "across_tasks=true")
+    with pytest.raises(ValueError, match=message):
+        run(*settings, given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_whether_tasks_are_shown_together_is_true_or_false(tmp_path, run):
+    with pytest.raises(ValueError, match="across_tasks=2 must be true or false"):
+        run(f"runs={tmp_path}", "across_tasks=2")
 
 
 def test_a_comma_list_of_the_command_line_is_a_list():

@@ -1,5 +1,6 @@
 """Allocation: the choice of a decomposer for each weight of a model, such as under a budget."""
 
+from lowrank.allocation.adapter_ranks import AdapterRanks as AdapterRanks
 from lowrank.allocation.allocation import Allocation as Allocation
 from lowrank.allocation.allocation import ByName as ByName
 from lowrank.allocation.allocation import Plan as Plan

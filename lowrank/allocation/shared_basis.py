@@ -18,6 +18,7 @@ from lowrank.model.sites import Site
 from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_ratio
 from lowrank.numerics.factors import fitted
+from lowrank.numerics.marginal_gains import by_marginal_gain
 
 OTHER_INPUTS = "its inputs are others than those that the shared basis was made for"
 
@@ -196,15 +197,8 @@ def divided(
         energies: squared singular values of each, descending.
         prices: numbers that a rank of each costs.
     """
-    ranks, left = [1] * len(energies), params - sum(prices)
-    if left < 0:
-        return ranks, -1.0
-    steps = sorted(
-        (-float(energy) / price, order, place, price)
-        for place, (values, price) in enumerate(zip(energies, prices, strict=True))
-        for order, energy in enumerate(values[1:], start=1)
-    )
-    for _, order, place, price in steps:
-        if price <= left and ranks[place] == order:
-            ranks[place], left = order + 1, left - price
+    if sum(prices) > params:
+        return [1] * len(energies), -1.0
+    costs = [[price] * len(own) for own, price in zip(energies, prices, strict=True)]
+    ranks = by_marginal_gain([own.tolist() for own in energies], costs, params, least=1)
     return ranks, sum(float(e[:rank].sum()) for e, rank in zip(energies, ranks, strict=True))

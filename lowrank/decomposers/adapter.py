@@ -40,6 +40,10 @@ class Adapter(Decomposer):
     def trained(self, shape: tuple[int, int]) -> int:
         """Trained numbers of a weight of this shape (out, in)."""
 
+    @abstractmethod
+    def without(self) -> Decomposer | None:
+        """The method of the base alone; None where it is the weight itself."""
+
 
 class AdapterOverBase(Adapter):
     """An adapter over the frozen form of a method, or over the weight itself."""
@@ -60,6 +64,9 @@ class AdapterOverBase(Adapter):
 
     def at_rank(self, rank: int) -> Self:
         return replace(self, rank=rank)  # type: ignore[type-var]
+
+    def without(self) -> Decomposer | None:
+        return self.base
 
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         if self.base is not None:

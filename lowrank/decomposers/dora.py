@@ -52,6 +52,9 @@ class DoRA(Adapter):
     def trained(self, shape: tuple[int, int]) -> int:
         return self.adapter.trained(shape) + shape[0]
 
+    def without(self) -> Decomposer | None:
+        return self.adapter.without()
+
     def check_norms(self, types: tuple[type[Norm], ...]) -> None:
         self.adapter.check_norms(types)
 

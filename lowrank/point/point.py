@@ -52,6 +52,7 @@ from lowrank.records.checks import is_number
 from lowrank.records.companions import MODEL, OUTCOMES, model_name, outcomes_name
 from lowrank.records.record import Record
 from lowrank.recovery import NoRecovery, Recovery
+from lowrank.recovery.task_parts import fingerprints, sharing
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
 
@@ -161,6 +162,7 @@ def measure_point(
         recovery.check_forms(compressed.model)
         # After the compression, so that a hyperparameter that does not fit is reported at once.
         baseline = dense_baseline(about)
+        before = fingerprints(compressed.model) if recovery.tunes else {}
         with timing(timings, "recover_s"):
             recovered = recovery.recover_compressed(compressed, task)
         timings |= without_step_times(recovered)
@@ -196,6 +198,7 @@ def measure_point(
         "validation": validated.metrics,
         **baseline.fields,
         "recovered": recovered,
+        "sharing": sharing(compressed.model, before) if recovery.tunes else None,
         "layers": [layer.row() for layer in compressed.layers],
         "skipped": compressed.skipped,
         "left": compressed.left,

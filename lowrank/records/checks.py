@@ -42,7 +42,7 @@ MAPPINGS = (
     *("validation", "standard_errors"),
 )
 PERHAPS = ("dense_before_recovery", "dense_whole_test", "recovered")
-PERHAPS_NULL = ("calibration", "allocation", "protocol")
+PERHAPS_NULL = ("calibration", "allocation", "protocol", "sharing")
 QUALITIES = ("dense", "compressed", "dense_before_recovery", "dense_whole_test", "validation")
 NUMBERS = (*QUALITIES, "ratios")
 # The number fields of each latency, and of each layer.

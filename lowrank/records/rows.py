@@ -13,7 +13,7 @@ from lowrank.records.companions import OUTCOMES
 from lowrank.records.keys import point
 
 RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
-MEASURED_PARTS = ("environment", "timings", "calibration", "protocol")
+MEASURED_PARTS = ("environment", "timings", "calibration", "protocol", "sharing")
 
 
 def labels_of(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:

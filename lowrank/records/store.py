@@ -185,7 +185,9 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     ``latency_b{n}_threads``, ``_device``, ``_dtype``;
     ``train_loss``, the mean loss over the last epoch of a training that followed the compression;
     ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
-    ``timings.*``, ``calibration.*``, and the config by dotted names, such as ``method.rank``. A
+    ``timings.*``, ``calibration.*``; ``sharing.*`` where something was trained after the
+    compression: the bytes of the base, which other tasks share, with its hash, and the task's own
+    (see `lowrank.recovery.task_parts`); and the config by dotted names, such as ``method.rank``. A
     value that a record lacks is NaN.
 
     Args:

@@ -69,18 +69,22 @@ def compress_adapters(
         check_is("decomposer", decomposer, Decomposer, "Quantization(8)")
     layers = _adapted(model)
     norms = _checked(norms or {}, layers)
-    made: dict[int, tuple[Factorization, SmallerAdapter]] = {}
+    groups: dict[int, list[str]] = {}
     for name, layer in layers.items():
-        form = layer.factorization
-        if id(form) not in made:
-            try:
-                made[id(form)] = _smaller(form, rank, decomposer, norms.get(name, IDENTITY))
-            except ValueError as error:
-                raise ValueError(f"layer '{name}': {error}") from error
-    found = {name: made[id(layer.factorization)] for name, layer in layers.items()}
+        groups.setdefault(id(layer.factorization), []).append(name)
+    made: dict[str, tuple[Factorization, SmallerAdapter]] = {}
+    for names in groups.values():
+        form, given = layers[names[0]].factorization, [n for n in names if n in norms]
+        if len(given) > 1:
+            raise ValueError(f"the layers {given} share one adapter: give the norm of one of them")
+        norm = norms[given[0]] if given else IDENTITY
+        try:
+            made |= dict.fromkeys(names, _smaller(form, rank, decomposer, norm))
+        except ValueError as error:
+            raise ValueError(f"layer '{names[0]}': {error}") from error
     for name, layer in layers.items():
-        layer.factorization = found[name][0]
-    return {name: report for name, (_, report) in found.items()}
+        layer.factorization = made[name][0]
+    return {name: made[name][1] for name in layers}
 
 
 def _smaller(
@@ -98,12 +102,12 @@ def _smaller(
     leaves = [decomposer.decompose(f) if decomposer else Dense(f) for f in dense]
     trains = any(p.requires_grad for one in parts.terms for p in one.parameters())
     adapter = Scaled(Product(*leaves), term.scale, term.dropout)
-    if not trains:
-        adapter.requires_grad_(False)
     own = [leaf.to_dense().detach().double() for leaf in leaves]
     change = product_norm(torch.cat([left, -own[0]], dim=1), torch.cat([right, own[1]]), norm)
     size = product_norm(left, right, norm)
     smaller = together(Adapted(parts.base, (adapter,), parts.lengths), form.notes)
+    if not trains:
+        smaller.requires_grad_(False)
     report = SmallerAdapter(
         rank=len(own[1]),
         error=change / size if size else change,

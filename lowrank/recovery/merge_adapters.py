@@ -1,15 +1,18 @@
-"""Merging of trained adapters into their base weights."""
+"""Merging of trained adapters into their base weights, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from lowrank.decomposers import merge
-from lowrank.factorizations import Dense, adapters
+from lowrank.factorizations import Dense, Factorization, adapters
 from lowrank.model.factorized import FactorizedLayer
 
 
-def merge_adapters(model: nn.Module) -> list[str]:
+def merge_adapters(model: nn.Module) -> dict[str, Factorization]:
     """Replace every factorization that holds an adapter by one dense matrix, in place.
 
     The outputs stay the same up to the rounding of the sum, and the layer runs as fast as a dense
@@ -17,13 +20,14 @@ def merge_adapters(model: nn.Module) -> list[str]:
     share a factorization share the merged one.
 
     Returns:
-        The names of the merged layers.
+        The factorizations that were replaced, by the names of the merged layers; with them
+        `unmerge_adapters` takes the merge back.
 
     Raises:
         ValueError: no layer holds an adapter.
     """
     merged: dict[int, Dense] = {}
-    names = []
+    replaced: dict[str, Factorization] = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, FactorizedLayer):
             continue
@@ -31,8 +35,26 @@ def merge_adapters(model: nn.Module) -> list[str]:
         if id(form) not in merged and adapters(form):
             merged[id(form)] = merge(form).train(form.training)
         if id(form) in merged:
-            names.append(name)
+            replaced[name] = form
             layer.factorization = merged[id(form)]
-    if not names:
+    if not replaced:
         raise ValueError("no layer of the model holds an adapter, so there is nothing to merge")
-    return names
+    return replaced
+
+
+def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) -> None:
+    """Take a merge of a model back, in place: its layers are what they were, bit for bit.
+
+    Args:
+        replaced: what `merge_adapters` gave for this model.
+
+    Raises:
+        ValueError: the model has no such layer, or one that holds no merged matrix.
+    """
+    layers: dict[str, Any] = dict(model.named_modules())
+    for name, form in replaced.items():
+        layer = layers.get(name)
+        if not isinstance(layer, FactorizedLayer) or layer.factorization.shape != form.shape:
+            raise ValueError(f"the model has no merged layer {name!r} of shape {form.shape}")
+    for name, form in replaced.items():
+        layers[name].factorization = form.train(layers[name].factorization.training)

@@ -169,6 +169,17 @@ def evidence(
     Raises:
         ValueError: the metric is no average, or a record has no outcomes, or none of this metric.
     """
+    check_evidence(rows, metric)
+    found = read_outcomes(rows["path"])
+    values = values_of(found, metric.name)
+    columns = {row: column for column, row in enumerate(rows.index)}
+    sample = resample(values.values, values.weights, resamples, seed)
+    numbers = outcome_numbers(rows), dense_numbers(rows)
+    return Evidence(metric, columns, *numbers, list(rows["path"]), values, sample)
+
+
+def check_evidence(rows: pd.DataFrame, metric: Metric) -> None:
+    """Raise ValueError unless a metric is an average, and all rows have outcomes of it."""
     if metric.average is None:
         raise ValueError(
             f"{metric.name} is no average over examples, so no test of single examples can be "
@@ -186,8 +197,3 @@ def evidence(
     ]
     if bare:
         raise ValueError(f"the outcomes of {bare[0]} hold no {metric.name}")
-    values = values_of(found, metric.name)
-    columns = {row: column for column, row in enumerate(rows.index)}
-    sample = resample(values.values, values.weights, resamples, seed)
-    numbers = outcome_numbers(rows), dense_numbers(rows)
-    return Evidence(metric, columns, *numbers, list(rows["path"]), values, sample)

@@ -10,6 +10,7 @@ from made_tensors import random
 from torch import Tensor, nn
 
 from lowrank.allocation import (
+    AdapterRanks,
     Allocation,
     Budget,
     ByName,
@@ -28,8 +29,8 @@ from lowrank.allocation import (
 )
 from lowrank.compression.compress import as_norms, compress
 from lowrank.compression.report import Compressed
-from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
-from lowrank.measure import nbytes
+from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.measure import nbytes, trainable_params
 from lowrank.model.select import Select
 from lowrank.norms import Diagonal, Full, Identity
 
@@ -92,6 +93,16 @@ def layer_bits(bits: float) -> Spent:
     return spent
 
 
+def trained(params: int) -> Spent:
+    return lambda model, result: (
+        sum(
+            trainable_params(result.model.get_submodule(layer.name).factorization)
+            for layer in result.layers
+        ),
+        params,
+    )
+
+
 def layer_params(share: float, slack: float = 0, of: list[str] = SITES) -> Spent:
     """`slack`: what rounding in all layers together can add."""
 
@@ -114,6 +125,7 @@ class Row:
         data: whether it can do nothing without calibration data.
         sites: the weights that it decides.
         alone: what it says of a model of one layer; empty where it compresses it.
+        saves: whether it makes weights smaller.
     """
 
     allocation: Allocation
@@ -124,6 +136,7 @@ class Row:
     data: bool = False
     sites: tuple[str, ...] = tuple(SITES)
     alone: str = ""
+    saves: bool = True
 
     def compress(self, model: nn.Module, **options: Any) -> Compressed:
         given = next(model.parameters())
@@ -198,6 +211,14 @@ ROWS = {
         layer_params(0.4, slack=len(SITES) / 2),
         norms=("diagonal",),
         data=True,
+    ),
+    "adapter ranks": Row(
+        AdapterRanks(LoRA(rank=2, alpha=4), params=700, score="weight"),
+        700,
+        "adapter",
+        trained(700),
+        norms=ALL,
+        saves=False,
     ),
     "shared basis": Row(
         SharedBasis([SITES[:3]], 3),

@@ -27,12 +27,18 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DOWN, UP = (f"base_model.model.0.lora_{name}.weight" for name in "AB")
 
 
-def network(width=8, bias=True):
+def network(width=8):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, width, bias=bias), nn.ReLU(), nn.Linear(width, 4))
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 4))
 
 
-PLAIN = LoRA(2, 4)
+def no_bias():
+    model = network()
+    model[0].bias = None
+    return model
+
+
+PLAIN, CODES = LoRA(2, 4), LoRA(2, 4, base=Quantization(4))
 
 
 def adapted(method=PLAIN, model=None, where=None):
@@ -71,6 +77,21 @@ def model_of(change, base_change=None):
 
 def both_bases(model):
     model[0].factorization.terms[0].requires_grad_(True)
+
+
+def ones(value=1):
+    other = network()
+    for layer in (other[0], other[2]):
+        nn.init.constant_(layer.weight, value)
+    return other
+
+
+def diverged(model):
+    nn.init.constant_(model[0].factorization.terms[1].term.factors[0].weight, float("nan"))
+
+
+def diverged_bias(model):
+    nn.init.constant_(model[0].bias, float("inf"))
 
 
 def sparse_sum(model):
@@ -183,6 +204,15 @@ def joins_groups(folder):
     return load_peft(base, folder)
 
 
+def many_names(folder):
+    names = {f"x{number}": torch.ones(1) for number in range(1000)}
+    return read(lambda config, tensors: tensors.update(names))(folder)
+
+
+def endless_name(folder):
+    return tensor(f"base_model.model.{'a' * 9999}", torch.ones(1))(folder)
+
+
 def grouped_lengths(folder):
     base = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
     export_peft(adapted(PLAIN, base), folder, base)
@@ -218,8 +248,19 @@ EXPORTS = [
     Row("no base", lambda folder: export_peft(adapted(), folder, None), "base is a NoneType"),
     Row("a base of another width", export(LoRA(2, 4), base=network(9)), r"layer '0' .*base"),
     Row("a base with other layers", export(LoRA(2, 4), base=nn.Sequential()), "no layer '0'"),
-    Row("a base without bias", export(LoRA(2, 4), base=network(bias=False)), r"0\.bias.* besides"),
+    Row("a base without bias", export(LoRA(2, 4), base=no_bias()), r"0\.bias.* besides"),
     Row("a base in other bits", export(LoRA(2, 4), base=network().half()), "torch.float16"),
+    Row("another dense base", export(PLAIN, base=ones()), "frozen weight is another one"),
+    Row(
+        "another base of codes", export(LoRA(2, 4, base=Quantization(4)), base=ones(-1)), "another"
+    ),
+    Row(
+        "a base without numbers",
+        lambda f: export_peft(adapted(), f, network().to("meta")),
+        "no num",
+    ),
+    Row("an adapter that diverged", model_of(diverged), "layer '0' .* not finite"),
+    Row("a bias that diverged", model_of(diverged_bias), r"0\.base_layer\.bias' .* not finite"),
     Row("a trained base", model_of(both_bases), "layer '0' .*is trained: a base is frozen"),
     Row("two dropouts", model_of(two_dropouts), "layer '0' has dropout 0.0 and layer '2' 0.5"),
     Row("dilation", export(LoRA(2, 4), dilated(dilation=2)), r"leaves the dilation \(2, 2\) out"),
@@ -285,6 +326,7 @@ READS = [
     Row("another slow expression", field(target_modules="a?" * 30 + "a" * 30), "may take forever"),
     Row("looking ahead", field(target_modules="(?=a)0|2"), "may take forever"),
     Row("an escaped escape", field(target_modules=r"(a*\\)*0"), "may take forever"),
+    Row("too many patterns", field(rank_pattern={f"x{i}": 2 for i in range(10_001)}), "10001 pat"),
     Row("a slow pattern of ranks", field(rank_pattern={"(0*)*": 2}), "may take forever"),
     Row("half an adapter", without(DOWN), r"layer '0': the file has \['lora_B.weight'\] where"),
     Row(
@@ -292,6 +334,8 @@ READS = [
         tensor("0.lora_A", torch.ones(1)),
         r"the file has \['0.lora_A'\] where \[\] belong",
     ),
+    Row("many names", many_names, r"and 995 more where \[\] belong"),
+    Row("a name that never ends", endless_name, "aaa' is a part"),
     Row(
         "a layer that is not there", tensor(DOWN.replace("0", "7"), torch.ones(2, 6)), "adapts '7'"
     ),

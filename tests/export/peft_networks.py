@@ -8,7 +8,7 @@ class Convolutions(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(3, 8, 3, padding="same")
         self.grouped = nn.Conv2d(8, 12, 3, stride=2, groups=4)
         self.last = nn.Conv2d(12, 6, 1, bias=False)
         self.norm = nn.BatchNorm2d(6)

@@ -43,9 +43,9 @@ def adapted(case):
 
 
 @torch.no_grad()
-def outputs(case):
+def outputs(model, case):
     inputs = {name: torch.tensor(values) for name, values in case["inputs"].items()}
-    found = adapted(case)(**inputs) if "x" not in inputs else adapted(case)(inputs["x"])
+    found = model(**inputs) if "x" not in inputs else model(inputs["x"])
     return found if isinstance(found, torch.Tensor) else found[0]
 
 
@@ -53,7 +53,11 @@ def main(path):
     for case in json.loads(Path(path).read_text()):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            save_file({"outputs": outputs(case)}, Path(case["folder"], "outputs"))
+            model = adapted(case)
+            found = {"outputs": outputs(model, case)}
+            if case["merges"]:
+                found["merged"] = outputs(model.merge_and_unload(), case)
+            save_file(found, Path(case["folder"], "outputs"))
         Path(case["folder"], "warnings").write_text("\n".join(str(one.message) for one in said))
     assert not any(name.startswith("lowrank") for name in sys.modules)
 

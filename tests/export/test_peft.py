@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import LoRA, Quantization, TruncatedSVD
+from lowrank.decomposers import DoRA, LoRA, Quantization, TruncatedSVD, VeRA
 from lowrank.export import checkpoint
 from lowrank.export.peft import export_peft, load_peft
 from lowrank.export.peft.kinds import KINDS
 from lowrank.export.peft.layer import AdaptedLayer
-from lowrank.export.peft.matching import exactly, targeted, targets_for, value_of
+from lowrank.export.peft.matching import compiled, exactly, targeted, targets_for, value_of
 from lowrank.factorizations import Dense, Product, Sum
 from lowrank.factorizations.adapted import LowRankTerm
 from lowrank.model.sites import replace_module
-from lowrank.recovery import merge_adapters
+from lowrank.recovery import compress_adapters, merge_adapters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WORDS = st.text("ab.+($", min_size=1, max_size=3).filter(lambda word: word[0] + word[-1] != "..")
@@ -49,7 +49,7 @@ def test_targets_mean_exactly_the_modules_that_were_wanted(names, data):
 
 @given(NAMES)
 def test_patterns_mean_one_module_each(names):
-    patterns = {exactly(name): place for place, name in enumerate(names)}
+    patterns = compiled({exactly(name): place for place, name in enumerate(names)})
     assert [value_of(patterns, name, None) for name in names] == list(range(len(names)))
     assert value_of(patterns, f"x.{names[0]}", None) is None or f"x.{names[0]}" in names
 
@@ -110,6 +110,66 @@ def test_what_the_folder_holds_is_trainable_and_nothing_else(tmp_path):
     assert loaded[0].factorization.terms[1].dropout == 0.5
     x = torch.randn(5, 6)
     torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
+
+
+def test_scales_and_lengths_are_trainable_and_factors_that_layers_share_are_one(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 5)).eval()
+    model = adapted(VeRA(3, dropout=0.5), base)
+    report = export_peft(model, tmp_path / "vera", base)
+    # Less the biases, and the first rows of left once more for the layer of 5 outputs.
+    assert report.model_bytes == report.nbytes - 4 * (8 + 8 + 5) + 4 * 5 * 3
+    assert report.kind == "VERA"
+    loaded = load_peft(base, tmp_path / "vera")
+    frozen = [layer.factorization.terms[1].term.factors[1].term.weight for layer in loaded]
+    assert frozen[0] is frozen[1] is frozen[2] and not frozen[0].requires_grad
+    trainable = {name for name, p in loaded.named_parameters() if p.requires_grad}
+    assert len(trainable) == 9 and all(n.endswith(("scale", "bias")) for n in trainable)
+    torch.testing.assert_close(loaded(torch.ones(1, 8)), model(torch.ones(1, 8)))
+
+    directions = adapted(DoRA(LoRA(2, 4)), base, where="1")
+    assert export_peft(directions, tmp_path / "dora", base).kind == "LORA"
+    loaded = load_peft(base, tmp_path / "dora")
+    assert loaded[1].factorization.lengths.requires_grad
+    torch.testing.assert_close(loaded(torch.ones(1, 8)), directions(torch.ones(1, 8)))
+
+
+def test_factors_that_are_no_parts_of_one_another_are_written_as_lora(tmp_path):
+    base = network()
+    model = adapted({"0": VeRA(3, seed=0), "3": VeRA(3, seed=1)}, base)
+    report = export_peft(model, tmp_path, base)
+    assert report.kind == "LORA" and set(report.ranks.values()) == {3}
+    x = torch.ones(1, 6)
+    torch.testing.assert_close(load_peft(base, tmp_path)(x), model(x))
+
+
+def test_codes_of_an_adapter_are_written_as_numbers(tmp_path):
+    base, model = network(), adapted()
+    compress_adapters(model, rank=1, decomposer=Quantization(8))
+    report = export_peft(model, tmp_path, base)
+    assert set(report.ranks.values()) == {1} and report.model_bytes < report.nbytes
+    x = torch.ones(1, 6)
+    torch.testing.assert_close(load_peft(base, tmp_path)(x), model(x))
+
+
+def test_a_second_adapter_stands_beside_the_first(tmp_path):
+    base = network()
+    export_peft(adapted(), tmp_path, base)
+    once = load_peft(base, tmp_path)
+    x, content = torch.ones(1, 6), (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(content.replace(b'"lowrank"', b'"unknown"'))
+    twice = load_peft(once, tmp_path)
+    merge_adapters(twice)
+    expected = once[0].factorization.to_dense() * 2 - base[0].weight
+    torch.testing.assert_close(twice[0].weight, expected)
+    assert twice(x).isfinite().all()
+
+
+def test_a_model_that_is_read_is_not_saved_in_ways_that_do_not_know_its_forms(tmp_path):
+    base = dense("Llama")
+    export_peft(adapted(None, base, where="lm_head"), tmp_path, base)
+    with pytest.raises(ValueError, match="does not know factorizations"):
+        load_peft(base, tmp_path).save_pretrained(tmp_path / "other")
 
 
 def test_a_quantized_base_is_written_beside_and_read_back_onto_the_codes(tmp_path):
@@ -179,6 +239,29 @@ def test_an_adapter_in_more_bits_is_rounded_and_says_so(tmp_path):
         "the adapter is rounded from torch.float32 to torch.bfloat16",
     )
     assert loaded(torch.ones(1, 6).bfloat16()).isfinite().all()
+
+
+def test_a_base_that_cannot_be_written_leaves_no_adapter(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lowrank.export.peft.base.save_model", fail)
+    base = network()
+    with pytest.raises(OSError, match="disk full"):
+        export_peft(adapted(LoRA(2, 4, base=Quantization(2)), base), tmp_path / "f", base)
+    assert not list((tmp_path / "f").iterdir())
+
+
+def test_the_report_says_what_peft_cannot_merge(tmp_path):
+    base = dense("BERT, masked")
+    notes = export_peft(adapted(None, base), tmp_path / "tied", base).notes
+    table, head = ARCHITECTURES["BERT, masked"].tied
+    assert notes.keys() == {table, head}
+    assert f"it shares its weight with '{head}'" in notes[table][0]
+    grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 4, 3))
+    report = export_peft(adapted(None, grouped), tmp_path / "groups", grouped)
+    assert list(report.notes) == ["0"] and report.ranks == {"0": 4, "1": 2}
+    assert "['0']: its groups have zeros" in report.describe()
 
 
 def test_what_is_refused_leaves_nothing_behind(tmp_path):

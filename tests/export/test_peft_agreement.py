@@ -147,6 +147,7 @@ def made(tmp_path_factory):
                 base.save_pretrained(place)
         entry = {"folder": str(folder), "class": type(base).__name__, "base": str(place)}
         entry["inputs"] = {n: values.tolist() for n, values in inputs(case.model).items()}
+        entry["merges"] = "tied" not in name and name != "convolutions"
         ours = None
         if case.config is None:
             model = trained(compress(base, case.method, where=case.where).model)
@@ -182,6 +183,14 @@ def test_peft_computes_the_same_with_what_is_written(made, name):
     dense_outputs = outputs(dense(case.model), case.model)
     # The adapter counts, so that leaving it out would be seen.
     assert (theirs - dense_outputs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FROM_HERE)
+def test_peft_merges_what_is_written(made, name):
+    _, folder, _, ours = of(made, name)
+    found = load_file(folder / "outputs")
+    if "merged" in found:
+        torch.testing.assert_close(found["merged"], ours, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FROM_HERE)

@@ -16,7 +16,15 @@ from torch import nn
 import lowrank
 from lowrank.allocation import Budget, MixedAllocation, grid
 from lowrank.calibration import CalibratedNorms
-from lowrank.decomposers import GPTQ, Chain, Decomposer, Quantization, TruncatedSVD, Uncompressed
+from lowrank.decomposers import (
+    GPTQ,
+    Chain,
+    Decomposer,
+    LoRA,
+    Quantization,
+    TruncatedSVD,
+    Uncompressed,
+)
 from lowrank.factorizations import Dense
 from lowrank.point import Generation, MeasureSettings, dense, evaluate
 from lowrank.point import point as point_module
@@ -321,3 +329,25 @@ def test_texts_of_a_task_without_a_language_model_are_refused_before_the_work(mo
         measure_point(TASK, TruncatedSVD(4), measure=MeasureSettings(generation=Generation()))
     with pytest.raises(ValueError, match="prompts"):
         Generation(prompts=0)
+
+
+def test_what_other_tasks_share_is_on_record_where_something_was_trained(tmp_path):
+    """Of adapters alone the base is shared, and it is the same bit for bit whatever was learnt."""
+    found = []
+    for seed in (0, 1):
+        recovery = FineTune(1, 1e-2, scope="factorizations")
+        task = replace(TASK, split_seed=seed)  # Other images to learn from.
+        method = LoRA(rank=2, alpha=4)
+        record = measure_point(task, method, measure=QUICK, recovery=recovery)
+        sizes = record["compressed"]
+        own, shared = (record["sharing"][f"{part}_bytes"] for part in ("own", "shared"))
+        assert own + shared == sizes["bytes"] and own == sizes["trainable_bytes"]
+        found.append(record)
+        store.save(record, tmp_path)
+    assert len({record["sharing"]["shared_hash"] for record in found}) == 1
+    assert found[0]["compressed"]["loss"] != found[1]["compressed"]["loss"]
+    row = store.load(tmp_path).iloc[0]
+    assert row["sharing.shared_bytes"] == found[0]["sharing"]["shared_bytes"]
+    whole = measure_point(TASK, LoRA(rank=2, alpha=4), measure=QUICK, recovery=FineTune(1, 1e-2))
+    assert 0 < whole["sharing"]["shared_bytes"] < found[0]["sharing"]["shared_bytes"]
+    assert measure_point(TASK, LoRA(rank=2, alpha=4), measure=QUICK)["sharing"] is None

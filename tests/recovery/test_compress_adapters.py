@@ -88,5 +88,11 @@ def test_layers_that_share_a_form_share_the_smaller_one():
     model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30, bias=False))
     model[1].weight = model[0].weight
     model = trained(compress(model, LoRA(4, 4)).model)
-    compress_adapters(model, rank=1)
+    both = {"0": Diagonal(torch.ones(8)), "1": Diagonal(torch.ones(8))}
+    with pytest.raises(ValueError, match="share one adapter: give the norm of one"):
+        compress_adapters(model, rank=1, norms=both)
+    old, other = change(model[0]), Diagonal(torch.arange(1.0, 9))
+    found = compress_adapters(model, rank=1, norms={"1": other})
     assert model[0].factorization is model[1].factorization
+    assert found["0"] == found["1"]
+    assert other.relative_error(old, change(model[0])) == pytest.approx(found["0"].error, rel=1e-4)

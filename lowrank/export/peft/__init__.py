@@ -4,5 +4,5 @@ Neither needs the library itself. What it does with a folder is as in its releas
 """
 
 from lowrank.export.peft.reader import load_peft as load_peft
-from lowrank.export.peft.writer import Exported as Exported
+from lowrank.export.peft.report import Exported as Exported
 from lowrank.export.peft.writer import export_peft as export_peft

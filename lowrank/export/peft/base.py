@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from lowrank.factorizations import Dense
-from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.atomic import replacing
 from lowrank.files.tensor_files import Digest
 from lowrank.model.contents import names_of, split_extra
 from lowrank.model.copying import copied
@@ -79,7 +78,7 @@ def changed(tensors: Mapping[str, Tensor], base: nn.Module) -> list[str]:
 
 
 def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) -> int:
-    """Write the base with other weights, whole or not at all.
+    """Write the base with other weights into a new folder.
 
     A model of `transformers` is written as it writes itself, any other as ``model.safetensors``,
     which `safetensors.torch.load_model` reads.
@@ -97,16 +96,12 @@ def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) ->
             rule = rule_for(module)
             assert rule is not None
             rule.weight(module).copy_(rule.as_weight(module, matrix, "channel"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_in(folder.parent, folder.name)
-    temporary.mkdir()
+    folder.mkdir(parents=True)
     try:
-        write_model(model, temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_model(model, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return sum(path.stat().st_size for path in folder.iterdir())
 
 

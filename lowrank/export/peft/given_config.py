@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.export.peft.config import CONFIG
-from lowrank.export.peft.matching import check_pattern, targeted, value_of
+from lowrank.export.peft.matching import Patterns, check_pattern, compiled, targeted, value_of
 from lowrank.files.fields import Fields, parse, shown
 
-# More bytes than any config has.
-LONGEST = 2**24
+# More bytes, and more patterns, than any config has.
+LONGEST, MOST_PATTERNS = 2**24, 10_000
 TYPES = ("LORA", "VERA")
 # Fields that change nothing of what is computed, or only how training starts.
 IDLE = {
@@ -44,8 +44,8 @@ class GivenConfig:
     kind: str
     rank: int
     alpha: float
-    ranks: dict[str, Any]
-    alphas: dict[str, Any]
+    ranks: Patterns
+    alphas: Patterns
     dropout: float
     targets: str | tuple[str, ...]
     saved: tuple[str, ...]
@@ -138,13 +138,15 @@ def _dropout(fields: Fields, name: str) -> float:
     return value
 
 
-def _pattern(fields: Fields, name: str, read: Any) -> dict[str, Any]:
+def _pattern(fields: Fields, name: str, read: Any) -> Patterns:
     if not fields.get(name):
-        return {}
+        return ()
     own = fields.fields(name)
+    if len(own) > MOST_PATTERNS:
+        raise ValueError(f"{own.place} has {len(own)} patterns, and no config has")
     for key in own:
-        check_pattern(f"{own.place}", key)
-    return {key: read(own, key) for key in own}
+        check_pattern(own.place, key)
+    return compiled({key: read(own, key) for key in own})
 
 
 def _targets(fields: Fields) -> str | tuple[str, ...]:

@@ -13,8 +13,8 @@ from lowrank.export.peft.given_config import GivenConfig
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS, Shape
 from lowrank.export.peft.matching import saved
-from lowrank.export.peft.target import HostLayer
-from lowrank.model.contents import split_extra
+from lowrank.export.peft.target import HostLayer, outside
+from lowrank.model.contents import names_of, split_extra
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WEIGHT, BIAS = "base_layer.weight", "base_layer.bias"
@@ -74,7 +74,9 @@ def sorted_out(
             layers.setdefault(layer, {})[end] = key
     for layer, keys in layers.items():
         if layer not in targets:
-            raise ValueError(f"it adapts '{layer}', which is no layer with a weight in the model")
+            raise ValueError(
+                f"it adapts '{layer:.200}', which is no layer with a weight in the model"
+            )
         try:
             found = {end: stored[key] for end, key in keys.items() if end != WEIGHT}
             check_shapes(found, layout.shapes(config, targets[layer]))
@@ -90,7 +92,9 @@ def sorted_out(
 def check_shapes(stored: Mapping[str, TensorEntry], wanted: Mapping[str, Shape]) -> None:
     """Raise ValueError unless these are the tensors that are wanted, of floating-point numbers."""
     if stored.keys() != wanted.keys():
-        raise ValueError(f"the file has {sorted(stored)} where {sorted(wanted)} belong")
+        raise ValueError(
+            f"the file has {names_of(sorted(stored))} where {names_of(sorted(wanted))} belong"
+        )
     for end, one in stored.items():
         if one.dtype not in FLOATS:
             raise ValueError(f"{end} is of {one.dtype}, and not of one of {FLOATS}")
@@ -107,7 +111,7 @@ def _check_others(
     """Raise ValueError unless these are all tensors of the modules that are saved whole, and biases
     of adapted layers."""
     own, _ = split_extra(model.state_dict())
-    whole = saved(config.saved, [name for name, _ in model.named_modules()])
+    whole = saved(config.saved, outside(model))
     inside = tuple(f"{module}." for module in whole)
     wanted = {name for name in own if name.startswith(inside)} if inside else set()
     if config.has_biases:
@@ -115,11 +119,13 @@ def _check_others(
     unknown, missing = sorted(stored.keys() - wanted), sorted(wanted - stored.keys())
     if unknown:
         raise ValueError(
-            f"'{unknown[0]}' is a part of the adapter that is not known here: it is no factor, and "
-            f"not of modules_to_save={list(config.saved)} in the model"
+            f"'{unknown[0]:.200}' is a part of the adapter that is not known here: no factor, and "
+            f"not of modules_to_save={names_of(config.saved)} in the model"
         )
     if missing:
-        raise ValueError(f"the file lacks '{missing[0]}' of modules_to_save={list(config.saved)}")
+        raise ValueError(
+            f"the file lacks '{missing[0]}' of modules_to_save={names_of(config.saved)}"
+        )
     for name, one in stored.items():
         shape, dtype = tuple(own[name].shape), own[name].dtype
         allowed = FLOATS if own[name].is_floating_point() else (dtype,)

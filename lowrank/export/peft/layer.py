@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowrank.approximation.products import truncated_product
 from lowrank.export.peft.kinds import LENGTHS, Kind, kind_of
+from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.adapted import LowRankTerm, joined, low_rank, taken_apart
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.layers import Rule, rule_for
@@ -84,7 +85,8 @@ def adapted_layer(name: str, layer: FactorizedLayer, module: nn.Module) -> Adapt
     with torch.no_grad():
         matrix = parts.base.to_dense().detach()
     term = within_sides(low_rank(parts.terms))
-    return _over(AdaptedLayer(name, module, kind, term, matrix, True, parts.lengths), rule)
+    found = AdaptedLayer(name, module, kind, term, matrix, True, parts.lengths)
+    return _over(found, parts.base, rule)
 
 
 def check_lengths(kind: Kind, module: nn.Module, layer: FactorizedLayer) -> None:
@@ -106,24 +108,41 @@ def within_sides(term: LowRankTerm) -> LowRankTerm:
     return replace(term, left=left.to(term.left), right=right.to(term.right))
 
 
-def _over(layer: AdaptedLayer, rule: Rule) -> AdaptedLayer:
-    """The layer over the weight of the given base, if it differs by no more than a low rank."""
+def _over(layer: AdaptedLayer, form: Factorization, rule: Rule) -> AdaptedLayer:
+    """The layer over the weight of the given base, if it differs by no more than a low rank.
+
+    Args:
+        form: of its own base.
+    """
     weight = rule.matrix(layer.module, "channel").detach()
     if weight.shape != layer.base.shape or weight.dtype != layer.base.dtype:
         raise ValueError(
             f"its weight is {tuple(layer.base.shape)} {layer.base.dtype}, and that of the base "
             f"{tuple(weight.shape)} {weight.dtype}: give the base that it was adapted from"
         )
-    if torch.equal(weight, layer.base):
+    own = layer.base.to(weight.device)
+    for matrix in (weight, own, layer.term.left, layer.term.right):
+        if not bool(matrix.isfinite().all()):
+            raise ValueError("it has numbers that are not finite")
+    if torch.equal(weight, own):
         return replace(layer, base=weight, is_own=False)
-    change = low_rank_difference(layer.base, weight, layer.term.rank)
+    change = low_rank_difference(own, weight, layer.term.rank)
     if change is None:
+        # What stands for a weight is nearer to it than zero is.
+        is_other = torch.linalg.matrix_norm(own - weight) >= torch.linalg.matrix_norm(weight)
+        if isinstance(form, Dense) or bool(is_other):
+            raise ValueError(
+                "its frozen weight is another one than that of the base, and stands for no such: "
+                "give the base that it was adapted from"
+            )
         return layer
     notes: tuple[str, ...] = ("the base is that of before up to rounding",)
     term = layer.term
     if change.rank:
         notes = (f"rank {change.rank} of it is the part that was taken out of the base's weight",)
-        term = within_sides(joined([term, replace(change, dropout=term.dropout)]))
+        left, right = (matrix.to(term.left) for matrix in (change.left, change.right))
+        change = LowRankTerm(left, right, dropout=term.dropout)
+        term = within_sides(joined([term, change]))
     return replace(layer, base=weight, is_own=False, term=term, notes=notes)
 
 

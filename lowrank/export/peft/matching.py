@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lowrank.model.contents import names_of
@@ -13,14 +13,16 @@ MOST_REPEATS, MOST_GROUPS, LONGEST = 3, 2, 1000
 ESCAPED = re.compile(r"\\.", flags=re.DOTALL)
 REPEAT = re.compile(r"[*+?{]\??")
 
+Patterns = tuple[tuple[re.Pattern[str], Any], ...]
+
 
 def targeted(targets: str | Sequence[str], names: Iterable[str]) -> list[str]:
     """The modules that ``target_modules`` means: a regular expression, or whole ends of names."""
     if isinstance(targets, str):
         pattern = re.compile(targets)
         return [name for name in names if pattern.fullmatch(name)]
-    ends = tuple(f".{target}" for target in targets)
-    return [name for name in names if name in targets or name.endswith(ends)]
+    whole, ends = set(targets), tuple(f".{target}" for target in targets)
+    return [name for name in names if name in whole or name.endswith(ends)]
 
 
 def saved(modules: Sequence[str], names: Iterable[str]) -> list[str]:
@@ -34,10 +36,14 @@ def barred(modules: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(pattern.match(name) for pattern in patterns)]
 
 
-def value_of(patterns: dict[str, Any], name: str, default: Any) -> Any:
-    """The value for a module in a ``rank_pattern`` or ``alpha_pattern``."""
-    found = (v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
-    return next(found, default)
+def compiled(values: Mapping[str, Any]) -> Patterns:
+    """A ``rank_pattern`` or ``alpha_pattern``: regular expressions of whole ends of names."""
+    return tuple((re.compile(rf"(.*\.)?({key})$"), value) for key, value in values.items())
+
+
+def value_of(patterns: Patterns, name: str, default: Any) -> Any:
+    """The value for a module: that of the first pattern which it matches."""
+    return next((value for pattern, value in patterns if pattern.match(name)), default)
 
 
 def exactly(name: str) -> str:

@@ -17,13 +17,14 @@ from lowrank.export.peft.given_config import GivenConfig, check_targets, read_co
 from lowrank.export.peft.given_tensors import WEIGHT, Given, TensorEntry, sorted_out
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS
-from lowrank.export.peft.target import HostLayer, targets_in
+from lowrank.export.peft.target import HostLayer, outside, targets_in
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.adapted import Adapted, together
 from lowrank.files.fields import Fields, parse
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import NAMES, check_file
 from lowrank.model.copying import copied
+from lowrank.model.save_guard import refuse_other_files
 
 PICKLE = "adapter_model.bin"
 
@@ -59,7 +60,7 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
     with _naming(path):
         config = read_config(path)
         targets = targets_in(model)
-        names = {name: name in targets for name, _ in model.named_modules()}
+        names = {name: name in targets for name in outside(model)}
         with _opened(path / WEIGHTS) as (stored, metadata, get):
             given = sorted_out(model, config, targets, stored)
             check_targets(config, names, set(given.layers))
@@ -90,6 +91,7 @@ def _adapted(
         state[name].copy_(tensors[key])
         if isinstance(state[name], nn.Parameter) and state[name].is_floating_point():
             state[name].requires_grad_(True)
+    refuse_other_files(loaded)
     return loaded
 
 

@@ -104,3 +104,16 @@ def targets_in(model: nn.Module) -> dict[str, HostLayer]:
         elif isinstance(module, FactorizedLayer):
             found[name] = HostLayer(name, module, None)
     return found
+
+
+def outside(model: nn.Module) -> list[str]:
+    """The names of all modules but those that factorizations are made of."""
+    found: list[str] = []
+    inner: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if inner and name.startswith(inner):
+            continue
+        found.append(name)
+        if isinstance(module, FactorizedLayer):
+            inner += (f"{name}.factorization" if name else "factorization",)
+    return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +19,17 @@ from lowrank.export.peft.config import (
     shared_fields,
 )
 from lowrank.export.peft.layer import AdaptedLayer, adapted_layer
+from lowrank.export.peft.report import Exported, model_bytes, notes_of
 from lowrank.export.peft.vera import shared_tensors, vera_fields
 from lowrank.factorizations import Dense
-from lowrank.factorizations.adapted import taken_apart
 from lowrank.files.atomic import replacing
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import RESERVED, check_storable
 from lowrank.model.contents import contents, names_of
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.numerics.checks import check_flag
-from lowrank.numerics.storage import stored_bytes
 
 KIND = "PEFT adapter"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
-
-    Attributes:
-        folder: with the config and the tensors of the adapter.
-        kind: the type of the adapter in PEFT, LORA or VERA.
-        base: the folder of the dense base that belongs to it; None if it is the base that was
-            given.
-        ranks: of each adapted layer, as PEFT counts them.
-        nbytes: of the tensors of the adapter.
-        model_bytes: of the same in the model, where shared factors count once and may have few
-            bits.
-        base_bytes: of the files of the base that was written.
-        saved: the modules that differ from the base and are written whole.
-        notes: what a reader should know, by layer.
-    """
-
-    folder: Path
-    kind: str
-    base: Path | None
-    ranks: dict[str, int]
-    nbytes: int
-    model_bytes: int
-    base_bytes: int = 0
-    saved: tuple[str, ...] = ()
-    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def describe(self) -> str:
-        """A few lines for people."""
-        ranks = sorted(set(self.ranks.values()))
-        lines = [
-            f"{self.folder}: {self.kind} of {len(self.ranks)} layers, ranks {ranks}, {self.nbytes} "
-            f"bytes, which take {self.model_bytes} in the model",
-            f"its base: {self.base} of {self.base_bytes} bytes" if self.base else "its base: given",
-        ]
-        if self.saved:
-            lines.append(f"saved whole: {', '.join(self.saved)}")
-        return "\n".join(lines + [f"{n}: {note}" for n, all in self.notes.items() for note in all])
 
 
 def export_peft(
@@ -123,6 +80,8 @@ def export_peft(
     tensors |= _rest(rest, saved, list(found) if biases else ())
     for name, tensor in tensors.items():
         check_storable(name, tensor)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"'{name}' has numbers that are not finite")
     target.mkdir(parents=True, exist_ok=True)
     base_bytes = write_base(base, own, base_folder) if base_folder else 0
     _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
@@ -132,10 +91,10 @@ def export_peft(
         base_folder,
         {layer.name: layer.rank for layer in layers},
         sum(tensor.nbytes for tensor in tensors.values()),
-        _model_bytes(found.values()),
+        model_bytes(found.values()),
         base_bytes,
         saved,
-        {layer.name: layer.notes for layer in layers if layer.notes},
+        notes_of(base, layers),
     )
 
 
@@ -151,6 +110,9 @@ def adapted_layers(model: nn.Module, base: nn.Module) -> dict[str, FactorizedLay
     own = [name for name, module in base.named_modules() if isinstance(module, FactorizedLayer)]
     if own:
         raise ValueError(f"the base has compressed layers, {names_of(own)}: give the dense model")
+    empty = [name for name, tensor in base.state_dict().items() if getattr(tensor, "is_meta", 0)]
+    if empty:
+        raise ValueError(f"{names_of(empty)} of the base have no numbers: load its weights")
     found = {
         name: layer
         for name, layer in model.named_modules()
@@ -213,13 +175,6 @@ def _rest(
     whole = {f"{PREFIX}{n}": tensor for n, tensor in tensors.items() if n.startswith(inside)}
     names = {f"{name}.bias": f"{PREFIX}{name}.base_layer.bias" for name in biased}
     return whole | {to: tensors[name] for name, to in names.items() if name in tensors}
-
-
-def _model_bytes(layers: Iterable[FactorizedLayer]) -> int:
-    """Bytes of the adapters in the model, each tensor once."""
-    terms = [term for layer in layers for term in taken_apart(layer.factorization).terms]
-    tensors = [t for term in terms for t in term.state_dict(keep_vars=True).values()]
-    return sum(map(stored_bytes, {id(tensor): tensor for tensor in tensors}.values()))
 
 
 def _write(

@@ -21,3 +21,4 @@ from lowrank.reporting.plots.spectra import spectra as spectra
 from lowrank.reporting.plots.style import Style as Style
 from lowrank.reporting.plots.style import method_styles as method_styles
 from lowrank.reporting.plots.style import save as save
+from lowrank.reporting.plots.tasks import tasks_figure as tasks_figure
