@@ -96,5 +96,5 @@ def freeze_outside_factorizations(model: nn.Module) -> None:
     factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
     inside = {id(p) for module in factorizations for p in module.parameters()}
     for parameter in model.parameters():
-        if inside and id(parameter) not in inside:
+        if factorizations and id(parameter) not in inside:
             parameter.requires_grad_(False)
