@@ -20,7 +20,7 @@ from lowrank.tasks.training.early_stopping import EarlyStopping
 from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
 from lowrank.tasks.training.options import TrainingOptions
 from lowrank.tasks.training.precision import autocast, scaler_for
-from lowrank.tasks.training.recipe import Recipe
+from lowrank.tasks.training.recipe import SCHEDULES, Recipe
 from lowrank.tasks.training.resuming import Checkpoint, is_resumable, next_checkpoint
 from lowrank.tasks.training.state import TrainingState, moving
 
@@ -28,12 +28,6 @@ from lowrank.tasks.training.state import TrainingState, moving
 Progress = Callable[[int, int, float], None]
 # The loss of a model on a batch.
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-# The learning rate relative to its start, as a function of the share of steps done.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
 
 
 class Loop:
