@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # More sentences of a comparison than these are not printed.
 MOST_LINES = 30
 # The fields that are lists of names.
-LISTS = ("compare", "methods")
+LISTS = ("compare", "methods", "tuned")
 
 
 def main() -> None:
@@ -56,7 +56,8 @@ def report(config: DictConfig) -> None:
     frame, layers = store.load_both(chosen.runs)
     if chosen.across_tasks:
         return say_written(chosen, len(frame), across_tasks(chosen, frame))
-    parts = fitting(chosen, of_methods(chosen, comparisons(frame)))
+    every, settings = tuned(chosen, of_methods(chosen, comparisons(frame)))
+    parts = fitting(chosen, every)
     compared = comparisons_of(parts)
     store.check_writable(chosen.out)
     written: list[Path] = []
@@ -66,6 +67,9 @@ def report(config: DictConfig) -> None:
         rows = rows.assign(method=rows["path"].map(methods))
         written += draw(own, name, part, rows)
         written += tabulate(own, name, part, rows, summary)
+        if name in settings:
+            print(settings[name].to_markdown())
+            written += settings[name].save(Path(own.out) / f"{name}-settings")
         if name in compared:
             written += conclude(own, name, compared[name])
     if chosen.html:
@@ -96,6 +100,27 @@ def of_methods(
         raise ValueError(f"no record has method {unknown[0]!r}: there are {', '.join(found)}")
     kept = [(name, part[part["method"].isin(chosen.methods)]) for name, part in parts]
     return [(name, part) for name, part in kept if len(part)]  # type: ignore[misc]
+
+
+def tuned(
+    chosen: Options, parts: list[tuple[str, pd.DataFrame]]
+) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, Table]]:
+    """The comparisons with each method at its best settings, and tables that name these.
+
+    Raises:
+        ValueError: a setting or a measure on the validation split is missing.
+    """
+    from lowrank.reporting.curves import quality_measures
+    from lowrank.reporting.settings import at_best_settings
+
+    if chosen.tuned is None:
+        return parts, {}
+    found, tables = [], {}
+    for name, part in parts:
+        metric = chosen.metric or next(iter(quality_measures(part)), "")
+        best, tables[name] = at_best_settings(part, chosen.tuned, metric)
+        found.append((name, best))
+    return found, tables
 
 
 def as_list(argument: str) -> str:

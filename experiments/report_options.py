@@ -10,6 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+# The fields that are lists of names.
+LISTS = ("compare", "methods", "tuned")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,6 +33,7 @@ class Options:
     html: bool
     across_tasks: bool
     methods: tuple[str, ...] | None
+    tuned: tuple[str, ...] | None
     paper: str | float | None
     font_size: float | None
     compare: tuple[str, ...] | None
@@ -54,6 +58,11 @@ class Options:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         for name, null in (("compare", "no comparison"), ("methods", "all")):
             self._check_names(name, null)
+        if self.tuned is not None and not (self.tuned and all(self.tuned)):
+            raise ValueError(
+                f"tuned={list(self.tuned)!r} must be settings, such as recovery.learning_rate, or "
+                "null for none"
+            )
         self._check_paper()
         self._check_across()
         if Path(self.runs).is_file():
@@ -86,6 +95,7 @@ class Options:
     def _check_across(self) -> None:
         """Raise ValueError for an option that a report across tasks does not read."""
         given = {"size": self.size, "spectra": self.spectra, "html": self.html, "paper": self.paper}
+        given["tuned"] = self.tuned and list(self.tuned)
         idle = [name for name, value in given.items() if value]
         if self.across_tasks and idle:
             raise ValueError(
@@ -117,7 +127,7 @@ def options(config: DictConfig) -> Options:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}: there are {', '.join(known)}")
-    return Options(**given | {name: _names(given[name]) for name in ("compare", "methods")})
+    return Options(**given | {name: _names(given[name]) for name in LISTS})
 
 
 def _names(given: Any) -> tuple[Any, ...] | None:

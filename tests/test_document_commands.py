@@ -33,6 +33,8 @@ LESS = {
 # A field that the text sets → the choice whose field it is; the first one that fits.
 CHOICES = {
     "method.update": "method=sparsegpt",
+    "method.init": "method=lora_quantized",
+    "recovery.": "recovery=finetune",
     "method.": "method=mix",
     "norm.": "norm=full",
     "measure.": "task=causal_lm",

@@ -1,13 +1,19 @@
 """The notebooks run from top to bottom, without a warning, and show what they tell of."""
 
+import math
 import os
+import queue
+import time
 from pathlib import Path
 
 import made_records as records
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets import Type
 
 from lowrank.records import store
 
@@ -32,9 +38,38 @@ SHOWN = {
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
+class Polled(AsyncZMQSocketChannel):
+    """A channel that looks for messages every second.
+
+    A wait for one ends when the socket signals it. A message that a widget sends over the same
+    socket meanwhile takes that signal, and the wait would go on (jupyter/nbclient#312).
+    """
+
+    async def get_msg(self, timeout=None):
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return await super().get_msg(max(0, min(1, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+
+class PolledClient(AsyncKernelClient):
+    shell_channel_class = Type(Polled)
+    iopub_channel_class = Type(Polled)
+
+
+class PolledManager(AsyncKernelManager):
+    client_factory = Type(PolledClient)
+
+
 def execute(path, where, **environment):
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": where}})
+    resources = {"metadata": {"path": where}}
+    client = NotebookClient(
+        notebook, timeout=300, resources=resources, kernel_manager_class=PolledManager
+    )
     return client.execute(env={**os.environ, **environment})
 
 

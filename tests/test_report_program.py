@@ -456,6 +456,30 @@ def test_methods_are_compared_in_words_and_in_a_table(tmp_path, run, capsys, giv
     assert (tmp_path / "out" / "digits-mlp-compare.tex").exists()
 
 
+def test_each_method_is_shown_at_its_best_setting_on_validation(tmp_path, run, capsys):
+    """The best on the test split is another one, and neither seed alone decides."""
+    scores = {"svd": {1: (0.9, 0.5), 2: (0.6, 0.7)}, "uniform": {1: (0.1, 0.3), 2: (0.8, 0.2)}}
+    for method, of_rate in scores.items():
+        for rate, of_seed in of_rate.items():
+            for seed, score in enumerate(of_seed):
+                one = records.record(method, 0, seed, recovery={"rate": rate})
+                one["compressed"]["top1"] = 1 - score
+                store.save(one | {"validation": {"top1": score}}, tmp_path / "runs")
+    folders = (f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "close_up=null")
+    with pytest.raises(ValueError, match="differ in recovery.rate"):
+        run(*folders)
+    run(*folders, "tuned=[recovery.rate]")
+    assert "recovery.rate that were best on the validation split" in capsys.readouterr().out
+    settings = pd.read_csv(tmp_path / "out" / "digits-mlp-settings.csv").set_index("method")
+    assert settings["recovery.rate"].to_dict() == {"svd": 1, "uniform": 2}
+    assert settings["validation_top1"].to_dict() == pytest.approx({"svd": 0.7, "uniform": 0.5})
+    assert list(settings["tried"]) == [2, 2]
+    points = pd.read_csv(tmp_path / "out" / "digits-mlp-points.csv").set_index("method")
+    assert points["top1"].to_dict() == pytest.approx({"svd": 0.3, "uniform": 0.5})
+    with pytest.raises(ValueError, match="column 'recovery.speed' is missing in some of the rec"):
+        run(*folders, "tuned=[recovery.rate,recovery.speed]")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.reproduction import verdict as verdicts
-from experiments.reproduction.entry import Entry, Ordering, Row, Run
+from experiments.reproduction.entry import Entry, Row, Run
+from experiments.reproduction.ordering import Ordering
 from experiments.reproduction.ours import NAN, Ours, measured
 
 if TYPE_CHECKING:

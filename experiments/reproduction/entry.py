@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from experiments.reproduction.faults import said
+from experiments.reproduction.faults import KNOWN, said
+from experiments.reproduction.ordering import Ordering
 from experiments.yaml_folders import CONF, own
 
 FOLDER = "reproduction"
@@ -24,8 +25,6 @@ READ: dict[Read, str] = {
     "secondary": "read in a source that quotes the paper",
     "memory": "from memory, not seen: check before it is cited",
 }
-# An error is a field that is not known, and a NaN or Inf: it would be no figure, or allow any.
-KNOWN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -169,35 +168,6 @@ class Row:
                 raise ValueError(f"{what} names {wrong[0]!r}, of which no figure is published")
         if both := [name for name in self.beside if self.published.get(name) is not None]:
             raise ValueError(f"beside names {both[0]!r}, of which a figure is published")
-
-
-@dataclass(frozen=True, config=KNOWN)
-class OrderedMethod:
-    """A method in an ordering: its published figure, and how ours is found."""
-
-    published: float
-    select: dict[str, Any]
-
-
-@dataclass(frozen=True, config=KNOWN)
-class Ordering:
-    """An order of methods by one column, published for another model or other data than ours.
-
-    Args:
-        value: the column.
-        of: method → figure and selection.
-        dense: the dense model's published figure, for ratios to it.
-        run: as of a `Row`.
-    """
-
-    value: str
-    of: dict[str, OrderedMethod]
-    dense: float | None = None
-    run: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.of) < 2:
-            raise ValueError("an ordering is of two methods at least")
 
 
 @dataclass(frozen=True, config=KNOWN)

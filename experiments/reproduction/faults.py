@@ -1,4 +1,4 @@
-"""What is wrong with an entry of the registry, in words that name the field."""
+"""What the fields of an entry of the registry may be, and what is wrong, naming the field."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
+
+# An error is a field that is not known, and a NaN or Inf: it would be no figure, or allow any.
+KNOWN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def said(error: ValidationError, kind: type) -> str:

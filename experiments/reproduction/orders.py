@@ -5,15 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.reproduction.compare import Frames, RowVerdict, without
-from experiments.reproduction.entry import Entry, OrderedMethod, Ordering, Value
-from experiments.reproduction.ours import NAN, evaluated, measured, p_value, selected
+from experiments.reproduction.entry import Entry, Value
+from experiments.reproduction.ordering import Ordering, tuned
+from experiments.reproduction.ours import (
+    NAN,
+    evaluated,
+    matching,
+    measured,
+    p_value,
+    selected,
+)
 from experiments.reproduction.verdict import UNDECIDED
 from lowrank.records.repeats import outcome_numbers
 from lowrank.statistics.hypotheses import holm
@@ -51,13 +59,19 @@ class OrderedPair:
 
 @dataclass(frozen=True)
 class OrderVerdict:
-    """An order of methods, published for one model, beside ours of another."""
+    """An order of methods, published for one model, beside ours of another.
+
+    Attributes:
+        settings: method → the value of the setting that is tuned, where one is, and whether it is
+            the first or the last of those that were tried.
+    """
 
     name: str
     column: str
     members: tuple[RowVerdict, ...]
     pairs: tuple[OrderedPair, ...]
     verdict: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agreeing(self) -> int:
@@ -69,16 +83,40 @@ def orderings(entry: Entry, frames: Frames) -> Iterator[OrderVerdict]:
     """Each published order beside ours; errors as of `experiments.reproduction.compare.rows`."""
     for name, one in entry.orderings.items():
         value, frame = entry.values[one.value], frames[entry.name_of(entry.run_of(one))]
+        selections = _selections(name, one, frame)
         members = [
-            _member(entry, one, method, member, frame, f"orderings.{name}.{method}")
-            for method, member in one.of.items()
+            _member(entry, one, method, selections[method], frame, f"orderings.{name}.{method}")
+            for method in one.of
         ]
         members.sort(key=lambda member: _sign(value) * member.published, reverse=True)
         held = [member for member in members if member.ours.count]
         pairs: tuple[OrderedPair, ...] = ()
         if frame is not None and len(held) > 1:
-            pairs = _pairs(entry, one, frame, held)
-        yield OrderVerdict(name, one.value, tuple(members), pairs, judged_order(entry, one, pairs))
+            pairs = _pairs(entry, one, frame, held, selections)
+        verdict = judged_order(entry, one, pairs)
+        settings = {m: _setting(one, m, s, frame) for m, s in selections.items() if one.tuned in s}
+        yield OrderVerdict(name, one.value, tuple(members), pairs, verdict, settings)
+
+
+def _selections(name: str, one: Ordering, frame: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
+    """Method → the values by which its point is found."""
+    if frame is None:
+        return {method: member.select for method, member in one.of.items()}
+    found = {}
+    for method, member in one.of.items():
+        place = f"orderings.{name}.{method}"
+        rows = matching(frame, member.select, place)
+        found[method] = tuned(one, member.select, rows, place)
+    return found
+
+
+def _setting(one: Ordering, method: str, select: dict[str, Any], frame: Any) -> str:
+    """What was chosen for a method, and whether a value beyond those tried may be better."""
+    tried: Any = matching(frame, one.of[method].select, method)[one.tuned]
+    chosen = select[one.tuned]
+    ends = {tried.min(): "the smallest", tried.max(): "the largest"}
+    at_end = f", {ends[chosen]} of {tried.nunique()} tried" if chosen in ends else ""
+    return f"{one.tuned}={chosen:g}{at_end}"
 
 
 def judged_order(entry: Entry, one: Ordering, pairs: Sequence[OrderedPair]) -> str:
@@ -92,23 +130,28 @@ def judged_order(entry: Entry, one: Ordering, pairs: Sequence[OrderedPair]) -> s
 
 
 def _member(
-    entry: Entry, one: Ordering, method: str, member: OrderedMethod, frame: Any, place: str
+    entry: Entry, one: Ordering, method: str, select: dict[str, Any], frame: Any, place: str
 ) -> RowVerdict:
     value, run = entry.values[one.value], entry.run_of(one)
-    ours = measured(run, frame, member.select, value, place)
+    ours = measured(run, frame, select, value, place)
     dense = NAN
     if ours.count and value.dense:
-        dense = measured(run, frame, member.select, value, place, value.dense).mean
+        dense = measured(run, frame, select, value, place, value.dense).mean
     verdict, why = ("", "") if ours.count else without(entry, one)
-    return RowVerdict(method, one.value, member.published, ours, NAN, verdict, why, dense)
+    published = one.of[method].published
+    return RowVerdict(method, one.value, published, ours, NAN, verdict, why, dense)
 
 
 def _pairs(
-    entry: Entry, one: Ordering, frame: pd.DataFrame, held: Sequence[RowVerdict]
+    entry: Entry,
+    one: Ordering,
+    frame: pd.DataFrame,
+    held: Sequence[RowVerdict],
+    selections: Mapping[str, dict[str, Any]],
 ) -> tuple[OrderedPair, ...]:
     value, exact = entry.values[one.value], entry.run_of(one).exact
     found = {
-        member.place: selected(frame, one.of[member.place].select, f"orderings.{member.place}")
+        member.place: selected(frame, selections[member.place], f"orderings.{member.place}")
         for member in held
     }
     tests = _PairedTests(value, frame, found, exact)

@@ -147,6 +147,23 @@ def selected(frame: pd.DataFrame, select: Mapping[str, Any], place: str) -> pd.D
     Raises:
         ValueError: there is no such column, or the rows are of several points.
     """
+    found: Any = matching(frame, select, place)
+    if found["point"].nunique() > 1:
+        shown = found.drop(columns=["point", "key", "path", "seed"], errors="ignore")
+        several = [str(name) for name in shown if shown[name].astype(str).nunique() > 1]
+        raise ValueError(
+            f"{place}: select is of {found['point'].nunique()} points, which differ in "
+            f"{', '.join(several[:8])}: add one of these to it"
+        )
+    return found
+
+
+def matching(frame: pd.DataFrame, select: Mapping[str, Any], place: str) -> pd.DataFrame:
+    """The rows with these values, of any number of points.
+
+    Raises:
+        ValueError: there is no such column.
+    """
     found: Any = frame
     for column, wanted in select.items():
         if column not in frame:
@@ -161,13 +178,6 @@ def selected(frame: pd.DataFrame, select: Mapping[str, Any], place: str) -> pd.D
             found = found[values.map(lambda one, n=wanted: _is_close(one, n)).astype(bool)]
         else:
             found = found[values == wanted]
-    if found["point"].nunique() > 1:
-        shown = found.drop(columns=["point", "key", "path", "seed"], errors="ignore")
-        several = [str(name) for name in shown if shown[name].astype(str).nunique() > 1]
-        raise ValueError(
-            f"{place}: select is of {found['point'].nunique()} points, which differ in "
-            f"{', '.join(several[:8])}: add one of these to it"
-        )
     return found
 
 

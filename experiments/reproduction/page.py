@@ -171,10 +171,13 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
     lines = []
     for order in orders:
         value = entry.values[order.column]
-        dense = entry.orderings[order.name].dense
+        ordering = entry.orderings[order.name]
+        dense = ordering.dense
         named = f"**{order.name}** ({value.heading}, {value.better} is better): {order.verdict}"
         if order.pairs:
             named += f", {order.agreeing} of {len(order.pairs)} pairs agree"
+        if ordering.by:
+            named += f"; each method at its best {ordering.tuned} by {ordering.by}"
         held = sum(member.ours.count > 0 for member in order.members)
         if 0 < held < len(order.members):
             named += f" (**incomplete**: {held} of {len(order.members)} methods are measured)"
@@ -183,7 +186,9 @@ def _orders(entry: Entry, orders: Sequence[OrderVerdict]) -> str:
         for one in order.members:
             theirs = f"{one.published / dense:.3g}" if dense else NONE
             own = f"{one.ours.mean / one.dense:.3g}" if one.dense == one.dense else NONE
-            cells = [one.place, number(one.published, one.published), theirs]
+            setting = order.settings.get(one.place)
+            at = "" if setting is None else f" ({setting})"
+            cells = [f"{one.place}{at}", number(one.published, one.published), theirs]
             lines.append(_line([*cells, ours_text(one.ours, _like(one.ours)), own]))
         lines.append("")
         lines += [

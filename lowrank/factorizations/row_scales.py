@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.checks import check_floating
+from lowrank.factorizations.combinations import Sum
 from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     MULTIPLY,
@@ -24,23 +25,62 @@ from lowrank.files.fields import Fields
 from lowrank.numerics.storage import dtype_name
 
 
-class ScaledRows(Factorization):
+class _TrainedRows(Factorization):
+    """A term, and one trained number for each of its rows, in the parameter that `numbers` names.
+
+    Args:
+        term: shape (out, in).
+        values: the numbers, shape (out,), any floating dtype.
+    """
+
+    numbers: ClassVar[str]
+
+    def __init__(self, term: Factorization, values: Tensor, notes: tuple[str, ...] = ()) -> None:
+        check_forms("the term", [term])
+        check_rows(self.numbers, values, term)
+        super().__init__(term.shape, notes)
+        self.term = term
+        self.register_parameter(self.numbers, nn.Parameter(with_plain_strides(values.detach())))
+
+    @property
+    def params(self) -> int:
+        return self.term.params + self._trained.numel()
+
+    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
+        other = type(self)(self.term.map_dense(function), self._trained, self.notes)
+        other._trained.requires_grad_(self._trained.requires_grad)
+        return other
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "type": type(self).__name__,
+            f"{self.numbers}_dtype": dtype_name(self._trained.dtype),
+            "term": self.term.config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Fields) -> Self:
+        term = rebuild(config.fields("term"))
+        return cls(term, torch.zeros(term.shape[0], dtype=dtype_in(config, f"{cls.numbers}_dtype")))
+
+    @property
+    def _trained(self) -> nn.Parameter:
+        return self.get_parameter(self.numbers)
+
+
+class ScaledRows(_TrainedRows):
     """W = diag(scale) · term, the scales trained. Multiplied as one dense matrix.
 
     Args:
         term: shape (out, in).
-        scale: shape (out,), any floating dtype.
+        values: the scales, shape (out,), any floating dtype.
 
     Raises:
         ValueError: a term that is none, or scales that are not one number for each row.
     """
 
-    def __init__(self, term: Factorization, scale: Tensor, notes: tuple[str, ...] = ()) -> None:
-        check_forms("the term", [term])
-        check_rows("scale", scale, term)
-        super().__init__(term.shape, notes)
-        self.term = term
-        self.scale = nn.Parameter(with_plain_strides(scale.detach()))
+    numbers: ClassVar[str] = "scale"
+    scale: nn.Parameter
 
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
@@ -53,32 +93,11 @@ class ScaledRows(Factorization):
     def multiplied_out(self, operation: Operation) -> bool:
         return self.term.multiplied_out(operation)
 
-    @property
-    def params(self) -> int:
-        return self.term.params + self.scale.numel()
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        other = ScaledRows(self.term.map_dense(function), self.scale, self.notes)
-        other.scale.requires_grad_(self.scale.requires_grad)
-        return other
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "type": "ScaledRows",
-            "scale_dtype": dtype_name(self.scale.dtype),
-            "term": self.term.config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: Fields) -> Self:
-        term = rebuild(config.fields("term"))
-        return cls(term, torch.zeros(term.shape[0], dtype=dtype_in(config, "scale_dtype")))
-
     def describe(self) -> str:
         return f"{self.term.describe()}, scaled rows"
 
 
-class NormalizedRows(Factorization):
+class NormalizedRows(_TrainedRows):
     """W = diag(lengths / ‖rows of the term‖) · term: rows of trained lengths, directed by a term.
 
     The term may be trained too; the norms of its rows are constants in the gradient. Every call
@@ -86,20 +105,15 @@ class NormalizedRows(Factorization):
 
     Args:
         term: shape (out, in).
-        lengths: of the rows, shape (out,), any floating dtype.
+        values: the lengths of the rows, shape (out,), any floating dtype.
 
     Raises:
         ValueError: a term that is none, or lengths that are not one number for each row.
     """
 
     adapts: ClassVar[bool] = True
-
-    def __init__(self, term: Factorization, lengths: Tensor, notes: tuple[str, ...] = ()) -> None:
-        check_forms("the term", [term])
-        check_rows("lengths", lengths, term)
-        super().__init__(term.shape, notes)
-        self.term = term
-        self.lengths = nn.Parameter(with_plain_strides(lengths.detach()))
+    numbers: ClassVar[str] = "lengths"
+    lengths: nn.Parameter
 
     @classmethod
     def of(cls, term: Factorization, notes: tuple[str, ...] = ()) -> Self:
@@ -114,7 +128,7 @@ class NormalizedRows(Factorization):
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
         # The term runs in its own form, and exactly so where the lengths are those of its rows.
-        matrix = self.term.to_dense()
+        matrix = dense_of(self.term)
         change = self._factors(matrix) - 1
         return self.term(x, operation, bias) + operation.apply(x, matrix * change[:, None])
 
@@ -125,27 +139,6 @@ class NormalizedRows(Factorization):
     def multiplied_out(self, operation: Operation) -> bool:
         del operation
         return True
-
-    @property
-    def params(self) -> int:
-        return self.term.params + self.lengths.numel()
-
-    def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
-        other = NormalizedRows(self.term.map_dense(function), self.lengths, self.notes)
-        other.lengths.requires_grad_(self.lengths.requires_grad)
-        return other
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "type": "NormalizedRows",
-            "lengths_dtype": dtype_name(self.lengths.dtype),
-            "term": self.term.config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: Fields) -> Self:
-        term = rebuild(config.fields("term"))
-        return cls(term, torch.zeros(term.shape[0], dtype=dtype_in(config, "lengths_dtype")))
 
     def describe(self) -> str:
         return f"{self.term.describe()}, rows of trained length"
@@ -164,7 +157,10 @@ class NormalizedRows(Factorization):
 
 
 def dense_of(form: Factorization) -> Tensor:
-    """A form as one matrix, that of a leaf kept between calls."""
+    """A form as one matrix; a leaf keeps its own between calls, such as that of a frozen base."""
+    if isinstance(form, Sum):
+        first, *rest = (dense_of(term) for term in form.terms)  # type: ignore[arg-type]
+        return sum(rest, first)
     return form.materialize() if isinstance(form, Leaf) else form.to_dense()
 
 

@@ -110,7 +110,11 @@ def _entries(
 
 def _first(entries: Mapping[str, Any], text: str, digest: str) -> bytes:
     """The length of a safetensors header, and the header, filled up with blanks."""
-    metadata = {"format": "pt", "lowrank": text, "hash": digest}
+    return header_bytes({"format": "pt", "lowrank": text, "hash": digest}, entries)
+
+
+def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    """The start of a safetensors file up to the numbers, its metadata in the order given."""
     header = json.dumps({RESERVED: metadata, **entries}).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
@@ -277,6 +281,15 @@ class Digest:
         for part in parts:
             digest.update(part)
         return digest.intdigest()
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names and numbers, in whatever order and on whatever devices: 32 hexadecimal
+    digits."""
+    digest = Digest({})
+    for name, tensor in tensors.items():
+        digest.add(name, tensor.detach().cpu().contiguous())
+    return digest.hex()
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -143,6 +143,15 @@ def spread(view: View, base: Tensor) -> Tensor:
     return base.view(-1).as_strided(view.shape, view.stride, view.offset)
 
 
+def unlike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors of other shapes or dtypes in two models, or in one of them alone."""
+    first, second = (
+        {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in each.items()}
+        for each in (one, other)
+    )
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+
+
 def names_of(places: Sequence[str]) -> str:
     """Names for an error: the first few."""
     shown = [name if len(name) <= 100 else f"{name[:99]}…" for name in places[:5]]

@@ -18,7 +18,8 @@ from lowrank.point.measure import Measured, measure
 from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
 from lowrank.recovery import Recovery
-from lowrank.tasks import Task, resuming
+from lowrank.tasks import Task
+from lowrank.tasks.training import resuming
 
 Settings = Mapping[str, Any]
 # The settings on which the dense model's measures depend.

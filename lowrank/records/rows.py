@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from lowrank.records.checks import LAYER_ERRORS
+from lowrank.records.checks import LAYER_ERRORS, is_number
 from lowrank.records.companions import OUTCOMES
 from lowrank.records.keys import point
 
@@ -49,6 +49,9 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     _add(row, {OUTCOMES.field: OUTCOMES.named(record)})
     for latency in record["latency"]:
         _add(row, _latency(latency))
+    losses = record.get("recovered", {}).get("losses")
+    if isinstance(losses, list) and losses and is_number(losses[-1]):
+        _add(row, {"train_loss": losses[-1]})
     counted = {"compressed": "layers", "skipped": "skipped", "left": "left"}
     _add(row, {f"{how}_layers": len(record.get(name, [])) for how, name in counted.items()})
     for name in MEASURED_PARTS:

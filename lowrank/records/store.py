@@ -183,6 +183,7 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     ``latency_b{n}_s``, ``dense_latency_b{n}_s`` (seconds, with ``_iqr_s``), ``speedup_b{n}`` (with
     ``_low``, ``_high``; NaN where the compressed layers run as dense matrices) and
     ``latency_b{n}_threads``, ``_device``, ``_dtype``;
+    ``train_loss``, the mean loss over the last epoch of a training that followed the compression;
     ``compressed_layers``, ``skipped_layers`` and ``left_layers`` (counts); ``environment.*``,
     ``timings.*``, ``calibration.*``; ``sharing.*`` where something was trained after the
     compression: the bytes of the base, which other tasks share, with its hash, and the task's own

@@ -8,10 +8,10 @@ from torch import nn
 
 from lowrank.recovery.recovery import Recovery
 from lowrank.tasks import Task
-from lowrank.tasks.optimizers import check_left_rate
 from lowrank.tasks.task import SplitName
-from lowrank.tasks.training import Training
-from lowrank.tasks.training_options import TrainingOptions
+from lowrank.tasks.training.optimizers import check_left_rate
+from lowrank.tasks.training.options import TrainingOptions
+from lowrank.tasks.training.training import Training
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lowrank.numerics.checks import check_number, check_one_of, check_positive
 from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
-from lowrank.tasks.training import Loss, Progress, silent
+from lowrank.tasks.training.training import Loss, Progress, silent
 
 SCOPES = ("model", "factorizations")
 
@@ -96,5 +96,5 @@ def freeze_outside_factorizations(model: nn.Module) -> None:
     factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
     inside = {id(p) for module in factorizations for p in module.parameters()}
     for parameter in model.parameters():
-        if inside and id(parameter) not in inside:
+        if factorizations and id(parameter) not in inside:
             parameter.requires_grad_(False)

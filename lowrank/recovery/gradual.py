@@ -14,7 +14,7 @@ from lowrank.numerics.memo import MEMO
 from lowrank.recovery.by_training import ByTraining, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
-from lowrank.tasks.training import Progress, Training, silent
+from lowrank.tasks.training.training import Progress, Training, silent
 
 SAME = "at these shares the method has no level but its own: each renewal compresses by it as it is"
 

@@ -16,7 +16,7 @@ from lowrank.numerics.memo import MEMO
 from lowrank.recovery.by_training import ByTraining, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
-from lowrank.tasks.training import Loss, Progress, silent, task_loss
+from lowrank.tasks.training.training import Loss, Progress, silent, task_loss
 
 # The share of the weights up to which they count as near to their compressed form.
 NEAR_ENOUGH = 0.05

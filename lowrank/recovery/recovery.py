@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.compression.report import Compressed
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
-from lowrank.tasks.training import Progress, silent
+from lowrank.tasks.training.training import Progress, silent
 
 
 class Recovery(ABC):

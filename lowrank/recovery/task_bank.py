@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lowrank.export.skeleton import check_same, layers_of
 from lowrank.factorizations import Factorization
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import check_storable, opened, write
-from lowrank.model.contents import Contents, contents, names_of
+from lowrank.files.tensor_files import opened, tensors_hash, write
+from lowrank.model.contents import Contents, contents, names_of, unlike
+from lowrank.numerics.checks import check_integer
 from lowrank.recovery.merge_adapters import merge_adapters, unmerge_adapters
 from lowrank.recovery.task_parts import (
-    base_hash,
     fingerprints,
     number_hash,
     total_bytes,
@@ -95,10 +94,10 @@ class TaskBank:
             ValueError: there is no such task, or the model is merged.
         """
         own = self._own(task)
-        self._check_apart()
-        for name, tensor in {**self._buffers, **own}.items():
-            for module, place in self._places(name):
-                setattr(module, place, tensor)
+        given = {**self._buffers, **own}
+        for name, places in self._places(given).items():
+            for module, place in places:
+                setattr(module, place, given[name])
         for module in self.model.modules():
             if isinstance(module, Factorization):
                 module.train(module.training)  # Matrices that are kept of the task before.
@@ -110,8 +109,10 @@ class TaskBank:
         More tasks than there are count as many bytes each as these on average.
 
         Raises:
-            ValueError: the bank is empty.
+            ValueError: the bank is empty, or `tasks` is no whole number from 1.
         """
+        if tasks is not None:
+            check_integer("tasks", tasks, least=1)
         if not self._tasks:
             raise ValueError("the bank is empty: add a task first")
         own = [total_bytes(part.values()) for part in self._tasks.values()]
@@ -133,8 +134,6 @@ class TaskBank:
         """
         own = self._own(task)
         self._check_apart()
-        for name, tensor in own.items():
-            check_storable(name, tensor)
         header = {"format": FORMAT, "base": self._base_hash(own), "forms": _forms(self.model)}
         write(as_path(path), {n: t.detach() for n, t in own.items()}, KIND, header)
 
@@ -158,7 +157,8 @@ class TaskBank:
             if unknown:
                 raise ValueError(f"it holds {names_of(unknown)}, which the bank's model lacks")
             for name, shape in file.shapes.items():
-                check_same(name, (shape, file.dtypes[name]), _kind(ours.tensors[name]))
+                own = ours.tensors[name]
+                check_same(name, (shape, file.dtypes[name]), (tuple(own.shape), own.dtype))
             if file.header["base"] != self._base_hash(file.shapes):
                 raise ValueError(
                     "its task was trained on another base than the bank's: their hashes differ"
@@ -166,10 +166,10 @@ class TaskBank:
             parameters = dict(self.model.named_parameters(remove_duplicate=False))
             names = file.shapes.keys() & parameters.keys()
             self._check_names(task, names)
-            own, is_whole = file.read()
+            read, is_whole = file.read()
             if not is_whole:
                 raise ValueError("it is damaged: its content is not what was written")
-            self._put(task, own, names, ours)
+            self._put(task, read, names, ours)
 
     def merge(self) -> None:
         """Make one matrix of the base and the adapter of the task in use, in each layer.
@@ -194,7 +194,8 @@ class TaskBank:
     def _put(self, task: str, own: dict[str, Tensor], names: Set[str], ours: Contents) -> None:
         """Put a part into the bank, whose `names` are parameters that are trained."""
         buffers = sorted(own.keys() - names)
-        forms = [n for n in buffers if isinstance(self._places(n)[0][0], Factorization)]
+        places = self._places(buffers)
+        forms = [name for name in buffers if isinstance(places[name][0][0], Factorization)]
         if forms:
             # What is derived of codes and indices, and is not stored, would be that of others.
             raise ValueError(
@@ -248,10 +249,7 @@ class TaskBank:
             raise ValueError("the model is merged: call `unmerge` first")
 
     def _check_tensors(self, task: str, theirs: Contents, ours: Contents) -> None:
-        first, second = (
-            {name: _kind(tensor) for name, tensor in one.tensors.items()} for one in (theirs, ours)
-        )
-        apart = sorted(n for n in {*first, *second} if first.get(n) != second.get(n))
+        apart = unlike(theirs.tensors, ours.tensors)
         if apart:
             raise ValueError(
                 f"task {task!r} was trained in another model than the bank's: {names_of(apart)} "
@@ -261,17 +259,20 @@ class TaskBank:
     def _base_hash(self, own: Mapping[str, Any]) -> str:
         """The hash of the base under a part with these names."""
         tensors = self._contents().tensors | self._buffers
-        return base_hash({name: tensor for name, tensor in tensors.items() if name not in own})
+        return tensors_hash({name: tensor for name, tensor in tensors.items() if name not in own})
 
-    def _places(self, name: str) -> list[tuple[nn.Module, str]]:
-        """The modules and their attributes that hold the tensor `name`, all that are tied to it."""
-        tied = [other for other, first in self._contents().same.items() if first == name]
-        places = [one.rpartition(".") for one in (name, *tied)]
-        return [(self.model.get_submodule(module), place) for module, _, place in places]
-
-
-def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
-    return tuple(tensor.shape), tensor.dtype
+    def _places(self, names: Iterable[str]) -> dict[str, list[tuple[nn.Module, str]]]:
+        """The modules and their attributes that hold each tensor, all that are tied to it."""
+        tied = {name: [name] for name in names}
+        for other, first in self._contents().same.items():
+            if first in tied:
+                tied[first].append(other)
+        places = {name: [one.rpartition(".") for one in own] for name, own in tied.items()}
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        return {
+            name: [(modules[module], place) for module, _, place in own]
+            for name, own in places.items()
+        }
 
 
 def _forms(model: nn.Module) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank.files.tensor_files import Digest
+from lowrank.files.tensor_files import tensors_hash
 from lowrank.model.contents import Contents, contents
 from lowrank.numerics.memo import fingerprint
 from lowrank.numerics.storage import stored_bytes
@@ -34,14 +34,6 @@ def trained_names(model: nn.Module, found: Contents) -> set[str]:
     return {found.owner(name) for name, parameter in named if parameter.requires_grad}
 
 
-def base_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of the names and the numbers of a base: 32 hexadecimal digits."""
-    digest = Digest({})
-    for name, tensor in tensors.items():
-        digest.add(name, tensor.detach().cpu().contiguous())
-    return digest.hex()
-
-
 def sharing(model: nn.Module, before: Mapping[str, str]) -> dict[str, Any]:
     """What a trained model shares with the models of other tasks of its base, for a record.
 
@@ -49,8 +41,8 @@ def sharing(model: nn.Module, before: Mapping[str, str]) -> dict[str, Any]:
         before: `fingerprints` of the model before the training.
 
     Returns:
-        "shared_bytes" of the base, its "shared_hash" (see `base_hash`), and "own_bytes", all that
-        is stored besides: of the task's own part.
+        "shared_bytes" of the base, its "shared_hash" (`tensors_hash`), and "own_bytes", all that is
+        stored besides: of the task's own part.
     """
     found = contents(model)
     own = trained_names(model, found)
@@ -62,7 +54,7 @@ def sharing(model: nn.Module, before: Mapping[str, str]) -> dict[str, Any]:
     shared = total_bytes(base.values())
     return {
         "shared_bytes": shared,
-        "shared_hash": base_hash(base),
+        "shared_hash": tensors_hash(base),
         "own_bytes": total_bytes(found.stored) - shared,
     }
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowrank.model.batch import Batch
 from lowrank.model.nested import with_tensors
 from lowrank.tasks import Task
-from lowrank.tasks.precision import outputs_of
+from lowrank.tasks.training.precision import outputs_of
 
 
 def toward_dense(

@@ -26,9 +26,9 @@ from lowrank.numerics.checks import (
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.tasks import Task
-from lowrank.tasks.loop import SCHEDULES
-from lowrank.tasks.optimizers import state_bytes
 from lowrank.tasks.task import SplitName
+from lowrank.tasks.training.optimizers import state_bytes
+from lowrank.tasks.training.recipe import SCHEDULES
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)

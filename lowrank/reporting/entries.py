@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lowrank.metrics.metric import Metric
 from lowrank.records.repeats import POINT
 from lowrank.reporting.evidence import Reading, evidence
 from lowrank.reporting.examples import have_outcomes
 from lowrank.reporting.verdicts import ALPHA
-from lowrank.statistics.hypotheses import below_the_best
+from lowrank.statistics.hypotheses import below_the_best, of_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,12 +109,8 @@ def marked(
         }
         p = dict.fromkeys(there, float("nan"))
         if known is not None:
-            points_there = list(there.values())
-            apart = np.full((len(there), len(there)), np.nan)
-            for one, other in itertools.combinations(range(len(there)), 2):
-                apart[one, other] = better(points_there[other], points_there[one])
-                apart[other, one] = 1 - apart[one, other]
-            p = dict(zip(there, map(float, below_the_best(apart)), strict=True))
+            pairs = of_pairs(list(there.values()), better)
+            p = dict(zip(there, map(float, below_the_best(pairs)), strict=True))
         best = max(quality.values())
         for place in there:
             # Means of the same numbers in another order differ in the last digits.

@@ -18,6 +18,7 @@ from lowrank.reporting.examples import (
     values_of,
 )
 from lowrank.statistics.differences import Difference, difference, p_value
+from lowrank.statistics.hypotheses import one_sided
 from lowrank.statistics.resampling import RESAMPLES, ResampledMeans, resample
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Evidence:
         sides = sample, *shares = self._sides(first, second, seeds)
         p = p_value(*sides, self.metric.average)
         value = float((sample.means @ (shares[0] - shares[1])).mean())
-        return p / 2 if self.metric.sign * value > 0 else 1 - p / 2
+        return one_sided(p, self.metric.sign * value)
 
     def _sides(
         self, first: Reading, second: Reading, seeds: Sequence[Hashable]

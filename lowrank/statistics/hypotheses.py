@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
+
+Value = TypeVar("Value")
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -27,6 +32,25 @@ def holm(p: np.ndarray) -> np.ndarray:
     corrected = np.full(p.shape, np.nan)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(left * p[order]))
     return corrected
+
+
+def one_sided(p: float, value: float) -> float:
+    """The p-value that a difference is not above 0, of its value and the two-sided p-value."""
+    return p / 2 if value > 0 else 1 - p / 2
+
+
+def of_pairs(values: Sequence[Value], no_better: Callable[[Value, Value], float]) -> np.ndarray:
+    """The one-sided p-values of all pairs of values, as `below_the_best` takes them.
+
+    Args:
+        no_better: the p-value that the first value is no better than the second; that of the other
+            side is 1 less it.
+    """
+    p = np.full((len(values), len(values)), np.nan)
+    for row, column in itertools.combinations(range(len(values)), 2):
+        p[row, column] = no_better(values[column], values[row])
+        p[column, row] = 1 - p[row, column]
+    return p
 
 
 def below_the_best(p: np.ndarray) -> np.ndarray:

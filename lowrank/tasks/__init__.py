@@ -14,7 +14,6 @@ from lowrank.tasks.image_sources import Digits as Digits
 from lowrank.tasks.image_sources import HubImages as HubImages
 from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
-from lowrank.tasks.resuming import resumable as resumable
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
 from lowrank.tasks.task import loss_metric as loss_metric
@@ -22,8 +21,9 @@ from lowrank.tasks.text_classification import TextClassification as TextClassifi
 from lowrank.tasks.text_sources import HubText as HubText
 from lowrank.tasks.token_sequences import Packing as Packing
 from lowrank.tasks.token_sequences import TokenSplit as TokenSplit
-from lowrank.tasks.training import Training as Training
-from lowrank.tasks.training_options import TrainingOptions as TrainingOptions
+from lowrank.tasks.training.options import TrainingOptions as TrainingOptions
+from lowrank.tasks.training.resuming import resumable as resumable
+from lowrank.tasks.training.training import Training as Training
 from lowrank.tasks.weights import Published as Published
 from lowrank.tasks.weights import Trained as Trained
 from lowrank.tasks.weights import TrainedOn as TrainedOn

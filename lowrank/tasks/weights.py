@@ -13,14 +13,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
-from lowrank.model.contents import names_of
+from lowrank.model.contents import names_of, unlike
 from lowrank.model.nested import tensors
 from lowrank.numerics.checks import check_is
 from lowrank.numerics.memo import fingerprint
-from lowrank.tasks import cache, hub, resuming
+from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
-from lowrank.tasks.training import Training
+from lowrank.tasks.training import resuming
+from lowrank.tasks.training.training import Training
 
 # The folder of weights in the cache.
 MODELS = "models"
@@ -139,8 +140,7 @@ class TrainedOn(Weights):
         base: Any = self.task
         base = replace(base, seed=task.seed, device=task.device)
         # Compared before the base is trained.
-        shapes, given = (_shapes(one) for one in (model, base.network()))
-        apart = sorted(name for name in {*shapes, *given} if shapes.get(name) != given.get(name))
+        apart = unlike(model.state_dict(), base.network().state_dict())
         if apart:
             raise ValueError(
                 f"the network that {builder} makes with arguments={dict(arguments)} cannot begin "
@@ -185,11 +185,6 @@ class Published(Weights):
                 f"the weights of {self.repository} do not fit the network that {builder} "
                 f"makes with arguments={dict(arguments)}: {error}"
             ) from error
-
-
-def _shapes(model: nn.Module) -> dict[str, Any]:
-    """The shape and the dtype of each tensor, by name."""
-    return {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
 
 
 def split_fingerprint(split: Split) -> list[str]:

@@ -3,10 +3,12 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import made_records as records
 import pandas as pd
 import torch
+import yaml
 from omegaconf import OmegaConf
 from row import Row
 from torch import nn
@@ -108,15 +110,17 @@ def layered(question, **columns):
     return act
 
 
+REPORT = yaml.safe_load((Path(__file__).parents[2] / "conf/report/report.yaml").read_text())
+DEFAULTS = {name: value for name, value in REPORT.items() if name not in ("defaults", "hydra")}
+
+
 def option(**changes):
     """Set options of a report."""
 
     def act(folder):
-        plain = {"experiment": "x", "runs": str(folder), "out": str(folder / "out")}
-        plain |= {"metric": None, "size": None, "close_up": 0.1, "layers_at": 4, "spectra": False}
-        plain |= {"html": False, "compare": None, "methods": None, "paper": None, "font_size": None}
+        own = {"experiment": "x", "runs": str(folder), "out": str(folder / "out")}
         filled = {name: filled_in(value, folder) for name, value in changes.items()}
-        return options(OmegaConf.create(plain | filled))
+        return options(OmegaConf.create(DEFAULTS | own | filled))
 
     return act
 

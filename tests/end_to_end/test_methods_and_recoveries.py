@@ -36,8 +36,8 @@ RECOVERIES = [
 ]
 # The numbers of a weight decide over their forms.
 BY_NUMBERS = {
-    *("block_low_rank", "deep_compression", "magnitude_global", "monarch", "owl", "rank_search"),
-    *("robust_pca", "sparse_factors", "svd_energy", "svd_global"),
+    *("adapter_ranks", "block_low_rank", "deep_compression", "magnitude_global", "monarch", "owl"),
+    *("rank_search", "robust_pca", "sparse_factors", "svd_energy", "svd_global"),
 }
 
 

@@ -10,7 +10,7 @@ from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
 from lowrank.point import measure_point
 from lowrank.records import store
 from lowrank.recovery import FineTune, Gradual, InOrder, Tune
-from lowrank.tasks import resuming
+from lowrank.tasks.training import resuming
 
 RECIPE = FineTune(2, 3e-3, batch_size=256, patience=2)
 

@@ -195,6 +195,20 @@ def test_load_gives_one_tidy_row_per_record(tmp_path):
     assert row["path"] == str(tmp_path / "deep" / f"{made_up['key']}.json")
 
 
+@pytest.mark.parametrize(
+    "recovered, loss",
+    [
+        ({"losses": [0.9, 0.4]}, 0.4),
+        ({"losses": []}, None),
+        ({"losses": "0.4"}, None),
+        ({"steps": [{"losses": [0.9]}]}, None),
+    ],
+)
+def test_the_loss_of_the_last_epoch_is_a_column(tmp_path, recovered, loss):
+    store.save(records.record() | {"recovered": recovered}, tmp_path)
+    assert store.load(tmp_path).iloc[0].get("train_loss") == loss
+
+
 def test_the_steps_of_a_chain_are_columns(tmp_path):
     steps = [{"_target_": "Prune", "sparsity": 0.5}, {"_target_": "Quantize", "bits": 4}]
     store.save(records.record(method={"steps": steps}), tmp_path)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
+from lowrank.decomposers import LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.measure import trainable_bytes, trainable_params
 from lowrank.recovery import FineTune
 from lowrank.recovery.fine_tune import distilled
@@ -331,6 +331,12 @@ def test_only_the_adapters_train_in_the_scope_of_factorizations():
     changed = {name for name, now in model.state_dict().items() if not now.equal(before[name])}
     left, right = (f"fc1.factorization.terms.1.term.factors.{n}.weight" for n in (0, 1))
     assert changed == {left, right}
+
+
+def test_nothing_else_trains_where_factorizations_have_nothing_to_train():
+    model = compress(TASK.model(), Quantization(bits=4), where="fc1").model
+    with pytest.raises(ValueError, match="nothing in this model can be trained"):
+        replace(RECIPE, scope="factorizations").recover(model, TASK)
 
 
 def test_a_dense_model_is_trained_whole_in_any_scope():

@@ -19,10 +19,11 @@ from lowrank.decomposers import (
     Uncompressed,
     VeRA,
 )
+from lowrank.files.tensor_files import tensors_hash
 from lowrank.measure import nbytes, trainable_bytes
 from lowrank.recovery import TaskBank
 from lowrank.recovery.fine_tune import freeze_outside_factorizations
-from lowrank.recovery.task_parts import base_hash, fingerprints, sharing
+from lowrank.recovery.task_parts import fingerprints, sharing
 
 X = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
 TASKS = ("rotated", "inverted", "noisy")
@@ -198,11 +199,11 @@ def test_a_task_of_another_base_is_refused(tmp_path):
 
 def test_a_base_that_has_moved_is_seen_in_its_hash():
     model = Normalised()
-    before = base_hash(dict(model.state_dict()))
-    assert base_hash(dict(reversed(model.state_dict().items()))) == before
+    before = tensors_hash(dict(model.state_dict()))
+    assert tensors_hash(dict(reversed(model.state_dict().items()))) == before
     with torch.no_grad():
         model.head.bias[0] += 1e-6
-    assert base_hash(dict(model.state_dict())) != before
+    assert tensors_hash(dict(model.state_dict())) != before
 
 
 def test_the_statistics_of_the_base_are_not_those_of_a_task(tmp_path):
@@ -281,6 +282,8 @@ def test_what_cannot_be_in_a_bank(tmp_path):
         TaskBank(Normalised()).add("frozen", Normalised().requires_grad_(False))
     with pytest.raises(ValueError, match="the bank is empty"):
         TaskBank(narrow).bytes()
+    with pytest.raises(ValueError, match="tasks=0 must be at least 1"):
+        bank.bytes(0)
     codes = adapted(Quantization(4)).eval()
     other = copy.deepcopy(codes)
     other.first.factorization.terms[0].scale.mul_(2)

@@ -151,7 +151,7 @@ def test_each_task_stands_in_its_column(frame):
     table = tables.each(frame, found)
     assert set(TASKS) <= set(table.cells)
     expected = np.mean([right(0.93, "noisy", seed) for seed in range(3)])
-    assert table.values["noisy"][2] == pytest.approx(expected)
+    assert float(table.values["noisy"].iloc[2]) == pytest.approx(expected)
 
 
 def test_of_several_settings_the_best_on_validation_stands_for_the_level(tmp_path):

@@ -1,10 +1,12 @@
 """The verdicts on orders of methods: paired by seeds, and by examples where records hold them."""
 
 import itertools
+import json
 
 import made_outcomes
 import made_records
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +14,12 @@ from made_entries import entry, points
 
 from experiments.reproduction import orders, page
 from experiments.reproduction import verdict as verdicts
-from experiments.reproduction.entry import OrderedMethod, Ordering
+from experiments.reproduction.ordering import OrderedMethod, Ordering
 from lowrank.records import store
+from lowrank.tasks.class_metrics import class_metrics
+from lowrank.tasks.task import loss_metric
 
+CLASSES = (*class_metrics(10), loss_metric())
 BETTER = {"lower": -1, "higher": 1}
 EXACT = {"exact": True}
 
@@ -146,3 +151,55 @@ def test_perplexities_are_tested_by_their_sequences_and_seeds(tmp_path, factor, 
     made_up = entry(orderings={"o": Ordering("x", of)}, run={"seeds": 2}, ours="perplexity")
     (found,) = orders.orderings(made_up, {"only": frame})
     assert found.verdict == claim
+
+
+def test_each_method_takes_the_setting_that_is_best_on_validation():
+    """Whatever the values on the test split are, and in the direction of the measure."""
+    rates = (0.001, 0.01, 0.1)
+    validation = {("svd", 0.001): 0.9, ("svd", 0.01): 0.8, ("random", 0.001): 0.2}
+    validation |= {("random", 0.01): 0.3, ("svd", 0.1): 0.1, ("random", 0.1): 0.1}
+    rows = [
+        {
+            "method": method,
+            "point": f"{method} {rate}",
+            "seed": 0,
+            "rate": rate,
+            "validation_top1": value,
+            "validation_loss": 1 - value,
+            "x": 100 * rate,
+            "metrics": json.dumps(made_records.plain(CLASSES)),
+        }
+        for (method, rate), value in validation.items()
+    ]
+    frames = {"only": pd.DataFrame(rows)}
+    of = {
+        n: OrderedMethod(published=p, select={"method": n}) for n, p in (("svd", 1), ("random", 2))
+    }
+    for by in ("validation_top1", "validation_loss"):
+        one = Ordering("x", of, tuned="rate", by=by)
+        made = entry(orderings={"o": one}, run=EXACT)
+        (found,) = orders.orderings(made, frames)
+        chosen = {"svd": "rate=0.001, the smallest of 3 tried", "random": "rate=0.01"}
+        assert found.settings == chosen
+        assert [m.ours.mean for m in found.members] == pytest.approx([100 * r for r in rates[:2]])
+        text = page.markdown("t", made, [], [found])
+        assert f"each method at its best rate by {by}" in text and "| random (rate=0.01) |" in text
+    with pytest.raises(ValueError, match="select is of 3 points"):
+        list(orders.orderings(entry(orderings={"o": Ordering("x", of)}, run=EXACT), frames))
+    lacking = {"only": frames["only"].drop(columns="rate")}
+    with pytest.raises(ValueError, match="orderings.o.svd: column 'rate' is missing in some"):
+        list(orders.orderings(entry(orderings={"o": one}, run=EXACT), lacking))
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"tuned": "rate"}, "tuned, a setting, and by, what chooses it, go together"),
+        ({"tuned": "rate", "by": "top1"}, "by='top1' must be a measure on the validation split"),
+        ({"tuned": "method", "by": "validation_top1"}, "select sets method, which is tuned"),
+    ],
+)
+def test_what_is_tuned_is_chosen_on_validation(fields, reason):
+    of = {n: OrderedMethod(published=1, select={"method": n}) for n in "ab"}
+    with pytest.raises(ValueError, match=reason):
+        Ordering("x", of, **fields)

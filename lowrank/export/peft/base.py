@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Dense
 from lowrank.files.atomic import replacing
-from lowrank.files.tensor_files import Digest
+from lowrank.files.tensor_files import tensors_hash
 from lowrank.model.contents import names_of, split_extra
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
@@ -22,9 +22,7 @@ from lowrank.model.layers import rule_for
 
 def fingerprint(matrix: Tensor) -> str:
     """The hash of a matrix (out, in) in its dtype: 32 hexadecimal digits."""
-    digest = Digest({})
-    digest.add("", matrix.detach().cpu().contiguous())
-    return digest.hex()
+    return tensors_hash({"": matrix})
 
 
 def tensors_of(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:

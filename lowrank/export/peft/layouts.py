@@ -51,7 +51,7 @@ class AdapterLayout(ABC):
         config: GivenConfig,
         target: HostLayer,
         tensors: Tensors,
-        leaf: Callable[..., Dense],
+        leaf: Leaves,
     ) -> Factorization:
         """What is added to the base of one layer.
 
@@ -94,7 +94,7 @@ class LoraLayout(AdapterLayout):
         config: GivenConfig,
         target: HostLayer,
         tensors: Tensors,
-        leaf: Callable[..., Dense],
+        leaf: Leaves,
     ) -> Factorization:
         factors = target.kind.factors(target.module, tensors)
         product = Product(*(leaf(matrix) for matrix in factors))
@@ -120,7 +120,7 @@ class VeraLayout(AdapterLayout):
         config: GivenConfig,
         target: HostLayer,
         tensors: Tensors,
-        leaf: Callable[..., Dense],
+        leaf: Leaves,
     ) -> Factorization:
         out, inner = target.shape
         left = leaf(tensors[LEFT][:out], key=(LEFT, out)).requires_grad_(False)

@@ -110,7 +110,7 @@ def _form(
     weight, lengths = tensors.pop(WEIGHT, None), tensors.pop(LENGTHS, None)
     if weight is not None and not torch.equal(weight, target.stored.detach().to(weight)):
         raise ValueError("the file holds another weight of the base than the model has")
-    device, rounded = target.stored.device, set()
+    device, rounded = target.device, set()
 
     def leaf(matrix: Tensor, key: Any = None) -> Dense:
         if key in leaves:

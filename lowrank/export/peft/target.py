@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,14 @@ class HostLayer:
         if self.rule is None:
             return self.module.factorization.dtype  # type: ignore[return-value, union-attr]
         return self.stored.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weight, which is not multiplied out for it."""
+        if self.rule is None:
+            form = self.module.factorization
+            return next(chain(form.parameters(), form.buffers())).device  # type: ignore[union-attr, operator]
+        return self.stored.device
 
     def base(self) -> Factorization:
         """The form of the frozen weight; a weight that is tied stays tied."""

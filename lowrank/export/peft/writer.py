@@ -24,7 +24,7 @@ from lowrank.export.peft.vera import shared_tensors, vera_fields
 from lowrank.factorizations import Dense
 from lowrank.files.atomic import replacing
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import RESERVED, check_storable
+from lowrank.files.tensor_files import check_storable, header_bytes
 from lowrank.model.contents import contents, names_of
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.numerics.checks import check_flag
@@ -195,6 +195,4 @@ def _write(
 def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
     """A safetensors file with metadata, which the library itself writes in a random order."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps({RESERVED: metadata} | json.loads(content[8:end])).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
+    return header_bytes(metadata, json.loads(content[8:end])) + content[end:]

@@ -88,7 +88,7 @@ def contest(frame: pd.DataFrame, metric: str | None = None) -> Contest:
     """
     _check_frame(frame)
     shown = _metric(frame, metric)
-    tasks, seeds = tuple(dict.fromkeys(frame["task"])), tuple(sorted(frame["seed"].unique()))
+    tasks, seeds = tuple(sorted(frame["task"].unique())), tuple(sorted(frame["seed"].unique()))
     texts: Any = _settings(frame)
     level: Any = frame["level"].astype(float)
     found, left_out = [], []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lowrank.metrics.metric import NONE
 from lowrank.records.columns import level_text
 from lowrank.reporting.across_tasks.contenders import Competitor
@@ -13,7 +11,7 @@ from lowrank.reporting.across_tasks.scores import TaskScores
 from lowrank.reporting.captions import in_unit, with_error
 from lowrank.reporting.table import Table, no_bold
 from lowrank.reporting.verdicts import ALPHA
-from lowrank.statistics.hypotheses import below_the_best
+from lowrank.statistics.hypotheses import below_the_best, of_pairs, one_sided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,11 +29,16 @@ def summary(frame: pd.DataFrame, found: TaskScores) -> Table:
     import pandas as pd
 
     own, shown = found.contest, found.contest.metric
-    p = below_the_best(_one_sided(found))
-    best = max(shown.sign * found.of(place).mean for place in range(len(own.contenders)))
+    scores = [found.of(place) for place in range(len(own.contenders))]
+
+    def no_better(first: int, second: int) -> float:
+        one = found.test(first, second)
+        return one_sided(one.p, shown.sign * one.value)
+
+    p = below_the_best(of_pairs(range(len(scores)), no_better))
+    best = max(shown.sign * score.mean for score in scores)
     values, cells, bold = [], [], []
-    for place, one in enumerate(own.contenders):
-        score = found.of(place)
+    for place, (one, score) in enumerate(zip(own.contenders, scores, strict=True)):
         values.append(
             {
                 **_named(one),
@@ -89,18 +92,6 @@ def each(frame: pd.DataFrame, found: TaskScores) -> Table:
         f"{_before(frame, found)}"
     )
     return Table(pd.DataFrame(values), cells, no_bold(cells), caption, labels=2)
-
-
-def _one_sided(found: TaskScores) -> np.ndarray:
-    """The p-values that value `column` is no better than value `row`."""
-    count, sign = len(found.contest.contenders), found.contest.metric.sign
-    p = np.full((count, count), np.nan)
-    for first in range(count):
-        for second in range(first):
-            one = found.test(second, first)
-            half = one.p / 2 if sign * one.value > 0 else 1 - one.p / 2
-            p[first, second], p[second, first] = half, 1 - half
-    return p
 
 
 def _caption(frame: pd.DataFrame, found: TaskScores) -> str:

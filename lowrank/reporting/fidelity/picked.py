@@ -53,7 +53,8 @@ def picked(
     where less is better).
 
     Raises:
-        ValueError: as `lowrank.reporting.tables.summary_table`, or a record without its outcomes.
+        ValueError: as `lowrank.reporting.tables.summary_table`, a record without its outcomes, or
+            no method reaches any size.
     """
     metric = metric or first_measure(frame)
     by = [name for name in (f"validation_{metric}",) if name in frame]
@@ -75,6 +76,10 @@ def picked(
             named = f"{step:g}{UNITS[small.scale][1]}", row["family"], row["method"]
             found.append(PickedPoint(*named, level_text(row["level"]), row[size], read[key]))
     reaches = "least" if small.higher_is_better else "most"
+    if not found:
+        raise ValueError(
+            f"no method has a level whose {small.words} is at {reaches} a size of the table"
+        )
     said = (
         f"Each method is at a level whose {small.words} is at {reaches} the size, judged by "
         f"{judged.heading}.{said_of_choice(chosen)}"

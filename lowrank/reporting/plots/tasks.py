@@ -53,8 +53,7 @@ def tasks_figure(frame: pd.DataFrame, found: TaskScores) -> Figure:
             )
         axes.set_xscale("log")
         axes.set_xlabel(f"stored megabytes of {count} tasks, the base counted once")
-        unit = " (%)" if shown.scale == "percent" else ""
-        axes.set_ylabel(wrapped(f"{shown.heading}{unit}, mean over {count} tasks", 2.2))
+        axes.set_ylabel(wrapped(f"{shown.heading}, mean over {count} tasks", 2.2))
         _plain_ticks(axes)
         figure.suptitle(f"{count} tasks on one {frame['model'].iloc[0]}", fontsize=8)
         handles = axes.get_legend_handles_labels()[0]
@@ -67,6 +66,6 @@ def _plain_ticks(axes: Any) -> None:
     """Plain numbers on the logarithmic axis, between powers of ten too."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -294,6 +294,12 @@ def test_seeds_with_the_same_numbers_count_once(tmp_path):
     assert [len(point.outcomes) for point in points] == [1]
 
 
+def test_methods_that_reach_no_size_have_no_table(frame):
+    for table in (fidelity_table, class_table, loss_table):
+        with pytest.raises(ValueError, match="no method has a level whose .* is at least a size"):
+            table(frame, steps=(1000.0,))
+
+
 def test_records_without_outcomes_are_refused(tmp_path):
     frame = store.load(made_records.write(tmp_path, 1, ("svd",)))
     with pytest.raises(ValueError, match="names no outcomes of its examples: measure its point"):

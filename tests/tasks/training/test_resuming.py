@@ -288,11 +288,13 @@ def adapted():
 
 def test_a_process_that_is_killed_goes_on_with_the_same_weights(tmp_path):
     """SIGKILL in the midst of training."""
-    saved, tests = tmp_path / "killed.safetensors", Path(__file__).parents[1]
+    saved, tests = tmp_path / "killed.safetensors", Path(__file__).parents[2]
 
     def start():
         arguments = [sys.executable, "-c", KILLED, str(tmp_path / "states"), str(saved)]
-        path = os.pathsep.join([str(tests), str(tests / "tasks"), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(
+            [str(tests), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        )
         given = os.environ | {"PYTHONPATH": path}
         return subprocess.Popen(
             arguments, cwd=tests.parent, env=given, stdout=subprocess.PIPE, text=True

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowrank.factorizations import Factorization
-from lowrank.tasks.recipe import Recipe
-
-Groups = list[dict[str, Any]]
-
-MAKERS: dict[str, Callable[[Recipe, Groups], Optimizer]] = {
-    "adamw": lambda recipe, groups: torch.optim.AdamW(
-        groups, recipe.learning_rate, weight_decay=recipe.weight_decay
-    ),
-    "sgd": lambda recipe, groups: torch.optim.SGD(
-        groups,
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    ),
-}
+from lowrank.tasks.training.recipe import OPTIMIZERS, Recipe
 
 
 def optimizer_for(
@@ -53,7 +37,7 @@ def optimizer_for(
     rest = [p for p in parameters if id(p) not in lefts]
     faster = {"params": left, "lr": left_rate * recipe.learning_rate}
     groups = [group for group in (faster, {"params": rest}) if group["params"]]
-    return MAKERS[recipe.optimizer](recipe, groups)
+    return OPTIMIZERS[recipe.optimizer](recipe, groups)
 
 
 # The tensors that each keeps for a parameter, where it keeps any.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
-from lowrank.tasks.loop import Loop, Loss, Progress
-from lowrank.tasks.precision import outputs_of
-from lowrank.tasks.recipe import Recipe
 from lowrank.tasks.task import Task
-from lowrank.tasks.training_options import TrainingOptions
+from lowrank.tasks.training.loop import Loop, Loss, Progress
+from lowrank.tasks.training.options import TrainingOptions
+from lowrank.tasks.training.precision import outputs_of
+from lowrank.tasks.training.recipe import Recipe
 
 
 def silent(done: int, total: int, loss: float) -> None:

@@ -10,7 +10,7 @@ from lowrank.metrics.metric import Metric
 from lowrank.point import evaluate
 from lowrank.recovery import FineTune, Gradual, InOrder, LearningCompression, Tune
 from lowrank.tasks import Training, TrainingOptions, loss_metric
-from lowrank.tasks.early_stopping import validation_value
+from lowrank.tasks.training.early_stopping import validation_value
 
 RECIPE = Training(epochs=6, learning_rate=3e-3, batch_size=64)
 

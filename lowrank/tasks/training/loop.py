@@ -14,26 +14,20 @@ from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
 from lowrank.numerics.memo import model_fingerprint
-from lowrank.tasks.early_stopping import EarlyStopping
-from lowrank.tasks.optimizers import optimizer_for, state_bytes
-from lowrank.tasks.precision import autocast, scaler_for
-from lowrank.tasks.recipe import Recipe
-from lowrank.tasks.resuming import Checkpoint, is_resumable, next_checkpoint
 from lowrank.tasks.task import Task
-from lowrank.tasks.training_bar import TrainingBar
-from lowrank.tasks.training_options import TrainingOptions
-from lowrank.tasks.training_state import TrainingState, moving
+from lowrank.tasks.training.bar import TrainingBar
+from lowrank.tasks.training.early_stopping import EarlyStopping
+from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
+from lowrank.tasks.training.options import TrainingOptions
+from lowrank.tasks.training.precision import autocast, scaler_for
+from lowrank.tasks.training.recipe import SCHEDULES, Recipe
+from lowrank.tasks.training.resuming import Checkpoint, is_resumable, next_checkpoint
+from lowrank.tasks.training.state import TrainingState, moving
 
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
 Progress = Callable[[int, int, float], None]
 # The loss of a model on a batch.
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-# The learning rate relative to its start, as a function of the share of steps done.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
 
 
 class Loop:
@@ -43,7 +37,7 @@ class Loop:
         part: the epochs, counted from 0.
 
     Raises:
-        ValueError: see `lowrank.tasks.training.Training.train`.
+        ValueError: see `lowrank.tasks.Training.train`.
     """
 
     def __init__(

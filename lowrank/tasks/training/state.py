@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from lowrank.files.fields import Fields
 from lowrank.files.tensor_files import TensorFile
 from lowrank.model.contents import names_of
-from lowrank.tasks.early_stopping import EarlyStopping
-from lowrank.tasks.optimizers import check_state_tensors, load_state_tensors, state_tensors
+from lowrank.tasks.training.early_stopping import EarlyStopping
+from lowrank.tasks.training.optimizers import check_state_tensors, load_state_tensors, state_tensors
 
 
 @dataclass

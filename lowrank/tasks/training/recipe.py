@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
 
 from lowrank.numerics.checks import check_integer, check_number, check_one_of, check_positive
 
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("constant", "cosine")
+Groups = list[dict[str, Any]]
+
+OPTIMIZERS: dict[str, Callable[[Recipe, Groups], Optimizer]] = {
+    "adamw": lambda recipe, groups: torch.optim.AdamW(
+        groups, recipe.learning_rate, weight_decay=recipe.weight_decay
+    ),
+    "sgd": lambda recipe, groups: torch.optim.SGD(
+        groups,
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    ),
+}
+
+# The learning rate relative to its start, as a function of the share of steps done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a gradient descent; see `lowrank.tasks.training.Training`."""
+    """The settings of a gradient descent; see `lowrank.tasks.Training`."""
 
     epochs: int
     learning_rate: float

@@ -9,8 +9,9 @@ import torch
 from digits_task import TASK
 
 from lowrank.recovery import Gradual
-from lowrank.tasks import Training, training_bar
-from lowrank.tasks.training_bar import TrainingBar
+from lowrank.tasks import Training
+from lowrank.tasks.training import bar as bar_module
+from lowrank.tasks.training.bar import TrainingBar
 
 RECIPE = Training(epochs=2, learning_rate=1e-3, batch_size=256)
 
@@ -24,8 +25,8 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     shown = Terminal()
     # Not that of this process, which pytest replaces between fixtures and tests.
-    monkeypatch.setattr(training_bar, "sys", SimpleNamespace(stderr=shown))
-    monkeypatch.setattr(training_bar, "PAUSE", 0.0)
+    monkeypatch.setattr(bar_module, "sys", SimpleNamespace(stderr=shown))
+    monkeypatch.setattr(bar_module, "PAUSE", 0.0)
     return shown
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from lowrank.files.fields import Fields
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import opened, write
-from lowrank.tasks.training_state import TrainingState
+from lowrank.tasks.training.state import TrainingState
 
 FORMAT = 1
 KIND = "training"

@@ -25,9 +25,9 @@ from lowrank.model.batch import Batch
 from lowrank.model.nested import tensors
 from lowrank.recovery import FineTune
 from lowrank.tasks import Training, TrainingOptions, loss_metric
-from lowrank.tasks.loop import Loop
-from lowrank.tasks.optimizers import left_parameters
-from lowrank.tasks.training import task_loss
+from lowrank.tasks.training.loop import Loop
+from lowrank.tasks.training.optimizers import left_parameters
+from lowrank.tasks.training.training import task_loss
 
 RECIPE = Training(epochs=1, learning_rate=1e-3, batch_size=64)
 
