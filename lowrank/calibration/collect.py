@@ -22,6 +22,7 @@ from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating, unfused_attention
 from lowrank.model.host import calling
 from lowrank.model.layers import rule_for
+from lowrank.model.layers.rule import Unseen
 from lowrank.model.nested import tensors
 from lowrank.numerics.versions import version
 
@@ -165,7 +166,7 @@ class Collector:
 
     def _mean(self, name: str) -> Statistics:
         found, rule = self.sums[name], self.rules[name]
-        if found.total is None or not found.count or rule is None:
+        if self.unseen[name] or found.total is None or not found.count or rule is None:
             return Statistics(None, None, 0, (self.unseen[name] or UNREACHED,))
         mean = found.total.div_(found.count)
         if not bool(mean.sum().isfinite()):  # Sums of squares are finite only if all terms are.
@@ -186,7 +187,11 @@ class Collector:
             self._look_up(name, x, rule.weight(module).shape[0])
             return
         self._check_examples(name, module, x)
-        vectors = rule.inputs(module, x, *others)
+        try:
+            vectors = rule.inputs(module, x, *others)
+        except Unseen as error:
+            self.unseen[name] = str(error)
+            return
         if vectors.shape[-1] != rule.matrix(module, "channel").shape[1]:
             return  # The module itself says what is wrong.
         kept = self._real(name, vectors.reshape(-1, vectors.shape[-1]), x.shape[:-1])

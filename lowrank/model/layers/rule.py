@@ -18,6 +18,10 @@ from lowrank.model.layers.same_code import same_computation
 CODE = ("__call__", "get_extra_state", "set_extra_state")
 
 
+class Unseen(Exception):
+    """No vectors of a call tell what all rows of a weight multiply."""
+
+
 class Rule(ABC):
     """A rule to read and replace the weight of one kind of module."""
 
@@ -93,6 +97,9 @@ class Rule(ABC):
         Args:
             x: what the module is called with; a rule for modules of further arguments takes them
                 too, by position.
+
+        Raises:
+            Unseen: the rows of the weight do not all multiply the same vectors.
         """
         del module
         return x

@@ -15,6 +15,7 @@ from torch import nn
 
 from lowrank.model.copying import copied
 from lowrank.model.opened.attention_parts import AttentionOpener
+from lowrank.model.opened.cells import CellOpener
 from lowrank.model.opened.experts import ExpertsOpener
 from lowrank.model.opened.opener import Opener
 from lowrank.model.opened.parametrized import ParametrizationOpener
@@ -23,6 +24,7 @@ from lowrank.model.sites import replace_module
 
 OPENERS: tuple[Opener, ...] = (
     RecurrentOpener(),
+    CellOpener(),
     AttentionOpener(),
     ExpertsOpener(),
     ParametrizationOpener(),
