@@ -168,8 +168,8 @@ def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
     if kind is None:
         raise ValueError(
             f"there is no place for an adapter of a {type(module).__name__}: PEFT has none, or one "
-            "that it adds otherwise, as of experts, or of attention together with one of the output "
-            "projection"
+            "that it adds otherwise, as of experts, and of attention together with one of the "
+            "output projection"
         )
     refused = kind.refusal(module)
     if rule is not None and not rule.is_called(module):
