@@ -29,9 +29,6 @@ class MultiheadAttentionRule(Rule):
     def is_called(self, module: nn.Module) -> bool:
         return False
 
-    def is_seen(self, module: nn.Module) -> bool:
-        return True
-
     def inputs(self, module: nn.Module, x: Tensor, *others: Any) -> Tensor:
         if any(other is not x for other in others[:2]):
             raise Unseen(

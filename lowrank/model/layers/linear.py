@@ -21,9 +21,6 @@ class LinearRule(Rule):
         # The output projection of `nn.MultiheadAttention`.
         return not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
-    def is_seen(self, module: nn.Module) -> bool:
-        return True  # See `lowrank.model.host.calling`.
-
     def build(
         self, module: nn.Linear, factorization: Factorization, view: KernelView
     ) -> FactorizedLayer:

@@ -55,13 +55,10 @@ class Rule(ABC):
         """The class of modules; None where the library that defines it is not loaded."""
 
     def is_called(self, module: nn.Module) -> bool:
-        """Whether the module is called; if not, its weight is read by another one's code."""
+        """Whether the module is called; if not, its weight is read by another one's code, and the
+        module is called in calibration only (`lowrank.model.host.calling`)."""
         del module
         return True
-
-    def is_seen(self, module: nn.Module) -> bool:
-        """Whether the module is called in calibration, with what its weight multiplies."""
-        return self.is_called(module)
 
     def kind(self, module: nn.Module) -> str:
         """The class name of the layer that the weight belongs to."""
