@@ -197,7 +197,8 @@ class Scaled(Factorization):
         return cls(term, config.number("scale"), config.number("dropout", 0, 1))
 
     def describe(self) -> str:
-        return f"{self.scale:g}·{self.term.describe()}"
+        dropped = f" with dropout {self.dropout:g}" if self.dropout else ""
+        return f"{self.scale:g}·{self.term.describe()}{dropped}"
 
 
 def _parts(modules: nn.ModuleList) -> list[Factorization]:
