@@ -28,10 +28,31 @@ def number_hash(tensor: Tensor) -> str:
     return fingerprint(tensor.cpu())
 
 
+def follow(tensor: Tensor, other: Tensor) -> None:
+    """Move a tensor in place to the device and dtype of another one, as `Module.to` moves its."""
+    if (tensor.device, tensor.dtype) != (other.device, other.dtype):
+        tensor.data = tensor.data.to(other.device, other.dtype)
+
+
 def trained_names(model: nn.Module, found: Contents) -> set[str]:
     """The names, in its contents, of the parameters that require a gradient."""
     named = model.named_parameters(remove_duplicate=False)
     return {found.owner(name) for name, parameter in named if parameter.requires_grad}
+
+
+def places_in(
+    model: nn.Module, found: Contents, names: Iterable[str]
+) -> dict[str, list[tuple[nn.Module, str]]]:
+    """The modules and their attributes that hold each tensor, all that are tied to it."""
+    tied = {name: [name] for name in names}
+    for other, first in found.same.items():
+        if first in tied:
+            tied[first].append(other)
+    places = {name: [one.rpartition(".") for one in own] for name, own in tied.items()}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        name: [(modules[module], place) for module, _, place in own] for name, own in places.items()
+    }
 
 
 def sharing(model: nn.Module, before: Mapping[str, str]) -> dict[str, Any]:
