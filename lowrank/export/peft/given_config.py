@@ -111,7 +111,7 @@ def read_config(folder: Path) -> GivenConfig:
         targets=_names(fields, "target_modules"),
         excluded=_names(fields, "exclude_modules") if fields.get("exclude_modules") else (),
         numbers=_numbers(fields),
-        stacks=_expressions(fields, "layers_pattern"),
+        stacks=_stacks(fields),
         saved=_expressions(fields, "modules_to_save"),
         is_rslora=bool(fields.get("use_rslora", False)),
         has_lengths=bool(fields.get("use_dora", False)),
@@ -192,13 +192,19 @@ def _numbers(fields: Fields) -> tuple[int, ...]:
 
 
 def _expressions(fields: Fields, name: str) -> tuple[str, ...]:
-    """Regular expressions, mostly plain names; a text for one, as PEFT allows of some fields."""
-    value = fields.get(name) or []
-    one = name == "layers_pattern" and isinstance(value, str)
-    texts = (value,) if one else tuple(fields.texts(name) if value else ())
+    """Regular expressions, mostly plain names."""
+    texts = fields.texts(name) if fields.get(name) else []
     for text in texts:
         check_pattern(f"{CONFIG}.{name}", text)
-    return texts
+    return tuple(texts)
+
+
+def _stacks(fields: Fields) -> tuple[str, ...]:
+    name = "layers_pattern"
+    if not isinstance(fields.get(name), str):
+        return _expressions(fields, name)
+    check_pattern(f"{CONFIG}.{name}", fields.text(name))
+    return (fields.text(name),) if fields[name] else ()
 
 
 def check_targets(config: GivenConfig, names: Mapping[str, bool], layers: set[str]) -> None:
