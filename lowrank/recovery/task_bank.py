@@ -17,6 +17,7 @@ from lowrank.model.contents import Contents, contents, names_of, unlike
 from lowrank.numerics.checks import check_integer, check_is
 from lowrank.recovery.merge_adapters import merge_adapters, unmerge_adapters
 from lowrank.recovery.task_parts import (
+    check_unpacked,
     fingerprints,
     follow,
     number_hash,
@@ -45,11 +46,12 @@ class TaskBank:
         in_use: the task in use; None before the first `use`.
 
     Raises:
-        ValueError: it is no model.
+        ValueError: it is no model, or an optimised one, which would run one task for all.
     """
 
     def __init__(self, model: nn.Module) -> None:
         check_is("model", model, nn.Module, "the `.model` of `compress`")
+        check_unpacked(model)
         self.model = model
         self._described = _described(model)
         self.in_use: str | None = None

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.files.tensor_files import tensors_hash
-from lowrank.model.contents import Contents, contents
+from lowrank.model.contents import Contents, contents, names_of
+from lowrank.model.factorized import FactorizedLayer
 from lowrank.numerics.memo import fingerprint
 from lowrank.numerics.storage import stored_bytes
 
@@ -26,6 +27,20 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
 def number_hash(tensor: Tensor) -> str:
     """A hash of the numbers, the shape and the dtype of a tensor, on whatever device it is."""
     return fingerprint(tensor.cpu())
+
+
+def check_unpacked(model: nn.Module) -> None:
+    """Raise ValueError if a layer runs a packed copy of its weight."""
+    packed = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, FactorizedLayer) and layer.is_packed
+    ]
+    if packed:
+        raise ValueError(
+            f"the model is optimised: the kernels of {names_of(packed)} hold packed copies of the "
+            "weights, which no task would reach. Give the model that optimize_for was given"
+        )
 
 
 def follow(tensor: Tensor, other: Tensor) -> None:

@@ -19,6 +19,7 @@ from lowrank.decomposers import (
     Uncompressed,
     VeRA,
 )
+from lowrank.execution import Search, optimize_for
 from lowrank.files.tensor_files import tensors_hash
 from lowrank.measure import nbytes, trainable_bytes
 from lowrank.recovery import TaskBank, compress_adapters, merge_adapters
@@ -272,6 +273,16 @@ def test_a_model_that_was_changed_outside_of_the_bank_is_refused(change, tmp_pat
     ):
         with pytest.raises(ValueError, match="are no longer those of its tasks: use"):
             act()
+
+
+def test_an_optimised_model_is_refused():
+    """Its kernels would run one task for all, and an adapter made smaller would not be."""
+    optimised = optimize_for(adapted().eval(), (X,), search=Search(seconds=1e-3)).model
+    with pytest.raises(ValueError, match=r"is optimised: the kernels of \['first', 'head'\] hold"):
+        TaskBank(optimised)
+    for change in (merge_adapters, lambda model: compress_adapters(model, rank=1)):
+        with pytest.raises(ValueError, match="optimised model cannot be given other factoriz"):
+            change(optimised)
 
 
 def test_what_a_task_in_use_learns_further_stays_with_it():
