@@ -194,6 +194,19 @@ def test_a_state_at_another_dropout_is_refused(tmp_path):
                 RECIPE.recover(adapted, TASK)
 
 
+def test_a_state_toward_another_dense_model_is_not_gone_on_from(tmp_path):
+    recipe, dense = replace(RECIPE, distill=0.5), network().eval()
+    other = copy.deepcopy(dense)
+    nn.init.ones_(other[3].weight)
+    with pytest.raises(Killed), resumable(tmp_path, seconds=0):
+        recipe.recover_toward(network(), dense, killed_after(9, TASK), lambda *said: None)
+    found, expected = network(), network()
+    recipe.recover_toward(expected, other, TASK)
+    with resumable(tmp_path, seconds=0):
+        recipe.recover_toward(found, other, TASK)
+    assert is_same(found, expected)
+
+
 def interrupted(folder, recipe=RECIPE):
     """The file of a training that was killed."""
     with pytest.raises(Killed), resumable(folder, seconds=0):
