@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from torch import Tensor, nn
 
@@ -21,6 +21,13 @@ class OptimizedLayer(FactorizedLayer):
     model is that of the model it was made of. The kernel holds a packed copy of the weight, which
     no later change of the weight would reach; what would change it is therefore refused.
     """
+
+    is_packed: ClassVar[bool] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "factorization":
+            _refuse("given other factorizations")
+        super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Self:
         if mode:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +18,9 @@ from lowrank.factorizations.factorization import (
 )
 from lowrank.factorizations.operations import Operation
 from lowrank.files.fields import Fields
+
+# Above it, zero times the scale is NaN.
+LARGEST_SCALE = torch.finfo(torch.float32).max
 
 
 class Product(Factorization):
@@ -154,8 +157,8 @@ class Scaled(Factorization):
     ) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
-        if not math.isfinite(scale):
-            raise ValueError(f"scale={scale} must be finite")
+        if not abs(scale) <= LARGEST_SCALE:
+            raise ValueError(f"scale={scale} must be finite in float32")
         check_forms("the term", [term])
         super().__init__(term.shape, notes)
         self.term = term
@@ -197,7 +200,8 @@ class Scaled(Factorization):
         return cls(term, config.number("scale"), config.number("dropout", 0, 1))
 
     def describe(self) -> str:
-        return f"{self.scale:g}·{self.term.describe()}"
+        dropped = f" with dropout {self.dropout:g}" if self.dropout else ""
+        return f"{self.scale:g}·{self.term.describe()}{dropped}"
 
 
 def _parts(modules: nn.ModuleList) -> list[Factorization]:

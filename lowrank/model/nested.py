@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from lowrank.numerics.memo import fingerprint
+
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested containers, each with its place, such as ``input_ids`` or ``[1]``."""
@@ -27,6 +29,11 @@ def tensors(value: Any) -> list[Tensor]:
     """The tensors in a value, in their order; those in classes that torch's pytrees know too."""
     parts = (part for _, leaf in leaves(value) for part in tree_leaves(leaf))
     return [part for part in parts if isinstance(part, Tensor)]
+
+
+def hashes(value: Any) -> list[str]:
+    """A hash of the numbers of each tensor in a value, in their order, wherever they are."""
+    return [fingerprint(tensor.detach().cpu()) for tensor in tensors(value)]
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

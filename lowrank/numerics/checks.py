@@ -60,7 +60,10 @@ def check_list(name: str, values: object) -> None:
 def check_is(name: str, value: object, kind: type, such_as: str) -> None:
     """Raise ValueError unless it is an object of a class, such as what `such_as` makes."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name}={value!r:.200} must be a {kind.__name__}, such as {such_as}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(
+            f"{name}={value!r:.200} must be {article} {kind.__name__}, such as {such_as}"
+        )
 
 
 def check_flag(name: str, value: object) -> None:

@@ -11,9 +11,11 @@ from lowrank.factorizations import Factorization
 from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import check_number, check_one_of, check_positive
+from lowrank.numerics.memo import model_fingerprint
 from lowrank.recovery.by_training import ByTraining
 from lowrank.recovery.toward_dense import toward_dense
 from lowrank.tasks import Task
+from lowrank.tasks.training.resuming import named
 from lowrank.tasks.training.training import Loss, Progress, silent
 
 SCOPES = ("model", "factorizations")
@@ -71,7 +73,8 @@ class FineTune(ByTraining):
         if not self.distill:
             return self.train(model, task, None, progress, options=self)
         loss = distilled(task, dense, self.distill, self.temperature)
-        with evaluating(dense):
+        # Of its states only one toward this dense model is gone on from.
+        with evaluating(dense), named(f"toward-{model_fingerprint(dense)}"):
             return self.train(model, task, loss, progress, options=self)
 
 

@@ -43,7 +43,8 @@ def merge_adapters(model: nn.Module) -> dict[str, Factorization]:
 
 
 def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) -> None:
-    """Take a merge of a model back, in place: its layers are what they were, bit for bit.
+    """Take a merge of a model back, in place: its layers are what they were, bit for bit, on the
+    device on which the model is by now.
 
     Args:
         replaced: what `merge_adapters` gave for this model.
@@ -54,7 +55,9 @@ def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) ->
     layers: dict[str, Any] = dict(model.named_modules())
     for name, form in replaced.items():
         layer = layers.get(name)
-        if not isinstance(layer, FactorizedLayer) or layer.factorization.shape != form.shape:
+        there = layer.factorization if isinstance(layer, FactorizedLayer) else None
+        if not isinstance(there, Dense) or there.shape != form.shape:
             raise ValueError(f"the model has no merged layer {name!r} of shape {form.shape}")
     for name, form in replaced.items():
-        layers[name].factorization = form.train(layers[name].factorization.training)
+        merged = layers[name].factorization
+        layers[name].factorization = form.to(merged.weight.device).train(merged.training)

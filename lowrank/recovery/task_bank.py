@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from lowrank.factorizations import Factorization
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import opened, tensors_hash, write
 from lowrank.model.contents import Contents, contents, names_of, unlike
-from lowrank.numerics.checks import check_integer
+from lowrank.numerics.checks import check_integer, check_is
 from lowrank.recovery.merge_adapters import merge_adapters, unmerge_adapters
 from lowrank.recovery.task_parts import (
+    check_unpacked,
     fingerprints,
+    follow,
     number_hash,
+    places_in,
     total_bytes,
     trained_names,
 )
@@ -38,12 +41,19 @@ class TaskBank:
             bank changes it in place, and copies nothing of it.
 
     Attributes:
-        model: the model that runs the task in use.
+        model: the model that runs the task in use. It may be moved to another device or dtype, and
+            a task follows when it comes into use; its factorizations must stay.
         in_use: the task in use; None before the first `use`.
+
+    Raises:
+        ValueError: it is no model, or an optimised one, which would run one task for all.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_is("model", model, nn.Module, "the `.model` of `compress`")
+        check_unpacked(model)
         self.model = model
+        self._described = _described(model)
         self.in_use: str | None = None
         self._tasks: dict[str, dict[str, Tensor]] = {}
         self._trained: set[str] = set()
@@ -64,6 +74,8 @@ class TaskBank:
                 other tensors; it trains nothing, or other tensors than the tasks that are there.
         """
         self._check_new(task)
+        self._check_apart()
+        check_is("trained", trained, nn.Module, "the model in which the task was trained")
         if _forms(trained) != _forms(self.model):
             raise ValueError(
                 f"task {task!r} was trained in other factorizations than those of the bank's "
@@ -91,11 +103,12 @@ class TaskBank:
         An optimizer made before holds the parameters of the task before.
 
         Raises:
-            ValueError: there is no such task, or the model is merged.
+            ValueError: there is no such task; the model is merged, or compressed further.
         """
         own = self._own(task)
         given = {**self._buffers, **own}
-        for name, places in self._places(given).items():
+        for name, places in places_in(self.model, self._contents(), given).items():
+            follow(given[name], getattr(*places[0]))
             for module, place in places:
                 setattr(module, place, given[name])
         for module in self.model.modules():
@@ -194,7 +207,7 @@ class TaskBank:
     def _put(self, task: str, own: dict[str, Tensor], names: Set[str], ours: Contents) -> None:
         """Put a part into the bank, whose `names` are parameters that are trained."""
         buffers = sorted(own.keys() - names)
-        places = self._places(buffers)
+        places = places_in(self.model, ours, buffers)
         forms = [name for name in buffers if isinstance(places[name][0][0], Factorization)]
         if forms:
             # What is derived of codes and indices, and is not stored, would be that of others.
@@ -247,6 +260,11 @@ class TaskBank:
     def _check_apart(self) -> None:
         if self._merged:
             raise ValueError("the model is merged: call `unmerge` first")
+        if _described(self.model) != self._described:
+            raise ValueError(
+                "the factorizations of the bank's model are no longer those of its tasks: use "
+                "`TaskBank.merge`, or a new bank for a model that was compressed further"
+            )
 
     def _check_tensors(self, task: str, theirs: Contents, ours: Contents) -> None:
         apart = unlike(theirs.tensors, ours.tensors)
@@ -261,18 +279,10 @@ class TaskBank:
         tensors = self._contents().tensors | self._buffers
         return tensors_hash({name: tensor for name, tensor in tensors.items() if name not in own})
 
-    def _places(self, names: Iterable[str]) -> dict[str, list[tuple[nn.Module, str]]]:
-        """The modules and their attributes that hold each tensor, all that are tied to it."""
-        tied = {name: [name] for name in names}
-        for other, first in self._contents().same.items():
-            if first in tied:
-                tied[first].append(other)
-        places = {name: [one.rpartition(".") for one in own] for name, own in tied.items()}
-        modules = dict(self.model.named_modules(remove_duplicate=False))
-        return {
-            name: [(modules[module], place) for module, _, place in own]
-            for name, own in places.items()
-        }
+
+def _described(model: nn.Module) -> list[str]:
+    """The factorizations of a model, whatever its dtype."""
+    return [layer.factorization.describe() for layer in layers_of(model)]
 
 
 def _forms(model: nn.Module) -> list[Any]:

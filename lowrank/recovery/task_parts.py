@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.files.tensor_files import tensors_hash
-from lowrank.model.contents import Contents, contents
+from lowrank.model.contents import Contents, contents, names_of
+from lowrank.model.factorized import FactorizedLayer
 from lowrank.numerics.memo import fingerprint
 from lowrank.numerics.storage import stored_bytes
 
@@ -28,10 +29,45 @@ def number_hash(tensor: Tensor) -> str:
     return fingerprint(tensor.cpu())
 
 
+def check_unpacked(model: nn.Module) -> None:
+    """Raise ValueError if a layer runs a packed copy of its weight."""
+    packed = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, FactorizedLayer) and layer.is_packed
+    ]
+    if packed:
+        raise ValueError(
+            f"the model is optimised: the kernels of {names_of(packed)} hold packed copies of the "
+            "weights, which no task would reach. Give the model that optimize_for was given"
+        )
+
+
+def follow(tensor: Tensor, other: Tensor) -> None:
+    """Move a tensor in place to the device and dtype of another one, as `Module.to` moves its."""
+    if (tensor.device, tensor.dtype) != (other.device, other.dtype):
+        tensor.data = tensor.data.to(other.device, other.dtype)
+
+
 def trained_names(model: nn.Module, found: Contents) -> set[str]:
     """The names, in its contents, of the parameters that require a gradient."""
     named = model.named_parameters(remove_duplicate=False)
     return {found.owner(name) for name, parameter in named if parameter.requires_grad}
+
+
+def places_in(
+    model: nn.Module, found: Contents, names: Iterable[str]
+) -> dict[str, list[tuple[nn.Module, str]]]:
+    """The modules and their attributes that hold each tensor, all that are tied to it."""
+    tied = {name: [name] for name in names}
+    for other, first in found.same.items():
+        if first in tied:
+            tied[first].append(other)
+    places = {name: [one.rpartition(".") for one in own] for name, own in tied.items()}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        name: [(modules[module], place) for module, _, place in own] for name, own in places.items()
+    }
 
 
 def sharing(model: nn.Module, before: Mapping[str, str]) -> dict[str, Any]:

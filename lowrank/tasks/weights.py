@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lowrank.files.extras import need
 from lowrank.model.contents import names_of, unlike
-from lowrank.model.nested import tensors
+from lowrank.model.nested import hashes
 from lowrank.numerics.checks import check_is
 from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache, hub
@@ -189,8 +189,8 @@ class Published(Weights):
 
 def split_fingerprint(split: Split) -> list[str]:
     """Hashes of the numbers of a split."""
-    contents = ([batch.inputs, batch.targets] for batch in split.batches(FINGERPRINTED))
-    return [fingerprint(tensor.cpu()) for content in contents for tensor in tensors(content)]
+    batches = split.batches(FINGERPRINTED)
+    return [one for batch in batches for one in hashes([batch.inputs, batch.targets])]
 
 
 def source_of(builder: str) -> str:

@@ -147,7 +147,7 @@ def test_few_examples_are_whole_batches():
 def test_bad_input_is_refused_before_any_work():
     model = TASK.model()
     for options, text in (
-        ({"adapter": Quantization(4)}, "adapter=.* must be a Adapter, such as LoRA"),
+        ({"adapter": Quantization(4)}, "adapter=.* must be an Adapter, such as LoRA"),
         ({"adapter": LoRA(2, 4), "score": "fisher"}, "score='fisher' must be one of"),
         ({"adapter": LoRA(2, 4), "params": 0}, "params=0 must be at least 1"),
         ({"adapter": LoRA(2, 4), "examples": 0}, "examples=0 must be at least 1"),

@@ -154,6 +154,7 @@ ROWS = [
     Row("sum of two shapes", lambda _: Sum(dense(), dense(6, 4)), "terms of a sum differ in shape"),
     Row("dropout of all", lambda _: Scaled(dense(), 1.0, 1.0), r"dropout=1.0 must lie in \[0, 1\)"),
     Row("scaled by NaN", lambda _: Scaled(dense(), NAN), "scale=nan must be finite"),
+    Row("scaled beyond float32", lambda _: Scaled(dense(), 1e39), "scale=1e.39 must be finite"),
     Row("scaled tensor", lambda _: Scaled(MATRIX, 1.0), "the term must be a factorization"),
     Row("scaled rows", lambda _: ScaledColumns(dense(), SCALE), r"which needs \(6,\)"),
     Row(

@@ -311,7 +311,7 @@ READING = [
         "must end in -<first 8 or more digits",
     ),
     Row("trained on nothing", make(TrainedOn, None), "task=None must be a Task, such as"),
-    Row("no images to change", make(Inverted, "digits"), "source='digits' must be a ImageSource"),
+    Row("no images to change", make(Inverted, "digits"), "source='digits' must be an ImageSource"),
     Row("no angle", make(Rotated, Digits(), float("nan")), "degrees=nan must be finite"),
     Row("no noise", make(Noisy, Digits(), 0), "std=0 must be"),
     Row("noise of no seed", make(Noisy, Digits(), 0.1, -1), "noise_seed=-1 must be at least 0"),

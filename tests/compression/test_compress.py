@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from digits_task import TASK
 from torch import nn
 
 from lowrank.allocation import Budget, ByName, GlobalRank, MixedAllocation, Uniform
@@ -20,6 +21,7 @@ from lowrank.decomposers import (
 )
 from lowrank.model.factorized import FactorizedConvolution, FactorizedLinear
 from lowrank.model.select import Select
+from lowrank.recovery import DecomposeLeaves, merge_adapters
 
 
 def small_network(seed: int = 0) -> nn.Sequential:
@@ -183,6 +185,19 @@ def test_what_no_rule_knows_is_reported():
     model = nn.Sequential(Distances(), nn.Conv2d(4, 4, 1))
     result = compress(model, Quantization(8))
     assert ("0.weight", "no rule for a module that uses it") in result.skipped
+
+
+def test_a_compressed_model_is_refused_and_told_what_compresses_it():
+    model = compress(small_network(), Quantization(8)).model
+    merged = compress(small_network(), LoRA(rank=2, alpha=4)).model
+    merge_adapters(merged)
+    text = "3.factorization.weight: a part of a factorization, which `lowrank.recovery.Decompose"
+    with pytest.raises(ValueError, match=text):
+        compress(merged, Quantization(4))
+    with pytest.raises(ValueError, match="matches no layer"):
+        compress(model, Quantization(4))
+    DecomposeLeaves(Quantization(4)).recover(merged, TASK)
+    assert "Quantized" in merged[3].factorization.describe()
 
 
 def test_to_frame_has_one_row_per_layer():

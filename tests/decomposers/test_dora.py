@@ -139,7 +139,7 @@ def test_rank_and_size_are_those_of_the_adapter_and_the_lengths():
 
 @pytest.mark.parametrize("adapter", [Quantization(4), None, DoRA(LoRA(2, 4))])
 def test_what_is_no_adapter_is_refused(adapter):
-    with pytest.raises(ValueError, match=r"adapter.*(must be a Adapter|is a DoRA)"):
+    with pytest.raises(ValueError, match=r"adapter.*(must be an Adapter|is a DoRA)"):
         DoRA(adapter)
 
 

@@ -23,6 +23,7 @@ from lowrank.export.peft.layer import AdaptedLayer
 from lowrank.export.peft.matching import compiled, exactly, targeted, targets_for, value_of
 from lowrank.factorizations import Dense, Product, Sum
 from lowrank.factorizations.adapted import LowRankTerm
+from lowrank.files.atomic import replacing
 from lowrank.model.sites import replace_module
 from lowrank.recovery import compress_adapters, merge_adapters
 
@@ -253,6 +254,21 @@ def test_a_base_that_cannot_be_written_leaves_no_adapter(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export_peft(adapted(LoRA(2, 4, base=Quantization(2)), base), tmp_path / "f", base)
     assert not list((tmp_path / "f").iterdir())
+
+
+def test_a_kill_between_the_files_leaves_no_config_of_another_adapter(tmp_path, monkeypatch):
+    def killed(path):
+        if path.name == CONFIG:
+            raise KeyboardInterrupt
+        return replacing(path)
+
+    base = network()
+    export_peft(adapted(LoRA(2, 4), base), tmp_path, base)
+    monkeypatch.setattr("lowrank.export.peft.writer.replacing", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_peft(adapted(LoRA(2, 8), base), tmp_path, base)
+    with pytest.raises(FileNotFoundError, match=CONFIG):
+        load_peft(base, tmp_path)
 
 
 def test_the_report_says_what_peft_cannot_merge(tmp_path):

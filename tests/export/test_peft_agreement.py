@@ -95,6 +95,17 @@ OF_PEFT = {
         "use_rslora": True,
     },
     "DoRA": {"type": "LoraConfig", "r": 2, "use_dora": True, "target_modules": ["down_proj"]},
+    "layers by number, and some left out": {
+        "type": "LoraConfig",
+        "target_modules": ["q_proj", "up_proj", "down_proj"],
+        "layers_to_transform": [1],
+        "exclude_modules": ["up_proj"],
+    },
+    "no adapters in what is saved whole": {
+        "type": "LoraConfig",
+        "target_modules": ["up_proj", "q_proj"],
+        "modules_to_save": ["layers.0.mlp"],
+    },
     "VeRA": {"type": "VeraConfig", "r": 4, "target_modules": ["q_proj", "up_proj", "down_proj"]},
     "modules saved whole and biases": {
         "type": "LoraConfig",

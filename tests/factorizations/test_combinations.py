@@ -47,6 +47,7 @@ def test_params_are_those_of_all_leaves():
         (Product(dense(9, 2), dense(2, 3), dense(3, 5)), "LowRank 5→3→2→9"),
         (Sum(dense(7, 5), low_rank()), "Sum(Dense 5→7, LowRank 5→2→7)"),
         (Scaled(low_rank(), 0.5), "0.5·LowRank 5→2→7"),
+        (Scaled(low_rank(), 0.5, dropout=0.25), "0.5·LowRank 5→2→7 with dropout 0.25"),
         (Product(dense(7, 4), low_rank(4)), "Product(Dense 4→7, LowRank 5→2→4)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

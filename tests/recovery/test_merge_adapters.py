@@ -46,5 +46,8 @@ def test_nothing_to_merge():
 def test_a_merge_of_another_model_is_not_taken_back():
     model, other = (compress(network(), LoRA(rank=2, alpha=4)).model for _ in range(2))
     replaced = merge_adapters(model)
+    with pytest.raises(ValueError, match="no merged layer '0' of shape"):
+        unmerge_adapters(other, replaced)
+    merge_adapters(other)
     with pytest.raises(ValueError, match="no merged layer '2' of shape"):
         unmerge_adapters(other[:2], replaced)

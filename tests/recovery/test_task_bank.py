@@ -19,9 +19,10 @@ from lowrank.decomposers import (
     Uncompressed,
     VeRA,
 )
+from lowrank.execution import Search, optimize_for
 from lowrank.files.tensor_files import tensors_hash
 from lowrank.measure import nbytes, trainable_bytes
-from lowrank.recovery import TaskBank
+from lowrank.recovery import TaskBank, compress_adapters, merge_adapters
 from lowrank.recovery.fine_tune import freeze_outside_factorizations
 from lowrank.recovery.task_parts import fingerprints, sharing
 
@@ -247,6 +248,43 @@ def test_merging_and_back():
     assert torch.equal(bank.model(X), models["rotated"](X))
 
 
+@pytest.mark.parametrize("kind", ["adapters", "adapters and the rest", "adapters over codes"])
+def test_tasks_follow_a_model_that_was_cast(kind):
+    bank, models = filled(kind)
+    bank.use("noisy")
+    bank.model.double()
+    for task in ("rotated", "noisy"):
+        bank.use(task)
+        assert {p.dtype for p in bank.model.parameters()} == {torch.float64}
+        assert torch.equal(bank.model(X.double()), models[task].double()(X.double()))
+
+
+@pytest.mark.parametrize("change", [merge_adapters, lambda model: compress_adapters(model, rank=1)])
+def test_a_model_that_was_changed_outside_of_the_bank_is_refused(change, tmp_path):
+    bank, models = filled("adapters")
+    bank.use("noisy")
+    change(bank.model)
+    for act in (
+        lambda: bank.use("rotated"),
+        lambda: bank.add("more", models["noisy"]),
+        lambda: bank.save("noisy", tmp_path / "noisy.safetensors"),
+        bank.merge,
+        bank.bytes,
+    ):
+        with pytest.raises(ValueError, match="are no longer those of its tasks: use"):
+            act()
+
+
+def test_an_optimised_model_is_refused():
+    """Its kernels would run one task for all, and an adapter made smaller would not be."""
+    optimised = optimize_for(adapted().eval(), (X,), search=Search(seconds=1e-3)).model
+    with pytest.raises(ValueError, match=r"is optimised: the kernels of \['first', 'head'\] hold"):
+        TaskBank(optimised)
+    for change in (merge_adapters, lambda model: compress_adapters(model, rank=1)):
+        with pytest.raises(ValueError, match="optimised model cannot be given other factoriz"):
+            change(optimised)
+
+
 def test_what_a_task_in_use_learns_further_stays_with_it():
     bank, _ = filled("adapters")
     bank.use("noisy")
@@ -267,6 +305,10 @@ def test_what_cannot_be_in_a_bank(tmp_path):
         bank.add("noisy", models["noisy"])
     with pytest.raises(ValueError, match="task='' must be a text"):
         bank.add("", models["noisy"])
+    with pytest.raises(ValueError, match="trained=3 must be a Module, such as"):
+        bank.add("number", 3)
+    with pytest.raises(ValueError, match="model=3 must be a Module, such as"):
+        TaskBank(3)
     with pytest.raises(ValueError, match="no task 'Noisy' in the bank: there are rotated, inver"):
         bank.use("Noisy")
     with pytest.raises(ValueError, match="trains other tensors .*first.bias"):

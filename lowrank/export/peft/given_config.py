@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lowrank.export.peft.config import CONFIG
-from lowrank.export.peft.matching import Patterns, check_pattern, compiled, targeted, value_of
+from lowrank.export.peft.matching import (
+    Patterns,
+    barred,
+    check_pattern,
+    compiled,
+    number_of,
+    targeted,
+    value_of,
+)
 from lowrank.files.fields import Fields, parse, shown
 
 # More bytes, and more patterns, than any config has.
@@ -25,7 +33,8 @@ IDLE = {
 READ = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"),
     *("use_rslora", "use_dora", "modules_to_save", "bias", "init_lora_weights"),
-    *("vera_dropout", "save_projection"),
+    *("vera_dropout", "save_projection", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern"),
 }
 # Starts that leave the weight of the base as it is when PEFT loads a folder.
 STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
@@ -37,7 +46,9 @@ class GivenConfig:
 
     Attributes:
         kind: the type of the adapter, LORA or VERA.
-        targets: a regular expression, or ends of names.
+        targets, excluded: a regular expression, or ends of names.
+        numbers: of the layers with adapters; all if there are none.
+        stacks: regular expressions of the names before those numbers; any if there are none.
         saved: the ends of names of the modules that are saved whole.
     """
 
@@ -48,10 +59,20 @@ class GivenConfig:
     alphas: Patterns
     dropout: float
     targets: str | tuple[str, ...]
+    excluded: str | tuple[str, ...]
+    numbers: tuple[int, ...]
+    stacks: tuple[str, ...]
     saved: tuple[str, ...]
     is_rslora: bool
     has_lengths: bool
     has_biases: bool
+
+    def adapted(self, names: Collection[str]) -> set[str]:
+        """Which of these modules PEFT adapts."""
+        found = targeted(self.targets, names)
+        if self.numbers and not isinstance(self.targets, str):
+            found = [name for name in found if number_of(name, self.stacks) in self.numbers]
+        return {*found}.difference(targeted(self.excluded, names), barred(self.saved, found))
 
     def rank_of(self, name: str) -> int:
         """The rank that PEFT gives a layer."""
@@ -87,8 +108,11 @@ def read_config(folder: Path) -> GivenConfig:
         ranks=_pattern(fields, "rank_pattern", lambda own, key: own.integer(key, least=1)),
         alphas=_pattern(fields, "alpha_pattern", _alpha),
         dropout=_dropout(fields, "lora_dropout" if is_lora else "vera_dropout"),
-        targets=_targets(fields),
-        saved=tuple(_texts(fields, "modules_to_save")),
+        targets=_names(fields, "target_modules"),
+        excluded=_names(fields, "exclude_modules") if fields.get("exclude_modules") else (),
+        numbers=_numbers(fields),
+        stacks=_stacks(fields),
+        saved=_expressions(fields, "modules_to_save"),
         is_rslora=bool(fields.get("use_rslora", False)),
         has_lengths=bool(fields.get("use_dora", False)),
         has_biases=fields.get("bias", "none") != "none",
@@ -149,18 +173,38 @@ def _pattern(fields: Fields, name: str, read: Any) -> Patterns:
     return compiled({key: read(own, key) for key in own})
 
 
-def _targets(fields: Fields) -> str | tuple[str, ...]:
-    value = fields["target_modules"]
+def _names(fields: Fields, name: str) -> str | tuple[str, ...]:
+    value = fields[name]
     if not isinstance(value, str):
-        return tuple(_texts(fields, "target_modules"))
+        return tuple(fields.texts(name) if value else ())
     if value == "all-linear":
-        fields.refuse("target_modules", value, "the names of modules, as PEFT saves them")
-    check_pattern(f"{CONFIG}.target_modules", value)
+        fields.refuse(name, value, "the names of modules, as PEFT saves them")
+    check_pattern(f"{CONFIG}.{name}", value)
     return value
 
 
-def _texts(fields: Fields, name: str) -> list[str]:
-    return fields.texts(name) if fields.get(name) else []
+def _numbers(fields: Fields) -> tuple[int, ...]:
+    name = "layers_to_transform"
+    value = fields.get(name)
+    if value is None or isinstance(value, list):
+        return fields.integers(name, len(value)) if value else ()
+    return (fields.integer(name),)
+
+
+def _expressions(fields: Fields, name: str) -> tuple[str, ...]:
+    """Regular expressions, mostly plain names."""
+    texts = fields.texts(name) if fields.get(name) else []
+    for text in texts:
+        check_pattern(f"{CONFIG}.{name}", text)
+    return tuple(texts)
+
+
+def _stacks(fields: Fields) -> tuple[str, ...]:
+    name = "layers_pattern"
+    if not isinstance(fields.get(name), str):
+        return _expressions(fields, name)
+    check_pattern(f"{CONFIG}.{name}", fields.text(name))
+    return (fields.text(name),) if fields[name] else ()
 
 
 def check_targets(config: GivenConfig, names: Mapping[str, bool], layers: set[str]) -> None:
@@ -170,12 +214,12 @@ def check_targets(config: GivenConfig, names: Mapping[str, bool], layers: set[st
         names: of all modules, and whether each holds a weight that can be adapted.
         layers: that the file has adapters of.
     """
-    found = {name for name in targeted(config.targets, names) if names[name]}
+    found = {name for name in config.adapted(names) if names[name]}
     missing, surplus = sorted(found - layers), sorted(layers - found)
     if surplus:
         raise ValueError(
-            f"the file has an adapter of '{surplus[0]}', which target_modules in {CONFIG} does not "
-            "name"
+            f"the file has an adapter of '{surplus[0]}', which {CONFIG} does not name in "
+            "target_modules, or excludes"
         )
     if missing:
         raise ValueError(

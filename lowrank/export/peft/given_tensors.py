@@ -92,8 +92,9 @@ def sorted_out(
 def check_shapes(stored: Mapping[str, TensorEntry], wanted: Mapping[str, Shape]) -> None:
     """Raise ValueError unless these are the tensors that are wanted, of floating-point numbers."""
     if stored.keys() != wanted.keys():
+        hint = "" if wanted else f": PEFT's names of the parts of layers begin with '{PREFIX}'"
         raise ValueError(
-            f"the file has {names_of(sorted(stored))} where {names_of(sorted(wanted))} belong"
+            f"the file has {names_of(sorted(stored))} where {names_of(sorted(wanted))} belong{hint}"
         )
     for end, one in stored.items():
         if one.dtype not in FLOATS:
@@ -124,7 +125,8 @@ def _check_others(
         )
     if missing:
         raise ValueError(
-            f"the file lacks '{missing[0]}' of modules_to_save={names_of(config.saved)}"
+            f"the file lacks '{missing[0]}', a bias of an adapted layer or a part of "
+            f"modules_to_save={names_of(config.saved)}"
         )
     for name, one in stored.items():
         shape, dtype = tuple(own[name].shape), own[name].dtype

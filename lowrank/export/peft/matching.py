@@ -36,6 +36,17 @@ def barred(modules: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(pattern.match(name) for pattern in patterns)]
 
 
+def number_of(name: str, stacks: Sequence[str]) -> int | None:
+    """The number that ``layers_to_transform`` knows a module by: the first part of its name that is
+    one, after a part of any name, or after one that ``layers_pattern`` means.
+
+    None if it has none.
+    """
+    patterns = [rf"(?:^|.*?\.){stack}\.(\d+)\." for stack in stacks] or [r".*?\.[^.]*\.(\d+)\."]
+    found = next((match for one in patterns if (match := re.match(one, name))), None)
+    return None if found is None else int(found[found.re.groups])
+
+
 def compiled(values: Mapping[str, Any]) -> Patterns:
     """A ``rank_pattern`` or ``alpha_pattern``: regular expressions of whole ends of names."""
     return tuple((re.compile(rf"(.*\.)?({key})$"), value) for key, value in values.items())

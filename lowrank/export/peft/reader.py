@@ -45,8 +45,9 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
 
     Raises:
         ValueError: another type of adapter than LoRA, DoRA or VeRA, parts that are not known,
-            layers that are not there or of another shape, a rank above a layer's, another base than
-            the one that `export_peft` wrote the adapter for; a pickle, which is never opened.
+            layers that are not there or of another shape, a rank above a layer's, numbers that are
+            not finite, another base than the one that `export_peft` wrote the adapter for; a
+            pickle, which is never opened.
         FileNotFoundError: the folder or a file of it is not there.
     """
     path = as_path(folder, "folder")
@@ -67,6 +68,7 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
             check_once(model, list(given.layers))
             _check_base(metadata, {name: targets[name] for name in given.layers})
             tensors = {name: get(name) for name in stored}
+        _check_finite(tensors)
         with torch.inference_mode(False), torch.no_grad():
             return _adapted(model, config, given, tensors)
 
@@ -118,12 +120,20 @@ def _form(
         own = matrix.to(device, target.dtype).contiguous()
         if not torch.equal(own.to(matrix), matrix):
             rounded.add(f"the adapter is rounded from {matrix.dtype} to {target.dtype}")
+            if not bool(own.isfinite().all()):
+                raise ValueError(f"its adapter has numbers that are too large for {target.dtype}")
         return Dense(own) if key is None else leaves.setdefault(key, Dense(own))
 
     term = LAYOUTS[config.kind].term(config, target, {**shared, **tensors}, leaf)
     if lengths is not None:
         lengths = lengths.flatten().to(device, target.dtype)
     return together(Adapted(target.base(), (term,), lengths), tuple(sorted(rounded)))
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has numbers that are not finite: the training went wrong")
 
 
 def _check_base(metadata: Mapping[str, str], targets: Mapping[str, HostLayer]) -> None:

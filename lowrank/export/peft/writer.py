@@ -185,11 +185,15 @@ def _write(
     config: Mapping[str, Any],
     base: Mapping[str, str],
 ) -> None:
-    """Write the two files, the config last: without it there is no adapter."""
+    """Write the two files, the config last: without it there is no adapter.
+
+    The config of an adapter that was there goes first, since it would read other tensors wrongly.
+    """
     metadata = {"format": "pt", "lowrank": json.dumps({"kind": KIND, "base": base})}
     plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with replacing(folder / WEIGHTS) as file:
         file.write_bytes(_with_metadata(save(plain), metadata))
+        (folder / CONFIG).unlink(missing_ok=True)
     with replacing(folder / CONFIG) as file:
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

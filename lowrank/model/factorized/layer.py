@@ -25,6 +25,8 @@ class FactorizedLayer(nn.Module):
     kind: str
     factorization: Factorization
     view: KernelView = "channel"
+    # Whether it runs a packed copy of its weight, which no change of the weight reaches.
+    is_packed: ClassVar[bool] = False
     # The attribute by which code reads the weight of the replaced layer.
     weight_name: ClassVar[str] = "weight"
 

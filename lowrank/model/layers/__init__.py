@@ -8,6 +8,7 @@ are no parameters that a rule could replace, an opener in `lowrank.model.opened`
 from torch import nn
 
 from lowrank.approximation.weight_checks import DTYPES
+from lowrank.factorizations import Factorization
 from lowrank.model.layers.attention import MultiheadAttentionRule
 from lowrank.model.layers.bilinear import BilinearRule
 from lowrank.model.layers.convolution import ConvolutionRule
@@ -37,6 +38,8 @@ def why_no_rule(module: nn.Module) -> str:
     """Why a module whose weight is a matrix is not compressed."""
     kinds = [kind for kind in (rule.module_type() for rule in RULES) if kind is not None]
     if not isinstance(module, tuple(kinds)):
+        if isinstance(module, Factorization):
+            return "a part of a factorization, which `lowrank.recovery.DecomposeLeaves` compresses"
         return "no rule for a module that uses it"
     if "forward" in vars(module):
         return "its `forward` was set on this one module, and would be lost"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
+from lowrank.model.nested import hashes
 from lowrank.numerics.memo import model_fingerprint
 from lowrank.tasks.task import Task
 from lowrank.tasks.training.bar import TrainingBar
@@ -168,8 +169,17 @@ class Loop:
             return None
         settings = asdict(self.options) | asdict(self.recipe)
         task = {"name": self.task.name, "seed": self.task.seed, "examples": len(self.data)}
+        task["first"] = self._first_examples()
         made_for = {"options": settings, "epochs": [self.part.start, self.part.stop], "task": task}
         return next_checkpoint(made_for | {"model": model_fingerprint(self.model)})
+
+    def _first_examples(self) -> list[str]:
+        """Hashes of the first batch, without a draw from the generators of the caller."""
+        rows = torch.arange(min(self.recipe.batch_size, len(self.data)))
+        with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
+            torch.manual_seed(self.task.seed)
+            batch = self.data.batch(rows)
+        return hashes([batch.inputs, batch.targets])
 
     def _found(self) -> dict[str, Any]:
         losses, stopping = self.state.losses, self.state.stopping

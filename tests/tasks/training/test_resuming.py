@@ -21,7 +21,7 @@ from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
 from lowrank.export.checkpoint import save
 from lowrank.files.tensor_files import opened, write
 from lowrank.recovery import FineTune, Gradual, InOrder, LearningCompression
-from lowrank.tasks import Trained, Training, resumable
+from lowrank.tasks import Inverted, Trained, Training, resumable
 
 RECIPE = FineTune(epochs=3, learning_rate=3e-3, batch_size=256, weight_decay=0.01)
 PER_EPOCH = 6
@@ -168,8 +168,9 @@ def test_a_dense_model_trained_on_the_way_does_not_count(tmp_path, monkeypatch):
         (lambda: (RECIPE, TASK.model(), replace(TASK, calibration_size=32, seed=1)), "task"),
         (lambda: (RECIPE, compress(TASK.model(), LoRA(2, 4.0)).model, TASK), "model"),
         (lambda: (RECIPE, compress(TASK.model(), TruncatedSVD(2)).model, TASK), "model"),
+        (lambda: (RECIPE, TASK.model(), replace(TASK, source=Inverted(TASK.source))), "task"),
     ],
-    ids=["rate", "patience", "seed", "adapter", "form"],
+    ids=["rate", "patience", "seed", "adapter", "form", "data"],
 )
 def test_the_state_of_another_training_is_refused(other, differs, tmp_path):
     with resumable(tmp_path, seconds=0):
@@ -180,6 +181,30 @@ def test_the_state_of_another_training_is_refused(other, differs, tmp_path):
     with pytest.raises(ValueError, match=text), resumable(tmp_path, seconds=0):
         recipe.recover(model, task)
     assert is_same(model, before)
+
+
+def test_a_state_at_another_dropout_is_refused(tmp_path):
+    for dropout in (0.1, 0.0):
+        adapted = compress(TASK.model(), LoRA(2, 4.0, dropout=dropout)).model
+        with resumable(tmp_path, seconds=0):
+            if dropout:
+                RECIPE.recover(adapted, TASK)
+                continue
+            with pytest.raises(ValueError, match="state of another .* in model: delete it"):
+                RECIPE.recover(adapted, TASK)
+
+
+def test_a_state_toward_another_dense_model_is_not_gone_on_from(tmp_path):
+    recipe, dense = replace(RECIPE, distill=0.5), network().eval()
+    other = copy.deepcopy(dense)
+    nn.init.ones_(other[3].weight)
+    with pytest.raises(Killed), resumable(tmp_path, seconds=0):
+        recipe.recover_toward(network(), dense, killed_after(9, TASK), lambda *said: None)
+    found, expected = network(), network()
+    recipe.recover_toward(expected, other, TASK)
+    with resumable(tmp_path, seconds=0):
+        recipe.recover_toward(found, other, TASK)
+    assert is_same(found, expected)
 
 
 def interrupted(folder, recipe=RECIPE):
