@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank.approximation.quantization_grid import QuantizationGrid
 from lowrank.factorizations.packing import Layout
-from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
+from lowrank.numerics.elimination import Choose, Settle, eliminate_in_turn, sweep
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,19 @@ class RoundedColumns:
         Args:
             rest: values to be rounded, (n, out); changed.
             columns: their indices in the matrix, (n,).
-            factor: U of `inverse_factor` for these columns, (n, n).
+            factor: `compensation` for these columns, (n, n).
 
         Returns:
-            The errors to be compensated by other columns, in units of their rows of U: (n, out).
+            The errors to be compensated by other columns, (n, out).
         """
-        codes = torch.empty_like(rest)
+        found = torch.empty_like(rest)
 
-        def chooser(begin: int, end: int) -> Choose:
-            levels, block = self.levels(columns[begin:end]), codes[begin:end]
-            return lambda place, values: levels.round(values, place, block[place])
+        def settler(begin: int, end: int) -> Settle:
+            levels, block = self.levels(columns[begin:end]), found[begin:end]
+            return lambda place, values, errors: levels.missed(values, place, block[place], errors)
 
-        errors = eliminate_in_turn(rest, factor, chooser)
-        self.codes[columns] = codes
+        errors = eliminate_in_turn(rest, factor, settler)
+        self.codes[columns] = found + self.zero[columns // self.width]
         return errors
 
     def descend(self, weight: Tensor, moment: Tensor, order: Tensor) -> None:
@@ -113,15 +113,16 @@ class RoundedColumns:
             moment: with no zero on its diagonal.
             order: of the columns, (in,).
         """
-        codes = self.codes[order]
+        zero = self.zero[order // self.width]
+        found = self.codes[order] - zero
 
         def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
-            levels, block = self.levels(order[begin:end]), codes[begin:end]
-            before = (block - levels.zero) * levels.scale
-            return before, lambda place, wanted: levels.round(wanted, place, block[place])
+            levels, block = self.levels(order[begin:end]), found[begin:end]
+            before = block * levels.scale
+            return before, lambda place, wanted: levels.nearest(wanted, place, block[place])
 
         sweep(weight.double().T - self.dense(), moment, order, chooser)
-        self.codes[order] = codes
+        self.codes[order] = found + zero
 
     def _squared_errors(self, weight: Tensor, moment: Tensor) -> Tensor:
         missing = weight.double().T - self.dense()
@@ -129,18 +130,33 @@ class RoundedColumns:
 
 
 class ColumnLevels:
-    """The levels 0..`top` less a zero, times a scale, of each entry of some columns, (n, out)."""
+    """The levels −zero..`top` − zero, times a scale, of each entry of some columns, (n, out)."""
 
     def __init__(self, top: int, scale: Tensor, zero: Tensor) -> None:
-        self.top, self.scale, self.zero = top, scale, zero
+        self.scale = scale
+        self._low, self._high = -zero, top - zero
         # A group of scale 0 has one level.
         self._divisor = scale.where(scale != 0, torch.inf)
+        # With two levels the zero point may be half a code.
+        self._shift = zero if top == 1 else None
 
-    def round(self, values: Tensor, column: int, codes: Tensor) -> Tensor:
-        """The levels nearest to one column's values (out,); `codes` becomes those of them."""
-        torch.div(values, self._divisor[column], out=codes)
-        codes.add_(self.zero[column]).round_().clamp_(0, self.top)
-        return (codes - self.zero[column]).mul_(self.scale[column])
+    def nearest(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
+        """The numbers nearest to one column's values (out,); `levels` becomes their levels."""
+        return self._round(values, column, levels) * self.scale[column]
+
+    def missed(self, values: Tensor, column: int, levels: Tensor, errors: Tensor) -> None:
+        """Write into `errors` (out,) one column's values less the numbers nearest to them, and the
+        levels of these into `levels`."""
+        self._round(values, column, levels)
+        torch.addcmul(values, levels, self.scale[column], value=-1, out=errors)
+
+    def _round(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
+        torch.div(values, self._divisor[column], out=levels)
+        if self._shift is None:
+            levels.round_()
+        else:
+            levels.add_(self._shift[column]).round_().sub_(self._shift[column])
+        return torch.clamp(levels, self._low[column], self._high[column], out=levels)
 
 
 def kept_nearest(rows: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,13 +71,12 @@ class Rounding:
         Args:
             entry_weights: what each squared error counts; broadcasts to (out, in).
         """
-        grid = self.weighted_grid(weight, entry_weights)
         if self.scale == "range" or not is_uneven(entry_weights):
-            return grid
-        plain = self.weighted_grid(weight, torch.ones_like(entry_weights))
+            return self.weighted_grid(weight, entry_weights)
         layout = self.layout(weight)
         groups = layout.split(weight.double())
         weights = layout.split(entry_weights.expand(weight.shape))
+        grid, plain = self._fits(groups, [weights, layout.filled(weight.device).double()])
         error = grid.error(groups, weights)
         return grid.better(error, plain, plain.error(groups, weights))[0]
 
@@ -94,10 +94,18 @@ class Rounding:
         Args:
             largest: scale of the matrix, if these are not all of its groups.
         """
-        grid = self._range_grid(groups, weights, largest)
+        return self._fits(groups, [weights], largest)[0]
+
+    def _fits(
+        self, groups: Tensor, weightings: Sequence[Tensor], largest: Tensor | None = None
+    ) -> list[QuantizationGrid]:
+        """The levels of groups for each of several weights of errors."""
+        if self._is_binary and len(weightings) > 1:  # They begin at other levels.
+            return [self._fits(groups, [weights], largest)[0] for weights in weightings]
+        grid = self._range_grid(groups, weightings[0], largest)
         if self.scale == "range":
-            return grid
-        return least_squares(groups, weights, grid, self.scale_dtype, self.symmetric)
+            return [grid]
+        return least_squares(groups, weightings, grid, self.scale_dtype, self.symmetric)
 
     @property
     def ignores_norm(self) -> bool:
