@@ -98,12 +98,14 @@ class _Search:
     def try_scales(self, scales: Tensor) -> None:
         """Take for each group the best of scales (n, rows), in each weighting."""
         together = max(1, len(self.room) // self.groups.numel())
-        errors: list[Tensor] = []
+        errors: list[list[Tensor]] = [[] for _ in self.weights]
         parts = zip(scales.split(together), as_divisor(scales).split(together), strict=True)
         for part, divisor in parts:
             squares = self._squares(part, divisor, self.zero[:1])
-            errors.append(torch.stack([(squares * w).sum(dim=2) for w in self.weights]))
-        found = torch.cat(errors, dim=1).min(dim=1)
+            for weights, own in zip(self.weights[1:], errors[1:], strict=True):
+                own.append((squares * weights).sum(dim=2))
+            errors[0].append(squares.mul_(self.weights[0]).sum(dim=2))
+        found = torch.stack([torch.cat(own) for own in errors]).min(dim=1)
         self.error, self.scale = found.values, scales.gather(0, found.indices)
         self._divisor = as_divisor(self.scale)
 
