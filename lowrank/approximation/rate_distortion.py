@@ -42,15 +42,17 @@ def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
 
     A parabola on either side of 0, so that the best integer is one next to its lowest point.
     """
-    return ((numbers.abs() - drawn).clamp_min_(0) / divided).round_().copysign(numbers)
+    return (numbers - torch.clamp(numbers, -drawn, drawn)).div_(divided).round_()
 
 
 def chosen_by(codes: Tensor, drawn: Tensor, divided: Tensor) -> Choose:
     """A function that writes the `nearest` codes of a column to its place in codes (n, out)."""
 
+    low = -drawn
+
     def choose(place: int, numbers: Tensor) -> Tensor:
-        codes[place] = nearest(numbers, drawn[place], divided[place])
-        return codes[place]
+        chosen = torch.clamp(numbers, low[place], drawn[place], out=codes[place])
+        return torch.sub(numbers, chosen, out=chosen).div_(divided[place]).round_()
 
     return choose
 

@@ -105,7 +105,9 @@ class _Search:
             for weights, own in zip(self.weights[1:], errors[1:], strict=True):
                 own.append((squares * weights).sum(dim=2))
             errors[0].append(squares.mul_(self.weights[0]).sum(dim=2))
-        found = torch.stack([torch.cat(own) for own in errors]).min(dim=1)
+        known = torch.stack([torch.cat(own) for own in errors])
+        # Of a scale beyond the range of its dtype.
+        found = known.nan_to_num_(nan=torch.inf, posinf=torch.inf).min(dim=1)
         self.error, self.scale = found.values, scales.gather(0, found.indices)
         self._divisor = as_divisor(self.scale)
 

@@ -99,11 +99,11 @@ def sweep(
     """
     for begin in range(0, len(order), BLOCK):
         columns = order[begin : begin + BLOCK]
-        pull, within = moment[columns] @ missing, moment[columns][:, columns]
         before, choose = chooser(begin, begin + len(columns))
-        changes = torch.empty_like(pull)
+        rows = moment[columns] / moment.diagonal()[columns, None]
+        wanted, within = (rows @ missing).add_(before), rows[:, columns]
+        changes = torch.empty_like(wanted)
         for place in range(len(columns)):
-            pull[place].addmv_(changes[:place].T, within[place, :place], alpha=-1)
-            wanted = pull[place].div_(within[place, place]).add_(before[place])
-            torch.sub(choose(place, wanted), before[place], out=changes[place])
+            wanted[place].addmv_(changes[:place].T, within[place, :place], alpha=-1)
+            torch.sub(choose(place, wanted[place]), before[place], out=changes[place])
         missing[columns] -= changes
