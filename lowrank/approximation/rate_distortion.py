@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lowrank.factorizations.laws import Exponents, Law, width
 from lowrank.norms import Norm
-from lowrank.numerics.curvature import inverse_factor, is_diagonal, without_dead
-from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
+from lowrank.numerics.curvature import compensation, inverse_factor, is_diagonal, without_dead
+from lowrank.numerics.elimination import Choose, Settle, eliminate_in_turn, sweep
 
 # The price of a nat: at steps of 1 the squared error is 1/12, and one more nat lowers it by 1/6.
 NAT = 1 / 6
@@ -42,15 +42,17 @@ def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
 
     A parabola on either side of 0, so that the best integer is one next to its lowest point.
     """
-    return ((numbers.abs() - drawn).clamp_min_(0) / divided).round_().copysign(numbers)
+    return (numbers - torch.clamp(numbers, -drawn, drawn)).div_(divided).round_()
 
 
 def chosen_by(codes: Tensor, drawn: Tensor, divided: Tensor) -> Choose:
     """A function that writes the `nearest` codes of a column to its place in codes (n, out)."""
 
+    low = -drawn
+
     def choose(place: int, numbers: Tensor) -> Tensor:
-        codes[place] = nearest(numbers, drawn[place], divided[place])
-        return codes[place]
+        chosen = torch.clamp(numbers, low[place], drawn[place], out=codes[place])
+        return torch.sub(numbers, chosen, out=chosen).div_(divided[place]).round_()
 
     return choose
 
@@ -110,11 +112,16 @@ class Matrix:
             codes[self.order] = nearest(rest, drawn, divided)
             return codes
 
-        def chooser(begin: int, end: int) -> Choose:
+        def settler(begin: int, end: int) -> Settle:
             block = slice(begin, end)
-            return chosen_by(chosen[block], drawn[block], divided[block])
+            choose = chosen_by(chosen[block], drawn[block], divided[block])
 
-        eliminate_in_turn(rest, self.factor / self.factor.diagonal()[:, None], chooser)
+            def settle(place: int, numbers: Tensor, errors: Tensor) -> None:
+                torch.sub(numbers, choose(place, numbers), out=errors)
+
+            return settle
+
+        eliminate_in_turn(rest, compensation(self.factor), settler)
         codes[self.order] = chosen
         return codes
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.quantization_grid import QuantizationGrid
+from lowrank.approximation.scale_search import as_divisor
 from lowrank.factorizations.packing import Layout
-from lowrank.numerics.elimination import Choose, eliminate_in_turn, sweep
+from lowrank.numerics.elimination import Choose, Settle, eliminate_in_turn, sweep
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,15 @@ class RoundedColumns:
         return torch.arange(len(self.codes), device=self.codes.device) // self.width
 
     def levels(self, columns: Tensor) -> ColumnLevels:
-        """The levels of some columns, (n,)."""
-        group = columns // self.width
-        return ColumnLevels(2**self.bits - 1, self.scale[group], self.zero[group])
+        """The levels of columns, (n,), in this order."""
+        top = 2**self.bits - 1
+        parts = (self.scale, -self.zero, top - self.zero, as_divisor(self.scale))
+        if len(self.scale) == 1:
+            of_columns = [part.expand(len(columns), -1) for part in parts]
+        else:
+            group = columns // self.width
+            of_columns = [part[group] for part in parts]
+        return ColumnLevels(*of_columns, is_shifted=top == 1)
 
     def better_rows(
         self, other: RoundedColumns, weight: Tensor, moment: Tensor
@@ -89,22 +96,26 @@ class RoundedColumns:
         """Round some columns in turn; the columns that follow compensate each error.
 
         Args:
-            rest: values to be rounded, (n, out); changed.
+            rest: values to be rounded, (n, out); may be changed.
             columns: their indices in the matrix, (n,).
-            factor: U of `inverse_factor` for these columns, (n, n).
+            factor: `compensation` for these columns, (n, n).
 
         Returns:
-            The errors to be compensated by other columns, in units of their rows of U: (n, out).
+            The errors to be compensated by other columns, (n, out).
         """
-        codes = torch.empty_like(rest)
+        one_group = len(self.scale) == 1
+        # In units of one scale for each row, values need not be divided by it column by column.
+        rest = rest / as_divisor(self.scale) if one_group else rest
+        found, all_levels = torch.empty_like(rest), self.levels(columns)
 
-        def chooser(begin: int, end: int) -> Choose:
-            levels, block = self.levels(columns[begin:end]), codes[begin:end]
-            return lambda place, values: levels.round(values, place, block[place])
+        def settler(begin: int, end: int) -> Settle:
+            levels, block = all_levels.of(slice(begin, end)), found[begin:end]
+            missed = levels.missed_units if one_group else levels.missed
+            return lambda place, values, errors: missed(values, place, block[place], errors)
 
-        errors = eliminate_in_turn(rest, factor, chooser)
-        self.codes[columns] = codes
-        return errors
+        errors = eliminate_in_turn(rest, factor, settler)
+        self.codes[columns] = found + self.zero[columns // self.width]
+        return errors * self.scale if one_group else errors
 
     def descend(self, weight: Tensor, moment: Tensor, order: Tensor) -> None:
         """Coordinate descent: round every column once anew, with the other columns fixed.
@@ -113,34 +124,68 @@ class RoundedColumns:
             moment: with no zero on its diagonal.
             order: of the columns, (in,).
         """
-        codes = self.codes[order]
+        zero = self.zero[order // self.width]
+        found, all_levels = self.codes[order] - zero, self.levels(order)
 
         def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
-            levels, block = self.levels(order[begin:end]), codes[begin:end]
-            before = (block - levels.zero) * levels.scale
-            return before, lambda place, wanted: levels.round(wanted, place, block[place])
+            levels, block = all_levels.of(slice(begin, end)), found[begin:end]
+            before = block * levels.scale
+            return before, lambda place, wanted: levels.nearest(wanted, place, block[place])
 
         sweep(weight.double().T - self.dense(), moment, order, chooser)
-        self.codes[order] = codes
+        self.codes[order] = found + zero
 
     def _squared_errors(self, weight: Tensor, moment: Tensor) -> Tensor:
         missing = weight.double().T - self.dense()
         return ((moment @ missing) * missing).sum(dim=0)
 
 
+@dataclass(frozen=True)
 class ColumnLevels:
-    """The levels 0..`top` less a zero, times a scale, of each entry of some columns, (n, out)."""
+    """The levels `low` to `high`, times a scale, of each entry of some columns, all (n, out).
 
-    def __init__(self, top: int, scale: Tensor, zero: Tensor) -> None:
-        self.top, self.scale, self.zero = top, scale, zero
-        # A group of scale 0 has one level.
-        self._divisor = scale.where(scale != 0, torch.inf)
+    Attributes:
+        divisor: the scale, infinite where it is 0 and an entry has one level.
+        is_shifted: whether levels are counted from `low`, which may be half a level.
+    """
 
-    def round(self, values: Tensor, column: int, codes: Tensor) -> Tensor:
-        """The levels nearest to one column's values (out,); `codes` becomes those of them."""
-        torch.div(values, self._divisor[column], out=codes)
-        codes.add_(self.zero[column]).round_().clamp_(0, self.top)
-        return (codes - self.zero[column]).mul_(self.scale[column])
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    divisor: Tensor
+    is_shifted: bool
+
+    def of(self, part: slice) -> ColumnLevels:
+        """The levels of consecutive ones of the columns."""
+        tensors = (self.scale, self.low, self.high, self.divisor)
+        return ColumnLevels(*(tensor[part] for tensor in tensors), self.is_shifted)
+
+    def nearest(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
+        """The numbers nearest to one column's values (out,); `levels` becomes their levels."""
+        return self._round(values, column, levels) * self.scale[column]
+
+    def missed(self, values: Tensor, column: int, levels: Tensor, errors: Tensor) -> None:
+        """Write into `errors` (out,) one column's values less the numbers nearest to them, and the
+        levels of these into `levels`."""
+        self._round(values, column, levels)
+        torch.addcmul(values, levels, self.scale[column], value=-1, out=errors)
+
+    def missed_units(self, values: Tensor, column: int, levels: Tensor, errors: Tensor) -> None:
+        """As `missed`, of values in units of the scale."""
+        self._round_units(values, column, levels)
+        torch.sub(values, levels, out=errors)
+
+    def _round(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
+        torch.div(values, self.divisor[column], out=levels)
+        return self._round_units(levels, column, levels)
+
+    def _round_units(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
+        low, high = self.low[column], self.high[column]
+        if self.is_shifted:
+            torch.sub(values, low, out=levels).round_().add_(low)
+        else:
+            torch.round(values, out=levels)
+        return torch.clamp(levels, low, high, out=levels)
 
 
 def kept_nearest(rows: int) -> tuple[str, ...]:

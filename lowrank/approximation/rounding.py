@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,22 +13,15 @@ from torch import Tensor
 from lowrank.approximation.quantization_grid import (
     SCALE_DTYPES,
     QuantizationGrid,
-    as_stored,
     divide,
     round_up,
 )
+from lowrank.approximation.scale_search import least_squares
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout, check_bits, check_group_size, packed_bytes
 from lowrank.factorizations.quantized import symmetric_zero
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_flag, check_one_of
-
-# The scales of the least-squares search, relative to that of the range: up to 1.5, where the one
-# positive level of 2 bits meets the largest weight, and down to 1/16 for 1 bit and heavy tails.
-FACTORS = tuple(1.5 * 2.0 ** (-step / 10) for step in range(47))
-
-# The number of weights whose scales are searched together.
-PIECE = 2**16
 
 SAME_IN_EVERY_NORM = "scale='range' is the same in every norm"
 
@@ -77,13 +71,12 @@ class Rounding:
         Args:
             entry_weights: what each squared error counts; broadcasts to (out, in).
         """
-        grid = self.weighted_grid(weight, entry_weights)
         if self.scale == "range" or not is_uneven(entry_weights):
-            return grid
-        plain = self.weighted_grid(weight, torch.ones_like(entry_weights))
+            return self.weighted_grid(weight, entry_weights)
         layout = self.layout(weight)
         groups = layout.split(weight.double())
         weights = layout.split(entry_weights.expand(weight.shape))
+        grid, plain = self._fits(groups, [weights, layout.filled(weight.device).double()])
         error = grid.error(groups, weights)
         return grid.better(error, plain, plain.error(groups, weights))[0]
 
@@ -101,18 +94,18 @@ class Rounding:
         Args:
             largest: scale of the matrix, if these are not all of its groups.
         """
-        grid = self._range_grid(groups, weights, largest)
+        return self._fits(groups, [weights], largest)[0]
+
+    def _fits(
+        self, groups: Tensor, weightings: Sequence[Tensor], largest: Tensor | None = None
+    ) -> list[QuantizationGrid]:
+        """The levels of groups for each of several weights of errors."""
+        if self._is_binary and len(weightings) > 1:  # They begin at other levels.
+            return [self._fits(groups, [weights], largest)[0] for weights in weightings]
+        grid = self._range_grid(groups, weightings[0], largest)
         if self.scale == "range":
-            return grid
-        # Piece by piece: each fits in the cache, and is done when its own groups are.
-        rows = max(1, PIECE // groups.shape[1])
-        pieces = (groups, weights, grid.scale, grid.zero)
-        found = [
-            self._least_squares(part, counts, QuantizationGrid(self.bits, scale, zero))
-            for part, counts, scale, zero in zip(*(p.split(rows) for p in pieces), strict=True)
-        ]
-        scale, zero = torch.cat([g.scale for g in found]), torch.cat([g.zero for g in found])
-        return QuantizationGrid(self.bits, scale, zero)
+            return [grid]
+        return least_squares(groups, weightings, grid, self.scale_dtype, self.symmetric)
 
     @property
     def ignores_norm(self) -> bool:
@@ -179,30 +172,6 @@ class Rounding:
         mean = divide((sizes * counts).sum(dim=1), counts.sum(dim=1))
         scale = round_up(2 * mean, self.scale_dtype, largest)
         return QuantizationGrid(self.bits, scale, torch.full_like(scale, symmetric_zero(self.bits)))
-
-    def _least_squares(
-        self, groups: Tensor, weights: Tensor, grid: QuantizationGrid
-    ) -> QuantizationGrid:
-        """The best found grid for each group."""
-        best, error = grid, grid.error(groups, weights)
-        # The best scale may have the other sign than the range, whose largest weight it clips.
-        signs = (1, -1) if self.symmetric and self.bits > 1 else (1,)
-        for factor in (sign * factor for factor in FACTORS for sign in signs):
-            trial = replace(grid, scale=as_stored(grid.scale * factor, self.scale_dtype))
-            best, error = best.better(error, trial, trial.error(groups, weights))
-        shifts = (0,) if self.symmetric else (0, -1, 1)
-        while True:
-            before = error
-            levels = best.codes(groups) - best.zero[:, None]
-            counted = levels * weights
-            fitted = divide((groups * counted).sum(dim=1), (levels * counted).sum(dim=1))
-            scale = as_stored(fitted, self.scale_dtype)
-            for shift in shifts:
-                zero = (best.zero + shift).clamp(0, 2**self.bits - 1)
-                trial = replace(best, scale=scale, zero=zero)
-                best, error = best.better(error, trial, trial.error(groups, weights))
-            if torch.equal(error, before):  # It falls at every pass, and grids are finitely many.
-                return best
 
 
 def round_to_nearest(weight: Tensor, norm: Norm, rounding: Rounding) -> Quantized:

@@ -19,6 +19,7 @@ from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
     UNPAIRED,
+    compensation,
     inverse_factor,
     is_diagonal,
     raised,
@@ -112,7 +113,7 @@ class GPTQ(Decomposer):
         alive = without_dead(moment)
         order = self._order(moment.diagonal(), nearest)
         factor, share = inverse_factor(alive[order][:, order])
-        elimination = Elimination(order, factor, moment.diagonal()[order])
+        elimination = Elimination(order, compensation(factor), moment.diagonal()[order])
         result = self._compensate(weight, nearest, elimination)
         result, kept = result.better_rows(nearest, weight, moment)
         for _ in range(self.sweeps):
@@ -168,7 +169,7 @@ class Elimination:
 
     Attributes:
         order: of the columns, (in,).
-        factor: U of `inverse_factor` of the moment in this order, (in, in).
+        factor: `compensation` in this order, (in, in).
         strength: its diagonal in this order, (in,).
     """
 

@@ -19,7 +19,13 @@ from lowrank.factorizations import Factorization, Sparse
 from lowrank.factorizations.operations import KernelView
 from lowrank.factorizations.packing import Layout
 from lowrank.norms import Diagonal, Full, Identity, Norm
-from lowrank.numerics.curvature import inverse_factor, is_diagonal, raised, without_dead
+from lowrank.numerics.curvature import (
+    compensation,
+    inverse_factor,
+    is_diagonal,
+    raised,
+    without_dead,
+)
 
 
 @dataclass(frozen=True)
@@ -180,5 +186,5 @@ def eliminated(
         factor: U of `inverse_factor` for the columns in this order, (in, in).
     """
     result = nearest.copy()
-    result.eliminate(exact.T[order].contiguous(), order, factor)
+    result.eliminate(exact.T[order].contiguous(), order, compensation(factor))
     return result

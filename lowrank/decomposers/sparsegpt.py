@@ -16,11 +16,12 @@ from lowrank.norms import Diagonal, Full, Identity, Norm
 from lowrank.numerics.checks import check_integer, check_one_of
 from lowrank.numerics.curvature import (
     UNPAIRED,
+    compensation,
     inverse_factor,
     is_diagonal,
     raised,
 )
-from lowrank.numerics.elimination import Choose, eliminate, eliminate_in_turn
+from lowrank.numerics.elimination import Settle, eliminate, eliminate_in_turn
 from lowrank.numerics.ranking import relative
 from lowrank.numerics.survivors import exact_update
 
@@ -92,18 +93,21 @@ class SparseGPT(Pruning):
         # Transposed, so that a column lies in one piece.
         rest = weight.double().T.clone(memory_format=torch.contiguous_format)
         kept = torch.ones_like(rest, dtype=torch.bool)
+        gains = compensation(factor)
 
         def settle_block(begin: int, end: int) -> Tensor:
             block = slice(begin, end)
             kept[block] = choose(rest[block].T, block).T
-            masks = kept[block]
+            dropped = ~kept[block]
 
-            def chooser(first: int, last: int) -> Choose:
-                return lambda place, values: values * masks[first + place]
+            def settler(first: int, last: int) -> Settle:
+                return lambda place, values, errors: torch.mul(
+                    values, dropped[first + place], out=errors
+                )
 
-            return eliminate_in_turn(rest[block], factor[block, block], chooser)
+            return eliminate_in_turn(rest[block], gains[block, block], settler)
 
-        eliminate(rest, factor, [*range(0, columns, width), columns], settle_block)
+        eliminate(rest, gains, [*range(0, columns, width), columns], settle_block)
         return (rest * kept).T, kept.T
 
     def _chooser(

@@ -48,6 +48,12 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
     )
 
 
+def compensation(factor: Tensor) -> Tensor:
+    """U of `inverse_factor` with each row divided by its diagonal: the change of later columns, up
+    to its sign, for an error of 1."""
+    return factor / factor.diagonal()[:, None]
+
+
 def without_dead(moment: Tensor) -> Tensor:
     """The moment with its mean on the diagonal where that is zero.
 

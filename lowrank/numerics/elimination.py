@@ -14,6 +14,8 @@ BLOCK = 32
 # A function of the place of a column in its block and its optimal real values (out,) to the chosen
 # values.
 Choose = Callable[[int, Tensor], Tensor]
+# The same, which writes these values less the chosen ones into a given tensor (out,).
+Settle = Callable[[int, Tensor, Tensor], None]
 
 
 def eliminate(
@@ -26,13 +28,13 @@ def eliminate(
 
     Args:
         rest: the columns, a column a row, (n, out); changed.
-        factor: U of `inverse_factor` for them, (n, n).
+        factor: U of `inverse_factor` for them, rows divided by its diagonal, (n, n).
         edges: where blocks begin, and the end: 0, …, n.
         settle: given the first column of a block and the one after its last, the errors of the
             block. `rest` then compensates the errors of all columns before.
 
     Returns:
-        The errors, (n, out), of the columns, in units of their rows of U.
+        The errors of the columns, (n, out).
     """
     errors = torch.empty_like(rest)
 
@@ -52,14 +54,14 @@ def eliminate(
 
 
 def eliminate_in_turn(
-    rest: Tensor, factor: Tensor, chooser: Callable[[int, int], Choose]
+    rest: Tensor, factor: Tensor, settler: Callable[[int, int], Settle]
 ) -> Tensor:
     """Choose the values of all columns in turn; the later columns compensate each error.
 
     Args:
         rest: the columns, a column a row, (n, out); changed to what each was when its turn came.
-        factor: U of `inverse_factor` for them, (n, n).
-        chooser: given the first column of a block and the one after its last, the function that
+        factor: as of `eliminate`.
+        settler: given the first column of a block and the one after its last, the function that
             chooses the values of its columns.
 
     Returns:
@@ -67,12 +69,11 @@ def eliminate_in_turn(
     """
 
     def settle(begin: int, end: int) -> Tensor:
-        block, within, choose = rest[begin:end], factor[begin:end, begin:end], chooser(begin, end)
+        block, within, column = rest[begin:end], factor[begin:end, begin:end], settler(begin, end)
         errors = torch.empty_like(block)
         for place in range(end - begin):
             block[place].addmv_(errors[:place].T, within[:place, place], alpha=-1)
-            torch.sub(block[place], choose(place, block[place]), out=errors[place])
-            errors[place].div_(within[place, place])
+            column(place, block[place], errors[place])
         return errors
 
     return eliminate(rest, factor, [*range(0, len(rest), BLOCK), len(rest)], settle)
@@ -98,11 +99,11 @@ def sweep(
     """
     for begin in range(0, len(order), BLOCK):
         columns = order[begin : begin + BLOCK]
-        pull, within = moment[columns] @ missing, moment[columns][:, columns]
         before, choose = chooser(begin, begin + len(columns))
-        changes = torch.empty_like(pull)
+        rows = moment[columns] / moment.diagonal()[columns, None]
+        wanted, within = (rows @ missing).add_(before), rows[:, columns]
+        changes = torch.empty_like(wanted)
         for place in range(len(columns)):
-            pull[place].addmv_(changes[:place].T, within[place, :place], alpha=-1)
-            wanted = pull[place].div_(within[place, place]).add_(before[place])
-            torch.sub(choose(place, wanted), before[place], out=changes[place])
+            wanted[place].addmv_(changes[:place].T, within[place, :place], alpha=-1)
+            torch.sub(choose(place, wanted[place]), before[place], out=changes[place])
         missing[columns] -= changes

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank.approximation.rounding import PIECE
 from lowrank.decomposers import Quantization
 from lowrank.norms import Diagonal, Full
+from lowrank.numerics.pieces import CACHED
 
 random = functools.partial(made_tensors.random_off_zero, dtype=torch.float32)
 
@@ -117,7 +117,7 @@ def test_least_squares_finds_the_best_scale_of_a_fine_search(bits, outlier):
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_groups_are_fitted_each_by_itself(symmetric):
     method = Quantization(3, "channel", symmetric, scale="mse")
-    weight = random(5, PIECE // 2 - 1)
+    weight = random(5, CACHED // 2 - 1)
     together = method.decompose(weight).to_dense()
     alone = [method.decompose(row[None]).to_dense() for row in weight]
     assert torch.equal(together, torch.cat(alone))
