@@ -45,7 +45,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         OSError: the file cannot be written; the text names it.
     """
     target = as_path(path)
-    _check_module(model)
+    check_module(model)
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
             check_storable(name, value)
@@ -84,7 +84,7 @@ def load(model: nn.Module, path: str | Path, device: str | torch.device | None =
             a device that is not there; a model that is compiled by `torch.compile`.
         FileNotFoundError: it is not there.
     """
-    _check_module(model)
+    check_module(model)
     _check_device(device)
     by = "lowrank.save"
     # Not inference tensors, even where it is called in inference mode: they could not be trained.
@@ -125,7 +125,8 @@ def _load(model: nn.Module, file: TensorFile) -> nn.Module:
     return loaded
 
 
-def _check_module(model: object) -> None:
+def check_module(model: object) -> None:
+    """Raise ValueError unless it is a module of PyTorch that is not compiled."""
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model is a {type(model).__name__} and must be a torch module; of what compress "
