@@ -1,5 +1,6 @@
 """Fused experts: each matrix of each expert is a weight of its own."""
 
+import pickle
 from functools import cache
 
 import pytest
@@ -69,6 +70,7 @@ def test_an_opened_model_gives_the_same_outputs_by_every_implementation(name, im
     opened.set_experts_implementation(implementation)
     assert opened.config._experts_implementation == implementation
     torch.testing.assert_close(logits(opened), logits(model))
+    assert torch.equal(logits(pickle.loads(pickle.dumps(opened))), logits(opened))
     stacked = opened.get_submodule(EXPERTS).gate_up_proj
     assert torch.equal(stacked, model.get_submodule(EXPERTS).gate_up_proj)
 

@@ -40,7 +40,9 @@ def second(x):
     return rows.T @ rows / len(rows)
 
 
-@pytest.mark.parametrize("name", [n for n, k in KINDS.items() if not k.linear or "norm" in n])
+@pytest.mark.parametrize(
+    "name", [n for n, k in KINDS.items() if (not k.linear or "norm" in n) and n != "attention"]
+)
 def test_an_opened_layer_gives_the_same_outputs(name):
     kind = KINDS[name]
     model = copy.deepcopy(kind.dense()) if "old" not in name else Model(kind.made(0)).eval()
