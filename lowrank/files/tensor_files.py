@@ -8,6 +8,7 @@ everything that is read is checked as well.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class TensorFile:
     Attributes:
         header: its JSON.
         shapes, dtypes: of each tensor, as it was before it was stored.
+        hash: of the content, as the file says itself; `read` compares it.
     """
 
     header: Fields
@@ -164,7 +166,7 @@ class TensorFile:
     dtypes: Mapping[str, torch.dtype]
     _path: Path
     _stored: Mapping[str, torch.dtype]  # In the order of their numbers.
-    _hash: str
+    hash: str
 
     @property
     def nbytes(self) -> int:
@@ -172,6 +174,13 @@ class TensorFile:
         sizes = (torch.Size(shape).numel() for shape in self.shapes.values())
         dtypes = self.dtypes.values()
         return sum(n * dtype.itemsize for n, dtype in zip(sizes, dtypes, strict=True))
+
+    def stored_bytes(self) -> dict[str, int]:
+        """Bytes of each tensor in the file."""
+        return {
+            name: math.prod(self.shapes[name]) * dtype.itemsize
+            for name, dtype in self._stored.items()
+        }
 
     def read(self) -> tuple[dict[str, Tensor], bool]:
         """The tensors, on the CPU, and whether they and the header are what was written.
@@ -189,7 +198,7 @@ class TensorFile:
                 stored = _numbers(file, self.shapes[name], dtype)
                 digest.add(name, stored)
                 tensors[name] = stored.to(self.dtypes[name])
-        return tensors, digest.hex() == self._hash
+        return tensors, digest.hex() == self.hash
 
 
 @contextmanager
