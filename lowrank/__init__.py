@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lowrank.execution import optimize_for as optimize_for
     from lowrank.export.checkpoint import load as load
     from lowrank.export.checkpoint import save as save
+    from lowrank.export.model_files import export_model as export_model
+    from lowrank.export.model_files import plan_export as plan_export
     from lowrank.export.peft import export_peft as export_peft
     from lowrank.export.peft import load_peft as load_peft
     from lowrank.model.select import Select as Select
@@ -37,7 +39,9 @@ PLACES = {
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
+    "export_model": "lowrank.export.model_files",
     "export_peft": "lowrank.export.peft",
+    "plan_export": "lowrank.export.model_files",
     "load": "lowrank.export.checkpoint",
     "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",

@@ -89,7 +89,7 @@ class Skeleton:
     """The skeleton of a dense model: its modules, and its tensors' shapes, dtypes and devices.
 
     Raises:
-        ValueError: it has no shapes yet, or buffers that no file holds on the meta device.
+        ValueError: it has no shapes yet.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,8 +100,11 @@ class Skeleton:
             raise ValueError(
                 f"{names_of(lazy)} of the model have no shape yet: run it once on an example"
             )
+
+    def check_buffers(self) -> None:
+        """Raise ValueError if buffers that no file holds are on the meta device."""
         stored = {id(tensor) for tensor in self.stored.values()}
-        derived = [n for n, b in model.named_buffers() if b.is_meta and id(b) not in stored]
+        derived = [n for n, b in self.model.named_buffers() if b.is_meta and id(b) not in stored]
         if derived:
             raise ValueError(
                 f"the buffers {names_of(derived)} of the model are on the meta device, and no file "

@@ -1,9 +1,10 @@
-"""Atomic writes: a file appears whole or not at all."""
+"""Atomic writes: a file, or a folder of files, appears whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -53,6 +54,37 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into, which is renamed to it if the block ends without
+    error, and removed otherwise.
+
+    Raises:
+        ValueError: something is at `path` already, but for an empty folder.
+        OSError: the folder cannot be made; the text names `path`.
+    """
+    check_new(path)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_in(target.parent, target.name)
+    with _naming(path, {str(temporary), str(target.parent)}):
+        _clean_once(target.parent)
+        temporary.mkdir()
+        try:
+            yield temporary
+            os.rename(temporary, target)  # Takes the place of an empty folder.
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(path: Path) -> None:
+    """Raise ValueError unless nothing or an empty folder is at `path`."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is there already: remove it, or name another folder")
+
+
 def temporary_in(folder: Path, name: str) -> Path:
     """A path in `folder` for something that stands in for `name`, and that `clean` would remove."""
     unique = uuid.uuid4().hex[:8]
@@ -74,7 +106,11 @@ def clean(folder: str | Path) -> None:
             continue
         try:
             is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
-            if is_left or is_of_the_gone(found):
+            if not is_left and not is_of_the_gone(found):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
                 os.unlink(entry.path)
         except (FileNotFoundError, PermissionError):
             continue  # Its writer has ended, another one removed it, or it is another user's.

@@ -308,7 +308,7 @@ def test_a_loaded_model_can_be_saved_and_keeps_its_ties(tmp_path):
     )
     assert table is head
     checkpoint.save(loaded, tmp_path / "model")
-    again = checkpoint.load(dense("BERT, masked"), tmp_path / "model")
+    again = checkpoint.load(tmp_path / "model", dense("BERT, masked"))
     assert torch.equal(logits(again, "BERT, masked"), logits(loaded, "BERT, masked"))
 
 

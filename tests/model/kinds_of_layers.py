@@ -41,6 +41,10 @@ class Kind:
         """The layer as a part of a model, in float64."""
         return Model(self.made(seed=0)).eval()
 
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        with torch.no_grad():
+            return [model(*self.inputs)]
+
     def made(self, seed: int) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -98,7 +98,7 @@ def test_experts_are_compressed_saved_and_loaded(name, method, tmp_path):
     torch.testing.assert_close(logits(twin), logits(result.model))
     assert not torch.equal(logits(dense(name)), logits(result.model))
     checkpoint.save(result.model, tmp_path / "m")
-    loaded = checkpoint.load(dense(name, seed=1), tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", dense(name, seed=1))
     assert torch.equal(logits(loaded), logits(result.model))
     content = (tmp_path / "m").read_bytes()
     assert len(content) - 8 - int.from_bytes(content[:8], "little") == nbytes(result.model)

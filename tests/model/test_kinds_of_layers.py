@@ -88,7 +88,7 @@ def test_it_runs_its_factors_and_comes_back_from_a_file(kind, method, tmp_path):
     y = outputs(result.model, kind)
     torch.testing.assert_close(y, outputs(written_into(kind, result), kind))
     checkpoint.save(result.model, tmp_path / "m.safetensors")
-    loaded = checkpoint.load(Model(kind.made(seed=1)).eval(), tmp_path / "m.safetensors")
+    loaded = checkpoint.load(tmp_path / "m.safetensors", Model(kind.made(seed=1)).eval())
     assert torch.equal(outputs(loaded, kind), y)
     size = (tmp_path / "m.safetensors").read_bytes()
     assert len(size) - 8 - int.from_bytes(size[:8], "little") == nbytes(result.model)

@@ -20,7 +20,7 @@ from lowrank.decomposers import (
     VeRA,
 )
 from lowrank.execution import Search, optimize_for
-from lowrank.files.tensor_files import tensors_hash
+from lowrank.files.digest import tensors_hash
 from lowrank.measure import nbytes, trainable_bytes
 from lowrank.recovery import TaskBank, compress_adapters, merge_adapters
 from lowrank.recovery.fine_tune import freeze_outside_factorizations

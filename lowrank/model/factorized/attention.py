@@ -36,3 +36,11 @@ class FactorizedMultiheadAttention(nn.MultiheadAttention, FactorizedLayer):
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
         """The packed projection (3·embed, embed)."""
         return read_matrix(self.factorization)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        layer = nn.MultiheadAttention.__new__(nn.MultiheadAttention)
+        layer.__dict__.update(vars(self))
+        inner = {name: part for name, part in self._modules.items() if name != "factorization"}
+        layer.__dict__["_modules"] = inner
+        layer.__dict__["_parameters"] = {"in_proj_weight": weight, **self._parameters}
+        return layer

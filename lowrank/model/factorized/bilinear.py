@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
-from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
+from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
 
 
 class FactorizedBilinear(FactorizedLayer):
@@ -31,7 +31,16 @@ class FactorizedBilinear(FactorizedLayer):
     def weight(self) -> Tensor:
         """W in PyTorch's layout, (out, in₁, in₂), for code that reads it instead of calling."""
         shape = (self.out_features, self.in1_features, self.in2_features)
-        return read_matrix(self.factorization, lambda matrix: matrix.reshape(shape), shape)
+        return read_matrix(self.factorization, self.as_weight, shape)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix.reshape(self.out_features, self.in1_features, self.in2_features)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        sizes = (self.in1_features, self.in2_features, self.out_features)
+        layer = made(nn.Bilinear, *sizes, bias=self.bias is not None)
+        layer.weight, layer.bias = weight, self.bias
+        return layer
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         return self.run(products(input1, input2))

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import Convolve, KernelView
-from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
+from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
+
+# Along one, two and three axes.
+ORDINARY = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class FactorizedConvolution(FactorizedLayer):
@@ -51,16 +55,31 @@ class FactorizedConvolution(FactorizedLayer):
 
     @property
     def settings(self) -> dict[str, Any]:
+        values = self._geometry.items()
+        return super().settings | {n: list(v) if isinstance(v, tuple) else v for n, v in values}
+
+    @property
+    def _geometry(self) -> dict[str, Any]:
+        """The settings of the layer that it stands in for."""
         names = ["kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
         names += ["output_padding"] if self.is_transposed else []
-        values = {name: getattr(self, name) for name in names}
-        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-        return super().settings | plain
+        return {name: getattr(self, name) for name in names}
 
     @property
     def weight(self) -> Tensor:
         """The kernel in PyTorch's layout, for code that reads it instead of calling."""
-        return read_matrix(self.factorization, self._operation.kernel, self._shape)
+        return read_matrix(self.factorization, self.as_weight, self._shape)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return self._operation.kernel(matrix)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        kinds = TRANSPOSED if self.is_transposed else ORDINARY
+        kind, has_bias = kinds[self._operation.axes - 1], self.bias is not None
+        channels = (self.in_channels, self.out_channels)
+        layer = made(kind, *channels, bias=has_bias, **self._geometry)
+        layer.weight, layer.bias = weight, self.bias
+        return layer
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if x.ndim == self._operation.axes + 1:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import Lookup
-from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
+from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
 
 
 class FactorizedEmbedding(FactorizedLayer):
@@ -38,3 +38,9 @@ class FactorizedEmbedding(FactorizedLayer):
 
     def run(self, x: Tensor) -> Tensor:
         return self.factorization(x, self._operation)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        rows, width = self.num_embeddings, self.embedding_dim
+        layer = made(nn.Embedding, rows, width, padding_idx=self.padding_idx)
+        layer.weight = weight
+        return layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -52,6 +53,14 @@ class FactorizedLayer(nn.Module):
         """
         return self.factorization(x, bias=self.bias)
 
+    @abstractmethod
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        """The layer that it stands in for, with a weight in that layer's own layout."""
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        """The matrix of the factorization in the layout of that layer's weight."""
+        return matrix
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that its outputs depend on besides its tensors, as JSON."""
@@ -59,6 +68,11 @@ class FactorizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"view={self.view}" if self.view != "channel" else ""
+
+
+def made(cls: type[nn.Module], *sizes: Any, **settings: Any) -> Any:
+    """A module of PyTorch whose tensors have no numbers yet and take no time to make."""
+    return cls(*sizes, device="meta", **settings)
 
 
 def read_matrix(

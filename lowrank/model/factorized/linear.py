@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
-from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
+from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
 
 
 class FactorizedLinear(FactorizedLayer):
@@ -35,3 +38,29 @@ class FactorizedLinear(FactorizedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        layer = made(nn.Linear, self.in_features, self.out_features, bias=self.bias is not None)
+        layer.weight, layer.bias = weight, self.bias
+        return layer
+
+
+class FactorizedConv1D(FactorizedLinear):
+    """The linear layer of GPT-2 in `transformers`, whose weight is Wᵀ."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Wᵀ of shape (in, out)."""
+        shape = (self.in_features, self.out_features)
+        return read_matrix(self.factorization, self.as_weight, shape)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        return matrix.T
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        # Its library is there: the layer that was replaced came from it.
+        library: Any = sys.modules["transformers.pytorch_utils"]
+        layer = library.Conv1D(0, 0)
+        layer.nf, layer.nx = self.out_features, self.in_features
+        layer.weight, layer.bias = weight, self.bias
+        return layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.model.factorized.layer import FactorizedLayer, read_matrix
@@ -29,3 +29,6 @@ class FactorizedRead(FactorizedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ for x of shape (…, in); called in calibration only."""
         return self.run(x)
+
+    def plain(self, weight: nn.Parameter) -> nn.Module:
+        raise ValueError("it is a part of the module around it, which is made plain as a whole")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
-from lowrank.model.factorized import FactorizedLayer, FactorizedLinear
+from lowrank.model.factorized import FactorizedConv1D, FactorizedLayer, FactorizedLinear
 from lowrank.model.layers.rule import Rule
 
 
@@ -42,4 +42,4 @@ class TransformersConv1DRule(Rule):
         return matrix.T
 
     def build(self, module: Any, factorization: Factorization, view: KernelView) -> FactorizedLayer:
-        return FactorizedLinear(factorization, module.bias)
+        return FactorizedConv1D(factorization, module.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from lowrank.model.opened.opener import Opener
 
 # What `transformers.integrations.moe.use_experts_implementation` gives each module of experts.
 PROTOCOL = {"has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated"}
+
+
+def weight_of(module: Any) -> Tensor:
+    """The weight of a module."""
+    return module.weight
 
 
 class OpenExperts(Host):
@@ -57,10 +63,20 @@ class OpenExperts(Host):
         count = sum(name.isdecimal() for name in self._modules)
         return [(number, self._modules[str(number)]) for number in range(count)]
 
-    def _stack(self, name: str) -> Tensor:
+    def _stack(self, name: str, read: Callable[[nn.Module], Tensor] = weight_of) -> Tensor:
         """All matrices of a kind, in the layout of the class that it stands for."""
-        stacked = torch.stack([expert[name].weight for _, expert in self._experts()])
+        stacked = torch.stack([read(expert[name]) for _, expert in self._experts()])
         return stacked.mT if self.is_transposed else stacked
+
+    def _weights(
+        self, read: Callable[[nn.Module], Tensor]
+    ) -> tuple[Collection[str], dict[str, Tensor]]:
+        weights = {name: self._stack(name, read).contiguous() for name in self._names}
+        return [str(number) for number, _ in self._experts()], weights
+
+    @classmethod
+    def _added(cls) -> frozenset[str]:
+        return super()._added() | {"_names"}
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_names", ()):

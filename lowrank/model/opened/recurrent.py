@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,11 @@ class OpenRecurrent(Host, nn.RNNBase):
     @classmethod
     def _left_out(cls) -> frozenset[str]:
         return frozenset({"_flat_weights", "_flat_weight_refs"})
+
+    def closed(self, read: Callable[[nn.Module], Tensor]) -> nn.Module:
+        module: Any = super().closed(read)
+        module._init_flat_weights()
+        return module
 
     # PyTorch keeps a list of the parameters; here it is read anew, and nothing is flattened.
 

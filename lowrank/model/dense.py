@@ -1,0 +1,69 @@
+"""The dense model that a compressed one stands in for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations import Factorization
+from lowrank.model.copying import copied
+from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.host import Host
+from lowrank.model.sites import HOOKS, Places
+
+# Of a factorized layer, for its own use.
+OWN = frozenset({"factorization", "view", "kind", "training"})
+
+
+@torch.no_grad()
+def dense_model(model: nn.Module) -> nn.Module:
+    """A model without factorizations, their matrices multiplied out, in the modules of the dense
+    model: the same classes of PyTorch and names of tensors.
+
+    A subclass that computes the same as its class becomes that class. Layers that share a
+    factorization share the weight. A parametrized layer has the weight that was decomposed.
+
+    Args:
+        model: compressed or not; it is not changed, and shares its other tensors with the result.
+    """
+    new = copied(model, [*model.parameters(), *model.buffers()]).model
+    weights, places = _Weights(), Places(new)
+    hosts = [module for module in new.modules() if isinstance(module, Host)]
+    for host in hosts:
+        _exchange(places, host, host.closed(weights.read))
+    # From the inside out, since an attention layer has linear layers in it.
+    layers = [module for module in places.model.modules() if isinstance(module, FactorizedLayer)]
+    for layer in reversed(layers):
+        plain = layer.plain(weights.of(layer))
+        others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
+        vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
+        _exchange(places, layer, plain)
+    return places.model
+
+
+class _Weights:
+    """The dense weights of factorizations, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[Factorization, list[nn.Parameter]] = {}
+
+    def read(self, module: nn.Module) -> Tensor:
+        """The weight of a layer or of what it was made from."""
+        return self.of(module) if isinstance(module, FactorizedLayer) else module.weight  # type: ignore[return-value]
+
+    def of(self, layer: FactorizedLayer) -> nn.Parameter:
+        """The weight in the layout of the layer that was replaced."""
+        made = self._made.setdefault(layer.factorization, [])
+        value = layer.as_weight(layer.factorization.to_dense().detach())
+        for other in made:
+            if other.shape == value.shape and torch.equal(other, value):
+                return other
+        made.append(nn.Parameter(value.clone(memory_format=torch.contiguous_format)))
+        return made[-1]
+
+
+def _exchange(places: Places, old: nn.Module, new: nn.Module) -> None:
+    new.train(old.training)
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+    places.replace(old, new)
