@@ -223,4 +223,4 @@ def _needed(examples: float) -> str:
         return ""
     if examples > MOST_NEEDED:
         return f"more than {MOST_NEEDED:,}"
-    return f"about {max(2.0, float(f'{examples:.2g}')):,.0f}"
+    return f"about {float(f'{examples:.2g}'):,.0f}"
