@@ -22,7 +22,7 @@ def composed(program: Callable[[DictConfig], None], name: str) -> None:
 
     Raises:
         SystemExit: with one line, what is wrong with the options, or the ValueError or OSError of
-            the program after its name.
+            the program after its name, or that it was interrupted.
     """
     import hydra
     from hydra.errors import HydraException
@@ -40,6 +40,9 @@ def composed(program: Callable[[DictConfig], None], name: str) -> None:
     os.environ[FULL_ERROR] = "1"
     try:
         start(run)()
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; give the same command again", file=sys.stderr)
+        sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
         if asked == "1":
             raise

@@ -18,7 +18,7 @@ def entry(rows=None, orderings=None, run=None, **fields) -> Entry:
         run: fields of the run.
         fields: of the column.
     """
-    only = Run(**({"takes": "seconds", "sweep": ["sweep=made_up"]} | (run or {})))
+    only = Run(**({"takes": "seconds", "sweep": ["sweep=made_up", "seed=0,1,2"]} | (run or {})))
     source = Source(paper="p", where="w", link="l", read="text")
     shared = {"title": "t", "source": source, "protocol": "p", "differs": "d"}
     return Entry(

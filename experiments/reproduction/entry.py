@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
 from experiments.reproduction.faults import KNOWN, said
-from experiments.reproduction.ordering import Ordering
+from experiments.reproduction.ordering import Ordering, Select
 from experiments.yaml_folders import CONF, own
 
 FOLDER = "reproduction"
@@ -57,7 +57,7 @@ class Run:
         of: ``points``, or ``layers``: rows are then those of `lowrank.records.load_layers`, and one
             named ``total`` of each point, with the sums of all sizes.
         takes: time and machine.
-        seeds: how many seeds of each point the sweep asks for; a program's cases say it themselves.
+        seeds: how many seeds of each point the sweep lists; a program's cases say it themselves.
         exact: whether nothing is drawn, as of given weights, so that one seed is all there is.
         weights_of: whose published weights are measured, where the table is of other weights: what
             it says of a training is then not reproduced, whatever the numbers.
@@ -87,12 +87,19 @@ class Run:
             raise ValueError("of: layers is of sweeps: a program has its own cases")
         if self.sweep and not self.sweep_name:
             raise ValueError("the sweep of a run must have experiment=… or sweep=…")
+        # An experiment may list seeds itself.
+        if self.sweep and self.seeds > 1 and not {"seed", "experiment"} & self._given.keys():
+            listed = ",".join(map(str, range(self.seeds)))
+            raise ValueError(f"seeds={self.seeds}, but its sweep has one: add seed={listed} to it")
 
     @property
     def sweep_name(self) -> str:
         """The folder of the records in ``results/runs``, as conf/config.yaml has it."""
-        given = dict(text.split("=", 1) for text in self.sweep if "=" in text)
-        return given.get("sweep", given.get("experiment", ""))
+        return self._given.get("sweep", self._given.get("experiment", ""))
+
+    @property
+    def _given(self) -> dict[str, str]:
+        return dict(text.split("=", 1) for text in self.sweep if "=" in text)
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -151,7 +158,7 @@ class Row:
     """
 
     published: dict[str, float | None] = field(default_factory=dict)
-    select: dict[str, Any] = field(default_factory=dict)
+    select: Select = field(default_factory=dict)
     run: str = ""
     left: str = ""
     disputed: dict[str, str] = field(default_factory=dict)

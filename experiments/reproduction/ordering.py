@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from experiments.reproduction.faults import KNOWN
@@ -11,12 +13,29 @@ from experiments.reproduction.faults import KNOWN
 VALIDATION = "validation_"
 
 
+def _one_value(value: Any) -> Any:
+    """A value that a column may have in one record.
+
+    Raises:
+        ValueError: it is a list, a mapping or no finite number.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"must be one number, text, true, false or null, and is {value!r:.80}")
+
+
+# Column of the records → its value there; null where a record has none.
+Select = dict[str, Annotated[Any, AfterValidator(_one_value)]]
+
+
 @dataclass(frozen=True, config=KNOWN)
 class OrderedMethod:
     """A method in an ordering: its published figure, and how ours is found."""
 
     published: float
-    select: dict[str, Any]
+    select: Select
 
 
 @dataclass(frozen=True, config=KNOWN)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +115,8 @@ def _setting(one: Ordering, method: str, select: dict[str, Any], frame: Any) -> 
     """What was chosen for a method, and whether a value beyond those tried may be better."""
     tried: Any = matching(frame, one.of[method].select, method)[one.tuned]
     chosen = select[one.tuned]
+    if not isinstance(chosen, Number):
+        return f"{one.tuned}={chosen}"
     ends = {tried.min(): "the smallest", tried.max(): "the largest"}
     at_end = f", {ends[chosen]} of {tried.nunique()} tried" if chosen in ends else ""
     return f"{one.tuned}={chosen:g}{at_end}"

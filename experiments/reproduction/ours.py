@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.reproduction.entry import Run, Value
 from experiments.reproduction.programs import ASKED
 from lowrank.records.repeats import outcome_numbers
@@ -188,8 +190,10 @@ def _is_close(one: Any, wanted: float) -> bool:
 
 def _error(frame: pd.DataFrame, expression: str, place: str) -> float:
     """The mean of a standard error; NaN where the records have its metric, and no error of it."""
-    lacking = {f"{name}_se": NAN for name in frame if f"{name}_se" not in frame}
-    if _numbers(frame.assign(**lacking), expression, place).isna().all():
+    lacking = [f"{name}_se" for name in frame if f"{name}_se" not in frame]
+    # All columns at once: a frame that grows by each is slow, and pandas warns of it.
+    padded: Any = frame.reindex(columns=[*frame, *lacking])
+    if _numbers(padded, expression, place).isna().all():
         return NAN
     return float(evaluated(frame, expression, place).mean())
 
@@ -198,18 +202,22 @@ def evaluated(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
     """An expression of columns for each row.
 
     Raises:
-        ValueError: it cannot be computed, or is no number in some row.
+        ValueError: it cannot be computed, or is no finite number in some row.
     """
     numbers = _numbers(frame, expression, place)
-    if numbers.isna().any():
-        raise ValueError(f"{place}: {expression!r} is no number in some of its records")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{place}: {expression!r} is no finite number in some of its records")
     return numbers
 
 
 def _numbers(frame: pd.DataFrame, expression: str, place: str) -> pd.Series:
+    import pandas as pd
+
     try:
-        result: Any = frame.eval(expression, engine="python")
+        result = frame.eval(expression, engine="python")
+        if not isinstance(result, pd.Series):
+            raise ValueError("it has no value for each record")
+        return result.astype(float)
     except Exception as error:
         # pandas raises whatever the parser of Python or the operation does.
         raise ValueError(f"{place}: {expression!r} cannot be computed: {error}") from error
-    return result.astype(float)

@@ -16,7 +16,12 @@ from lowrank.reporting.curves import check_once, first_measure, one_comparison
 from lowrank.reporting.evidence import Evidence, Reading, evidence
 from lowrank.reporting.table import Table
 from lowrank.reporting.verdicts import ALPHA, Verdict, sentences, table
-from lowrank.statistics.hypotheses import examples_needed, examples_needed_by, holm
+from lowrank.statistics.hypotheses import (
+    examples_needed,
+    examples_needed_by,
+    fewest_examples,
+    holm,
+)
 from lowrank.statistics.interpolation import common_sizes, is_same_size, shares
 from lowrank.statistics.resampling import RESAMPLES
 
@@ -159,6 +164,7 @@ def _verdicts(found: Sequence[Any], shown: Metric, examples: int) -> tuple[Verdi
         if p >= ALPHA and needed <= examples:
             # The test that was made asks for more than the normal law.
             needed = examples_needed_by(examples, one.p, alpha)
+        needed = max(needed, fewest_examples(alpha))
         verdicts.append(Verdict(first, second, at, measured, tested, shown.sign, float(p), needed))
     return tuple(verdicts)
 

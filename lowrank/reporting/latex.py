@@ -27,6 +27,7 @@ SIGNS = {
         "±": r"$\pm$",
         "×": r"$\times$",
         "–": "--",
+        "−": "$-$",
         "‖": r"$\Vert$",
         "|": r"\textbar{}",
     },
@@ -47,6 +48,11 @@ class LatexColumn:
 def escaped(text: str) -> str:
     """Plain text on one line, with what LaTeX would take for its own made harmless."""
     return "".join(SIGNS.get(sign, sign) for sign in " ".join(text.split("\n")))
+
+
+def _signed(text: str) -> str:
+    """A text with numbers, whose minus signs are no hyphens."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def table(cells: pd.DataFrame, best: pd.DataFrame, caption: str, labels: int) -> str:
@@ -111,7 +117,8 @@ def _column(name: str, texts: list[str], bold: list[bool], is_label: bool) -> li
     found = [None if is_label else ENTRY.fullmatch(text) for text in texts]
     numbers = [match for match in found if match]
     if not numbers:
-        pairs = zip(map(escaped, texts), bold, strict=True)
+        shown = texts if is_label else map(_signed, texts)
+        pairs = zip(map(escaped, shown), bold, strict=True)
         own = [rf"\textbf{{{text}}}" if best else text for text, best in pairs]
         return [LatexColumn("l" if is_label else "r", escaped(name), own)]
     cells = [

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POINT = ["method", "norm", "level"]
+# A column beside those that may be named as settings.
+SEED = "the seed of the record"
 
 
 def at_best_settings(
@@ -59,17 +61,26 @@ def at_best_settings(
 def scores_of(rows: Any, settings: Sequence[str], judged: str) -> pd.Series:
     """The mean over seeds of a measure, by the values of some settings.
 
+    It is over the seeds that all values have: a value is not better for an easy seed.
+
     Args:
         rows: of one method and level.
         judged: the measure, such as ``validation_top1``.
 
     Raises:
-        ValueError: a column is missing in some row.
+        ValueError: a column is missing in some row, or no seed has all values.
     """
     for column in (*settings, judged):
         if column not in rows or rows[column].isna().any():
             raise ValueError(f"column {column!r} is missing in some of the records, or in all")
-    return rows.groupby(list(settings))[judged].mean()
+    by_seed: Any = rows.assign(**{SEED: rows["seed"]}).groupby([*settings, SEED])[judged].mean()
+    shared = by_seed.unstack(SEED).dropna(axis="columns")
+    if shared.empty:
+        raise ValueError(
+            f"no seed has all values of {', '.join(settings)}, so the best of them may be the best "
+            "seed alone: measure each at the same seeds"
+        )
+    return shared.mean(axis="columns").rename(judged)
 
 
 def best_of(rows: Any, scores: pd.Series) -> dict[str, Any]:

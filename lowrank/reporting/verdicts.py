@@ -122,8 +122,8 @@ def table(
     caption = (
         f"{subject(frame)}: {in_unit(shown)} of two methods at one size; {small.words}. The better "
         f"of two is bold where the difference is real (p < {ALPHA:g}). ~: interpolated between two "
-        f"measured sizes; sizes within {SAME - 1:.0%} are one. Difference: first − second ± its "
-        f"standard error, with its 95 % interval, not corrected{drawn}. "
+        f"measured sizes; sizes within {100 * (SAME - 1):.0f} % are one. Difference: first − "
+        f"second ± its standard error, with its 95 % interval, not corrected{drawn}. "
         f"p: {used} ({about}; {examples:,} examples), corrected by Holm "
         f"for {len(verdicts)} test{'' if len(verdicts) == 1 else 's'}. Would tell: the "
         "examples that would tell a difference of this size, four times of five."
@@ -223,4 +223,4 @@ def _needed(examples: float) -> str:
         return ""
     if examples > MOST_NEEDED:
         return f"more than {MOST_NEEDED:,}"
-    return f"about {max(2.0, float(f'{examples:.2g}')):,.0f}"
+    return f"about {float(f'{examples:.2g}'):,.0f}"

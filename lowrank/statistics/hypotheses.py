@@ -108,6 +108,17 @@ def examples_needed(
     return n * error**2 / allowed if allowed > 0 else math.inf
 
 
+def fewest_examples(alpha: float = 0.05) -> int:
+    """The fewest examples at which a two-sided test of signs may be below `alpha`.
+
+    That all n examples speak for the same of two models has the p-value 2^(1−n).
+
+    Args:
+        alpha: as of `examples_needed`.
+    """
+    return math.ceil(1 - math.log2(alpha))
+
+
 def examples_needed_by(n: int, p: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """The number of examples at which a test that had the p-value `p` of `n` would tell.
 

@@ -9,7 +9,9 @@ from scipy import stats
 
 from lowrank.reporting.curves import pareto_front
 from lowrank.reporting.explorer.assemble import ASSETS
+from lowrank.statistics.differences import difference
 from lowrank.statistics.means import error_of, influence_on_metric
+from lowrank.statistics.resampling import resample
 
 
 def results(expression, cases):
@@ -83,6 +85,22 @@ def test_bits_have_mcnemars_test_and_others_do_not():
     assert [one["test"] for one in tests] == ["exact McNemar test"] + ["paired t test"] * 3
     assert tests[0]["only"] == [4, 1] and tests[0]["effect"] == pytest.approx(3 / 8)
     assert tests[0]["p"] == pytest.approx(stats.binomtest(1, 5).pvalue)
+
+
+def test_the_interval_of_few_examples_that_differ_is_that_of_the_report():
+    """Of 4 : 0 of 200 it holds 0, as McNemar's p = 0.125 says."""
+    pairs = [(1, 0), (4, 0), (5, 1), (30, 12)]
+    cases = [[[1] * b + [0] * (200 - b), [0] * b + [1] * c + [0] * (200 - b - c)] for b, c in pairs]
+    found = results("pairedTest(...one, null, 'mean')", cases)
+    assert found[0]["low"] is found[0]["high"] is None
+    for (b, c), one, sides in zip(pairs[1:], found[1:], np.array(cases[1:], float), strict=True):
+        reach = stats.t.ppf(0.975, b + c - 1) * stats.sem(sides[0] - sides[1])
+        assert one["high"] - one["effect"] == pytest.approx(reach)
+        side = np.eye(2)[:, :, None]
+        expected = difference(resample(sides.T, np.ones((200, 1))), side[0], side[1])
+        assert one["p"] == pytest.approx(expected.p)
+        assert (one["low"] <= 0) == (one["p"] > 0.05) == (expected.low <= 0)
+    assert one["low"] == pytest.approx(expected.low, abs=1.5 / 200)
 
 
 def test_equal_models_do_not_differ():

@@ -10,7 +10,8 @@ import pytest
 from test_tables import HOSTILE
 
 from lowrank.records import store
-from lowrank.reporting import latex
+from lowrank.reporting import fidelity, latex
+from lowrank.reporting.compare import compare
 from lowrank.reporting.norm_table import norm_table
 from lowrank.reporting.tables import long_table, summary_table
 
@@ -70,6 +71,11 @@ def test_numbers_deviations_remarks_and_texts_are_told_apart():
     assert head == r"method & \multicolumn{2}{c}{2$\times$} & {seeds} & improves \\"
 
 
+def test_minus_signs_are_no_hyphens():
+    text = rendered({"method": ["a-1"], "interval": ["-2.5 to -1"], "test": ["re-1, 4-3"]})
+    assert body(text) == [["a-1", "$-$2.5 to $-$1", "re-1, 4-3"]]
+
+
 def test_a_label_that_is_a_number_stays_a_text():
     text = rendered({"method": ["a"], "level": ["0.50"], "top1": ["1.0"]}, labels=2)
     assert alignment(text) == "llS[table-format=1.1]" and body(text) == [["a", "0.50", "1.0"]]
@@ -97,11 +103,17 @@ def test_every_table_compiles_whatever_the_names(frame, tmp_path):
     named = [own.assign(method=name) for name in HOSTILE]
     hostile = pd.concat(named, ignore_index=True).assign(task="<b>&$x$|\\y", model="=m")
     texts = store.load(records.write_texts(tmp_path / "texts", 2, records.NINE))
+    for made_up in records.records(1, ("svd", "random")):
+        store.save(records.with_outcomes(made_up), tmp_path / "outcomes")
+    outcomes = store.load(tmp_path / "outcomes")
     tables = [
         summary_table(frame),
         long_table(frame),
         summary_table(hostile),
         norm_table(texts, "perplexity"),
+        compare(outcomes, "svd", "random").table,
+        fidelity.fidelity_table(outcomes, "top1", "compression_ratio"),
+        fidelity.class_table(outcomes, "top1", "compression_ratio"),
     ]
     ended = compiles(tmp_path, *(table.to_latex() for table in tables))
     assert ended.returncode == 0, ended.stdout[-2000:]

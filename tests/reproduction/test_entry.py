@@ -150,6 +150,12 @@ def test_what_is_written_is_read(tmp_path):
         ({"runs__digits__program": {"_target_": "x"}}, "either a sweep or a program"),
         ({"runs__more": {"sweep": ["sweep=b"], "takes": "s"}}, "must say which of digits, more"),
         ({"runs__digits__seeds": 0}, "seeds=0 must be at least 1"),
+        ({"runs__digits__seeds": 3}, "seeds=3, but its sweep has one: add seed=0,1,2 to it"),
+        (
+            {"rows__a__select": {"method": ["a"]}},
+            "rows.a.select.method: must be one number, text, true, false or null, and is ['a']",
+        ),
+        ({"rows__a__select": {"level": math.nan}}, "rows.a.select.level: must be one number"),
         ({"runs__digits__exact": True, "runs__digits__seeds": 3}, "what is exact has one seed"),
         ({"rows__a__published": {}}, "a row has figures that are published, or columns"),
         ({"rows__a__beside": ["error"]}, "beside names 'error', of which a figure is published"),

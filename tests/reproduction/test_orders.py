@@ -184,6 +184,9 @@ def test_each_method_takes_the_setting_that_is_best_on_validation():
         assert [m.ours.mean for m in found.members] == pytest.approx([100 * r for r in rates[:2]])
         text = page.markdown("t", made, [], [found])
         assert f"each method at its best rate by {by}" in text and "| random (rate=0.01) |" in text
+    named = frames["only"].assign(rate=[f"rate {rate}" for rate in frames["only"]["rate"]])
+    (found,) = orders.orderings(made, {"only": named})
+    assert found.settings == {"svd": "rate=rate 0.001", "random": "rate=rate 0.01"}
     with pytest.raises(ValueError, match="select is of 3 points"):
         list(orders.orderings(entry(orderings={"o": Ordering("x", of)}, run=EXACT), frames))
     lacking = {"only": frames["only"].drop(columns="rate")}

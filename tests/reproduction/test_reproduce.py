@@ -285,3 +285,14 @@ def test_the_pages_that_are_kept_are_those_of_the_entries():
         assert csv.with_suffix(".md").is_file()
     entries = {name: entry.load(name) for name in entry.names()}
     assert (folder / "README.md").read_text() == overview.markdown(entries, folder)
+
+
+def test_interrupted_by_hand_it_ends_in_one_line():
+    code = (
+        "from experiments.composed import composed\n"
+        "def program(config): raise KeyboardInterrupt\n"
+        "composed(program, 'reproduce')"
+    )
+    ended = programs.run("-c", code)
+    assert ended.returncode == 130
+    assert ended.stderr == "reproduce: interrupted; give the same command again\n"

@@ -27,7 +27,7 @@ def test_the_rows_of_layers_have_their_sums(tmp_path, monkeypatch):
 
 def test_networks_whose_layers_are_alike_in_size_are_two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = Run(takes="seconds", sweep=["sweep=mine"], of="layers", seeds=2)
+    run = Run(takes="seconds", sweep=["sweep=mine", "seed=0,1"], of="layers", seeds=2)
     folder = tmp_path / "results/runs/mine"
     for seed, top1 in enumerate((0.9, 0.8)):
         record = made_records.record("svd", 0, 0)

@@ -56,7 +56,7 @@ def test_a_wrong_verdict_is_as_rare_as_the_interval_says(networks, of_networks, 
     drawn = truth + shared[:, None]
     drawn = drawn + of_networks * generator.standard_normal((tries, networks))
     limits = value(tolerance=0.5, other_examples=of_examples > 0)
-    run = Run(takes="seconds", sweep=["sweep=made_up"], seeds=networks)
+    run = Run(takes="seconds", sweep=["sweep=made_up", "seed=0,1"], seeds=networks)
     found = [
         verdicts.verdict(
             limits,
@@ -248,8 +248,18 @@ def test_records_are_selected_by_their_columns(tmp_path):
 def test_an_expression_that_cannot_be_computed_names_its_place():
     with pytest.raises(ValueError, match="rows.r, x: '1 - nothing' cannot be computed"):
         verdict(1.0, [1.0], ours="1 - nothing")
-    with pytest.raises(ValueError, match="is no number in some of its records"):
+    for constant in ("1", "'x'", "x.mean()"):
+        with pytest.raises(ValueError, match="rows.r, x: .* no value for each record"):
+            verdict(1.0, [1.0], ours=constant)
+    with pytest.raises(ValueError, match="rows.r, x: .* cannot be computed"):
+        verdict(1.0, [1.0], ours="method")
+    with pytest.raises(ValueError, match="is no finite number in some of its records"):
         verdict(1.0, [math.nan])
+
+
+def test_a_number_that_overflows_is_not_reproduced():
+    with pytest.raises(ValueError, match="is no finite number in some of its records"):
+        verdict(1.0, [1.0], ours="x / (dense_x - 2)")
 
 
 def test_a_standard_error_is_shown_where_the_records_have_one():

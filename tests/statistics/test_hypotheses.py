@@ -14,8 +14,10 @@ from lowrank.statistics.hypotheses import (
     below_the_best,
     examples_needed,
     examples_needed_by,
+    fewest_examples,
     holm,
 )
+from lowrank.statistics.sign_flips import sign_flips
 
 
 @pytest.mark.parametrize("tests", [1, 2, 5, 40, 400])
@@ -45,6 +47,12 @@ def test_no_number_of_examples_tells_nothing_or_what_networks_hide():
     assert examples_needed(100, 0.1, 0.1, between=0.05) == math.inf
     alone = examples_needed(100, 0.3, 0.1)
     assert alone < examples_needed(100, 0.3, 0.1, between=0.05) < math.inf
+
+
+@given(st.floats(1e-9, 0.5))
+def test_the_fewest_examples_are_those_whose_signs_alone_can_tell(alpha):
+    n = fewest_examples(alpha)
+    assert sign_flips(np.ones(n)) <= alpha * (1 + 1e-9) < sign_flips(np.ones(n - 1)) * (1 + 1e-8)
 
 
 @given(st.floats(0.06, 0.9), st.integers(10, 10_000))

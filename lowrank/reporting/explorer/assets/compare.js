@@ -53,7 +53,7 @@ function rowsOfTest(view, axis, here, other) {
 // The change, or the ratio of a measure that is exp of a mean, over its interval.
 function effectTexts(axis, { average, effect, low, high }) {
   const number = (value) => (average === "exp" ? `×${value.toFixed(3)}` : changeText(axis, value));
-  return [number(effect), h("small", {}, `${number(low)} to ${number(high)}`)];
+  return [number(effect), h("small", {}, isNumber(low) ? `${number(low)} to ${number(high)}` : NONE)];
 }
 
 // A test of a record's model against another's, or against its own dense one; or why there is none.

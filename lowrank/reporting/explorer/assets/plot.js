@@ -59,8 +59,11 @@ function curvesOf(placed) {
 }
 
 function scalesOf(view, placed, box) {
-  const across = placed.map(({ at }) => at[0]);
-  const up = placed.map(({ at }) => at[1]);
+  const [across, up] = [view.x, view.y].map((axis, direction) => placed.flatMap(({ point, at }) => {
+    const spread = spreadOf(point, axis.name, view.bars) ?? 0;
+    // Downward a bar may come near 0, many decades of a logarithmic axis.
+    return [view.logs[direction] ? 0 : -spread, 0, spread].map((away) => at[direction] + away);
+  }));
   const dense = [view.x, view.y].map((axis) => axis.dense?.[0]);
   // The dense model is in the picture unless the view is narrowed to a part of it.
   if (isNumber(dense[0]) && !state.min && !state.max) across.push(dense[0]);

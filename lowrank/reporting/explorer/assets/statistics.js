@@ -119,7 +119,9 @@ function weightedMean(values, weights) {
 
 // A test of the values of two models on the same examples. `average` is "mean", or "exp" where the
 // measure is exp of the mean, so that its ratio is tested. Where all values are 0 or 1 and weigh the
-// same the test is that of McNemar; otherwise the paired t test of the mean difference.
+// same the test is that of McNemar; otherwise the paired t test of the mean difference. Beside that of
+// McNemar the interval has the degrees of freedom of the examples that differ, as in
+// `lowrank.statistics.differences`: four of them say little of any number of examples.
 function pairedTest(first, second, weights, average) {
   if (weights) {
     // Examples without a prediction count as none.
@@ -134,16 +136,20 @@ function testOfPairs(first, second, weights, average) {
   const { mean: change, error } = weightedMean(differences, weights);
   const isBits = !weights && [first, second].every((side) => side.every((v) => v === 0 || v === 1));
   const found = { n: differences.length, average, change, error };
-  const inUnit = average === "exp" ? Math.exp : (value) => value;
-  const reach = reach95(found.n - 1) * error;
-  [found.effect, found.low, found.high] = [change, change - reach, change + reach].map(inUnit);
+  let degrees = found.n - 1;
   if (isBits && average === "mean") {
     found.only = [1, -1].map((sign) => differences.filter((value) => value === sign).length);
     found.test = "exact McNemar test";
     found.p = exactMcNemar(...found.only);
+    degrees = found.only[0] + found.only[1] - 1;
   } else {
     found.test = "paired t test";
-    found.p = error > 0 ? twoSided(change / error, found.n - 1) : change === 0 ? 1 : 0;
+    found.p = error > 0 ? twoSided(change / error, degrees) : change === 0 ? 1 : 0;
   }
+  const inUnit = average === "exp" ? Math.exp : (value) => value;
+  found.effect = inUnit(change);
+  // One example that differs shows no spread.
+  const reach = degrees > 0 ? reach95(degrees) * error : 0;
+  [found.low, found.high] = degrees === 0 ? [null, null] : [change - reach, change + reach].map(inUnit);
   return found;
 }
