@@ -56,7 +56,7 @@ def test_a_command_that_is_not_there_is_said(monkeypatch):
         command.main()
 
 
-@pytest.mark.parametrize("name", command.PROGRAMS.keys() - {"show", "export"})
+@pytest.mark.parametrize("name", sorted(command.PROGRAMS.keys() - {"show", "export"}))
 def test_a_command_without_its_extra_says_what_installs_it(name, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lowrank", name])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
