@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lowrank.metrics.metric import DIGITS, NONE, Metric
@@ -18,6 +20,8 @@ ALPHA = 0.05
 # After a size, by the scale of its numbers.
 UNITS = {"ratio": "×", "bits": " bits"}
 MOST_NEEDED = 10_000_000
+# Beyond the digits of other tables.
+MOST_DIGITS = 6
 # The tests, by their names in CSV, in the words of the caption.
 TESTS = {
     "McNemar, exact": "the exact test of McNemar",
@@ -169,14 +173,15 @@ def _test(one: Verdict) -> str:
 def _cells(one: Verdict, shown: Metric, small: Metric) -> dict[str, str]:
     found = one.tested.difference
     marks = ["" if measured else "~" for measured in one.measured]
+    text = partial(_text, shown, more=_more_digits(shown, found.error))
     return {
         "first": one.first,
         "second": one.second,
         small.heading: f"{one.at:.3g}{UNITS.get(small.scale, '')}",
-        "value of first": f"{marks[0]}{shown.text(found.first)}",
-        "value of second": f"{marks[1]}{shown.text(found.second)}",
-        "difference": shown.text(found.value, found.error),
-        "95 % interval": f"{shown.text(found.low)} to {shown.text(found.high)}"
+        "value of first": f"{marks[0]}{text(found.first)}",
+        "value of second": f"{marks[1]}{text(found.second)}",
+        "difference": text(found.value, found.error),
+        "95 % interval": f"{text(found.low)} to {text(found.high)}"
         if found.low == found.low
         else NONE,
         "p": p_text(one.p),
@@ -210,11 +215,29 @@ def _amount(shown: Metric, value: float, error: float) -> str:
     """A difference ± its error, in points for shares."""
     percent = shown.scale == "percent"
     factor = 100 if percent else 1
-    digits = DIGITS[shown.scale]
+    digits = DIGITS[shown.scale] + _more_digits(shown, error)
     if error != error:
         return f"{factor * value:.{digits}f}{' points' if percent else ''}"
     text = f"{factor * value:.{digits}f} ± {factor * error:.{digits}f}"
     return f"{text} points" if percent else text
+
+
+def _text(shown: Metric, mean: float, spread: float = float("nan"), more: int = 0) -> str:
+    """`Metric.text`, with so many digits more where there are some."""
+    if not more or mean != mean:
+        return shown.text(mean, spread)
+    factor, digits = 100 if shown.scale == "percent" else 1, DIGITS[shown.scale] + more
+    text = f"{factor * mean:.{digits}f}"
+    return text if spread != spread else f"{text} ± {factor * spread:.{digits}f}"
+
+
+def _more_digits(shown: Metric, error: float) -> int:
+    """The digits that a standard error needs to be no zero, beyond those of a metric's tables."""
+    if not 0 < error < math.inf:
+        return 0
+    factor = 100 if shown.scale == "percent" else 1
+    needed = math.ceil(-math.log10(factor * error))
+    return min(max(0, needed - DIGITS[shown.scale]), MOST_DIGITS)
 
 
 def _needed(examples: float) -> str:

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lowrank.metrics.metric import Metric
 from lowrank.records import columns, store
+from lowrank.reporting import evidence, verdicts
 from lowrank.reporting.compare import compare
-from lowrank.reporting.verdicts import sentences
+from lowrank.reporting.verdicts import Verdict, sentences
+from lowrank.statistics.differences import Difference
 from lowrank.statistics.hypotheses import holm
 from lowrank.statistics.resampling import counts
 
@@ -244,3 +247,22 @@ def test_methods_of_other_seeds_are_refused(frame):
 def test_a_seed_that_is_there_twice_is_refused(frame):
     twice = frame.assign(seed=frame["seed"].replace(2, 1))
     refused("has seed 1 more than once", twice, "svd", "magnitude")
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "words"),
+    [
+        ("plain", 0.00004, ("0.98700", "-0.00012 ± 0.00004", "-0.00020 to -0.00004")),
+        ("plain", 0.004, ("0.987", "-0.000 ± 0.004", "-0.000 to -0.000")),
+        ("plain", 0.0, ("0.987", "-0.000 ± 0.000", "-0.000 to -0.000")),
+        ("percent", 0.00004, ("98.700", "-0.012 ± 0.004", "-0.020 to -0.004")),
+    ],
+)
+def test_a_difference_has_the_digits_of_its_error(scale, error, words, frame):
+    metric = Metric("quality", "quality", "quality", scale)
+    found = Difference(0.987, 0.98712, error, 0.0, -0.0002, -0.00004, 0.001, False, True)
+    tested = evidence.Tested(found, 1, 1, False)
+    verdict = Verdict("a", "b", 2.0, (True, True), tested, 1, 0.001, 100)
+    compared = verdicts.table(frame, [verdict], metric, metric, 872, 2000)
+    shown = compared.cells.iloc[0]
+    assert tuple(shown[["value of first", "difference", "95 % interval"]]) == words
