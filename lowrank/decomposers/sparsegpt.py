@@ -92,22 +92,22 @@ class SparseGPT(Pruning):
         columns = weight.shape[1]
         # Transposed, so that a column lies in one piece.
         rest = weight.double().T.clone(memory_format=torch.contiguous_format)
-        kept = torch.ones_like(rest, dtype=torch.bool)
+        dropped = torch.zeros_like(rest, dtype=torch.bool)
         gains = compensation(factor)
 
         def settle_block(begin: int, end: int) -> Tensor:
             block = slice(begin, end)
-            kept[block] = choose(rest[block].T, block).T
-            dropped = ~kept[block]
+            torch.logical_not(choose(rest[block].T, block).T, out=dropped[block])
 
             def settler(first: int, last: int) -> Settle:
                 return lambda place, values, errors: torch.mul(
-                    values, dropped[first + place], out=errors
+                    values, dropped[begin + first + place], out=errors
                 )
 
             return eliminate_in_turn(rest[block], gains[block, block], settler)
 
         eliminate(rest, gains, [*range(0, columns, width), columns], settle_block)
+        kept = ~dropped
         return (rest * kept).T, kept.T
 
     def _chooser(
@@ -118,11 +118,12 @@ class SparseGPT(Pruning):
         grid = pattern.grid((weight.shape[0], columns))
         total = self._count(weight, grid, weight)
         # Relative to the largest, so that no square overflows or vanishes.
+        largest = weight.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
         importance = relative(factor.diagonal().square().reciprocal())
         importance = relative(rows)[:, None] * importance
 
         def choose(values: Tensor, block: slice) -> Tensor:
-            losses = relative(values.abs()).square() * importance[:, block]
+            losses = (values / largest).square_().mul_(importance[:, block])
             count = None
             if total is not None:  # The blocks together keep as many as the matrix must.
                 count = total * block.stop // columns - total * block.start // columns

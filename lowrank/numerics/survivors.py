@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,45 +77,87 @@ def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solve_in_pieces(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
-    """`solve_on` for as many rows at a time as fit in memory, those of equally many places."""
-    solution = torch.zeros_like(right)
-    counts = kept.sum(dim=1)
-    piece = PIECE if moment.device.type == "cpu" else ACCELERATED_PIECE
-    padded = F.pad(moment, (0, 1, 0, 1))
-    # The systems of a piece are as large as its largest.
-    for rows in counts.argsort(stable=True).split(max(1, piece // max(1, int(counts.max())) ** 2)):
-        solution[rows] = solve_on(kept[rows], padded, right[rows])
-    return solution
-
-
-def solve_on(kept: Tensor, padded: Tensor, right: Tensor) -> Tensor:
     """For each row the solution of moment[S, S] x[S] = right[S] on its own kept places S.
+
+    As many rows at a time as fit in memory, those of equally many places; it waits for numbers
+    twice, however many there are.
 
     Args:
         kept: masks, shape (rows, in).
-        padded: the moment, with ones on its diagonal and one more row and column of zeros that pad
-            the systems of rows with fewer survivors: (in + 1, in + 1).
+        moment: (in, in), with ones on its diagonal.
         right: (rows, in).
 
     Returns:
         (rows, in), 0 outside the masks.
     """
-    width = max(1, int(kept.sum(dim=1).max()))
-    places = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-    valid = kept.gather(1, places)
-    places = places.where(valid, kept.shape[1])
-    system = padded[places[:, :, None], places[:, None, :]]
-    system.diagonal(dim1=1, dim2=2).add_(~valid)
-    wanted = F.pad(right, (0, 1)).gather(1, places)[:, :, None]
-    factor, failed = torch.linalg.cholesky_ex(system)
-    solution = torch.linalg.solve_triangular(factor, wanted, upper=False)
-    solution = torch.linalg.solve_triangular(factor.mT, solution, upper=True)
-    pivots = factor.diagonal(dim1=1, dim2=2).square().amin(dim=1)
-    singular = (failed > 0) | ~(pivots > SINGULAR)
-    if bool(singular.any()):
-        values, vectors = torch.linalg.eigh(system[singular])
+    solution = torch.zeros_like(right)
+    order = kept.sum(dim=1).argsort(stable=True)
+    counts = kept.sum(dim=1)[order].tolist()
+    numbers = PIECE if moment.device.type == "cpu" else ACCELERATED_PIECE
+    size = max(1, numbers // max(1, counts[-1]) ** 2)
+    padded, singular = F.pad(moment, (0, 1, 0, 1)), torch.zeros_like(order, dtype=torch.bool)
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        # The systems of a piece are as large as its largest.
+        width = max(1, counts[first : first + size][-1])
+        systems = Systems.of(kept[rows], padded, right[rows], width)
+        found, singular[rows] = systems.solution()
+        solution[rows] = systems.spread(found)
+    for rows in singular.nonzero()[:, 0].split(size):
+        systems = Systems.of(kept[rows], padded, right[rows], max(1, counts[-1]))
+        solution[rows] = systems.spread(systems.least_solution())
+    return solution
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Linear systems on the kept places of some rows.
+
+    Attributes:
+        matrices: (rows, n, n), filled up with ones on the diagonal.
+        wanted: (rows, n, 1).
+        places: (rows, n) in a row; `width` where a system is filled up.
+        width: of a row.
+    """
+
+    matrices: Tensor
+    wanted: Tensor
+    places: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, kept: Tensor, padded: Tensor, right: Tensor, most: int) -> Systems:
+        """The systems of rows with at most `most` places.
+
+        Args:
+            kept, right: as of `solve_in_pieces`.
+            padded: the moment with one more row and column of zeros, (in + 1, in + 1).
+        """
+        places = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        valid = kept.gather(1, places)
+        places = places.where(valid, kept.shape[1])
+        matrices = padded[places[:, :, None], places[:, None, :]]
+        matrices.diagonal(dim1=1, dim2=2).add_(~valid)
+        return cls(
+            matrices, F.pad(right, (0, 1)).gather(1, places)[:, :, None], places, len(padded)
+        )
+
+    def solution(self) -> tuple[Tensor, Tensor]:
+        """The solutions (rows, n, 1), and which of the systems are too near singular for them."""
+        factor, failed = torch.linalg.cholesky_ex(self.matrices)
+        found = torch.linalg.solve_triangular(factor, self.wanted, upper=False)
+        found = torch.linalg.solve_triangular(factor.mT, found, upper=True)
+        pivots = factor.diagonal(dim1=1, dim2=2).square().amin(dim=1)
+        return found, (failed > 0) | ~(pivots > SINGULAR)
+
+    def least_solution(self) -> Tensor:
+        """The least-squares solutions of least length, (rows, n, 1)."""
+        values, vectors = torch.linalg.eigh(self.matrices)
         regular = values > SINGULAR * values[:, -1:]
         inverse = torch.where(regular, 1 / values.where(regular, 1), 0)[:, :, None]
-        solution[singular] = vectors @ (inverse * (vectors.mT @ wanted[singular]))
-    found = right.new_zeros(len(right), len(padded))
-    return found.scatter_(1, places, solution[:, :, 0])[:, :-1]
+        return vectors @ (inverse * (vectors.mT @ self.wanted))
+
+    def spread(self, found: Tensor) -> Tensor:
+        """Solutions at their places in the rows, (rows, in)."""
+        rows = found.new_zeros(len(found), self.width)
+        return rows.scatter_(1, self.places, found[:, :, 0])[:, :-1]
