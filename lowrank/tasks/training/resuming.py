@@ -28,7 +28,7 @@ KIND = "training"
 SECONDS = 60.0
 
 
-class State(Protocol):
+class KeptState(Protocol):
     """What changes from step to step of a training."""
 
     @property
@@ -108,7 +108,7 @@ class Checkpoint:
         """Whether there is something to go on from."""
         return self.path.exists()
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: KeptState) -> None:
         """Write the state of the training, unless it will end in an error."""
         if not state.is_sound:
             return
@@ -117,7 +117,7 @@ class Checkpoint:
         write(self.path, state.tensors(), KIND, header)
         self._all.was_written()
 
-    def resume(self, state: State) -> None:
+    def resume(self, state: KeptState) -> None:
         """Take over the state that was written, if there is one.
 
         Raises:

@@ -61,6 +61,7 @@ class TrainingState:
 
     def resident(self, model: nn.Module) -> list[Tensor]:
         """The tensors that are in memory before a step."""
+        self.scaler.scale(self.total)  # The first use makes its tensors: now, not in the step.
         best = {} if self.stopping is None else self.stopping.best
         kept = {**best, **state_tensors(self.optimizer)}
         return [*model.parameters(), *model.buffers(), *kept.values()]
