@@ -109,8 +109,8 @@ def low_rank_parts(module: nn.Module) -> Iterator[Factorization]:
 def _is_low_rank(form: Factorization) -> bool:
     if not isinstance(form, Product):
         return False
-    inner = [factor.shape[0] for factor in list(form.factors)[1:]]  # type: ignore[union-attr]
-    return min(inner) < min(form.shape)
+    factors = [factor for factor in form.factors if isinstance(factor, Factorization)]
+    return min(factor.shape[0] for factor in factors[1:]) < min(form.shape)
 
 
 def _replace_codes(part: Factorization, made: dict[int, Dense]) -> None:
