@@ -34,6 +34,7 @@ LESS = {
 CHOICES = {
     "method.update": "method=sparsegpt",
     "method.init": "method=lora_quantized",
+    "method.iterations": "method=lora_quantized",
     "recovery.": "recovery=finetune",
     "method.": "method=mix",
     "norm.": "norm=full",

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from lowrank.approximation.alternation import Term, alternated
 from lowrank.approximation.comparison import error_of
 from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import Factorization, Sum
@@ -96,23 +96,17 @@ class AlternatingSum(Decomposer):
                 part.check_shape(weight)
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
-        exact = weight.double()
-        terms: list[Factorization] = []
-        matrices = [torch.zeros_like(exact) for _ in self.parts]
-        found: list[tuple[float, Sum]] = []
+        def term(index: int) -> Term:
+            def approximated(rest: Tensor) -> Factorization:
+                with self._naming(index):
+                    return self.parts[index].approximate(rest.to(weight.dtype), norm)
+
+            return approximated
+
+        terms = [term(index) for index in range(len(self.parts))]
         with MEMO.passing():
-            for _ in range(self.iterations):
-                terms = []
-                for index, part in enumerate(self.parts):
-                    matrices[index] = torch.zeros_like(exact)
-                    rest = (exact - torch.stack(matrices).sum(dim=0)).to(weight.dtype)
-                    with self._naming(index):
-                        terms.append(part.approximate(rest, norm))
-                    matrices[index] = terms[-1].to_dense().detach().double()
-                notes = tuple(dict.fromkeys(note for term in terms for note in term.notes))
-                form = Sum(*terms, notes=notes)
-                found.append((error_of(weight, norm, form), form))
-        return min(found, key=lambda pair: pair[0])[1]
+            passes = alternated(weight.double(), terms, self.iterations)
+            return min(map(_sum, passes), key=lambda form: error_of(weight, norm, form))
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
@@ -127,3 +121,8 @@ class AlternatingSum(Decomposer):
                 raise ValueError(text) from error
             parts = [*self.parts[:index], nearest, *self.parts[index + 1 :]]
             raise Unfit(text, AlternatingSum(parts, self.iterations)) from error
+
+
+def _sum(terms: Sequence[Factorization]) -> Sum:
+    """With the notes of all terms, each once."""
+    return Sum(*terms, notes=tuple(dict.fromkeys(note for term in terms for note in term.notes)))

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowrank.approximation.alternation import alternated
 from lowrank.approximation.comparison import better_of, error_of
 from lowrank.approximation.low_rank import nearest
 from lowrank.decomposers.decomposer import Decomposer, check_rank
@@ -97,17 +98,18 @@ class QuantizedPlusLowRank(Decomposer):
 
     def _alternate(self, weight: Tensor, norm: Norm, low_rank: Tensor) -> list[Factorization]:
         """Every iterate, beginning with the base of what `low_rank` (out, in) leaves."""
-        exact, forms = weight.double(), []
-        for _ in range(self.iterations):
-            rest = beyond_rounding(exact - low_rank, weight)
-            base = self.base.decompose(rest, norm).to(weight.dtype)
-            missed = exact - base.to_dense().double()
-            if not bool(beyond_rounding(missed, weight).any()):
-                return [*forms, base]
-            product = self._product(missed, norm).to(weight.dtype)
-            forms.append(Sum(base, product, notes=base.notes))
-            low_rank = product.to_dense().double()
-        return forms
+
+        def base(rest: Tensor) -> Factorization:
+            return self.base.decompose(beyond_rounding(rest, weight), norm).to(weight.dtype)
+
+        def product(missed: Tensor) -> Factorization | None:
+            is_more = bool(beyond_rounding(missed, weight).any())
+            return self._product(missed, norm).to(weight.dtype) if is_more else None
+
+        exact = weight.double()
+        start = [torch.zeros_like(exact), low_rank]
+        passes = alternated(exact, [base, product], self.iterations, start)
+        return [Sum(*terms, notes=terms[0].notes) if terms[1:] else terms[0] for terms in passes]
 
     def _product(self, target: Tensor, norm: Norm) -> Factorization:
         """The product of rounded factors nearest to a target (out, in) that is not zero."""

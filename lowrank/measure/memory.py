@@ -1,9 +1,10 @@
-"""Peak memory of one forward pass."""
+"""Peak memory of one forward pass, and of steps that change a model."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,48 @@ def peak_memory(model: nn.Module, example: Example) -> int:
         before = torch.cuda.memory_allocated(device)
         run(model, example)
         return alive.now + torch.cuda.max_memory_allocated(device) - before
+
+
+# Steps whose memory is followed: the state of an optimizer is there from the second on.
+FIRST_STEPS = 2
+
+
+class StepMemory:
+    """The most memory at once in the first two steps of a training; later ones take about as much.
+
+    On the CPU it is that of all tensors alive, as for `peak_memory`: parameters, gradients,
+    activations, the state of the optimizer and the batch, while they live; scratch space inside a
+    kernel is not seen. On CUDA it is the peak of the allocator, with all that the process holds on
+    the device.
+
+    Attributes:
+        peak: bytes; None before the first step.
+    """
+
+    def __init__(self, device: torch.device, peak: int | None = None) -> None:
+        self.device, self.peak = device, peak
+
+    @contextmanager
+    def following(self, step: int, resident: Callable[[], Iterable[Tensor]]) -> Iterator[None]:
+        """Follow the memory of the step inside, if it is one of the first.
+
+        Args:
+            step: its number, counted from 0.
+            resident: gives the tensors that are alive before it, and may not be read in it until
+                the peak.
+        """
+        if step >= FIRST_STEPS:
+            yield
+            return
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            yield
+            found = torch.cuda.max_memory_allocated(self.device)
+        else:
+            with AliveTensors(resident()) as alive:
+                yield
+            found = alive.peak
+        self.peak = max(self.peak or 0, found)
 
 
 class AliveTensors(TorchDispatchMode):

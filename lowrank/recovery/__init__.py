@@ -15,4 +15,5 @@ from lowrank.recovery.recode import Recode as Recode
 from lowrank.recovery.recovery import NoRecovery as NoRecovery
 from lowrank.recovery.recovery import Recovery as Recovery
 from lowrank.recovery.task_bank import TaskBank as TaskBank
+from lowrank.recovery.thaw_low_rank import ThawLowRank as ThawLowRank
 from lowrank.recovery.tune import Tune as Tune

@@ -116,7 +116,7 @@ class Gradual(ByTraining):
     ) -> dict[str, Any]:
         """Train what `renewed` gives for each share."""
         losses: list[float] = []
-        steps, last = 0, {}
+        steps, peak, last = 0, 0, {}
         for share, part in zip(self.shares(), self.parts(), strict=True):
             model = renewed(share)
             if self.restarts:
@@ -126,7 +126,8 @@ class Gradual(ByTraining):
             said = _from(part, self, progress)
             last = recipe.train(model, task, progress=said, part=epochs, options=self)
             losses, steps = losses + last["losses"], steps + last["steps"]
-        return last | {"losses": losses, "steps": steps}
+            peak = max(peak, last["peak_memory_bytes"])
+        return last | {"losses": losses, "steps": steps, "peak_memory_bytes": peak}
 
 
 def _from(part: range, whole: Training, progress: Progress) -> Progress:

@@ -100,7 +100,7 @@ class LearningCompression(ByTraining):
         each, penalty = self.epochs // self.steps, self.penalty
         losses: list[float] = []
         gaps: list[float] = []
-        last, taken = {}, 0
+        last, taken, peak = {}, 0, 0
         for step in range(self.steps):
             targets = [image + shift for image, shift in zip(images, shifts, strict=True)]
             recipe = self.plain(learning_rate=min(self.learning_rate, 1 / penalty))
@@ -108,6 +108,7 @@ class LearningCompression(ByTraining):
             part = range(step * each, (step + 1) * each)
             last = recipe.train(twin.model, task, loss, progress, part, self)
             losses, taken = losses + last["losses"], taken + last["steps"]
+            peak = max(peak, last["peak_memory_bytes"])
             with MEMO.passing():
                 compressed.take(compressed_at(again, twin.model, weights, shifts))
             images = twin.images(compressed)
@@ -117,7 +118,7 @@ class LearningCompression(ByTraining):
                     # λ ← λ − μ (w − Δ(Θ)), divided by the next μ.
                     shift.sub_(weight.detach() - image).div_(self.growth)
             penalty *= self.growth
-        found = last | {"losses": losses, "steps": taken, "gaps": gaps}
+        found = last | {"losses": losses, "steps": taken, "gaps": gaps, "peak_memory_bytes": peak}
         return found | ({"note": _far(gaps[-1])} if gaps[-1] > NEAR_ENOUGH else {})
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.calibration.piece import examples_of
 from lowrank.calibration.task_pieces import task_pieces
@@ -23,12 +21,13 @@ from lowrank.numerics.checks import (
     check_one_of,
     check_positive,
 )
+from lowrank.numerics.memo import model_fingerprint
 from lowrank.recovery.recovery import Progress, Recovery, silent
 from lowrank.recovery.tuned import Pair, Step, Tuned
+from lowrank.recovery.tuning import Tuning
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
-from lowrank.tasks.training.optimizers import state_bytes
-from lowrank.tasks.training.recipe import SCHEDULES
+from lowrank.tasks.training.resuming import next_checkpoint
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -48,7 +47,8 @@ class Tune(Recovery):
 
     Some examples are held out. Of the untuned state and the states after each epoch, the one
     nearest to the dense model on these examples is kept, so on them tuning never does harm. The
-    dense model is the target and stays as it is.
+    dense model is the target and stays as it is. Inside `lowrank.tasks.resumable` a tuning goes on
+    where a killed process left it.
 
     Args:
         epochs: passes over the examples, ≥ 1; the learning rate falls as a cosine to 0.
@@ -158,6 +158,8 @@ class Tune(Recovery):
             stack.enter_context(evaluating(model, pair.dense))
             if all(pair.is_equal(piece.batch) for batch in held for piece in batch):
                 return {"note": "the model gives what the dense one gives: not tuned"}
+            # Before stand-ins take the places of buffers.
+            checkpoint = next_checkpoint(lambda: self._made_for(pair))
             numbers = list(self._found(model))
             # Runs after all others: leaves drop the matrices that they computed from the stand-ins.
             stack.callback(model.eval)
@@ -166,45 +168,19 @@ class Tune(Recovery):
             model.eval()  # Leaves cannot notice that their buffers were replaced.
             if not numbers:
                 raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
-            found = self._descend(pair, numbers, (learnt, held), progress)
+            rates = self.learning_rate, self.code_rate
+            tuning = Tuning(pair, numbers, (learnt, held), self.epochs, rates)
+            found = tuning.run(checkpoint, progress)
         return found | {
             "tuned_params": sum(tuned.master.numel() for tuned in numbers),
             "examples": sum(map(examples_of, learnt)),
             "held_out_examples": sum(map(examples_of, held)),
         }
 
-    def _descend(
-        self,
-        pair: Pair,
-        numbers: list[Tuned],
-        batches: tuple[list[Step], list[Step]],
-        progress: Progress,
-    ) -> dict[str, Any]:
-        learnt, held = batches
-        steps, factor = self.epochs * len(learnt), SCHEDULES["cosine"]
-        rates = self.learning_rate, self.code_rate
-        optimizer = torch.optim.Adam([tuned.group(*rates) for tuned in numbers])
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
-        orders = torch.Generator().manual_seed(pair.task.seed)
-        distances = [pair.mean_distance(held)]
-        best = [tuned.stand_in.detach().clone() for tuned in numbers]
-        seconds: list[float] = []
-        for epoch in range(1, self.epochs + 1):
-            for index in torch.randperm(len(learnt), generator=orders).tolist():
-                started = time.perf_counter()
-                _step(pair.distance(learnt[index]), numbers, optimizer)
-                schedule.step()
-                seconds.append(time.perf_counter() - started)
-            distances.append(pair.mean_distance(held))
-            progress(epoch, self.epochs, distances[-1])
-            if distances[-1] < min(distances[:-1]):
-                best = [tuned.stand_in.detach().clone() for tuned in numbers]
-        for tuned, numbers_of_best in zip(numbers, best, strict=True):
-            tuned.see(numbers_of_best)
-        kept = distances.index(min(distances))
-        note = {} if kept else {"note": "tuning brought it no nearer to the dense one: not tuned"}
-        costs = {"optimizer_bytes": state_bytes(optimizer), "step_s": statistics.median(seconds)}
-        return {"steps": steps, "kept_epoch": kept, "distances": distances} | costs | note
+    def _made_for(self, pair: Pair) -> dict[str, Any]:
+        task = {"name": pair.task.name, "seed": pair.task.seed}
+        models = {"model": model_fingerprint(pair.model), "dense": model_fingerprint(pair.dense)}
+        return {"options": asdict(self), "task": task} | models
 
     def _examples(self, task: Task) -> tuple[list[Step], list[Step]]:
         """The batches to learn from and the held-out batches."""
@@ -225,16 +201,6 @@ class Tune(Recovery):
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and _part(name, parameter, inside) in self.parts:
                 yield Tuned(Tunable.scales(parameter), parameter=parameter)
-
-
-def _step(distance: Tensor, numbers: list[Tuned], optimizer: torch.optim.Optimizer) -> None:
-    places = [tuned.stand_in for tuned in numbers]
-    gradients = torch.autograd.grad(distance, places, allow_unused=True)
-    for tuned, gradient in zip(numbers, gradients, strict=True):
-        tuned.take(gradient)
-    optimizer.step()
-    for tuned in numbers:
-        tuned.follow()
 
 
 def _part(name: str, parameter: nn.Parameter, inside: set[int]) -> Part | None:

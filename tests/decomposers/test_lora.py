@@ -162,7 +162,7 @@ def test_a_residual_of_nothing_is_refused():
     with pytest.raises(ValueError, match="a dense base loses nothing: give a base .* init='zero'"):
         LoRA(4, 8, init="residual")
     kept_dense = LoRA(4, 8, init="residual", base=TruncatedSVD(rank=19))
-    text = r"nothing to start from: Dense 30→20 equals the weight \(kept dense: .*Use init='zero'"
+    text = r"nothing to start from: the base, Dense 30→20, equals the weight \(kept dense: .*'zero'"
     with pytest.raises(ValueError, match=text):
         kept_dense.decompose(random(20, 30))
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from lowrank.factorizations import Layout, Quantized
 from lowrank.measure import peak_memory
+from lowrank.measure.memory import StepMemory
 from lowrank.model.factorized import FactorizedLinear
 
 
@@ -93,3 +94,61 @@ def test_on_cuda_other_models_on_the_device_do_not_count():
     other = torch.zeros(1 << 20, device="cuda")
     assert peak_memory(layer, example) == alone >= 4 * (1 << 20) + 2 * 4 * (1 << 19)
     del other
+
+
+def convolutional():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(512, 10)),
+    )
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "AdamW": torch.optim.AdamW,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_takes_what_torchs_own_tracker_says(optimizer, batch):
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    x, y = torch.zeros(batch, 3, 8, 8), torch.zeros(batch, dtype=torch.long)
+
+    def started():
+        model = convolutional()
+        made = OPTIMIZERS[optimizer](model.parameters())
+
+        def step() -> None:
+            made.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            made.step()
+
+        step()
+        return model, made, step
+
+    model, made, step = started()
+    kept = [value for state in made.state.values() for value in state.values()]
+    resident = [*model.parameters(), *model.buffers(), *kept]
+    memory = StepMemory(torch.device("cpu"))
+    with memory.following(1, lambda: [t for t in resident if isinstance(t, torch.Tensor)]):
+        step()
+    model, made, step = started()
+    tracker = MemTracker()
+    tracker.track_external(model, made, x, y)
+    with tracker:
+        step()
+    (snapshot,) = tracker.get_tracker_snapshot("peak").values()
+    assert memory.peak == snapshot["Total"]
+
+
+def test_the_largest_of_the_first_two_steps_counts_and_later_ones_are_not_followed():
+    memory, weight = StepMemory(torch.device("cpu")), torch.zeros(100)
+    assert memory.peak is None
+    for step, size in enumerate((1000, 10, 5000)):
+        with memory.following(step, lambda: [weight]):
+            torch.zeros(size)
+    assert memory.peak == 4 * 1100

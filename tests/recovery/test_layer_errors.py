@@ -13,6 +13,7 @@ from lowrank.decomposers import (
     Chain,
     CodebookQuantization,
     LoRA,
+    LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
     TruncatedSVD,
@@ -30,6 +31,7 @@ from lowrank.recovery import (
     NoRecovery,
     Recode,
     Recovery,
+    ThawLowRank,
     Tune,
 )
 from lowrank.tasks import Batch
@@ -53,6 +55,7 @@ ROWS = [
     (Tune(epochs=1, batch_size=32, parts=["codes", "values"]), Quantization(3, group_size=16)),
     (DecomposeLeaves(Quantization(2)), TruncatedSVD(4)),
     (Recode(), CODEBOOK),
+    (ThawLowRank(), LowRankPlusSparse(2, 0.5)),
     (InOrder([GRADUAL, DecomposeLeaves(CodebookQuantization(2)), Recode()]), MagnitudePruning(0.9)),
 ]
 

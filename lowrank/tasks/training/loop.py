@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.measure.memory import StepMemory
 from lowrank.model.batch import Batch
 from lowrank.model.nested import hashes
 from lowrank.numerics.memo import model_fingerprint
@@ -22,7 +23,7 @@ from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
 from lowrank.tasks.training.options import TrainingOptions
 from lowrank.tasks.training.precision import autocast, scaler_for
 from lowrank.tasks.training.recipe import SCHEDULES, Recipe
-from lowrank.tasks.training.resuming import Checkpoint, is_resumable, next_checkpoint
+from lowrank.tasks.training.resuming import Checkpoint, next_checkpoint
 from lowrank.tasks.training.state import TrainingState, moving
 
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
@@ -71,14 +72,15 @@ class Loop:
             stopping = EarlyStopping(model, task, tensors, options.patience)
         scaler = scaler_for(options.autocast, self.device, parameters)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        memory = StepMemory(self.device)
         self.state = TrainingState(
-            tensors, optimizer, scaler, stopping, total, part, self.per_epoch, part.start
+            tensors, optimizer, scaler, stopping, total, memory, part, self.per_epoch, part.start
         )
         self.seconds: list[float] = []
 
     def run(self, progress: Progress) -> dict[str, Any]:
         """Train; what a record says of it."""
-        checkpoint, state = self._checkpoint(), self.state
+        checkpoint, state = next_checkpoint(self._made_for), self.state
         if checkpoint is not None:
             checkpoint.resume(state)
         if state.found is None:
@@ -111,7 +113,8 @@ class Loop:
                 order = int(torch.randint(2**62, (), generator=orders))
                 for batch in self._batches(order):
                     started = time.perf_counter()
-                    value = self._step(batch)
+                    with state.memory.following(state.done, self._resident):
+                        value = self._step(batch)
                     self.seconds.append(time.perf_counter() - started)
                     # Each example has equal weight, also in a shorter last batch.
                     state.total += value * len(batch)
@@ -163,15 +166,15 @@ class Loop:
         pairs = zip(counts, parts, strict=True)
         return [(n / sum(counts), part) for n, part in pairs if n] or [(1, batch)]
 
-    def _checkpoint(self) -> Checkpoint | None:
-        """Where the state is kept, if it is."""
-        if not is_resumable():
-            return None
+    def _resident(self) -> list[Tensor]:
+        return self.state.resident(self.model)
+
+    def _made_for(self) -> dict[str, Any]:
         settings = asdict(self.options) | asdict(self.recipe)
         task = {"name": self.task.name, "seed": self.task.seed, "examples": len(self.data)}
         task["first"] = self._first_examples()
         made_for = {"options": settings, "epochs": [self.part.start, self.part.stop], "task": task}
-        return next_checkpoint(made_for | {"model": model_fingerprint(self.model)})
+        return made_for | {"model": model_fingerprint(self.model)}
 
     def _first_examples(self) -> list[str]:
         """Hashes of the first batch, without a draw from the generators of the caller."""
@@ -188,6 +191,7 @@ class Loop:
             "steps": len(losses) * self.per_epoch,
             "trained_params": self.trained,
             "optimizer_bytes": state_bytes(self.state.optimizer),
+            "peak_memory_bytes": self.state.memory.peak,
             "step_s": statistics.median(self.seconds) if self.seconds else None,
         }
         return found if stopping is None else found | {"epochs": len(losses)} | stopping.found()

@@ -42,6 +42,7 @@ def optimizer_for(
 
 # The tensors that each keeps for a parameter, where it keeps any.
 KEPT: dict[type[Optimizer], set[str]] = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
 }

@@ -9,22 +9,48 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from lowrank.files.fields import Fields
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import opened, write
-from lowrank.tasks.training.state import TrainingState
+from lowrank.files.tensor_files import TensorFile, opened, write
 
-FORMAT = 1
+FORMAT = 2
 KIND = "training"
 # Seconds between two writes: at most so much work is lost.
 SECONDS = 60.0
+
+
+class KeptState(Protocol):
+    """What changes from step to step of a training."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is something to go on to."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All its tensors, by the names that they have in a file."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The rest of it."""
+        ...
+
+    def check_file(self, file: TensorFile) -> None:
+        """Raise ValueError unless a file, of which nothing is read yet, has its tensors."""
+        ...
+
+    def take(self, tensors: Mapping[str, Tensor], fields: Fields) -> None:
+        """Go on from what a file has; ValueError where that is no such state."""
+        ...
 
 
 class Checkpoints:
@@ -82,16 +108,16 @@ class Checkpoint:
         """Whether there is something to go on from."""
         return self.path.exists()
 
-    def keep(self, state: TrainingState) -> None:
-        """Write the state of the training, unless its loss says that it will end in an error."""
-        if not bool(state.total.isfinite()):
+    def keep(self, state: KeptState) -> None:
+        """Write the state of the training, unless it will end in an error."""
+        if not state.is_sound:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         header = {"format": FORMAT, "made_for": self.made_for, "state": state.to_json()}
         write(self.path, state.tensors(), KIND, header)
         self._all.was_written()
 
-    def resume(self, state: TrainingState) -> None:
+    def resume(self, state: KeptState) -> None:
         """Take over the state that was written, if there is one.
 
         Raises:
@@ -161,13 +187,11 @@ def named(part: str) -> Iterator[None]:
         kept.part = before
 
 
-def next_checkpoint(made_for: Mapping[str, Any]) -> Checkpoint:
-    """That of the next training inside `resumable`."""
+def next_checkpoint(made_for: Callable[[], Mapping[str, Any]]) -> Checkpoint | None:
+    """That of the next training; None outside of `resumable`.
+
+    Args:
+        made_for: gives the JSON with everything on which the training depends.
+    """
     kept = _CHECKPOINTS.get()
-    assert kept is not None
-    return kept.next(made_for)
-
-
-def is_resumable() -> bool:
-    """Whether the states of trainings are kept."""
-    return _CHECKPOINTS.get() is not None
+    return None if kept is None else kept.next(made_for())

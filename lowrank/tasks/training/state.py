@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lowrank.files.fields import Fields
 from lowrank.files.tensor_files import TensorFile
+from lowrank.measure.memory import StepMemory
 from lowrank.model.contents import names_of
 from lowrank.tasks.training.early_stopping import EarlyStopping
 from lowrank.tasks.training.optimizers import check_state_tensors, load_state_tensors, state_tensors
@@ -31,6 +32,7 @@ class TrainingState:
         losses: the mean loss of each epoch of this call.
         found: what a record says of the training, once it is done.
         random: the states of the generators to go on with.
+        memory: the most in the first steps.
     """
 
     moving: Mapping[str, Tensor]
@@ -38,6 +40,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     stopping: EarlyStopping | None
     total: Tensor
+    memory: StepMemory
     part: range
     per_epoch: int
     epoch: int
@@ -45,6 +48,23 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)
     found: dict[str, Any] | None = None
     random: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its loss does not say yet that it will end in an error."""
+        return bool(self.total.isfinite())
+
+    @property
+    def done(self) -> int:
+        """Steps done in this call."""
+        return (self.epoch - self.part.start) * self.per_epoch + self.step
+
+    def resident(self, model: nn.Module) -> list[Tensor]:
+        """The tensors that are in memory before a step."""
+        self.scaler.scale(self.total)  # The first use makes its tensors: now, not in the step.
+        best = {} if self.stopping is None else self.stopping.best
+        kept = {**best, **state_tensors(self.optimizer)}
+        return [*model.parameters(), *model.buffers(), *kept.values()]
 
     def end_epoch(self, loss: float) -> None:
         """Go on to the next epoch, after one of this mean loss."""
@@ -70,6 +90,7 @@ class TrainingState:
             "step": self.step,
             "total": float(self.total),
             "losses": self.losses,
+            "peak": self.memory.peak,
             "scaler": self.scaler.state_dict(),
             "validation": None if self.stopping is None else self.stopping.values,
         }
@@ -86,16 +107,7 @@ class TrainingState:
             own |= self._random()
             if self.stopping is not None:
                 own |= {f"best.{name}": tensor for name, tensor in self.moving.items()}
-        missing = sorted(own.keys() - file.shapes.keys())
-        if missing:
-            raise ValueError(f"it lacks {names_of(missing)}")
-        for name, tensor in own.items():
-            found = file.shapes[name], file.dtypes[name]
-            there = tuple(tensor.shape), tensor.dtype
-            if found != there:
-                raise ValueError(f"'{name}' is {found} in the file and {there} in the training")
-        others = {name: shape for name, shape in file.shapes.items() if name not in own}
-        check_state_tensors(self.optimizer, others)
+        check_tensors(file, own, self.optimizer)
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, Tensor], fields: Fields) -> None:
@@ -125,6 +137,7 @@ class TrainingState:
             self.stopping.values = fields.numbers("validation", done + 1, may_lack=True)
         self.epoch, self.step, self.losses = epoch, step, losses
         self.total.fill_(total)
+        self.memory.peak = fields.integer("peak", 1)
 
     def _take_rest(self, tensors: Mapping[str, Tensor], fields: Fields) -> None:
         """Go on with the best weights, the optimizer, the scale of losses and the generators."""
@@ -160,3 +173,22 @@ def moving(model: nn.Module) -> dict[str, Tensor]:
     buffers, such as the statistics of BatchNorm."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return trained | dict(model.named_buffers())
+
+
+def check_tensors(file: TensorFile, own: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+    """Check, before anything is read, that a file has tensors like `own`, and beside them at most
+    the state of an optimizer.
+
+    Raises:
+        ValueError: it has not.
+    """
+    missing = sorted(own.keys() - file.shapes.keys())
+    if missing:
+        raise ValueError(f"it lacks {names_of(missing)}")
+    for name, tensor in own.items():
+        found = file.shapes[name], file.dtypes[name]
+        there = tuple(tensor.shape), tensor.dtype
+        if found != there:
+            raise ValueError(f"'{name}' is {found} in the file and {there} in the training")
+    others = {name: shape for name, shape in file.shapes.items() if name not in own}
+    check_state_tensors(optimizer, others)

@@ -71,10 +71,11 @@ class Training(Recipe):
 
         Returns:
             "losses" (the mean of each epoch), "steps" and "trained_params" (their numbers),
-            "optimizer_bytes" (of the optimizer's state at the end) and "step_s" (the median seconds
-            of a step; None if all were done before). With `patience` also "epochs" (those that were
-            trained), "best_epoch" (whose weights the model has; 0 for those before training) and
-            "validation" (the metric, and its values before training and after each epoch).
+            "optimizer_bytes" (of the optimizer's state at the end), "peak_memory_bytes" (see
+            `lowrank.measure.memory.StepMemory`) and "step_s" (the median seconds of a step; None if
+            all were done before). With `patience` also "epochs" (those that were trained),
+            "best_epoch" (whose weights the model has; 0 for those before training) and "validation"
+            (the metric, and its values before training and after each epoch).
 
         Raises:
             ValueError: no parameter requires a gradient, one of float16 is to be trained by AdamW,

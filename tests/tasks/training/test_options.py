@@ -278,3 +278,23 @@ def test_bad_options(options, message):
     for make in (TrainingOptions, lambda **given: FineTune(1, 0.1, **given)):
         with pytest.raises(ValueError, match=message):
             make(**options)
+
+
+def peak(model, **options):
+    recipe = FineTune(1, 1e-3, batch_size=256, scope="factorizations", **options)
+    return recipe.recover(copy.deepcopy(model), TASK)["peak_memory_bytes"]
+
+
+def test_the_record_says_the_memory_of_a_step():
+    """Adapters save gradients and the state of the optimizer, parts of a batch activations."""
+    wide = replace(TASK, arguments={"widths": [64, 512, 512, 10]}).model()
+    adapted = compress(wide, LoRA(2, 4.0)).model
+    numbers, trained = sum(p.numel() for p in wide.parameters()), 2 * (64 + 4 * 512 + 10)
+    # Weights, gradients and two moments at least.
+    whole, of_adapter = peak(wide), peak(adapted)
+    assert whole > 4 * 4 * numbers
+    assert 4 * (numbers + 4 * trained) < of_adapter < whole - 4 * 2 * (numbers - trained)
+    # One moment, and the counts of steps of 6 factors.
+    assert of_adapter - peak(adapted, optimizer="sgd") == 4 * trained + 4 * 6
+    # The inputs of the last two layers are kept for the gradients.
+    assert of_adapter - peak(adapted, accumulate=8) > 4 * 2 * 512 * 256 * 7 / 8

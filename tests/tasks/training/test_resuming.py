@@ -257,7 +257,7 @@ FORGED = {
 def patient(tmp_path_factory):
     """The parts of the file of a training that was killed."""
     path = interrupted(tmp_path_factory.mktemp("states"), replace(RECIPE, patience=5))
-    with opened(path, "training", 1, "") as file:
+    with opened(path, "training", 2, "") as file:
         return json.loads(json.dumps(dict(file.header))), file.read()[0]
 
 
