@@ -53,6 +53,9 @@ def _made(architecture: Architecture, dtype: torch.dtype) -> nn.Module:
     return getattr(transformers, architecture.model)._from_config(config, dtype=dtype).eval()
 
 
+COMPRESSED: dict[Any, nn.Module] = {}
+
+
 @dataclass
 class Case:
     """A compressed model in a folder, and its outputs there and here."""
@@ -76,6 +79,14 @@ class Case:
             return transformers.AutoModel.from_pretrained(MINILM).to(self.dtype).eval()
         return _made(MODELS[self.model], self.dtype)
 
+    def compressed(self) -> nn.Module:
+        """Made once for all cases of the same model and method."""
+        key = (self.model, repr(self.method), repr(self.where), self.dtype)
+        if key not in COMPRESSED:
+            where = {} if self.where is None else {"where": self.where}
+            COMPRESSED[key] = lowrank.compress(self.dense(), self.method, **where).model.eval()
+        return COMPRESSED[key]
+
     @property
     def class_name(self) -> str:
         return {"stories260K": "LlamaForCausalLM", "MiniLM": "BertModel"}.get(self.model) or MODELS[
@@ -96,8 +107,7 @@ class Case:
 @torch.no_grad()
 def export(case: Case, folder: Path) -> None:
     """Compress, run and write the model of a case."""
-    where = {} if case.where is None else {"where": case.where}
-    model = lowrank.compress(case.dense(), case.method, **where).model.eval()
+    model = case.compressed()
     case.wanted = {"outputs": model(**case.inputs)[0]}
     if case.generates and "input_ids" in case.inputs:
         first = case.inputs["input_ids"][:1]
@@ -115,11 +125,7 @@ def read_elsewhere(cases: dict[str, Case], folder: Path) -> None:
         save_file(case.inputs, folder / f"{number}.inputs")
         described.append(
             {
-                "class": "AutoModelForCausalLM"
-                if case.generates
-                and not case.options.get("code")
-                and case.class_name.endswith("CausalLM")
-                else case.class_name,
+                "class": case.class_name,
                 "folder": str(case.folder),
                 "inputs": str(folder / f"{number}.inputs"),
                 "result": str(folder / f"{number}.result"),

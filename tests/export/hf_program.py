@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 
 
 def loaded(case):
-    cls = getattr(transformers, case["class"])
-    options = {"trust_remote_code": True} if case["code"] else {}
+    name, options = case["class"], {}
+    if case["code"]:
+        config = json.loads(Path(case["folder"], "config.json").read_text())
+        name, options = next(iter(config["auto_map"])), {"trust_remote_code": True}
+    cls = getattr(transformers, name)
     model, info = cls.from_pretrained(case["folder"], output_loading_info=True, **options)
     wrong = {name: found for name, found in info.items() if found}
     assert not wrong, wrong

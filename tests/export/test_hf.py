@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lowrank
-from lowrank import Quantization
+from lowrank import DoRA, LoRA, Quantization
+from lowrank.export.formats.hf import own_code
 from lowrank.export.formats.hf.compressed_tensors import (
     Scheme,
     packed_tensors,
     quantization_config,
     why_not,
 )
-from lowrank.factorizations import Quantized
+from lowrank.export.formats.hf.remote import matrix_forms
+from lowrank.factorizations import BlockGrid, Codebook, Quantized, Sparse
 from lowrank.factorizations.packing import Layout
 
 RECORD = {
@@ -168,3 +170,61 @@ def test_the_model_keeps_its_config(tmp_path):
     assert model.config.to_dict() == before
     with pytest.raises(ValueError, match="does not know factorizations"):
         model.save_pretrained(tmp_path)
+
+
+def test_the_code_of_folders_has_the_forms_that_are_kept():
+    assert matrix_forms.FORMS.keys() == own_code.HELD
+
+
+@given(
+    bits=st.integers(1, 8),
+    groups=st.sampled_from([3, 4, "channel", "tensor"]),
+    zero=st.sampled_from([None, "codes", "real"]),
+    seed=st.integers(0, 9),
+)
+def test_the_code_of_folders_reads_codes_bit_for_bit(bits, groups, zero, seed):
+    draw = torch.Generator().manual_seed(seed)
+    layout = Layout((5, 7), bits, groups)
+    codes = torch.randint(0, 2**bits, layout.shape, generator=draw)
+    scale = torch.randn(layout.count, generator=draw).half()
+    zeros = torch.randint(0, 2**bits, (layout.count,), generator=draw)
+    real = torch.randn(layout.count, generator=draw)
+    assert_same(Quantized(layout, codes, scale, {"codes": zeros, "real": real}.get(zero)))
+    assert_same(Codebook(layout, codes, torch.randn(layout.count, 2**bits, generator=draw)))
+
+
+@given(
+    block=st.sampled_from([(1, 1), (2, 3), (1, 8), (7, 1)]),
+    share=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_the_code_of_folders_reads_positions_bit_for_bit(block, share, seed):
+    draw = torch.Generator().manual_seed(seed)
+    grid = BlockGrid((7, 300), block)
+    kept = torch.rand(grid.size, generator=draw) < share
+    assert_same(Sparse.from_dense(torch.randn(7, 300, generator=draw), kept, block))
+
+
+def assert_same(form):
+    """The form, and what the code of folders makes of its description and tensors."""
+    made = matrix_forms.form_of(own_code.described(form))
+    made.load_state_dict(own_code.stored_tensors_of(form))
+    assert torch.equal(made.matrix(), form.to_dense())
+
+
+def test_code_needs_a_class_that_is_found(tmp_path):
+    class Own(ARCHITECTURES["Llama"].make().__class__):
+        pass
+
+    model = lowrank.compress(Own(ARCHITECTURES["Llama"].make().config), Quantization(bits=8)).model
+    with pytest.raises(ValueError, match="no Auto class of transformers makes a Own"):
+        lowrank.export_model(model, "hf", tmp_path / "out", tokenizer=None, code=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_forms_that_the_code_has_not_are_named():
+    model = lowrank.compress(ARCHITECTURES["Llama"].make(), DoRA(LoRA(2, 4)), "*.0.mlp.*").model
+    plan = lowrank.plan_export(model, "hf", tokenizer=None, code=True)
+    assert {layer.why_dense for layer in plan.layers} == {
+        "the code in the folder has no NormalizedRows"
+    }

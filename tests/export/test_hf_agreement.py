@@ -9,17 +9,26 @@ import json
 import pytest
 import torch
 from forms import FORMS
-from hf_models import STORIES, Case, read_elsewhere, weights_bytes
+from hf_models import MINILM, STORIES, Case, read_elsewhere, weights_bytes
 
-from lowrank import HalfPrecision, Quantization, TruncatedSVD
+from lowrank import (
+    AWQ,
+    Chain,
+    EntropyCodedQuantization,
+    HalfPrecision,
+    LowRankPlusSparse,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressed_tensors") is None,
     reason="compressed-tensors is not installed",
 )
-BODY = "model.layers*"
+BODY, BLOCK = "model.layers*", "model.layers.0*"
 CASES = {
-    **{f"Llama, {form}": Case("wide Llama", method, BODY) for form, method in FORMS.items()},
+    **{f"Llama, {form}": Case("wide Llama", method, BLOCK) for form, method in FORMS.items()},
     "Llama, every linear layer": Case("wide Llama", Quantization(bits=4, group_size=64)),
     "Llama, several schemes": Case(
         "wide Llama",
@@ -61,6 +70,38 @@ if STORIES.is_dir():
         "stories260K, 4 bits": Case("stories260K", Quantization(bits=4, group_size=64), BODY),
         "stories260K, low rank": Case("stories260K", TruncatedSVD(rank=8), BODY),
     }
+CODE = {"code": True}
+CASES |= {
+    **{
+        f"code: Llama, {form}": Case("wide Llama", m, BLOCK, options=CODE)
+        for form, m in FORMS.items()
+    },
+    "code: Llama, table and head": Case("wide Llama", TruncatedSVD(rank=8), options=CODE),
+    "code: Qwen2, tied low rank": Case("Qwen2", TruncatedSVD(rank=4), options=CODE),
+    "code: Qwen2, tied codes": Case("Qwen2", Quantization(bits=4), options=CODE),
+    "code: GPT-2, low rank": Case("GPT-2", TruncatedSVD(rank=4), options=CODE),
+    "code: T5, low rank": Case("T5", TruncatedSVD(rank=4), options=CODE),
+    "code: T5, entropy coded": Case(
+        "T5", EntropyCodedQuantization(bits=4), "encoder.block.0*", options=CODE
+    ),
+    "code: Whisper, low rank": Case("Whisper", TruncatedSVD(rank=4), options=CODE),
+    "code: Whisper, codes": Case("Whisper", Quantization(bits=4), options=CODE),
+    "code: ViT, low rank": Case("ViT", TruncatedSVD(rank=4), options=CODE),
+    "code: ViT, sparse": Case("ViT", MagnitudePruning(0.9), options=CODE),
+    "code: Mixtral, low rank": Case("Mixtral", TruncatedSVD(rank=8), options=CODE),
+    "code: Llama, bfloat16": Case(
+        "wide Llama",
+        Chain([MagnitudePruning(0.5), Quantization(bits=4)]),
+        BODY,
+        torch.bfloat16,
+        options=CODE,
+    ),
+    "code: Llama, AWQ": Case("wide Llama", AWQ(bits=4, group_size=32), BODY, options=CODE),
+}
+if MINILM.is_dir():
+    CASES["code: MiniLM, low rank + sparse"] = Case(
+        "MiniLM", LowRankPlusSparse(rank=8, sparsity=0.9, iterations=2), "*.0.*", options=CODE
+    )
 # Forms that hold W as one matrix, which all readers multiply alike.
 ONE_MATRIX = [
     name
@@ -112,8 +153,16 @@ def test_a_form_is_kept_or_multiplied_out(cases, form):
     plan = cases[f"Llama, {form}"].plan
     kept = len(plan.layers) - len(plan.multiplied_out)
     # Of quantized + low rank, what is smaller without low rank has none.
-    partly = range(14) if form == "quantized + low rank" else [0]
-    assert len(plan.layers) == 14 and kept in ([14] if form in KEPT else partly)
+    partly = range(7) if form == "quantized + low rank" else [0]
+    assert len(plan.layers) == 7 and kept in ([7] if form in KEPT else partly)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_in_the_folder_keeps_all_forms(cases, form):
+    case = cases[f"code: Llama, {form}"]
+    assert len(case.plan.layers) == 7 and not case.plan.multiplied_out
+    wanted = "Linear" if form == "dense" else "CompressedLinear"
+    assert case.names["model.layers.0.mlp.up_proj"] == wanted
 
 
 def test_all_linear_layers_of_fitting_widths_are_packed(cases):

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from lowrank.export.formats.dense import planned_dense
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.hf.card import CARD, card, licence_of, read_record
-from lowrank.export.formats.hf.compressed_tensors import (
-    Scheme,
-    packed_tensors,
-    quantization_config,
-    rounding_note,
-    schemes_of,
-    why_not,
-)
+from lowrank.export.formats.hf.compressed_tensors import FORMAT
+from lowrank.export.formats.hf.own_code import auto_classes, planned_own, write_own
+from lowrank.export.formats.hf.packed_layers import pack_layers, planned_packed
 from lowrank.export.formats.hf.processor import processor_of
-from lowrank.export.formats.plan import ExportPlan, PlannedLayer
+from lowrank.export.formats.plan import ExportPlan
 from lowrank.export.formats.rest import rest_bytes
-from lowrank.export.skeleton import Layer, layers_of
-from lowrank.factorizations import Dense, Half
-from lowrank.factorizations.quantized import Quantized
 from lowrank.model.dense import dense_model
-from lowrank.model.factorized import FactorizedLayer
-from lowrank.model.factorized.linear import FactorizedLinear
-from lowrank.model.host import Host
-from lowrank.numerics.checks import check_integer
-from lowrank.numerics.storage import dtype_name
+from lowrank.numerics.checks import check_flag, check_integer
 
 CONFIG = "config.json"
 SHARD_BYTES = 5 * 10**9
@@ -45,7 +30,8 @@ class HuggingFaceFolder(Format):
     tokenizer, weights in shards, and a model card.
 
     Linear layers of codes keep them, in the format ``pack-quantized`` of compressed-tensors, which
-    the reader needs then. 16-bit values stay so. All else is written as dense matrices.
+    the reader needs then. 16-bit values stay so. All else is written as dense matrices, or, with
+    `code`, keeps its form, which code in the folder runs.
 
     Args:
         tokenizer: a folder or a name on the hub with the tokenizer or processor; by default that
@@ -53,6 +39,8 @@ class HuggingFaceFolder(Format):
         shard_bytes: the largest size of a file of weights; several have an index.
         record: the file of a record, for the model card.
         licence: of the base, as the hub names it; by default that of the base's own card.
+        code: whether all forms are kept, and run by code that goes into the folder. It needs torch
+            and transformers alone, and ``trust_remote_code=True`` of the reader.
 
     Raises:
         ValueError: another type or value.
@@ -65,9 +53,11 @@ class HuggingFaceFolder(Format):
     shard_bytes: int = SHARD_BYTES
     record: str | Path | None = None
     licence: str = ""
+    code: bool = False
 
     def __post_init__(self) -> None:
         check_integer("shard_bytes", self.shard_bytes, least=1)
+        check_flag("code", self.code)
         if self.tokenizer is not None and not isinstance(self.tokenizer, str | Path):
             raise ValueError(f"tokenizer={self.tokenizer!r} must be a path, a name, or None")
         if not isinstance(self.licence, str):
@@ -82,38 +72,25 @@ class HuggingFaceFolder(Format):
             notes.append("no tokenizer: tokenizer=None leaves it out")
         else:
             processor_of(model, self.tokenizer)
-        schemes = _schemes(model)
-        layers = tuple(_planned(model, layer, schemes) for layer in layers_of(model))
+        if self.code:
+            auto_classes(model)
+        layers = planned_own(model) if self.code else planned_packed(model)
+        if self.code:
+            notes.append("the reader gives trust_remote_code=True, and needs no other library")
+        elif any(layer.stored.startswith(FORMAT) for layer in layers):
+            notes.append("the reader needs the library compressed-tensors")
         return ExportPlan(self.name, layers, rest_bytes(model), tuple(notes))
 
     def write(self, model: nn.Module, plan: ExportPlan, folder: Path) -> None:
-        tensors: dict[str, Tensor] = {}
-        schemes = _schemes(model)
-        halves: dict[str, torch.dtype] = {}  # By the name of the weight.
-        for layer, planned in zip(layers_of(model), plan.layers, strict=True):
-            form, name = layer.factorization, layer.modules[0]
-            if isinstance(form, Quantized) and name in schemes:
-                packed = packed_tensors(form, schemes[name])
-                tensors |= {f"{name}.{end}": tensor for end, tensor in packed.items()}
-            elif isinstance(form, Half) and not planned.why_dense:
-                for name in layer.modules:
-                    halves[f"{name}.{_weight_name(model, name)}"] = form.stored_dtype
         dense: Any = dense_model(model)
         state = dense.state_dict()
-        for name in schemes:
-            del state[f"{name}.weight"]
-        narrowed: dict[int, Tensor] = {}  # Tied ones stay tied.
-        for name, dtype in halves.items():
-            full = state[name]
-            state[name] = narrowed.setdefault(full.data_ptr(), full.to(dtype))
-        write_pretrained(dense, state | tensors, folder, self.shard_bytes)
-        if schemes:
-            linear = [n for n, m in dense.named_modules() if isinstance(m, nn.Linear)]
-            names = [n for n, _ in dense.named_modules()]
-            others = [name for name in linear if name not in schemes]
-            add_to_config(
-                folder, {"quantization_config": quantization_config(schemes, others, names)}
-            )
+        if self.code:
+            entries = write_own(model, plan, state, folder)
+        else:
+            entries = pack_layers(model, plan, dense, state)
+        # The rules by which the library renames weights are not for models of other code.
+        write_pretrained(dense, state, folder, self.shard_bytes, as_original=not self.code)
+        add_to_config(folder, entries)
         if self.tokenizer is not None:
             processor_of(model, self.tokenizer).save_pretrained(folder)
         record = None if self.record is None else read_record(self.record)
@@ -134,16 +111,24 @@ def check_pretrained(model: nn.Module) -> None:
         )
 
 
-def write_pretrained(dense: Any, state: dict[str, Tensor], folder: Path, shard_bytes: int) -> None:
+def write_pretrained(
+    dense: Any, state: dict[str, Tensor], folder: Path, shard_bytes: int, as_original: bool
+) -> None:
     """Write tensors, config and generation config as the library of the model does.
 
     Args:
         dense: the model of the classes of the library; its config is not changed.
+        as_original: whether under the names of the files of the library, or those of modules.
     """
     own = dense.config
     dense.config = type(own).from_dict(own.to_dict())
     try:
-        dense.save_pretrained(folder, state_dict=state, max_shard_size=shard_bytes)
+        dense.save_pretrained(
+            folder,
+            state_dict=state,
+            max_shard_size=shard_bytes,
+            save_original_format=as_original,
+        )
     finally:
         dense.config = own
 
@@ -153,78 +138,3 @@ def add_to_config(folder: Path, entries: dict[str, Any]) -> None:
     path = folder / CONFIG
     config = json.loads(path.read_text("utf-8")) | entries
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _planned(model: nn.Module, layer: Layer, schemes: Mapping[str, Scheme]) -> PlannedLayer:
-    form, name = layer.factorization, layer.modules[0]
-    if isinstance(form, Dense):
-        return planned_dense(layer, "")
-    if isinstance(form, Half):
-        return _planned_half(model, layer, form)
-    if not isinstance(form, Quantized):
-        return planned_dense(layer, "compressed-tensors holds codes and their scales alone")
-    if name not in schemes:
-        alike = "transformers reads zero points of 8 bits only if all layers are packed alike"
-        return planned_dense(layer, _why_not_packed(model, layer, form) or alike)
-    scheme = schemes[name]
-    stored = scheme.describe(form.layout.bits) + rounding_note(form, scheme)
-    return PlannedLayer(name, form.describe(), stored, scheme.nbytes(form))
-
-
-def _planned_half(model: nn.Module, layer: Layer, form: Half) -> PlannedLayer:
-    if _is_fused(model, layer.modules[0]):
-        return planned_dense(layer, "it is a part of a fused tensor")
-    # Rounded to W's dtype and widened again, the values must be what they were.
-    if torch.promote_types(form.stored_dtype, form.dtype) != form.dtype:
-        why = f"{dtype_name(form.dtype)} does not hold {dtype_name(form.stored_dtype)}"
-        return planned_dense(layer, why)
-    stored = f"dense {dtype_name(form.stored_dtype)}"
-    return replace(planned_dense(layer, ""), stored=stored, nbytes=form.stored.nbytes)
-
-
-def _schemes(model: nn.Module) -> dict[str, Scheme]:
-    """How the layers are packed that can be, by name."""
-    forms = {
-        layer.modules[0]: layer.factorization
-        for layer in layers_of(model)
-        if isinstance(layer.factorization, Quantized)
-        and not _why_not_packed(model, layer, layer.factorization)
-    }
-    return schemes_of(forms)
-
-
-def _why_not_packed(model: nn.Module, layer: Layer, form: Quantized) -> str:
-    """Why a layer of codes is not packed; empty if it is."""
-    if len(layer.modules) > 1:
-        return "modules share it, and compressed-tensors ties none"
-    name = layer.modules[0]
-    if _is_fused(model, name):
-        return "it is a part of a fused tensor"
-    if type(model.get_submodule(name)) is not FactorizedLinear:
-        return "transformers loads packed codes into linear layers only"
-    if _is_merged(model):
-        return "transformers merges weights of this model, and then expects all of them packed"
-    return why_not(form)
-
-
-def _is_merged(model: nn.Module) -> bool:
-    """Whether the library makes weights of this model out of several in a file."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter
-
-    rules = get_model_conversion_mapping(model)  # type: ignore[arg-type]
-    return any(isinstance(rule, WeightConverter) for rule in rules)
-
-
-def _is_fused(model: nn.Module, name: str) -> bool:
-    """Whether a layer stands for a part of what the module around it reads."""
-    paths = [name.rpartition(".")[0]]
-    while paths[-1]:
-        paths.append(paths[-1].rpartition(".")[0])
-    return any(isinstance(model.get_submodule(path), Host) for path in paths)
-
-
-def _weight_name(model: nn.Module, name: str) -> str:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, FactorizedLayer)
-    return layer.weight_name
