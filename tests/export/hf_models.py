@@ -12,10 +12,13 @@ from typing import Any
 import torch
 import transformers
 from architectures import ARCHITECTURES, Architecture
+from made_networks import trained
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lowrank
+from lowrank.export.formats import format_named
+from lowrank.export.peft import export_peft
 
 PROGRAM = Path(__file__).with_name("hf_program.py")
 HUB = Path(os.environ.get("LOWRANK_HUB", ""), "models")
@@ -71,6 +74,7 @@ class Case:
     names: dict[str, str] = field(default_factory=dict)
     folder: Path = Path()
     error: str = ""
+    is_adapter: bool = False
 
     def dense(self) -> nn.Module:
         if self.model == "stories260K":
@@ -107,6 +111,9 @@ class Case:
 @torch.no_grad()
 def export(case: Case, folder: Path) -> None:
     """Compress, run and write the model of a case."""
+    if case.is_adapter:
+        export_adapter(case, folder)
+        return
     model = case.compressed()
     case.wanted = {"outputs": model(**case.inputs)[0]}
     if case.generates and "input_ids" in case.inputs:
@@ -115,6 +122,15 @@ def export(case: Case, folder: Path) -> None:
     case.folder = folder
     options = {"tokenizer": None} | case.options
     case.plan = lowrank.export_model(model, "hf", folder, multiply_out=True, **options)
+
+
+def export_adapter(case: Case, folder: Path) -> None:
+    """Adapt, run and write the model of a case, its base apart."""
+    base = case.dense()
+    model = trained(lowrank.compress(base, case.method, where=case.where).model).eval()
+    case.wanted, case.folder = {"outputs": model(**case.inputs)[0]}, folder / "base"
+    base_format = format_named("hf", tokenizer=None)
+    case.plan = export_peft(model, folder, base, base_format=base_format).base_plan
 
 
 def read_elsewhere(cases: dict[str, Case], folder: Path) -> None:
@@ -131,6 +147,7 @@ def read_elsewhere(cases: dict[str, Case], folder: Path) -> None:
                 "result": str(folder / f"{number}.result"),
                 "code": case.options.get("code", False),
                 "generates": "tokens" in case.wanted,
+                "adapter": str(case.folder.parent) if case.is_adapter else "",
             }
         )
     (folder / "cases").write_text(json.dumps(described))

@@ -22,6 +22,10 @@ def loaded(case):
     model, info = cls.from_pretrained(case["folder"], output_loading_info=True, **options)
     wrong = {name: found for name, found in info.items() if found}
     assert not wrong, wrong
+    if case["adapter"]:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, case["adapter"])
     return model.eval()
 
 

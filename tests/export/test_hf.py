@@ -15,6 +15,7 @@ from torch import nn
 
 import lowrank
 from lowrank import DoRA, LoRA, Quantization
+from lowrank.export.formats import format_named
 from lowrank.export.formats.hf import own_code
 from lowrank.export.formats.hf.compressed_tensors import (
     Scheme,
@@ -47,12 +48,13 @@ def compressed():
     groups=st.sampled_from([4, "channel", "tensor"]),
     has_zero=st.booleans(),
     zeros=st.booleans(),
+    dequantize_first=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     columns=st.sampled_from([4, 12, 36]),
     seed=st.integers(0, 9),
 )
 def test_the_library_reads_the_packed_codes_as_the_same_matrix(
-    bits, groups, has_zero, zeros, dtype, columns, seed
+    bits, groups, has_zero, zeros, dequantize_first, dtype, columns, seed
 ):
     draw = torch.Generator().manual_seed(seed)
     layout = Layout((5, columns), bits, groups)
@@ -61,7 +63,7 @@ def test_the_library_reads_the_packed_codes_as_the_same_matrix(
     zero = torch.randint(0, 2**bits, (layout.count,), generator=draw) if has_zero else None
     form = Quantized(layout, codes, scale, zero, dtype)
     assert not why_not(form)
-    scheme = Scheme.of(form, zeros)
+    scheme = Scheme.of(form, zeros, dequantize_first)
     if scheme is None:
         assert has_zero and bits == 8 and not zeros
         return
@@ -145,6 +147,7 @@ def test_the_tokenizer_goes_along(given, tmp_path):
         ({"tokenizer": "EMPTY"}, "no tokenizer or processor is in"),
         ({"shard_bytes": 0}, "shard_bytes=0 must be at least 1"),
         ({"licence": None}, "licence=None must be a text"),
+        ({"code": True, "dequantize": True}, "with code=True none is"),
         ({"record": "EMPTY/no"}, "no record of a measured point: the record lacks 'method'"),
         ({"model": nn.Linear(4, 4)}, "holds its models, and Linear is none"),
         ({"multiply_out": False}, "hf cannot hold"),
@@ -219,6 +222,30 @@ def test_code_needs_a_class_that_is_found(tmp_path):
     model = lowrank.compress(Own(ARCHITECTURES["Llama"].make().config), Quantization(bits=8)).model
     with pytest.raises(ValueError, match="no Auto class of transformers makes a Own"):
         lowrank.export_model(model, "hf", tmp_path / "out", tokenizer=None, code=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_packed_in_several_ways_are_not_multiplied_out_on_loading():
+    methods = {"*.0.mlp.*": Quantization(bits=8), "*.1.mlp.*": Quantization(bits=4)}
+    model = lowrank.compress(ARCHITECTURES["Llama"].make(), methods).model
+    with pytest.raises(ValueError, match="is for layers packed alike.*these have 2"):
+        lowrank.plan_export(model, "hf", tokenizer=None, dequantize=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("dense", "base_format='dense' is no format that PEFT loads a base from"),
+        ("hf", "does not say where its tokenizer is"),
+        ("zip", "format='zip' does not exist"),
+        (format_named("hf", tokenizer=None, code=True), "PEFT knows none of the layers"),
+    ],
+)
+def test_a_base_that_peft_does_not_load_is_refused_before(given, text, tmp_path):
+    base = ARCHITECTURES["Llama"].make()
+    model = lowrank.compress(base, LoRA(2, 4, base=Quantization(4)), where="*.0.mlp.*").model
+    with pytest.raises(ValueError, match=text):
+        lowrank.export_peft(model, tmp_path / "out", base, base_format=given)
     assert not (tmp_path / "out").exists()
 
 

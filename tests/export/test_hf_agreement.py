@@ -16,6 +16,7 @@ from lowrank import (
     Chain,
     EntropyCodedQuantization,
     HalfPrecision,
+    LoRA,
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressed_tensors") is None,
     reason="compressed-tensors is not installed",
 )
-BODY, BLOCK = "model.layers*", "model.layers.0*"
+BODY, BLOCK = "model.layers*", "model.layers.0.mlp*"
 CASES = {
     **{f"Llama, {form}": Case("wide Llama", method, BLOCK) for form, method in FORMS.items()},
     "Llama, every linear layer": Case("wide Llama", Quantization(bits=4, group_size=64)),
@@ -82,7 +83,7 @@ CASES |= {
     "code: GPT-2, low rank": Case("GPT-2", TruncatedSVD(rank=4), options=CODE),
     "code: T5, low rank": Case("T5", TruncatedSVD(rank=4), options=CODE),
     "code: T5, entropy coded": Case(
-        "T5", EntropyCodedQuantization(bits=4), "encoder.block.0*", options=CODE
+        "T5", EntropyCodedQuantization(bits=4), "encoder.block.0.layer.1*", options=CODE
     ),
     "code: Whisper, low rank": Case("Whisper", TruncatedSVD(rank=4), options=CODE),
     "code: Whisper, codes": Case("Whisper", Quantization(bits=4), options=CODE),
@@ -102,6 +103,17 @@ if MINILM.is_dir():
     CASES["code: MiniLM, low rank + sparse"] = Case(
         "MiniLM", LowRankPlusSparse(rank=8, sparsity=0.9, iterations=2), "*.0.*", options=CODE
     )
+ADAPTED = {
+    f"PEFT over 4 bits{name}": Case(
+        "wide Llama",
+        LoRA(4, 8, base=Quantization(bits=4, group_size=32, symmetric=name == "")),
+        BODY,
+        dtype,
+        is_adapter=True,
+    )
+    for name, dtype in {"": torch.float32, ", zero points": torch.float32}.items()
+}
+CASES |= ADAPTED
 # Forms that hold W as one matrix, which all readers multiply alike.
 ONE_MATRIX = [
     name
@@ -151,18 +163,25 @@ def test_files_weigh_what_the_plan_says(cases, name):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_is_kept_or_multiplied_out(cases, form):
     plan = cases[f"Llama, {form}"].plan
-    kept = len(plan.layers) - len(plan.multiplied_out)
-    # Of quantized + low rank, what is smaller without low rank has none.
-    partly = range(7) if form == "quantized + low rank" else [0]
-    assert len(plan.layers) == 7 and kept in ([7] if form in KEPT else partly)
+    assert len(plan.layers) == 3
+    for layer in plan.layers:
+        # Where it is smaller without a low rank, the form has none.
+        is_kept = form in KEPT or layer.form.startswith("Quantized")
+        assert bool(layer.why_dense) != is_kept
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_code_in_the_folder_keeps_all_forms(cases, form):
     case = cases[f"code: Llama, {form}"]
-    assert len(case.plan.layers) == 7 and not case.plan.multiplied_out
+    assert len(case.plan.layers) == 3 and not case.plan.multiplied_out
     wanted = "Linear" if form == "dense" else "CompressedLinear"
     assert case.names["model.layers.0.mlp.up_proj"] == wanted
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_a_packed_base_goes_with_its_adapter(cases, name):
+    plan = cases[name].plan
+    assert len(plan.layers) == 14 and not plan.multiplied_out
 
 
 def test_all_linear_layers_of_fitting_widths_are_packed(cases):

@@ -37,31 +37,33 @@ class Scheme:
         bits: of a code in the file.
         group_size: inputs that share a scale; None for a whole row.
         symmetric: whether there are no zero points.
+        dequantize: whether readers multiply out as they load, and not in the first run.
     """
 
     bits: int
     group_size: int | None
     symmetric: bool
+    dequantize: bool = False
 
     @classmethod
-    def of(cls, form: Quantized, zeros: bool) -> Scheme | None:
+    def of(cls, form: Quantized, zeros: bool, dequantize: bool = False) -> Scheme | None:
         """The scheme of a form that `why_not` accepts; None if there is none without zero points.
 
         Without them the differences code − zero are the codes, of one bit more.
 
         Args:
-            zeros: whether there may be zero points.
+            zeros: whether there may be zero points, which need `dequantize`.
         """
         layout = form.layout
         is_row = isinstance(layout.group_size, str) or layout.width == layout.shape[1]
         group_size = None if is_row else layout.width
         bits = _wider(layout.bits)
         if form.zero is None:
-            return cls(bits, group_size, symmetric=True)
+            return cls(bits, group_size, True, dequantize)
         signed = _wider(layout.bits + 1)
         if signed == min(WIDTHS) or not zeros:
-            return cls(signed, group_size, symmetric=True) if signed else None
-        return cls(bits, group_size, symmetric=False)
+            return cls(signed, group_size, True, dequantize) if signed else None
+        return cls(bits, group_size, symmetric=False, dequantize=True)
 
     def describe(self, own_bits: int) -> str:
         """Such as ``pack-quantized, 3 bits in 4, group 32``."""
@@ -79,9 +81,9 @@ class Scheme:
 
     def scale_dtype(self, form: Quantized) -> torch.dtype:
         """Of the scales in the file: their own, if the reader casts them to that of W before it
-        multiplies; with zero points it does not, and what it multiplies in must be wide enough."""
+        multiplies; as it loads it does not, and what it multiplies in must be wide enough."""
         own = form.scale.dtype
-        if self.symmetric or own == form.dtype:
+        if not self.dequantize or own == form.dtype:
             return own
         return torch.promote_types(torch.promote_types(own, form.dtype), torch.float32)
 
@@ -115,15 +117,28 @@ def why_not(form: Quantized) -> str:
     return ""
 
 
-def schemes_of(forms: Mapping[str, Quantized]) -> dict[str, Scheme]:
+def schemes_of(forms: Mapping[str, Quantized], dequantize: bool) -> dict[str, Scheme]:
     """The schemes of forms that `why_not` accepts, by the name of the layer.
 
     Readers take packed zero points only if they multiply out as they load, and then take one scheme
     for all layers. Where there are several, none has zero points, and a form of 8 bits that needs
     them is left out.
+
+    Args:
+        dequantize: whether readers are to multiply out as they load.
+
+    Raises:
+        ValueError: they are, and there are several schemes.
     """
-    found = {name: Scheme.of(form, zeros=True) for name, form in forms.items()}
-    if len(set(found.values())) > 1:
+    found = {name: Scheme.of(form, True, dequantize) for name, form in forms.items()}
+    several = len(set(found.values())) > 1
+    if several and dequantize:
+        raise ValueError(
+            "dequantize=True is for layers packed alike, since transformers then reads all by one "
+            f"scheme, and these have {len(set(found.values()))}: leave it out, or give all layers "
+            "the same bits and groups"
+        )
+    if several:
         found = {name: Scheme.of(form, zeros=False) for name, form in forms.items()}
     return {name: scheme for name, scheme in found.items() if scheme is not None}
 
@@ -170,7 +185,7 @@ def quantization_config(
         "format": FORMAT,
         "quantization_status": "compressed",
         # Multiplied out at the first run, packed zero points have another shape than expected.
-        "dequantize": not all(scheme.symmetric for scheme in groups),
+        "dequantize": any(scheme.dequantize for scheme in groups),
         "config_groups": {
             f"group_{number}": {
                 "targets": _patterns(members, names),
@@ -188,7 +203,7 @@ def quantization_config(
 def rounding_note(form: Quantized, scheme: Scheme) -> str:
     """What becomes of the scales where the reader rounds them to the dtype of W; else empty."""
     scale = form.scale
-    if not scheme.symmetric or torch.equal(scale.to(form.dtype).to(scale.dtype), scale):
+    if scheme.dequantize or torch.equal(scale.to(form.dtype).to(scale.dtype), scale):
         return ""
     return f", scales of {dtype_name(scale.dtype)} rounded to {dtype_name(form.dtype)} when read"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +41,9 @@ class HuggingFaceFolder(Format):
         licence: of the base, as the hub names it; by default that of the base's own card.
         code: whether all forms are kept, and run by code that goes into the folder. It needs torch
             and transformers alone, and ``trust_remote_code=True`` of the reader.
+        dequantize: whether readers multiply packed layers out as they load, and not in the first
+            run. What trains on top of them, such as PEFT, needs it. It takes layers packed alike,
+            and scales of 32 bits where the model has another dtype than they have.
 
     Raises:
         ValueError: another type or value.
@@ -54,10 +57,14 @@ class HuggingFaceFolder(Format):
     record: str | Path | None = None
     licence: str = ""
     code: bool = False
+    dequantize: bool = False
 
     def __post_init__(self) -> None:
         check_integer("shard_bytes", self.shard_bytes, least=1)
         check_flag("code", self.code)
+        check_flag("dequantize", self.dequantize)
+        if self.code and self.dequantize:
+            raise ValueError("dequantize=True is for packed layers, and with code=True none is")
         if self.tokenizer is not None and not isinstance(self.tokenizer, str | Path):
             raise ValueError(f"tokenizer={self.tokenizer!r} must be a path, a name, or None")
         if not isinstance(self.licence, str):
@@ -74,7 +81,7 @@ class HuggingFaceFolder(Format):
             processor_of(model, self.tokenizer)
         if self.code:
             auto_classes(model)
-        layers = planned_own(model) if self.code else planned_packed(model)
+        layers = planned_own(model) if self.code else planned_packed(model, self.dequantize)
         if self.code:
             notes.append("the reader gives trust_remote_code=True, and needs no other library")
         elif any(layer.stored.startswith(FORMAT) for layer in layers):
@@ -87,7 +94,7 @@ class HuggingFaceFolder(Format):
         if self.code:
             entries = write_own(model, plan, state, folder)
         else:
-            entries = pack_layers(model, plan, dense, state)
+            entries = pack_layers(model, plan, dense, state, self.dequantize)
         # The rules by which the library renames weights are not for models of other code.
         write_pretrained(dense, state, folder, self.shard_bytes, as_original=not self.code)
         add_to_config(folder, entries)
@@ -95,6 +102,11 @@ class HuggingFaceFolder(Format):
             processor_of(model, self.tokenizer).save_pretrained(folder)
         record = None if self.record is None else read_record(self.record)
         (folder / CARD).write_text(card(model, plan, self._licence(model), record), "utf-8")
+
+    def as_base(self) -> Format:
+        if self.code:
+            raise ValueError("PEFT knows none of the layers of code=True: leave it out")
+        return replace(self, dequantize=True)
 
     def _licence(self, model: nn.Module) -> str:
         return self.licence or licence_of(model)

@@ -26,24 +26,36 @@ from lowrank.model.factorized.linear import FactorizedLinear
 from lowrank.numerics.storage import dtype_name
 
 
-def planned_packed(model: nn.Module) -> tuple[PlannedLayer, ...]:
-    """What becomes of the layers of a model."""
-    schemes = _schemes(model)
+def planned_packed(model: nn.Module, dequantize: bool) -> tuple[PlannedLayer, ...]:
+    """What becomes of the layers of a model.
+
+    Args:
+        dequantize: whether readers multiply out as they load.
+
+    Raises:
+        ValueError: they do, and layers are packed in several ways.
+    """
+    schemes = _schemes(model, dequantize)
     return tuple(_planned(model, layer, schemes) for layer in layers_of(model))
 
 
 def pack_layers(
-    model: nn.Module, plan: ExportPlan, dense: nn.Module, state: dict[str, Tensor]
+    model: nn.Module,
+    plan: ExportPlan,
+    dense: nn.Module,
+    state: dict[str, Tensor],
+    dequantize: bool,
 ) -> dict[str, Any]:
     """Exchange dense weights in a state dict for packed codes and values of 16 bits.
 
     Args:
         dense: the model multiplied out, whose state it is.
+        dequantize: as in the plan.
 
     Returns:
         Entries of the config.
     """
-    schemes = _schemes(model)
+    schemes = _schemes(model, dequantize)
     narrowed: dict[int, Tensor] = {}  # Tied ones stay tied.
     for layer, planned in zip(layers_of(model), plan.layers, strict=True):
         form, name = layer.factorization, layer.modules[0]
@@ -90,7 +102,7 @@ def _planned_half(model: nn.Module, layer: Layer, form: Half) -> PlannedLayer:
     return replace(planned_dense(layer, ""), stored=stored, nbytes=form.stored.nbytes)
 
 
-def _schemes(model: nn.Module) -> dict[str, Scheme]:
+def _schemes(model: nn.Module, dequantize: bool) -> dict[str, Scheme]:
     """How the layers are packed that can be, by name."""
     forms = {
         layer.modules[0]: layer.factorization
@@ -98,7 +110,7 @@ def _schemes(model: nn.Module) -> dict[str, Scheme]:
         if isinstance(layer.factorization, Quantized)
         and not _why_not_packed(model, layer, layer.factorization)
     }
-    return schemes_of(forms)
+    return schemes_of(forms, dequantize)
 
 
 def _why_not_packed(model: nn.Module, layer: Layer, form: Quantized) -> str:

@@ -5,6 +5,7 @@ forms that it is made of. Linear layers apply it part by part, others read it as
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,10 @@ class MatrixForm(nn.Module):
                 setattr(self, name, form_of(value))
             elif isinstance(value, list) and value and isinstance(value[0], dict):
                 setattr(self, name, nn.ModuleList(form_of(part) for part in value))
+
+    def __getattr__(self, name: str) -> Any:
+        """A tensor or a form that the description names."""
+        return super().__getattr__(name)
 
     def floats(self, name: str) -> Tensor:
         """A floating-point buffer."""

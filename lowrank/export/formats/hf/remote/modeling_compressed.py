@@ -35,7 +35,7 @@ def reading(module: nn.Module, form: MatrixForm, place: dict, is_first: bool) ->
     delattr(module, name)
     weight = property(lambda self: self.held[0].kept().reshape(shape))
     module.__class__ = type(f"Compressed{cls.__name__}", (cls,), {name: weight})
-    module.held = (form,)
+    vars(module)["held"] = (form,)
     if is_first:
         module.factorization = form
     return module
