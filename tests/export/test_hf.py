@@ -1,6 +1,7 @@
 """Folders of `transformers`: what is written, and what is refused."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -255,3 +256,14 @@ def test_forms_that_the_code_has_not_are_named():
     assert {layer.why_dense for layer in plan.layers} == {
         "the code in the folder has no NormalizedRows"
     }
+
+
+def test_whoever_reads_the_folder_reads_its_files(tmp_path):
+    old = os.umask(0o022)
+    try:
+        lowrank.export_model(
+            compressed(), "hf", tmp_path / "out", multiply_out=True, tokenizer=None
+        )
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o644}

@@ -129,20 +129,15 @@ def write_pretrained(
     """Write tensors, config and generation config as the library of the model does.
 
     Args:
-        dense: the model of the classes of the library; its config is not changed.
+        dense: the model of the classes of the library; its config then says dtype and class.
         as_original: whether under the names of the files of the library, or those of modules.
     """
-    own = dense.config
-    dense.config = type(own).from_dict(own.to_dict())
-    try:
-        dense.save_pretrained(
-            folder,
-            state_dict=state,
-            max_shard_size=shard_bytes,
-            save_original_format=as_original,
-        )
-    finally:
-        dense.config = own
+    dense.save_pretrained(
+        folder,
+        state_dict=state,
+        max_shard_size=shard_bytes,
+        save_original_format=as_original,
+    )
 
 
 def add_to_config(folder: Path, entries: dict[str, Any]) -> None:
