@@ -6,6 +6,7 @@ import argparse
 import sys
 import types
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from experiments.composed import on_one_line
@@ -133,8 +134,12 @@ def _add_field(group: Any, field: Field, hint: Any) -> None:
     elif all(get_origin(kind) is Literal for kind in kinds):
         choices = [choice for kind in kinds for choice in get_args(kind)]
         group.add_argument(name, choices=choices, **options)
-    elif len(kinds) == 1 and kinds[0] in PLAIN:
+    elif (len(kinds) == 1 and kinds[0] in PLAIN) or {*kinds} == {str, Path}:
         group.add_argument(name, type=kinds[0], **options)
+        if default is not None and len(kinds) < len(_alternatives(hint)):
+            without = {"action": "store_const", "const": None, "help": f"without {field.name}"}
+            options = {"dest": field.name, "default": argparse.SUPPRESS}
+            group.add_argument(f"--no-{name.removeprefix('--')}", **without, **options)
     # Others, such as mappings, are for Python only.
 
 

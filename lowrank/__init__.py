@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lowrank.execution import optimize_for as optimize_for
     from lowrank.export.checkpoint import load as load
     from lowrank.export.checkpoint import save as save
+    from lowrank.export.formats.hf.push import push_to_hub as push_to_hub
     from lowrank.export.model_files import export_model as export_model
     from lowrank.export.model_files import plan_export as plan_export
     from lowrank.export.peft import export_peft as export_peft
@@ -46,6 +47,7 @@ PLACES = {
     "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
+    "push_to_hub": "lowrank.export.formats.hf.push",
     "save": "lowrank.export.checkpoint",
     "unchanging": "lowrank.numerics.memo",
 }

@@ -25,7 +25,7 @@ def plan_export(model: nn.Module, format: str | Format, **options: Any) -> Expor
         ValueError: as `export_model`, but for layers that would be multiplied out.
     """
     check_module(model)
-    return _format(format, options).plan(model)
+    return as_format(format, options).plan(model)
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def export_model(
     target = as_path(folder, "folder")
     check_flag("multiply_out", multiply_out)
     check_module(model)
-    chosen = _format(format, options)
+    chosen = as_format(format, options)
     check_new(target)
     plan = chosen.plan(model)
     check_multiplied_out(plan, multiply_out or chosen.is_dense)
@@ -69,7 +69,13 @@ def export_model(
     return plan
 
 
-def _format(format: str | Format, options: dict[str, Any]) -> Format:
+def as_format(format: str | Format, options: dict[str, Any]) -> Format:
+    """A format of a name and options, or as it is given; its libraries are installed.
+
+    Raises:
+        ValueError: there is none, or options that it does not take.
+        MissingExtra: a library that it needs is not installed.
+    """
     if isinstance(format, Format):
         if options:
             raise ValueError(f"options {sorted(options)} are fields of the format: give it them")

@@ -72,6 +72,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            # Some writers narrow the permissions of their files to the owner's.
+            mode = temporary.stat().st_mode & 0o666
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
             os.rename(temporary, target)  # Takes the place of an empty folder.
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

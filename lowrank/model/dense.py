@@ -9,6 +9,7 @@ from lowrank.factorizations import Factorization
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.host import Host
+from lowrank.model.save_guard import allow_other_files
 from lowrank.model.sites import HOOKS, Places
 
 # Of a factorized layer, for its own use.
@@ -38,6 +39,7 @@ def dense_model(model: nn.Module) -> nn.Module:
         others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
         vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
         _exchange(places, layer, plain)
+    allow_other_files(places.model)
     return places.model
 
 

@@ -34,3 +34,11 @@ def refuse_other_files(model: nn.Module) -> None:
         if ways and any(isinstance(part, FactorizedLayer) for part in module.modules()):
             for way in ways:
                 setattr(module, way, Refusal(way))
+
+
+def allow_other_files(model: nn.Module) -> None:
+    """Give modules that hold no factorizations any more their ways to be saved back."""
+    for module in model.modules():
+        for way in WAYS:
+            if isinstance(vars(module).get(way), Refusal):
+                delattr(module, way)

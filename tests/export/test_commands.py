@@ -166,6 +166,7 @@ class Optioned(Format):
     tokenizer: str | None = None
     sharded: bool = False
     names: dict[str, str] | None = None
+    source: str | Path | None = "here"
 
     def plan(self, model: nn.Module) -> ExportPlan:
         return ExportPlan(self.name, (), 0, (repr(self),))
@@ -181,6 +182,8 @@ def test_options_are_the_fields_of_the_format(path, run, monkeypatch):
     assert repr(Optioned()) in run(*words)
     given = ("--bits", 4, "--scale", 0.5, "--opset", "b", "--tokenizer", "x", "--sharded")
     assert repr(Optioned(4, 0.5, "b", "x", True)) in run(*words, *given)
+    assert repr(Optioned(source="there")) in run(*words, "--source", "there")
+    assert repr(Optioned(source=None)) in run(*words, "--no-source")
     for wrong in (("--bits", "x"), ("--opset", "c"), ("--names", "x"), ("--bit", 4)):
         with pytest.raises(SystemExit):
             run(*words, *wrong)

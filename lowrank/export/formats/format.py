@@ -41,3 +41,11 @@ class Format(ABC):
         Args:
             plan: of this model.
         """
+
+    def as_base(self) -> Format:
+        """The format with those options with which PEFT loads the base of an adapter from it.
+
+        Raises:
+            ValueError: PEFT loads none.
+        """
+        raise ValueError(f"base_format={self.name!r} is no format that PEFT loads a base from")

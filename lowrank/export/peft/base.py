@@ -12,12 +12,14 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from lowrank.factorizations import Dense
+from lowrank.factorizations.adapted import taken_apart
 from lowrank.files.atomic import replacing
 from lowrank.files.digest import tensors_hash
 from lowrank.model.contents import names_of, split_extra
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.layers import rule_for
+from lowrank.model.sites import Use, replace_module, stand_in
 
 
 def fingerprint(matrix: Tensor) -> str:
@@ -101,6 +103,23 @@ def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) ->
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def with_forms(base: nn.Module, layers: Mapping[str, FactorizedLayer]) -> nn.Module:
+    """The base with the frozen bases of adapted layers, in their forms, in the place of its own.
+
+    Args:
+        layers: by name; not changed.
+    """
+    model = copied(base).model
+    for name, layer in layers.items():
+        module = model.get_submodule(name)
+        rule = rule_for(module)
+        assert rule is not None
+        form = taken_apart(layer.factorization).base
+        new = stand_in(Use(name, rule, module), module, form, layer.view)
+        model = replace_module(model, module, new)
+    return model
 
 
 def write_model(model: Any, folder: Path) -> None:

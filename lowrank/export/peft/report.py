@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lowrank.export.formats.plan import ExportPlan
 from lowrank.export.peft.base import module_of
 from lowrank.export.peft.layer import AdaptedLayer
 from lowrank.factorizations.adapted import taken_apart
@@ -25,8 +26,7 @@ class Exported:
     Attributes:
         folder: with the config and the tensors of the adapter.
         kind: the type of the adapter in PEFT, LORA or VERA.
-        base: the folder of the dense base that belongs to it; None if it is the base that was
-            given.
+        base: the folder of the base that belongs to it; None if it is the base that was given.
         ranks: of each adapted layer, as PEFT counts them.
         nbytes: of the tensors of the adapter.
         model_bytes: of the same in the model, where shared factors count once and may have few
@@ -34,6 +34,7 @@ class Exported:
         base_bytes: of the files of the base that was written.
         saved: the modules that differ from the base and are written whole.
         notes: what a reader should know, by layer.
+        base_plan: what the base keeps of its forms; None if it is dense.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Exported:
     base_bytes: int = 0
     saved: tuple[str, ...] = ()
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    base_plan: ExportPlan | None = None
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -54,6 +56,8 @@ class Exported:
             f"bytes, which take {self.model_bytes} in the model",
             f"its base: {self.base} of {self.base_bytes} bytes" if self.base else "its base: given",
         ]
+        if self.base_plan is not None:
+            lines.append(self.base_plan.describe())
         if self.saved:
             lines.append(f"saved whole: {', '.join(self.saved)}")
         layers: dict[str, list[str]] = {}

@@ -10,7 +10,16 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lowrank.export.peft.base import changed, fingerprint, module_of, tensors_of, write_base
+from lowrank.export.formats.format import Format
+from lowrank.export.model_files import as_format, export_model, plan_export
+from lowrank.export.peft.base import (
+    changed,
+    fingerprint,
+    module_of,
+    tensors_of,
+    with_forms,
+    write_base,
+)
 from lowrank.export.peft.config import (
     CONFIG,
     PREFIX,
@@ -34,17 +43,22 @@ KIND = "PEFT adapter"
 
 
 def export_peft(
-    model: nn.Module, folder: str | Path, base: nn.Module, *, rslora: bool = False
+    model: nn.Module,
+    folder: str | Path,
+    base: nn.Module,
+    *,
+    rslora: bool = False,
+    base_format: str | Format | None = None,
 ) -> Exported:
     """Write the adapters of a model as a folder that `peft.PeftModel.from_pretrained` loads.
 
     An adapted layer is a frozen base with products of low rank beside it. Where the frozen base is
     the weight of the given model, the adapter belongs to that one. Where it differs from it by no
     more than the adapter's rank, as after a start by PiSSA, the part that was taken out goes into
-    the adapter, of twice the rank then. Any other, such as a quantized one, is multiplied out into
-    a dense model in ``folder/base``, and the adapter belongs to that: PEFT knows no quantized base
-    of this library, so it computes the same and saves no bytes. Products of more than two factors
-    are multiplied out, and factors that layers share are written for each of them.
+    the adapter, of twice the rank then. Any other, such as a quantized one, goes into a model in
+    ``folder/base``, and the adapter belongs to that. It is multiplied out there, which saves no
+    bytes, or goes out in `base_format`. Products of more than two factors are multiplied out, and
+    factors that layers share are written for each of them.
 
     All else in which the model differs from the base is written too: biases of adapted layers, and
     any other module whole.
@@ -54,6 +68,8 @@ def export_peft(
         folder: made if it is not there; files of an adapter in it are replaced.
         base: the dense model that was adapted, with its weights.
         rslora: whether scales are written as alpha/√rank, and not as alpha/rank.
+        base_format: of `lowrank.export_model`, such as "hf", in which the base of other weights is
+            written: layers keep the form that it holds, and `base_plan` of the result says which.
 
     Raises:
         ValueError: a layer whose form has no place there, or which PEFT would compute otherwise, by
@@ -68,6 +84,11 @@ def export_peft(
     base_folder = target / "base" if own else None
     if base_folder is not None and base_folder.exists():
         raise ValueError(f"{base_folder} is there already: remove it, or name another folder")
+    packed: tuple[nn.Module, Format] | None = None
+    if base_format is not None:
+        chosen = as_format(base_format, {}).as_base()
+        packed = with_forms(base, {name: found[name] for name in own}), chosen
+        plan_export(*packed)
     rest = tensors_of(model, base)
     biases, saved = _owners(changed(rest, base), contents(base).same, list(found))
     path = str(base_folder.resolve()) if base_folder else getattr(base, "name_or_path", "") or None
@@ -84,7 +105,12 @@ def export_peft(
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"'{name}' has numbers that are not finite")
     target.mkdir(parents=True, exist_ok=True)
-    base_bytes = write_base(base, own, base_folder) if base_folder else 0
+    base_plan, base_bytes = None, 0
+    if base_folder and packed:
+        base_plan = export_model(*packed, base_folder, multiply_out=True)
+        base_bytes = sum(path.stat().st_size for path in base_folder.iterdir())
+    elif base_folder:
+        base_bytes = write_base(base, own, base_folder)
     _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
     return Exported(
         target,
@@ -96,6 +122,7 @@ def export_peft(
         base_bytes,
         saved,
         notes_of(base, layers),
+        base_plan,
     )
 
 

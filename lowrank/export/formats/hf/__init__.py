@@ -1,0 +1,1 @@
+"""Folders of `transformers`: weights, config, tokenizer and model card."""

@@ -1,0 +1,35 @@
+"""What turns texts, images or sounds into the inputs of a model: its tokenizer or processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+WITHOUT = "Give tokenizer=<a folder or a name on the hub>, or tokenizer=None to leave it out"
+
+
+def processor_of(model: nn.Module, given: str | Path) -> Any:
+    """The processor of a model, or its tokenizer where it has no other part.
+
+    Args:
+        given: a folder or a name on the hub; empty for that of the model itself.
+
+    Raises:
+        ValueError: there is none; the text says what to give.
+    """
+    from transformers import AutoProcessor
+
+    source = str(given) or str(getattr(model, "name_or_path", ""))
+    if not source:
+        raise ValueError(
+            f"this {type(model).__name__} does not say where its tokenizer is. {WITHOUT}"
+        )
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except Exception as error:  # Of many types, whatever is missing or broken.
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"no tokenizer or processor is in {source!r}: {reason}. {WITHOUT}") from (
+            error
+        )

@@ -1,0 +1,1 @@
+"""Code that goes into folders of `transformers`, where it is run without this library."""
