@@ -11,6 +11,8 @@ from lowrank.export.formats.format import Format
 # Name of a format → its module and class. Imported when it is asked for.
 FORMATS = {
     "dense": ("dense", "DenseTensors"),
+    "onnx": ("onnx.file", "Onnx"),
+    "torch_export": ("torch_export", "TorchExport"),
 }
 
 
