@@ -17,7 +17,7 @@ from lowrank.factorizations.sparse import Sparse
 
 
 @dataclass(frozen=True)
-class FixedWidth:
+class WithoutDecoder:
     """A form without entropy codes.
 
     Attributes:
@@ -29,7 +29,7 @@ class FixedWidth:
     why_dense: str
 
 
-def fixed_width(form: Factorization) -> FixedWidth:
+def fixed_width(form: Factorization) -> WithoutDecoder:
     """The same matrix with codes of one width, and masks of one bit for each block or CSR.
 
     Tools without this library's decoders run such forms. They take more bytes than entropy codes,
@@ -41,7 +41,7 @@ def fixed_width(form: Factorization) -> FixedWidth:
     why: list[str] = []
     found = _fixed(form, why)
     assert isinstance(found, Factorization)
-    return FixedWidth(found, "; ".join(dict.fromkeys(why)))
+    return WithoutDecoder(found, "; ".join(dict.fromkeys(why)))
 
 
 def _fixed(module: nn.Module, why: list[str]) -> nn.Module:

@@ -18,7 +18,7 @@ from lowrank.export.formats.traced.example import example_of
 from lowrank.export.formats.traced.program import recorded, with_forms
 from lowrank.export.skeleton import Layer, layers_of
 from lowrank.factorizations import Factorization
-from lowrank.factorizations.fixed_width import FixedWidth, fixed_width
+from lowrank.factorizations.fixed_width import WithoutDecoder, fixed_width
 from lowrank.factorizations.sparse import Sparse
 from lowrank.model.copying import copied
 
@@ -82,7 +82,7 @@ def _planned(layer: Layer) -> PlannedLayer:
     )
 
 
-def own_copy(form: Factorization) -> FixedWidth:
+def own_copy(form: Factorization) -> WithoutDecoder:
     """A form as other tools run it, on the same tensors where they need not change."""
     return fixed_width(copied(form, [*form.parameters(), *form.buffers()]).model)
 

@@ -19,7 +19,7 @@ from lowrank.factorizations.sparse import Sparse
 from lowrank.numerics.storage import dtype_name
 
 
-class Stored(nn.Module):
+class LaterDense(nn.Module):
     """The place of a matrix that is multiplied out when the file is written."""
 
     def __init__(self, form: Factorization) -> None:

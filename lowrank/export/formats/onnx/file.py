@@ -16,7 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from lowrank.export.formats.format import Format
-from lowrank.export.formats.onnx.exchange import Stored, dense, exchanged
+from lowrank.export.formats.onnx.exchange import LaterDense, dense, exchanged
 from lowrank.export.formats.onnx.nodes import LATER, NARROW, OPSET
 from lowrank.export.formats.onnx.weights import OnnxWeight
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
@@ -74,7 +74,7 @@ class Onnx(Format):
 
     def _planned(self, layer: Layer, users: list[FactorizedLayer]) -> PlannedLayer:
         own = own_copy(layer.factorization)
-        new, why = exchanged(own.form, self._multiplies(users), Stored)
+        new, why = exchanged(own.form, self._multiplies(users), LaterDense)
         reasons = "; ".join(dict.fromkeys([*filter(None, [own.why_dense]), *why]))
         stored = [part.describe() for part in _parts(new)]
         nbytes = sum(_bytes(part) for part in _parts(new))
@@ -105,7 +105,7 @@ class Onnx(Format):
 
 def _parts(module: nn.Module) -> list[Any]:
     """The weights of ONNX in what holds a form, and the forms of which something is stored."""
-    if isinstance(module, OnnxWeight | Stored):
+    if isinstance(module, OnnxWeight | LaterDense):
         return [module]
     own = [*module._parameters.values(), *module._buffers.values()]
     found = [part for child in module.children() for part in _parts(child)]
@@ -113,7 +113,7 @@ def _parts(module: nn.Module) -> list[Any]:
 
 
 def _bytes(part: Any) -> int:
-    if isinstance(part, OnnxWeight | Stored):
+    if isinstance(part, OnnxWeight | LaterDense):
         return part.nbytes
     own = [*part._parameters.values(), *part._buffers.values()]
     return sum(tensor.nbytes for tensor in own if tensor is not None)
