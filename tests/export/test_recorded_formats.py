@@ -18,6 +18,7 @@ from torch import nn
 
 import lowrank
 from lowrank import Quantization, TruncatedSVD
+from lowrank.execution.substitute import substitute
 from lowrank.export.formats.plan import ExportPlan
 
 if importlib.util.find_spec("onnxruntime") is None:
@@ -262,6 +263,17 @@ def test_a_program_is_no_file_of_this_library(cases):
     path = cases["Llama, torch_export"].folder / "out" / "model.pt2"
     with pytest.raises(ValueError, match=r"a program of torch\.export.*never opened"):
         lowrank.load(path)
+
+
+def test_kernels_of_an_optimised_model_stay_here(tmp_path):
+    model = lowrank.compress(nn.Sequential(nn.Linear(8, 4)), Quantization(bits=4)).model.eval()
+    x = torch.linspace(-1, 1, 16).view(2, 8)
+    expected = model(x)
+    substitute(model[0], lambda x: x.new_zeros(len(x), 4))
+    lowrank.export_model(model, "torch_export", tmp_path / "out", example=x)
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    torch.testing.assert_close(program(x), expected)
+    assert not model(x).any()
 
 
 class Branching(nn.Module):

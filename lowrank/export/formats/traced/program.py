@@ -73,6 +73,8 @@ def with_forms(
     users: dict[Factorization, list[FactorizedLayer]] = {}
     for layer in new.modules():
         if isinstance(layer, FactorizedLayer):
+            # Of an optimised model, the kernel, which holds a packed copy of the weight.
+            layer.__dict__.pop("run", None)
             users.setdefault(layer.factorization, []).append(layer)
     for form, layers in users.items():
         instead = exchange(form, layers)
