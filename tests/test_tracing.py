@@ -8,6 +8,7 @@ import torch
 from made_tensors import tensor_bytes
 from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
+from torch.export import Dim, ExportedProgram
 
 from lowrank.model.factorized import FactorizedConvolution, FactorizedEmbedding, FactorizedLinear
 
@@ -38,11 +39,15 @@ def compiled(module: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 def exported(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    return torch.export.export(module, (x,), strict=False).module()
+    return program_of(module, x, strict=False).module()
 
 
 def strictly_exported(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    return torch.export.export(module, (x,), strict=True).module()
+    return program_of(module, x, strict=True).module()
+
+
+def program_of(module: nn.Module, x: torch.Tensor, strict: bool) -> ExportedProgram:
+    return torch.export.export(module, (x,), dynamic_shapes=({0: Dim.AUTO},), strict=strict)
 
 
 def traced(module: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -63,6 +68,17 @@ def test_what_is_recorded_gives_the_outputs(name, ran, record):
     found = record(module, X)
     for _ in range(2):
         torch.testing.assert_close(found(X), expected, rtol=1e-4, atol=1e-3)
+    if record in (exported, strictly_exported):
+        more, wider = torch.cat([X, X, X[:1]]), torch.cat([expected, expected, expected[:1]])
+        torch.testing.assert_close(found(more), wider, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "magnitude 2:4", "GPTQ", "entropy coded"])
+def test_a_program_holds_what_is_stored_and_no_more(name):
+    module = layer(name)
+    program = program_of(module, X, strict=True)
+    held = [*program.state_dict.values(), *program.constants.values()]
+    assert sum(tensor.nbytes for tensor in held) == tensor_bytes(module)
 
 
 class Reads(nn.Module):

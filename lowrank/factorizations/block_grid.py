@@ -124,7 +124,9 @@ class BlockGrid:
             return unpack(index["bitmask"], 1, self.count).view(self.size).bool()
         columns = index["columns"].to(torch.int64)
         lengths = index["row_pointers"].to(torch.int64).diff()
-        row = torch.arange(self.size[0], device=columns.device).repeat_interleave(lengths)
+        row = torch.arange(self.size[0], device=columns.device).repeat_interleave(
+            lengths, output_size=len(columns)
+        )
         kept = torch.zeros(self.size, dtype=torch.bool, device=columns.device)
         kept[row, columns] = True
         return kept

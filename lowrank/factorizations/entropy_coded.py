@@ -158,11 +158,19 @@ class EntropyCoded(Coded):
 
     def _decoded(self) -> Tensor:
         dtype = self._as_dtype.dtype
-        working = torch.promote_types(dtype, torch.float32)
+        factors = self.steps.factors(torch.promote_types(dtype, torch.float32))
+        return self.scaled(self.codes, factors).to(dtype)
+
+    def scaled(self, codes: Tensor, factors: Tensor) -> Tensor:
+        """Codes times the step, each times a factor of it."""
         number, power = math.frexp(self._numbers()[0])
-        scaled = self.codes * (number * self._exponents("step").factors(working))
         # The power of two last: nothing before it leaves the range if W does not.
-        return times_power(scaled, power + self.exponent).to(dtype)
+        return times_power(codes * (number * factors), power + self.exponent)
+
+    @property
+    def steps(self) -> Exponents:
+        """The factors of the step."""
+        return self._exponents("step")
 
     def config(self) -> dict[str, Any]:
         return self._fixed_config() | {"dtype": dtype_name(self._as_dtype.dtype)}

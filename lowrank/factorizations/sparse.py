@@ -13,6 +13,7 @@ from lowrank.factorizations.block_grid import BlockGrid
 from lowrank.factorizations.configs import shape_in
 from lowrank.factorizations.factorization import Dense, Factorization, Leaf, rebuild
 from lowrank.factorizations.gap_index import GapIndex
+from lowrank.factorizations.tracing import is_exported
 from lowrank.factorizations.watched import watch
 from lowrank.files.fields import Fields
 
@@ -91,6 +92,12 @@ class Sparse(Leaf):
         other._hold((self.grid, form), index, self.grid.expand(kept), self.values)
         return other.train(self.training)
 
+    def with_mask(self) -> Sparse:
+        """The same matrix, stored with the smaller of a bitmask and CSR."""
+        other = Sparse(self.grid, self._kept(), self.values)
+        other.notes = self.notes
+        return other.train(self.training)
+
     def to_dense(self) -> Tensor:
         values = self.values.to_dense()
         zeros = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
@@ -145,6 +152,8 @@ class Sparse(Leaf):
         Raises:
             ValueError: the index is no longer that of some mask, or not of as many weights.
         """
+        if is_exported() and self.index_form == self.grid:
+            return self.grid.expand(self._kept())
         if self._watched.misses([*self._index().values(), self.mask]):
             # Not an inference tensor: it may be used in training later.
             with torch.inference_mode(False):

@@ -19,6 +19,14 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or _C._get_tracing_state() is not None
 
 
+def is_exported() -> bool:
+    """Whether `torch.export` records the running code.
+
+    Buffers that follow from others are then derived by the program, which would hold them else.
+    """
+    return torch.compiler.is_exporting()
+
+
 @contextmanager
 def untraced() -> Iterator[None]:
     """Let `torch.jit.trace`, which cannot record all the code inside, see a constant result."""

@@ -236,8 +236,9 @@ def check_file(path: Path) -> None:
     # The first 8 bytes of safetensors are a length of any value; the ninth begins the header.
     if start.startswith(PICKLES) and start[8:] != b"{":
         raise ValueError(
-            f"{path} is a pickle, as torch.save writes it: reading one can run any code, so it is "
-            "never opened here. Have whoever made it save it as safetensors"
+            f"{path} is a pickle, as torch.save writes it, or a program of torch.export, which can "
+            "hold one: reading one can run any code, so it is never opened here. Have whoever made "
+            "it save it as safetensors"
         )
 
 

@@ -12,6 +12,8 @@ from lowrank.export.formats.format import Format
 FORMATS = {
     "dense": ("dense", "DenseTensors"),
     "hf": ("hf.folder", "HuggingFaceFolder"),
+    "onnx": ("onnx.file", "Onnx"),
+    "torch_export": ("torch_export", "TorchExport"),
 }
 
 

@@ -1,0 +1,1 @@
+"""ONNX: weights as it holds them, and the file of a graph."""
