@@ -157,12 +157,25 @@ class EntropyCoded(Coded):
             return self._decoded()
 
     def _decoded(self) -> Tensor:
+        return self.levels(self.codes, self.steps)
+
+    def levels(self, codes: Tensor, steps: Exponents) -> Tensor:
+        """The weights of some rows of codes.
+
+        Args:
+            steps: of these rows, and all columns.
+        """
         dtype = self._as_dtype.dtype
         working = torch.promote_types(dtype, torch.float32)
         number, power = math.frexp(self._numbers()[0])
-        scaled = self.codes * (number * self._exponents("step").factors(working))
+        scaled = codes * (number * steps.factors(working))
         # The power of two last: nothing before it leaves the range if W does not.
         return times_power(scaled, power + self.exponent).to(dtype)
+
+    @property
+    def steps(self) -> Exponents:
+        """Factors of the step between levels."""
+        return self._exponents("step")
 
     def config(self) -> dict[str, Any]:
         return self._fixed_config() | {"dtype": dtype_name(self._as_dtype.dtype)}
@@ -199,7 +212,7 @@ class EntropyCoded(Coded):
         if not all(0 <= number < math.inf for number in (step, linear, square)):
             raise ValueError(f"step, linear and square are {step}, {linear} and {square}: below 0")
         dtype = torch.promote_types(self._as_dtype.dtype, torch.float32)
-        power = int(self._exponents("step").total().max()) / 2 + self.exponent
+        power = int(self.steps.total().max()) / 2 + self.exponent
         if step and math.log2(step) + power >= math.log2(torch.finfo(dtype).max):
             raise ValueError(f"a step of {step:.3g} times 2^{power:g} is beyond the largest number")
         widest = int(self.coding[1].total().max())
