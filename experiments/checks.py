@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.parts import Parts, Settings, make, make_parts, shared_task
+from experiments.parts import Parts, Settings, export_format, make, make_parts, shared_task
 from lowrank.compression.compress import as_allocation
 from lowrank.compression.compress import check as check_compression
+from lowrank.files.extras import need
 from lowrank.measure.harness import check_tasks
 from lowrank.point.dense import text, with_seed
 from lowrank.point.point import SEED_LIMIT, check_labels
@@ -74,6 +75,9 @@ def check_options(settings: Settings) -> None:
     if not isinstance(device, str):
         raise ValueError(f"device={device} must be a text, such as cpu or cuda:0")
     _check_device(device)
+    export = export_format(settings)
+    if export is not None:
+        need(f"save.format={export.name}", *export.libraries)
     make(settings["tracker"])
 
 

@@ -18,6 +18,8 @@ from hydra.utils import get_object, instantiate
 from lowrank.allocation import Allocation
 from lowrank.calibration import NormProvider
 from lowrank.decomposers import Decomposer
+from lowrank.export.formats import format_named
+from lowrank.export.formats.format import Format
 from lowrank.model.select import Select
 from lowrank.point import MeasureSettings
 from lowrank.point.dense import text
@@ -44,6 +46,20 @@ class Parts:
         return self.norm.needs_data or (
             isinstance(self.method, Allocation) and self.method.needs_data
         )
+
+
+def export_format(settings: Settings) -> Format | None:
+    """The format in which models are written besides our own; see conf/save.
+
+    Raises:
+        ValueError: it or one of its options does not exist, or what it needs is not installed.
+    """
+    name, options = settings["save"]["format"], settings["save"]["options"]
+    if name is None:
+        return None
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise ValueError(f"save.format={name} must be a name, and save.options={options} a mapping")
+    return format_named(name, **options)
 
 
 # The base class of each part, of which the class in the settings must be.

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from lowrank.numerics.checks import check_one_of
 from lowrank.records import best, store
-from lowrank.records.companions import MODEL, OUTCOMES
+from lowrank.records.companions import EXPORTED, MODEL, OUTCOMES
 
 # The most bytes of a file name.
 LONGEST_NAME = 255
@@ -43,7 +43,7 @@ class SweepJob:
         """Raise ValueError if a choice would have no effect, or cannot be a name or a number."""
         _check_names(self.settings["sweep"], self.settings["results"])
         _check_finite(self.settings, "")
-        check_one_of("save.models", self.settings["save"]["models"], KEEP)
+        _check_saving(**self.settings["save"])
         idle = [name for name in self.settings["norm"] if name != "_target_"]
         if self.settings["norm_name"] == "identity" and idle:
             raise ValueError(
@@ -73,11 +73,30 @@ def has_all(settings: Mapping[str, Any], key: str, lacking: Lacking) -> bool:
         return False
     if keep == "none":
         return True
+    has_model = MODEL.is_kept(record, folder) and _has_export(record, settings, folder)
     if keep == "all":
-        return MODEL.is_kept(record, folder)
+        return has_model
     # Of those that are not the best the record names no model.
-    is_whole = MODEL.field not in record or MODEL.is_kept(record, folder)
+    is_whole = MODEL.field not in record or has_model
     return best.competes(record) and is_whole and key not in lacking(folder)
+
+
+def _has_export(record: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the model is there in the format that is asked for."""
+    asked = settings["save"]["format"]
+    is_same = record.get("exported_format") == asked
+    return asked is None or is_same and EXPORTED.is_kept(record, folder)
+
+
+def _check_saving(models: Any, format: Any, options: Any) -> None:
+    """Raise ValueError for what cannot be chosen in conf/save, or would have no effect."""
+    check_one_of("save.models", models, KEEP)
+    if models == "none" and format is not None:
+        raise ValueError(
+            f"save.format={format} has no effect without save=all or save=best: give one of them"
+        )
+    if options and format is None:
+        raise ValueError("save.options has no effect without save.format: give the format")
 
 
 def _check_names(sweep: Any, folder: Any) -> None:

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.composer import resolve
-from experiments.parts import Settings, make_parts, reason, say_where
+from experiments.parts import Settings, export_format, make_parts, reason, say_where
 from experiments.plan import has_all
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
@@ -21,7 +21,9 @@ from lowrank.records.claims import Claims
 def measured(settings: Settings) -> dict[str, Any]:
     """The record of a point; see `lowrank.records.store`."""
     parts, keep = make_parts(settings), settings["save"]["models"]
-    saving = {} if keep == "none" else {"save": settings["results"], "keep": keep}
+    saving: dict[str, Any] = {}
+    if keep != "none":
+        saving = {"save": settings["results"], "keep": keep, "export": export_format(settings)}
     return measure_point(
         parts.task,
         parts.method,

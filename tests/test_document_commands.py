@@ -45,7 +45,8 @@ CHOICES = {
 # What the text says that a sweep refuses.
 REFUSED = {"method=gptq,awq method.group_size=32"}
 # What is set like that in Python alone; `where`, for one, is a group of a sweep as well.
-ARGUMENTS = {*signature(lowrank.compress).parameters, *signature(lowrank.optimize_for).parameters}
+CALLED = (lowrank.compress, lowrank.optimize_for, lowrank.export_model)
+ARGUMENTS = {name for function in CALLED for name in signature(function).parameters}
 ARGUMENTS -= {path.name for path in CONF.iterdir()} | {*OmegaConf.load(CONF / "config.yaml")}
 ALL = [command for page in [*PAGES, *RESULTS] for command in commands(page)]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lowrank.execution.kernel import ACCURACIES, Accuracy, allowed
+from lowrank.execution.kernel import ACCURACIES, Accuracy, Goal, allowed
 from lowrank.execution.plan import Trial
 
 # The speed-up above which a kernel is clearly faster; below, kernels are equally fast.
 MARGIN = 1.03
 
 
-def choose(trials: Sequence[Trial], limit: Accuracy = "exact") -> int:
-    """The place of the kernel to take: never one that was measured slower than dense.
+def choose(trials: Sequence[Trial], limit: Accuracy = "exact", goal: Goal = "speed") -> int:
+    """The place of the kernel to take: for speed, never one that was measured slower than dense.
 
     The fastest of those that are clearly faster than dense (the speed-up of each is above 1.03 with
     a confidence of 95 %); of those equally fast to it the most exact, then the one that holds the
@@ -22,8 +22,12 @@ def choose(trials: Sequence[Trial], limit: Accuracy = "exact") -> int:
     Args:
         trials: dense first.
         limit: the loosest accuracy that may be taken.
+        goal: ``memory`` takes the kernel that holds and makes the fewest bytes, however slow; of
+            equal ones the fastest.
     """
     usable = [i for i, t in enumerate(trials) if not t.refused and allowed(t.accuracy, limit)]
+    if goal == "memory":
+        return min(usable, key=lambda i: (_memory(trials[i]), -_number(trials[i].speedup)))
     faster = [i for i in usable[1:] if _number(trials[i].speedup_low) >= MARGIN]
     if faster:
         best = max(_number(trials[i].speedup) for i in faster)
@@ -44,6 +48,10 @@ def _rank(trial: Trial) -> tuple[int, float, float]:
     """The least of these is preferred among the equally fast."""
     accuracy = ACCURACIES.index(trial.accuracy)
     return accuracy, _number(trial.packed_bytes), -_number(trial.speedup)
+
+
+def _memory(trial: Trial) -> float:
+    return _number(trial.packed_bytes) + _number(trial.made_bytes)
 
 
 def _number(value: float | None) -> float:

@@ -109,7 +109,8 @@ class DequantizeKernel(Kernel):
 
     def prepare(self, work: Work) -> Prepared:
         form, operation, bias = work.factorization, work.operation, work.bias
-        return Prepared(lambda x: operation.apply(x, form.to_dense(), bias), 0)
+        made = form.shape[0] * form.shape[1] * form.dtype.itemsize
+        return Prepared(lambda x: operation.apply(x, form.to_dense(), bias), 0, made)
 
 
 class BFloat16Kernel(Kernel):

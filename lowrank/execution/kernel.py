@@ -17,6 +17,8 @@ Run = Callable[[Tensor], Tensor]
 Accuracy = Literal["exact", "bfloat16", "int8"]
 # From the strictest to the loosest; a limit of one also allows those before it.
 ACCURACIES: tuple[Accuracy, ...] = ("exact", "bfloat16", "int8")
+# What a kernel is chosen for.
+Goal = Literal["speed", "memory"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ class Prepared:
     Attributes:
         run: x → the outputs, bias added.
         packed_bytes: what it holds in memory besides what the factorization stores.
+        made_bytes: the largest part of the matrix that it makes anew in every pass.
     """
 
     run: Run
     packed_bytes: int
+    made_bytes: int = 0
 
 
 class Kernel(ABC):

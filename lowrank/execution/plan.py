@@ -28,6 +28,7 @@ class Trial:
             `speedup_high` are its lower and upper bounds, each with a confidence of 95 %.
         error: relative error of the outputs against those of the factorization as it runs itself.
         packed_bytes: memory that it holds besides what is stored.
+        made_bytes: of the largest part of the matrix that it makes anew in every pass.
         refused: why it could not run, or was not taken for its error; empty otherwise.
     """
 
@@ -39,6 +40,7 @@ class Trial:
     speedup_high: float | None = None
     error: float | None = None
     packed_bytes: int | None = None
+    made_bytes: int | None = None
     refused: str = ""
 
 
@@ -53,7 +55,7 @@ class LayerPlan:
         kernel: by name; "factored" where the leaves run one after the other, by `parts`.
         parts: leaf → kernel, by the leaf's path in the factorization.
         accuracy: that of the kernel; of parts, that which was allowed to them.
-        error, speedup, packed_bytes: those of the chosen kernel; see `Trial`.
+        error, speedup, packed_bytes, made_bytes: those of the chosen kernel; see `Trial`.
         trials: everything that was measured, the dense kernel first.
     """
 
@@ -66,6 +68,7 @@ class LayerPlan:
     error: float = 0.0
     speedup: float = 1.0
     packed_bytes: int = 0
+    made_bytes: int = 0
     trials: tuple[Trial, ...] = ()
 
     @property

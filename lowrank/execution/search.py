@@ -13,6 +13,7 @@ from lowrank.execution.choice import choose
 from lowrank.execution.kernel import (
     ACCURACIES,
     Accuracy,
+    Goal,
     Kernel,
     Prepared,
     Run,
@@ -70,7 +71,7 @@ class Found(NamedTuple):
 
 
 def try_layer(
-    work: Work, accuracy: Accuracy, search: Search
+    work: Work, accuracy: Accuracy, search: Search, goal: Goal = "speed"
 ) -> tuple[Found, dict[Accuracy, dict[str, str]]]:
     """Every kernel for a layer; where it has parts, also they with the best kernel for each.
 
@@ -84,7 +85,7 @@ def try_layer(
     parts: dict[Accuracy, dict[str, str]] = {}
     factored: list[tuple[Trial, Prepared]] = []
     for limit in ACCURACIES[: ACCURACIES.index(accuracy) + 1]:
-        chosen = {path: choose(found.trials, limit) for path, found in tried.items()}
+        chosen = {path: choose(found.trials, limit, goal) for path, found in tried.items()}
         names = {path: tried[path].trials[place].kernel for path, place in chosen.items()}
         if names in parts.values():
             continue
@@ -126,7 +127,8 @@ def _checked(trial: Trial, prepared: Prepared, x: Tensor, expected: Tensor) -> T
     """The trial with its error, refused if that is more than its accuracy allows."""
     error = relative_error(_output(prepared.run, x), expected)
     most = bound(trial.accuracy, expected.dtype)
-    trial = replace(trial, packed_bytes=prepared.packed_bytes)
+    held = {"packed_bytes": prepared.packed_bytes, "made_bytes": prepared.made_bytes}
+    trial = replace(trial, **held)
     if error == float("inf"):
         return replace(trial, refused="its outputs are not finite")
     trial = replace(trial, error=error)
@@ -145,9 +147,11 @@ def assemble(work: Work, parts: Mapping[str, Prepared | None]) -> Prepared:
     """The factorization with these kernels in the places of its leaves."""
     runs = {path: _run(one) for path, one in parts.items()}
     form = with_runs(work.factorization, runs)
-    held = sum(one.packed_bytes for one in parts.values() if one is not None)
+    ready = [one for one in parts.values() if one is not None]
+    held = sum(one.packed_bytes for one in ready)
+    made = max((one.made_bytes for one in ready), default=0)
     operation, bias = work.operation, work.bias
-    return Prepared(lambda x: form(x, operation, bias), held)
+    return Prepared(lambda x: form(x, operation, bias), held, made)
 
 
 def prepare(kernel: Kernel, work: Work) -> Prepared:

@@ -12,7 +12,7 @@ variant with 32 bits of state, whole words and streams side by side).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -63,34 +63,68 @@ def decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _decode(stream: Tensor, contexts: Tensor, frequencies: Tensor) -> Tensor:
-    table = frequencies.cpu().long()
-    below = (table.cumsum(dim=1) - table).numpy().astype(np.uint64)
-    alphabet = torch.arange(table.shape[1])
-    # Which symbol each of the 2^16 places in a context stands for.
-    places = np.stack([alphabet.repeat_interleave(row).numpy().astype(np.uint16) for row in table])
-    own, context = table.numpy().astype(np.uint64), contexts.cpu().long().numpy()
-    data = stream.cpu().numpy().tobytes()
-    count = streams(len(context))
-    if len(data) < 4 * count or len(data) % 2:
-        raise ValueError(NO_STREAM)
-    states = np.frombuffer(data, "<u4", count).astype(np.uint64)
-    words = np.frombuffer(data, "<u2", offset=4 * count).astype(np.uint64)
-    symbols, read = np.empty(len(context), dtype=np.int64), 0
-    for part in _steps(len(context)):
-        state, where = states[: part.stop - part.start], context[part]
-        place = state & (TOTAL - 1)
-        found = places[where, place.astype(np.int64)]
-        state[:] = own[where, found] * (state >> PRECISION) + place - below[where, found]
-        low = np.flatnonzero(state < TOTAL)
-        if read + len(low) > len(words):
-            raise ValueError(NO_STREAM)
-        state[low] = state[low] << PRECISION | words[read : read + len(low)]
-        read += len(low)
+    context = contexts.cpu().long().numpy()
+    symbols = np.empty(len(context), dtype=np.int64)
+    parts = Decoder(frequencies).parts(stream, len(context), lambda part: context[part])
+    for part, found in zip(_steps(len(context)), parts, strict=True):
         symbols[part] = found
-    # Back where the encoder began.
-    if read < len(words) or bool((states != TOTAL).any()):
-        raise ValueError(NO_STREAM)
     return torch.from_numpy(symbols).to(stream.device)
+
+
+class Decoder:
+    """The tables by which streams of some frequencies are decoded.
+
+    Args:
+        frequencies: as for `encode`.
+    """
+
+    def __init__(self, frequencies: Tensor) -> None:
+        table = frequencies.cpu().long()
+        self._below = (table.cumsum(dim=1) - table).numpy().astype(np.uint64)
+        self._own = table.numpy().astype(np.uint64)
+        alphabet = torch.arange(table.shape[1])
+        # Which symbol each of the 2^16 places in a context stands for.
+        rows = [alphabet.repeat_interleave(row).numpy().astype(np.uint16) for row in table]
+        self._places = np.stack(rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return self._below.nbytes + self._own.nbytes + self._places.nbytes
+
+    def parts(
+        self, stream: Tensor, count: int, contexts: Callable[[slice], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """The symbols in their order (uint16), those of one step of the streams at a time.
+
+        Args:
+            count: of the symbols.
+            contexts: of symbols i..j which frequencies each has.
+
+        Raises:
+            ValueError: the stream is not one of that many symbols with these frequencies; partly
+                only at its end.
+        """
+        data = stream.detach().cpu().contiguous().numpy()
+        own, below, places = self._own, self._below, self._places
+        if len(data) < 4 * streams(count) or len(data) % 2:
+            raise ValueError(NO_STREAM)
+        states = np.frombuffer(data, "<u4", streams(count)).astype(np.uint64)
+        words, read = np.frombuffer(data, "<u2", offset=4 * streams(count)), 0
+        for part in _steps(count):
+            state, where = states[: part.stop - part.start], contexts(part)
+            place = state & (TOTAL - 1)
+            found = places[where, place.astype(np.int64)]
+            state[:] = own[where, found] * (state >> PRECISION) + place - below[where, found]
+            low = np.flatnonzero(state < TOTAL)
+            if read + len(low) > len(words):
+                raise ValueError(NO_STREAM)
+            state[low] = state[low] << PRECISION | words[read : read + len(low)].astype(np.uint64)
+            read += len(low)
+            yield found
+        # Back where the encoder began.
+        if read < len(words) or bool((states != TOTAL).any()):
+            raise ValueError(NO_STREAM)
 
 
 def streams(count: int) -> int:

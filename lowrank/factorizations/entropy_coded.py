@@ -157,9 +157,16 @@ class EntropyCoded(Coded):
             return self._decoded()
 
     def _decoded(self) -> Tensor:
+        return self.levels(self.codes, self.steps)
+
+    def levels(self, codes: Tensor, steps: Exponents) -> Tensor:
+        """The weights of some rows of codes.
+
+        Args:
+            steps: of these rows, and all columns.
+        """
         dtype = self._as_dtype.dtype
-        factors = self.steps.factors(torch.promote_types(dtype, torch.float32))
-        return self.scaled(self.codes, factors).to(dtype)
+        return self.scaled(codes, steps.factors(torch.promote_types(dtype, torch.float32))).to(dtype)
 
     def scaled(self, codes: Tensor, factors: Tensor) -> Tensor:
         """Codes times the step, each times a factor of it."""
@@ -169,7 +176,7 @@ class EntropyCoded(Coded):
 
     @property
     def steps(self) -> Exponents:
-        """The factors of the step."""
+        """Factors of the step between levels."""
         return self._exponents("step")
 
     def config(self) -> dict[str, Any]:
@@ -207,7 +214,7 @@ class EntropyCoded(Coded):
         if not all(0 <= number < math.inf for number in (step, linear, square)):
             raise ValueError(f"step, linear and square are {step}, {linear} and {square}: below 0")
         dtype = torch.promote_types(self._as_dtype.dtype, torch.float32)
-        power = int(self._exponents("step").total().max()) / 2 + self.exponent
+        power = int(self.steps.total().max()) / 2 + self.exponent
         if step and math.log2(step) + power >= math.log2(torch.finfo(dtype).max):
             raise ValueError(f"a step of {step:.3g} times 2^{power:g} is beyond the largest number")
         widest = int(self.coding[1].total().max())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
-
-from torch import nn
 
 from lowrank.allocation import Allocation, Uniform
 from lowrank.allocation.values import Values
@@ -21,10 +18,8 @@ from lowrank.compression.compress import (
     as_norms,
     as_select,
 )
-from lowrank.export.checkpoint import save as save_model
-from lowrank.files.atomic import temporary_in
+from lowrank.export.formats.format import Format
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import content_hash
 from lowrank.measure.environment import environment
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
 from lowrank.point.computing import (
@@ -43,13 +38,14 @@ from lowrank.point.dense import (
     question,
 )
 from lowrank.point.examples import paired
+from lowrank.point.keeping import kept_beside
 from lowrank.point.measure import compare
 from lowrank.point.measure import measure as measures_of
 from lowrank.point.quality import evaluate
 from lowrank.point.settings import MeasureSettings
 from lowrank.records import best, store
 from lowrank.records.checks import is_number
-from lowrank.records.companions import MODEL, OUTCOMES, model_name, outcomes_name
+from lowrank.records.companions import OUTCOMES, outcomes_name
 from lowrank.records.record import Record
 from lowrank.recovery import NoRecovery, Recovery
 from lowrank.recovery.task_parts import fingerprints, sharing
@@ -76,6 +72,7 @@ def measure_point(
     config: Mapping[str, Any] | None = None,
     save: str | Path | None = None,
     keep: best.Keep = "all",
+    export: Format | None = None,
     checkpoint: str | Path | None = None,
 ) -> Record:
     """The record of one point: compress a task's model and measure it beside the dense one.
@@ -99,6 +96,9 @@ def measure_point(
         keep: the models that stay there: ``all`` or ``best``. For ``best``
             `lowrank.records.store.save` keeps the model of the competing point that is best on the
             validation split only; see `lowrank.records.best`.
+        export: the format of another tool in which the model is written beside that file too
+            ("exported_folder"). Layers whose form it does not hold are multiplied out, and the
+            record says how many.
         checkpoint: the folder in which trainings keep their states while they run, once a minute,
             in ``<key>.training``. The same call goes on from there after its process was killed,
             and gives the same record. `lowrank.records.store.save` into the same folder removes it.
@@ -123,6 +123,10 @@ def measure_point(
         raise ValueError(
             f"keep={keep!r} has no effect without a folder: give save=…, or leave it out"
         )
+    if export is not None:
+        check_is("export", export, Format, "lowrank.export.formats.format_named('dense')")
+        if save is None:
+            raise ValueError("export has no effect without a folder: give save=…, or leave it out")
     if threads is not None:
         check_integer("threads", threads, least=1)
     allocation, select = as_allocation(method), as_select(where)
@@ -176,7 +180,7 @@ def measure_point(
             compressed.add_macs(dense_counts, measured.layer_macs)
             comparison = compare(baseline.measured, measured, compressed, task, measured_how)
         facts = environment(task.device)
-    kept = {} if folder is None else {MODEL.field: _keep(compressed.model, folder, key)}
+    kept = {} if folder is None else kept_beside(compressed.model, folder, key, export)
     kept |= {best.FIELD: best.COMPETES} if keep == "best" else {}
     timings["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     record = {
@@ -228,18 +232,6 @@ def splits_of(task: Task, uses: Mapping[str, SplitName | None]) -> dict[str, Any
         "test": len(task.split("test")),
         "chosen_on": chosen,
     }
-
-
-def _keep(model: nn.Module, folder: Path, key: str) -> str:
-    """Save a model; the name of its file."""
-    written = temporary_in(folder, key)
-    try:
-        save_model(model, written)
-        name = model_name(key, content_hash(written))
-        os.replace(written, folder / name)
-    finally:
-        written.unlink(missing_ok=True)
-    return name
 
 
 def check_labels(allocation: Allocation, what: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowrank.records.claims import Claims
-from lowrank.records.companions import MODEL
+from lowrank.records.companions import EXPORTED, MODEL, OF_EXPORT, remove
 from lowrank.records.files import read, write
 from lowrank.records.keys import canonical_text
 
@@ -180,10 +180,11 @@ def _of(path: Path, record: Mapping[str, Any]) -> Contender | None:
 
 
 def _give_up(loser: Contender) -> None:
-    """Remove the name of a model from its record, then the model."""
-    assert loser.file is not None
+    """Remove the names of a model and of its export from its record, then both."""
     # The record keeps its time, since it was not measured again.
-    as_of = loser.path.stat()
-    record = {name: value for name, value in read(loser.path).items() if name != MODEL.field}
-    write(record, loser.path, as_of)
-    (loser.path.parent / loser.file).unlink(missing_ok=True)
+    as_of, before = loser.path.stat(), read(loser.path)
+    names = [name for name in (MODEL.named(before), EXPORTED.named(before)) if name is not None]
+    gone = {MODEL.field, *OF_EXPORT}
+    write({name: value for name, value in before.items() if name not in gone}, loser.path, as_of)
+    for name in names:
+        remove(loser.path.parent / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lowrank.files.atomic import ABANDONED
 from lowrank.records.claims import Claims
-from lowrank.records.companions import COMPANIONS, MODEL, OUTCOMES, outcomes_name
+from lowrank.records.companions import COMPANIONS, OUTCOMES, outcomes_name, remove
 from lowrank.records.files import record_in
 
 
@@ -28,8 +28,8 @@ def clear(folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     claims = Claims(folder)
-    for path in folder.glob("*.safetensors"):
-        key = MODEL.key_of(path.name) or OUTCOMES.key_of(path.name)
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*-*.*/")):
+        key = next(filter(None, (kind.key_of(path.name) for kind in COMPANIONS)), None)
         if key is None or path.name in _named(key, folder):
             continue
         was_begun = claims.is_there(key) or _is_abandoned(path)
@@ -39,14 +39,14 @@ def clear(folder: Path) -> None:
 
 
 def clear_point(key: str, folder: Path) -> None:
-    """Remove the models and the outcomes of a point that its record does not name; the caller holds
-    its claim.
+    """Remove the models, their exports and the outcomes of a point that its record does not name;
+    the caller holds its claim.
     """
     kept = _named(key, folder)
-    for path in (*folder.glob(f"{key}-*.safetensors"), folder / outcomes_name(key)):
+    for path in (*folder.glob(f"{key}-*.*"), folder / outcomes_name(key)):
         is_own = key in [kind.key_of(path.name) for kind in COMPANIONS]
         if is_own and path.name not in kept:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _named(key: str, folder: Path) -> set[str | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.records.checks import LAYER_ERRORS, is_number
-from lowrank.records.companions import OUTCOMES
+from lowrank.records.companions import OF_EXPORT, OUTCOMES
 from lowrank.records.keys import point
 
 RECORD_LABELS = ("key", "task", "model", "method", "family", "level", "recovery", "seed")
@@ -47,6 +47,7 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     for part, column in (columns | {"change": "{}_change_se"}).items():
         _add(row, {column.format(measure): error for measure, error in errors[part].items()})
     _add(row, {OUTCOMES.field: OUTCOMES.named(record)})
+    _add(row, {name: record[name] for name in OF_EXPORT if name in record})
     for latency in record["latency"]:
         _add(row, _latency(latency))
     losses = record.get("recovered", {}).get("losses")

@@ -23,6 +23,7 @@ from lowrank.records.companions import (
     MODEL,
     OUTCOMES,
     outcomes_name,
+    remove,
     training_name,
 )
 from lowrank.records.files import read, record_in, write
@@ -125,7 +126,7 @@ def _replace(record: Mapping[str, Any], path: Path) -> None:
     for kind in COMPANIONS:
         name = kind.named(before)
         if name is not None and name != record.get(kind.field):
-            (path.parent / name).unlink(missing_ok=True)
+            remove(path.parent / name)
     shutil.rmtree(path.parent / training_name(record["key"]), ignore_errors=True)
 
 

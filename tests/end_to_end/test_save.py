@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -79,6 +80,22 @@ def test_a_point_keeps_its_model_if_asked_and_is_whole_only_with_it(cache, tmp_p
     (tmp_path / record["outcomes_file"]).unlink()
     assert "1 measured here" in run(cache, *point, "save=best").stdout
     assert {record["outcomes_file"]} < {one.name for one in tmp_path.iterdir()}
+
+
+def test_a_point_is_whole_only_with_the_export_that_is_asked_for(cache, tmp_path):
+    point = ("method.rank=4", "task.weights=null", f"results={tmp_path}", "save=all")
+    assert "1 measured here" in run(cache, *point).stdout
+    assert "1 measured here" in run(cache, *point, "save.format=dense").stdout
+    (path,) = tmp_path.glob("*.json")
+    record = json.loads(path.read_text())
+    exported = tmp_path / record["exported_folder"]
+    assert record["exported_format"] == "dense" and record["exported_bytes"] > 0
+    assert (exported / "model.safetensors").is_file()
+    for asked in ((), ("save.format=dense",)):
+        assert "1 had their record" in run(cache, *point, *asked).stdout
+    shutil.rmtree(exported)
+    assert "1 measured here" in run(cache, *point, "save.format=dense").stdout
+    assert exported.is_dir() and len(list(tmp_path.iterdir())) == 4
 
 
 def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):

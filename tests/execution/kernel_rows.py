@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowrank.decomposers import HalfPrecision, MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import (
+    EntropyCodedQuantization,
+    HalfPrecision,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+)
 from lowrank.execution import CompiledKernel, Kernel, Work
 from lowrank.execution.dense import (
     BFloat16Kernel,
@@ -19,7 +25,8 @@ from lowrank.execution.dense import (
 )
 from lowrank.execution.integer import DynamicInt8Kernel, Int8WeightsKernel, PackedInt4Kernel
 from lowrank.execution.sparse import BSRKernel, CSRKernel, SemiStructuredKernel
-from lowrank.factorizations import Dense, Factorization, Sparse
+from lowrank.execution.tiled import TiledKernel
+from lowrank.factorizations import Dense, EntropyCoded, Factorization, Sparse
 from lowrank.factorizations.operations import (
     Convolve,
     Lookup,
@@ -62,6 +69,7 @@ def forms(out: int, into: int, dtype: torch.dtype = SINGLE) -> dict[str, Factori
         "4 bits": Quantization(bits=4, group_size=32),
         "3 bits, zero points": Quantization(bits=3, group_size=64, symmetric=False),
         "half": HalfPrecision(),
+        "entropy coded": EntropyCodedQuantization(bits=4),
     }
     if into % 4 == 0:
         methods["2:4"] = MagnitudePruning(pattern="2:4")
@@ -111,6 +119,13 @@ class Row:
 
 def size(number: int) -> Callable[[Factorization], int]:
     return lambda _: number
+
+
+def tables(form: Factorization) -> int:
+    """Of 2^16 places of 2 bytes and two numbers of 8 for each code, in each context; exponents."""
+    assert isinstance(form, EntropyCoded)
+    contexts = 1 + int(form.coding[1].total().max())
+    return contexts * (2 * 2**16 + 16 * (2 * form.reach + 1)) + 8 * OUT + 2 * INNER + OUT
 
 
 ROWS = {
@@ -193,6 +208,13 @@ ROWS = {
     "int8 of fbgemm": Row(DynamicInt8Kernel("fbgemm"), "8 bits", size(ALL + 8 * OUT)),
     "int8 of onednn": Row(DynamicInt8Kernel("onednn"), "8 bits", size(ALL + 8 * OUT)),
     "int8 of a dense weight": Row(DynamicInt8Kernel("fbgemm"), "dense", size(ALL + 8 * OUT)),
+    "tiled": Row(
+        TiledKernel(weights=5 * INNER),
+        "entropy coded",
+        tables,
+        DTYPES,
+        refused=(("4 bits", (16, 32), "decodes entropy codes, and this is none"),),
+    ),
     "compiled": Row(CompiledKernel(), "low rank", size(0), DTYPES, tuple(OPERATIONS)),
 }
 

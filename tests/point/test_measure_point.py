@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 from digits_task import QUICK, TASK
+from safetensors.torch import load_file
 from torch import nn
 
 import lowrank
@@ -25,6 +26,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
     Uncompressed,
 )
+from lowrank.export.formats import format_named
 from lowrank.factorizations import Dense
 from lowrank.point import Generation, MeasureSettings, dense, evaluate
 from lowrank.point import point as point_module
@@ -256,6 +258,34 @@ def test_the_model_is_kept_as_it_was_measured(tmp_path):
     model = lowrank.load(tmp_path / "models" / record["model_file"], TASK.model())
     found = evaluate(model, TASK).metrics
     assert {name: record["compressed"][name] for name in found} == found
+
+
+def test_a_kept_model_goes_out_in_another_format_too(tmp_path):
+    dense = format_named("dense")
+    record = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, save=tmp_path, export=dense)
+    model_file, folder = record["model_file"], record["exported_folder"]
+    assert folder == model_file.removesuffix("safetensors") + "dense"
+    tensors = load_file(tmp_path / folder / "model.safetensors")
+    assert record["exported_format"] == "dense"
+    assert record["exported_bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert record["exported_bytes"] > record["compressed"]["bytes"]
+    network = TASK.model()
+    network.load_state_dict(tensors)
+    loaded = lowrank.load(tmp_path / model_file, network)
+    layers = [module for module in loaded.modules() if hasattr(module, "factorization")]
+    assert record["exported_multiplied_out"] == len(layers) > 0
+    x = TASK.example()[0]
+    torch.testing.assert_close(network(x), loaded(x))
+    store.save(record, tmp_path)
+    row = store.load(tmp_path).iloc[0]
+    assert row["exported_bytes"] == record["exported_bytes"]
+    # Measured again without it, nothing of it stays.
+    again = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, save=tmp_path)
+    assert again["key"] == record["key"] and "exported_format" not in again
+    store.save(again, tmp_path)
+    assert not (tmp_path / folder).exists() and (tmp_path / model_file).exists()
+    with pytest.raises(ValueError, match="export has no effect without a folder"):
+        measure_point(TASK, TruncatedSVD(rank=4), export=dense)
 
 
 def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path):

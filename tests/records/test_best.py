@@ -12,7 +12,7 @@ import pytest
 
 from lowrank.records import best, models, store
 from lowrank.records.claims import Claims
-from lowrank.records.companions import MODEL, model_name
+from lowrank.records.companions import MODEL, exported_name, model_name
 
 # Saves a record that competes, with its model, and is killed before its change number argv[2] of a
 # file that is there.
@@ -148,6 +148,26 @@ def test_a_level_written_in_two_ways_is_one(tmp_path):
     for record, level in zip(records, (2, 2.0, 2.0, 2), strict=True):
         save(record | {"level": level}, tmp_path)
     assert kept(tmp_path) == {records[1]["model_file"]}
+
+
+def test_a_model_that_goes_takes_its_export_along(tmp_path):
+    better, worse = competing(0.9), competing(0.8, seed=1)
+    for record in (worse, better):
+        record["exported_folder"] = exported_name(record["model_file"], "dense")
+        record |= {"exported_format": "dense", "exported_bytes": 8, "exported_multiplied_out": 1}
+        (tmp_path / record["exported_folder"]).mkdir()
+        save(record, tmp_path)
+    assert kept(tmp_path) == {better["model_file"]}
+    assert [path.name for path in tmp_path.glob("*.dense")] == [better["exported_folder"]]
+    left = json.loads((tmp_path / f"{worse['key']}.json").read_text())
+    assert not [name for name in left if name.startswith("exported")]
+    # What a killed process left is cleared, and what is somebody else's is not.
+    left_behind = exported_name(better["model_file"].replace("-0", "-1"), "dense")
+    for name in (left_behind, "mine-1.dense"):
+        (tmp_path / name).mkdir()
+    tidy(tmp_path)
+    assert not (tmp_path / left_behind).exists() and (tmp_path / "mine-1.dense").exists()
+    assert (tmp_path / better["exported_folder"]).is_dir()
 
 
 def test_a_model_that_is_not_in_the_folder_is_refused(tmp_path):
