@@ -166,7 +166,9 @@ class EntropyCoded(Coded):
             steps: of these rows, and all columns.
         """
         dtype = self._as_dtype.dtype
-        return self.scaled(codes, steps.factors(torch.promote_types(dtype, torch.float32))).to(dtype)
+        return self.scaled(codes, steps.factors(torch.promote_types(dtype, torch.float32))).to(
+            dtype
+        )
 
     def scaled(self, codes: Tensor, factors: Tensor) -> Tensor:
         """Codes times the step, each times a factor of it."""
