@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lowrank.numerics.memo import unchanging as unchanging
     from lowrank.point import MeasureSettings as MeasureSettings
     from lowrank.point import measure_point as measure_point
+    from lowrank.tasks.pretrained import read_compressed as read_compressed
 
 # Where each name is. All decomposers and allocations are found without being listed.
 PLACES = {
@@ -46,6 +47,7 @@ PLACES = {
     "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
+    "read_compressed": "lowrank.tasks.pretrained",
     "save": "lowrank.export.checkpoint",
     "unchanging": "lowrank.numerics.memo",
 }
