@@ -11,6 +11,8 @@ PROGRAMS = {
     "sweep": ("experiments.sweep", "measures points, each a model compressed by one method"),
     "report": ("experiments.report", "draws figures and tables of what was measured"),
     "inspect": ("experiments.inspect", "draws the inside of a saved compressed model"),
+    "show": ("experiments.show", "says what a file holds, without loading it"),
+    "export": ("experiments.export", "writes a saved model in the format of another tool"),
     "reproduce": ("experiments.reproduce", "sets published tables beside ours"),
 }
 

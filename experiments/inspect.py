@@ -56,7 +56,7 @@ def inspect(config: DictConfig) -> None:
     dense = task.model()
     if chosen.layer is not None:
         site_of(dense, chosen.layer)  # A misspelt name is found before anything is drawn.
-    both = dense, lowrank.load(dense, path.parent / name)
+    both = dense, lowrank.load(path.parent / name, dense)
     for kind, draw in pictures(both, task, chosen, subject(record)):
         try:
             figure = draw()

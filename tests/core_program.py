@@ -45,7 +45,7 @@ def refused(extra, act, *arguments):
 def same_from_file(model, small, folder, inputs):
     file = folder / "small.safetensors"
     lowrank.save(small, file)
-    assert torch.equal(lowrank.load(model, file)(inputs), small(inputs))
+    assert torch.equal(lowrank.load(file, model)(inputs), small(inputs))
 
 
 def main():

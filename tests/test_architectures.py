@@ -80,7 +80,7 @@ def test_it_is_compressed_saved_loaded_and_run(tmp_path, name, method):
     assert not torch.equal(outputs, logits(dense(name), name))
 
     checkpoint.save(result.model, path)
-    loaded = checkpoint.load(architecture.make(seed=1), path)
+    loaded = checkpoint.load(path, architecture.make(seed=1))
     assert torch.equal(logits(loaded, name), outputs)
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     assert path.stat().st_size - header == nbytes(result.model) == nbytes(loaded)
@@ -102,7 +102,7 @@ def test_tied_weights_stay_tied(tmp_path, name, method):
     report = next(layer for layer in result.layers if layer.name == first)
     assert report.tied_to == others
     checkpoint.save(result.model, tmp_path / "model.safetensors")
-    loaded = checkpoint.load(ARCHITECTURES[name].make(seed=1), tmp_path / "model.safetensors")
+    loaded = checkpoint.load(tmp_path / "model.safetensors", ARCHITECTURES[name].make(seed=1))
     for model in (result.model, copy.deepcopy(result.model), loaded, loaded.bfloat16()):
         forms = {id(model.get_submodule(module).factorization) for module in (first, *others)}
         assert len(forms) == 1
@@ -154,7 +154,7 @@ def test_in_half_precision(tmp_path, name, method):
     with torch.no_grad():
         outputs = result(**inputs).logits
         checkpoint.save(result, path)
-        loaded = checkpoint.load(architecture.make(seed=1).bfloat16(), path)
+        loaded = checkpoint.load(path, architecture.make(seed=1).bfloat16())
         assert torch.equal(loaded(**inputs).logits, outputs)
     assert outputs.dtype == torch.bfloat16 and bool(outputs.isfinite().all())
 
@@ -194,7 +194,7 @@ def test_it_is_calibrated(tmp_path, name, moment, mode, method):
     outputs = logits(result.model, name)
     assert bool(outputs.isfinite().all())
     checkpoint.save(result.model, tmp_path / "model.safetensors")
-    loaded = checkpoint.load(architecture.make(seed=1), tmp_path / "model.safetensors")
+    loaded = checkpoint.load(tmp_path / "model.safetensors", architecture.make(seed=1))
     assert torch.equal(logits(loaded, name), outputs)
 
 

@@ -18,7 +18,7 @@ def test_first_lines_of_a_newcomer(tmp_path):
     result = lowrank.compress(model, lowrank.TruncatedSVD(rank=8))
     lowrank.save(result.model, tmp_path / "small.safetensors")
     inputs = torch.randn(3, 32)
-    same = lowrank.load(model, tmp_path / "small.safetensors")
+    same = lowrank.load(tmp_path / "small.safetensors", model)
     assert torch.equal(same(inputs), result.model(inputs))
 
 
@@ -110,7 +110,7 @@ def test_saving_and_loading_bring_no_compiler():
         "small = lowrank.compress(model, lowrank.EntropyCodedQuantization(bits=3)).model;"
         "file = pathlib.Path(tempfile.mkdtemp()) / 'small.safetensors';"
         "lowrank.save(small, file);"
-        "same = lowrank.load(model, file);"
+        "same = lowrank.load(file, model);"
         "assert torch.equal(same(torch.ones(1, 32)), small(torch.ones(1, 32)))"
     )
     assert "torch" in new and not {"torch._dynamo", "sympy"} & new

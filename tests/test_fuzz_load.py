@@ -78,7 +78,7 @@ def test_a_damaged_model_is_what_was_saved_or_one_error(models, tmp_path_factory
     data, outputs = models[draw.choice(list(models))]
     path = changed(data, draw, tmp_path_factory.getbasetemp() / "damaged.safetensors")
     try:
-        loaded = checkpoint.load(skeleton(), path)
+        loaded = checkpoint.load(path, skeleton())
     except ValueError as error:
         return refused(error, path)
     assert torch.equal(loaded(X), outputs)
@@ -94,7 +94,7 @@ def test_a_forged_model_runs_or_is_one_error(models, tmp_path_factory, seed):
         read = tensor_files.TensorFile.read
         patch.setattr(tensor_files.TensorFile, "read", lambda file: (read(file)[0], True))
         try:
-            loaded = checkpoint.load(skeleton(), path)
+            loaded = checkpoint.load(path, skeleton())
         except ValueError as error:
             return refused(error, path)
     assert loaded(X).shape == (3, 3)
@@ -192,7 +192,7 @@ for path in sys.argv[1:]:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26, resource.RLIM_INFINITY))
     try:
-        checkpoint.load(skeleton, path)
+        checkpoint.load(path, skeleton)
         print("loaded")
     except ValueError as error:
         print("refused" if path in str(error) else error)

@@ -51,6 +51,15 @@ def test_the_core_needs_nothing_else(environment, tmp_path):
     assert run(environment / "python", program, cwd=tmp_path).endswith("all of it\n")
 
 
+def test_files_are_shown_and_exported_without_an_extra(environment, tmp_path):
+    file = ROOT / "tests" / "export" / "data" / "format-3.safetensors"
+    assert "format 3" in run(environment / "lowrank", "show", file, cwd=tmp_path)
+    (tmp_path / "old_network.py").write_text((file.parents[1] / "old_network.py").read_text())
+    words = ("export", file, "--model", "old_network:network", "--format", "dense", "--out", "out")
+    assert "dense: " in run(environment / "lowrank", *words, cwd=tmp_path)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 def test_commands_without_their_extra_say_what_installs_them(environment, tmp_path):
     assert "lowrank sweep" in run(environment / "lowrank", "--help", cwd=tmp_path)
     said = subprocess.run(

@@ -82,7 +82,7 @@ def test_what_runs_after_a_write_is_what_is_saved(name, tmp_path):
     written(layer, "in place", inference=False)
     checkpoint.save(layer, tmp_path / "layer.safetensors")
     dense = nn.Linear(INNER, OUT, bias=False)
-    loaded = checkpoint.load(dense, tmp_path / "layer.safetensors").eval()
+    loaded = checkpoint.load(tmp_path / "layer.safetensors", dense).eval()
     assert torch.equal(outputs(loaded), outputs(layer))
 
 

@@ -22,6 +22,7 @@ from lowrank.model.batch import Batch
 from lowrank.model.forward import evaluating, unfused_attention
 from lowrank.model.host import calling
 from lowrank.model.layers import rule_for
+from lowrank.model.layers.rule import Unseen
 from lowrank.model.nested import tensors
 from lowrank.numerics.versions import version
 
@@ -121,7 +122,7 @@ class Collector:
         self.separate = separate
         self.modules = {name: model.get_submodule(name) for name in names}
         self.rules = {name: rule_for(module) for name, module in self.modules.items()}
-        self.unseen = {name: why_unseen(module) for name, module in self.modules.items()}
+        self.unseen: dict[str, str] = {}  # By the name of a module, why no vectors are its inputs.
         self.sums = {name: MomentSum() for name in names}
         self.calls = dict.fromkeys(names, 0)
         self.notes: dict[str, dict[str, None]] = {name: {} for name in names}
@@ -139,9 +140,8 @@ class Collector:
             stack.enter_context(unfused_attention())  # Fused kernels call no module.
             stack.enter_context(calling(self.model))
             for name, module in self.modules.items():
-                if not self.unseen[name]:
-                    hook = partial(self._before, name)
-                    stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                hook = partial(self._before, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             for number, piece in enumerate(data.pieces(self.model, alone=True)):
                 self.piece = piece
                 self.axes = max((tensor.ndim for tensor in tensors(piece.batch.inputs)), default=0)
@@ -165,8 +165,8 @@ class Collector:
 
     def _mean(self, name: str) -> Statistics:
         found, rule = self.sums[name], self.rules[name]
-        if found.total is None or not found.count or rule is None:
-            return Statistics(None, None, 0, (self.unseen[name] or UNREACHED,))
+        if name in self.unseen or found.total is None or not found.count or rule is None:
+            return Statistics(None, None, 0, (self.unseen.get(name, UNREACHED),))
         mean = found.total.div_(found.count)
         if not bool(mean.sum().isfinite()):  # Sums of squares are finite only if all terms are.
             return Statistics(None, None, 0, (NOT_FINITE,))
@@ -186,7 +186,11 @@ class Collector:
             self._look_up(name, x, rule.weight(module).shape[0])
             return
         self._check_examples(name, module, x)
-        vectors = rule.inputs(module, x, *others)
+        try:
+            vectors = rule.inputs(module, x, *others)
+        except Unseen as error:
+            self.unseen[name] = str(error)
+            return
         if vectors.shape[-1] != rule.matrix(module, "channel").shape[1]:
             return  # The module itself says what is wrong.
         kept = self._real(name, vectors.reshape(-1, vectors.shape[-1]), x.shape[:-1])
@@ -240,16 +244,3 @@ def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     if not kwargs:
         return args
     return tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
-
-
-def why_unseen(module: nn.Module) -> str:
-    """The reason why hooks cannot see the inputs of a module that holds a weight; empty if they
-    can.
-    """
-    rule = rule_for(module)
-    if rule is not None and rule.is_seen(module):
-        return ""
-    return (
-        f"the inputs of this {type(module).__name__} cannot be seen, because another module reads "
-        "its weight instead of calling it; the identity norm needs none"
-    )

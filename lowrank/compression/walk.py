@@ -18,7 +18,7 @@ from lowrank.factorizations.operations import KernelView
 from lowrank.model.copying import Copied, copied
 from lowrank.model.save_guard import refuse_other_files
 from lowrank.model.shared_memory import identity
-from lowrank.model.sites import Site, naming, replace_module, stand_in
+from lowrank.model.sites import Places, Site, naming, stand_in
 from lowrank.norms import Norm
 
 
@@ -57,11 +57,11 @@ class Walk:
                 self.plan[site.name].check_norms(self.problem.norm.types)
         # The weights that will be replaced are not copied first.
         copies = copied(self.problem.model, [p for site in sites for p in site.parameters])
-        compact = copies.model
+        places = Places(copies.model)
         views: dict[str, KernelView] = {
             site.name: self.plan[site.name].kernel_view() for site in sites
         }
-        job = Job(self.problem.model, compact, sites, views, self.problem.data)
+        job = Job(self.problem.model, copies.model, sites, views, self.problem.data)
         for site, norm in self.problem.norm.over(job):
             try:
                 with naming(site):
@@ -72,13 +72,13 @@ class Walk:
             for use in site.uses if site.name in self.forms else ():
                 old = copies.of[id(use.module)]
                 new = stand_in(use, old, self.forms[site.name], views[site.name])
-                compact = replace_module(compact, old, new)
+                places.replace(old, new)
         for site in sites:
             if site.name in job.unreached:
                 error = ValueError(f"layer '{site.name}': {job.unreached[site.name]}")
                 self.leave(site, error, copies)
         self.fit.check()
-        return self.result(compact, skipped, job)
+        return self.result(places.model, skipped, job)
 
     def decompose(self, site: Site, norm: Norm) -> None:
         """Make the factorization of a weight, and its report."""

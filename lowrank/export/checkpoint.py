@@ -7,25 +7,31 @@ outputs of the saved one bit for bit, and the file less its header has
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowrank.export.extra_state import joined, split
-from lowrank.export.skeleton import Layer, Skeleton, check_same, layers_of
+from lowrank.export.architecture import INSTEAD, Architecture, architecture_of
+from lowrank.export.blank_parameters import check_buffers
+from lowrank.export.extra_state import split
+from lowrank.export.fit import aliases, check_fit, frozen_in, with_extra_state
+from lowrank.export.old_formats import layers_in
+from lowrank.export.skeleton import Layer, Skeleton, layers_of
 from lowrank.factorizations import Factorization
-from lowrank.files.fields import Fields
+from lowrank.files.fields import Fields, shown
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import TensorFile, check_storable, opened, write
-from lowrank.model.contents import View, contents, names_of, split_extra, spread
+from lowrank.model.contents import contents, spread
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.opened import open_weights
 from lowrank.model.save_guard import refuse_other_files
 
-FORMAT = 3
+# Since 4, files say which model of transformers they hold. Older ones are read; see `old_formats`.
+FORMAT, OLDEST = 4, 2
 # The largest factor of derived bytes over the stored bytes and the dense weights: masks have 8 bits
 # where one is stored.
 DERIVED = 16
@@ -55,6 +61,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     for name, value in found.extra.items():
         extra[name], inner = split(name, value)
         tensors |= inner
+    architecture = architecture_of(model)
     header = {
         "format": FORMAT,
         "layers": [layer.to_json() for layer in layers_of(model)],
@@ -62,52 +69,85 @@ def save(model: nn.Module, path: str | Path) -> None:
         "views": {name: asdict(view) for name, view in found.views.items()},
         "frozen": sorted(n for n, p in model.named_parameters() if not p.requires_grad),
         "extra": extra,
+        "architecture": None if architecture is None else architecture.to_json(),
     }
     write(target, tensors, "model", header)
 
 
-def load(model: nn.Module, path: str | Path, device: str | torch.device | None = None) -> nn.Module:
-    """The model saved at `path`, built on the architecture of the dense `model`.
+def load(
+    path: str | Path,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The model saved at `path`.
 
     File and architecture are compared before anything is read: each tensor has the same shape and
     dtype in both, and each factorization stands for a weight of its shape in a layer of its kind.
 
     Args:
-        model: a dense model of the same architecture and dtype, whatever its weights; it is not
-            changed. What no file holds, such as buffers that are not persistent, comes from it; so
-            these may not be on the meta device, while weights may.
+        model: a dense model of the same architecture and dtype, whatever its weights, or a callable
+            without arguments that makes one; it is not changed. What no file holds, such as buffers
+            that are not persistent, comes from it; so these may not be on the meta device, while
+            weights may. It can be left out for a model of a class of transformers, which the file
+            describes; what is returned is then in eval mode.
         device: where to put it, any but meta; by default each tensor where it is in `model`, or on
             the CPU.
 
     Raises:
-        ValueError: the file is not of this library, is damaged, or does not fit the architecture;
-            a device that is not there; a model that is compiled by `torch.compile`.
-        FileNotFoundError: it is not there.
+        ValueError: the file is not of this library or of a newer version, is damaged, does not fit
+            the architecture or does not say what it is; a device that is not there; a model that
+            is compiled by `torch.compile`.
+        MissingExtra: transformers is needed and not installed.
+        FileNotFoundError: the file is not there.
     """
-    check_module(model)
+    if isinstance(path, nn.Module):
+        raise ValueError(
+            f"path is a {type(path).__name__} and must be a path: a text or a pathlib.Path. The "
+            "file comes first: load(path, model)"
+        )
+    source = as_path(path)
+    _check_builder(model)
     _check_device(device)
     by = "lowrank.save"
     # Not inference tensors, even where it is called in inference mode: they could not be trained.
     with torch.inference_mode(False), torch.no_grad():
-        with opened(as_path(path), "model", FORMAT, by) as file:
+        with opened(source, "model", FORMAT, by, OLDEST) as file:
             loaded = _load(model, file)
         refuse_other_files(loaded)
         return loaded if device is None else loaded.to(device)
 
 
-def _load(model: nn.Module, file: TensorFile) -> nn.Module:
-    same, views = _aliases(file)
+def _load(given: nn.Module | Callable[[], nn.Module] | None, file: TensorFile) -> nn.Module:
+    same, views = aliases(file)
     count = 8 * (len(file.shapes) + len(same) + len(views) + 1)
-    layers = [Layer.of(fields, count) for fields in file.header.each("layers")]
-    skeleton = Skeleton(open_weights(model, {n for one in layers for n in one.modules}).model)
-    blank = skeleton.with_layers(layers, {})
-    _check_fit(blank, file, same, views)
-    skeleton.check_memory(layers, DERIVED, file.nbytes)
-    frozen = _frozen(blank, file)
+    fields = layers_in(file.header)
+    layers = [Layer.of(one, count) for one in fields]
+
+    def fitting(model: nn.Module) -> tuple[Skeleton, nn.Module]:
+        names = {name for one in layers for name in one.modules}
+        skeleton = Skeleton(open_weights(model, names).model)
+        blank = skeleton.with_layers(layers, {})
+        check_fit(blank, file, same, views)
+        skeleton.check_memory(layers, DERIVED, file.nbytes)
+        return skeleton, blank
+
+    if given is None:
+        architecture = _architecture(file.header)
+        empty = architecture.blank(count)
+        fitting(empty)
+        check_buffers(empty, DERIVED * file.nbytes)
+        model = architecture.built()
+    else:
+        model = given if isinstance(given, nn.Module) else given()
+        check_module(model)
+    skeleton, blank = fitting(model)
+    skeleton.check_buffers()
+    frozen = frozen_in(blank, file)
     # All checks before reading are done.
     tensors, is_whole = file.read()
     bases = {view.base for view in views.values()}
-    values = skeleton.placed(_extras(file, tensors), layers, bases)
+    values = skeleton.placed(with_extra_state(file, tensors), layers, bases)
     values |= {name: spread(view, values[view.base]) for name, view in views.items()}
     parameters = dict(blank.named_parameters(remove_duplicate=False))
     values = {
@@ -123,6 +163,27 @@ def _load(model: nn.Module, file: TensorFile) -> nn.Module:
     for name, parameter in loaded.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return loaded
+
+
+def _architecture(header: Fields) -> Architecture:
+    if header.get("architecture") is None:
+        raise ValueError(f"it does not say how its model is built: {INSTEAD}")
+    return Architecture.of(header.fields("architecture"))
+
+
+def _check_builder(model: object) -> None:
+    """Raise ValueError unless it is a model, nothing, or can be called without arguments."""
+    if model is None:
+        return
+    if isinstance(model, nn.Module) or not callable(model):
+        return check_module(model)
+    try:
+        inspect.signature(model).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"model={shown(model)} is called without arguments, and that it does not allow "
+            f"({error}): give one such as lambda: Network(10)"
+        ) from error
 
 
 def check_module(model: object) -> None:
@@ -169,75 +230,3 @@ def _check_forms(model: nn.Module) -> None:
                     form.check_stored()
                 except ValueError as error:
                     raise ValueError(f"layer '{name}': {error}") from error
-
-
-def _aliases(file: TensorFile) -> tuple[dict[str, str], dict[str, View]]:
-    """Further names of one tensor, and views of tensors, that the file has."""
-    given, views = file.header.fields("views"), {}
-    for name in given:
-        fields = given.fields(name)
-        count = len(fields.sequence("shape"))
-        shape, stride = fields.integers("shape", count), fields.integers("stride", count)
-        base = fields.one_of("base", file.shapes.keys() - {name})
-        views[name] = View(base, shape, stride, fields.integer("offset"))
-    known = file.shapes.keys() | views.keys()
-    given = file.header.fields("same")
-    same = {name: given.one_of(name, known) for name in given}
-    twice = sorted(same.keys() & known | views.keys() & file.shapes.keys())
-    if twice:
-        raise ValueError(f"{names_of(twice)} are in the file twice")
-    return same, views
-
-
-def _check_fit(
-    blank: nn.Module, file: TensorFile, same: dict[str, str], views: dict[str, View]
-) -> None:
-    """Raise ValueError unless the file has exactly the tensors of the model, shapes and dtypes."""
-    own, own_extra = split_extra(blank.state_dict())
-    extra = file.header.fields("extra")
-    inner = {name for key in extra for name in _inner(extra, key)}
-    missing = sorted(inner - file.shapes.keys())
-    if missing or not inner.isdisjoint({*same.values(), *(v.base for v in views.values())}):
-        raise ValueError(f"extra state has tensors {names_of(missing)} that are not its own")
-    shapes = {name: shape for name, shape in file.shapes.items() if name not in inner}
-    dtypes = dict(file.dtypes)
-    for name, view in views.items():
-        shapes[name], dtypes[name] = view.shape, dtypes[view.base]
-    for name, first in same.items():
-        shapes[name], dtypes[name] = shapes[first], dtypes[first]
-    saved, ours = {*shapes, *extra}, {*own, *own_extra}
-    missing, surplus = sorted(ours - saved), sorted(saved - ours)
-    if missing or surplus:
-        raise ValueError(
-            f"the file does not fit the model: it lacks {names_of(missing)} and has "
-            f"{names_of(surplus)} besides"
-        )
-    for name, tensor in own.items():
-        check_same(name, (shapes[name], dtypes[name]), (tuple(tensor.shape), tensor.dtype))
-
-
-def _frozen(blank: nn.Module, file: TensorFile) -> set[str]:
-    frozen = set(file.header.texts("frozen"))
-    parameters = dict(blank.named_parameters())
-    unknown = sorted(frozen - parameters.keys())
-    if unknown:
-        raise ValueError(f"{names_of(unknown)} are frozen in the file and not in the model")
-    for name, parameter in parameters.items():
-        is_real = parameter.is_floating_point() or parameter.is_complex()
-        if name not in frozen and not is_real:
-            raise ValueError(f"'{name}' of {parameter.dtype} is not frozen, and cannot be trained")
-    return frozen
-
-
-def _inner(extra: Fields, name: str) -> list[str]:
-    """The names of the tensors in an extra state."""
-    return [f"{name}.{place}" for place in range(len(extra.fields(name).sequence("tensors")))]
-
-
-def _extras(file: TensorFile, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The tensors, and the extra state that some of them belong to."""
-    extra, values = file.header.fields("extra"), dict(tensors)
-    for name in extra:
-        inner = [values.pop(place) for place in _inner(extra, name)]
-        values[name] = joined(extra.fields(name), inner)
-    return values

@@ -16,7 +16,7 @@ from lowrank.model.contents import names_of
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.layers import Rule, rule_for
-from lowrank.model.sites import Use, replace_module, stand_in
+from lowrank.model.sites import Places, Use, stand_in
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Skeleton:
     """The skeleton of a dense model: its modules, and its tensors' shapes, dtypes and devices.
 
     Raises:
-        ValueError: it has no shapes yet, or buffers that no file holds on the meta device.
+        ValueError: it has no shapes yet.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,8 +100,11 @@ class Skeleton:
             raise ValueError(
                 f"{names_of(lazy)} of the model have no shape yet: run it once on an example"
             )
+
+    def check_buffers(self) -> None:
+        """Raise ValueError if buffers that no file holds are on the meta device."""
         stored = {id(tensor) for tensor in self.stored.values()}
-        derived = [n for n, b in model.named_buffers() if b.is_meta and id(b) not in stored]
+        derived = [n for n, b in self.model.named_buffers() if b.is_meta and id(b) not in stored]
         if derived:
             raise ValueError(
                 f"the buffers {names_of(derived)} of the model are on the meta device, and no file "
@@ -124,11 +127,11 @@ class Skeleton:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 blank = nn.Parameter(blank, requires_grad=False) if is_parameter else blank
                 memo[id(tensor)] = values.get(name, blank)
-        model = copied(self.model, instead=memo).model
+        places = Places(copied(self.model, instead=memo).model)
         for layer in layers:
             for name, kind in zip(layer.modules, layer.kinds, strict=True):
-                model = _put(model, name, layer, kind)
-        return model
+                _put(places, name, layer, kind)
+        return places.model
 
     def check_memory(self, layers: Sequence[Layer], times: int, stored: int) -> None:
         """Raise ValueError if far more is derived from a file than it and the weights take."""
@@ -190,9 +193,9 @@ def _like(own: Tensor, value: Tensor, is_base: bool) -> Tensor:
     return torch.empty_like(own, dtype=value.dtype, device=placed.device).copy_(placed)
 
 
-def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.Module:
-    """The model with a factorization in the place of one layer."""
-    rule, old = _dense(model, name)
+def _put(places: Places, name: str, layer: Layer, kind: dict[str, Any]) -> None:
+    """Put a factorization in the place of one layer."""
+    rule, old = _dense(places.model, name)
     weight = rule.weight(old)
     with torch.device("meta"):
         shape = tuple(rule.as_matrix(old, torch.empty(weight.shape), layer.view).shape)
@@ -202,7 +205,7 @@ def _put(model: nn.Module, name: str, layer: Layer, kind: dict[str, Any]) -> nn.
     assert isinstance(new, FactorizedLayer)
     if (new.settings, new.view) != (kind, layer.view):
         raise ValueError(f"'{name}' is {kind} in the file and {new.settings} in the model")
-    return replace_module(model, old, new)
+    places.replace(old, new)
 
 
 def _dense(model: nn.Module, name: str) -> tuple[Rule, nn.Module]:

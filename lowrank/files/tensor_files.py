@@ -8,18 +8,19 @@ everything that is read is checked as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lowrank.files.atomic import replacing
+from lowrank.files.digest import Digest, bytes_of
 from lowrank.files.fields import Fields, parse, shown
 from lowrank.numerics.storage import dtype_name, stored_dtype
 
@@ -157,13 +158,15 @@ class TensorFile:
     Attributes:
         header: its JSON.
         shapes, dtypes: of each tensor, as it was before it was stored.
+        hash: of the content, as the file says itself; `read` compares it.
     """
 
     header: Fields
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, torch.dtype]
-    _get: Callable[[str], Tensor]
-    _hash: str
+    _path: Path
+    _stored: Mapping[str, torch.dtype]  # In the order of their numbers.
+    hash: str
 
     @property
     def nbytes(self) -> int:
@@ -172,25 +175,43 @@ class TensorFile:
         dtypes = self.dtypes.values()
         return sum(n * dtype.itemsize for n, dtype in zip(sizes, dtypes, strict=True))
 
+    def stored_bytes(self) -> dict[str, int]:
+        """Bytes of each tensor in the file."""
+        return {
+            name: math.prod(self.shapes[name]) * dtype.itemsize
+            for name, dtype in self._stored.items()
+        }
+
     def read(self) -> tuple[dict[str, Tensor], bool]:
-        """The tensors, on the CPU, and whether they and the header are what was written."""
+        """The tensors, on the CPU, and whether they and the header are what was written.
+
+        They are read into memory of their own, one after the other: what is mapped from a file
+        changes with it, after its hash was compared, and copied from there takes the memory twice.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
         digest, tensors = Digest(dict(self.header)), {}
-        for name, dtype in self.dtypes.items():
-            stored = self._get(name)
-            digest.add(name, stored)
-            # A copy: the file may change under what is mapped from it.
-            tensors[name] = stored.to(dtype, copy=True)
-        return tensors, digest.hex() == self._hash
+        with open(self._path, "rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            for name, dtype in self._stored.items():
+                stored = _numbers(file, self.shapes[name], dtype)
+                digest.add(name, stored)
+                tensors[name] = stored.to(self.dtypes[name])
+        return tensors, digest.hex() == self.hash
 
 
 @contextmanager
-def opened(path: Path, kind: str, form: int, by: str) -> Iterator[TensorFile]:
+def opened(
+    path: Path, kind: str, form: int, by: str, oldest: int | None = None
+) -> Iterator[TensorFile]:
     """Open a file of `write`; a ValueError in the block is given the file's name.
 
     Args:
         kind: what it must be.
-        form: the format that is known, the field ``format`` of the header.
+        form: the newest format that is known, the field ``format`` of the header.
         by: what writes such files, for errors.
+        oldest: the oldest format that is known; by default, no other one is.
 
     Raises:
         ValueError: it is another or a damaged file.
@@ -199,7 +220,7 @@ def opened(path: Path, kind: str, form: int, by: str) -> Iterator[TensorFile]:
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            yield _opened(file, kind, form, by)
+            yield _opened(path, file, kind, (form if oldest is None else oldest, form), by)
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
     except ValueError as error:
@@ -220,17 +241,14 @@ def check_file(path: Path) -> None:
         )
 
 
-def _opened(file: Any, kind: str, form: int, by: str) -> TensorFile:
+def _opened(path: Path, file: Any, kind: str, known: tuple[int, int], by: str) -> TensorFile:
     metadata = file.metadata() or {}
     if "lowrank" not in metadata:
         raise ValueError(f"it holds no {kind} saved by {by}")
     header = Fields(parse(metadata["lowrank"], "the header"), "the header")
     if header.get("kind") != kind:
         raise ValueError(f"it holds no {kind} saved by {by}, but {shown(header.get('kind'))}")
-    if header.get("format") != form or isinstance(header["format"], bool):
-        raise ValueError(
-            f"it has format {shown(header.get('format'))}, this version reads {form}: save it anew"
-        )
+    _check_format(header.get("format"), *known)
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     codes = {name: part.get_dtype() for name, part in slices.items()}
     unknown = sorted(name for name, code in codes.items() if code not in NAMES)
@@ -239,7 +257,25 @@ def _opened(file: Any, kind: str, form: int, by: str) -> TensorFile:
     dtypes = {name: NAMES[code] for name, code in codes.items()}
     dtypes |= _wider(header.fields("dtypes"), dtypes)
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    return TensorFile(header, shapes, dtypes, file.get_tensor, metadata.get("hash", ""))
+    stored = {name: NAMES[codes[name]] for name in file.offset_keys()}
+    return TensorFile(header, shapes, dtypes, path, stored, metadata.get("hash", ""))
+
+
+def _check_format(form: Any, oldest: int, newest: int) -> None:
+    if isinstance(form, int) and not isinstance(form, bool) and oldest <= form <= newest:
+        return
+    known = f"{oldest} to {newest}" if oldest < newest else newest
+    is_newer = isinstance(form, int) and form > newest
+    advice = "a newer lowrank wrote it, so install that" if is_newer else "save it anew"
+    raise ValueError(f"it has format {shown(form)}, this version reads {known}: {advice}")
+
+
+def _numbers(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The next numbers of a file."""
+    numbers = torch.empty(shape, dtype=dtype, device="cpu")
+    if file.readinto(bytes_of(numbers)) != numbers.nbytes:  # type: ignore[attr-defined]
+        raise ValueError("it is damaged: it has become shorter")
+    return numbers
 
 
 def _wider(wanted: Fields, stored: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
@@ -259,39 +295,3 @@ def content_hash(path: Path) -> str:
     """The hash of what a file of `write` holds, as it says itself: 32 hexadecimal digits."""
     with safe_open(path, framework="pt") as file:
         return file.metadata()["hash"]
-
-
-class Digest:
-    """A hash of a header and tensors, independent of the order in which they are added."""
-
-    def __init__(self, header: Mapping[str, Any]) -> None:
-        self._sum = self._of(json.dumps(header, sort_keys=True).encode())
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Count a tensor on the CPU in."""
-        start = f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode()
-        self._sum += self._of(start, bytes_of(tensor))
-
-    def hex(self) -> str:
-        """32 digits."""
-        return f"{self._sum % 2**128:032x}"
-
-    def _of(self, *parts: Any) -> int:
-        digest = xxhash.xxh3_128()
-        for part in parts:
-            digest.update(part)
-        return digest.intdigest()
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names and numbers, in whatever order and on whatever devices: 32 hexadecimal
-    digits."""
-    digest = Digest({})
-    for name, tensor in tensors.items():
-        digest.add(name, tensor.detach().cpu().contiguous())
-    return digest.hex()
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data

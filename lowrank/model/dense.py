@@ -9,7 +9,7 @@ from lowrank.factorizations import Factorization
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.host import Host
-from lowrank.model.sites import HOOKS, replace_module
+from lowrank.model.sites import HOOKS, Places
 
 # Of a factorized layer, for its own use.
 OWN = frozenset({"factorization", "view", "kind", "training"})
@@ -27,18 +27,18 @@ def dense_model(model: nn.Module) -> nn.Module:
         model: compressed or not; it is not changed, and shares its other tensors with the result.
     """
     new = copied(model, [*model.parameters(), *model.buffers()]).model
-    weights = _Weights()
+    weights, places = _Weights(), Places(new)
     hosts = [module for module in new.modules() if isinstance(module, Host)]
     for host in hosts:
-        new = _exchanged(new, host, host.closed(weights.read))
+        _exchange(places, host, host.closed(weights.read))
     # From the inside out, since an attention layer has linear layers in it.
-    layers = [module for module in new.modules() if isinstance(module, FactorizedLayer)]
+    layers = [module for module in places.model.modules() if isinstance(module, FactorizedLayer)]
     for layer in reversed(layers):
         plain = layer.plain(weights.of(layer))
         others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
         vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
-        new = _exchanged(new, layer, plain)
-    return new
+        _exchange(places, layer, plain)
+    return places.model
 
 
 class _Weights:
@@ -62,8 +62,8 @@ class _Weights:
         return made[-1]
 
 
-def _exchanged(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+def _exchange(places: Places, old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
     for name in HOOKS:
         setattr(new, name, getattr(old, name))
-    return replace_module(model, old, new)
+    places.replace(old, new)

@@ -1,11 +1,13 @@
-"""Modules whose code reads several weights, each of which is a module of its own."""
+"""Modules whose code reads weights, and what shows their inputs in calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -113,12 +115,30 @@ class Host(nn.Module):
 
 @contextmanager
 def calling(model: nn.Module) -> Iterator[None]:
-    """Inside, the hosts of a model also call their weights with the vectors that they multiply."""
-    hosts = [module for module in model.modules() if isinstance(module, Host)]
-    for host in hosts:
-        host.__dict__["calls_weights"] = True
-    try:
+    """Inside, the hosts of a model also call their weights with the vectors that they multiply,
+    and PyTorch's attention the projection of its outputs."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, Host):
+                module.__dict__["calls_weights"] = True
+                stack.callback(module.__dict__.pop, "calls_weights")
+            if isinstance(module, nn.MultiheadAttention) and (
+                isinstance(module, Host) or type(module).forward is nn.MultiheadAttention.forward
+            ):
+                hook = module.register_forward_hook(_call_projection, with_kwargs=True)
+                stack.callback(hook.remove)
         yield
-    finally:
-        for host in hosts:
-            del host.__dict__["calls_weights"]
+
+
+def _call_projection(
+    attention: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+) -> None:
+    """Call the projection of the outputs with what it multiplies.
+
+    That is what the same attention gives with the identity as its projection.
+    """
+    same = torch.eye(attention.embed_dim, dtype=outputs[0].dtype, device=outputs[0].device)
+    double = nn.MultiheadAttention.__new__(type(attention))
+    inside = {**attention._modules, "out_proj": SimpleNamespace(weight=same, bias=None)}
+    vars(double).update(vars(attention) | {"_modules": inside})
+    attention.out_proj(nn.MultiheadAttention.forward(double, *args, **kwargs)[0])

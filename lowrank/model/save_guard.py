@@ -23,7 +23,7 @@ class Refusal:
         raise ValueError(
             f"{self.way} does not know factorizations: from what it writes, from_pretrained makes "
             "layers of random numbers. Save with lowrank.save(model, path), and load "
-            "into the dense model with lowrank.load(dense, path)"
+            "with lowrank.load(path, dense)"
         )
 
 

@@ -192,15 +192,40 @@ def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) ->
     return new
 
 
+class Places:
+    """The places of all modules of a model, found once for many replacements in it.
+
+    Attributes:
+        model: the root.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        # By the identity of a module; it may stand in several places.
+        self._of: dict[int, list[tuple[nn.Module, str]]] = {}
+        self._add(model)
+
+    def _add(self, model: nn.Module) -> None:
+        for parent in model.modules():
+            for name, child in parent._modules.items():
+                self._of.setdefault(id(child), []).append((parent, name))
+
+    def replace(self, old: nn.Module, new: nn.Module) -> None:
+        """Put `new` wherever `old` stands, in place."""
+        if self.model is old:
+            self.model = new
+        for parent, name in self._of.pop(id(old), ()):
+            if parent._modules[name] is old:
+                setattr(parent, name, new)
+                self._of.setdefault(id(new), []).append((parent, name))
+        self._add(new)
+
+
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put `new` wherever `old` stands in `model`, in place; returns the root."""
-    if model is old:
-        return new
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # A child may stand under two names.
-            if child is old:
-                setattr(parent, name, new)
-    return model
+    places = Places(model)
+    places.replace(old, new)
+    return places.model
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from lowrank.files.tensor_files import bytes_of
+from lowrank.files.digest import bytes_of
 from lowrank.model.batch import Batch
 from lowrank.records.outcomes import CONFIDENCE, PREDICTED, Outcomes
 from lowrank.records.parts import Breakdown, Continuations

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lowrank.export.skeleton import check_same, layers_of
 from lowrank.factorizations import Factorization
+from lowrank.files.digest import tensors_hash
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import opened, tensors_hash, write
+from lowrank.files.tensor_files import opened, write
 from lowrank.model.contents import Contents, contents, names_of, unlike
 from lowrank.numerics.checks import check_integer
 from lowrank.recovery.merge_adapters import merge_adapters, unmerge_adapters

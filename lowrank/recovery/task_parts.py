@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank.files.tensor_files import tensors_hash
+from lowrank.files.digest import tensors_hash
 from lowrank.model.contents import Contents, contents
 from lowrank.numerics.memo import fingerprint
 from lowrank.numerics.storage import stored_bytes

@@ -11,33 +11,33 @@ from lowrank.export import checkpoint
 
 def into(other, layer=linear, method=FOUR_BITS):
     """Load a model of one compressed layer into a model of another."""
-    return lambda folder: checkpoint.load(nn.Sequential(other()), saved(folder, layer, method))
+    return lambda folder: checkpoint.load(saved(folder, layer, method), nn.Sequential(other()))
 
 
 def shallow_into_deep(folder):
-    return checkpoint.load(two(), saved(folder))
+    return checkpoint.load(saved(folder), two())
 
 
 def deep_into_shallow(folder):
     checkpoint.save(compress(two(), FOUR_BITS).model, folder / "m")
-    return checkpoint.load(nn.Sequential(linear()), folder / "m")
+    return checkpoint.load(folder / "m", nn.Sequential(linear()))
 
 
 def renamed_module(folder):
     torch_model = nn.Module()
     torch_model.layer = linear()
-    return checkpoint.load(torch_model, saved(folder))
+    return checkpoint.load(saved(folder), torch_model)
 
 
 def on_meta(folder):
     model = nn.Sequential(linear())
     model.register_buffer("mask", torch.ones(3, device="meta"), persistent=False)
-    return checkpoint.load(model, saved(folder))
+    return checkpoint.load(saved(folder), model)
 
 
 def compressed_already(folder):
     path = saved(folder)
-    return checkpoint.load(compress(nn.Sequential(linear()), FOUR_BITS).model, path)
+    return checkpoint.load(path, compress(nn.Sequential(linear()), FOUR_BITS).model)
 
 
 ROWS = [
@@ -111,5 +111,19 @@ ROWS = [
     Row("other names", renamed_module, "no module '0', which the file holds"),
     Row("skeleton lacks a buffer", on_meta, "'mask'.*build the model on the CPU"),
     Row("compressed skeleton", compressed_already, "FactorizedLinear in the model"),
-    Row("no skeleton", lambda f: checkpoint.load(None, saved(f)), "must be a torch module"),
+    Row("no skeleton", lambda f: checkpoint.load(saved(f)), "not say how its model is built: give"),
+    Row("a name", lambda f: checkpoint.load(saved(f), "Linear"), "must be a torch module"),
+    Row(
+        "a builder of another", lambda f: checkpoint.load(saved(f), list), "must be a torch module"
+    ),
+    Row(
+        "a class that needs arguments",
+        lambda f: checkpoint.load(saved(f), nn.Linear),
+        r"called without arguments, .*'in_features'.*: give one such as lambda",
+    ),
+    Row(
+        "the model first",
+        lambda f: checkpoint.load(two(), saved(f)),
+        r"path is a Sequential .* The file comes first: load\(path, model\)",
+    ),
 ]

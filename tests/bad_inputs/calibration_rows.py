@@ -406,6 +406,15 @@ def recovering(recovery, task=Made(), model=network):  # noqa: B008
     return lambda _: recovery.recover(model(), task)
 
 
+class Crossed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, queries, keys, values):
+        return self.attention(queries, keys, values)[0]
+
+
 def normal(name="running"):
     return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, track_running_stats=name == "running"))
 
@@ -418,9 +427,9 @@ REACHED = [
         "say nothing about any selected layer: layer 'blocks.2': no example",
     ),
     Row(
-        "a weight that attention reads",
-        on([(X[:, None],) * 3], lambda: nn.MultiheadAttention(8, 2), where="out_proj"),
-        "cannot be seen, because another module reads its weight",
+        "a weight that multiplies several inputs",
+        on([(X[:, None],) * 3], Crossed, where="attention"),
+        "layer 'attention': its packed projection multiplies queries, keys and values, which are",
     ),
     Row(
         "no blocks",

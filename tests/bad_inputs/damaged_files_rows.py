@@ -22,7 +22,7 @@ def file_of(content):
     def act(folder):
         path = saved(folder)
         path.write_bytes(content(path.read_bytes()) if callable(content) else content)
-        return checkpoint.load(nn.Sequential(linear()), path)
+        return checkpoint.load(path, nn.Sequential(linear()))
 
     return act
 
@@ -30,14 +30,14 @@ def file_of(content):
 def foreign(metadata=None):
     def act(folder):
         save_file({"0.weight": torch.ones(8, 12)}, folder / "m", metadata=metadata)
-        return checkpoint.load(nn.Sequential(linear()), folder / "m")
+        return checkpoint.load(folder / "m", nn.Sequential(linear()))
 
     return act
 
 
 def statistics_as_model(folder):
     Calibration({"0": Statistics(torch.ones(12), None, 1)}, {}).save(folder / "s")
-    return checkpoint.load(nn.Sequential(linear()), folder / "s")
+    return checkpoint.load(folder / "s", nn.Sequential(linear()))
 
 
 def number_flipped(data):
@@ -77,7 +77,7 @@ ROWS = [
     Row("zipped pickle", file_of(pickled(WEIGHTS)), "is a pickle, .* never opened.*safetensors"),
     Row("old pickle", file_of(pickled(WEIGHTS, zipped=False)), "is a pickle"),
     Row("any pickle", file_of(pickle.dumps({"a": 1})), "is a pickle"),
-    Row("a folder", lambda f: checkpoint.load(nn.Sequential(linear()), f), "is no file"),
+    Row("a folder", lambda f: checkpoint.load(f, nn.Sequential(linear())), "is no file"),
     Row("tensors of others", foreign(), "holds no model saved by lowrank.save"),
     Row("metadata of others", foreign({"format": "pt"}), "holds no model saved by"),
     Row("own key of others", foreign({"lowrank": "1.0"}), "must be a mapping of fields, not 1.0"),

@@ -21,7 +21,7 @@ def numbers(method, name, value, says, layer=linear):
         tensors[key] = value(tensors[key]) if callable(value) else value
         del own["dtypes"], own["kind"]
         tensor_files.write(path, tensors, "model", own)
-        return checkpoint.load(nn.Sequential(layer()), path)
+        return checkpoint.load(path, nn.Sequential(layer()))
 
     return Row(f"{type(method).__name__} {name}: {says}", act, says)
 
@@ -70,7 +70,7 @@ def view(**fields):
     def act(folder):
         checkpoint.save(Shared(), folder / "m")
         path = hostile.edited(folder / "m", lambda own: own["views"]["b.weight"].update(fields))
-        return checkpoint.load(Shared(), path)
+        return checkpoint.load(path, Shared())
 
     return act
 

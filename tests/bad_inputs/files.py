@@ -81,6 +81,6 @@ def header(change, method=FOUR_BITS, layer=linear):
 
     def act(folder):
         path = hostile.edited(saved(folder, layer, method), change)
-        return checkpoint.load(nn.Sequential(layer()), path)
+        return checkpoint.load(path, nn.Sequential(layer()))
 
     return act

@@ -15,13 +15,13 @@ from lowrank.records import store
 
 def onto(device):
     """Load onto a device; the file is not even looked at."""
-    return lambda folder: checkpoint.load(two(), folder / "missing", device=device)
+    return lambda folder: checkpoint.load(folder / "missing", two(), device=device)
 
 
 def into_compiled(folder):
     checkpoint.save(two(), folder / "m")
     return checkpoint.load(
-        nn.Sequential(linear(), torch.compile(nn.Linear(8, 3), backend="eager")), folder / "m"
+        folder / "m", nn.Sequential(linear(), torch.compile(nn.Linear(8, 3), backend="eager"))
     )
 
 
@@ -78,7 +78,7 @@ PATHS = {
 }
 USES = {
     "save": lambda path: checkpoint.save(two(), path),
-    "load": lambda path: checkpoint.load(two(), path),
+    "load": lambda path: checkpoint.load(path, two()),
     "save statistics": EMPTY.save,
     "load statistics": Calibration.load,
     "results": lambda path: store.load(path),

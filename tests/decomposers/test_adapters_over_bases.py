@@ -145,7 +145,7 @@ def test_in_a_model_it_trains_merges_and_comes_back_from_a_file(make, base, is_f
     adapted.eval()
     after = adapted(x)
     lowrank.save(adapted, tmp_path / "adapted.safetensors")
-    again = lowrank.load(model, tmp_path / "adapted.safetensors").eval()
+    again = lowrank.load(tmp_path / "adapted.safetensors", model).eval()
     assert torch.equal(again(x), after)
     merged = copy.deepcopy(adapted)
     assert list(merge_adapters(merged)) == ["0", "2", "3"]

@@ -117,7 +117,7 @@ def test_in_convolutions_it_starts_exactly_merges_and_comes_back_from_a_file(ada
     after = form(x)
     assert not torch.allclose(after, alone(x))
     lowrank.save(form, tmp_path / "dora.safetensors")
-    assert torch.equal(lowrank.load(model, tmp_path / "dora.safetensors").eval()(x), after)
+    assert torch.equal(lowrank.load(tmp_path / "dora.safetensors", model).eval()(x), after)
     assert list(merge_adapters(form)) == ["0", "1", "3"]
     torch.testing.assert_close(form(x), after, rtol=1e-4, atol=1e-5)
     assert isinstance(form[3].factorization, Dense)

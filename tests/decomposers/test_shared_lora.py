@@ -92,7 +92,7 @@ def test_a_base_of_the_factor_and_a_task_hold_it_once(side, tmp_path):
     nn.init.normal_(trained)
     assert measure.nbytes(form) == 4 * (frozen + task)
     lowrank.save(form, tmp_path / "shared.safetensors")
-    again = lowrank.load(model, tmp_path / "shared.safetensors")
+    again = lowrank.load(tmp_path / "shared.safetensors", model)
     assert torch.equal(again(torch.ones(2, 30)), form(torch.ones(2, 30)))
     assert measure.nbytes(again) == 4 * (frozen + task)
 

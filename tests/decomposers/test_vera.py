@@ -66,7 +66,7 @@ def test_layers_of_equal_sides_hold_and_store_one_factor(method, values, tmp_pat
     assert sum(layer.bytes for layer in result.layers) == measure.nbytes(result.model)
     path = tmp_path / "vera.safetensors"
     lowrank.save(result.model, path)
-    again = lowrank.load(model, path)
+    again = lowrank.load(path, model)
     assert measure.nbytes(again) == measure.nbytes(result.model)
     x = torch.ones(2, 16)
     assert torch.equal(again(x), result.model(x))

@@ -78,4 +78,4 @@ def test_what_was_compressed_stays_so(parts, compressed, request, tmp_path):
         # Codes are on their levels, and masks in the index: the file holds the whole model.
         path = tmp_path / f"{type(recovery).__name__}.safetensors"
         lowrank.save(result.model, path)
-        assert torch.equal(lowrank.load(TASK.model(), path)(x), result.model(x))
+        assert torch.equal(lowrank.load(path, TASK.model())(x), result.model(x))

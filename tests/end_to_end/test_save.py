@@ -96,7 +96,7 @@ def test_workers_at_once_keep_the_best_of_the_seeds(cache, tmp_path):
     assert {path.name for path in tmp_path.glob("*-*.safetensors")} == models
     chosen = records[named]
     task = make(chosen["config"]["task"])
-    model = lowrank.load(task.model(), tmp_path / chosen["model_file"])
+    model = lowrank.load(tmp_path / chosen["model_file"], task.model())
     found = evaluate(model, task, "validation").metrics
     assert found and found.items() <= chosen["validation"].items()
     assert "6 had their record" in run(cache, *points, f"results={tmp_path}").stdout

@@ -161,7 +161,7 @@ class TestState:
         first = optimize_for(compact, example, "int8", search=looked)
         assert first.plan.kernels == {"0": row.kernel.name}
         checkpoint.save(first.model, tmp_path / "model.safetensors")
-        loaded = checkpoint.load(dense, tmp_path / "model.safetensors")
+        loaded = checkpoint.load(tmp_path / "model.safetensors", dense)
         monkeypatch.setattr(search, "race", None)  # Whoever calls it fails.
         plan = ExecutionPlan.from_json(first.plan.to_json())
         second = optimize_for(loaded, example, "int8", plan, looked)

@@ -20,6 +20,20 @@ class Convolutions(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
+class OtherAxes(nn.Module):
+    """Convolutions of one and of three axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.long = nn.Conv1d(3, 8, 5, stride=2, padding=1)
+        self.grouped = nn.Conv1d(8, 8, 3, groups=2)
+        self.deep = nn.Conv3d(2, 6, (2, 1, 3), padding=(1, 0, 1))
+
+    def forward(self, x):
+        x = self.grouped(self.long(x).tanh()).tanh()
+        return self.deep(x.view(len(x), 2, 2, 2, -1)).flatten(1)
+
+
 class Endings(nn.Module):
     """Layers whose names are the ends of others' names."""
 

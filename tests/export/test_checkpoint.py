@@ -42,7 +42,7 @@ def blank() -> nn.Sequential:
 def test_a_loaded_model_gives_the_same_outputs_bit_for_bit(tmp_path, method):
     model = compress(network(), method).model
     checkpoint.save(model, tmp_path / "model.safetensors")
-    loaded = checkpoint.load(blank(), tmp_path / "model.safetensors")
+    loaded = checkpoint.load(tmp_path / "model.safetensors", blank())
     tokens = torch.arange(12)
     assert torch.equal(model(tokens), loaded(tokens))
     assert loaded[0].factorization is loaded[4].factorization
@@ -61,7 +61,7 @@ def test_counted_bytes_are_those_of_the_file_less_its_header(tmp_path, method):
 
 def test_a_model_that_is_not_compressed_can_be_saved_too(tmp_path):
     checkpoint.save(network(), tmp_path / "dense.safetensors")
-    loaded = checkpoint.load(blank(), tmp_path / "dense.safetensors")
+    loaded = checkpoint.load(tmp_path / "dense.safetensors", blank())
     assert torch.equal(loaded(torch.arange(12)), network()(torch.arange(12)))
 
 
@@ -100,13 +100,13 @@ def test_a_file_that_does_not_fit_says_where(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.save(compress(network(), TruncatedSVD(rank=2)).model, path)
     with pytest.raises(ValueError, match="no module '4', which the file holds"):
-        checkpoint.load(nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 9)), path)
+        checkpoint.load(path, nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 9)))
     wider = blank()
     wider[1] = nn.Linear(8, 9, bias=False)
     with pytest.raises(ValueError, match=r"lacks \[\] and has \['1.bias'\] besides"):
-        checkpoint.load(wider, path)
+        checkpoint.load(path, wider)
     with pytest.raises(ValueError, match=r"float32 in the file and .* torch\.float64 in the model"):
-        checkpoint.load(blank().double(), path)
+        checkpoint.load(path, blank().double())
 
 
 def test_a_foreign_file_is_refused(tmp_path):
@@ -114,10 +114,10 @@ def test_a_foreign_file_is_refused(tmp_path):
 
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no model saved by"):
-        checkpoint.load(blank(), tmp_path / "other.safetensors")
+        checkpoint.load(tmp_path / "other.safetensors", blank())
 
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="model.safetensors is no whole safetensors file"):
-        checkpoint.load(blank(), tmp_path / "model.safetensors")
+        checkpoint.load(tmp_path / "model.safetensors", blank())

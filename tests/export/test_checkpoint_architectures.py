@@ -71,9 +71,9 @@ def test_another_layer_is_refused(tmp_path, other, method):
     small = compress(nn.Sequential(saved), method).model
     checkpoint.save(small, tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match=r"m\.safetensors: .*'?0") as caught:
-        checkpoint.load(nn.Sequential(wanted), tmp_path / "m.safetensors")
+        checkpoint.load(tmp_path / "m.safetensors", nn.Sequential(wanted))
     assert "model" in str(caught.value)
-    same = checkpoint.load(nn.Sequential(copy.deepcopy(saved)), tmp_path / "m.safetensors")
+    same = checkpoint.load(tmp_path / "m.safetensors", nn.Sequential(copy.deepcopy(saved)))
     assert same.state_dict().keys() == small.state_dict().keys()
 
 
@@ -97,7 +97,7 @@ def test_a_model_that_differs_elsewhere_is_refused(tmp_path, change, text):
     other = network()
     change(other)
     with pytest.raises(ValueError, match=text):
-        checkpoint.load(other, tmp_path / "m")
+        checkpoint.load(tmp_path / "m", other)
 
 
 class Rotating(nn.Module):
@@ -121,7 +121,7 @@ def test_a_skeleton_without_memory_gives_a_model_that_runs(tmp_path, method):
     checkpoint.save(small, tmp_path / "m")
     with torch.device("meta"):
         skeleton = network()
-    loaded = checkpoint.load(skeleton, tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", skeleton)
     x = torch.randn(3, 12)
     assert torch.equal(loaded(x), small(x))
     assert {t.device.type for t in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
@@ -138,7 +138,7 @@ def test_a_skeleton_without_memory_keeps_references_of_its_own(tmp_path):
         small = compress(model, Quantization(8), where=where).model
         checkpoint.save(small, tmp_path / "m")
         with torch.device("meta"):
-            loaded = checkpoint.load(network(), tmp_path / "m")
+            loaded = checkpoint.load(tmp_path / "m", network())
         assert torch.equal(loaded[1](x)[0], small[1](x)[0])
 
 
@@ -147,15 +147,15 @@ def test_what_a_skeleton_lacks_and_no_file_holds_is_named(tmp_path):
     with torch.device("meta"):
         skeleton = Rotating()
     with pytest.raises(ValueError, match="'turns'.* meta device.*build the model on the CPU"):
-        checkpoint.load(skeleton, tmp_path / "m")
+        checkpoint.load(tmp_path / "m", skeleton)
     skeleton.turns = torch.arange(6.0)
-    assert checkpoint.load(skeleton, tmp_path / "m").turns.sum() == 15
+    assert checkpoint.load(tmp_path / "m", skeleton).turns.sum() == 15
 
 
 def test_it_goes_where_it_is_asked_to(tmp_path):
     checkpoint.save(compress(Rotating(), Quantization(4)).model, tmp_path / "m")
     for device in ("cpu", torch.device("cpu")):
-        loaded = checkpoint.load(Rotating(), tmp_path / "m", device=device)
+        loaded = checkpoint.load(tmp_path / "m", Rotating(), device=device)
         assert {t.device.type for t in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
 
 
@@ -172,7 +172,7 @@ def test_layers_come_back_in_the_mode_of_the_skeleton(tmp_path):
     """Else the dropout of an adapter would act at evaluation."""
     model = nn.Sequential(nn.Linear(8, 8)).eval()
     checkpoint.save(compress(model, LoRA(rank=2, alpha=4, dropout=0.5)).model, tmp_path / "m")
-    loaded = checkpoint.load(model, tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", model)
     assert not any(module.training for module in loaded.modules())
 
 
@@ -180,7 +180,7 @@ def test_what_was_loaded_can_be_trained_even_if_it_was_in_inference_mode(tmp_pat
     model = nn.Sequential(nn.Linear(8, 8))
     checkpoint.save(compress(model, TruncatedSVD(rank=2)).model, tmp_path / "m")
     with torch.inference_mode():
-        loaded = checkpoint.load(model, tmp_path / "m")
+        loaded = checkpoint.load(tmp_path / "m", model)
     loaded(torch.randn(2, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in loaded.parameters())
 
@@ -189,7 +189,7 @@ def test_hooks_of_a_layer_act_on_what_stands_in_for_it(tmp_path):
     model, seen = nn.Sequential(nn.Linear(8, 8)), []
     checkpoint.save(compress(model, Quantization(8)).model, tmp_path / "m")
     model[0].register_forward_hook(lambda *_: seen.append(1))
-    checkpoint.load(model, tmp_path / "m")(torch.randn(1, 8))
+    checkpoint.load(tmp_path / "m", model)(torch.randn(1, 8))
     assert seen == [1]
 
 
@@ -198,4 +198,4 @@ def test_a_root_that_is_a_layer_itself(tmp_path):
     small = compress(model, GPTQ(4)).model
     checkpoint.save(small, tmp_path / "m")
     x = torch.randn(2, 12)
-    assert torch.equal(checkpoint.load(model, tmp_path / "m")(x), small(x))
+    assert torch.equal(checkpoint.load(tmp_path / "m", model)(x), small(x))

@@ -74,7 +74,7 @@ def test_extra_state_comes_back(tmp_path, name):
     model = nn.Sequential(Stateful(STATES[name]), Stateful({"other": 1}))
     result = small(model)
     checkpoint.save(result, tmp_path / "m")
-    loaded = checkpoint.load(nn.Sequential(Stateful(), Stateful()), tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", nn.Sequential(Stateful(), Stateful()))
     assert same(STATES[name], loaded[0].state) and loaded[1].state == {"other": 1}
     assert torch.equal(loaded[0](torch.ones(1, 8)), result[0](torch.ones(1, 8)))
     assert file_bytes(tmp_path / "m") == nbytes(result)
@@ -108,10 +108,10 @@ def test_extra_state_of_another_architecture_is_refused(tmp_path):
     checkpoint.save(nn.Sequential(Stateful({"x": 1})), tmp_path / "m")
     plain = nn.Sequential(nn.Linear(8, 8))
     with pytest.raises(ValueError, match="_extra_state"):
-        checkpoint.load(plain, tmp_path / "m")
+        checkpoint.load(tmp_path / "m", plain)
     checkpoint.save(plain, tmp_path / "m")
     with pytest.raises(ValueError, match="_extra_state"):
-        checkpoint.load(nn.Sequential(Stateful()), tmp_path / "m")
+        checkpoint.load(tmp_path / "m", nn.Sequential(Stateful()))
 
 
 class Shares(nn.Module):
@@ -143,7 +143,7 @@ def test_views_of_one_memory_are_stored_once_and_stay_views(tmp_path, device):
     assert file_bytes(tmp_path / "m") == 4 * 24
     with torch.device(device):
         skeleton = Shares()
-    loaded = checkpoint.load(skeleton, tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", skeleton)
     x = torch.randn(3, 6)
     assert torch.equal(loaded(x), model(x))
     assert nbytes(loaded) == 4 * 24 and loaded.tied.weight is loaded.whole.weight
@@ -158,7 +158,7 @@ def test_parts_of_one_memory_that_do_not_meet_are_stored_each(tmp_path):
     memory, model = torch.randn(8, 8), nn.Sequential(nn.Linear(4, 8, False), nn.Linear(4, 8, False))
     model[0].weight, model[1].weight = (nn.Parameter(part) for part in memory.chunk(2, dim=1))
     checkpoint.save(model, tmp_path / "m")
-    loaded = checkpoint.load(copy.deepcopy(model), tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", copy.deepcopy(model))
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(loaded, model, strict=True))
     assert file_bytes(tmp_path / "m") == nbytes(model) == 4 * 64
 
@@ -185,7 +185,7 @@ def test_ways_to_save_that_know_no_factorization_are_refused(tmp_path):
     model = nn.Sequential(Hub(nn.Linear(8, 8)))
     result = small(model)
     checkpoint.save(result, tmp_path / "m")
-    for one in (result, checkpoint.load(model, tmp_path / "m"), copy.deepcopy(result)):
+    for one in (result, checkpoint.load(tmp_path / "m", model), copy.deepcopy(result)):
         for way in ("save_pretrained", "push_to_hub"):
             with pytest.raises(ValueError, match=f"{way} does not know .*lowrank.save"):
                 getattr(one[0], way)("folder")
@@ -208,7 +208,7 @@ def test_any_name_that_the_file_system_takes_can_be_saved(tmp_path, length):
     path = tmp_path / ("x" * length)
     checkpoint.save(small(), path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    checkpoint.load(nn.Sequential(nn.Linear(8, 8)), path)
+    checkpoint.load(path, nn.Sequential(nn.Linear(8, 8)))
 
 
 def test_a_link_stays_and_its_target_is_written(tmp_path):
@@ -217,7 +217,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
     (tmp_path / "link").symlink_to("far/file")
     checkpoint.save(small(), tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and os.readlink(tmp_path / "link") == "far/file"
-    checkpoint.load(nn.Sequential(nn.Linear(8, 8)), tmp_path / "far" / "file")
+    checkpoint.load(tmp_path / "far" / "file", nn.Sequential(nn.Linear(8, 8)))
     assert len(list((tmp_path / "far").iterdir())) == 1
 
 
@@ -259,7 +259,7 @@ def test_what_is_no_model_is_refused(tmp_path, model):
     with pytest.raises(ValueError, match="must be a torch module.*give `.model`"):
         checkpoint.save(model, tmp_path / "m")
     with pytest.raises(ValueError, match="must be a torch module.*give `.model`"):
-        checkpoint.load(model, tmp_path / "m")
+        checkpoint.load(tmp_path / "m", "model" if model is None else model)
 
 
 def test_a_layer_without_a_shape_is_named(tmp_path):
@@ -267,10 +267,10 @@ def test_a_layer_without_a_shape_is_named(tmp_path):
         checkpoint.save(nn.Sequential(nn.LazyLinear(4)), tmp_path / "m")
     checkpoint.save(nn.Sequential(nn.Linear(8, 4)), tmp_path / "m")
     with pytest.raises(ValueError, match=r"'0.weight'.*have no shape yet: run it once"):
-        checkpoint.load(nn.Sequential(nn.LazyLinear(4)), tmp_path / "m")
+        checkpoint.load(tmp_path / "m", nn.Sequential(nn.LazyLinear(4)))
 
 
 def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):
-    for read in (lambda p: checkpoint.load(nn.Linear(2, 2), p), Calibration.load):
+    for read in (lambda p: checkpoint.load(p, nn.Linear(2, 2)), Calibration.load):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             read(tmp_path / "nowhere")

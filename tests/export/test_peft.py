@@ -66,8 +66,11 @@ def test_alpha_gives_the_scale_to_the_bit(alpha, rank, rslora):
 
 @given(st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 2))
 def test_factors_come_back_to_the_bit_from_every_layout(groups, rank, width):
-    convolution = nn.Conv2d(4, 8, (3, 2), groups=groups)
-    modules = {"linear": None, "embedding": None, "conv2d": convolution}
+    modules = {
+        **{"linear": None, "embedding": None, "conv1d": nn.Conv1d(4, 8, 6, groups=groups)},
+        "conv2d": nn.Conv2d(4, 8, (3, 2), groups=groups),
+        "conv3d": nn.Conv3d(4, 8, (3, 1, 2), groups=groups),
+    }
     assert modules.keys() == KINDS.keys()
     for word, module in modules.items():
         inner = 6 * 4 // groups if module else 5 * width
@@ -289,7 +292,7 @@ def test_a_loaded_model_can_be_saved_and_keeps_its_ties(tmp_path):
     )
     assert table is head
     checkpoint.save(loaded, tmp_path / "model")
-    again = checkpoint.load(dense("BERT, masked"), tmp_path / "model")
+    again = checkpoint.load(tmp_path / "model", dense("BERT, masked"))
     assert torch.equal(logits(again, "BERT, masked"), logits(loaded, "BERT, masked"))
 
 

@@ -39,7 +39,9 @@ pytestmark = pytest.mark.skipif(
 )
 PROGRAM = Path(__file__).with_name("peft_program.py")
 MINILM = Path(os.environ.get("LOWRANK_HUB", ""), "models/sentence-transformers/all-MiniLM-L6-v2")
-OWN = ("Convolutions", "Endings")
+OWN = ("Convolutions", "OtherAxes", "Endings")
+# PEFT cannot merge adapters of convolutions with groups.
+GROUPED = ("convolutions", "convolutions of other axes")
 ATTENTION, MLP = "*.self_attn.*", "*.mlp.*"
 
 
@@ -79,6 +81,8 @@ FROM_HERE = {
     ),
     "names that end as others do": Case("Endings", LoRA(1, 2), ["a.b", "c"]),
     "convolutions": Case("Convolutions", LoRA(2, 4)),
+    "convolutions of other axes": Case("OtherAxes", LoRA(2, 4)),
+    "convolutions of other axes, DoRA": Case("OtherAxes", DoRA(LoRA(2, 4)), ["long", "deep"]),
     "MiniLM": Case("MiniLM", LoRA(4, 8), "encoder.*"),
 }
 OF_PEFT = {
@@ -119,6 +123,8 @@ def inputs(name: str) -> dict[str, torch.Tensor]:
         return {"x": torch.linspace(-1, 1, 12).view(3, 4)}
     if name == "Convolutions":
         return {"x": torch.linspace(-1, 1, 2 * 3 * 64).sin().view(2, 3, 8, 8)}
+    if name == "OtherAxes":
+        return {"x": torch.linspace(-1, 1, 2 * 3 * 16).sin().view(2, 3, 16)}
     return ARCHITECTURES["BERT" if name == "MiniLM" else name].inputs
 
 
@@ -147,7 +153,7 @@ def made(tmp_path_factory):
                 base.save_pretrained(place)
         entry = {"folder": str(folder), "class": type(base).__name__, "base": str(place)}
         entry["inputs"] = {n: values.tolist() for n, values in inputs(case.model).items()}
-        entry["merges"] = "tied" not in name and name != "convolutions"
+        entry["merges"] = "tied" not in name and name not in GROUPED
         ours = None
         if case.config is None:
             model = trained(compress(base, case.method, where=case.where).model)

@@ -77,6 +77,6 @@ def test_factors_of_rank_one_run_the_same_after_loading(tmp_path):
         dense = nn.Linear(32, 2)
         model = compress(dense, TruncatedSVD(rank=1)).model
         checkpoint.save(model, tmp_path / "model.safetensors")
-        loaded = checkpoint.load(dense, tmp_path / "model.safetensors")
+        loaded = checkpoint.load(tmp_path / "model.safetensors", dense)
         x = torch.randn(1, 32)
         assert torch.equal(model(x), loaded(x))

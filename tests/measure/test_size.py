@@ -188,7 +188,7 @@ def test_numbers_of_16_bits_count_so_whatever_dtype_they_are_loaded_in(tmp_path)
         assert nbytes(model) == size == body_bytes(nn.Sequential(model, nn.Linear(1, 1)))
         assert stored_dtype(model) == "float16" and trainable_bytes(model) == size
         save(model, tmp_path / "m")
-        loaded = load(copy.deepcopy(model), tmp_path / "m")
+        loaded = load(tmp_path / "m", copy.deepcopy(model))
         state, own = loaded.state_dict(), model.state_dict()
         assert all(t.dtype == dtype and torch.equal(t, own[n]) for n, t in state.items())
 

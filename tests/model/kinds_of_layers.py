@@ -96,6 +96,32 @@ def of_gates(*kinds: str, layers: int = 1, both: bool = False) -> tuple[str, ...
     return tuple(f"layer.{kind}_{place}" for place in places for kind in kinds)
 
 
+class Steps(nn.Module):
+    """A cell that is called for each step of a sequence."""
+
+    def __init__(self, cell: nn.RNNCellBase) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+class ToItself(nn.Module):
+    """Attention of a sequence to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.attention(x, x, x, need_weights=False)[0].transpose(0, 1)
+
+
 SEQUENCE, IMAGE, VOLUME = random(3, 4, 9), random(3, 4, 6, 7), random(3, 4, 5, 4, 6)
 
 KINDS = {
@@ -169,6 +195,38 @@ KINDS = {
         (SEQUENCE.mT,),
         9 * 6 * (4 + 6),
         of_gates("ih", "hh"),
+        linear=False,
+        reads=True,
+    ),
+    "LSTM cell": Kind(
+        lambda: Steps(nn.LSTMCell(4, 6)),
+        (SEQUENCE.mT,),
+        9 * 24 * (4 + 6),
+        ("layer.cell.ih", "layer.cell.hh"),
+        linear=False,
+        reads=True,
+    ),
+    "GRU cell": Kind(
+        lambda: Steps(nn.GRUCell(4, 6, bias=False)),
+        (SEQUENCE.mT,),
+        9 * 18 * (4 + 6),
+        ("layer.cell.ih", "layer.cell.hh"),
+        linear=False,
+        reads=True,
+    ),
+    "RNN cell": Kind(
+        lambda: Steps(nn.RNNCell(4, 6, nonlinearity="relu")),
+        (SEQUENCE.mT,),
+        9 * 6 * (4 + 6),
+        ("layer.cell.ih", "layer.cell.hh"),
+        linear=False,
+        reads=True,
+    ),
+    "attention": Kind(
+        ToItself,
+        (random(3, 7, 6),),
+        7 * 6 * 18 + 2 * 7 * 7 * 6 + 7 * 36,
+        ("layer.attention", "layer.attention.out_proj"),
         linear=False,
         reads=True,
     ),

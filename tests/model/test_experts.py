@@ -1,5 +1,6 @@
 """Fused experts: each matrix of each expert is a weight of its own."""
 
+import pickle
 from functools import cache
 
 import pytest
@@ -69,6 +70,7 @@ def test_an_opened_model_gives_the_same_outputs_by_every_implementation(name, im
     opened.set_experts_implementation(implementation)
     assert opened.config._experts_implementation == implementation
     torch.testing.assert_close(logits(opened), logits(model))
+    assert torch.equal(logits(pickle.loads(pickle.dumps(opened))), logits(opened))
     stacked = opened.get_submodule(EXPERTS).gate_up_proj
     assert torch.equal(stacked, model.get_submodule(EXPERTS).gate_up_proj)
 
@@ -96,7 +98,7 @@ def test_experts_are_compressed_saved_and_loaded(name, method, tmp_path):
     torch.testing.assert_close(logits(twin), logits(result.model))
     assert not torch.equal(logits(dense(name)), logits(result.model))
     checkpoint.save(result.model, tmp_path / "m")
-    loaded = checkpoint.load(dense(name, seed=1), tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", dense(name, seed=1))
     assert torch.equal(logits(loaded), logits(result.model))
     content = (tmp_path / "m").read_bytes()
     assert len(content) - 8 - int.from_bytes(content[:8], "little") == nbytes(result.model)

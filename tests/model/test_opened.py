@@ -40,7 +40,9 @@ def second(x):
     return rows.T @ rows / len(rows)
 
 
-@pytest.mark.parametrize("name", [n for n, k in KINDS.items() if not k.linear or "norm" in n])
+@pytest.mark.parametrize(
+    "name", [n for n, k in KINDS.items() if (not k.linear or "norm" in n) and n != "attention"]
+)
 def test_an_opened_layer_gives_the_same_outputs(name):
     kind = KINDS[name]
     model = copy.deepcopy(kind.dense()) if "old" not in name else Model(kind.made(0)).eval()
@@ -163,7 +165,7 @@ def test_a_choice_opens_only_what_it_takes(tmp_path):
     assert result.model["a"].weight_hh_l0.shape == (18, 6)
     check(model, TruncatedSVD(rank=2), where=Select(kinds="GRU"))
     checkpoint.save(result.model, tmp_path / "m")
-    loaded = checkpoint.load(nn.ModuleDict({"a": nn.GRU(4, 6), "b": nn.GRU(4, 6)}), tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m", nn.ModuleDict({"a": nn.GRU(4, 6), "b": nn.GRU(4, 6)}))
     x = random(5, 2, 4).float()
     assert torch.equal(loaded["a"](x)[0], result.model["a"](x)[0])
     found = {site.name: (dense, own) for site, dense, own in pairs(model, result.model)}

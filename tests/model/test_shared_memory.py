@@ -67,7 +67,7 @@ def test_one_memory_is_one_weight(tmp_path, tie):
     checkpoint.save(result.model, tmp_path / "m.safetensors")
     other = Language()
     tie(other)
-    assert torch.equal(checkpoint.load(other, tmp_path / "m.safetensors")(ids), result.model(ids))
+    assert torch.equal(checkpoint.load(tmp_path / "m.safetensors", other)(ids), result.model(ids))
     assert result.coverage == pytest.approx((480 + 256) / (480 + 256 + 16))
 
 

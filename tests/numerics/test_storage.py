@@ -67,7 +67,7 @@ def test_any_bits_come_back(tmp_path_factory, patterns, zeros):
     model.register_buffer("x", bits.view(torch.float32))
     path = tmp_path_factory.mktemp("bits") / "m"
     checkpoint.save(model, path)
-    loaded = checkpoint.load(model, path)
+    loaded = checkpoint.load(path, model)
     assert loaded.x.dtype == torch.float32
     assert torch.equal(loaded.x.view(torch.int32), bits)
 

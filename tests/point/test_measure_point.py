@@ -253,7 +253,7 @@ def test_the_model_is_kept_as_it_was_measured(tmp_path):
     record = measure_point(TASK, method, measure=QUICK, save=tmp_path / "models")
     assert "model_file" not in plain and record["key"] == plain["key"]
     assert [path.name for path in (tmp_path / "models").iterdir()] == [record["model_file"]]
-    model = lowrank.load(TASK.model(), tmp_path / "models" / record["model_file"])
+    model = lowrank.load(tmp_path / "models" / record["model_file"], TASK.model())
     found = evaluate(model, TASK).metrics
     assert {name: record["compressed"][name] for name in found} == found
 
@@ -277,7 +277,7 @@ def test_the_best_model_is_kept_by_its_quality_on_the_validation_split(tmp_path)
     order = sorted(records, key=lambda one: (-one["validation"]["top1"], one["key"]))
     assert path.name == order[0]["model_file"]
     task = replace(TASK, seed=order[0]["seed"])
-    model = lowrank.load(task.model(), path)
+    model = lowrank.load(path, task.model())
     found = evaluate(model, task, "validation").metrics
     assert found and found.items() <= order[0]["validation"].items()
     frame = store.load(tmp_path)

@@ -83,7 +83,7 @@ def test_coding_keeps_the_outputs_and_saves_what_it_says(tmp_path, coding):
     assert first.nbytes <= sizes["fc1"][f"{coding}_bytes"]
     assert sizes["fc1"]["fixed_code_bytes"] == -(-4 * sizes["fc1"]["kept"] // 8)
     save(model, tmp_path / "m")
-    assert torch.equal(load(TASK.model(), tmp_path / "m")(batch), expected)
+    assert torch.equal(load(tmp_path / "m", TASK.model())(batch), expected)
 
 
 def test_all_of_deep_compression_in_a_record():

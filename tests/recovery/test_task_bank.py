@@ -19,7 +19,7 @@ from lowrank.decomposers import (
     Uncompressed,
     VeRA,
 )
-from lowrank.files.tensor_files import tensors_hash
+from lowrank.files.digest import tensors_hash
 from lowrank.measure import nbytes, trainable_bytes
 from lowrank.recovery import TaskBank
 from lowrank.recovery.fine_tune import freeze_outside_factorizations

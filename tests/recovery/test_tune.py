@@ -94,7 +94,7 @@ def test_what_is_stored_is_what_was_tuned(task, dense, tmp_path, tune):
     checkpoint.save(model, tmp_path / "tuned.safetensors")
     inputs = next(task.split("calibration").batches(50)).only
     with torch.no_grad():
-        loaded = checkpoint.load(dense, tmp_path / "tuned.safetensors")
+        loaded = checkpoint.load(tmp_path / "tuned.safetensors", dense)
         assert torch.equal(loaded(inputs), model(inputs))
     assert not any(b.requires_grad for b in model.buffers())
 

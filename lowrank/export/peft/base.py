@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Dense
 from lowrank.files.atomic import replacing
-from lowrank.files.tensor_files import tensors_hash
+from lowrank.files.digest import tensors_hash
 from lowrank.model.contents import names_of, split_extra
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer

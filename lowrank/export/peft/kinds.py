@@ -13,12 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.model.factorized import FactorizedLayer
-from lowrank.model.layers import (
-    EmbeddingRule,
-    LinearRule,
-    Rule,
-    TransformersConv1DRule,
-)
+from lowrank.model.layers import Rule
 
 Tensors = Mapping[str, Tensor]
 
@@ -62,8 +57,9 @@ class Kind(ABC):
             ValueError: they are no product of such factors.
         """
 
-    def lengths(self, values: Tensor) -> Tensor:
+    def lengths(self, module: Any, values: Tensor) -> Tensor:
         """The lengths of rows (out,) as the file holds them."""
+        del module
         return values
 
 
@@ -93,7 +89,7 @@ class TableKind(Kind):
 
 
 class ConvolutionKind(Kind):
-    """A convolution to `rank` channels, and one of 1 × 1 to the outputs.
+    """A convolution to `rank` channels, and one of a single position to the outputs.
 
     Of a layer with groups PEFT's first convolution has none: it reads all channels, and each group
     of the second has channels of its own. The right factor, which all groups share here, stands
@@ -101,7 +97,7 @@ class ConvolutionKind(Kind):
     """
 
     def refusal(self, module: Any) -> str:
-        if tuple(module.dilation) != (1, 1):
+        if any(step != 1 for step in module.dilation):
             return f"PEFT leaves the dilation {module.dilation} out of its adapter"
         if module.padding_mode != "zeros":
             return f"PEFT pads its adapter's inputs by zeros, and not by {module.padding_mode!r}"
@@ -120,10 +116,11 @@ class ConvolutionKind(Kind):
         down = right.new_zeros(groups, rank, groups * channels, *module.kernel_size)
         for group in range(groups):
             down[group, :, group * channels : (group + 1) * channels] = kernel
-        return {self.down: down.flatten(0, 1), self.up: left[:, :, None, None]}
+        up = left[(..., *(None,) * len(module.kernel_size))]
+        return {self.down: down.flatten(0, 1), self.up: up}
 
     def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        up, groups = tensors[self.up], module.groups
+        groups = module.groups
         down = tensors[self.down].unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
         own = [down[group, :, group] for group in range(groups)]
         others = sum(int(part.count_nonzero()) for part in own)
@@ -132,22 +129,25 @@ class ConvolutionKind(Kind):
                 f"its adapter joins the {groups} groups of the convolution, whose kernel reads the "
                 "channels of one group only"
             )
-        return up[:, :, 0, 0], own[0].flatten(1)
+        return tensors[self.up].flatten(1), own[0].flatten(1)
 
-    def lengths(self, values: Tensor) -> Tensor:
-        return values[None, :, None, None]
+    def lengths(self, module: Any, values: Tensor) -> Tensor:
+        return values.view(1, -1, *(1,) * len(module.kernel_size))
 
 
+CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 # By what a `FactorizedLayer` calls the kind of layer that it stands in for.
 KINDS: dict[str, Kind] = {
     "linear": LinearKind(),
     "embedding": TableKind(),
-    "conv2d": ConvolutionKind(),
+    **{name.lower(): ConvolutionKind() for name in CONVOLUTIONS},
 }
-WORDS: dict[type[Rule], str] = {
-    LinearRule: "linear",
-    TransformersConv1DRule: "linear",
-    EmbeddingRule: "embedding",
+# The same by what a `Rule` calls the class of a dense layer.
+WORDS: dict[str, str] = {
+    "Linear": "linear",
+    "Conv1D": "linear",
+    "Embedding": "embedding",
+    **{name: name.lower() for name in CONVOLUTIONS},
 }
 
 
@@ -163,12 +163,13 @@ def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
     if isinstance(module, FactorizedLayer):
         word, view = module.kind, module.view
     else:
-        word, view = _word(module, rule), "channel"
+        word, view = WORDS.get(rule.kind(module), "") if rule else "", "channel"
     kind = KINDS.get(word)
     if kind is None:
         raise ValueError(
             f"there is no place for an adapter of a {type(module).__name__}: PEFT has none, or one "
-            "that it adds otherwise, as of attention together with one of the output projection"
+            "that it adds otherwise, as of experts, and of attention together with one of the "
+            "output projection"
         )
     refused = kind.refusal(module)
     if rule is not None and not rule.is_called(module):
@@ -178,7 +179,3 @@ def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
     if refused:
         raise ValueError(f"it cannot be adapted as PEFT does: {refused}")
     return kind
-
-
-def _word(module: nn.Module, rule: Rule | None) -> str:
-    return "conv2d" if isinstance(module, nn.Conv2d) else WORDS.get(type(rule), "")  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ class AdaptedLayer:
         """What the file holds, by the end of its name."""
         tensors = self.kind.tensors(self.module, self.term.left, self.term.right)
         if self.lengths is not None:
-            tensors[LENGTHS] = self.kind.lengths(self.lengths)
+            tensors[LENGTHS] = self.kind.lengths(self.module, self.lengths)
         return tensors
 
 
@@ -76,8 +76,7 @@ def adapted_layer(name: str, layer: FactorizedLayer, module: nn.Module) -> Adapt
     """
     rule = rule_for(module)
     if rule is None:
-        raise ValueError(f"it is a {type(module).__name__} in the base, which holds no weight")
-    kind_of(layer, None)  # What the base does not say.
+        raise ValueError(f"it is a {type(module).__name__} in the base, which holds no such weight")
     kind = kind_of(module, rule)
     parts = taken_apart(layer.factorization)
     if parts.lengths is not None:

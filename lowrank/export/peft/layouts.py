@@ -86,7 +86,7 @@ class LoraLayout(AdapterLayout):
             refused = kind.lengths_refusal(target.module)
             if refused:
                 raise ValueError(f"PEFT's DoRA computes something else: {refused}")
-            tensors[LENGTHS] = kind.lengths(torch.empty(out, device="meta"))
+            tensors[LENGTHS] = kind.lengths(target.module, torch.empty(out, device="meta"))
         return {end: tuple(tensor.shape) for end, tensor in tensors.items()}
 
     def term(

@@ -18,6 +18,7 @@ from lowrank.export.peft.config import (
     lora_fields,
     shared_fields,
 )
+from lowrank.export.peft.kinds import kind_of
 from lowrank.export.peft.layer import AdaptedLayer, adapted_layer
 from lowrank.export.peft.report import Exported, model_bytes, notes_of
 from lowrank.export.peft.vera import shared_tensors, vera_fields
@@ -125,6 +126,7 @@ def adapted_layers(model: nn.Module, base: nn.Module) -> dict[str, FactorizedLay
 
 def _at(name: str, layer: FactorizedLayer, base: nn.Module) -> AdaptedLayer:
     try:
+        kind_of(layer, None)  # What the base does not say, or does not have.
         return adapted_layer(name, layer, module_of(base, name))
     except ValueError as error:
         raise ValueError(f"layer '{name}' cannot be exported: {error}") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.factorized import FactorizedLayer, FactorizedMultiheadAttention
-from lowrank.model.layers.rule import Rule
+from lowrank.model.layers.rule import Rule, Unseen
 
 
 class MultiheadAttentionRule(Rule):
@@ -26,6 +28,15 @@ class MultiheadAttentionRule(Rule):
 
     def is_called(self, module: nn.Module) -> bool:
         return False
+
+    def inputs(self, module: nn.Module, x: Tensor, *others: Any) -> Tensor:
+        if any(other is not x for other in others[:2]):
+            raise Unseen(
+                "its packed projection multiplies queries, keys and values, which are not one "
+                "tensor here, so that its rows do not have one second moment; the identity norm "
+                "needs none"
+            )
+        return x
 
     def build(
         self, module: nn.MultiheadAttention, factorization: Factorization, view: KernelView

@@ -24,9 +24,6 @@ class ReadWeightRule(Rule):
     def is_called(self, module: nn.Module) -> bool:
         return False
 
-    def is_seen(self, module: nn.Module) -> bool:
-        return True
-
     def build(
         self, module: nn.Module, factorization: Factorization, view: KernelView
     ) -> FactorizedLayer:

@@ -18,6 +18,10 @@ from lowrank.model.layers.same_code import same_computation
 CODE = ("__call__", "get_extra_state", "set_extra_state")
 
 
+class Unseen(Exception):
+    """No vectors of a call tell what all rows of a weight multiply."""
+
+
 class Rule(ABC):
     """A rule to read and replace the weight of one kind of module."""
 
@@ -51,13 +55,10 @@ class Rule(ABC):
         """The class of modules; None where the library that defines it is not loaded."""
 
     def is_called(self, module: nn.Module) -> bool:
-        """Whether the module is called; if not, its weight is read by another one's code."""
+        """Whether the module is called; if not, its weight is read by another one's code, and the
+        module is called in calibration only (`lowrank.model.host.calling`)."""
         del module
         return True
-
-    def is_seen(self, module: nn.Module) -> bool:
-        """Whether the module is called in calibration, with what its weight multiplies."""
-        return self.is_called(module)
 
     def kind(self, module: nn.Module) -> str:
         """The class name of the layer that the weight belongs to."""
@@ -93,6 +94,9 @@ class Rule(ABC):
         Args:
             x: what the module is called with; a rule for modules of further arguments takes them
                 too, by position.
+
+        Raises:
+            Unseen: the rows of the weight do not all multiply the same vectors.
         """
         del module
         return x

@@ -6,6 +6,7 @@ import inspect
 import operator
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ PLAIN = (bool, int, float, str, tuple, type(None), torch.dtype)
 KEPT = frozenset(vars(nn.Module()))
 MATMUL = (operator.matmul, torch.matmul, "matmul")
 ADD = (operator.add, torch.add, "add")
+# What was found, by the class, its parent, its code and all that tracing sees of a module.
+FOUND: WeakKeyDictionary[type[nn.Module], dict[Any, bool]] = WeakKeyDictionary()
 TURNED = (("T",), ("mT",), ("t",), ("transpose", 0, 1), ("transpose", 1, 0), ("transpose", -1, -2))
 
 
@@ -28,6 +31,18 @@ def same_computation(module: nn.Module, known: type[nn.Module]) -> bool:
     `F.linear(x, W, b)`, and do nothing besides. Code that branches on its input, or reads
     attributes that are no plain values, is not traced, and taken for other code.
     """
+    plain = sorted((name, value) for name, value in _plain(module).items() if name not in KEPT)
+    absent = [name for name, value in module._parameters.items() if value is None]
+    code = getattr(type(module).forward, "__code__", None)  # Functions would hold their class.
+    key = (known, code, repr((plain, absent)))
+    found = FOUND.setdefault(type(module), {})
+    if key not in found:
+        found[key] = _computes_same(module, known)
+    return found[key]
+
+
+def _computes_same(module: nn.Module, known: type[nn.Module]) -> bool:
+    """As `same_computation`, which remembers it."""
     return all(
         (own := _traced(module, type(module), mode)) is not None
         and own == _traced(module, known, mode)
@@ -38,9 +53,7 @@ def same_computation(module: nn.Module, known: type[nn.Module]) -> bool:
 def _traced(module: nn.Module, cls: type[nn.Module], training: bool) -> Any:
     """What the output is computed from, as nested tuples; None if it cannot be traced."""
     double = cls.__new__(cls)
-    # Lists and objects of others are left out: tracing would change them.
-    own = {n: v for n, v in vars(module).items() if n in KEPT or isinstance(v, PLAIN)}
-    double.__dict__.update(own | {"training": training})
+    double.__dict__.update(_plain(module) | {"training": training})
     before = dict(vars(double))
     try:
         defaults = {
@@ -52,6 +65,11 @@ def _traced(module: nn.Module, cls: type[nn.Module], training: bool) -> Any:
     except Exception:  # Code of others may fail in any way on symbols.
         return None
     return _meaning(graph) if vars(double) == before else None
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """The attributes without lists and objects of others, which tracing would change."""
+    return {n: v for n, v in vars(module).items() if n in KEPT or isinstance(v, PLAIN)}
 
 
 def _meaning(graph: Graph) -> Any:

@@ -15,14 +15,16 @@ from torch import nn
 
 from lowrank.model.copying import copied
 from lowrank.model.opened.attention_parts import AttentionOpener
+from lowrank.model.opened.cells import CellOpener
 from lowrank.model.opened.experts import ExpertsOpener
 from lowrank.model.opened.opener import Opener
 from lowrank.model.opened.parametrized import ParametrizationOpener
 from lowrank.model.opened.recurrent import RecurrentOpener
-from lowrank.model.sites import replace_module
+from lowrank.model.sites import Places
 
 OPENERS: tuple[Opener, ...] = (
     RecurrentOpener(),
+    CellOpener(),
     AttentionOpener(),
     ExpertsOpener(),
     ParametrizationOpener(),
@@ -59,8 +61,8 @@ def open_weights(model: nn.Module, names: Collection[str] | None = None) -> Open
     if not found:
         return Opened(model, {})
     copies = copied(model, [*model.parameters(), *model.buffers()])
-    new = copies.model
+    places = Places(copies.model)
     for path in sorted(found, key=lambda path: path.count("."), reverse=True):
-        old = new.get_submodule(path)
-        new = replace_module(new, old, found[path].open(old))
-    return Opened(new, notes)
+        old = places.model.get_submodule(path)
+        places.replace(old, found[path].open(old))
+    return Opened(places.model, notes)

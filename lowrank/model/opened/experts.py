@@ -45,6 +45,9 @@ class OpenExperts(Host):
         finally:
             del self.__dict__["_stacked"]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (type(self).__bases__[1],), vars(self).copy()  # No module has the class.
+
     def _call_weights(self, x: Tensor, chosen: Tensor) -> None:
         rise, fall = self._names
         for number, expert in self._experts():
@@ -117,6 +120,11 @@ class ExpertsOpener(Opener):
 def names_of(module: Any) -> tuple[str, str]:
     """The names of the tensors that an expert multiplies by first and last."""
     return ("gate_up_proj" if module.has_gate else "up_proj"), "down_proj"
+
+
+def _blank(kind: type[nn.Module]) -> nn.Module:
+    cls = _standing_for(kind)
+    return cls.__new__(cls)
 
 
 @functools.cache

@@ -1,0 +1,147 @@
+"""A saved model in the format of another tool: `lowrank export --help` says how."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from dataclasses import MISSING, Field, fields
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from experiments.composed import on_one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+PLAIN = (int, float, str)
+
+
+def main() -> None:
+    """The program of the command line; an error is one line on stderr."""
+    from lowrank.export.formats import FORMATS
+
+    first = _parser(add_help=False)
+    first.add_argument("--format", choices=sorted(FORMATS))
+    known, _ = first.parse_known_args()
+    parser = _parser()
+    _add_options(parser, known.format, sorted(FORMATS))
+    given = vars(parser.parse_args())
+    try:
+        export(**given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"export: {on_one_line(error)}")
+
+
+def export(
+    file: str,
+    format: str,
+    out: str | None,
+    model: str | None,
+    multiply_out: bool,
+    plan: bool,
+    **options: Any,
+) -> None:
+    """Print what an export would write, and write it.
+
+    Args:
+        out: the folder; None with `plan` only.
+        model: ``package.module:builder`` of the dense model, where the file does not name its
+            class.
+        plan: whether nothing is written.
+        options: the fields of the format.
+
+    Raises:
+        ValueError: as `lowrank.load` and `lowrank.export_model`.
+    """
+    import lowrank
+    from lowrank.export.formats import format_named
+    from lowrank.files.atomic import check_new
+    from lowrank.files.paths import as_path
+
+    # Both before the model is loaded, which may take minutes.
+    chosen = format_named(format, **options)
+    if not plan:
+        if out is None:
+            raise ValueError("--out is not given: name the folder to write, or give --plan")
+        check_new(as_path(out, "--out"))
+    loaded = _loaded(file, model)
+    print(lowrank.plan_export(loaded, chosen).describe(), flush=True)
+    if out is not None and not plan:
+        lowrank.export_model(loaded, chosen, out, multiply_out=multiply_out)
+        print(out)
+
+
+def _loaded(file: str, builder: str | None) -> nn.Module:
+    import lowrank
+    from lowrank.tasks.image_classification import import_builder
+
+    return lowrank.load(file, None if builder is None else import_builder(builder))
+
+
+def _parser(**options: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog="lowrank export",
+        description="Write a model of lowrank.save into a folder that another tool loads. What "
+        "becomes of each layer, and what the files will weigh, is printed before they are written.",
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser, chosen: str | None, formats: list[str]) -> None:
+    parser.add_argument("file", help="of lowrank.save")
+    parser.add_argument("--format", choices=formats, required=True)
+    parser.add_argument("--out", help="the folder, which is made")
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:BUILDER",
+        help="a function that makes the dense model, if the file does not name its class",
+    )
+    parser.add_argument(
+        "--multiply-out",
+        action="store_true",
+        help="let layers that the format cannot hold become dense",
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would be written, only")
+    if chosen is not None:
+        from lowrank.export.formats import format_class
+
+        cls = format_class(chosen)
+        about = (cls.__doc__ or "").split("\n\n")[0]
+        group = parser.add_argument_group(f"options of {chosen}", " ".join(about.split()))
+        hints = get_type_hints(cls)
+        for field in fields(cls):  # type: ignore[arg-type]
+            _add_field(group, field, hints[field.name])
+    else:
+        parser.epilog = "With --format, --help also has the options of that format."
+
+
+def _add_field(group: Any, field: Field, hint: Any) -> None:
+    """An option for a field of a format, by what it may be."""
+    required = field.default is MISSING and field.default_factory is MISSING
+    default = None if required else field.default
+    options: dict[str, Any] = {"dest": field.name, "required": required}
+    if not required:
+        # Left out of what the format is given, unless it is said.
+        options["default"] = argparse.SUPPRESS
+        options["help"] = f"default: {default}"
+    kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
+    name = f"--{field.name.replace('_', '-')}"
+    if kinds == [bool]:
+        group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+    elif all(get_origin(kind) is Literal for kind in kinds):
+        choices = [choice for kind in kinds for choice in get_args(kind)]
+        group.add_argument(name, choices=choices, **options)
+    elif len(kinds) == 1 and kinds[0] in PLAIN:
+        group.add_argument(name, type=kinds[0], **options)
+    # Others, such as mappings, are for Python only.
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    return get_args(hint) if is_union else (hint,)
+
+
+if __name__ == "__main__":
+    main()
