@@ -135,7 +135,7 @@ def test_what_is_read_is_saved_and_loaded_as_any_compressed_model(tmp_path):
     write(tmp_path / "model", LLAMA.make, config, pack, codes)
     found = lowrank.read_compressed(str(tmp_path / "model"))
     lowrank.save(found.model, tmp_path / "own.safetensors")
-    again = lowrank.load(tmp_path / "own.safetensors", LLAMA.make())
+    again = lowrank.load(tmp_path / "own.safetensors")
     assert torch.equal(again(IDS).logits, found.model(IDS).logits)
 
 

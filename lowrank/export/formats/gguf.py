@@ -13,7 +13,7 @@ from torch import nn
 
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.gguf_architectures import GgufArchitecture, architecture_of
-from lowrank.export.formats.gguf_tensors import KINDS, Held, held_floats, held_form
+from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.skeleton import layers_of
@@ -168,7 +168,7 @@ class _Stored:
 
     name: str
     shape: tuple[int, ...]
-    held: Held
+    held: HeldTensor
     memory: Hashable
 
     def to_bytes(self, architecture: GgufArchitecture, config: Any) -> np.ndarray:

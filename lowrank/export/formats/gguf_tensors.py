@@ -20,7 +20,7 @@ KINDS = {dtype_name(dtype): kind for kind, dtype in FLOATS.items()}
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldTensor:
     """A matrix or vector as GGUF holds it.
 
     Attributes:
@@ -43,7 +43,7 @@ def held_floats(
     kind: str,
     read: Callable[[], Tensor],
     why_dense: str = "",
-) -> Held:
+) -> HeldTensor:
     """Numbers in a floating type of GGUF.
 
     Args:
@@ -54,7 +54,7 @@ def held_floats(
     is_same = torch.promote_types(dtype, stored) == stored
     nbytes = math.prod(shape) * stored.itemsize
     rounded = None if is_same else dtype
-    return Held(kind, nbytes, lambda: _as_bytes(read(), stored), why_dense, rounded)
+    return HeldTensor(kind, nbytes, lambda: _as_bytes(read(), stored), why_dense, rounded)
 
 
 def _as_bytes(values: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -69,7 +69,7 @@ def _as_bytes(values: Tensor, dtype: torch.dtype) -> np.ndarray:
     return stored.view(torch.uint8).numpy()
 
 
-def held_form(form: Factorization, kind: str) -> Held:
+def held_form(form: Factorization, kind: str) -> HeldTensor:
     """A factorization, in its own form where GGUF has it.
 
     Args:
@@ -82,26 +82,26 @@ def held_form(form: Factorization, kind: str) -> Held:
     return held
 
 
-def _quantized(form: Quantized, kind: str) -> Held | str:
+def _quantized(form: Quantized, kind: str) -> HeldTensor | str:
     blocks = in_blocks(form)
     if isinstance(blocks, str):
         return blocks
     nbytes = blocks.codes.numel() // BLOCK * blocks.type.nbytes
     # Made again when they are written, since all layers together may not fit in memory.
-    return Held(blocks.type.name, nbytes, lambda: in_blocks(form).to_bytes())  # type: ignore[union-attr]
+    return HeldTensor(blocks.type.name, nbytes, lambda: in_blocks(form).to_bytes())  # type: ignore[union-attr]
 
 
-def _half(form: Half, kind: str) -> Held:
+def _half(form: Half, kind: str) -> HeldTensor:
     own = form.stored_dtype
     return held_floats(form.shape, own, KINDS[dtype_name(own)], form.to_dense)
 
 
-def _dense(form: Dense, kind: str) -> Held:
+def _dense(form: Dense, kind: str) -> HeldTensor:
     return held_floats(form.shape, form.dtype, kind, form.to_dense)
 
 
 # What GGUF has a form for, by the class of the factorization.
-HOLDERS: dict[type[Factorization], Callable[..., Held | str]] = {
+HOLDERS: dict[type[Factorization], Callable[..., HeldTensor | str]] = {
     Dense: _dense,
     Half: _half,
     Quantized: _quantized,
