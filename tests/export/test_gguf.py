@@ -102,6 +102,9 @@ def exported(tmp_path_factory):
         if case.method is not None:
             model = lowrank.compress(model, case.method).model
         options = {"tokenizer": None} | case.options
+        if options["tokenizer"]:
+            options["tokenizer"].save_pretrained(root / f"tokenizer of {name}")
+            options["tokenizer"] = str(root / f"tokenizer of {name}")
         folder = root / str(len(made))
         made[name] = (
             model,

@@ -22,6 +22,7 @@ from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.shared_memory import identity
 from lowrank.numerics.checks import check_one_of
 from lowrank.numerics.storage import dtype_name
+from lowrank.tasks.splits import check_text
 
 FILE = "model.gguf"
 
@@ -37,9 +38,8 @@ class Gguf(Format):
     bits those of Q5_0. A layer in half precision keeps it too. All others are multiplied out.
 
     Args:
-        tokenizer: the name or folder of the one to include, or a tokenizer of transformers; empty:
-            that of the model's own folder; None: none is included, and the file serves for its
-            weights alone.
+        tokenizer: the name or folder of the one to include; empty: that of the model's own folder;
+            None: none is included, and the file serves for its weights alone.
         dtype: of the matrices that are not in blocks: ``"float16"``, ``"bfloat16"`` or
             ``"float32"``. Vectors are float32, as llama.cpp needs them.
 
@@ -52,11 +52,13 @@ class Gguf(Format):
     name: ClassVar[str] = "gguf"
     libraries: ClassVar[tuple[str, ...]] = ("gguf", "transformers")
 
-    tokenizer: Any = ""
+    tokenizer: str | None = ""
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
         check_one_of("dtype", self.dtype, KINDS)
+        if self.tokenizer:
+            check_text("tokenizer", self.tokenizer)
 
     def plan(self, model: nn.Module) -> ExportPlan:
         stored = self._tensors(model, architecture_of(model))
@@ -126,11 +128,9 @@ class Gguf(Format):
             return None
         config: Any = model.config
         rows = config.vocab_size
-        if self.tokenizer and not isinstance(self.tokenizer, str | Path):
-            return gguf_tokenizer(self.tokenizer, rows)
         from lowrank.tasks.pretrained import Pretrained
 
-        name = str(self.tokenizer or getattr(model, "name_or_path", ""))
+        name = self.tokenizer or str(getattr(model, "name_or_path", ""))
         if not name:
             raise ValueError(
                 "the model does not say where its tokenizer is: give tokenizer='a folder or name', "
