@@ -21,6 +21,7 @@ ROOMS = [
     "decomposers",
     "model",
     "measure",
+    "reading",
     "tasks",
     "calibration",
     "execution",

@@ -16,6 +16,7 @@ USES = {
     "PIL": ("lowrank.tasks", "HubImages('me/images')"),
     "datasets": ("lowrank.tasks", "HubText('me/text', 'test')"),
     "filelock": ("lowrank.tasks", "Trained(Training(1, 0.1, 8))"),
+    "gguf": ("lowrank.export.model_files", "plan_export(nn.Linear(1, 1), 'gguf')"),
     "hqq": (
         "experiments.benchmarks.peer_methods.half_quadratic",
         "HalfQuadratic(bits=4, group_size=64).compress(None)",

@@ -19,6 +19,7 @@ from lowrank.factorizations.packing import Layout as Layout
 from lowrank.factorizations.permuted_product import PermutedProduct as PermutedProduct
 from lowrank.factorizations.quantized import Quantized as Quantized
 from lowrank.factorizations.recoding import recoded as recoded
+from lowrank.factorizations.reordered_columns import ReorderedColumns as ReorderedColumns
 from lowrank.factorizations.row_scales import NormalizedRows as NormalizedRows
 from lowrank.factorizations.row_scales import ScaledRows as ScaledRows
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns

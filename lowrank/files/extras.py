@@ -9,6 +9,7 @@ EXTRAS = {
     "PIL": "tasks",
     "datasets": "tasks",
     "filelock": "tasks",
+    "gguf": "gguf",
     "huggingface_hub": "tasks",
     "hqq": "peers",
     "hydra": "sweep",
@@ -32,6 +33,7 @@ EXTRAS = {
 
 # Extra → the extras that it installs too.
 INCLUDED = {
+    "gguf": {"tasks"},
     "harness": {"tasks"},
     "peers": {"reports", "sweep", "tasks"},
     "sweep": {"reports", "tasks"},

@@ -58,6 +58,26 @@ def model_path(name: str) -> str:
     return str(_mirrored(root, "models", name))
 
 
+def model_folder(name: str, revision: str | None) -> Path:
+    """The folder of a model with its safetensors files, which are downloaded from the hub if need
+    be.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    path = Path(model_path(name))
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns="*.safetensors"))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"no files of {name!r} on the Hugging Face hub ({HINT}): {error}"
+        ) from error
+
+
 def fingerprint(dataset: str) -> str:
     """The names, sizes and times of a mirrored dataset's files, which show a change; "" on the hub.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,10 +24,18 @@ from lowrank.tasks.splits import check_text
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from lowrank.reading import ReadModel
+
 # The most characters shown of the library's errors, some of which list all known models.
 LONGEST = 600
+# The field of a config that says how another tool has compressed the model.
+COMPRESSED = "quantization_config"
 WEIGHTS = ("*.safetensors", "*.bin")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# KeyError: a tokenizer file lacks a part; AttributeError: a config has a value of another type.
+LIBRARY_ERRORS = (
+    *(ValueError, OSError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError),
+)
 
 T = TypeVar("T")
 
@@ -107,6 +116,8 @@ class Pretrained:
             ValueError: it is of another class, or lacks weights, which the library would draw at
                 random.
         """
+        if self.is_compressed:
+            return self.read(auto).model  # type: ignore[return-value]
         with quiet():
             model, report = self._load(
                 f"model for {auto.__name__}",
@@ -123,6 +134,34 @@ class Pretrained:
                 f"such as {', '.join(sorted(missing)[:3])}: it is a model for something else"
             )
         return model.eval()
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether another tool has compressed it."""
+        return getattr(self.config, COMPRESSED, None) is not None
+
+    def read(self, auto: Any) -> ReadModel:
+        """A model that another tool has compressed, with factorizations in its layers.
+
+        Raises:
+            ValueError: it is not compressed, or in a way that is not read; files that are damaged,
+                or do not fit its config.
+        """
+        if not self.is_compressed:
+            raise ValueError(f"the config of model {self.name!r} has no {COMPRESSED}")
+        from lowrank import reading
+
+        scheme = reading.scheme_of(getattr(self.config, COMPRESSED))
+        plain = copy.deepcopy(self.config)
+        delattr(plain, COMPRESSED)  # The model that is read is no longer stored so.
+        here = replace(self)
+        here.__dict__["config"] = plain
+        with reading.stored_in(hub.model_folder(self.name, self.revision)) as stored:
+            depth = getattr(plain.get_text_config(), "num_hidden_layers", 0)
+            if depth > len(stored):
+                raise ValueError(f"the config of {self.name!r} has {depth} layers, its files fewer")
+            dtype = DTYPES[self.dtype]
+            return reading.read_model(stored, scheme, lambda: here.network(auto), dtype)
 
     def check_weights(self) -> None:
         """Raise ValueError if the model is a folder without a file of weights."""
@@ -165,8 +204,7 @@ class Pretrained:
             raise ValueError(
                 f"no {what} of {self.name!r} in {path}: a file of it holds more than tensors"
             ) from error
-        # KeyError: a tokenizer file lacks a part.
-        except (ValueError, OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        except LIBRARY_ERRORS as error:
             why = textwrap.shorten(str(error), LONGEST)
             raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
 
@@ -206,3 +244,35 @@ def check_causal(logits: Callable[[Tensor], Tensor], name: str, device: str) -> 
             f"model {name!r} is not causal: its outputs depend on tokens that come later, so it "
             "has no perplexity"
         )
+
+
+def read_compressed(
+    name: str,
+    *,
+    dtype: str = "float32",
+    auto: str = "AutoModelForCausalLM",
+    revision: str | None = None,
+) -> ReadModel:
+    """A model of the transformers library that another tool has compressed, with its layers as
+    factorizations: compressed-tensors (integers), GPTQ or AWQ.
+
+    The codes are those of the file. None of the tools is needed, no code runs, and nothing large is
+    taken from memory before the files and the config fit each other. The language model tasks take
+    such a model too, by its name.
+
+    Args:
+        name: its name in the mirror or on the hub, or its folder.
+        dtype: of its weights, as they are computed from the codes: float32, float16 or bfloat16.
+        auto: the class of transformers that makes the model.
+        revision: a commit on the hub.
+
+    Raises:
+        ValueError: as `Pretrained.read`; a class that does not exist.
+    """
+    pretrained = Pretrained(name, dtype, revision)
+    import transformers
+
+    cls = getattr(transformers, auto, None) if auto.startswith("Auto") else None
+    if not hasattr(cls, "from_config"):
+        raise ValueError(f"auto={auto!r} must be such a class of transformers, as 'AutoModel'")
+    return pretrained.read(cls)

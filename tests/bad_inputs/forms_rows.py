@@ -29,6 +29,7 @@ from lowrank.factorizations import (
     PermutedProduct,
     Product,
     Quantized,
+    ReorderedColumns,
     Scaled,
     ScaledColumns,
     Sparse,
@@ -161,6 +162,11 @@ ROWS = [
         "columns scaled by infinity",
         lambda _: ScaledColumns(dense(), torch.ones(6) / 0),
         "scale: 6 of 6 numbers are NaN",
+    ),
+    Row(
+        "columns in no order",
+        lambda _: ReorderedColumns(dense(), torch.zeros(6).long()),
+        "no permutation of 6 columns",
     ),
     Row(
         "rows of no blocks", lambda _: BlockDiagonal(3, dense()), "4 rows are not those of 3 blocks"

@@ -14,6 +14,7 @@ FORMATS = {
     "hf": ("hf.folder", "HuggingFaceFolder"),
     "onnx": ("onnx.file", "Onnx"),
     "torch_export": ("torch_export", "TorchExport"),
+    "gguf": ("gguf", "Gguf"),
 }
 
 

@@ -1,0 +1,170 @@
+"""The walk over the tensors of a model that another tool has compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.factorizations import Factorization
+from lowrank.measure.size import nbytes
+from lowrank.model.contents import names_of
+from lowrank.model.layers import rule_for
+from lowrank.model.sites import replace_module
+from lowrank.reading.scheme import REALS, Scheme
+from lowrank.reading.stored import LayerTensors, StoredTensor
+
+# A tensor that old files have, and models derive.
+DERIVED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class ReadLayer:
+    """A layer that was read into a factorization.
+
+    Attributes:
+        form: of its weight, such as ``Quantized 64→64, 4 bits, group 64``.
+        file_bytes: of its weight in the file.
+        nbytes: of the factorization.
+    """
+
+    name: str
+    form: str
+    file_bytes: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """A model that another tool has compressed, with factorizations in its layers.
+
+    Attributes:
+        model: it computes what its weights say; where another tool also rounds activations, such a
+            model is refused.
+        scheme: how it was stored.
+        layers: those that were compressed; all others are as in the file.
+        file_bytes: of all tensors in the files.
+        nbytes: of the model, as this library counts and saves it.
+    """
+
+    model: nn.Module
+    scheme: str
+    layers: tuple[ReadLayer, ...]
+    file_bytes: int
+    nbytes: int
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        forms: dict[str, int] = {}
+        for layer in self.layers:
+            forms[layer.form] = forms.get(layer.form, 0) + 1
+        lines = [f"{self.scheme}: {self.file_bytes:,} bytes in the file, {self.nbytes:,} here"]
+        return "\n".join([*lines, *(f"  {count} × {form}" for form, count in forms.items())])
+
+
+@torch.no_grad()
+def read_model(
+    stored: Mapping[str, StoredTensor],
+    scheme: Scheme,
+    network: Callable[[], nn.Module],
+    dtype: torch.dtype,
+) -> ReadModel:
+    """The model of stored tensors.
+
+    Args:
+        network: makes it without its weights. It is first made on the meta device, and all shapes
+            are compared with those of the file, before any memory is taken.
+        dtype: of its matrices and vectors.
+
+    Raises:
+        ValueError: tensors that are missing, superfluous or of other shapes, or codes that are none
+            of the scheme.
+    """
+    with torch.device("meta"):
+        outline = network()
+    found = _Division(outline, stored)
+    model = network()
+    layers = []
+    for name, parts in found.compressed.items():
+        form = scheme.read(parts, found.shapes[name], dtype)
+        model = _with_layer(model, name, form, parts)
+        if parts.left:
+            raise ValueError(f"'{name}' has {sorted(parts.left)}, which no layer of {scheme} has")
+        layers.append(ReadLayer(name, form.describe(), parts.nbytes, nbytes(form)))
+    plain = {name: stored[name].read(shape, *REALS) for name, shape in found.plain.items()}
+    model.load_state_dict(plain, strict=False)
+    total = sum(tensor.nbytes for tensor in stored.values())
+    return ReadModel(model.to(dtype).eval(), str(scheme), tuple(layers), total, nbytes(model))
+
+
+def _with_layer(model: nn.Module, name: str, form: Factorization, parts: LayerTensors) -> nn.Module:
+    module = model.get_submodule(name)
+    rule = rule_for(module)
+    assert rule is not None
+    bias = module.bias
+    if "bias" in parts:
+        values = parts["bias"].read((form.shape[0],), *REALS)
+        if isinstance(bias, Tensor):
+            bias.copy_(values)
+        elif bool(values.any()):  # Some tools give every layer one, of zeros.
+            raise ValueError(f"'{name}.bias' is in the file, and the layer has none")
+    return replace_module(model, module, rule.build(module, form, "channel"))
+
+
+class _Division:
+    """The stored tensors as compressed layers, and as tensors that are stored as they are.
+
+    Attributes:
+        compressed: the tensors of each compressed layer.
+        shapes: of their matrices, (out, in).
+        plain: the shapes of the others, by name.
+    """
+
+    def __init__(self, outline: nn.Module, stored: Mapping[str, StoredTensor]) -> None:
+        self.compressed: dict[str, LayerTensors] = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
+        state = outline.state_dict(keep_vars=True)
+        of_layers = _by_layer(outline, stored)
+        for name, tensors in of_layers.items():
+            module = outline.get_submodule(name)
+            if set(tensors) <= {"weight", "bias"} and tensors["weight"].dtype in REALS:
+                continue
+            rule = rule_for(module)
+            if rule is None or not isinstance(module.weight, Tensor) or module.weight.ndim != 2:
+                raise ValueError(f"'{name}' is a {type(module).__name__}, which is not read")
+            self.compressed[name] = LayerTensors(name, tensors)
+            matrix = rule.matrix(module, "channel")
+            self.shapes[name] = (matrix.shape[0], matrix.shape[1])
+        inside = {f"{name}.{end}" for name in self.compressed for end in of_layers[name]}
+        others = {n for n in stored if n not in inside and not n.endswith(DERIVED)}
+        self.plain = {name: tuple(state[name].shape) for name in others if name in state}
+        surplus = sorted(others - self.plain.keys())
+        replaced = {f"{name}.{end}" for name in self.compressed for end in ("weight", "bias")}
+        present = {id(state[name]) for name in {*self.plain, *(replaced & state.keys())}}
+        missing = sorted(name for name, tensor in state.items() if id(tensor) not in present)
+        for names, what in ((missing, "lacks"), (surplus, "has, and the model has not,")):
+            if names:
+                raise ValueError(f"the file {what} {names_of(names)}")
+        for name, shape in self.plain.items():
+            if stored[name].shape != shape or stored[name].dtype not in REALS:
+                raise ValueError(
+                    f"'{name}' is {stored[name].shape} {stored[name].dtype} in the file, and "
+                    f"{shape} in the model"
+                )
+
+
+def _by_layer(
+    outline: nn.Module, stored: Mapping[str, StoredTensor]
+) -> dict[str, dict[str, StoredTensor]]:
+    """The stored tensors of modules that have a weight: by the module's name, and what follows."""
+    weighty = {n for n, m in outline.named_modules() if "weight" in m._parameters}
+    found: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in stored.items():
+        layer = name
+        while layer and layer not in weighty:
+            layer = layer.rpartition(".")[0]
+        if layer:
+            found.setdefault(layer, {})[name.removeprefix(f"{layer}.")] = tensor
+    return {name: found[name] for name in weighty & found.keys()}
