@@ -8,13 +8,13 @@ prints it.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from forms import FORMS
 from torch import nn
 
 import lowrank
-from lowrank.export.formats import FORMATS
 from lowrank.files.extras import MissingExtra
 
 # Two matrices, of widths that groups of 32 divide.
@@ -36,14 +36,25 @@ def compressed(form: str) -> nn.Module:
     return lowrank.compress(llama(), FORMS[form], where=lowrank.Select(include=LAYERS)).model
 
 
-def cells(format: str) -> dict[str, str]:
+# Head of a column → a format and its options; the small Llama has no tokenizer.
+COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "`dense`": ("dense", {}),
+    "`hf`": ("hf", {"tokenizer": None}),
+    "`hf`, `code=True`": ("hf", {"tokenizer": None, "code": True}),
+    "`gguf`": ("gguf", {"tokenizer": None}),
+    "`onnx`": ("onnx", {}),
+    "`torch_export`": ("torch_export", {}),
+}
+
+
+def cells(format: str, **options: Any) -> dict[str, str]:
     """Form → what the format makes of its layers."""
-    return {form: cell(form, format) for form in FORMS}
+    return {form: cell(form, format, **options) for form in FORMS}
 
 
-def cell(form: str, format: str) -> str:
+def cell(form: str, format: str, **options: Any) -> str:
     try:
-        plan = lowrank.plan_export(compressed(form), format)
+        plan = lowrank.plan_export(compressed(form), format, **options)
     except MissingExtra:
         raise
     except ValueError:
@@ -56,8 +67,8 @@ def cell(form: str, format: str) -> str:
 
 def table() -> str:
     """The table as Markdown."""
-    columns = {format: cells(format) for format in sorted(FORMATS)}
-    head = ["form", *(f"`{format}`" for format in columns)]
+    columns = {head: cells(format, **options) for head, (format, options) in COLUMNS.items()}
+    head = ["form", *columns]
     rows = [[form, *(column[form] for column in columns.values())] for form in FORMS]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -17,6 +17,10 @@ def test_the_page_has_the_table_that_the_formats_make():
     assert matrix.table() in PAGE.read_text(), "run python tests/export/matrix.py"
 
 
+def test_each_format_has_a_column():
+    assert {format for format, _ in matrix.COLUMNS.values()} == set(FORMATS)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_each_format_has_its_own_words_on_the_page(format):
     assert re.search(rf"^\| `{format}` \| \w", PAGE.read_text(), re.MULTILINE)

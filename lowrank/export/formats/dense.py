@@ -14,6 +14,7 @@ from lowrank.export.formats.format import Format
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.formats.rest import rest_bytes, stored_tensors
 from lowrank.export.skeleton import Layer, layers_of
+from lowrank.factorizations import Dense
 from lowrank.model.dense import dense_model
 from lowrank.numerics.storage import dtype_name
 
@@ -33,8 +34,10 @@ class DenseTensors(Format):
     is_dense: ClassVar[bool] = True
 
     def plan(self, model: nn.Module) -> ExportPlan:
+        why = "this format holds dense matrices"
         layers = tuple(
-            planned_dense(layer, "this format holds dense matrices") for layer in layers_of(model)
+            planned_dense(layer, "" if isinstance(layer.factorization, Dense) else why)
+            for layer in layers_of(model)
         )
         return ExportPlan(self.name, layers, rest_bytes(model))
 
@@ -46,7 +49,7 @@ def planned_dense(layer: Layer, why: str) -> PlannedLayer:
     """The place of a layer that is multiplied out.
 
     Args:
-        why: it is.
+        why: it is; empty if it is dense.
     """
     form = layer.factorization
     nbytes = math.prod(form.shape) * form.dtype.itemsize
