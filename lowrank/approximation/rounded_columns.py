@@ -157,8 +157,10 @@ class ColumnLevels:
 
     def of(self, part: slice) -> ColumnLevels:
         """The levels of consecutive ones of the columns."""
-        tensors = (self.scale, self.low, self.high, self.divisor)
-        return ColumnLevels(*(tensor[part] for tensor in tensors), self.is_shifted)
+        scale, low, high, divisor = (
+            tensor[part] for tensor in (self.scale, self.low, self.high, self.divisor)
+        )
+        return ColumnLevels(scale, low, high, divisor, self.is_shifted)
 
     def nearest(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
         """The numbers nearest to one column's values (out,); `levels` becomes their levels."""

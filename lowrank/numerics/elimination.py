@@ -15,7 +15,7 @@ BLOCK = 32
 # values.
 Choose = Callable[[int, Tensor], Tensor]
 # The same, which writes these values less the chosen ones into a given tensor (out,).
-Settle = Callable[[int, Tensor, Tensor], None]
+Settle = Callable[[int, Tensor, Tensor], object]
 
 
 def eliminate(

@@ -103,7 +103,8 @@ def solve_in_pieces(kept: Tensor, moment: Tensor, right: Tensor) -> Tensor:
         systems = Systems.of(kept[rows], padded, right[rows], width)
         found, singular[rows] = systems.solution()
         solution[rows] = systems.spread(found)
-    for rows in singular.nonzero()[:, 0].split(size):
+    left = singular.nonzero()[:, 0]
+    for rows in left.split(size) if len(left) else ():
         systems = Systems.of(kept[rows], padded, right[rows], max(1, counts[-1]))
         solution[rows] = systems.spread(systems.least_solution())
     return solution

@@ -130,7 +130,7 @@ def test_what_cannot_be_shown_is_one_line(make, says, tmp_path, run):
 
 
 def test_an_export_prints_its_plan_and_writes(path, tmp_path, run):
-    words = ("export", path, "--format", "dense", "--model", "test_programs:network")
+    words = ("export", path, "--format", "dense", "--model", "test_commands:network")
     planned = run(*words, "--plan")
     assert "dense: 33,024 bytes; 0 of 2 compressed layers keep their form" in planned
     assert not list(tmp_path.iterdir())
@@ -178,7 +178,7 @@ class Optioned(Format):
 def test_options_are_the_fields_of_the_format(path, run, monkeypatch):
     monkeypatch.setitem(formats.FORMATS, "optioned", ("dense", "Optioned"))
     monkeypatch.setattr("lowrank.export.formats.dense.Optioned", Optioned, raising=False)
-    words = ("export", path, "--format", "optioned", "--model", "test_programs:network", "--plan")
+    words = ("export", path, "--format", "optioned", "--model", "test_commands:network", "--plan")
     assert repr(Optioned()) in run(*words)
     given = ("--bits", 4, "--scale", 0.5, "--opset", "b", "--tokenizer", "x", "--sharded")
     assert repr(Optioned(4, 0.5, "b", "x", True)) in run(*words, *given)
