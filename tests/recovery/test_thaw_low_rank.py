@@ -92,7 +92,7 @@ def test_training_moves_the_low_rank_part_and_nothing_else(method, tmp_path):
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == trained(result.model) and len(moved) == 2
     lowrank.save(result.model, tmp_path / "trained.safetensors")
-    again, x = lowrank.load(network(), tmp_path / "trained.safetensors"), single(5, 64)
+    again, x = lowrank.load(tmp_path / "trained.safetensors", network()), single(5, 64)
     assert torch.equal(again(x), result.model.eval()(x))
 
 
