@@ -60,9 +60,7 @@ def written_into(model: nn.Module, compressed: nn.Module) -> nn.Module:
     """The dense model with the approximated weights in its own layers."""
     model = copy.deepcopy(model)
     for name, layer in factorized(compressed).items():
-        old = model.get_submodule(name)
-        transposed = isinstance(old, transformers.pytorch_utils.Conv1D)
-        old.weight.copy_(layer.weight.T if transposed else layer.weight)
+        model.get_submodule(name).weight.copy_(layer.weight)
     return model
 
 
@@ -222,6 +220,8 @@ def test_the_full_norm_changes_the_outputs_of_each_layer_least(name):
 
 def as_matrix(layer: nn.Module) -> Tensor:
     """The matrix (out, in) of a layer, whatever it is."""
+    if isinstance(layer, FactorizedLayer):
+        return layer.factorization.to_dense().detach().double()
     weight = layer.weight.detach().double()
     return weight.T if isinstance(layer, transformers.pytorch_utils.Conv1D) else weight
 

@@ -22,6 +22,7 @@ from page_commands import (
 from pages import PAGES, RESULTS, ROOT, commands
 
 import lowrank
+from lowrank.export.formats import FORMATS, format_class
 
 # What makes a sweep smaller that is run: whatever it is, and where it has such an option.
 BRIEF = ["measure.latency_seconds=0.01", "threads=1"]
@@ -45,7 +46,10 @@ CHOICES = {
 # What the text says that a sweep refuses.
 REFUSED = {"method=gptq,awq method.group_size=32"}
 # What is set like that in Python alone; `where`, for one, is a group of a sweep as well.
-CALLED = (lowrank.compress, lowrank.optimize_for, lowrank.export_model)
+CALLED = (
+    *(lowrank.compress, lowrank.optimize_for, lowrank.export_model, lowrank.export_peft),
+    *map(format_class, FORMATS),
+)
 ARGUMENTS = {name for function in CALLED for name in signature(function).parameters}
 ARGUMENTS -= {path.name for path in CONF.iterdir()} | {*OmegaConf.load(CONF / "config.yaml")}
 ALL = [command for page in [*PAGES, *RESULTS] for command in commands(page)]

@@ -125,7 +125,13 @@ class LoRA(LowRankAdapter):
         def base(rest: Tensor) -> Factorization:
             # A dense base compensates the rounding of the adapter, too.
             rest = rest if self.base is None else beyond_rounding(rest, weight)
-            return self.frozen(rest.to(weight.dtype), norm)
+            stored = rest.to(weight.dtype)
+            if self.iterations > 1 and not bool(stored.isfinite().all()):
+                raise ValueError(
+                    f"what the adapter leaves of the weight is beyond the range of its dtype, "
+                    f"{weight.dtype}: convert the model, as by model.float(), or use iterations=1"
+                )
+            return self.frozen(stored, norm)
 
         def adapter(rest: Tensor) -> Factorization | None:
             if not bool(rest.any()):

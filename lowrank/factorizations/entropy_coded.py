@@ -18,7 +18,7 @@ from lowrank.factorizations.packing import pack, packed_bytes, unpack
 from lowrank.factorizations.tracing import untraced
 from lowrank.files.fields import Fields
 from lowrank.numerics.memo import memoised
-from lowrank.numerics.normalised import times_power
+from lowrank.numerics.normalised import as_float32, times_power
 from lowrank.numerics.storage import dtype_name
 
 PARTS: tuple[str, ...] = ("row_step", "column_step", "row_spread", "column_spread")
@@ -288,17 +288,3 @@ def check_codes(codes: Tensor) -> None:
 def least_bytes(count: int) -> int:
     """Bytes of `count` codes that are all equal: three numbers, and a state of each stream."""
     return 12 + 4 * ans.streams(count)
-
-
-def as_float32(step: float, exponent: int) -> tuple[float, int]:
-    """A number of normal size and the rest of a power of two, 0 if float32 has step · 2^exponent.
-
-    Raises:
-        ValueError: a step that is not above 0 and finite.
-    """
-    if not 0 < step < math.inf:
-        raise ValueError(f"step={step} between levels must be above 0 and finite")
-    number, power = math.frexp(step)
-    if -125 <= power + exponent <= 127:
-        return math.ldexp(number, power + exponent), 0
-    return number, power + exponent

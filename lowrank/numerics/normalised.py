@@ -38,3 +38,17 @@ def times_power(tensor: Tensor, exponent: int) -> Tensor:
     """A tensor times 2^exponent, in two steps: the power itself may be beyond the dtype's range."""
     half = exponent // 2
     return tensor * 2.0**half * 2.0 ** (exponent - half)
+
+
+def as_float32(step: float, exponent: int) -> tuple[float, int]:
+    """A number of normal size and the rest of a power of two, 0 if float32 has step · 2^exponent.
+
+    Raises:
+        ValueError: a step that is not above 0 and finite.
+    """
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step} between levels must be above 0 and finite")
+    number, power = math.frexp(step)
+    if -125 <= power + exponent <= 127:
+        return math.ldexp(number, power + exponent), 0
+    return number, power + exponent

@@ -19,7 +19,7 @@ from lowrank import DoRA, LoRA, Quantization
 from lowrank.export.formats import format_named
 from lowrank.export.formats.hf import own_code
 from lowrank.export.formats.hf.compressed_tensors import (
-    Scheme,
+    PackingScheme,
     packed_tensors,
     quantization_config,
     why_not,
@@ -64,7 +64,7 @@ def test_the_library_reads_the_packed_codes_as_the_same_matrix(
     zero = torch.randint(0, 2**bits, (layout.count,), generator=draw) if has_zero else None
     form = Quantized(layout, codes, scale, zero, dtype)
     assert not why_not(form)
-    scheme = Scheme.of(form, zeros, dequantize_first)
+    scheme = PackingScheme.of(form, zeros, dequantize_first)
     if scheme is None:
         assert has_zero and bits == 8 and not zeros
         return
@@ -98,7 +98,7 @@ def test_what_has_no_place_is_said(layout, zero, why):
 
 
 def test_expressions_name_no_other_layers():
-    scheme = Scheme(4, None, True)
+    scheme = PackingScheme(4, None, True)
     names = ["a.0.q", "a.1.q", "a.2.q", "b.0.k", "b.1.k"]
     config = quantization_config(
         dict.fromkeys(["a.0.q", "a.2.q", "b.0.k", "b.1.k"], scheme), [], names

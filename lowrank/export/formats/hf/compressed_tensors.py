@@ -30,7 +30,7 @@ SHAPE_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Scheme:
+class PackingScheme:
     """How the codes of a layer are packed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Scheme:
     dequantize: bool = False
 
     @classmethod
-    def of(cls, form: Quantized, zeros: bool, dequantize: bool = False) -> Scheme | None:
+    def of(cls, form: Quantized, zeros: bool, dequantize: bool = False) -> PackingScheme | None:
         """The scheme of a form that `why_not` accepts; None if there is none without zero points.
 
         Without them the differences code − zero are the codes, of one bit more.
@@ -117,7 +117,7 @@ def why_not(form: Quantized) -> str:
     return ""
 
 
-def schemes_of(forms: Mapping[str, Quantized], dequantize: bool) -> dict[str, Scheme]:
+def schemes_of(forms: Mapping[str, Quantized], dequantize: bool) -> dict[str, PackingScheme]:
     """The schemes of forms that `why_not` accepts, by the name of the layer.
 
     Readers take packed zero points only if they multiply out as they load, and then take one scheme
@@ -130,7 +130,7 @@ def schemes_of(forms: Mapping[str, Quantized], dequantize: bool) -> dict[str, Sc
     Raises:
         ValueError: they are, and there are several schemes.
     """
-    found = {name: Scheme.of(form, True, dequantize) for name, form in forms.items()}
+    found = {name: PackingScheme.of(form, True, dequantize) for name, form in forms.items()}
     several = len(set(found.values())) > 1
     if several and dequantize:
         raise ValueError(
@@ -139,11 +139,11 @@ def schemes_of(forms: Mapping[str, Quantized], dequantize: bool) -> dict[str, Sc
             "the same bits and groups"
         )
     if several:
-        found = {name: Scheme.of(form, zeros=False) for name, form in forms.items()}
+        found = {name: PackingScheme.of(form, zeros=False) for name, form in forms.items()}
     return {name: scheme for name, scheme in found.items() if scheme is not None}
 
 
-def packed_tensors(form: Quantized, scheme: Scheme) -> dict[str, Tensor]:
+def packed_tensors(form: Quantized, scheme: PackingScheme) -> dict[str, Tensor]:
     """The tensors that stand for ``weight`` in the file, by the ends of their names.
 
     A reader computes (code − zero) · scale in the dtype of the scale, which is that of W there.
@@ -168,7 +168,7 @@ def packed_tensors(form: Quantized, scheme: Scheme) -> dict[str, Tensor]:
 
 
 def quantization_config(
-    schemes: Mapping[str, Scheme], others: Sequence[str], names: Collection[str]
+    schemes: Mapping[str, PackingScheme], others: Sequence[str], names: Collection[str]
 ) -> dict[str, Any]:
     """The entry ``quantization_config`` of a model's config.
 
@@ -177,7 +177,7 @@ def quantization_config(
         others: names of the linear layers that are not packed.
         names: of all modules.
     """
-    groups: dict[Scheme, list[str]] = {}
+    groups: dict[PackingScheme, list[str]] = {}
     for name, scheme in schemes.items():
         groups.setdefault(scheme, []).append(name)
     return {
@@ -200,7 +200,7 @@ def quantization_config(
     }
 
 
-def rounding_note(form: Quantized, scheme: Scheme) -> str:
+def rounding_note(form: Quantized, scheme: PackingScheme) -> str:
     """What becomes of the scales where the reader rounds them to the dtype of W; else empty."""
     scale = form.scale
     if scheme.dequantize or torch.equal(scale.to(form.dtype).to(scale.dtype), scale):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowrank.export.formats.dense import planned_dense
 from lowrank.export.formats.hf.compressed_tensors import (
-    Scheme,
+    PackingScheme,
     packed_tensors,
     quantization_config,
     rounding_note,
@@ -75,7 +75,7 @@ def pack_layers(
     return {"quantization_config": quantization_config(schemes, others, modules)}
 
 
-def _planned(model: nn.Module, layer: Layer, schemes: Mapping[str, Scheme]) -> PlannedLayer:
+def _planned(model: nn.Module, layer: Layer, schemes: Mapping[str, PackingScheme]) -> PlannedLayer:
     form, name = layer.factorization, layer.modules[0]
     if isinstance(form, Dense):
         return planned_dense(layer, "")
@@ -102,7 +102,7 @@ def _planned_half(model: nn.Module, layer: Layer, form: Half) -> PlannedLayer:
     return replace(planned_dense(layer, ""), stored=stored, nbytes=form.stored.nbytes)
 
 
-def _schemes(model: nn.Module, dequantize: bool) -> dict[str, Scheme]:
+def _schemes(model: nn.Module, dequantize: bool) -> dict[str, PackingScheme]:
     """How the layers are packed that can be, by name."""
     forms = {
         layer.modules[0]: layer.factorization
