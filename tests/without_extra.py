@@ -14,6 +14,10 @@ ROOT = Path(__file__).parents[1]
 # What of the library and of the programs needs a library, as (module, expression in it).
 USES = {
     "PIL": ("lowrank.tasks", "HubImages('me/images')"),
+    "compressed_tensors": (
+        "runpy",
+        "run_module('experiments.benchmarks.exported', run_name='__main__')",
+    ),
     "datasets": ("lowrank.tasks", "HubText('me/text', 'test')"),
     "filelock": ("lowrank.tasks", "Trained(Training(1, 0.1, 8))"),
     "gguf": ("lowrank.export.model_files", "plan_export(nn.Linear(1, 1), 'gguf')"),
@@ -28,6 +32,7 @@ USES = {
     "matplotlib": ("importlib", "import_module('lowrank.reporting.plots')"),
     "onnx": ("lowrank.export.model_files", "plan_export(nn.Linear(2, 2), 'onnx')"),
     "onnx_ir": ("lowrank.export.model_files", "plan_export(nn.Linear(2, 2), 'onnx')"),
+    "onnxruntime": ("runpy", "run_module('experiments.benchmarks.exported', run_name='__main__')"),
     "onnxscript": ("lowrank.export.model_files", "plan_export(nn.Linear(2, 2), 'onnx')"),
     "pandas": ("lowrank.records.store", "load_both('.')"),
     "pydantic": ("runpy", "run_module('experiments.reproduce', run_name='__main__')"),
@@ -44,6 +49,7 @@ USES = {
     "wandb": ("experiments.trackers", "WandbTracker('offline', 'project', 'folder')"),
 }
 REPORTS = {"pandas", "matplotlib", "tabulate"}
+EXPORTED = {"compressed_tensors", "hydra", "onnxruntime", "torchmetrics", "transformers"}
 # Programs with their arguments, and what they need; none of them gets so far as to do anything.
 PROGRAMS = {
     "experiments.sweep": {"hydra", "joblib", "threadpoolctl"} | REPORTS,
@@ -57,6 +63,7 @@ PROGRAMS = {
     "experiments.benchmarks.break_even": REPORTS,
     "experiments.benchmarks.budget_curve": {"hydra"},
     "experiments.benchmarks.decomposition": {"sklearn", "threadpoolctl"},
+    "experiments.benchmarks.exported": EXPORTED | REPORTS,
     "experiments.benchmarks.peers": {"hydra", "transformers", "torchmetrics"} | REPORTS,
 }
 

@@ -7,6 +7,7 @@ import importlib.util
 # Import name of a library → the extra of pyproject.toml that has it.
 EXTRAS = {
     "PIL": "tasks",
+    "compressed_tensors": "exported",
     "datasets": "tasks",
     "filelock": "tasks",
     "gguf": "gguf",
@@ -18,6 +19,7 @@ EXTRAS = {
     "matplotlib": "reports",
     "onnx": "onnx",
     "onnx_ir": "onnx",
+    "onnxruntime": "exported",
     "onnxscript": "onnx",
     "pandas": "reports",
     "pydantic": "sweep",
@@ -33,6 +35,7 @@ EXTRAS = {
 
 # Extra → the extras that it installs too.
 INCLUDED = {
+    "exported": {"gguf", "onnx", "reports", "sweep", "tasks"},
     "gguf": {"tasks"},
     "harness": {"tasks"},
     "peers": {"reports", "sweep", "tasks"},
