@@ -17,6 +17,7 @@ from experiments.benchmarks import exported
 from experiments.benchmarks.exported_runtimes import subject
 from experiments.benchmarks.exported_runtimes.cases import CASES
 from experiments.benchmarks.exported_runtimes.runtimes import OfGguf
+from experiments.benchmarks.exported_runtimes.table import MIB
 from lowrank.model.batch import Batch
 from lowrank.tasks import CausalLM, HubText, Packing
 from lowrank.tasks.sentences import PADDING, SentenceClassifier
@@ -24,7 +25,7 @@ from lowrank.tasks.sentences import PADDING, SentenceClassifier
 if any(importlib.util.find_spec(name) is None for name in exported.LIBRARIES):
     pytest.skip("runtimes are not installed", allow_module_level=True)
 
-MEMORY = {"before": 2 * exported.MIB, "peak": 5 * exported.MIB}
+MEMORY = {"before": 2 * MIB, "peak": 5 * MIB}
 # It keeps in 16 bits what is not in blocks.
 ROUNDED = "transformers, GGUF"
 
@@ -79,7 +80,7 @@ def test_a_language_model_runs_in_every_runtime(quick, tmp_path, monkeypatch):
     rounded = values["runtime"] == ROUNDED
     check_agreement(values[~rounded], "perplexity")
     assert 0 < float(values.loc[rounded, "difference"].item()) < 1e-2
-    assert (values["model_bytes"] == 3 * exported.MIB).all()
+    assert (values["model_bytes"] == 3 * MIB).all()
     first = values.iloc[0]
     assert first["speedup"] == first["bytes_ratio"] == 1 and first["layers"] == 0
     kept = values.set_index(["runtime", "model"])["layers_kept"]
@@ -132,7 +133,9 @@ def test_a_part_of_a_model_is_exchanged_and_the_rest_stays():
     ids = torch.tensor([[1, 2, 3], [4, 5, PADDING]])
     batch = Batch((ids,))
     part, inputs = subject.part_of(model, Task(), batch)
-    assert part == subject.Part("encoder", ("input_ids", "attention_mask"), "last_hidden_state")
+    assert part == subject.ExportedPart(
+        "encoder", ("input_ids", "attention_mask"), "last_hidden_state"
+    )
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     encoder = part.of(model)
     same = part.exchanged(model, lambda given: encoder(**given)[0].detach().numpy())

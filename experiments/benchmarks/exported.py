@@ -23,33 +23,30 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from experiments.benchmarks.exported_runtimes.cases import CASES, METHODS, RuntimeCase, Written
-from experiments.benchmarks.exported_runtimes.runtimes import Run
+from experiments.benchmarks.exported_runtimes.cases import CASES, METHODS, RuntimeCase
 from experiments.benchmarks.exported_runtimes.subject import (
-    Part,
+    ExportedPart,
     SomeExamples,
-    distance,
     load_task,
     part_of,
 )
+from experiments.benchmarks.exported_runtimes.table import MeasuredRuntime, tabulate
 from experiments.required import REPORTS, require
 from lowrank import compress
 from lowrank.execution.timing import block, clock_of, threads
 from lowrank.measure.environment import environment
-from lowrank.measure.speedup import paired_speedup
 from lowrank.model.select import Select
 from lowrank.point.quality import evaluate
 from lowrank.records.store import check_writable
@@ -62,32 +59,10 @@ MEMORY = "experiments.benchmarks.exported_runtimes.memory_program"
 LIBRARIES = ("onnxruntime", "compressed_tensors")
 # A block of passes takes about this long.
 BLOCK_SECONDS = 0.02
-MIB = 2**20
-
-
-@dataclass
-class MeasuredRuntime:
-    """The measurements of a row.
-
-    Attributes:
-        written: its files.
-        run: the model in this runtime.
-        outputs: for the example.
-        memory: bytes before the model is loaded and at the peak.
-        seconds: of a pass, in each round.
-    """
-
-    case: RuntimeCase
-    written: Written
-    run: Run
-    outputs: Tensor
-    quality: float = float("nan")
-    memory: dict[str, int | None] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModels:
     """What is measured.
 
     Attributes:
@@ -99,7 +74,7 @@ class Subject:
 
     task: Task
     models: dict[bool, nn.Module]
-    part: Part
+    part: ExportedPart
     inputs: dict[str, Tensor]
     folder: Path
 
@@ -149,7 +124,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> tuple[Tabl
     rows = torch.arange(options.batch) % len(test)
     part, inputs = part_of(dense, task, test.batch(rows))
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, folder / "inputs")
-    subject = Subject(task, {False: dense, True: small}, part, inputs, folder)
+    subject = ComparedModels(task, {False: dense, True: small}, part, inputs, folder)
     measured, missing = [], []
     for case in (case for case in CASES if options.only.lower() in case.name.lower()):
         try:
@@ -168,7 +143,9 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> tuple[Tabl
     return tabulate(measured, task, caption(task, small, len(test), options)), missing
 
 
-def made(case: RuntimeCase, subject: Subject, options: argparse.Namespace) -> MeasuredRuntime:
+def made(
+    case: RuntimeCase, subject: ComparedModels, options: argparse.Namespace
+) -> MeasuredRuntime:
     """The files of a row, loaded and run once.
 
     Raises:
@@ -186,7 +163,7 @@ def made(case: RuntimeCase, subject: Subject, options: argparse.Namespace) -> Me
 
 
 def memory(
-    case: RuntimeCase, subject: Subject, options: argparse.Namespace
+    case: RuntimeCase, subject: ComparedModels, options: argparse.Namespace
 ) -> dict[str, int | None]:
     """The memory of a process with this runtime alone; see `memory_program`.
 
@@ -226,79 +203,6 @@ def take_turns(measured: Sequence[MeasuredRuntime], inputs: dict[str, Tensor], r
         for found, count in turns if number % 2 == 0 else reversed(turns):
             found.run(inputs)
             found.seconds.append(block(found.run, inputs, count, clock))  # type: ignore[arg-type]
-
-
-def tabulate(measured: Sequence[MeasuredRuntime], task: Task, text: str) -> Table:
-    """One row for each runtime and its files."""
-    import pandas as pd
-
-    from lowrank.reporting.table import Table, no_bold
-
-    metric = task.judged_by()[0].name
-    same: dict[bool, Tensor] = {}
-    values, cells = [], []
-    for found in measured:
-        reference = same.setdefault(found.case.compressed, found.outputs)
-        number = numbers(found, measured[0], metric) | {
-            "difference": distance(found.outputs, reference)
-        }
-        values.append(number)
-        cells.append(texts(found, number, metric))
-    shown = pd.DataFrame(cells)
-    return Table(pd.DataFrame(values), shown, no_bold(shown), text, labels=2)
-
-
-def numbers(found: MeasuredRuntime, first: MeasuredRuntime, metric: str) -> dict[str, Any]:
-    """The columns of a row for CSV; None where there is nothing."""
-    before, peak = found.memory["before"], found.memory["peak"]
-    speedup = paired_speedup(first.seconds, found.seconds)
-    low, middle, high = quartiles(found.seconds)
-    return {
-        "runtime": found.case.runtime.name,
-        "model": found.case.stored,
-        "layers": found.written.layers,
-        "layers_kept": found.written.kept,
-        "bytes": found.written.nbytes,
-        "bytes_ratio": first.written.nbytes / found.written.nbytes,
-        metric: found.quality,
-        "peak_bytes": peak,
-        "model_bytes": None if peak is None or before is None else peak - before,
-        "seconds": middle,
-        "seconds_low": low,
-        "seconds_high": high,
-        "speedup": speedup.median,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
-    }
-
-
-def quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """The quartiles of times, of which there may be only one."""
-    if len(seconds) == 1:
-        return seconds[0], seconds[0], seconds[0]
-    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return low, middle, high
-
-
-def texts(found: MeasuredRuntime, number: dict[str, Any], metric: str) -> dict[str, str]:
-    """The columns of a row for people."""
-    kept, layers = number["layers_kept"], number["layers"]
-    growth, peak = number["model_bytes"], number["peak_bytes"]
-    times = [1000 * number[name] for name in ("seconds", "seconds_low", "seconds_high")]
-    bounds = [number[name] for name in ("speedup", "speedup_low", "speedup_high")]
-    return {
-        "runtime": number["runtime"],
-        "model": number["model"],
-        "kept": f"{kept} of {layers}" if layers else "–",
-        "disk MiB": f"{number['bytes'] / MIB:.2f}",
-        "smaller": f"{number['bytes_ratio']:.2f}",
-        metric: f"{found.quality:.4f}",
-        "difference": f"{number['difference']:.1e}",
-        "memory MiB": "–" if peak is None else f"{peak / MIB:.0f}",
-        "above imports": "–" if growth is None else f"{growth / MIB:.0f}",
-        "ms": "{:.3g} ({:.3g} … {:.3g})".format(*times),
-        "speedup": "{:.2f} ({:.2f} … {:.2f})".format(*bounds),
-    }
 
 
 def caption(task: Task, model: nn.Module, examples: int, options: argparse.Namespace) -> str:

@@ -44,7 +44,7 @@ def main() -> None:
         from experiments.benchmarks.exported_runtimes import subject
 
         task = subject.load_task(request["task"])
-        network = subject.Part(request["place"], (), None).network(task)
+        network = subject.ExportedPart(request["place"], (), None).network(task)
     if "lowrank" not in runtime.libraries:
         sys.modules["lowrank"] = None  # type: ignore[assignment]
     for module in request["modules"]:

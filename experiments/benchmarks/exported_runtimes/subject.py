@@ -29,7 +29,7 @@ def load_task(name: str) -> Task:
 
 
 @dataclass(frozen=True)
-class Part:
+class ExportedPart:
     """The part of a model that goes into files: its outermost model of transformers, or all of it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Part:
 class Stand(nn.Module):
     """A module that has a runtime compute its outputs."""
 
-    def __init__(self, run: Run, part: Part) -> None:
+    def __init__(self, run: Run, part: ExportedPart) -> None:
         super().__init__()
         self._run, self._part = run, part
 
@@ -78,7 +78,7 @@ class Stand(nn.Module):
         return result if output is None else SimpleNamespace(**{output: result})
 
 
-def part_of(model: nn.Module, task: Task, batch: Batch) -> tuple[Part, dict[str, Tensor]]:
+def part_of(model: nn.Module, task: Task, batch: Batch) -> tuple[ExportedPart, dict[str, Tensor]]:
     """The part of a model that is exported, and its inputs for a batch."""
     from transformers import PreTrainedModel
 
@@ -98,7 +98,7 @@ def part_of(model: nn.Module, task: Task, batch: Batch) -> tuple[Part, dict[str,
     # Where the signature gathers inputs by name, they are in this one entry.
     inputs = {**inputs, **inputs.pop("kwargs", {})}
     output = next(iter(outputs)) if isinstance(outputs, dict) else None
-    return Part(place, tuple(inputs), output), inputs
+    return ExportedPart(place, tuple(inputs), output), inputs
 
 
 class SomeExamples(Split):
