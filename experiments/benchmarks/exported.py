@@ -47,6 +47,7 @@ from experiments.required import REPORTS, require
 from lowrank import compress
 from lowrank.execution.timing import block, clock_of, threads
 from lowrank.measure.environment import environment
+from lowrank.model.batch import Batch
 from lowrank.model.select import Select
 from lowrank.point.quality import evaluate
 from lowrank.records.store import check_writable
@@ -121,8 +122,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> tuple[Tabl
     where = Select(kinds="Linear", embeddings=False, last=False)
     small = compress(dense, METHODS[options.method], where=where).model
     test = SomeExamples(task.split("test"), options.examples)
-    rows = torch.arange(options.batch) % len(test)
-    part, inputs = part_of(dense, task, test.batch(rows))
+    part, inputs = part_of(dense, task, Batch(task.example(options.batch)))
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, folder / "inputs")
     subject = ComparedModels(task, {False: dense, True: small}, part, inputs, folder)
     measured, missing = [], []

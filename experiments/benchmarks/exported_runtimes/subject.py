@@ -47,11 +47,17 @@ class ExportedPart:
         return model.get_submodule(self.place)
 
     def network(self, task: Task) -> Network:
-        """What makes it without weights; None where its files describe it."""
+        """What makes it without weights; None where the files of its class describe it."""
         from transformers import PreTrainedModel
 
-        is_described = isinstance(self.of(task.network()), PreTrainedModel)
-        return None if is_described else lambda: self.of(task.network())
+        part = self.of(task.network())
+        if isinstance(part, PreTrainedModel):
+            with torch.device("meta"):
+                whole: nn.Module = type(part)(part.config)
+            # A task may have removed what it does not use.
+            if whole.state_dict().keys() == part.state_dict().keys():
+                return None
+        return lambda: self.of(task.network())
 
     def exchanged(self, model: nn.Module, run: Run) -> nn.Module:
         """A copy of the model with a runtime in the place of the part."""
