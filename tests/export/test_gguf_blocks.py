@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 import lowrank
 from lowrank import Quantization, TruncatedSVD
-from lowrank.export.formats.gguf_blocks import BLOCK_TYPES, in_blocks
+from lowrank.export.formats.gguf_blocks import in_blocks
 from lowrank.factorizations import Quantized
 from lowrank.factorizations.packing import Layout
+from lowrank.reading.gguf_blocks import BLOCK_TYPES
 
 WIDE = GROUPED | TOKENS | {"hidden_size": 64, "num_hidden_layers": 1}
 LLAMA = Architecture("LlamaForCausalLM", "LlamaConfig", WIDE, 9, set(), "")

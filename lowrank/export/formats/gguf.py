@@ -12,7 +12,6 @@ import numpy as np
 from torch import nn
 
 from lowrank.export.formats.format import Format
-from lowrank.export.formats.gguf_architectures import GgufArchitecture, architecture_of
 from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
@@ -22,6 +21,7 @@ from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.shared_memory import identity
 from lowrank.numerics.checks import check_one_of
 from lowrank.numerics.storage import dtype_name
+from lowrank.reading.gguf_architectures import GgufArchitecture, architecture_of
 from lowrank.tasks.splits import check_text
 
 FILE = "model.gguf"

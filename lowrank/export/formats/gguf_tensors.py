@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowrank.export.formats.gguf_blocks import BLOCK, in_blocks
+from lowrank.export.formats.gguf_blocks import in_blocks
 from lowrank.factorizations import Dense, Factorization, Half, Quantized
 from lowrank.numerics.storage import dtype_name
+from lowrank.reading.gguf_blocks import BLOCK
 
 # The name of a floating dtype in GGUF → that in torch.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
