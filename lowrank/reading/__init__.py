@@ -3,6 +3,7 @@
 from lowrank.files.fields import Fields
 from lowrank.reading.awq import Awq
 from lowrank.reading.compressed_tensors import CompressedTensors
+from lowrank.reading.gguf import open_gguf as open_gguf
 from lowrank.reading.gptq import Gptq
 from lowrank.reading.read import ReadModel as ReadModel
 from lowrank.reading.read import read_model as read_model

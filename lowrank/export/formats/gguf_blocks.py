@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank.factorizations import Quantized
+from lowrank.factorizations import Quantized, ScaledLevels
 from lowrank.factorizations.packing import Layout, unpack
 from lowrank.factorizations.quantized import symmetric_zero
 from lowrank.reading.gguf_blocks import BLOCK, BLOCK_TYPES, BlockType, GgufBlocks
@@ -28,6 +28,23 @@ def in_blocks(form: Quantized) -> GgufBlocks | str:
         if codes is not None:
             return codes
     return "its blocks do not reach so far, or hold no such zero points"
+
+
+def with_own_minimum(form: ScaledLevels) -> GgufBlocks | str:
+    """The same matrix in the smallest blocks with a minimum, or why there are none."""
+    low, scale, layout = form.minimum, form.scale, form.layout
+    if form.levels is not None or isinstance(scale, ScaledLevels) or low is None:
+        return "its blocks have whole numbers for levels, scales without a code and a minimum"
+    if layout.group_size != BLOCK or form.shape[1] % BLOCK or len(low) != layout.count:
+        return f"its groups are no blocks of {BLOCK}"
+    if not (_is_half(scale) and _is_half(low)):
+        return "a scale or minimum is no number of its float16"
+    kind = next((k for k in BLOCK_TYPES if k.has_minimum and k.bits >= layout.bits), None)
+    if kind is None:
+        return f"its blocks with a minimum have no codes of {layout.bits} bits"
+    codes = unpack(form.codes, layout.bits, form.shape[0] * form.shape[1]).view(form.shape)
+    numbers = torch.stack([scale, low]).to(torch.float16).view(2, form.shape[0], -1)
+    return GgufBlocks(kind, codes, numbers)
 
 
 @dataclass(frozen=True)
