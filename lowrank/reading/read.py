@@ -42,7 +42,7 @@ class ReadModel:
 
     Attributes:
         model: it computes what its weights say; where another tool also rounds activations, such a
-            model is refused.
+            model is refused, or its layers say so.
         scheme: how it was stored.
         layers: those that were compressed; all others are as in the file.
         file_bytes: of all tensors in the files.
@@ -110,7 +110,7 @@ def _with_layer(model: nn.Module, name: str, form: Factorization, parts: LayerTe
         elif bool(values.any()):  # Some tools give every layer one, of zeros.
             raise ValueError(f"'{name}.bias' is in the file, and the layer has none")
     if isinstance(form, Dense):
-        module.weight.copy_(form.weight)
+        module.get_parameter("weight").copy_(form.weight)
         return model
     weight = module.weight  # One that is tied is used by other modules too.
     users = [one for one in model.modules() if one._parameters.get("weight") is weight]
