@@ -25,12 +25,13 @@ def read_compressed(
     multiply_out: bool = False,
 ) -> ReadModel:
     """A model of the transformers library that another tool has compressed, with its layers as
-    factorizations: compressed-tensors (integers), GPTQ, AWQ, bitsandbytes, or a GGUF file of a Llama
-    or Qwen2.
+    factorizations: compressed-tensors (integers), GPTQ, AWQ, bitsandbytes, or a GGUF file of a
+    Llama or Qwen2.
 
-    The codes are those of the file. None of the tools is needed but `gguf`, no code runs, and nothing large
-    is taken from memory before the files and the config fit each other. The language model tasks take
-    such a model too, by its name, if it is no GGUF file. Of a GGUF file the tokenizer is not read.
+    The codes are those of the file. None of the tools is needed but `gguf`, no code runs, and
+    nothing large is taken from memory before the files and the config fit each other. The language
+    model tasks take such a model too, by its name, if it is no GGUF file. Of a GGUF file the
+    tokenizer is not read.
 
     Args:
         name: its name in the mirror or on the hub, or its folder; a GGUF file by its path, or its
