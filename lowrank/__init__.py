@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lowrank.numerics.memo import unchanging as unchanging
     from lowrank.point import MeasureSettings as MeasureSettings
     from lowrank.point import measure_point as measure_point
-    from lowrank.tasks.pretrained import read_compressed as read_compressed
+    from lowrank.tasks.read_compressed import read_compressed as read_compressed
 
 # Where each name is. All decomposers and allocations are found without being listed.
 PLACES = {
@@ -49,7 +49,7 @@ PLACES = {
     "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
     "push_to_hub": "lowrank.export.formats.hf.push",
-    "read_compressed": "lowrank.tasks.pretrained",
+    "read_compressed": "lowrank.tasks.read_compressed",
     "save": "lowrank.export.checkpoint",
     "unchanging": "lowrank.numerics.memo",
 }

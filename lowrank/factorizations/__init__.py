@@ -23,5 +23,6 @@ from lowrank.factorizations.reordered_columns import ReorderedColumns as Reorder
 from lowrank.factorizations.row_scales import NormalizedRows as NormalizedRows
 from lowrank.factorizations.row_scales import ScaledRows as ScaledRows
 from lowrank.factorizations.scaled_columns import ScaledColumns as ScaledColumns
+from lowrank.factorizations.scaled_levels import ScaledLevels as ScaledLevels
 from lowrank.factorizations.sparse import Sparse as Sparse
 from lowrank.factorizations.tunable import Tunable as Tunable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,12 @@ class Coded(Leaf):
 
     Codes and what they are read by keep their bits when a model is moved to another dtype, so W's
     own dtype may have to be kept apart: by `_keep_dtype`.
+
+    Attributes:
+        as_stored: the names of its real buffers that keep their dtype.
     """
+
+    as_stored: ClassVar[tuple[str, ...]] = ()
 
     _as_dtype: Tensor
 
@@ -31,3 +37,16 @@ class Coded(Leaf):
 
     def map_dense(self, function: Callable[[Dense], Factorization]) -> Factorization:
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Seen as bytes, scales and zero points follow to a device and keep their numbers: rounded
+        # to another dtype, they would no longer be those that the codes were made for.
+        found = {name: getattr(self, name) for name in self.as_stored}
+        stored = {name: one.dtype for name, one in found.items() if isinstance(one, Tensor)}
+        for name in stored:
+            setattr(self, name, getattr(self, name).view(torch.uint8))
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            for name, dtype in stored.items():
+                setattr(self, name, getattr(self, name).view(dtype))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +42,8 @@ class Quantized(Coded):
         ValueError: shapes that do not fit the layout, codes or zero points that are no codes of its
             bits, or scales that are no finite numbers.
     """
+
+    as_stored: ClassVar[tuple[str, ...]] = ("scale", "zero")
 
     codes: Tensor
     scale: Tensor
@@ -151,18 +152,6 @@ class Quantized(Coded):
             return f"Quantized {self.layout.describe()}"
         kind = "real zero points" if self.zero.is_floating_point() else "zero points"
         return f"Quantized {self.layout.describe()}, {kind}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Seen as bytes, scales and zero points follow to a device and keep their numbers: rounded
-        # to another dtype, they would no longer be those that the codes were made for.
-        stored = {n: t.dtype for n in ("scale", "zero") if (t := getattr(self, n)) is not None}
-        for name in stored:
-            setattr(self, name, getattr(self, name).view(torch.uint8))
-        try:
-            return super()._apply(fn, recurse)
-        finally:
-            for name, dtype in stored.items():
-                setattr(self, name, getattr(self, name).view(dtype))
 
 
 def check_scales(name: str, values: Tensor) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations import Factorization
+from lowrank.factorizations import Dense, Factorization
 from lowrank.measure.size import nbytes
 from lowrank.model.contents import names_of
 from lowrank.model.layers import rule_for
 from lowrank.model.sites import replace_module
-from lowrank.reading.scheme import REALS, Scheme
+from lowrank.reading.scheme import REALS, LayerReader
 from lowrank.reading.stored import LayerTensors, StoredTensor
 
 # A tensor that old files have, and models derive.
@@ -22,10 +22,10 @@ DERIVED = ".rotary_emb.inv_freq"
 
 @dataclass(frozen=True)
 class ReadLayer:
-    """A layer that was read into a factorization.
+    """A layer that was stored compressed.
 
     Attributes:
-        form: of its weight, such as ``Quantized 64→64, 4 bits, group 64``.
+        form: of its weight, such as ``Quantized 64→64, 4 bits, group 64``, and notes on it.
         file_bytes: of its weight in the file.
         nbytes: of the factorization.
     """
@@ -42,7 +42,7 @@ class ReadModel:
 
     Attributes:
         model: it computes what its weights say; where another tool also rounds activations, such a
-            model is refused.
+            model is refused, or its layers say so.
         scheme: how it was stored.
         layers: those that were compressed; all others are as in the file.
         file_bytes: of all tensors in the files.
@@ -67,7 +67,7 @@ class ReadModel:
 @torch.no_grad()
 def read_model(
     stored: Mapping[str, StoredTensor],
-    scheme: Scheme,
+    scheme: LayerReader,
     network: Callable[[], nn.Module],
     dtype: torch.dtype,
 ) -> ReadModel:
@@ -92,7 +92,8 @@ def read_model(
         model = _with_layer(model, name, form, parts)
         if parts.left:
             raise ValueError(f"'{name}' has {sorted(parts.left)}, which no layer of {scheme} has")
-        layers.append(ReadLayer(name, form.describe(), parts.nbytes, nbytes(form)))
+        said = "; ".join([form.describe(), *form.notes])
+        layers.append(ReadLayer(name, said, parts.nbytes, nbytes(form)))
     plain = {name: stored[name].read(shape, *REALS) for name, shape in found.plain.items()}
     model.load_state_dict(plain, strict=False)
     total = sum(tensor.nbytes for tensor in stored.values())
@@ -101,16 +102,23 @@ def read_model(
 
 def _with_layer(model: nn.Module, name: str, form: Factorization, parts: LayerTensors) -> nn.Module:
     module = model.get_submodule(name)
-    rule = rule_for(module)
-    assert rule is not None
-    bias = module.bias
+    bias = getattr(module, "bias", None)
     if "bias" in parts:
         values = parts["bias"].read((form.shape[0],), *REALS)
         if isinstance(bias, Tensor):
             bias.copy_(values)
         elif bool(values.any()):  # Some tools give every layer one, of zeros.
             raise ValueError(f"'{name}.bias' is in the file, and the layer has none")
-    return replace_module(model, module, rule.build(module, form, "channel"))
+    if isinstance(form, Dense):
+        module.get_parameter("weight").copy_(form.weight)
+        return model
+    weight = module.weight  # One that is tied is used by other modules too.
+    users = [one for one in model.modules() if one._parameters.get("weight") is weight]
+    for one in users:
+        rule = rule_for(one)
+        assert rule is not None
+        model = replace_module(model, one, rule.build(one, form, "channel"))
+    return model
 
 
 class _Division:
@@ -137,6 +145,11 @@ class _Division:
             self.compressed[name] = LayerTensors(name, tensors)
             matrix = rule.matrix(module, "channel")
             self.shapes[name] = (matrix.shape[0], matrix.shape[1])
+            if matrix.numel() > 8 * self.compressed[name].nbytes:  # No code has less than a bit.
+                raise ValueError(
+                    f"'{name}' is {self.shapes[name]} in the model, of which its "
+                    f"{self.compressed[name].nbytes} bytes in the file are none"
+                )
         inside = {f"{name}.{end}" for name in self.compressed for end in of_layers[name]}
         others = {n for n in stored if n not in inside and not n.endswith(DERIVED)}
         self.plain = {name: tuple(state[name].shape) for name in others if name in state}

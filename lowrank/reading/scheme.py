@@ -17,8 +17,26 @@ from lowrank.reading.stored import LayerTensors, StoredTensor
 REALS = (torch.float16, torch.bfloat16, torch.float32)
 
 
-class Scheme(ABC):
-    """The way in which a tool stores quantized layers.
+class LayerReader(ABC):
+    """What makes factorizations of the tensors of layers; its text says how they were stored."""
+
+    @abstractmethod
+    def read(
+        self, parts: LayerTensors, shape: tuple[int, int], dtype: torch.dtype
+    ) -> Factorization:
+        """The same matrix (out, in) as a factorization; dense if it is to be stored as it is.
+
+        Args:
+            parts: the tensors of the layer.
+            dtype: of the matrix.
+
+        Raises:
+            ValueError: they are not those of such a matrix.
+        """
+
+
+class Scheme(LayerReader):
+    """The way in which a tool stores quantized layers, as a config describes it.
 
     Attributes:
         method: its name in the field ``quant_method`` of a config.
@@ -33,20 +51,6 @@ class Scheme(ABC):
 
         Raises:
             ValueError: one that is not read.
-        """
-
-    @abstractmethod
-    def read(
-        self, parts: LayerTensors, shape: tuple[int, int], dtype: torch.dtype
-    ) -> Factorization:
-        """The same matrix (out, in) as a factorization.
-
-        Args:
-            parts: the tensors of the layer.
-            dtype: of the matrix.
-
-        Raises:
-            ValueError: they are not those of such a matrix.
         """
 
 

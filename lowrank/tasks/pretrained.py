@@ -244,35 +244,3 @@ def check_causal(logits: Callable[[Tensor], Tensor], name: str, device: str) -> 
             f"model {name!r} is not causal: its outputs depend on tokens that come later, so it "
             "has no perplexity"
         )
-
-
-def read_compressed(
-    name: str,
-    *,
-    dtype: str = "float32",
-    auto: str = "AutoModelForCausalLM",
-    revision: str | None = None,
-) -> ReadModel:
-    """A model of the transformers library that another tool has compressed, with its layers as
-    factorizations: compressed-tensors (integers), GPTQ or AWQ.
-
-    The codes are those of the file. None of the tools is needed, no code runs, and nothing large is
-    taken from memory before the files and the config fit each other. The language model tasks take
-    such a model too, by its name.
-
-    Args:
-        name: its name in the mirror or on the hub, or its folder.
-        dtype: of its weights, as they are computed from the codes: float32, float16 or bfloat16.
-        auto: the class of transformers that makes the model.
-        revision: a commit on the hub.
-
-    Raises:
-        ValueError: as `Pretrained.read`; a class that does not exist.
-    """
-    pretrained = Pretrained(name, dtype, revision)
-    import transformers
-
-    cls = getattr(transformers, auto, None) if auto.startswith("Auto") else None
-    if not hasattr(cls, "from_config"):
-        raise ValueError(f"auto={auto!r} must be such a class of transformers, as 'AutoModel'")
-    return pretrained.read(cls)

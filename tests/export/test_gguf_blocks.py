@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 import lowrank
 from lowrank import Quantization, TruncatedSVD
-from lowrank.export.formats.gguf_blocks import BLOCK_TYPES, in_blocks
-from lowrank.factorizations import Quantized
+from lowrank.export.formats.gguf_blocks import in_blocks, with_own_minimum
+from lowrank.factorizations import Quantized, ScaledLevels
 from lowrank.factorizations.packing import Layout
+from lowrank.reading.gguf_blocks import BLOCK_TYPES
 
 WIDE = GROUPED | TOKENS | {"hidden_size": 64, "num_hidden_layers": 1}
 LLAMA = Architecture("LlamaForCausalLM", "LlamaConfig", WIDE, 9, set(), "")
@@ -105,6 +106,34 @@ def test_what_does_not_fit_is_said(layout, scale, zero, text):
     zeros = None if zero is None else torch.zeros(layout.count, dtype=torch.uint8)
     form = Quantized(layout, codes, torch.full((layout.count,), 0.3).to(scale), zeros)
     assert text in in_blocks(form)
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(2, "Q4_1"), (4, "Q4_1"), (5, "Q5_1")])
+def test_levels_with_a_minimum_are_blocks_of_the_same_numbers(bits, expected):
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 2**bits, (3, 64), generator=draw)
+    scale, low = (torch.randn(6, generator=draw).half() for _ in range(2))
+    form = ScaledLevels(Layout((3, 64), bits, 32), codes, scale, None, low)
+    blocks = with_own_minimum(form)
+    assert blocks.type.name == expected and torch.equal(read(blocks), form.to_dense())
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "change", "text"),
+    [
+        (6, 32, {}, "no codes of 6 bits"),
+        (4, 64, {}, "no blocks of 32"),
+        (4, 32, {"minimum": torch.ones(1)}, "no blocks of 32"),
+        (4, 32, {"minimum": None}, "have whole numbers for levels"),
+        (4, 32, {"levels": torch.ones(16)}, "have whole numbers for levels"),
+        (4, 32, {"scale": torch.full((4,), 0.3)}, "no number of its float16"),
+    ],
+)
+def test_levels_that_are_no_blocks_are_said(bits, size, change, text):
+    layout = Layout((2, 64), bits, size)
+    parts = {"scale": torch.ones(layout.count), "minimum": torch.ones(layout.count)} | change
+    form = ScaledLevels(layout, torch.zeros(2, 64, dtype=torch.uint8), **parts)
+    assert text in with_own_minimum(form)
 
 
 def vocabulary(*merges, byte_fallback=False):

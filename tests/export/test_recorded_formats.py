@@ -20,6 +20,8 @@ import lowrank
 from lowrank import Quantization, TruncatedSVD
 from lowrank.execution.substitute import substitute
 from lowrank.export.formats.plan import ExportPlan
+from lowrank.factorizations import Layout, ScaledLevels
+from lowrank.model.factorized import FactorizedLinear
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)
@@ -318,3 +320,18 @@ def test_an_operation_without_onnx_is_named(tmp_path):
     model = nn.Sequential(nn.Linear(4, 4), Rare())
     with pytest.raises(ValueError, match=r"linalg_eigh.*in the layer '1'.*has no ONNX"):
         lowrank.export_model(model, "onnx", tmp_path / "out", example=torch.ones(2, 3, 4))
+
+
+def test_levels_with_a_minimum_are_multiplied_out_where_a_format_has_no_such_codes(tmp_path):
+    """They come from files of others only, so that no method makes them."""
+    codes = torch.arange(64).view(1, 64) % 16
+    numbers = torch.full((2,), 0.5), None, torch.full((2,), -3.0)
+    form = ScaledLevels(Layout((1, 64), 4, 32), codes, *numbers)
+    model = nn.Sequential(FactorizedLinear(form, None)).eval()
+    example = torch.ones(2, 64)
+    plan = lowrank.export_model(model, "onnx", tmp_path / "a", example=example, multiply_out=True)
+    assert "no levels of a table" in plan.layers[0].why_dense
+    plan = lowrank.export_model(model, "torch_export", tmp_path / "b", example=example)
+    assert plan.layers[0].why_dense == ""
+    program = torch.export.load(next((tmp_path / "b").glob("*.pt2")))
+    assert torch.equal(program.module()(example), model(example))

@@ -12,7 +12,6 @@ import numpy as np
 from torch import nn
 
 from lowrank.export.formats.format import Format
-from lowrank.export.formats.gguf_architectures import GgufArchitecture, architecture_of
 from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
@@ -22,6 +21,7 @@ from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.shared_memory import identity
 from lowrank.numerics.checks import check_one_of
 from lowrank.numerics.storage import dtype_name
+from lowrank.reading.gguf_architectures import GgufArchitecture, architecture_of
 from lowrank.tasks.splits import check_text
 
 FILE = "model.gguf"
@@ -35,7 +35,8 @@ class Gguf(Format):
     keeps them, in the smallest that holds them exactly: the width of its rows and its groups are
     multiples of 32, and its scales are numbers of float16. ``Quantization(bits=4, group_size=32)``
     makes those of Q4_0, 5 bits and 8 bits those of Q5_0 and Q8_0, and ``symmetric=False`` with 4
-    bits those of Q5_0. A layer in half precision keeps it too. All others are multiplied out.
+    bits those of Q5_0. Blocks with minima that were read of another file, and a layer in half
+    precision, stay so too. All others are multiplied out.
 
     Args:
         tokenizer: the name or folder of the one to include; empty: that of the model's own folder;

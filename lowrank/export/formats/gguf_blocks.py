@@ -1,89 +1,16 @@
-"""The block formats of GGUF: 32 consecutive weights of a row share a scale, and perhaps a minimum.
-
-Source: the structures ``block_q4_0`` … ``block_q8_0`` of ggml (ggml-common.h), and `gguf.quants`.
-"""
+"""Quantized matrices in the block formats of GGUF."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lowrank.factorizations import Quantized
+from lowrank.factorizations import Quantized, ScaledLevels
 from lowrank.factorizations.packing import Layout, unpack
 from lowrank.factorizations.quantized import symmetric_zero
-
-BLOCK = 32
-
-
-@dataclass(frozen=True)
-class BlockType:
-    """GgufBlocks of weights d · (code − offset), or d · code + m, with d and m in float16.
-
-    Attributes:
-        name: in GGUF.
-        bits: of a code.
-        has_minimum: whether there is an m, and no offset.
-    """
-
-    name: str
-    bits: int
-    has_minimum: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a block."""
-        return (4 if self.has_minimum else 2) + BLOCK * self.bits // 8
-
-    @property
-    def offset(self) -> int:
-        """The code of 0, where there is no minimum."""
-        return 0 if self.has_minimum else 2 ** (self.bits - 1)
-
-
-# The smallest first.
-BLOCK_TYPES = (
-    BlockType("Q4_0", 4),
-    BlockType("Q4_1", 4, has_minimum=True),
-    BlockType("Q5_0", 5),
-    BlockType("Q5_1", 5, has_minimum=True),
-    BlockType("Q8_0", 8),
-)
-
-
-@dataclass(frozen=True)
-class GgufBlocks:
-    """A matrix in blocks.
-
-    Attributes:
-        codes: shape (out, in), in 0..2^bits − 1.
-        numbers: d, and m if there is one, shape (1 or 2, out, in / 32), float16.
-    """
-
-    type: BlockType
-    codes: Tensor
-    numbers: Tensor
-
-    def to_bytes(self) -> np.ndarray:
-        """The bytes of its rows, shape (out, in / 32 · bytes of a block)."""
-        rows, columns = self.codes.shape
-        codes = self.codes.cpu().numpy().astype(np.uint8).reshape(-1, BLOCK)
-        numbers = self.numbers.cpu().numpy().view(np.uint8).reshape(len(self.numbers), -1, 2)
-        parts = [*numbers, *_packed(codes, self.type.bits)]
-        return np.concatenate(parts, axis=1).reshape(rows, columns // BLOCK * self.type.nbytes)
-
-
-def _packed(codes: np.ndarray, bits: int) -> list[np.ndarray]:
-    """The bytes of codes (blocks, 32) behind the numbers of their blocks."""
-    if bits == 8:
-        return [codes ^ 0x80]  # The integer code − 128, in two's complement.
-    low = codes & 0x0F
-    # A byte holds code i, and code i + 16 in its upper half.
-    halves = low[:, : BLOCK // 2] | low[:, BLOCK // 2 :] << 4
-    fifth = [np.packbits(codes >> 4, axis=1, bitorder="little")] if bits == 5 else []
-    return [*fifth, halves]
+from lowrank.reading.gguf_blocks import BLOCK, BLOCK_TYPES, BlockType, GgufBlocks
 
 
 def in_blocks(form: Quantized) -> GgufBlocks | str:
@@ -101,6 +28,23 @@ def in_blocks(form: Quantized) -> GgufBlocks | str:
         if codes is not None:
             return codes
     return "its blocks do not reach so far, or hold no such zero points"
+
+
+def with_own_minimum(form: ScaledLevels) -> GgufBlocks | str:
+    """The same matrix in the smallest blocks with a minimum, or why there are none."""
+    low, scale, layout = form.minimum, form.scale, form.layout
+    if form.levels is not None or isinstance(scale, ScaledLevels) or low is None:
+        return "its blocks have whole numbers for levels, scales without a code and a minimum"
+    if layout.group_size != BLOCK or form.shape[1] % BLOCK or len(low) != layout.count:
+        return f"its groups are no blocks of {BLOCK}"
+    if not (_is_half(scale) and _is_half(low)):
+        return "a scale or minimum is no number of its float16"
+    kind = next((k for k in BLOCK_TYPES if k.has_minimum and k.bits >= layout.bits), None)
+    if kind is None:
+        return f"its blocks with a minimum have no codes of {layout.bits} bits"
+    codes = unpack(form.codes, layout.bits, form.shape[0] * form.shape[1]).view(form.shape)
+    numbers = torch.stack([scale, low]).to(torch.float16).view(2, form.shape[0], -1)
+    return GgufBlocks(kind, codes, numbers)
 
 
 @dataclass(frozen=True)

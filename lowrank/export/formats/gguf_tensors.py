@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowrank.export.formats.gguf_blocks import BLOCK, in_blocks
-from lowrank.factorizations import Dense, Factorization, Half, Quantized
+from lowrank.export.formats.gguf_blocks import in_blocks, with_own_minimum
+from lowrank.factorizations import Dense, Factorization, Half, Quantized, ScaledLevels
 from lowrank.numerics.storage import dtype_name
+from lowrank.reading.gguf_blocks import BLOCK, GgufBlocks
 
 # The name of a floating dtype in GGUF → that in torch.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -83,12 +84,20 @@ def held_form(form: Factorization, kind: str) -> HeldTensor:
 
 
 def _quantized(form: Quantized, kind: str) -> HeldTensor | str:
-    blocks = in_blocks(form)
+    return _in_blocks(lambda: in_blocks(form))
+
+
+def _levels(form: ScaledLevels, kind: str) -> HeldTensor | str:
+    return _in_blocks(lambda: with_own_minimum(form))
+
+
+def _in_blocks(make: Callable[[], GgufBlocks | str]) -> HeldTensor | str:
+    blocks = make()
     if isinstance(blocks, str):
         return blocks
     nbytes = blocks.codes.numel() // BLOCK * blocks.type.nbytes
     # Made again when they are written, since all layers together may not fit in memory.
-    return HeldTensor(blocks.type.name, nbytes, lambda: in_blocks(form).to_bytes())  # type: ignore[union-attr]
+    return HeldTensor(blocks.type.name, nbytes, lambda: make().to_bytes())  # type: ignore[union-attr]
 
 
 def _half(form: Half, kind: str) -> HeldTensor:
@@ -105,4 +114,5 @@ HOLDERS: dict[type[Factorization], Callable[..., HeldTensor | str]] = {
     Dense: _dense,
     Half: _half,
     Quantized: _quantized,
+    ScaledLevels: _levels,
 }

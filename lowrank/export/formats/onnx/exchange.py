@@ -15,6 +15,7 @@ from lowrank.factorizations.factorization import Leaf
 from lowrank.factorizations.half import Half
 from lowrank.factorizations.packing import Layout
 from lowrank.factorizations.quantized import Quantized
+from lowrank.factorizations.scaled_levels import ScaledLevels
 from lowrank.factorizations.sparse import Sparse
 from lowrank.numerics.storage import dtype_name
 
@@ -74,6 +75,8 @@ def refusal(form: Leaf) -> str:
     """Why ONNX does not hold a leaf; empty if it does."""
     if isinstance(form, Sparse):
         return "onnxruntime multiplies no sparse matrices"
+    if isinstance(form, ScaledLevels):
+        return "ONNX has no levels of a table or a minimum with a scale for each group"
     if isinstance(form, Codebook) and form.layout.count > 1:
         return "ONNX gathers from one codebook, and this has one for each group"
     if isinstance(form, Quantized) and form.zero is not None and form.zero.is_floating_point():

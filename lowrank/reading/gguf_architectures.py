@@ -1,4 +1,5 @@
-"""The architectures that are written as GGUF: their metadata, and the order of their rows.
+"""The architectures that GGUF files are written and read of: their metadata, and the order of their
+rows.
 
 Source: the names and keys of llama.cpp, as `gguf.constants` lists them; the order of rows by its
 ``convert_hf_to_gguf.py``.
@@ -6,6 +7,7 @@ Source: the names and keys of llama.cpp, as `gguf.constants` lists them; the ord
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +92,32 @@ def _llama_sizes(config: Any) -> dict[str, int]:
 def _no_sizes(config: Any) -> dict[str, int]:
     del config
     return {}
+
+
+# The names of layers in GGUF → those in the model; within a block, and outside.
+INSIDE = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+IN_BLOCK = re.compile(r"blk\.(\d{1,6})\.(\w+)")
+
+
+def name_in_model(name: str) -> str | None:
+    """The name in the model of a tensor of GGUF; None if no such model has it."""
+    stem, _, last = name.rpartition(".")
+    block = IN_BLOCK.fullmatch(stem)
+    layer = OUTSIDE.get(stem)
+    if block is not None and block[2] in INSIDE:
+        layer = f"model.layers.{int(block[1])}.{INSIDE[block[2]]}"
+    return None if layer is None or last not in ("weight", "bias") else f"{layer}.{last}"
 
 
 ARCHITECTURES = (
