@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from lowrank.execution import optimize_for as optimize_for
     from lowrank.export.checkpoint import load as load
     from lowrank.export.checkpoint import save as save
+    from lowrank.export.cutting import cut_model as cut_model
     from lowrank.export.formats.hf.push import push_to_hub as push_to_hub
     from lowrank.export.model_files import export_model as export_model
     from lowrank.export.model_files import plan_export as plan_export
     from lowrank.export.peft import export_peft as export_peft
     from lowrank.export.peft import load_peft as load_peft
+    from lowrank.model.plain import plain_model as plain_model
     from lowrank.model.select import Select as Select
     from lowrank.numerics.memo import unchanging as unchanging
     from lowrank.point import MeasureSettings as MeasureSettings
@@ -41,6 +43,7 @@ PLACES = {
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
+    "cut_model": "lowrank.export.cutting",
     "export_model": "lowrank.export.model_files",
     "export_peft": "lowrank.export.peft",
     "plan_export": "lowrank.export.model_files",
@@ -48,6 +51,7 @@ PLACES = {
     "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",
     "optimize_for": "lowrank.execution",
+    "plain_model": "lowrank.model.plain",
     "push_to_hub": "lowrank.export.formats.hf.push",
     "read_compressed": "lowrank.tasks.read_compressed",
     "save": "lowrank.export.checkpoint",

@@ -40,6 +40,7 @@ USES = {
     "tabulate": ("importlib", "import_module('lowrank.reporting.captions')"),
     "tensorboardX": ("experiments.trackers", "TensorBoardTracker('folder')"),
     "threadpoolctl": ("lowrank.point", "computing(seed=0, threads=1).__enter__()"),
+    "torch_pruning": ("lowrank.export.cutting.cut", "cut_model(nn.Linear(2, 2))"),
     "torchao": (
         "experiments.benchmarks.peer_methods.torchao_rounding",
         "TorchaoRounding(bits=8, group_size=None).compress(None)",

@@ -27,6 +27,7 @@ EXTRAS = {
     "tabulate": "reports",
     "tensorboardX": "sweep",
     "threadpoolctl": "sweep",
+    "torch_pruning": "cut",
     "torchao": "peers",
     "torchmetrics": "tasks",
     "transformers": "tasks",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -27,15 +29,28 @@ def dense_model(model: nn.Module) -> nn.Module:
     Args:
         model: compressed or not; it is not changed, and shares its other tensors with the result.
     """
+    return with_plain_layers(model, lambda _, layer, weights: layer.plain(weights.of(layer)))
+
+
+@torch.no_grad()
+def with_plain_layers(
+    model: nn.Module, made: Callable[[str, FactorizedLayer, DenseWeights], nn.Module]
+) -> nn.Module:
+    """A copy of a model, on the same other tensors, with other modules in the place of its layers.
+
+    Args:
+        made: gives the module for a layer, of its name.
+    """
     new = copied(model, [*model.parameters(), *model.buffers()]).model
-    weights, places = _Weights(), Places(new)
+    weights, places = DenseWeights(), Places(new)
+    names = {module: name for name, module in new.named_modules()}
     hosts = [module for module in new.modules() if isinstance(module, Host)]
     for host in hosts:
         _exchange(places, host, host.closed(weights.read))
     # From the inside out, since an attention layer has linear layers in it.
     layers = [module for module in places.model.modules() if isinstance(module, FactorizedLayer)]
     for layer in reversed(layers):
-        plain = layer.plain(weights.of(layer))
+        plain = made(names[layer], layer, weights)
         others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
         vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
         _exchange(places, layer, plain)
@@ -43,7 +58,7 @@ def dense_model(model: nn.Module) -> nn.Module:
     return places.model
 
 
-class _Weights:
+class DenseWeights:
     """The dense weights of factorizations, each made once."""
 
     def __init__(self) -> None:
@@ -55,8 +70,12 @@ class _Weights:
 
     def of(self, layer: FactorizedLayer) -> nn.Parameter:
         """The weight in the layout of the layer that was replaced."""
-        made = self._made.setdefault(layer.factorization, [])
-        value = layer.as_weight(layer.factorization.to_dense().detach())
+        return self.made(layer.factorization, layer.as_weight)
+
+    def made(self, form: Factorization, layout: Callable[[Tensor], Tensor]) -> nn.Parameter:
+        """What a layout makes of the matrix of a factorization; equal ones of it are one."""
+        made = self._made.setdefault(form, [])
+        value = layout(form.to_dense().detach())
         for other in made:
             if other.shape == value.shape and torch.equal(other, value):
                 return other

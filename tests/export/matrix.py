@@ -39,6 +39,7 @@ def compressed(form: str) -> nn.Module:
 # Head of a column → a format and its options; the small Llama has no tokenizer.
 COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
     "`dense`": ("dense", {}),
+    "`plain`": ("plain", {}),
     "`hf`": ("hf", {"tokenizer": None}),
     "`hf`, `code=True`": ("hf", {"tokenizer": None, "code": True}),
     "`gguf`": ("gguf", {"tokenizer": None}),

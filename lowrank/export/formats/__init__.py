@@ -11,6 +11,7 @@ from lowrank.export.formats.format import Format
 # Name of a format → its module and class. Imported when it is asked for.
 FORMATS = {
     "dense": ("dense", "DenseTensors"),
+    "plain": ("plain", "PlainModules"),
     "hf": ("hf.folder", "HuggingFaceFolder"),
     "onnx": ("onnx.file", "Onnx"),
     "torch_export": ("torch_export", "TorchExport"),

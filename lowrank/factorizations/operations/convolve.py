@@ -221,7 +221,7 @@ class Convolve(Operation):
         return [(last, right), *((factor, pointwise) for factor in reversed(middle)), (first, left)]
 
     def split(self, heights: Sequence[int], widths: Sequence[int]) -> AxisSplit | None:
-        rows, columns = self._positions
+        rows, columns = self.positions_of_matrix
         whole = all(h % rows == 0 for h in heights) and all(w % columns == 0 for w in widths)
         # A convolution has at least one channel on either side.
         if (
@@ -234,7 +234,7 @@ class Convolve(Operation):
         return AxisSplit(1, [width // columns for width in widths])
 
     def in_blocks(self, count: int, shape: tuple[int, int]) -> Operation | None:
-        whole = all(n % k == 0 for n, k in zip(shape, self._positions, strict=True))
+        whole = all(n % k == 0 for n, k in zip(shape, self.positions_of_matrix, strict=True))
         if not whole or not self._is_by_channel or self.groups > 1:
             return None
         return replace(self, groups=count)
@@ -245,7 +245,7 @@ class Convolve(Operation):
         return self._pointwise(shared=self.shared * self.groups), self
 
     @property
-    def _positions(self) -> tuple[int, int]:
+    def positions_of_matrix(self) -> tuple[int, int]:
         """Rows and columns of the matrix for each channel, where they are by channel."""
         if self.view == "spatial":
             return math.prod(self.kernel_size[1:]), self.kernel_size[0]

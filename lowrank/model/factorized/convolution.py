@@ -54,6 +54,10 @@ class FactorizedConvolution(FactorizedLayer):
         return self._operation.output_padding is not None
 
     @property
+    def operation(self) -> Convolve:
+        return self._operation
+
+    @property
     def settings(self) -> dict[str, Any]:
         values = self._geometry.items()
         return super().settings | {n: list(v) if isinstance(v, tuple) else v for n, v in values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
-from lowrank.factorizations.operations import Lookup
+from lowrank.factorizations.operations import Lookup, Operation
 from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
 
 
@@ -32,6 +32,10 @@ class FactorizedEmbedding(FactorizedLayer):
     def weight(self) -> Tensor:
         """The table, for code that reads it instead of calling."""
         return read_matrix(self.factorization)
+
+    @property
+    def operation(self) -> Operation:
+        return self._operation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)

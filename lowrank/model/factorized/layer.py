@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.lazy_weight import LazyWeight, matrix_of, refuse
-from lowrank.factorizations.operations import KernelView
+from lowrank.factorizations.operations import KernelView, Operation
 from lowrank.factorizations.tracing import is_recorded
 
 
@@ -60,6 +60,14 @@ class FactorizedLayer(nn.Module):
     def as_weight(self, matrix: Tensor) -> Tensor:
         """The matrix of the factorization in the layout of that layer's weight."""
         return matrix
+
+    @property
+    def operation(self) -> Operation | None:
+        """How its matrix is applied to its inputs; None if the module around it reads the weight.
+
+        Of a convolution that pads its inputs itself, without that padding.
+        """
+        return None
 
     @property
     def settings(self) -> dict[str, Any]:

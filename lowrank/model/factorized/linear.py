@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.factorizations import Factorization
+from lowrank.factorizations.operations import Multiply, Operation
 from lowrank.model.factorized.layer import FactorizedLayer, made, read_matrix
 
 
@@ -35,6 +36,10 @@ class FactorizedLinear(FactorizedLayer):
     def weight(self) -> Tensor:
         """W, for code that reads the weight of a layer instead of calling it."""
         return read_matrix(self.factorization)
+
+    @property
+    def operation(self) -> Operation:
+        return Multiply()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
