@@ -1,12 +1,12 @@
-"""GGUF files in llama.cpp itself, which is built for this in a quarter of an hour.
+"""GGUF files in llama.cpp itself.
 
-LLAMA_CPP_PYTHON may name a Python that has llama-cpp-python already.
+LLAMA_CPP_PYTHON names a Python that has llama-cpp-python, which is compiled for minutes to an hour
+where it is installed. Without it these are skipped.
 """
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ STORIES = Path(os.environ.get("LOWRANK_HUB", ""), "models/karpathy/stories260K")
 pytestmark = [
     pytest.mark.environment,
     pytest.mark.skipif(not STORIES.is_dir(), reason="LOWRANK_HUB is not set"),
+    pytest.mark.skipif("LLAMA_CPP_PYTHON" not in os.environ, reason="LLAMA_CPP_PYTHON is not set"),
 ]
 PROGRAM = Path(__file__).with_name("llama_cpp_program.py")
 TEXT = "Once upon a time, there was a little girl named Lily.\nShe had 12  red balls and Äpfel."
@@ -36,18 +37,7 @@ COUNT = 40
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    if "LLAMA_CPP_PYTHON" in os.environ:
-        return os.environ["LLAMA_CPP_PYTHON"]
-    folder = tmp_path_factory.mktemp("llama")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    own = folder / "bin" / "python"
-    subprocess.run([own, "-m", "pip", "install", "--quiet", "llama-cpp-python"], check=True)
-    return own
-
-
-@pytest.fixture(scope="module")
-def found(python, tmp_path_factory):
+def found(tmp_path_factory):
     from transformers import AutoModelForCausalLM
 
     root, models = tmp_path_factory.mktemp("gguf"), {}
@@ -61,7 +51,8 @@ def found(python, tmp_path_factory):
     asked = {"folders": [str(root / name) for name in CASES], "text": TEXT, "count": COUNT}
     asked["start"] = ids()[:8]
     (root / "asked.json").write_text(json.dumps(asked))
-    ran = subprocess.run([python, PROGRAM, root / "asked.json"], capture_output=True, text=True)
+    command = [os.environ["LLAMA_CPP_PYTHON"], PROGRAM, root / "asked.json"]
+    ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return {name: (model, np.load(root / name / "llama.npz")) for name, model in models.items()}
 
