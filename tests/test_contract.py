@@ -70,6 +70,7 @@ from lowrank.factorizations import (
     ReorderedColumns,
     Scaled,
     ScaledColumns,
+    ScaledLevels,
     ScaledRows,
     Sparse,
     Sum,
@@ -411,7 +412,7 @@ def test_every_decomposer_is_in_the_table():
 
 def test_every_factorization_is_in_the_table():
     # No method makes the columns of other tools in another order; tests/factorizations has theirs.
-    inside = set().union(*(row.kinds for row in ROWS.values())) | {ReorderedColumns}
+    inside = set().union(*(row.kinds for row in ROWS.values())) | {ReorderedColumns, ScaledLevels}
     methods = {"to_dense", "config", "from_config"}
     assert exported(factorizations, Factorization, methods) == inside
 
