@@ -88,7 +88,7 @@ def test_a_language_model_runs_in_every_runtime(quick, tmp_path, monkeypatch):
     assert kept["transformers, compressed-tensors", "pack-quantized"] == 14
     assert kept[ROUNDED, "blocks"] == 0
     for case in rows:
-        files = [path for path in (work / case.name).rglob("*") if path.is_file()]
+        files = [path for path in (work / case.folder).rglob("*") if path.is_file()]
         row = values[(values["runtime"] == case.runtime.name) & (values["model"] == case.stored)]
         assert row["bytes"].item() == sum(path.stat().st_size for path in files)
 

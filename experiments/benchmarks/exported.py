@@ -154,7 +154,7 @@ def made(
     if lacks := case.runtime.missing():
         raise ValueError(lacks)
     model = subject.part.of(subject.models[case.compressed])
-    folder = subject.folder / case.name
+    folder = subject.folder / case.folder
     written = case.write(model, folder, subject.inputs)
     run = case.runtime.load(folder, subject.part.network(subject.task), options.threads)
     with torch.inference_mode():
@@ -175,7 +175,7 @@ def memory(
     request = {
         "class": type(case.runtime).__name__,
         "fields": asdict(case.runtime),  # type: ignore[call-overload]
-        "folder": str(subject.folder / case.name),
+        "folder": str(subject.folder / case.folder),
         "inputs": str(subject.folder / "inputs"),
         "modules": [*case.runtime.libraries, *[type(part).__module__] * case.runtime.builds],
         "place": subject.part.place,

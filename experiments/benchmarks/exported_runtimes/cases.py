@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ class RuntimeCase:
     def name(self) -> str:
         """The row in messages, and of its folder."""
         return f"{self.runtime.name}: {self.stored}"
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, that of a module too: code in it is imported by transformers."""
+        return re.sub(r"\W+", "_", self.name)
 
     def write(self, model: nn.Module, folder: Path, example: dict[str, Any]) -> Written:
         """Write the files, layers that the format does not hold as dense matrices.
