@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_finish() -> None:
-    """Tell the garbage collector that 12,000 tests, and the libraries that they import, stay."""
+    """Tell the garbage collector that 16,000 tests, and the libraries that they import, stay."""
     gc.collect()
     gc.freeze()
 
@@ -35,3 +36,24 @@ def cache(tmp_path_factory) -> Path:
     base = tmp_path_factory.getbasetemp()
     # Each worker of pytest-xdist has a folder of its own below that of the test run.
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lowrank-cache"
+
+
+@pytest.fixture
+def modules_of_models(tmp_path, monkeypatch):
+    """Where `transformers` imports the code of models from, for one test.
+
+    Python knows one package `transformers_modules`, in one folder: that of another test goes
+    before, and this one's afterwards.
+    """
+    forget_modules_of_models()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    yield
+    forget_modules_of_models()
+
+
+def forget_modules_of_models() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]

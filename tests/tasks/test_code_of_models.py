@@ -35,7 +35,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 
 @pytest.fixture
-def with_code(tmp_path, monkeypatch):
+def with_code(tmp_path, monkeypatch, modules_of_models):
     """A model folder that brings code of its own, and the mark that the code makes."""
     folder, mark = tmp_path / "own", tmp_path / "ran"
     text_mirror.save_llama(folder, text_mirror.byte_tokenizer())
@@ -54,7 +54,6 @@ def with_code(tmp_path, monkeypatch):
     text_mirror.save_rows(hub / "datasets" / "me" / "words", **texts)
     mirrors.use(hub, monkeypatch)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("the terminal was asked"))
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
     (hub / "models").mkdir()
     return replace(TASK, pretrained=str(folder)), mark
 
