@@ -2,8 +2,8 @@
 
 import gc
 import os
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -16,6 +16,11 @@ import experiments.sweep  # noqa: F401
 # other's way.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `transformers` copies the code of models here and imports it: one folder for all tests of a
+# process, where Python finds one package of its name, and none that another process fills too.
+MODULES = TemporaryDirectory(prefix="lowrank-modules-")
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 # The same examples every time, so that a change alone decides whether the tests pass, and slow
 # machines may be slow; `pytest --hypothesis-profile=explore` looks for new ones.
@@ -36,24 +41,3 @@ def cache(tmp_path_factory) -> Path:
     base = tmp_path_factory.getbasetemp()
     # Each worker of pytest-xdist has a folder of its own below that of the test run.
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lowrank-cache"
-
-
-@pytest.fixture
-def modules_of_models(tmp_path, monkeypatch):
-    """Where `transformers` imports the code of models from, for one test.
-
-    Python knows one package `transformers_modules`, in one folder: that of another test goes
-    before, and this one's afterwards.
-    """
-    forget_modules_of_models()
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
-    )
-    yield
-    forget_modules_of_models()
-
-
-def forget_modules_of_models() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
-        del sys.modules[name]

@@ -411,7 +411,7 @@ def test_every_decomposer_is_in_the_table():
 
 
 def test_every_factorization_is_in_the_table():
-    # No method makes the columns of other tools in another order; tests/factorizations has theirs.
+    # No method makes these two, which other tools write; tests/factorizations has theirs.
     inside = set().union(*(row.kinds for row in ROWS.values())) | {ReorderedColumns, ScaledLevels}
     methods = {"to_dense", "config", "from_config"}
     assert exported(factorizations, Factorization, methods) == inside

@@ -36,7 +36,7 @@ def options(method, **others):
 
 
 @pytest.fixture
-def quick(monkeypatch, modules_of_models):
+def quick(monkeypatch):
     """All in this process, and nothing compiled; the rows that are left."""
     monkeypatch.setattr(exported, "memory", lambda *_: MEMORY)
     rows = [case for case in CASES if not getattr(case.runtime, "compiled", False)]

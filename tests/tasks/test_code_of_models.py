@@ -35,7 +35,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 
 @pytest.fixture
-def with_code(tmp_path, monkeypatch, modules_of_models):
+def with_code(tmp_path, monkeypatch):
     """A model folder that brings code of its own, and the mark that the code makes."""
     folder, mark = tmp_path / "own", tmp_path / "ran"
     text_mirror.save_llama(folder, text_mirror.byte_tokenizer())

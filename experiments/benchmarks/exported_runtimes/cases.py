@@ -59,7 +59,7 @@ class RuntimeCase:
 
     @property
     def name(self) -> str:
-        """The row in messages, and of its folder."""
+        """The row in messages."""
         return f"{self.runtime.name}: {self.stored}"
 
     @property
