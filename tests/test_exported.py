@@ -113,6 +113,20 @@ def test_no_row_is_an_error_with_all_reasons(tmp_path, monkeypatch):
         exported.compare(DIGITS, options("low_rank", only="blocks"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "only, says",
+    [
+        ("nonsense", "exported: no row's name contains --only 'nonsense'"),
+        ("with its CODE", "exported: no row can be measured\nmissing: transformers: with its code"),
+    ],
+)
+def test_the_command_says_why_it_measures_nothing(only, says, monkeypatch):
+    monkeypatch.setattr(exported, "load_task", lambda _: DIGITS)
+    with pytest.raises(SystemExit) as stopped:
+        exported.main(["--only", only])
+    assert str(stopped.value).startswith(says)
+
+
 def test_a_part_of_a_model_is_exchanged_and_the_rest_stays():
     class Task:
         def forward(self, model, batch):

@@ -81,13 +81,22 @@ class ComparedModels:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark of the command line."""
+    """Run the benchmark of the command line.
+
+    Raises:
+        SystemExit: no row is named so or can be measured.
+    """
     require("this benchmark", "hydra", "transformers", "torchmetrics", *LIBRARIES, *REPORTS)
     options = parse(arguments)
+    if not any(is_asked_for(case, options) for case in CASES):
+        sys.exit(f"exported: no row's name contains --only {options.only!r}")
     if options.out is not None:
         check_writable(options.out)
     with threads(options.threads), tempfile.TemporaryDirectory() as folder:
-        table, missing = compare(load_task(options.task), options, Path(folder))
+        try:
+            table, missing = compare(load_task(options.task), options, Path(folder))
+        except ValueError as error:
+            sys.exit(f"exported: {error}")
     print(table.to_markdown())
     for line in missing:
         print(line)
@@ -112,6 +121,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def is_asked_for(case: RuntimeCase, options: argparse.Namespace) -> bool:
+    """Whether the name of the row contains ``--only``."""
+    return options.only.lower() in case.name.lower()
+
+
 def compare(task: Task, options: argparse.Namespace, folder: Path) -> tuple[Table, list[str]]:
     """The table, and a line for each row that is not in it.
 
@@ -126,7 +140,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> tuple[Tabl
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, folder / "inputs")
     subject = ComparedModels(task, {False: dense, True: small}, part, inputs, folder)
     measured, missing = [], []
-    for case in (case for case in CASES if options.only.lower() in case.name.lower()):
+    for case in (case for case in CASES if is_asked_for(case, options)):
         try:
             measured.append(made(case, subject, options))
         except ValueError as error:
