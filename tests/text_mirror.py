@@ -6,6 +6,8 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertModel,
     LlamaConfig,
@@ -57,6 +59,32 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     )
+
+
+def save_bart(folder: Path) -> None:
+    """An encoder and decoder of one layer each that writes the words of `sentences`."""
+    tokenizer = word_tokenizer()
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        max_position_embeddings=32,
+        init_std=0.5,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=3,
+        forced_eos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: int = 300) -> None:

@@ -14,6 +14,7 @@ EXTRAS = {
     "huggingface_hub": "tasks",
     "hqq": "peers",
     "hydra": "sweep",
+    "jiwer": "texts",
     "joblib": "sweep",
     "lm_eval": "harness",
     "matplotlib": "reports",
@@ -23,6 +24,7 @@ EXTRAS = {
     "onnxscript": "onnx",
     "pandas": "reports",
     "pydantic": "sweep",
+    "sacrebleu": "texts",
     "sklearn": "tasks",
     "tabulate": "reports",
     "tensorboardX": "sweep",
@@ -41,6 +43,7 @@ INCLUDED = {
     "harness": {"tasks"},
     "peers": {"reports", "sweep", "tasks"},
     "sweep": {"reports", "tasks"},
+    "texts": {"tasks"},
 }
 
 

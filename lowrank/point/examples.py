@@ -16,6 +16,7 @@ from lowrank.files.digest import bytes_of
 from lowrank.model.batch import Batch
 from lowrank.records.outcomes import CONFIDENCE, PREDICTED, Outcomes
 from lowrank.records.parts import Breakdown, Continuations
+from lowrank.statistics.jackknife import as_values
 from lowrank.tasks.agreement import real_of
 from lowrank.tasks.groupings import Grouping
 
@@ -127,6 +128,12 @@ class Gathered:
             self.values.setdefault(name, []).append(numbers.detach().cpu())
         self.weights.append(weights.cpu())
         self.hashes += hashes(batch)
+
+    def influence(self, name: str, value: float, influences: np.ndarray) -> None:
+        """Add what stands for the outcomes of a metric that is no mean, from the influence of each
+        example on its value."""
+        outcomes = as_values(value, influences, self._weights())
+        self.values[name] = [torch.from_numpy(outcomes)]
 
     def mean(self, name: str) -> float:
         """The mean of a value over the predictions; NaN without any."""

@@ -29,7 +29,7 @@ class Evaluation:
     Attributes:
         metrics: by name, the task's metrics, "loss" (mean over the predictions) and, if there is a
             reference, the measures of `Task.agreement` as means over the predictions.
-        outputs: the outputs of each batch, on the CPU; see `Task.forward`. A list of at most
+        outputs: the outputs of each batch, on the CPU; see `Task.predict`. A list of at most
             `KEPT_BYTES`, or else a `Rerun`, which computes them in each iteration.
         undefined: measures that `metrics` lacks because these data do not define them, or because
             their value is too large, each with the reason.
@@ -56,7 +56,7 @@ class Rerun:
             # Entered and left in each step, since the caller has contexts of its own between two
             # steps.
             with evaluating(self.model), torch.inference_mode():
-                outputs = self.task.forward(self.model, batch)
+                outputs = self.task.predict(self.model, batch)
             yield outputs
 
 
@@ -89,7 +89,7 @@ def evaluate(
     dense_batches = repeat(None) if reference is None else iter(reference)
     with evaluating(model), torch.inference_mode():
         for batch in data.batches(batch_size):
-            outputs = task.forward(model, batch)
+            outputs = task.predict(model, batch)
             _check_finite(outputs, tally.examples)
             dense = next(dense_batches, END)
             tally.add(outputs, batch, None if dense is None else _fitting(outputs, dense))
@@ -132,7 +132,7 @@ def _check_finite(outputs: Any, examples: int) -> None:
     found = tensors(outputs)
     if not found:
         raise ValueError(
-            f"`forward` of the task gives a {type(outputs).__name__} in which no tensor is seen: "
+            f"`predict` of the task gives a {type(outputs).__name__} in which no tensor is seen: "
             "give tensors, alone or in tuples, lists and mappings"
         )
     for output in found:

@@ -111,12 +111,12 @@ def _evaluation(model: nn.Module, task: Task) -> Need:
     batch, count = _longest(task), len(task.split("test"))
     batches = [batch.first(rows) for rows in (1, 2)]
     with evaluating(model), torch.no_grad():
-        outputs = [task.forward(model, batch) for batch in batches]
+        outputs = [task.predict(model, batch) for batch in batches]
     each = sum(tensor.nbytes for tensor in tensors(outputs[0]))
     is_kept = count * each <= KEPT_BYTES
 
     def forward(rows: int) -> None:
-        task.forward(model, batches[rows - 1])
+        task.predict(model, batches[rows - 1])
 
     def tally(rows: int) -> None:
         Tally(task).add(outputs[rows - 1], batches[rows - 1], outputs[rows - 1])

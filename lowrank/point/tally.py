@@ -119,6 +119,9 @@ class Tally:
                 f"measure: they measure {', '.join(computed) or 'nothing'}"
             )
         values, others = on_record(computed | means)
+        for name, influences in self.task.influences(self.metrics).items():
+            if name in values:
+                self.gathered.influence(name, values[name], influences)
         self._check_averages(values)
         return values, undefined | others
 

@@ -18,7 +18,11 @@ from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
 from lowrank.tasks.task import loss_metric as loss_metric
 from lowrank.tasks.text_classification import TextClassification as TextClassification
+from lowrank.tasks.text_scores import RecognitionScores as RecognitionScores
+from lowrank.tasks.text_scores import TextScores as TextScores
+from lowrank.tasks.text_scores import TranslationScores as TranslationScores
 from lowrank.tasks.text_sources import HubText as HubText
+from lowrank.tasks.text_to_text import TextToText as TextToText
 from lowrank.tasks.token_sequences import Packing as Packing
 from lowrank.tasks.token_sequences import TokenSplit as TokenSplit
 from lowrank.tasks.training.options import TrainingOptions as TrainingOptions

@@ -19,6 +19,7 @@ from lowrank.tasks.agreement import OUTPUT_ERROR, output_error
 from lowrank.tasks.groupings import Grouping
 
 if TYPE_CHECKING:
+    import numpy as np
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
 
@@ -167,9 +168,18 @@ class Task(ABC):
         lists or mappings, each with the batch as its first axis."""
         return batch.run(model)
 
+    def predict(self, model: nn.Module, batch: Batch) -> Any:
+        """What `metrics` judge; by default the outputs of `forward`, which `loss` takes."""
+        return self.forward(model, batch)
+
     def count(self, metrics: MetricCollection, outputs: Any, targets: Any) -> None:
-        """Update `metrics` with the outputs and the targets of a batch."""
+        """Update `metrics` with the outputs of `predict` and the targets of a batch."""
         metrics.update(outputs, targets)
+
+    def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
+        """By name the influence of each example on a metric that is no mean of examples, such as
+        BLEU, (examples,); it has `average="mean"`. See `lowrank.statistics.jackknife`."""
+        return {}
 
     def example(self, batch_size: int = 1) -> Example:
         """Inputs from the test split, for example to time a model: a tuple for `model(*inputs)`, or
@@ -215,10 +225,7 @@ class Task(ABC):
         return {}
 
     def predictions(self, batch: Batch) -> Tensor:
-        """How many predictions of each example the mean of `loss` is taken of, int64 (batch,).
-
-        Here one of each.
-        """
+        """How many predictions of each example `loss` is the mean of, int64 (batch,); here one."""
         return torch.ones(len(batch), dtype=torch.int64)
 
     def outcomes(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:

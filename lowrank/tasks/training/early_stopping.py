@@ -75,7 +75,7 @@ def validation_value(model: nn.Module, task: Task, name: str) -> float:
     metrics, loss, counted = task.metrics(), 0.0, 0
     with evaluating(model):
         for batch in task.split("validation").batches(task.batch_sizes.quality):
-            outputs = task.forward(model, batch)
+            outputs = task.predict(model, batch)
             task.count(metrics, outputs, batch.targets)
             predictions = int(task.predictions(batch).sum())
             if predictions:
