@@ -16,6 +16,8 @@ DIGITS: Mapping[Scale, int] = {
     **{"plain": 3, "percent": 2, "whole": 0},
     **{"ratio": 2, "bits": 2, "log": 3},
 }
+# What follows a size: in the name of a column of CSV, and in text.
+UNITS: Mapping[str, tuple[str, str]] = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 LONGEST = 200
 # The square of a number on record is one too, as a standard deviation takes it.
 LARGEST = 1e150
