@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # More sentences of a comparison than these are not printed.
 MOST_LINES = 30
-# The fields that are lists of names.
-LISTS = ("compare", "methods", "tuned")
 
 
 def main() -> None:
@@ -128,6 +126,8 @@ def as_list(argument: str) -> str:
 
     Names of methods are quoted, since they may have blanks and brackets, as ``svd (full)`` has.
     """
+    from experiments.report_options import LISTS
+
     name, given, value = argument.partition("=")
     if name not in LISTS or not given or value in ("", "null") or value[0] in "[\"'":
         return argument

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EVERY = "all"
 RUN = ("none", "here", "all")
+RUNS_BY_DEFAULT = "here"
 # Rows of a table that is kept.
 MOST_NAMED = 6
 
@@ -33,6 +34,11 @@ class Asked:
     def __post_init__(self) -> None:
         if self.run not in RUN:
             raise ValueError(f"run={self.run!r} must be one of {', '.join(RUN)}")
+        if self.table is None and self.run != RUNS_BY_DEFAULT:
+            raise ValueError(
+                f"run={self.run} has no effect without a table, which shows the state of all: give "
+                f"table=<name>, or table={EVERY}"
+            )
         if not isinstance(self.out, str) or not self.out:
             raise ValueError(f"out={self.out!r} must be the name of a folder")
 

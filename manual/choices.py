@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lowrank.metrics.metric import NONE
+from lowrank.metrics.metric import NONE, UNITS
 from lowrank.records.columns import COSTS
 from lowrank.reporting.entries import DAGGER, choose
-from lowrank.reporting.tables import STEPS, UNITS
+from lowrank.reporting.tables import STEPS
 from manual.catalogue import MethodEntry
 from manual.measured import SweepResult
 from manual.method_pages import table

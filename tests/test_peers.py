@@ -210,6 +210,20 @@ def test_a_missing_peer_leaves_its_cells_empty_and_is_named(subject):
     assert lines == ["missing: the rows of absent: it is not installed"]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "bold"),
+    [(4.7162, [True, True]), (4.717, [False, True]), (4.71, [True, False])],
+)
+def test_numbers_that_read_the_same_are_both_bold(theirs, bold):
+    case, kept = all_cases(None)[0], {"layer": Kept(torch.zeros(4, 4), 64, 64)}
+    measured = {
+        side: peers.MeasuredMethod(case.name, "", Outcome(kept), quality)
+        for side, quality in zip(peers.both(case), (theirs, 4.7159), strict=True)
+    }
+    table = peers.tabulate([case], measured, "perplexity", "text")
+    assert list(table.best[["perplexity peer", "perplexity ours"]].iloc[0]) == bold
+
+
 def test_the_table_shows_what_a_library_holds_where_that_is_more():
     kept = {"layer": Kept(torch.zeros(4, 4), bits=64, held_bits=128)}
     measured = peers.MeasuredMethod("a row", "", Outcome(kept), 5.0)

@@ -207,8 +207,10 @@ def tabulate(
     frame, shown = pd.DataFrame(values), pd.DataFrame(cells)
     best = no_bold(shown)
     least = frame[[f"{metric}_peer", f"{metric}_ours"]].min(axis=1)
+    # As good is what reads the same: no reader sees which of two equal numbers is less.
+    alike = (shown[f"{metric} peer"] == shown[f"{metric} ours"]) & least.notna()
     for side in ("peer", "ours"):
-        best[f"{metric} {side}"] = frame[f"{metric}_{side}"] == least
+        best[f"{metric} {side}"] = alike | (frame[f"{metric}_{side}"] == least)
     return Table(frame, shown, best, text, labels=3)
 
 

@@ -59,8 +59,9 @@ _SETTINGS = "What is chosen, or follows from what is: shown, and not counted as 
 _ALONE = "Of these the table has no figures."
 _ORDERS = (
     "A claim of another kind than a number: which of two methods is better. The models differ, so "
-    "the figures need not be alike. p is of no difference on the same test examples, corrected for "
-    "all pairs of the order (Holm)."
+    "the figures need not be alike. p is of no difference on the same test examples; where several "
+    "networks were trained, the larger of that and of a t test over them. It is corrected for all "
+    "pairs of the order (Holm)."
 )
 
 

@@ -16,9 +16,13 @@ DIGITS: Mapping[Scale, int] = {
     **{"plain": 3, "percent": 2, "whole": 0},
     **{"ratio": 2, "bits": 2, "log": 3},
 }
+# What follows a size: in the name of a column of CSV, and in text.
+UNITS: Mapping[str, tuple[str, str]] = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 LONGEST = 200
 # The square of a number on record is one too, as a standard deviation takes it.
 LARGEST = 1e150
+# The share of a value by which two are alike: as many right answers, in single precision.
+ROUNDING = 1e-6
 
 # How a metric follows from single examples: the weighted mean of their values, or exp of it.
 Average = Literal["mean", "exp"]
@@ -90,6 +94,14 @@ class Metric:
     def sign(self) -> int:
         """1 if higher is better, else −1: values times this are better when larger."""
         return 1 if self.higher_is_better else -1
+
+    def as_good(self, value: Any, best: Any) -> Any:
+        """Whether a value, or each of an array, is as good as the best; False for NaN.
+
+        Up to rounding: means of the same numbers in another order or precision differ in the last
+        digits, and are no better and no worse.
+        """
+        return self.sign * value >= self.sign * best - ROUNDING * abs(best)
 
     def text(self, mean: float, spread: float = float("nan")) -> str:
         """A number for a table, with its standard deviation if there is one; a dash for NaN."""

@@ -32,8 +32,9 @@ class Baseline:
 
     Attributes:
         measured: its measures; after the recovery, if that changes the dense model too.
-        fields: fields of the record: "dense_before_recovery", if there is such a recovery, and
-            "dense_whole_test", if validation is a part of the test data; see `Task.whole_test`.
+        fields: fields of the record: "dense_before_recovery", if there is such a recovery, with
+            "dense_moved", how far the model is from what it was before it, and "dense_whole_test",
+            if validation is a part of the test data; see `Task.whole_test`.
     """
 
     measured: Measured
@@ -124,13 +125,28 @@ def dense_baseline(of: Question) -> Baseline:
         recovered = copied(before.model).model
         with resuming.named("dense"):
             of.recovery.recover(recovered, of.task)
-        measured = measure(recovered, of.task, of.measure, before, counted)
-        fields = {"dense_before_recovery": before.values}
+        measured, moved = _apart(measure(recovered, of.task, of.measure, before, counted))
+        fields = {"dense_before_recovery": before.values, "dense_moved": moved}
     whole = of.task.whole_test()
     if whole is not None:
         size = of.measure.of(of.task).batch_size
         fields["dense_whole_test"] = evaluate(measured.model, of.task, whole, size).metrics
     return Baseline(measured, fields)
+
+
+def _apart(recovered: Measured) -> tuple[Measured, dict[str, float]]:
+    """A recovered dense model without its distances from the model before, and these.
+
+    Compressed models are compared with the recovered one. Its distance from the model before is
+    another than theirs from it, and by the same name would be subtracted from them.
+    """
+    names = {metric.name for metric in recovered.metrics if metric.dense is not None}
+    values, examples = recovered.values, recovered.examples
+    own = {name: value for name, value in values.items() if name not in names}
+    moved = {name: value for name, value in values.items() if name in names}
+    of_each = {name: each for name, each in examples.values.items() if name not in names}
+    examples = dataclasses.replace(examples, values=of_each)
+    return dataclasses.replace(recovered, values=own, examples=examples), moved
 
 
 # Its outputs may be large, so only those of the dense model in use are kept.

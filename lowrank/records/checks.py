@@ -41,9 +41,12 @@ MAPPINGS = (
     *("config", "dense", "compressed", "ratios", "environment", "timings"),
     *("validation", "standard_errors"),
 )
-PERHAPS = ("dense_before_recovery", "dense_whole_test", "recovered")
+PERHAPS = ("dense_before_recovery", "dense_moved", "dense_whole_test", "recovered")
 PERHAPS_NULL = ("calibration", "allocation", "protocol", "sharing")
-QUALITIES = ("dense", "compressed", "dense_before_recovery", "dense_whole_test", "validation")
+QUALITIES = (
+    *("dense", "compressed", "dense_before_recovery", "dense_moved", "dense_whole_test"),
+    "validation",
+)
 NUMBERS = (*QUALITIES, "ratios")
 # The number fields of each latency, and of each layer.
 TIMES = ("dense_s", "compressed_s", "dense_iqr_s", "compressed_iqr_s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lowrank.records.companions import OF_EXPORT, OUTCOMES
 from lowrank.records.rows import RECORD_LABELS
 
 if TYPE_CHECKING:
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
 
 # The columns in which repetitions of one measurement agree.
 POINT = ("method", "family", "norm", "level", "point")
-# Columns of the records that name a point, and measure nothing.
-NAMING = {*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics", "outcomes_file"}
+# Columns of the records that name a point, and measure nothing. Of an export too: the name of its
+# folder begins with the key of the point, and only the best of a sweep may keep one.
+NAMING = {
+    *(*RECORD_LABELS, *POINT, "dense_recovery", "tuned", "path", "metrics"),
+    *(OUTCOMES.field, *OF_EXPORT),
+}
 # Prefixes of columns that differ from run to run with the same seed, and of those that do on a GPU.
 TIMED = ("latency_", "dense_latency_", "speedup_", "timings.")
 ALLOCATED = {"peak_memory_bytes", "dense_peak_memory_bytes"}

@@ -41,11 +41,13 @@ def row(labels: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     bits, times = ratios.get("layers_bits_per_weight"), ratios.get("layers_compression_ratio")
     if bits is not None and times is not None:
         _add(row, {"dense_layers_bits_per_weight": bits * times})
-    for name in ("dense", "dense_before_recovery", "dense_whole_test", "validation"):
+    _add(row, _of_its_own(record, record["dense"], "dense_{}"))
+    for name in ("dense_before_recovery", "dense_moved", "dense_whole_test", "validation"):
         _add(row, {f"{name}_{measure}": value for measure, value in record.get(name, {}).items()})
-    errors, columns = record["standard_errors"], {"compressed": "{}_se", "dense": "dense_{}_se"}
-    for part, column in (columns | {"change": "{}_change_se"}).items():
-        _add(row, {column.format(measure): error for measure, error in errors[part].items()})
+    errors = record["standard_errors"]
+    _add(row, {f"{measure}_se": error for measure, error in errors["compressed"].items()})
+    _add(row, _of_its_own(record, errors["dense"], "dense_{}_se"))
+    _add(row, _of_its_own(record, errors["change"], "{}_change_se"))
     _add(row, {OUTCOMES.field: OUTCOMES.named(record)})
     _add(row, {name: record[name] for name in OF_EXPORT if name in record})
     for latency in record["latency"]:
@@ -98,6 +100,18 @@ def _add(row: dict[str, Any], more: Mapping[str, Any]) -> None:
         named = ", ".join(ascii(name)[:60] for name in twice[:5])
         raise ValueError(f"it names {named} more than once, and a column has one value")
     row |= more
+
+
+def _of_its_own(
+    record: Mapping[str, Any], values: Mapping[str, Any], column: str
+) -> dict[str, Any]:
+    """Values of the dense model by column, without those that it has by definition.
+
+    Of a dense model with a recovery, records of earlier versions have there how far it is from the
+    model before: not to be subtracted from how far a compressed model is from it.
+    """
+    given = {one["name"] for one in record["metrics"] if one.get("dense") is not None}
+    return {column.format(name): value for name, value in values.items() if name not in given}
 
 
 def _latency(latency: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,9 +175,10 @@ def load(folder: str | Path, pattern: str = "**/*.json") -> pd.DataFrame:
     one measurement with other seeds; ``metrics``, what the task measures, as JSON (see
     `lowrank.records.columns.metrics_of`); ``dense_dtype``; the measures of the compressed model
     under their own names and those of the dense model after ``dense_``
-    (``dense_before_recovery_``, and ``dense_whole_test_`` where validation is a part of the test
-    data); its quality on the validation split after ``validation_``; the standard errors over the
-    examples, ``<metric>_se``, ``dense_<metric>_se`` and, paired, ``<metric>_change_se``;
+    (``dense_before_recovery_``, with ``dense_moved_``, how far the recovery took it from there, and
+    ``dense_whole_test_`` where validation is a part of the test data); its quality on the
+    validation split after ``validation_``; the standard errors over the examples, ``<metric>_se``,
+    ``dense_<metric>_se`` and, paired, ``<metric>_change_se``;
     ``outcomes_file``, the name of the file of `lowrank.records.outcomes`; the ratios, with
     ``coverage``, the share of the parameters that lie in compressed weights, and
     ``dense_layers_bits_per_weight`` to its ``layers_bits_per_weight``; per measured batch size n

@@ -66,9 +66,15 @@ def choose(levels: Any, shown: Metric) -> ChosenLevel:
         return ChosenLevel(None, "")
     column = f"validation_{shown.name}"
     validated = column in levels and not any(levels[column].isna())
-    quality = shown.sign * levels[column if validated else shown.name]
+    values = levels[column if validated else shown.name]
     split = ("validation" if validated else "test") if len(levels) > 1 else ""
-    return ChosenLevel(quality.idxmax(), split)
+    return ChosenLevel(first_best(values, shown), split)
+
+
+def first_best(values: Any, shown: Metric) -> Hashable:
+    """The place of the best of some values of a metric, a series; of equal ones, of the first."""
+    best = values.max() if shown.higher_is_better else values.min()
+    return values.index[shown.as_good(values, best)][0]
 
 
 def marked(
@@ -103,18 +109,16 @@ def marked(
         marks |= {place: Mark(False, float("nan"), tested) for place in column}
         if not there:
             continue
-        quality: Any = {
-            place: shown.sign * float(points.loc[[point], shown.name].iloc[0])
-            for place, point in there.items()
+        values: Any = {
+            place: float(points.loc[[point], shown.name].iloc[0]) for place, point in there.items()
         }
         p = dict.fromkeys(there, float("nan"))
         if known is not None:
             pairs = of_pairs(list(there.values()), better)
             p = dict(zip(there, map(float, below_the_best(pairs)), strict=True))
-        best = max(quality.values())
+        best = max(values.values(), key=lambda value: shown.sign * value)
         for place in there:
-            # Means of the same numbers in another order differ in the last digits.
-            tie = quality[place] >= best - 1e-6 * abs(best)
+            tie = bool(shown.as_good(values[place], best))
             # What shares no seed with any other has no p, and cannot be told from it either.
             is_worse = p[place] < ALPHA if known is not None else not tie
             marks[place] = Mark(tie or not is_worse, p[place], tested)

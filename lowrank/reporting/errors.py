@@ -62,9 +62,11 @@ def dense_errors(frame: pd.DataFrame, column: str) -> tuple[float, float, float]
     outcomes, or for what the dense model has by definition.
     """
     metric = metrics_of(frame).get(column)
+    if metric is None or metric.average is None or metric.dense is not None:
+        return UNKNOWN
     rows: Any = frame[frame["seed"].isin(dense_of_their_own(frame))]
     rows = rows[have_outcomes(rows)].drop_duplicates("seed")
-    if metric is None or metric.average is None or len(rows) < len(dense_of_their_own(frame)):
+    if len(rows) < len(dense_of_their_own(frame)):
         return UNKNOWN
     found = read_outcomes(rows["path"])
     if not held_by(found, metric, "dense"):

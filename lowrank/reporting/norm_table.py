@@ -184,10 +184,13 @@ def _texts(
 
 def _worse(row: dict[Any, float], shown: Metric) -> list[str]:
     """The norms that did worse than one before them in `NORMS`, of those that were measured."""
-    best, worse = float("-inf"), []
+    measured: list[float] = []
+    worse = []
     for norm in NORMS:
-        quality = shown.sign * row.get(norm, float("nan"))
-        if quality < best:
+        value = row.get(norm, float("nan"))
+        if value != value:
+            continue
+        if not all(shown.as_good(value, before) for before in measured):
             worse.append(norm)
-        best = max(best, quality) if quality == quality else best
+        measured.append(value)
     return worse

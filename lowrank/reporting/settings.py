@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from lowrank.records.columns import level_text, measure
 from lowrank.reporting.captions import subject
+from lowrank.reporting.entries import first_best
 from lowrank.reporting.table import Table, no_bold
 
 if TYPE_CHECKING:
     import pandas as pd
 
-POINT = ["method", "norm", "level"]
+# What is tuned: each method, in each norm, at each level.
+TUNED = ["method", "norm", "level"]
 # A column beside those that may be named as settings.
 SEED = "the seed of the record"
+# Columns that an error names.
+MOST_NAMED = 8
 
 
 def at_best_settings(
@@ -36,13 +41,15 @@ def at_best_settings(
     import pandas as pd
 
     judged = f"validation_{metric}"
+    for column in (*settings, judged):
+        _check_held(frame, column)
     kept, chosen = [], []
-    for point, rows in frame.groupby(POINT, dropna=False, sort=False):
+    for point, rows in frame.groupby(TUNED, dropna=False, sort=False):
         scores = scores_of(rows, settings, judged)
         best = best_of(rows, scores)
         own: Any = rows[(rows[list(settings)] == list(best.values())).all(axis=1)]
         kept.append(own)
-        names = dict(zip(POINT, point, strict=True))  # type: ignore[arg-type]
+        names = dict(zip(TUNED, point, strict=True))  # type: ignore[arg-type]
         chosen.append(names | best | {judged: own[judged].mean(), "tried": len(scores)})
     values = pd.DataFrame(chosen)
     shown = measure(frame, judged)
@@ -55,7 +62,7 @@ def at_best_settings(
         f"{subject(frame)}: the values of {', '.join(settings)} that were best on the validation "
         "split, by the mean over seeds, and how many were tried."
     )
-    return pd.concat(kept), Table(values, cells, no_bold(cells), caption, labels=len(POINT))
+    return pd.concat(kept), Table(values, cells, no_bold(cells), caption, labels=len(TUNED))
 
 
 def scores_of(rows: Any, settings: Sequence[str], judged: str) -> pd.Series:
@@ -71,8 +78,7 @@ def scores_of(rows: Any, settings: Sequence[str], judged: str) -> pd.Series:
         ValueError: a column is missing in some row, or no seed has all values.
     """
     for column in (*settings, judged):
-        if column not in rows or rows[column].isna().any():
-            raise ValueError(f"column {column!r} is missing in some of the records, or in all")
+        _check_held(rows, column)
     by_seed: Any = rows.assign(**{SEED: rows["seed"]}).groupby([*settings, SEED])[judged].mean()
     shared = by_seed.unstack(SEED).dropna(axis="columns")
     if shared.empty:
@@ -83,9 +89,26 @@ def scores_of(rows: Any, settings: Sequence[str], judged: str) -> pd.Series:
     return shared.mean(axis="columns").rename(judged)
 
 
+def _check_held(rows: Any, column: str) -> None:
+    """Raise ValueError unless all rows have a value in a column."""
+    held = [str(name) for name in rows if not rows[name].isna().all()]
+    if column not in held:
+        group = f"{column.partition('.')[0]}."
+        same = [name for name in held if "." in column and name.startswith(group)]
+        # Whatever is set in the same part of a config, or else what may have been meant.
+        alike = get_close_matches(column, same or held, MOST_NAMED, 0 if same else 0.6)
+        there = f"; there are {', '.join(alike)}" if alike else ""
+        raise ValueError(f"no record has a value of {column!r}{there}")
+    lacking = rows[rows[column].isna()]
+    if len(lacking):
+        raise ValueError(
+            f"{len(lacking)} of {len(rows)} records lack {column!r}, such as "
+            f"{lacking['path'].iloc[0]}: choose records that all have it"
+        )
+
+
 def best_of(rows: Any, scores: pd.Series) -> dict[str, Any]:
     """The values of settings that have the best of `scores_of`."""
-    is_higher = measure(rows, str(scores.name)).higher_is_better
-    best: Any = scores.idxmax() if is_higher else scores.idxmin()
+    best: Any = first_best(scores, measure(rows, str(scores.name)))
     values = best if isinstance(best, tuple) else (best,)
     return dict(zip(scores.index.names, values, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowrank.metrics.metric import NONE, Metric
+from lowrank.metrics.metric import NONE, UNITS, Metric
 from lowrank.records.columns import level_text, measure, metrics_of
 from lowrank.reporting.captions import (
     counted,
@@ -26,10 +26,8 @@ from lowrank.reporting.table import Table, no_bold
 if TYPE_CHECKING:
     import pandas as pd
 
-# By scale, the default sizes of a table's columns, from weak to strong, and the column's name in
-# CSV and in text.
+# By scale, the default sizes of a table's columns, from weak to strong.
 STEPS = {"ratio": (1.5, 2, 4, 8, 16, 32), "bits": (16, 10, 8, 6, 5, 4, 3)}
-UNITS = {"ratio": ("x", "×"), "bits": (" bits", " bits")}
 
 RUNS_DENSE = "every compressed layer runs as dense"
 NAN = float("nan")

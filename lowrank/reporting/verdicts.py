@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lowrank.metrics.metric import DIGITS, NONE, Metric
+from lowrank.metrics.metric import DIGITS, NONE, UNITS, Metric
 from lowrank.reporting.captions import in_unit, subject
 from lowrank.reporting.evidence import Tested
 from lowrank.reporting.table import Table, no_bold
@@ -17,8 +17,7 @@ from lowrank.statistics.interpolation import SAME
 
 # The probability of a false alarm.
 ALPHA = 0.05
-# After a size, by the scale of its numbers.
-UNITS = {"ratio": "×", "bits": " bits"}
+# More examples than these are not counted.
 MOST_NEEDED = 10_000_000
 # Beyond the digits of other tables.
 MOST_DIGITS = 6
@@ -177,7 +176,7 @@ def _cells(one: Verdict, shown: Metric, small: Metric) -> dict[str, str]:
     return {
         "first": one.first,
         "second": one.second,
-        small.heading: f"{one.at:.3g}{UNITS.get(small.scale, '')}",
+        small.heading: _size(one.at, small),
         "value of first": f"{marks[0]}{text(found.first)}",
         "value of second": f"{marks[1]}{text(found.second)}",
         "difference": text(found.value, found.error),
@@ -189,13 +188,17 @@ def _cells(one: Verdict, shown: Metric, small: Metric) -> dict[str, str]:
     }
 
 
+def _size(at: float, small: Metric) -> str:
+    return f"{at:.3g}{UNITS[small.scale][1] if small.scale in UNITS else ''}"
+
+
 def p_text(p: float) -> str:
     """A p-value with the digits that mean something."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def _said(one: Verdict, shown: Metric, small: Metric) -> str:
-    found, at = one.tested.difference, f"{one.at:.3g}{UNITS.get(small.scale, '')}"
+    found, at = one.tested.difference, _size(one.at, small)
     amount = _amount(shown, abs(found.value), found.error)
     if one.better is not None:
         p = p_text(one.p)

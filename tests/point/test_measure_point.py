@@ -28,12 +28,14 @@ from lowrank.decomposers import (
 )
 from lowrank.export.formats import format_named
 from lowrank.factorizations import Dense
+from lowrank.model.copying import copied
 from lowrank.point import Generation, MeasureSettings, dense, evaluate
 from lowrank.point import point as point_module
 from lowrank.point.config import described
 from lowrank.point.point import measure_point
 from lowrank.records import outcomes, store
 from lowrank.recovery import FineTune, Tune
+from lowrank.reporting.curves import dense_baseline
 from lowrank.tasks import ImageClassification
 
 
@@ -130,10 +132,34 @@ def test_what_the_point_is_made_of_is_in_its_record():
     assert config["method"]["_target_"] == "lowrank.decomposers.GPTQ"
     assert (record["norm"], config["norm"]["moment"]) == ("diagonal", "diagonal")
     assert record["recovery"] == record["dense_recovery"] == "FineTune"
-    assert "dense_before_recovery" in record and record["calibration"]
+    assert record["calibration"]
     assert (config["seed"], config["threads"], config["where"]["include"]) == (3, None, ["*"])
     other = measure_point(TASK, GPTQ(bits=3), norm="diagonal", measure=QUICK, seed=3)
     assert other["key"] != record["key"]
+
+
+def test_how_far_a_recovery_took_the_dense_model_is_no_baseline_of_how_far_compression_does(
+    tmp_path,
+):
+    """The one is from the dense model before the recovery, the other from the recovered one."""
+    recovery = FineTune(epochs=1, learning_rate=1e-2)
+    record = measure_point(TASK, TruncatedSVD(rank=4), measure=QUICK, recovery=recovery)
+    distances = {"kl", "flipped"}
+    assert distances <= record["compressed"].keys() and not distances & record["dense"].keys()
+    assert not distances & record["standard_errors"]["dense"].keys()
+    assert "flipped" in record["standard_errors"]["compressed"]
+    assert not distances & record["standard_errors"]["change"].keys()
+    assert record["dense_moved"].keys() == distances and record["dense_moved"]["kl"] > 0
+    before = TASK.model()
+    moved = copied(before).model
+    recovery.recover(moved, TASK)
+    outputs = evaluate(before, TASK).outputs
+    assert record["dense_moved"].items() <= evaluate(moved, TASK, reference=outputs).metrics.items()
+    found = outcomes.of_record(store.save(record, tmp_path))
+    assert not distances & found.dense.keys() and "flipped" in found.compressed
+    frame = store.load(tmp_path)
+    assert frame["dense_moved_kl"][0] == record["dense_moved"]["kl"]
+    assert dense_baseline(frame, "kl")[0] == 0.0
 
 
 def test_a_config_of_a_sweep_gives_names_and_key():

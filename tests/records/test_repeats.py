@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from lowrank.records import store
+from lowrank.records.companions import EXPORTED, OF_EXPORT
+from lowrank.records.repeats import of_their_own, outcome_numbers
 from lowrank.reporting import plots
 from lowrank.reporting.captions import over_seeds, same_numbers
 from lowrank.reporting.curves import dense_baseline, summarise
@@ -61,6 +63,25 @@ def test_times_are_measured_anew_in_every_run(same):
     speedups = [first * factor for factor in (1.0, 1.1, 1.2)]
     assert points["speedup_b1"][0] == pytest.approx(statistics.mean(speedups))
     assert points["speedup_b1_std"][0] == pytest.approx(statistics.stdev(speedups))
+
+
+def exported(made_up):
+    """The record with an export, whose folder is named by the point."""
+    values = f"{made_up['key']}-{'0' * 16}.gguf", "gguf", 1000, 0
+    return made_up | dict(zip(OF_EXPORT, values, strict=True))
+
+
+def test_what_the_folder_of_an_export_is_called_is_no_outcome(tmp_path):
+    frame = loaded(tmp_path, [exported(alike("svd", 1, seed)) for seed in range(5)])
+    assert frame[EXPORTED.field].nunique() == 5
+    assert len(of_their_own(frame)) == 1 and set(outcome_numbers(frame).values()) == {0}
+    (point,) = summarise(frame, ["top1"]).to_dict("records")
+    assert (point["seeds"], point["repeats"]) == (1, 5) and math.isnan(point["top1_std"])
+
+
+def test_of_equal_repetitions_one_may_have_kept_its_export(tmp_path):
+    made_up = [exported(alike("svd", 1, 0)), alike("svd", 1, 1)]
+    assert len(of_their_own(loaded(tmp_path, made_up))) == 1
 
 
 def test_each_point_tells_its_own_truth(mixed):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.records import store
+from lowrank.records.columns import measure
 from lowrank.reporting.curves import (
     comparisons,
     dense_baseline,
@@ -21,6 +22,7 @@ from lowrank.reporting.curves import (
     summarise,
     with_distinct_names,
 )
+from lowrank.reporting.tables import summary_table
 
 numbers = st.integers(0, 4).map(float) | st.just(math.nan)
 
@@ -230,6 +232,28 @@ def test_what_is_a_distance_from_the_dense_model_has_its_dense_value_by_definiti
     for name, value in (("kl", 0.0), ("flipped", 0.0)):
         mean, spread = dense_baseline(frame, name)
         assert mean == value and math.isnan(spread)
+
+
+def test_a_recovered_dense_model_is_no_distance_from_itself(tmp_path):
+    """Records of earlier versions have its distance from the model before the recovery."""
+    for seed in range(2):
+        made_up = with_recovery(records.record("svd", 1, seed), "finetune", True, True)
+        far = {"kl": 0.2, "flipped": 0.05}
+        errors = made_up["standard_errors"]
+        with_far = {part: errors[part] | {"flipped": 0.01} for part in errors}
+        changes = {"dense": made_up["dense"] | far, "standard_errors": with_far}
+        store.save(made_up | changes | {"dense_before_recovery": made_up["dense"]}, tmp_path)
+    frame = store.load(tmp_path)
+    assert frame["flipped_se"].notna().all()
+    assert not {"dense_kl", "dense_flipped", "dense_flipped_se", "flipped_change_se"} & {*frame}
+    for held in (frame, frame.assign(dense_kl=0.2, dense_flipped=0.05)):
+        for name in ("kl", "flipped"):
+            mean, spread = dense_baseline(held, name)
+            assert mean == 0.0 and math.isnan(spread)
+            assert (
+                f"Dense model: {measure(held, name).text(0.0)}."
+                in summary_table(held, name).caption
+            )
 
 
 def test_one_method_in_two_norms_is_no_curve(tmp_path):

@@ -37,6 +37,17 @@ def test_the_level_is_that_of_the_best_validation_value_and_shown_is_its_test_va
     assert "†" not in table.to_markdown()
 
 
+def test_of_levels_with_equal_values_the_first_is_chosen(frame):
+    """As many right answers, in single precision and in double."""
+    more, less = sorted((0.7, float(np.float32(0.7))), reverse=True)
+    own = frame[frame["method"] == "svd"]
+    for values in ((more, less), (less, more)):
+        first, second = ({level: value} for level, value in zip((32, 8), values, strict=True))
+        alike = own["level"].map({16: 0.1, 4: 0.1, 2: 0.1} | first | second)
+        table = summary_table(own.assign(validation_top1=alike), steps=(1.5,))
+        assert entry(table, "svd", "1.5x_level") == 32
+
+
 def test_it_is_the_mean_over_seeds_that_chooses(frame):
     chosen = frame.copy()
     one = (chosen["method"] == "svd") & (chosen["level"] == 8) & (chosen["seed"] == 0)

@@ -1,5 +1,8 @@
 """Errors over examples stand beside spreads over seeds, from the outcomes of single examples."""
 
+import json
+from dataclasses import replace
+
 import made_outcomes
 import made_records as records
 import numpy as np
@@ -7,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lowrank.records import store
+from lowrank.records import outcomes, store
+from lowrank.records.record import Record
 from lowrank.reporting import plots
 from lowrank.reporting.errors import dense_errors, summarise_with_errors
 from lowrank.reporting.tables import long_table, summary_table
@@ -55,6 +59,19 @@ def test_the_dense_model_has_its_own(frame):
     assert dense_errors(frame, "top1")[0] == pytest.approx(stats.sem(means))
     assert np.isnan(dense_errors(frame, "flipped")).all()
     assert f"(se {100 * stats.sem(means):.2f})" in summary_table(frame).caption
+
+
+def test_what_the_dense_model_has_by_definition_has_no_error(folder, tmp_path):
+    """Outcomes of earlier versions hold how far a recovery took each example of it."""
+    for path in folder.glob("*.json"):
+        record, found = json.loads(path.read_text()), outcomes.of_record(path)
+        moved = found.dense | {"flipped": found.compressed["flipped"]}
+        store.save(Record(record, replace(found, dense=moved)), tmp_path)
+    frame = store.load(tmp_path)
+    assert "flipped" in outcomes.of_record(frame["path"][0]).dense
+    assert np.isnan(dense_errors(frame, "flipped")).all()
+    assert dense_errors(frame, "top1")[0] > 0
+    assert "Dense model: 0.00." in summary_table(frame, "flipped").caption
 
 
 def test_a_replaced_file_is_read_again(folder, tmp_path):

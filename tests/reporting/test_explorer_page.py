@@ -161,6 +161,23 @@ def test_outcomes_are_packed_in_the_order_of_their_examples(tmp_path):
                 assert np.array_equal(values, getattr(own, side)[metric][order])
 
 
+def test_how_far_a_recovery_took_the_dense_model_is_not_packed(tmp_path):
+    """It is no distance of the dense model from itself; outcomes of earlier versions hold it."""
+    own = pages.outcomes_of(0)
+    flipped = (own.dense["top1"] != own.compressed["top1"]).astype(float)
+    sides = (side | {"flipped": flipped} for side in (own.dense, own.compressed))
+    far = outcomes.Outcomes(own.examples, own.weights, *sides)
+    pages.save(records.record("svd", 1), tmp_path, far)
+    page = pages.page(tmp_path)
+    (held,) = json.loads(pages.content(page, "outcomes"))
+    found = held["metrics"]["flipped"]
+    assert found["dense"] == [None] and found["compressed"] == [0]
+    (part,) = pages.data(page)["parts"]
+    assert "flipped" not in part["denses"] and part["values"]["flipped"] == [flipped.mean()]
+    (axis,) = [axis for axis in part["axes"] if axis["name"] == "flipped"]
+    assert axis["dense"] == [0.0, None]
+
+
 def test_what_the_dense_model_did_is_packed_once(tmp_path):
     dense = pages.outcomes_of(0)
     for step in range(3):

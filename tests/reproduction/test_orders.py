@@ -190,7 +190,7 @@ def test_each_method_takes_the_setting_that_is_best_on_validation():
     with pytest.raises(ValueError, match="select is of 3 points"):
         list(orders.orderings(entry(orderings={"o": Ordering("x", of)}, run=EXACT), frames))
     lacking = {"only": frames["only"].drop(columns="rate")}
-    with pytest.raises(ValueError, match="orderings.o.svd: column 'rate' is missing in some"):
+    with pytest.raises(ValueError, match="orderings.o.svd: no record has a value of 'rate'"):
         list(orders.orderings(entry(orderings={"o": one}, run=EXACT), lacking))
 
 

@@ -123,6 +123,8 @@ def test_a_table_is_run_compared_and_written_and_goes_on(folder):
         (["table=nothing"], "reproduce: there is no table 'nothing': there are "),
         (["run=some"], "reproduce: run='some' must be one of none, here, all"),
         (["tabel=mine"], "tabel"),
+        (["run=all"], "reproduce: run=all has no effect without a table, which shows the state"),
+        (["run=none"], "reproduce: run=none has no effect without a table"),
     ],
 )
 def test_a_wrong_option_is_one_line(folder, arguments, said):

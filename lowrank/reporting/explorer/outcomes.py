@@ -56,7 +56,10 @@ class Part:
     """
 
     def __init__(self, frame: pd.DataFrame, most: int) -> None:
-        self.metrics = [name for name, metric in metrics_of(frame).items() if metric.average]
+        known = {name: metric for name, metric in metrics_of(frame).items() if metric.average}
+        self.metrics = list(known)
+        # How far models are from the dense one is 0 of that by definition, and no outcome.
+        self.of_none = {(name, "dense") for name, one in known.items() if one.dense is not None}
         self.chunks = {name: Chunks() for name in self.metrics}
         self.numbers: dict[str, dict[str, list[int | None]]] = {
             name: {side: [] for side in SIDES} for name in self.metrics
@@ -77,7 +80,8 @@ class Part:
         for name, side in itertools.product(self.metrics, SIDES):
             values: np.ndarray | None = None if found is None else getattr(found, side).get(name)
             number = None
-            if values is not None and name not in self.too_large:
+            is_kept = name not in self.too_large and (name, side) not in self.of_none
+            if values is not None and is_kept:
                 number = self.chunks[name].add(values[order])
             self.numbers[name][side].append(number)
             if len(self.chunks[name].data) > most:

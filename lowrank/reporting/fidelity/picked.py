@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lowrank.metrics.metric import UNITS
 from lowrank.records.columns import level_text, measure
 from lowrank.records.outcomes import Outcomes
 from lowrank.records.repeats import POINT, of_their_own
@@ -13,7 +14,7 @@ from lowrank.reporting.curves import first_measure, summarise
 from lowrank.reporting.entries import choose, said_of_choice
 from lowrank.reporting.examples import read_outcomes
 from lowrank.reporting.fidelity.answers import counted
-from lowrank.reporting.tables import UNITS, reached
+from lowrank.reporting.tables import reached
 from lowrank.statistics.estimates import Estimate, averaged
 
 if TYPE_CHECKING:
