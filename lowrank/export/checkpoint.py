@@ -126,6 +126,9 @@ def _load(given: nn.Module | Callable[[], nn.Module] | None, file: TensorFile) -
 
     def fitting(model: nn.Module) -> tuple[Skeleton, nn.Module]:
         names = {name for one in layers for name in one.modules}
+        # A weight that could not be compressed as asked stays as it is in a module that was opened.
+        lacking = {*file.shapes, *same, *views} - model.state_dict().keys()
+        names |= {name.rpartition(".")[0] for name in lacking}
         skeleton = Skeleton(open_weights(model, names).model)
         blank = skeleton.with_layers(layers, {})
         check_fit(blank, file, same, views)

@@ -31,12 +31,14 @@ from lowrank.tasks import (
     Training,
 )
 from lowrank.tasks.image_classification import import_builder
-from lowrank.tasks.models import CifarResNet, lenet5, mlp, small_cnn
+from lowrank.tasks.networks.cifar_resnet import CifarResNet
+from lowrank.tasks.networks.convolutional import lenet5, small_cnn
+from lowrank.tasks.networks.multilayer import mlp
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.sentences import SentenceSplit
 
 DIGITS = ImageClassification(
-    None, "mlp", Digits(), "lowrank.tasks.models:mlp", None, {"widths": [64, 8, 10]}
+    None, "mlp", Digits(), "lowrank.tasks.networks.multilayer:mlp", None, {"widths": [64, 8, 10]}
 )
 TEXTS = {"test": HubText("me/words", "test"), "train": HubText("me/words", "train")}
 STORIES = CausalLM(None, "tiny", "me/tiny", packing=Packing(8), **TEXTS)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank import MagnitudePruning, Select, Uncompressed, compress
 from lowrank.export.cutting import cut_model
-from lowrank.tasks.models import CifarResNet
+from lowrank.tasks.networks.cifar_resnet import CifarResNet
 
 pytest.importorskip("torch_pruning")
 

@@ -244,3 +244,26 @@ def test_other_hooks_of_a_layer_stay_when_its_weight_norm_goes():
     compact = compress(layer, TruncatedSVD(rank=2)).model
     compact(torch.randn(2, 4))
     assert calls == [1] and "weight_g" not in dict(compact.named_parameters())
+
+
+@pytest.mark.parametrize("where", ["*", "0"])
+@pytest.mark.parametrize("kind", ["new weight norm", "old weight norm", "recurrent"])
+def test_a_file_has_what_was_opened_and_left_as_it_is(kind, where, tmp_path):
+    """A weight of one row has no rank of 2, so nothing in its module is compressed."""
+
+    def made():
+        if kind == "recurrent":
+            return nn.Sequential(nn.Linear(4, 4), nn.RNN(4, 1, bias=False)).eval()
+        norm = parametrizations.weight_norm if kind == "new weight norm" else old_weight_norm
+        return nn.Sequential(norm(nn.Linear(4, 4)), norm(nn.Linear(4, 1))).eval()
+
+    result = compress(made(), TruncatedSVD(rank=2), where)
+    assert bool(result.left) == (where == "*")
+    checkpoint.save(result.model, tmp_path / "m")
+    loaded, x = checkpoint.load(tmp_path / "m", made()), torch.randn(3, 4)
+    torch.testing.assert_close(loaded(x), result.model(x), atol=0, rtol=0)
+
+
+def old_weight_norm(layer):
+    with pytest.warns(FutureWarning):
+        return nn.utils.weight_norm(layer)

@@ -16,13 +16,13 @@ from torch import nn
 from lowrank.measure import free_memory
 from lowrank.point import MeasureSettings, measure, room
 from lowrank.tasks import Digits, ImageClassification, Trained
-from lowrank.tasks.models import mlp
+from lowrank.tasks.networks.multilayer import mlp
 
 TASK = ImageClassification(
     name="digits",
     architecture="mlp",
     source=Digits(),
-    builder="lowrank.tasks.models:mlp",
+    builder="lowrank.tasks.networks.multilayer:mlp",
     weights=None,
     arguments={"widths": [64, 128, 10]},
 )

@@ -10,7 +10,7 @@ from lowrank.tasks import Digits, ImageClassification, Trained, Training
 CONF = Path(__file__).parents[2] / "conf" / "recovery"
 
 
-def task(builder="lowrank.tasks.models:small_cnn", **options):
+def task(builder="lowrank.tasks.networks.convolutional:small_cnn", **options):
     settings = {
         "name": "digits",
         "architecture": "cnn",
@@ -105,7 +105,9 @@ def test_the_same_seed_gives_the_same_statistics():
 
 
 def test_a_model_without_batchnorm():
-    mlp = task("lowrank.tasks.models:mlp", arguments={"widths": [64, 10]}, weights=None)
+    mlp = task(
+        "lowrank.tasks.networks.multilayer:mlp", arguments={"widths": [64, 10]}, weights=None
+    )
     with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
         BatchNormReestimation(1, 50).recover(mlp.model(), mlp)
     with pytest.raises(ValueError, match="no BatchNorm with running statistics"):
@@ -113,7 +115,7 @@ def test_a_model_without_batchnorm():
 
 
 def test_a_network_with_batchnorm_passes_its_check():
-    cnn = task("lowrank.tasks.models:small_cnn", weights=None)
+    cnn = task("lowrank.tasks.networks.convolutional:small_cnn", weights=None)
     BatchNormReestimation(1, 50).check(cnn.network())
 
 

@@ -27,7 +27,7 @@ TASK = ImageClassification(
     name="digits",
     architecture="mlp",
     source=Digits(),
-    builder="lowrank.tasks.models:mlp",
+    builder="lowrank.tasks.networks.multilayer:mlp",
     arguments={"widths": [64, 32, 10]},
     weights=Trained(Training(epochs=5, learning_rate=3e-3, batch_size=64)),
     validation_size=180,

@@ -19,7 +19,7 @@ TASK = ImageClassification(
     name="digits",
     architecture="cnn",
     source=Digits(),
-    builder="lowrank.tasks.models:small_cnn",
+    builder="lowrank.tasks.networks.convolutional:small_cnn",
     weights=Trained(Training(epochs=3, learning_rate=3e-3, batch_size=64)),
     validation_size=180,
     calibration_size=128,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lowrank.tasks import hub
-from lowrank.tasks.models import CifarResNet
+from lowrank.tasks.networks.cifar_resnet import CifarResNet
 
 
 @pytest.fixture

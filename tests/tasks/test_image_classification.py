@@ -71,7 +71,7 @@ def digits(**options):
         "name": "digits",
         "architecture": "mlp",
         "source": Digits(),
-        "builder": "lowrank.tasks.models:mlp",
+        "builder": "lowrank.tasks.networks.multilayer:mlp",
         "arguments": {"widths": [64, 16, 10]},
         "weights": Trained(RECIPE),
         "validation_size": 180,

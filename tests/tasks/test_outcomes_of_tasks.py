@@ -39,7 +39,7 @@ IMAGES = ImageClassification(
     name="digits",
     architecture="mlp",
     source=Digits(test_size=101),
-    builder="lowrank.tasks.models:mlp",
+    builder="lowrank.tasks.networks.multilayer:mlp",
     arguments={"widths": [64, 16, 10]},
     weights=None,
 )

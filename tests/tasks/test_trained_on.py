@@ -17,7 +17,7 @@ BASE = ImageClassification(
     name=None,
     architecture="mlp",
     source=Digits(),
-    builder="lowrank.tasks.models:mlp",
+    builder="lowrank.tasks.networks.multilayer:mlp",
     arguments={"widths": [64, 8, 10]},
     weights=Trained(Training(epochs=1, learning_rate=3e-3, batch_size=256)),
 )

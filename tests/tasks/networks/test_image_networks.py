@@ -2,7 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lowrank.tasks.models import BasicBlock, CifarResNet, lenet5, mlp, small_cnn
+from lowrank.tasks.networks.cifar_resnet import BasicBlock, CifarResNet
+from lowrank.tasks.networks.convolutional import lenet5, small_cnn
+from lowrank.tasks.networks.multilayer import mlp
 
 
 def params(model):

@@ -1,0 +1,1 @@
+"""The networks of the built-in tasks, one file for each family."""
