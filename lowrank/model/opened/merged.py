@@ -24,9 +24,9 @@ class MergedOpener(Opener):
     def open(self, module: nn.Module) -> nn.Module:
         assert isinstance(module, FactorizedLayer) and isinstance(module.factorization, Dense)
         own = module.factorization.weight
-        weight = module.as_weight(own)
-        if weight is not own:
-            weight = nn.Parameter(weight.detach(), own.requires_grad)
+        laid_out, weight = module.as_weight(own), own
+        if laid_out is not own:
+            weight = nn.Parameter(laid_out.detach(), own.requires_grad)
         if isinstance(module, FactorizedRead):
             # The module around it reads it, and goes on doing so.
             host = vars(module).get("host", type(module).__name__)
