@@ -28,6 +28,7 @@ from lowrank.export.peft.matching import (
     targets_for,
     value_of,
 )
+from lowrank.export.peft.types import TYPES
 from lowrank.factorizations import Dense, Product, Sum
 from lowrank.factorizations.adapted import LowRankTerm
 from lowrank.files.atomic import replacing
@@ -156,6 +157,27 @@ def test_all_biases_are_read_and_trainable(tmp_path):
         assert torch.equal(loaded[layer].bias, tensors[f"base_model.model.{name}.bias"])
         assert loaded[layer].bias.requires_grad
     assert not loaded[1].weight.requires_grad
+
+
+def test_what_peft_writes_beside_a_saved_module_is_not_read(tmp_path):
+    base = network()
+    report = export_peft(adapted(where="0"), tmp_path, base)
+    assert "3" in report.saved
+    config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"bias": "all"}))
+    expected = load_peft(base, tmp_path)
+    for part in ("original_module", "modules_to_save"):
+        unused = torch.full((4,), float("nan")).to(torch.float8_e4m3fn)
+        tensors[f"base_model.model.3.{part}.bias"] = unused
+    save_file(tensors, tmp_path / WEIGHTS)
+    found = load_peft(base, tmp_path)
+    assert torch.equal(found(torch.ones(1, 6)), expected(torch.ones(1, 6)))
+
+
+def test_the_scale_of_adalora_is_by_the_rank_from_before_the_masks():
+    scale = TYPES["ADALORA"].scale
+    assert scale(5.0, 3, 4, True) == pytest.approx(5 / (4 + 1e-5), rel=1e-7)
+    assert scale(-1.0, 3, 4, False) == pytest.approx(3 / (4 + 1e-5), rel=1e-7)
 
 
 def test_numbers_that_a_pattern_of_stacks_does_not_hold_are_none():

@@ -315,11 +315,18 @@ def test_adalora_is_written_as_lora(made, name, tmp_path):
     torch.testing.assert_close(outputs(again, case.model), outputs(model, case.model))
 
 
-def test_attention_is_not_written(made, tmp_path):
+def test_attention_is_read_onto_codes_and_not_written(made, tmp_path):
     case, folder, _, _ = of(made, "attention")
     base = dense(case.model)
-    model = load_peft(base, folder)
+    model, codes = load_peft(base, folder), compress(base, Quantization(4)).model
     assert "2 times" in model.attention.out_proj.factorization.notes[0]
+    loaded = load_peft(codes, folder)
+    for name in ("attention", "attention.out_proj"):
+        frozen, term = loaded.get_submodule(name).factorization.terms
+        assert frozen.describe() == codes.get_submodule(name).factorization.describe()
+        assert torch.equal(
+            term.to_dense(), model.get_submodule(name).factorization.terms[1].to_dense()
+        )
     with pytest.raises(ValueError, match="no place for an adapter of a .*MultiheadAttention"):
         export_peft(model, tmp_path, base)
 

@@ -45,6 +45,12 @@ class Given:
     others: dict[str, str]
     shared: dict[str, str]
 
+    @property
+    def keys(self) -> set[str]:
+        """The names in the file of all of them, without those that nothing uses."""
+        inner = {key for keys in self.layers.values() for key in keys.values()}
+        return inner.union(self.others.values(), self.shared.values())
+
 
 def sorted_out(
     model: nn.Module,

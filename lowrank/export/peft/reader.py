@@ -70,7 +70,7 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
             check_targets(config, names, owners, set(given.layers))
             check_once(model, [targets[name].owner for name in given.layers])
             _check_base(metadata, {name: targets[name] for name in given.layers})
-            tensors = {name: get(name) for name in stored}
+            tensors = {name: get(name) for name in given.keys}
         _check_finite(tensors)
         with torch.inference_mode(False), torch.no_grad():
             return _adapted(model, config, given, tensors)
