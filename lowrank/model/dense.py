@@ -32,6 +32,12 @@ def dense_model(model: nn.Module) -> nn.Module:
     return with_plain_layers(model, lambda _, layer, weights: layer.plain(weights.of(layer)))
 
 
+def plain_layer(layer: FactorizedLayer, weight: nn.Parameter) -> nn.Module:
+    """The layer of the dense model with a weight in its layout, in the mode of `layer`, with its
+    hooks and what others set on it."""
+    return _as_before(layer, layer.plain(weight))
+
+
 @torch.no_grad()
 def with_plain_layers(
     model: nn.Module, made: Callable[[str, FactorizedLayer, DenseWeights], nn.Module]
@@ -46,14 +52,11 @@ def with_plain_layers(
     names = {module: name for name, module in new.named_modules()}
     hosts = [module for module in new.modules() if isinstance(module, Host)]
     for host in hosts:
-        _exchange(places, host, host.closed(weights.read))
+        places.replace(host, _with_hooks(host, host.closed(weights.read)))
     # From the inside out, since an attention layer has linear layers in it.
     layers = [module for module in places.model.modules() if isinstance(module, FactorizedLayer)]
     for layer in reversed(layers):
-        plain = made(names[layer], layer, weights)
-        others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
-        vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
-        _exchange(places, layer, plain)
+        places.replace(layer, _as_before(layer, made(names[layer], layer, weights)))
     allow_other_files(places.model)
     return places.model
 
@@ -83,8 +86,15 @@ class DenseWeights:
         return made[-1]
 
 
-def _exchange(places: Places, old: nn.Module, new: nn.Module) -> None:
+def _as_before(layer: FactorizedLayer, plain: nn.Module) -> nn.Module:
+    """A module for a layer, with all that others set on that."""
+    others = {k: v for k, v in vars(layer).items() if k not in OWN and not k.startswith("_")}
+    vars(plain).update((k, v) for k, v in others.items() if not hasattr(plain, k))
+    return _with_hooks(layer, plain)
+
+
+def _with_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
     new.train(old.training)
     for name in HOOKS:
         setattr(new, name, getattr(old, name))
-    places.replace(old, new)
+    return new

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowrank.decomposers.decomposer import Decomposer
 from lowrank.factorizations import Factorization
 from lowrank.factorizations.operations import KernelView
+from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.holders import held_weights
 from lowrank.model.layers import Rule, rule_for, why_no_rule
 from lowrank.model.shared_memory import identity, overlapping
@@ -174,7 +175,21 @@ def _why_not(
         elif weight in held and rule_for(module) is not None:
             reason = f"'{held[weight]}' holds it too, and would run it as it is"
         reasons.append((name, reason))
-    return reasons
+    return reasons + _compressed(model)
+
+
+def _compressed(model: nn.Module) -> list[tuple[str, str]]:
+    """(name, reason) of the weights that are compressed already, into no matrix of parameters."""
+    forms = {n: m.factorization for n, m in model.named_modules() if isinstance(m, FactorizedLayer)}
+    return [
+        (
+            f"{name}.factorization" if name else "factorization",
+            f"is compressed already, to {form.describe()}: compress the model from before instead, "
+            "or `lowrank.plain_model` of this one",
+        )
+        for name, form in forms.items()
+        if not any(parameter.ndim > 1 for parameter in form.parameters())
+    ]
 
 
 def stand_in(use: Use, old: nn.Module, form: Factorization, view: KernelView) -> nn.Module:

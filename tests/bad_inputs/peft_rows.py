@@ -24,6 +24,7 @@ from lowrank.recovery import compress_adapters
 
 VERA = {"peft_type": "VERA", "bias": "vera_only"}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BIAS, OWN_BIAS = "base_model.model.7.bias", "base_model.model.0.base_layer.bias"
 DOWN, UP = (f"base_model.model.0.lora_{name}.weight" for name in "AB")
 
 
@@ -155,6 +156,64 @@ def field(**fields):
 
 def tensor(name, value):
     return read(lambda config, tensors: tensors.__setitem__(name, value))
+
+
+def field_and(name, value, key):
+    """A field, and a bias by a name."""
+
+    def change(config, tensors):
+        config[name] = value
+        tensors[key] = torch.ones(8)
+        for place, layer in (("0.base_layer", 8), ("2.base_layer", 4)):
+            tensors[f"base_model.model.{place}.bias"] = torch.ones(layer)
+
+    return read(change)
+
+
+def two_biases(folder):
+    base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    base[1].bias = base[0].bias
+    export_peft(adapted(PLAIN, base), folder, base)
+    config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+    for number in range(2):
+        tensors[f"base_model.model.{number}.base_layer.bias"] = torch.full((4,), float(number))
+    (folder / CONFIG).write_text(json.dumps(config | {"bias": "all"}))
+    save_file(tensors, folder / WEIGHTS)
+    return load_peft(base, folder)
+
+
+def adalora(masks=None, **fields):
+    return field(peft_type="ADALORA", init_r=2, rank_pattern=masks, **fields)
+
+
+def of_attention(folder, names, **fields):
+    """Read a folder of adapters of an attention's projections."""
+    model = nn.ModuleDict({"a": nn.MultiheadAttention(8, 2), "b": nn.Linear(8, 8)})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["a"]}
+    tensors = {}
+    for name, rows in names.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.ones(2, 8)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.ones(rows, 2)
+    (folder / CONFIG).write_text(json.dumps(config | fields))
+    save_file(tensors, folder / WEIGHTS)
+    return load_peft(model, folder)
+
+
+def half_attention(folder):
+    return of_attention(folder, {"a.base_layer.out_proj": 8})
+
+
+def projection_alone(folder):
+    return of_attention(folder, {"a.out_proj": 8}, target_modules=["out_proj"])
+
+
+def later_attention(folder):
+    both = {"a": 24, "a.base_layer.out_proj": 8}
+    return of_attention(folder, both, peft_version="0.22.0")
+
+
+def attention_lengths(folder):
+    return of_attention(folder, {"a": 24, "a.base_layer.out_proj": 8}, use_dora=True)
 
 
 def without(name):
@@ -301,7 +360,25 @@ READS = [
     Row("an unknown part", field(kasa_config={"a": 1}), "kasa_config=.* is a part .* not known"),
     Row("whole parameters", field(target_parameters=["0.weight"]), "target_parameters"),
     Row("replicated layers", field(layer_replication=[[0, 1]]), "layer_replication"),
-    Row("all biases", field(bias="all"), r"one of \('none', 'lora_only'\)"),
+    Row("other biases", field(bias="vera_only"), r"one of \('none', 'all', 'lora_only'\)"),
+    Row("biases that are not there", without(OWN_BIAS), r"the file lacks '0\.bias', a bias"),
+    Row("a bias too much", field_and("bias", "lora_only", BIAS), r"'7\.bias' is a part .* no bias"),
+    Row("a bias of no layer", field_and("bias", "all", BIAS), r"'7\.bias' is a part .* no bias"),
+    Row(
+        "a bias by another name",
+        field_and("bias", "all", "base_model.model.0.bias"),
+        r"'0\.bias' is a part .* not known",
+    ),
+    Row("two values of one bias", two_biases, "other numbers for '1.bias' than for '0.bias'"),
+    Row("AdaLoRA of modules", adalora(), "is a part of the adapter that is not known"),
+    Row("masks of another rank", adalora({"0.lora_E": [True]}), r"lora_E is \[True\]: .* 2 times"),
+    Row("masks of numbers", adalora({"0.lora_E": [1, 0]}), r"lora_E is \[1, 0\]: .* true or false"),
+    Row("masks of other names", adalora({"0": [True] * 2}), "has '0', and names end with lora_E"),
+    Row("AdaLoRA of directions", adalora(use_dora=True), "use_dora=True is a part"),
+    Row("half an attention", half_attention, "layer 'a.out_proj': PEFT adapts it with 'a' around"),
+    Row("a projection alone", projection_alone, "'a' reads and never calls"),
+    Row("attention of a later release", later_attention, "is of PEFT '0.22.0', and up to 0.21"),
+    Row("directions of attention", attention_lengths, "DoRA computes something else: .* attention"),
     Row("a start that changes the base", field(init_lora_weights="pissa"), "changes the base"),
     Row("alpha 0", field(lora_alpha=0), r"lora_alpha is 0\.0"),
     Row("alpha 0 of one layer", field(alpha_pattern={"^0": 0}), r"\^0 is 0\.0"),
@@ -314,7 +391,21 @@ READS = [
     Row("a slow exclusion", field(exclude_modules="(a+)+b"), "exclude_modules is .* forever"),
     Row("layers of other numbers", field(layers_to_transform=[0]), "adapter of '0', which"),
     Row("a number that is none", field(layers_to_transform=["0"]), "layers_to_transform is '0'"),
-    Row("a slow stack", field(layers_pattern="(a+)+b"), "layers_pattern is .* forever"),
+    Row(
+        "a slow stack",
+        field(layers_to_transform=[0], layers_pattern="(a+)+b"),
+        "layers_pattern is .* forever",
+    ),
+    Row("a stack alone", field(layers_pattern="h"), "left out without layers_to_transform"),
+    Row(
+        "numbers beside an expression",
+        field(layers_to_transform=[0], target_modules=".*"),
+        "left out where target_modules is a regular expression",
+    ),
+    Row("a start of another word", field(init_lora_weights="PISSA"), "or is not known: those"),
+    Row("a bias of factors", field(lora_bias=True), "lora_bias=True is a part"),
+    Row("rows of a table", field(trainable_token_indices=[0]), "trainable_token_indices=.* is a"),
+    Row("tied adapters", field(ensure_weight_tying=True), "ensure_weight_tying=True is a part"),
     Row("dropout 1", field(lora_dropout=1), "lora_dropout is 1.0"),
     Row("a flag that is a text", field(use_dora="yes"), "use_dora is 'yes': it must be true"),
     Row("a rank above the layer's", field(r=7), "layer '0': it has an adapter of rank 7, above"),
@@ -324,7 +415,7 @@ READS = [
         field(use_dora=True),
         "layer '0': .* where .*magnitude",
     ),
-    Row("all linear layers", field(target_modules="all-linear"), "target_modules is 'all-linear'"),
+    Row("all linear layers", field(target_modules="All-Linear"), "target_modules is 'All-Linear'"),
     Row("no target", field(target_modules=[]), "does not name"),
     Row("a layer too much", field(target_modules=["0"]), "adapter of '2', which .* does not name"),
     Row("a layer too few", read(without_layer), "no adapter of layer '0'"),

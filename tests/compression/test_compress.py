@@ -21,7 +21,7 @@ from lowrank.decomposers import (
 )
 from lowrank.model.factorized import FactorizedConvolution, FactorizedLinear
 from lowrank.model.select import Select
-from lowrank.recovery import DecomposeLeaves, merge_adapters
+from lowrank.recovery import DecomposeLeaves
 
 
 def small_network(seed: int = 0) -> nn.Sequential:
@@ -189,15 +189,14 @@ def test_what_no_rule_knows_is_reported():
 
 def test_a_compressed_model_is_refused_and_told_what_compresses_it():
     model = compress(small_network(), Quantization(8)).model
-    merged = compress(small_network(), LoRA(rank=2, alpha=4)).model
-    merge_adapters(merged)
-    text = "3.factorization.weight: a part of a factorization, which `lowrank.recovery.Decompose"
+    factors = compress(small_network(), TruncatedSVD(2), where="3").model
+    text = "3.factorization.factors.0.weight: a part of a factorization, which `lowrank.recovery.De"
     with pytest.raises(ValueError, match=text):
-        compress(merged, Quantization(4))
+        compress(factors, Quantization(4), where="3")
     with pytest.raises(ValueError, match="matches no layer"):
         compress(model, Quantization(4))
-    DecomposeLeaves(Quantization(4)).recover(merged, TASK)
-    assert "Quantized" in merged[3].factorization.describe()
+    DecomposeLeaves(Quantization(4)).recover(factors, TASK)
+    assert "Quantized" in factors[3].factorization.describe()
 
 
 def test_to_frame_has_one_row_per_layer():

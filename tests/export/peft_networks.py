@@ -34,6 +34,20 @@ class OtherAxes(nn.Module):
         return self.deep(x.view(len(x), 2, 2, 2, -1)).flatten(1)
 
 
+class Attention(nn.Module):
+    """PyTorch's attention between two linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.first(x).tanh()
+        return self.head(self.attention(x, x, x)[0])
+
+
 class Endings(nn.Module):
     """Layers whose names are the ends of others' names."""
 

@@ -27,19 +27,26 @@ def base_of(case):
 
 
 def adapted(case):
-    """The model with its adapter: that of the folder, or if there is a config, a new one."""
-    base = base_of(case)
-    if "config" not in case:
-        return peft.PeftModel.from_pretrained(base, case["folder"]).eval()
-    fields = dict(case["config"])
+    """The model with the adapter of the folder, which is made first if there is a config."""
+    if "config" in case:
+        write(case)
+    return peft.PeftModel.from_pretrained(base_of(case), case["folder"]).eval()
+
+
+def write(case):
+    """Write a new adapter."""
+    base, fields = base_of(case), dict(case["config"])
+    masks = fields.pop("masks", None)
     config = getattr(peft, fields.pop("type"))(**fields)
     torch.manual_seed(0)
     model = peft.get_peft_model(base, config)
     for parameter in model.parameters():
         if parameter.requires_grad:  # As if trained.
             parameter.data.add_(0.1 * torch.randn_like(parameter))
+    if masks is not None:  # As AdaLoRA's training leaves them.
+        names = [n for n, _ in base.named_parameters() if n.endswith("lora_E.default")]
+        config.rank_pattern = dict(zip(names, masks, strict=True))
     model.save_pretrained(case["folder"])
-    return model.eval()
 
 
 @torch.no_grad()

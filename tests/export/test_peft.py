@@ -11,16 +11,24 @@ from architectures import ARCHITECTURES, dense, logits
 from hypothesis import given
 from hypothesis import strategies as st
 from made_networks import trained
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lowrank.compression.compress import compress
 from lowrank.decomposers import DoRA, LoRA, Quantization, TruncatedSVD, VeRA
 from lowrank.export import checkpoint
 from lowrank.export.peft import export_peft, load_peft
-from lowrank.export.peft.kinds import KINDS
+from lowrank.export.peft.kinds import DIAGONAL_KINDS, KINDS, READ_KINDS
 from lowrank.export.peft.layer import AdaptedLayer
-from lowrank.export.peft.matching import compiled, exactly, targeted, targets_for, value_of
+from lowrank.export.peft.matching import (
+    compiled,
+    exactly,
+    number_of,
+    targeted,
+    targets_for,
+    value_of,
+)
+from lowrank.export.peft.types import TYPES
 from lowrank.factorizations import Dense, Product, Sum
 from lowrank.factorizations.adapted import LowRankTerm
 from lowrank.files.atomic import replacing
@@ -71,12 +79,13 @@ def test_factors_come_back_to_the_bit_from_every_layout(groups, rank, width):
         **{"linear": None, "embedding": None, "conv1d": nn.Conv1d(4, 8, 6, groups=groups)},
         "conv2d": nn.Conv2d(4, 8, (3, 2), groups=groups),
         "conv3d": nn.Conv3d(4, 8, (3, 1, 2), groups=groups),
+        "attention": None,
     }
-    assert modules.keys() == KINDS.keys()
-    for word, module in modules.items():
+    assert modules.keys() == READ_KINDS.keys() > DIAGONAL_KINDS.keys()
+    for word, kind in [*READ_KINDS.items(), *DIAGONAL_KINDS.items()]:
+        module = modules[word]
         inner = 6 * 4 // groups if module else 5 * width
         left, right = torch.randn(8, rank), torch.randn(rank, inner)
-        kind = KINDS[word]
         first, second = kind.factors(module, kind.tensors(module, left, right))
         assert torch.equal(first, left) and torch.equal(second, right)
 
@@ -114,6 +123,71 @@ def test_what_the_folder_holds_is_trainable_and_nothing_else(tmp_path):
     assert loaded[0].factorization.terms[1].dropout == 0.5
     x = torch.randn(5, 6)
     torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
+
+
+def test_tied_modules_that_are_saved_whole_stay_tied_while_they_are_equal(tmp_path):
+    base = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6, bias=False))
+    base[2].weight = base[0].weight
+    model = compress(base, LoRA(2, 4), where="1").model
+    nn.init.normal_(trained(model)[0].weight)
+    assert export_peft(model, tmp_path, base).saved == ("0", "2")
+    x = torch.arange(6)
+    loaded = load_peft(base, tmp_path)
+    assert loaded[0].weight is loaded[2].weight
+    torch.testing.assert_close(loaded(x), model(x))
+    tensors = load_file(tmp_path / WEIGHTS)
+    tensors["base_model.model.2.weight"] += 1
+    save_file(tensors, tmp_path / WEIGHTS)
+    parted = load_peft(base, tmp_path)
+    assert torch.equal(parted[0].weight, loaded[0].weight)
+    assert torch.equal(parted[2].weight, loaded[2].weight + 1)
+    assert parted[2].weight.requires_grad
+
+
+def test_all_biases_are_read_and_trainable(tmp_path):
+    base = network()
+    export_peft(compress(base, LoRA(2, 4)).model, tmp_path, base)
+    config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"bias": "all"}))
+    for name, rows in (("0.base_layer", 8), ("1", 8), ("3.base_layer", 4)):
+        tensors[f"base_model.model.{name}.bias"] = torch.randn(rows)
+    save_file(tensors, tmp_path / WEIGHTS)
+    loaded = load_peft(base, tmp_path)
+    for layer, name in ((0, "0.base_layer"), (1, "1"), (3, "3.base_layer")):
+        assert torch.equal(loaded[layer].bias, tensors[f"base_model.model.{name}.bias"])
+        assert loaded[layer].bias.requires_grad
+    assert not loaded[1].weight.requires_grad
+
+
+def test_what_peft_writes_beside_a_saved_module_is_not_read(tmp_path):
+    base = network()
+    report = export_peft(adapted(where="0"), tmp_path, base)
+    assert "3" in report.saved
+    config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"bias": "all"}))
+    expected = load_peft(base, tmp_path)
+    for part in ("original_module", "modules_to_save"):
+        unused = torch.full((4,), float("nan")).to(torch.float8_e4m3fn)
+        tensors[f"base_model.model.3.{part}.bias"] = unused
+    save_file(tensors, tmp_path / WEIGHTS)
+    found = load_peft(base, tmp_path)
+    assert torch.equal(found(torch.ones(1, 6)), expected(torch.ones(1, 6)))
+
+
+def test_the_scale_of_adalora_is_by_the_rank_from_before_the_masks():
+    scale = TYPES["ADALORA"].scale
+    assert scale(5.0, 3, 4, True) == pytest.approx(5 / (4 + 1e-5), rel=1e-7)
+    assert scale(-1.0, 3, 4, False) == pytest.approx(3 / (4 + 1e-5), rel=1e-7)
+
+
+def test_numbers_that_a_pattern_of_stacks_does_not_hold_are_none():
+    assert number_of("model.layers.3.up", ["model|layers"]) is None
+    assert number_of("model.layers.3.up", ["layers"]) == 3
+
+
+def test_a_pattern_that_does_not_match_the_name_that_it_is_means_that_name():
+    assert value_of(compiled({"a+b": 3}), "a+b", 1) == 3
+    assert value_of(compiled({"a+b": 3}), "x.a+b", 1) == 1
 
 
 def test_scales_and_lengths_are_trainable_and_factors_that_layers_share_are_one(tmp_path):

@@ -33,13 +33,14 @@ from lowrank.decomposers import (
     VeRA,
 )
 from lowrank.export.peft import export_peft, load_peft
+from lowrank.recovery import merge_adapters
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed"
 )
 PROGRAM = Path(__file__).with_name("peft_program.py")
 MINILM = Path(os.environ.get("LOWRANK_HUB", ""), "models/sentence-transformers/all-MiniLM-L6-v2")
-OWN = ("Convolutions", "OtherAxes", "Endings")
+OWN = ("Convolutions", "OtherAxes", "Endings", "Attention")
 # PEFT cannot merge adapters of convolutions with groups.
 GROUPED = ("convolutions", "convolutions of other axes")
 ATTENTION, MLP = "*.self_attn.*", "*.mlp.*"
@@ -116,7 +117,82 @@ OF_PEFT = {
         "task_type": "CAUSAL_LM",
     },
 }
+ADALORA = {"type": "AdaLoraConfig", "init_r": 4, "total_step": 10}
+EMPTY, SOME = [False] * 4, [True, False, True, True]
+# Those of which what is written again is another folder.
+READ = {
+    "AdaLoRA": Case(
+        "Llama",
+        config=ADALORA
+        | {
+            "target_modules": ["q_proj", "up_proj"],
+            "masks": [SOME, EMPTY, [True] * 4, SOME],
+            "lora_alpha": 100,
+            "alpha_pattern": {"q_proj": 3},
+            "use_rslora": True,
+        },
+    ),
+    "AdaLoRA, no alpha, all biases": Case(
+        "GPT-2",
+        config=ADALORA
+        | {"target_modules": ["c_attn"], "masks": [SOME, SOME], "lora_alpha": -1, "bias": "all"},
+    ),
+    "AdaLoRA of convolutions": Case(
+        "Convolutions",
+        config=ADALORA | {"target_modules": ["first", "last", "head"], "lora_alpha": 40},
+    ),
+    "fused projections, biases": Case(
+        "GPT-2",
+        config={
+            "type": "LoraConfig",
+            "target_modules": ["c_attn"],
+            "fan_in_fan_out": True,
+            "bias": "lora_only",
+        },
+    ),
+    "all biases": Case(
+        "BERT, masked",
+        config={"type": "LoraConfig", "r": 4, "target_modules": ["query"], "bias": "all"},
+    ),
+    "all biases, modules saved whole": Case(
+        "Convolutions",
+        config={
+            "type": "LoraConfig",
+            "r": 2,
+            "target_modules": ["last"],
+            "modules_to_save": ["head", "norm"],
+            "bias": "all",
+        },
+    ),
+    "VeRA, all biases": Case(
+        "GPT-2",
+        config={"type": "VeraConfig", "r": 4, "target_modules": ["c_attn"], "bias": "all"},
+    ),
+    **{
+        f"one table, saved whole: {', '.join(names)}": Case(
+            "GPT-2",
+            config={
+                "type": "LoraConfig",
+                "target_modules": ["c_attn", *more],
+                "modules_to_save": names,
+            },
+        )
+        for names, more in ((["wte"], []), (["wte"], ["lm_head"]), (["wte", "lm_head"], []))
+    },
+    "attention": Case(
+        "Attention",
+        config={
+            "type": "LoraConfig",
+            "r": 3,
+            "target_modules": ["attention", "head"],
+            "rank_pattern": {"attention": 2},
+            "alpha_pattern": {"attention": 5},
+            "bias": "lora_only",
+        },
+    ),
+}
 CASES = FROM_HERE | {f"by PEFT: {n}": Case("Llama", config=config) for n, config in OF_PEFT.items()}
+CASES |= READ
 
 
 def dense(name: str) -> nn.Module:
@@ -132,6 +208,8 @@ def dense(name: str) -> nn.Module:
 def inputs(name: str) -> dict[str, torch.Tensor]:
     if name == "Endings":
         return {"x": torch.linspace(-1, 1, 12).view(3, 4)}
+    if name == "Attention":
+        return {"x": torch.linspace(-1, 1, 2 * 3 * 8).sin().view(2, 3, 8)}
     if name == "Convolutions":
         return {"x": torch.linspace(-1, 1, 2 * 3 * 64).sin().view(2, 3, 8, 8)}
     if name == "OtherAxes":
@@ -216,7 +294,44 @@ def test_peft_finds_all_that_it_looks_for(made, name):
     assert "missing" not in (folder / "warnings").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in FROM_HERE])
+@pytest.mark.parametrize("name", READ)
+def test_peft_computes_the_same_with_what_is_read(made, name):
+    case, folder, _, _ = of(made, name)
+    base, theirs = dense(case.model), load_file(folder / "outputs")
+    model = load_peft(base, folder)
+    torch.testing.assert_close(outputs(model, case.model), theirs["outputs"], rtol=1e-5, atol=2e-6)
+    assert (theirs["outputs"] - outputs(base, case.model)).abs().max() > 1e-3
+    merge_adapters(model)
+    torch.testing.assert_close(outputs(model, case.model), theirs["merged"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name.startswith("AdaLoRA")])
+def test_adalora_is_written_as_lora(made, name, tmp_path):
+    case, folder, _, _ = of(made, name)
+    base = dense(case.model)
+    model = load_peft(base, folder)
+    assert export_peft(model, tmp_path, base).kind == "LORA"
+    again = load_peft(base, tmp_path)
+    torch.testing.assert_close(outputs(again, case.model), outputs(model, case.model))
+
+
+def test_attention_is_read_onto_codes_and_not_written(made, tmp_path):
+    case, folder, _, _ = of(made, "attention")
+    base = dense(case.model)
+    model, codes = load_peft(base, folder), compress(base, Quantization(4)).model
+    assert "2 times" in model.attention.out_proj.factorization.notes[0]
+    loaded = load_peft(codes, folder)
+    for name in ("attention", "attention.out_proj"):
+        frozen, term = loaded.get_submodule(name).factorization.terms
+        assert frozen.describe() == codes.get_submodule(name).factorization.describe()
+        assert torch.equal(
+            term.to_dense(), model.get_submodule(name).factorization.terms[1].to_dense()
+        )
+    with pytest.raises(ValueError, match="no place for an adapter of a .*MultiheadAttention"):
+        export_peft(model, tmp_path, base)
+
+
+@pytest.mark.parametrize("name", [f"by PEFT: {name}" for name in OF_PEFT])
 def test_what_peft_writes_is_read_and_written_again_to_the_bit(made, name, tmp_path):
     case, folder, place, _ = of(made, name)
     base = dense(case.model)

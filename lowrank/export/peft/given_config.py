@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,15 @@ from lowrank.export.peft.matching import (
     Patterns,
     barred,
     check_pattern,
-    compiled,
     number_of,
     targeted,
     value_of,
 )
+from lowrank.export.peft.types import TYPES, AdapterType
 from lowrank.files.fields import Fields, parse, shown
 
-# More bytes, and more patterns, than any config has.
-LONGEST, MOST_PATTERNS = 2**24, 10_000
-TYPES = ("LORA", "VERA")
+# More bytes than any config has.
+LONGEST = 2**24
 # Fields that change nothing of what is computed, or only how training starts.
 IDLE = {
     *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
@@ -37,19 +35,23 @@ READ = {
     *("layers_to_transform", "layers_pattern"),
 }
 # Starts that leave the weight of the base as it is when PEFT loads a folder.
-STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
+STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica", None)
+ALL = "all"
 
 
 @dataclass(frozen=True)
 class GivenConfig:
-    """A config of LoRA, DoRA or VeRA.
+    """A config of LoRA, DoRA, AdaLoRA or VeRA.
 
     Attributes:
-        kind: the type of the adapter, LORA or VERA.
+        kind: the type of the adapter, a key of `TYPES`.
         targets, excluded: a regular expression, or ends of names.
         numbers: of the layers with adapters; all if there are none.
         stacks: regular expressions of the names before those numbers; any if there are none.
         saved: the ends of names of the modules that are saved whole.
+        has_biases: whether the biases of the adapted layers are in the file.
+        has_all_biases: whether those of all other modules are, too.
+        version: of PEFT, as the config says it.
     """
 
     kind: str
@@ -66,11 +68,13 @@ class GivenConfig:
     is_rslora: bool
     has_lengths: bool
     has_biases: bool
+    has_all_biases: bool
+    version: Any
 
     def adapted(self, names: Collection[str]) -> set[str]:
         """Which of these modules PEFT adapts."""
         found = targeted(self.targets, names)
-        if self.numbers and not isinstance(self.targets, str):
+        if self.numbers:
             found = [name for name in found if number_of(name, self.stacks) in self.numbers]
         return {*found}.difference(targeted(self.excluded, names), barred(self.saved, found))
 
@@ -78,11 +82,14 @@ class GivenConfig:
         """The rank that PEFT gives a layer."""
         return value_of(self.ranks, name, self.rank)
 
+    def alpha_of(self, name: str) -> float:
+        """The alpha that PEFT gives a layer."""
+        return value_of(self.alphas, name, self.alpha)
+
     def scale_of(self, name: str) -> float:
         """The factor of its adapter."""
-        rank = self.rank_of(name)
-        share = math.sqrt(rank) if self.is_rslora else rank
-        return value_of(self.alphas, name, self.alpha) / share
+        own = self.alpha_of(name), self.rank_of(name)
+        return TYPES[self.kind].scale(*own, self.rank, self.is_rslora)
 
 
 def read_config(folder: Path) -> GivenConfig:
@@ -97,17 +104,20 @@ def read_config(folder: Path) -> GivenConfig:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, and no config has")
     fields = Fields(parse(path.read_bytes(), CONFIG), CONFIG)
     kind = fields.get("peft_type")
-    if kind not in TYPES:
-        raise ValueError(f"{CONFIG}: peft_type is {shown(kind)}, and one of {TYPES} can be read")
-    _check_known(fields)
-    is_lora = kind == "LORA"
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise ValueError(
+            f"{CONFIG}: peft_type is {shown(kind)}, and one of {tuple(TYPES)} can be read"
+        )
+    known = TYPES[kind]
+    _check_known(fields, known)
+    bias = fields.get("bias", "none")
     return GivenConfig(
         kind=kind,
-        rank=fields.integer("r", least=1),
-        alpha=_alpha(fields, "lora_alpha") if is_lora else 1.0,
-        ranks=_pattern(fields, "rank_pattern", lambda own, key: own.integer(key, least=1)),
-        alphas=_pattern(fields, "alpha_pattern", _alpha),
-        dropout=_dropout(fields, "lora_dropout" if is_lora else "vera_dropout"),
+        rank=fields.integer(known.rank, least=1),
+        alpha=known.alpha(fields),
+        ranks=known.ranks(fields),
+        alphas=known.alphas(fields),
+        dropout=_dropout(fields, known.dropout),
         targets=_names(fields, "target_modules"),
         excluded=_names(fields, "exclude_modules") if fields.get("exclude_modules") else (),
         numbers=_numbers(fields),
@@ -115,20 +125,23 @@ def read_config(folder: Path) -> GivenConfig:
         saved=_expressions(fields, "modules_to_save"),
         is_rslora=bool(fields.get("use_rslora", False)),
         has_lengths=bool(fields.get("use_dora", False)),
-        has_biases=fields.get("bias", "none") != "none",
+        has_biases=bias != "none",
+        has_all_biases=bias == ALL,
+        version=fields.get("peft_version"),
     )
 
 
-def _check_known(fields: Fields) -> None:
+def _check_known(fields: Fields, known: AdapterType) -> None:
     """Raise ValueError for a field that changes what is computed and is not known here."""
     for name in fields:
         # An option that is off does nothing, whatever it is.
-        if name not in IDLE | READ and fields[name] not in (None, False, [], {}, ""):
+        is_read = name in (IDLE | READ | known.idle | {known.rank}) - known.unknown
+        if not is_read and fields[name] not in (None, False, [], {}, ""):
             raise ValueError(
                 f"{CONFIG}: {name}={shown(fields[name])} is a part of an adapter that is not known "
                 "here: it would compute something else"
             )
-    biases = ("none", f"{fields['peft_type'].lower()}_only")
+    biases = ("none", ALL, known.biases)
     if fields.get("bias", "none") not in biases:
         raise ValueError(f"{CONFIG}: bias={shown(fields['bias'])}, and one of {biases} can be read")
     if not fields.get("save_projection", True):
@@ -139,20 +152,13 @@ def _check_known(fields: Fields) -> None:
     start = fields.get("init_lora_weights", True)
     if start not in STARTS:
         raise ValueError(
-            f"{CONFIG}: init_lora_weights={shown(start)}, with which PEFT changes the base when it "
-            "loads the adapter. Have it saved by `save_pretrained` with "
-            "path_initial_model_for_weight_conversion, as an adapter of the base as it was"
+            f"{CONFIG}: init_lora_weights={shown(start)}, a start that changes the base, or is not "
+            f"known: those that leave it as it is are {STARTS}. Have it saved by `save_pretrained` "
+            "with path_initial_model_for_weight_conversion, as an adapter of the base as it was"
         )
     for name in ("use_rslora", "use_dora"):
         if not isinstance(fields.get(name, False), bool):
             fields.refuse(name, fields[name], "true or false")
-
-
-def _alpha(fields: Fields, name: str) -> float:
-    value = fields.number(name)
-    if value == 0:
-        fields.refuse(name, value, "another number: at 0 the adapter does nothing")
-    return value
 
 
 def _dropout(fields: Fields, name: str) -> float:
@@ -162,22 +168,11 @@ def _dropout(fields: Fields, name: str) -> float:
     return value
 
 
-def _pattern(fields: Fields, name: str, read: Any) -> Patterns:
-    if not fields.get(name):
-        return ()
-    own = fields.fields(name)
-    if len(own) > MOST_PATTERNS:
-        raise ValueError(f"{own.place} has {len(own)} patterns, and no config has")
-    for key in own:
-        check_pattern(own.place, key)
-    return compiled({key: read(own, key) for key in own})
-
-
 def _names(fields: Fields, name: str) -> str | tuple[str, ...]:
     value = fields[name]
     if not isinstance(value, str):
         return tuple(fields.texts(name) if value else ())
-    if value == "all-linear":
+    if value.lower() == "all-linear":
         fields.refuse(name, value, "the names of modules, as PEFT saves them")
     check_pattern(f"{CONFIG}.{name}", value)
     return value
@@ -186,9 +181,13 @@ def _names(fields: Fields, name: str) -> str | tuple[str, ...]:
 def _numbers(fields: Fields) -> tuple[int, ...]:
     name = "layers_to_transform"
     value = fields.get(name)
-    if value is None or isinstance(value, list):
-        return fields.integers(name, len(value)) if value else ()
-    return (fields.integer(name),)
+    if value is None or value == []:
+        if fields.get("layers_pattern"):
+            fields.refuse("layers_pattern", fields["layers_pattern"], f"left out without {name}")
+        return ()
+    if isinstance(fields["target_modules"], str):
+        fields.refuse(name, value, "left out where target_modules is a regular expression")
+    return fields.integers(name, len(value)) if isinstance(value, list) else (fields.integer(name),)
 
 
 def _expressions(fields: Fields, name: str) -> tuple[str, ...]:
@@ -207,14 +206,18 @@ def _stacks(fields: Fields) -> tuple[str, ...]:
     return (fields.text(name),) if fields[name] else ()
 
 
-def check_targets(config: GivenConfig, names: Mapping[str, bool], layers: set[str]) -> None:
+def check_targets(
+    config: GivenConfig, names: Mapping[str, bool], owners: Mapping[str, str], layers: set[str]
+) -> None:
     """Raise ValueError unless the file has adapters of the layers that the config names.
 
     Args:
         names: of all modules, and whether each holds a weight that can be adapted.
+        owners: of layers that are adapted with another one, the name of that.
         layers: that the file has adapters of.
     """
     found = {name for name in config.adapted(names) if names[name]}
+    found |= {name for name, owner in owners.items() if owner in found}
     missing, surplus = sorted(found - layers), sorted(layers - found)
     if surplus:
         raise ValueError(

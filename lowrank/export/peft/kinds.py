@@ -29,6 +29,8 @@ class Kind(ABC):
     """
 
     down, up = "lora_A.weight", "lora_B.weight"
+    # Whether PEFT adapts a weight that the layer, or one around it, reads and never calls.
+    reads = False
 
     def refusal(self, module: Any) -> str:
         """Why PEFT would compute something else for such a layer; empty if it does not."""
@@ -71,6 +73,33 @@ class LinearKind(Kind):
 
     def factors(self, module: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
         return tensors[self.up], tensors[self.down]
+
+
+class AttentionKind(LinearKind):
+    """The packed projection of an attention, whose weight PEFT changes for the time of a call."""
+
+    reads = True
+
+    def lengths_refusal(self, module: Any) -> str:
+        return "it has none of an attention"
+
+
+class DiagonalKind(LinearKind):
+    """AdaLoRA: a diagonal between two factors, which are parameters and no modules."""
+
+    down, up, middle = "lora_A", "lora_B", "lora_E"
+
+    def tensors(self, module: Any, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return super().tensors(module, left, right) | {self.middle: right.new_ones(len(right), 1)}
+
+
+class DiagonalConvolutionKind(DiagonalKind):
+    """The same of a convolution, whose factors PEFT multiplies out to a kernel."""
+
+    def refusal(self, module: Any) -> str:
+        if module.padding_mode != "zeros":
+            return f"PEFT pads its adapter's inputs by zeros, and not by {module.padding_mode!r}"
+        return "PEFT has no AdaLoRA of convolutions with groups" if module.groups > 1 else ""
 
 
 class TableKind(Kind):
@@ -142,20 +171,31 @@ KINDS: dict[str, Kind] = {
     "embedding": TableKind(),
     **{name.lower(): ConvolutionKind() for name in CONVOLUTIONS},
 }
+# Those that are read only: PEFT may mend how often it adds the change of the output projection.
+READ_KINDS: dict[str, Kind] = {**KINDS, "attention": AttentionKind()}
+DIAGONAL_KINDS: dict[str, Kind] = {"linear": DiagonalKind(), "conv2d": DiagonalConvolutionKind()}
 # The same by what a `Rule` calls the class of a dense layer.
 WORDS: dict[str, str] = {
     "Linear": "linear",
     "Conv1D": "linear",
     "Embedding": "embedding",
+    "MultiheadAttention": "attention",
     **{name: name.lower() for name in CONVOLUTIONS},
 }
 
 
-def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
+def kind_of(
+    module: nn.Module,
+    rule: Rule | None,
+    kinds: Mapping[str, Kind] = KINDS,
+    is_inside: bool = False,
+) -> Kind:
     """The layout for a layer.
 
     Args:
         rule: of the layer; None of one that has a factorization already.
+        kinds: those that the type of adapter has.
+        is_inside: whether it is the projection of an attention that is adapted with it.
 
     Raises:
         ValueError: PEFT has none, or would compute something else.
@@ -164,15 +204,15 @@ def kind_of(module: nn.Module, rule: Rule | None) -> Kind:
         word, view = module.kind, module.view
     else:
         word, view = WORDS.get(rule.kind(module), "") if rule else "", "channel"
-    kind = KINDS.get(word)
+    kind = kinds.get(word)
     if kind is None:
         raise ValueError(
-            f"there is no place for an adapter of a {type(module).__name__}: PEFT has none, or one "
-            "that it adds otherwise, as of experts, and of attention together with one of the "
-            "output projection"
+            f"there is no place for an adapter of a {type(module).__name__}: PEFT has none of this "
+            f"type, or one that it adds otherwise, as of experts and, when written, of attention. "
+            f"Allowed are {sorted(kinds)}"
         )
     refused = kind.refusal(module)
-    if rule is not None and not rule.is_called(module):
+    if rule is not None and not (kind.reads or is_inside or rule.is_called(module)):
         refused = "another module reads its weight and never calls it, and PEFT's adapter with it"
     if view != "channel":
         refused = f"its kernel is seen as a matrix in the view {view!r}, and adapters in 'channel'"

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from lowrank.export.peft.given_config import GivenConfig
-from lowrank.export.peft.kinds import KINDS, LENGTHS
+from lowrank.export.peft.kinds import (
+    DIAGONAL_KINDS,
+    KINDS,
+    LENGTHS,
+    READ_KINDS,
+    DiagonalKind,
+    Kind,
+)
 from lowrank.export.peft.target import HostLayer
 from lowrank.export.peft.vera import INNER, LEFT, OUTER, RIGHT
 from lowrank.factorizations import Dense, Factorization, Product, Scaled, ScaledRows
@@ -27,9 +34,11 @@ class AdapterLayout(ABC):
     """The tensors of one type of adapter.
 
     Attributes:
+        kinds: of layers, by the words of `KINDS`.
         ends: of the names of those of one layer.
     """
 
+    kinds: Mapping[str, Kind]
     ends: Collection[str]
 
     @abstractmethod
@@ -52,8 +61,8 @@ class AdapterLayout(ABC):
         target: HostLayer,
         tensors: Tensors,
         leaf: Leaves,
-    ) -> Factorization:
-        """What is added to the base of one layer.
+    ) -> Factorization | None:
+        """What is added to the base of one layer; None if that is nothing.
 
         Args:
             tensors: of the layer, and of all.
@@ -67,11 +76,12 @@ class AdapterLayout(ABC):
 class LoraLayout(AdapterLayout):
     """scale · left @ right."""
 
+    kinds = READ_KINDS
     ends = tuple(dict.fromkeys(end for kind in KINDS.values() for end in (kind.down, kind.up)))
 
     def shapes(self, config: GivenConfig, target: HostLayer) -> dict[str, Shape]:
-        (out, inner), kind = target.shape, target.kind
-        counted, times = config.rank_of(target.name), kind.times(target.module)
+        (out, inner), kind = target.shape, target.kind(self.kinds)
+        counted, times = config.rank_of(target.owner), kind.times(target.module)
         rank, rest = divmod(counted, times)
         if rest:
             raise ValueError(f"its {times} groups do not divide the rank {counted}")
@@ -83,7 +93,8 @@ class LoraLayout(AdapterLayout):
         right = torch.empty(rank, inner, device="meta")
         tensors = kind.tensors(target.module, left, right)
         if config.has_lengths:
-            refused = kind.lengths_refusal(target.module)
+            around = READ_KINDS["attention"] if target.is_inside else kind
+            refused = around.lengths_refusal(target.module)
             if refused:
                 raise ValueError(f"PEFT's DoRA computes something else: {refused}")
             tensors[LENGTHS] = kind.lengths(target.module, torch.empty(out, device="meta"))
@@ -96,19 +107,40 @@ class LoraLayout(AdapterLayout):
         tensors: Tensors,
         leaf: Leaves,
     ) -> Factorization:
-        factors = target.kind.factors(target.module, tensors)
+        factors = target.kind(self.kinds).factors(target.module, tensors)
         product = Product(*(leaf(matrix) for matrix in factors))
-        return Scaled(product, config.scale_of(target.name), config.dropout)
+        return Scaled(product, config.scale_of(target.owner) * target.times, config.dropout)
+
+
+class AdaloraLayout(LoraLayout):
+    """scale · left · diag(middle) · right, of no rank where all was taken out."""
+
+    kinds = DIAGONAL_KINDS
+    ends = (DiagonalKind.down, DiagonalKind.up, DiagonalKind.middle)
+
+    def term(
+        self,
+        config: GivenConfig,
+        target: HostLayer,
+        tensors: Tensors,
+        leaf: Leaves,
+    ) -> Factorization | None:
+        if config.rank_of(target.owner) == 0:
+            return None
+        left, right = map(leaf, target.kind(self.kinds).factors(target.module, tensors))
+        middle = tensors[DiagonalKind.middle].flatten().to(right.weight)
+        product = Product(left, ScaledRows(right, middle))
+        return Scaled(product, config.scale_of(target.owner), config.dropout)
 
 
 class VeraLayout(AdapterLayout):
     """diag(b) · left · diag(d) · right, left and right the first parts of what all share."""
 
+    kinds = {"linear": KINDS["linear"]}
     ends = (OUTER, INNER)
 
     def shapes(self, config: GivenConfig, target: HostLayer) -> dict[str, Shape]:
-        if target.kind is not KINDS["linear"]:
-            raise ValueError("PEFT's VeRA is one of linear layers")
+        target.kind(self.kinds)
         return {OUTER: (target.shape[0],), INNER: (config.rank,)}
 
     def shared(self, config: GivenConfig, targets: Collection[HostLayer]) -> dict[str, Shape]:
@@ -130,4 +162,8 @@ class VeraLayout(AdapterLayout):
         return Scaled(product, 1.0, config.dropout)
 
 
-LAYOUTS: dict[str, AdapterLayout] = {"LORA": LoraLayout(), "VERA": VeraLayout()}
+LAYOUTS: dict[str, AdapterLayout] = {
+    "LORA": LoraLayout(),
+    "VERA": VeraLayout(),
+    "ADALORA": AdaloraLayout(),
+}

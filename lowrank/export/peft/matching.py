@@ -40,16 +40,20 @@ def number_of(name: str, stacks: Sequence[str]) -> int | None:
     """The number that ``layers_to_transform`` knows a module by: the first part of its name that is
     one, after a part of any name, or after one that ``layers_pattern`` means.
 
-    None if it has none.
+    None if it has none, or if what matched first does not hold it.
     """
     patterns = [rf"(?:^|.*?\.){stack}\.(\d+)\." for stack in stacks] or [r".*?\.[^.]*\.(\d+)\."]
     found = next((match for one in patterns if (match := re.match(one, name))), None)
-    return None if found is None else int(found[found.re.groups])
+    number = None if found is None else found[found.re.groups]
+    return None if number is None else int(number)
 
 
 def compiled(values: Mapping[str, Any]) -> Patterns:
-    """A ``rank_pattern`` or ``alpha_pattern``: regular expressions of whole ends of names."""
-    return tuple((re.compile(rf"(.*\.)?({key})$"), value) for key, value in values.items())
+    """A ``rank_pattern`` or ``alpha_pattern``: regular expressions of whole ends of names, and, of
+    names that match none of them, the name itself."""
+    ends = [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in values.items()]
+    others = [key for key, (end, _) in zip(values, ends, strict=True) if not end.match(key)]
+    return (*ends, *((re.compile(rf"{re.escape(key)}\Z"), values[key]) for key in others))
 
 
 def value_of(patterns: Patterns, name: str, default: Any) -> Any:

@@ -11,12 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lowrank.export.peft.attention import NOTE
 from lowrank.export.peft.base import fingerprint
 from lowrank.export.peft.config import WEIGHTS, check_once
 from lowrank.export.peft.given_config import GivenConfig, check_targets, read_config
 from lowrank.export.peft.given_tensors import WEIGHT, Given, TensorEntry, sorted_out
 from lowrank.export.peft.kinds import LENGTHS
 from lowrank.export.peft.layouts import LAYOUTS
+from lowrank.export.peft.saved import put
 from lowrank.export.peft.target import HostLayer, outside, targets_in
 from lowrank.factorizations import Dense, Factorization
 from lowrank.factorizations.adapted import Adapted, together
@@ -44,10 +46,10 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-        ValueError: another type of adapter than LoRA, DoRA or VeRA, parts that are not known,
-            layers that are not there or of another shape, a rank above a layer's, numbers that are
-            not finite, another base than the one that `export_peft` wrote the adapter for; a
-            pickle, which is never opened.
+        ValueError: another type of adapter than LoRA, DoRA, AdaLoRA or VeRA, parts that are not
+            known, layers that are not there or of another shape, a rank above a layer's, numbers
+            that are not finite, another base than the one that `export_peft` wrote the adapter
+            for; a pickle, which is never opened.
         FileNotFoundError: the folder or a file of it is not there.
     """
     path = as_path(folder, "folder")
@@ -64,10 +66,11 @@ def load_peft(model: nn.Module, folder: str | Path) -> nn.Module:
         names = {name: name in targets for name in outside(model)}
         with _opened(path / WEIGHTS) as (stored, metadata, get):
             given = sorted_out(model, config, targets, stored)
-            check_targets(config, names, set(given.layers))
-            check_once(model, list(given.layers))
+            owners = {name: one.owner for name, one in targets.items() if one.owner != name}
+            check_targets(config, names, owners, set(given.layers))
+            check_once(model, [targets[name].owner for name in given.layers])
             _check_base(metadata, {name: targets[name] for name in given.layers})
-            tensors = {name: get(name) for name in stored}
+            tensors = {name: get(name) for name in given.keys}
         _check_finite(tensors)
         with torch.inference_mode(False), torch.no_grad():
             return _adapted(model, config, given, tensors)
@@ -87,12 +90,9 @@ def _adapted(
             form = _form(targets[name], config, own, shared, leaves)
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
-        loaded = targets[name].replaced(loaded, form)
-    state = loaded.state_dict(keep_vars=True)
-    for name, key in given.others.items():
-        state[name].copy_(tensors[key])
-        if isinstance(state[name], nn.Parameter) and state[name].is_floating_point():
-            state[name].requires_grad_(True)
+        if form is not None:
+            loaded = targets[name].replaced(loaded, form)
+    put(loaded, config.saved, {name: tensors[key] for name, key in given.others.items()})
     refuse_other_files(loaded)
     return loaded
 
@@ -103,8 +103,8 @@ def _form(
     tensors: dict[str, Tensor],
     shared: Mapping[str, Tensor],
     leaves: dict[Any, Dense],
-) -> Factorization:
-    """The adapted weight of one layer.
+) -> Factorization | None:
+    """The adapted weight of one layer; None if its adapter has no rank.
 
     Args:
         leaves: that several layers share, by what they are; filled.
@@ -125,9 +125,12 @@ def _form(
         return Dense(own) if key is None else leaves.setdefault(key, Dense(own))
 
     term = LAYOUTS[config.kind].term(config, target, {**shared, **tensors}, leaf)
+    if term is None:
+        return None
+    notes = sorted(rounded) + [NOTE] * (target.times > 1)
     if lengths is not None:
         lengths = lengths.flatten().to(device, target.dtype)
-    return together(Adapted(target.base(), (term,), lengths), tuple(sorted(rounded)))
+    return together(Adapted(target.base(), (term,), lengths), tuple(notes))
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

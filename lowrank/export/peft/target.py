@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.export.peft.attention import owner_of, path_of, times_of
 from lowrank.export.peft.kinds import Kind, kind_of
 from lowrank.factorizations import Dense, Factorization
 from lowrank.model.factorized import FactorizedLayer
@@ -21,27 +23,43 @@ class HostLayer:
 
     Attributes:
         rule: of a dense layer; None of a compressed one.
+        owner: by whose name PEFT knows its adapter.
         refusal: why it cannot be adapted; empty if it can.
     """
 
     name: str
     module: nn.Module
     rule: Rule | None
+    owner: str
     refusal: str = ""
 
     @property
-    def kind(self) -> Kind:
+    def path(self) -> str:
+        """Where in PEFT's model its adapter is."""
+        return path_of(self.name, self.owner)
+
+    @property
+    def times(self) -> int:
+        """How many times its adapter counts."""
+        return times_of(self.name, self.owner)
+
+    def kind(self, kinds: Mapping[str, Kind]) -> Kind:
         """The layout of its adapter.
+
+        Args:
+            kinds: those that the type of adapter has.
 
         Raises:
             ValueError: it cannot have one.
         """
         if self.refusal:
-            raise ValueError(f"layer '{self.name}': {self.refusal}")
-        try:
-            return kind_of(self.module, self.rule)
-        except ValueError as error:
-            raise ValueError(f"layer '{self.name}': {error}") from error
+            raise ValueError(self.refusal)
+        return kind_of(self.module, self.rule, kinds, self.is_inside)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it is the projection of an attention that is adapted with it."""
+        return self.owner != self.name
 
     @property
     def stored(self) -> Tensor:
@@ -109,9 +127,9 @@ def targets_in(model: nn.Module) -> dict[str, HostLayer]:
         rule = rule_for(module)
         if rule is not None:
             reason = "" if name in usable else reasons.get(name, "its weight cannot be replaced")
-            found[name] = HostLayer(name, module, rule, reason)
+            found[name] = HostLayer(name, module, rule, owner_of(model, name), reason)
         elif isinstance(module, FactorizedLayer):
-            found[name] = HostLayer(name, module, None)
+            found[name] = HostLayer(name, module, None, owner_of(model, name))
     return found
 
 

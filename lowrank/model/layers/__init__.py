@@ -39,7 +39,10 @@ def why_no_rule(module: nn.Module) -> str:
     kinds = [kind for kind in (rule.module_type() for rule in RULES) if kind is not None]
     if not isinstance(module, tuple(kinds)):
         if isinstance(module, Factorization):
-            return "a part of a factorization, which `lowrank.recovery.DecomposeLeaves` compresses"
+            return (
+                "a part of a factorization, which `lowrank.recovery.DecomposeLeaves` compresses; "
+                "`lowrank.plain_model` makes a model of dense layers of this one"
+            )
         return "no rule for a module that uses it"
     if "forward" in vars(module):
         return "its `forward` was set on this one module, and would be lost"

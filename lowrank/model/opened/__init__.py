@@ -1,9 +1,9 @@
 """Models in which each weight is the parameter of a module of its own.
 
-Recurrent layers, attention with separate projections, fused experts and parametrized layers hold
-their weights in other ways. A model is opened before it is compressed: in a copy on the same
-tensors, such modules are exchanged for ones of the same outputs. A new kind is a new opener in
-`OPENERS`.
+Recurrent layers, attention with separate projections, fused experts, parametrized layers and layers
+whose adapters were merged hold their weights in other ways. A model is opened before it is
+compressed: in a copy on the same tensors, such modules are exchanged for ones of the same outputs.
+A new kind is a new opener in `OPENERS`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lowrank.model.copying import copied
 from lowrank.model.opened.attention_parts import AttentionOpener
 from lowrank.model.opened.cells import CellOpener
 from lowrank.model.opened.experts import ExpertsOpener
+from lowrank.model.opened.merged import MergedOpener
 from lowrank.model.opened.opener import Opener
 from lowrank.model.opened.parametrized import ParametrizationOpener
 from lowrank.model.opened.recurrent import RecurrentOpener
@@ -28,6 +29,7 @@ OPENERS: tuple[Opener, ...] = (
     AttentionOpener(),
     ExpertsOpener(),
     ParametrizationOpener(),
+    MergedOpener(),
 )
 
 
