@@ -75,7 +75,7 @@ def export(
 
 def _loaded(file: str, builder: str | None) -> nn.Module:
     import lowrank
-    from lowrank.tasks.image_classification import import_builder
+    from lowrank.tasks.builders import import_builder
 
     return lowrank.load(file, None if builder is None else import_builder(builder))
 

@@ -39,6 +39,7 @@ USES = {
     "pydantic": ("runpy", "run_module('experiments.reproduce', run_name='__main__')"),
     "sacrebleu": ("lowrank.tasks", "TranslationScores()"),
     "sklearn": ("lowrank.tasks", "Digits()"),
+    "soundfile": ("lowrank.tasks", "HubClips('me/words', 8000, 8000)"),
     "tabulate": ("importlib", "import_module('lowrank.reporting.captions')"),
     "tensorboardX": ("experiments.trackers", "TensorBoardTracker('folder')"),
     "threadpoolctl": ("lowrank.point", "computing(seed=0, threads=1).__enter__()"),

@@ -26,6 +26,7 @@ EXTRAS = {
     "pydantic": "sweep",
     "sacrebleu": "texts",
     "sklearn": "tasks",
+    "soundfile": "sound",
     "tabulate": "reports",
     "tensorboardX": "sweep",
     "threadpoolctl": "sweep",
@@ -42,6 +43,7 @@ INCLUDED = {
     "gguf": {"tasks"},
     "harness": {"tasks"},
     "peers": {"reports", "sweep", "tasks"},
+    "sound": {"tasks"},
     "sweep": {"reports", "tasks"},
     "texts": {"tasks"},
 }

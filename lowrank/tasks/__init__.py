@@ -3,6 +3,8 @@
 from lowrank.metrics.metric import Metric as Metric
 from lowrank.model.batch import Batch as Batch
 from lowrank.tasks.agreement import agreement_metrics as agreement_metrics
+from lowrank.tasks.audio_classification import AudioClassification as AudioClassification
+from lowrank.tasks.audio_sources import HubClips as HubClips
 from lowrank.tasks.causal_lm import CausalLM as CausalLM
 from lowrank.tasks.class_scores import ClassScores as ClassScores
 from lowrank.tasks.image_changes import Inverted as Inverted

@@ -30,7 +30,7 @@ from lowrank.tasks import (
     TrainedOn,
     Training,
 )
-from lowrank.tasks.image_classification import import_builder
+from lowrank.tasks.builders import import_builder
 from lowrank.tasks.networks.cifar_resnet import CifarResNet
 from lowrank.tasks.networks.convolutional import lenet5, small_cnn
 from lowrank.tasks.networks.multilayer import mlp

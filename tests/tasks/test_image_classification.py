@@ -16,7 +16,7 @@ from lowrank.tasks import (
     Trained,
     Training,
 )
-from lowrank.tasks.image_classification import import_builder
+from lowrank.tasks.builders import import_builder
 
 CONF = Path(__file__).parents[2] / "conf"
 TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))

@@ -1,0 +1,142 @@
+"""Labelled clips of sound as waveforms, from any dataset of the hub."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrank.files.extras import need
+from lowrank.numerics.checks import check_integer
+from lowrank.tasks import cache, hub
+from lowrank.tasks.image_sources import Part, check_part
+from lowrank.tasks.splits import check_text, data_name
+from lowrank.tasks.waves import padded
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of equal length with their labels.
+
+    Attributes:
+        waves: float32, (count, samples), in [−1, 1].
+        labels: int64, (count,), from 0.
+        classes: the number of classes, or None if the dataset does not say it.
+    """
+
+    waves: Tensor
+    labels: Tensor
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class HubClips:
+    """Any audio-classification dataset of the Hugging Face hub, or of a mirror (see `hub`).
+
+    Clips are decoded once and kept in the cache. Shorter ones get zeros at their end.
+
+    Args:
+        dataset: ``organisation/name``.
+        sampling_rate: of all clips, in Hz; another rate is refused, for nothing is resampled.
+        samples: the length of a clip; a longer one is refused.
+        train: the split of the train clips; slices such as ``train[:80%]`` are allowed.
+        test: the split of the test clips; must share no clip with `train`.
+        config: the dataset's configuration, where it has several.
+        revision: a commit or tag of the hub; set it for data that may change there.
+        audio, label: the columns.
+
+    Raises:
+        ValueError: an option of the wrong kind; from `read`, missing data, clips that cannot be
+            decoded, have several channels or another rate, or are too long; labels that are no
+            class numbers.
+    """
+
+    dataset: str
+    sampling_rate: int
+    samples: int
+    train: str = "train"
+    test: str = "test"
+    config: str | None = None
+    revision: str | None = None
+    audio: str = "audio"
+    label: str = "label"
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "train", "test", "audio", "label"):
+            check_text(name, getattr(self, name))
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        for name in ("sampling_rate", "samples"):
+            check_integer(name, getattr(self, name), least=1)
+        if self.train == self.test:
+            raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
+        need("clips of the hub", "datasets", "filelock", "soundfile")
+
+    @property
+    def name(self) -> str:
+        """The default name of a task on these clips."""
+        return data_name(self.dataset, self.config)
+
+    def read(self, part: Part) -> Clips:
+        """The train or the test clips, which share none."""
+        check_part(part)
+        config = asdict(self) | {"split": self.train if part == "train" else self.test}
+        del config["train"], config["test"]
+        config["fingerprint"] = hub.fingerprint(self.dataset)
+        content = cache.tensors("clips", config, lambda: self._decode(config["split"]))
+        return Clips(content["waves"], content["labels"], int(content["classes"]) or None)
+
+    def _decode(self, split: str) -> dict[str, Tensor]:
+        from datasets import Audio, ClassLabel
+
+        data = hub.load_split(self.dataset, split, self.config, self.revision)
+        if len(data) == 0:
+            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
+        for column in (self.audio, self.label):
+            if column not in data.column_names:
+                raise ValueError(
+                    f"dataset {self.dataset!r} has no column {column!r}; it has {data.column_names}"
+                )
+        labels = data.select_columns([self.label])[:][self.label]
+        if not all(isinstance(number, int) and number >= 0 for number in labels):
+            raise ValueError(
+                f"column {self.label!r} of dataset {self.dataset!r} must hold class numbers from "
+                f"0, and holds {sorted(set(labels), key=repr)[:5]}"
+            )
+        feature = data.features[self.label]
+        names = feature.names if isinstance(feature, ClassLabel) else ()
+        # Decoding in `datasets` needs torchcodec, which brings FFmpeg.
+        sounds = data.cast_column(self.audio, Audio(decode=False))[self.audio]
+        waves = [self._wave(sound, row) for row, sound in enumerate(sounds)]
+        return {
+            "waves": torch.stack(waves),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "classes": torch.tensor(len(names or ())),
+        }
+
+    def _wave(self, sound: Any, row: int) -> Tensor:
+        """One clip, float32 (samples,)."""
+        import soundfile
+
+        place = f"the clip in row {row} of dataset {self.dataset!r}"
+        file = io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
+        try:
+            wave, rate = soundfile.read(file, dtype="float32")
+        except (soundfile.SoundFileError, TypeError, OSError) as error:
+            raise ValueError(f"{place} cannot be decoded: {error}") from error
+        if rate != self.sampling_rate or wave.ndim != 1:
+            channels = 1 if wave.ndim == 1 else wave.shape[1]
+            raise ValueError(
+                f"{place} has {rate} samples a second and {channels} channels; clips must have "
+                f"sampling_rate={self.sampling_rate} and one channel"
+            )
+        if len(wave) == 0 or len(wave) > self.samples:
+            raise ValueError(
+                f"{place} has {len(wave)} samples; clips must have 1..{self.samples}: raise "
+                "`samples`, or take other clips"
+            )
+        return padded(torch.from_numpy(wave), self.samples)
