@@ -22,7 +22,8 @@ from lowrank.export.formats.onnx.weights import OnnxWeight
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.formats.rest import rest_bytes
 from lowrank.export.formats.torch_export import own_copy
-from lowrank.export.formats.traced.example import Example, example_of
+from lowrank.export.formats.traced.example import Example, Given, example_field, example_of
+from lowrank.export.formats.traced.inputs_file import check_example_file
 from lowrank.export.formats.traced.program import recorded, with_forms
 from lowrank.export.skeleton import Layer, layers_of
 from lowrank.factorizations import Factorization
@@ -57,11 +58,12 @@ class Onnx(Format):
     name: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx_ir", "onnxscript")
 
-    example: Any = None
+    example: Given = example_field()
     matmul_nbits: bool = False
 
     def __post_init__(self) -> None:
         check_flag("matmul_nbits", self.matmul_nbits)
+        check_example_file(self.example)
 
     def plan(self, model: nn.Module) -> ExportPlan:
         example_of(model, self.example)
