@@ -34,6 +34,8 @@ from lowrank.numerics.checks import check_flag
 FILE = "model.onnx"
 # The most numbers of an input of a node that the optimizer evaluates.
 SMALL = 16
+# Bytes of the numbers in a file; protobuf ends at 2^31, with the graph and its constants.
+LARGEST = 3 * 2**29
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Onnx(Format):
     onnxruntime multiplies them as they are, which is faster, and other runtimes refuse the file.
     Both compute in float32. Sparse matrices and codebooks by group are multiplied out.
 
-    Models above 2 GB have their numbers in ``model.onnx.data`` beside the file, since a file of
-    ONNX cannot be larger.
+    Models with more than 1.5 GiB of numbers have them in ``model.onnx.data`` beside the file, since
+    a file of ONNX has less than 2 GiB.
 
     Attributes:
         example: inputs to record a run on; see `TorchExport`.
@@ -102,7 +104,15 @@ class Onnx(Format):
             # What is small is computed, such as sizes; factors are not multiplied out.
             onnxscript.optimizer.optimize_ir(made.model, input_size_limit=SMALL)
             _finish(made.model)
-            made.save(folder / FILE)
+            _save(made.model, folder / FILE)
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx_ir as ir
+
+    held = [value.const_value for value in model.graph.initializers.values()]
+    nbytes = sum(tensor.nbytes for tensor in held if tensor is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if nbytes > LARGEST else None)
 
 
 def _parts(module: nn.Module) -> list[Any]:
