@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
@@ -62,7 +63,9 @@ class Gguf(Format):
             check_text("tokenizer", self.tokenizer)
 
     def plan(self, model: nn.Module) -> ExportPlan:
-        stored = self._tensors(model, architecture_of(model))
+        architecture = architecture_of(model)
+        check_config(model)
+        stored = self._tensors(model, architecture)
         notes = self._notes(model, stored)
         layers = []
         for layer in layers_of(model):

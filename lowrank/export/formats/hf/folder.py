@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.hf.card import CARD, card, licence_of, read_record
 from lowrank.export.formats.hf.compressed_tensors import FORMAT
@@ -72,6 +73,7 @@ class HuggingFaceFolder(Format):
 
     def plan(self, model: nn.Module) -> ExportPlan:
         check_pretrained(model)
+        check_config(model)
         if self.record is not None:
             read_record(self.record)
         notes = [] if self._licence(model) else ["the licence of the base is not known"]
