@@ -40,8 +40,9 @@ class Gguf(Format):
     precision, stay so too. All others are multiplied out.
 
     Args:
-        tokenizer: the name or folder of the one to include; empty: that of the model's own folder;
-            None: none is included, and the file serves for its weights alone.
+        tokenizer: the name or folder of the one to include, or a GGUF file that has it; empty: that
+            of the model's own folder; None: none is included, and the file serves for its weights
+            alone.
         dtype: of the matrices that are not in blocks: ``"float16"``, ``"bfloat16"`` or
             ``"float32"``. Vectors are float32, as llama.cpp needs them.
 
@@ -132,20 +133,25 @@ class Gguf(Format):
             return None
         config: Any = model.config
         rows = config.vocab_size
+        from lowrank.reading.gguf_vocabulary import tokenizer_in
         from lowrank.tasks.pretrained import Pretrained
+        from lowrank.tasks.read_compressed import GGUF, gguf_file
 
         name = self.tokenizer or str(getattr(model, "name_or_path", ""))
         if not name:
             raise ValueError(
-                "the model does not say where its tokenizer is: give tokenizer='a folder or name', "
-                "or tokenizer=None to write a file without one"
+                "the model does not say where its tokenizer is: give tokenizer='a folder, name or "
+                "GGUF file', or tokenizer=None to write a file without one"
             )
         try:
-            found = Pretrained(name, "float32", None).tokenizer
+            if name.endswith(GGUF):
+                found = tokenizer_in(gguf_file(name))
+            else:
+                found = Pretrained(name, "float32", None).tokenizer
         except ValueError as error:
             raise ValueError(
-                f"{error}. Give tokenizer='a folder or name', or tokenizer=None to write a file "
-                "without one"
+                f"{error}. Give tokenizer='a folder, name or GGUF file', or tokenizer=None to "
+                "write a file without one"
             ) from error
         return gguf_tokenizer(found, rows)
 

@@ -35,8 +35,8 @@ class HuggingFaceFolder(Format):
     `code`, keeps its form, which code in the folder runs.
 
     Args:
-        tokenizer: a folder or a name on the hub with the tokenizer or processor; by default that
-            of the model itself; None leaves it out.
+        tokenizer: a folder or a name on the hub with the tokenizer or processor, or a GGUF file
+            with a tokenizer; by default that of the model itself; None leaves it out.
         shard_bytes: the largest size of a file of weights; several have an index.
         record: the file of a record, for the model card.
         licence: of the base, as the hub names it; by default that of the base's own card.
