@@ -126,7 +126,7 @@ def _add_field(group: Any, field: Field, hint: Any) -> None:
     if not required:
         # Left out of what the format is given, unless it is said.
         options["default"] = argparse.SUPPRESS
-        options["help"] = f"default: {default}"
+        options["help"] = field.metadata.get("help", f"default: {default}")
     kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
     name = f"--{field.name.replace('_', '-')}"
     if kinds == [bool]:
@@ -134,8 +134,10 @@ def _add_field(group: Any, field: Field, hint: Any) -> None:
     elif all(get_origin(kind) is Literal for kind in kinds):
         choices = [choice for kind in kinds for choice in get_args(kind)]
         group.add_argument(name, choices=choices, **options)
-    elif (len(kinds) == 1 and kinds[0] in PLAIN) or {*kinds} == {str, Path}:
-        group.add_argument(name, type=kinds[0], **options)
+    elif (len(kinds) == 1 and kinds[0] in PLAIN) or {*kinds} >= {str, Path}:
+        # What may be a path is one here, whatever else it may be in Python.
+        kind = str if {*kinds} >= {str, Path} else kinds[0]
+        group.add_argument(name, type=kind, **options)
         if default is not None and len(kinds) < len(_alternatives(hint)):
             without = {"action": "store_const", "const": None, "help": f"without {field.name}"}
             options = {"dest": field.name, "default": argparse.SUPPRESS}

@@ -30,8 +30,8 @@ def read_compressed(
 
     The codes are those of the file. None of the tools is needed but `gguf`, no code runs, and
     nothing large is taken from memory before the files and the config fit each other. The language
-    model tasks take such a model too, by its name, if it is no GGUF file. Of a GGUF file the
-    tokenizer is not read.
+    model tasks take such a model too, by its name, if it is no GGUF file. The tokenizer of a GGUF
+    file is not read here; exports take it as ``tokenizer="model.gguf"``.
 
     Args:
         name: its name in the mirror or on the hub, or its folder; a GGUF file by its path, or its
@@ -63,12 +63,22 @@ def read_compressed(
     return pretrained.read(cls)
 
 
-def _read_gguf(name: str, dtype: str, multiply_out: bool) -> ReadModel:
+def gguf_file(name: str) -> Path:
+    """The GGUF file of a path, or of a name behind that of a model in the mirror.
+
+    Raises:
+        ValueError: there is none.
+    """
     path = Path(name)
     if not path.is_file():
         path = Path(hub.model_path(str(path.parent)), path.name)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: give the path of a GGUF file")
+    return path
+
+
+def _read_gguf(name: str, dtype: str, multiply_out: bool) -> ReadModel:
+    path = gguf_file(name)
     pretrained = Pretrained(str(path.parent), dtype, None)
     from lowrank import reading
 

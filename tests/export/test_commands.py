@@ -155,6 +155,82 @@ def test_what_cannot_be_exported_is_one_line(words, says, path, run):
     assert str(caught.value).startswith("export: ") and "\n" not in str(caught.value)
 
 
+def exported(path, format, folder, *words):
+    model = ("--model", "test_commands:network", "--multiply-out")
+    return ("export", path, "--format", format, "--out", folder / "out", *model, *words)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", ["input", "input_0"])
+def test_example_inputs_are_read_from_a_file(name, rows, path, tmp_path, run):
+    """By the name that forward() takes, or by position; the batch stays open, of one row too."""
+    save_file({name: torch.zeros(rows, 64)}, tmp_path / "inputs")
+    run(*exported(path, "torch_export", tmp_path, "--example", tmp_path / "inputs"))
+    program, given = torch.export.load(tmp_path / "out" / "model.pt2").module(), torch.randn(5, 64)
+    found = program(given) if name == "input_0" else program(input=given)
+    torch.testing.assert_close(found, lowrank.load(path, network())(given))
+
+
+def test_an_example_is_of_graphs_and_of_cutting_too(path, tmp_path, run):
+    save_file({"input": torch.zeros(2, 64)}, tmp_path / "inputs")
+    pytest.importorskip("torch_pruning")
+    plain = exported(path, "plain", tmp_path, "--cut", "--example", tmp_path / "inputs")
+    assert str(tmp_path / "out") in run(*plain)
+    onnx = pytest.importorskip("onnx")
+    words = exported(path, "onnx", tmp_path / "graph", "--example", tmp_path / "inputs")
+    (tmp_path / "graph").mkdir()
+    run(*words)
+    (given,) = onnx.load(tmp_path / "graph" / "out" / "model.onnx").graph.input
+    assert given.name == "input"
+    assert [size.dim_param for size in given.type.tensor_type.shape.dim] == ["batch", ""]
+
+
+def files_of_examples(folder):
+    save_file({"pixels": torch.zeros(2, 64)}, folder / "named otherwise")
+    save_file({"input_0": torch.zeros(2, 64), "input_2": torch.zeros(2, 64)}, folder / "gap")
+    save_file({"input_0": torch.zeros(2, 64), "input_1": torch.zeros(2, 64)}, folder / "two")
+    save_file({"input": torch.zeros(0, 64)}, folder / "no rows")
+    save_file({"input": torch.tensor(1.0)}, folder / "no axis")
+    save_file({}, folder / "empty")
+    torch.save({"input": torch.zeros(2, 64)}, folder / "pickle")
+    (folder / "cut off").write_bytes((folder / "two").read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing", "No such file"),
+        (".", "is no file"),
+        ("", "is empty, and no file is called so"),
+        ("pickle", "is a pickle"),
+        ("cut off", "is no whole safetensors file"),
+        ("named otherwise", r"forward\(\) takes \['input'\].*given are \['pixels'\]"),
+        ("two", r"too many positional.*given are \['input_0', 'input_1'\]"),
+        ("gap", r"\['input_0', 'input_2'\]: number them from input_0 without a gap"),
+        ("no rows", r"of one example or more.*not input of shape \(0, 64\)"),
+        ("no axis", r"not input of shape \(\)"),
+        ("empty", "whose first axis is the batch.*or a safetensors file"),
+    ],
+)
+def test_files_that_are_no_example_are_one_line(name, says, path, tmp_path, run):
+    files_of_examples(tmp_path)
+    given = tmp_path / name if name else ""
+    with pytest.raises(SystemExit, match=says) as caught:
+        run(*exported(path, "torch_export", tmp_path, "--example", given))
+    assert str(caught.value).startswith("export: ") and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_example_the_option_is_named(path, tmp_path, run):
+    with pytest.raises(SystemExit, match="on the command line --example FILE"):
+        run(*exported(path, "torch_export", tmp_path))
+
+
+def test_a_wrong_file_of_examples_ends_before_the_model_is_loaded(tmp_path, run):
+    with pytest.raises(SystemExit, match="no example"):
+        run(*exported(tmp_path / "no model", "torch_export", tmp_path, "--example", "no example"))
+
+
 @dataclass(frozen=True)
 class Optioned(Format):
     """A format with an option of each kind."""

@@ -1,12 +1,22 @@
 """Channels that carry nothing are cut out of models, whose outputs stay the same."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
 from torch import nn
 
-from lowrank import MagnitudePruning, Select, Uncompressed, compress
+from lowrank import (
+    MagnitudePruning,
+    Quantization,
+    Select,
+    Uncompressed,
+    compress,
+    export_model,
+    load,
+    save,
+)
 from lowrank.export.cutting import cut_model
 from lowrank.tasks.networks.cifar_resnet import CifarResNet
 
@@ -178,25 +188,186 @@ def test_rows_of_a_resnet_are_cut_inside_of_its_blocks():
     check_equal(result, model, torch.randn(2, 3, 16, 16))
 
 
-def test_the_mlp_of_a_llama_is_cut():
+CONCATENATED = "they go into a concatenation, and channels of those stay"
+SPLIT = "they are split into parts, and channels of those stay"
+
+
+class Concatenated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3)
+        self.head = nn.Conv2d(14, 5, 1)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.one(x).relu(), self.two(x)], 1))
+
+
+class Split(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.both, self.head = nn.Linear(6, 16), nn.Linear(8, 5)
+
+    def forward(self, x):
+        gate, value = self.both(x).chunk(2, dim=-1)
+        return self.head(gate.sigmoid() * value)
+
+
+class Stream(nn.Module):
+    """A residual stream, which LayerNorm reads, and a branch beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 5)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.down(self.up(self.norm(x)).relu())
+        return self.head(self.norm(x))
+
+
+def grouped(groups):
+    layers = [nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(8, 5, 1))
+
+
+NORMED = "they go through LayerNorm, which may mix channels"
+ROWS_OF_GROUPS = "it is a convolution in groups, and rows of those stay"
+# Network, rows and columns of zeros by layer, sizes of what is cut, and why others are left.
+LEFT = {
+    "rows before a concatenation": (
+        Concatenated,
+        {"one": ([1, 2], []), "two": ([0], [])},
+        {},
+        {"one": CONCATENATED, "two": CONCATENATED},
+    ),
+    "columns behind one": (Concatenated, {"head": ([], [1, 9])}, {}, {"head": CONCATENATED}),
+    "rows before a split": (Split, {"both": ([1, 9], [])}, {}, {"both": SPLIT}),
+    "columns behind one split": (Split, {"head": ([], [1])}, {}, {"head": SPLIT}),
+    "a stream": (
+        Stream,
+        {"embed": ([1], []), "down": ([1], []), "up": ([3], [])},
+        {"up": (15, 8), "down": (8, 15)},
+        {"embed": NORMED, "down": NORMED},
+    ),
+    "groups": (
+        lambda: grouped(2),
+        {"0": ([1, 2, 5, 6], []), "2": ([0], [])},
+        {},
+        {"0": "they go through a Conv2d in groups, which may mix channels", "2": ROWS_OF_GROUPS},
+    ),
+    "rows of each channel by itself": (
+        lambda: grouped(8),
+        {"0": ([1, 2], []), "2": ([0], [])},
+        {"0": (6, 3), "4": (5, 6)},
+        {"2": ROWS_OF_GROUPS},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_channels_that_have_other_places_or_meet_are_left_and_named(name):
+    make, zeros, cut, left = LEFT[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    for layer, (rows, columns) in zeros.items():
+        zero(model.get_submodule(layer), rows, columns)
+    shape = (3, 9, 9) if any(isinstance(m, nn.Conv2d) for m in model.modules()) else (6,)
+    result = cut_model(model, torch.zeros(2, *shape))
+    assert (sizes(result), dict(result.left)) == (cut, left)
+    check_equal(result, model, torch.randn(4, *shape))
+
+
+def llama(**others):
     transformers = pytest.importorskip("transformers")
     sizes_of = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**sizes_of, **heads, max_position_embeddings=32)
-    dense = transformers.LlamaForCausalLM(config).eval()
-    model = compress(
-        dense, MagnitudePruning(0.5, pattern="columns"), where=Select(include="*.down_proj")
-    ).model
+    config = transformers.LlamaConfig(
+        **(sizes_of | heads | {"max_position_embeddings": 32} | others)
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def without_columns(dense, share, include):
+    """The model with columns of zeros, the same share in each of some layers."""
+    method = MagnitudePruning(share, pattern="columns")
+    return compress(dense, method, where=Select(include=include)).model
+
+
+def check_llama(one, other):
+    ids = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        found, wanted = one(input_ids=ids).logits, other(input_ids=ids).logits
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_mlp_of_a_llama_is_cut():
+    model = without_columns(llama(), 0.5, "*.down_proj")
     zero(model.model.layers[0].self_attn.q_proj, rows=[0])
     result = cut_model(model)
     assert sizes(result)["model.layers.1.mlp.up_proj"] == (12, 16)
     assert len(result.cut) == 6
-    ids = torch.arange(20).view(2, 10)
-    with torch.no_grad():
-        one, other = result.model(input_ids=ids).logits, model(input_ids=ids).logits
-    torch.testing.assert_close(one, other)
+    check_llama(result.model, model)
     assert "which may mix channels" in dict(result.left)["model.layers.0.self_attn.q_proj"]
+
+
+# Other fields of the config may have the same number.
+@pytest.mark.parametrize(
+    "others", [{}, {"intermediate_size": 16}, {"max_position_embeddings": 24, "vocab_size": 24}]
+)
+def test_a_cut_llama_is_loaded_by_transformers_where_its_config_can_say_the_sizes(others, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    dense = llama(**others)
+    width = dense.config.intermediate_size
+    model = without_columns(dense, 0.25, "*.down_proj")
+    small = cut_model(model).model
+    export_model(small, "hf", tmp_path / "out", tokenizer=None)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    config = dense.config.to_dict() | {"intermediate_size": 3 * width // 4}
+    changes = {"dtype", "_name_or_path", "architectures", "transformers_version"}
+    for name in config.keys() - changes:
+        assert loaded.config.to_dict()[name] == config[name], name
+    assert dense.config.intermediate_size == model.config.intermediate_size == width
+    check_llama(loaded.eval(), model)
+    save(small, tmp_path / "small")
+    check_llama(load(tmp_path / "small"), model)
+    # Compressed again, it has the same sizes.
+    again = compress(small, Quantization(bits=8), where=Select(include="*_proj")).model
+    export_model(again, "hf", tmp_path / "8", tokenizer=None)
+
+
+def test_a_cut_encoder_and_decoder_have_a_size_each(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    counts = {"encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 24}
+    counts |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 16}
+    widths = {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 40}
+    torch.manual_seed(0)
+    dense = transformers.BartForConditionalGeneration(transformers.BartConfig(**counts, **widths))
+    small = cut_model(without_columns(dense.eval(), 0.5, "*.fc2")).model
+    assert small.config.encoder_ffn_dim == small.config.decoder_ffn_dim == 12
+    assert small.config.max_position_embeddings == 24
+    export_model(small, "hf", tmp_path / "out", tokenizer=None)
+    transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_layers_of_several_sizes_are_refused_where_the_config_has_one(format, tmp_path):
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    model = without_columns(llama(), 0.5, "*.1.mlp.down_proj")
+    result = cut_model(model)
+    assert sizes(result)["model.layers.1.mlp.up_proj"] == (12, 16) and len(result.cut) == 3
+    assert result.model.config.intermediate_size == 24
+    says = r"gate_proj.*the first is \(12, 16\) here and \(24, 16\) there.*format='plain'"
+    with pytest.raises(ValueError, match=says):
+        export_model(result.model, format, tmp_path / "out", tokenizer=None)
+    assert not list(tmp_path.iterdir())
+    export_model(model, "plain", tmp_path / "plain", cut=True)
+    load_code = importlib.util.spec_from_file_location("loads", tmp_path / "plain" / "load.py")
+    program = importlib.util.module_from_spec(load_code)
+    load_code.loader.exec_module(program)
+    check_llama(program.load(llama()), model)
 
 
 class Untraceable(nn.Module):

@@ -16,7 +16,7 @@ from forms import FORMS
 from gguf_program import FILE, TEXT
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import lowrank
 from lowrank import Quantization, TruncatedSVD
@@ -42,8 +42,6 @@ class Case:
 
 
 def stories():
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32).eval()
 
 
@@ -194,3 +192,61 @@ def test_rows_that_blocks_do_not_divide_are_named(exported):
     plan = exported["stories260K, 4 bits"][1]
     assert {one.name.rpartition(".")[2] for one in plan.multiplied_out} == {"down_proj"}
     assert "do not divide rows of 172" in plan.describe()
+
+
+def tokenizers():
+    """Name → the maker of a tokenizer."""
+
+    def padded(split):
+        one = byte_level(split)
+        # transformers gives one to all tokenizers that it reads from GGUF files of this kind.
+        one.add_special_tokens({"pad_token": "<|endoftext|>"})
+        return one
+
+    made = {f"split as {name}": (lambda one=one: padded(one)) for name, one in SPLITS.items()}
+    if STORIES.is_dir():
+        made["stories260K"] = lambda: AutoTokenizer.from_pretrained(STORIES)
+    return made
+
+
+@pytest.mark.parametrize("name", tokenizers())
+def test_the_tokenizer_of_a_file_goes_into_other_exports(name, tmp_path):
+    """Read in and written again, it makes the same ids, and text of what is generated."""
+    own = tokenizers()[name]()
+    own.save_pretrained(tmp_path / "own")
+    sizes = SIZES | {"vocab_size": len(own)}
+    model = Architecture("LlamaForCausalLM", "LlamaConfig", sizes, 9, set(), "").make()
+    first, file = tmp_path / "first", str(tmp_path / "first" / FILE)
+    export = {"multiply_out": True, "dtype": "float32"}
+    lowrank.export_model(model, "gguf", first, tokenizer=str(tmp_path / "own"), **export)
+    read = lowrank.read_compressed(file, multiply_out=True).model
+    lowrank.export_model(read, "gguf", tmp_path / "gguf", tokenizer=file, **export)
+    lowrank.export_model(read, "hf", tmp_path / "hf", tokenizer=file)
+    wanted = own(TEXT).input_ids
+    for folder, options in (("gguf", {"gguf_file": FILE}), ("hf", {})):
+        found = AutoTokenizer.from_pretrained(tmp_path / folder, **options)
+        assert found(TEXT).input_ids == wanted
+        assert found.decode(wanted) == own.decode(wanted)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / folder, **options).eval()
+        inputs = found("Once upon a time", return_tensors="pt")
+        new = theirs.generate(inputs.input_ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
+        same = model.generate(inputs.input_ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
+        assert found.decode(new[0]) == own.decode(same[0])
+
+
+@pytest.mark.parametrize("format", ["gguf", "hf"])
+def test_files_without_a_whole_tokenizer_are_refused(format, tmp_path):
+    model = LLAMA.make()
+    lowrank.export_model(model, "gguf", tmp_path / "none", tokenizer=None)
+    data = (tmp_path / "none" / FILE).read_bytes()
+    (tmp_path / "short.gguf").write_bytes(data[:500])
+    (tmp_path / "other.gguf").write_bytes(b"PK" + data[2:])
+    for name, says in (
+        (f"none/{FILE}", "has no tokenizer that transformers reads: .*'none'"),
+        ("short.gguf", "short.gguf"),
+        ("other.gguf", "other.gguf"),
+        ("missing.gguf", "missing.gguf"),
+    ):
+        with pytest.raises(ValueError, match=f"(?s){says}.*[Gg]ive tokenizer="):
+            lowrank.export_model(model, format, tmp_path / "out", tokenizer=str(tmp_path / name))
+    assert not (tmp_path / "out").exists()

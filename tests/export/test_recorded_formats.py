@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -14,14 +15,17 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from forms import FORMS
+from safetensors.torch import load_file
 from torch import nn
 
 import lowrank
 from lowrank import Quantization, TruncatedSVD
 from lowrank.execution.substitute import substitute
+from lowrank.export.formats.onnx import file as onnx_file
 from lowrank.export.formats.plan import ExportPlan
 from lowrank.factorizations import Layout, ScaledLevels
 from lowrank.model.factorized import FactorizedLinear
+from lowrank.tasks.models import CifarResNet
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)
@@ -36,6 +40,9 @@ MULTIPLIED_OUT = {
     },
 }
 INT4 = Quantization(bits=4, group_size=16)
+RESNET = Path(os.environ.get("LOWRANK_HUB", ""), "models/akamaster/resnet20-cifar10")
+RESNET /= "model.safetensors"
+RESNETS = ["ResNet-20, random"] + ["ResNet-20"] * RESNET.is_file()
 
 
 class Forms(nn.Module):
@@ -113,7 +120,26 @@ def perceptron():
     return lowrank.compress(nn.Sequential(*layers), {"0": zero_points, "2": INT4}).model
 
 
+@torch.no_grad()
+def resnet(published):
+    """ResNet-20, with weights of the mirror or at random; a stage each of low rank and of codes."""
+    torch.manual_seed(0)
+    model = CifarResNet(20).eval()
+    if published:
+        model.load_state_dict(load_file(RESNET))
+    else:
+        for module in model.modules():  # As if trained: no two tensors are equal.
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.running_var, module.weight):
+                    tensor.uniform_(0.5, 1.5)
+                for tensor in (module.running_mean, module.bias):
+                    tensor.normal_(std=0.1)
+    methods = {"layer1.*": TruncatedSVD(rank=8), "layer2.*": INT4, "layer3.*": Quantization(bits=8)}
+    return lowrank.compress(model, methods).model
+
+
 IDS = torch.arange(24).view(2, 12) % 40
+IMAGES = torch.linspace(-20, 20, 2 * 3 * 32 * 32).sin().view(2, 3, 32, 32)
 SOUND = torch.linspace(-1, 1, 3 * 8 * 9).sin().view(3, 8, 9)
 
 
@@ -151,6 +177,9 @@ def models():
     yield "Whisper", "onnx", whisper.model.encoder, only(sized("Whisper"), "input_features"), {}
     yield "sounds", "onnx", sounds(Quantization(bits=6)), sound, {"example": SOUND}
     yield "low rank", "onnx", sounds(TruncatedSVD(rank=2)), sound, {"example": (SOUND,)}
+    images = [{"input_0": IMAGES}, {"input_0": IMAGES[:1].repeat(5, 1, 1, 1).cumsum(0).cos()}]
+    for name in RESNETS:
+        yield name, "onnx", resnet(name == "ResNet-20"), images, {"example": IMAGES[:1]}
 
 
 def only(runs, name):
@@ -195,7 +224,7 @@ def named(outputs):
 
 NAMES = [name for name, *_ in ([f"forms, {f}"] for f in FORMATS)]
 NAMES += [f"Llama, {f}" for f in FORMATS]
-NAMES += ["Matmul", "T5", "ViT", "Whisper", "sounds", "low rank"]
+NAMES += ["Matmul", "T5", "ViT", "Whisper", "sounds", "low rank", *RESNETS]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -261,6 +290,35 @@ def test_codes_stay_codes(cases):
     assert len(codes) == 16  # int4
 
 
+@pytest.mark.parametrize("method", [None, INT4], ids=["dense", "codes of 4 bits"])
+def test_numbers_too_many_for_one_file_lie_beside_it(method, tmp_path, monkeypatch):
+    """The limit is lowered. The folder is moved, and another process reads it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, 48), nn.ReLU(), nn.Linear(48, 16)).eval()
+    model = model if method is None else lowrank.compress(model, method).model
+    x = torch.linspace(-1, 1, 3 * WIDTH).sin().view(3, WIDTH)
+    plan = lowrank.plan_export(model, "onnx", example=x)
+    for name, limit in (("just fits", plan.nbytes + 99), ("beside", plan.nbytes - 99)):
+        monkeypatch.setattr(onnx_file, "LARGEST", limit)
+        lowrank.export_model(model, "onnx", tmp_path / name / "made", example=x)
+        (tmp_path / name / "made").rename(tmp_path / name / "out")
+        np.savez(tmp_path / name / "inputs_0.npz", input_0=x.numpy())
+    assert [one.name for one in (tmp_path / "just fits/out").iterdir()] == ["model.onnx"]
+    beside = tmp_path / "beside/out"
+    assert {one.name for one in beside.iterdir()} == {"model.onnx", "model.onnx.data"}
+    # Vectors of less than 256 bytes, such as biases, stay in the graph.
+    assert plan.nbytes / 2 < (beside / "model.onnx.data").stat().st_size <= 1.1 * plan.nbytes
+    cases = [
+        {"folder": str(tmp_path / name), "format": "onnx", "runs": 1}
+        for name in ("just fits", "beside")
+    ]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    subprocess.run([sys.executable, str(PROGRAM), str(tmp_path / "cases.json")], check=True)
+    for name in ("just fits", "beside"):
+        (found,) = np.load(tmp_path / name / "outputs_0.npz").values()
+        np.testing.assert_allclose(found, model(x).detach(), rtol=0, atol=64 * 2**-24)
+
+
 def test_a_program_is_no_file_of_this_library(cases):
     path = cases["Llama, torch_export"].folder / "out" / "model.pt2"
     with pytest.raises(ValueError, match=r"a program of torch\.export.*never opened"):
@@ -295,12 +353,15 @@ class Branching(nn.Module):
         ({"example": 3}, "example must be tensors.*not 3"),
         ({"example": torch.tensor(3.0)}, "whose first axis is the batch"),
         ({"example": torch.zeros(2, 5)}, "in the layer '0' of"),
-        ({"example": {"x": torch.zeros(2, 4)}}, "cannot be recorded"),
+        ({"example": {"x": torch.zeros(2, 4)}}, r"takes \['input'\].*given are \['x'\]"),
+        ({"example": {"input_1": torch.zeros(2, 4)}}, r"\['input_1'\]: number them from input_0"),
+        ({"example": torch.zeros(0, 4)}, r"not input_0 of shape \(0, 4\)"),
+        ({"example": "missing.safetensors"}, "No such file"),
     ],
 )
 def test_other_examples_are_refused(format, options, text, tmp_path):
     model = lowrank.compress(nn.Sequential(nn.Linear(4, 4)), Quantization(bits=8)).model
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, OSError), match=text):
         lowrank.export_model(model, format, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
 

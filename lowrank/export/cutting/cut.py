@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lowrank.export.checkpoint import check_module
+from lowrank.export.config_sizes import fit_config
 from lowrank.export.cutting.channels import (
+    KINDS,
     Seen,
     can_fold,
     fold,
@@ -59,6 +61,10 @@ class CutModel:
     left: tuple[tuple[str, str], ...]
 
 
+# Of a layer, and whether of its outputs or its inputs, why they were not cut.
+Reasons = dict[tuple[nn.Module, bool], str]
+
+
 @torch.no_grad()
 def cut_model(model: nn.Module, example: Any = None, whole: str | Sequence[str] = ()) -> CutModel:
     """The model of `plain_model` with rows and columns of zeros cut out, and outputs the same.
@@ -68,9 +74,14 @@ def cut_model(model: nn.Module, example: Any = None, whole: str | Sequence[str] 
     BatchNorm leave, which is added to the biases of the layers that it enters. It is left where
     that would not be exact: a constant that is not zero at the border of a convolution that pads
     with zeros; channels that the model returns, that go through operations in which channels meet
-    (softmax, LayerNorm, the heads of attention), or that meet tensors that Torch-Pruning does not
+    (softmax, LayerNorm, the heads of attention, convolutions in groups), that are concatenated or
+    split, or that meet tensors that Torch-Pruning does not
     trace. After each cut the outputs are compared, and a cut that changes them by more than
     rounding is undone.
+
+    The config of a model of `transformers` says the new sizes where it can: fields such as
+    ``intermediate_size`` are one number for all layers. Where layers are left with different
+    sizes it stays as it was, and formats that need the config refuse the model.
 
     For magnitudes with ``pattern="rows"`` or ``"columns"``, in evaluation: BatchNorm in training
     has other constants.
@@ -102,7 +113,7 @@ def cut_model(model: nn.Module, example: Any = None, whole: str | Sequence[str] 
         raise ValueError(
             f"{type(model).__name__} does not take the example: {type(error).__name__}: {error}"
         ) from error
-    reasons: dict[nn.Module, str] = {}
+    reasons: Reasons = {}
     while _cut_once(small, run, wanted, reasons):
         pass  # A constant that was cut may have made further rows and columns zero.
     cut = [
@@ -110,11 +121,8 @@ def cut_model(model: nn.Module, example: Any = None, whole: str | Sequence[str] 
         for layer, size in before.items()
         if _size(layer) != size
     ]
-    left = [
-        (names[layer], reasons.get(layer, "Torch-Pruning finds nothing that is cut with them"))
-        for layer in before
-        if zero_outputs(layer).any() or zero_inputs(layer).any()
-    ]
+    left = [(name, why) for layer, name in names.items() if (why := _why_left(layer, reasons))]
+    fit_config(small)
     return CutModel(small, tuple(cut), tuple(left))
 
 
@@ -122,7 +130,7 @@ def _cut_once(
     model: nn.Module,
     run: Callable[[], Any],
     wanted: list[Tensor],
-    reasons: dict[nn.Module, str],
+    reasons: Reasons,
 ) -> bool:
     """Cut what can be cut now; whether that was anything.
 
@@ -140,10 +148,26 @@ def _cut_once(
         if channels:
             reason = _try(model, graph, group, channels, folds, run, wanted) or reason
             any_cut = any_cut or not reason.startswith("cutting")
-        for layer, _ in (*group.producers, *group.consumers):
-            if reason:
-                reasons.setdefault(layer, reason)
+        if reason:
+            readers = [*(layer for layer, _ in group.consumers), *group.beyond]
+            reasons.update({(layer, True): reason for layer, _ in group.producers})
+            reasons.update({(layer, False): reason for layer in readers})
     return any_cut
+
+
+def _why_left(layer: nn.Module, reasons: Reasons) -> str:
+    """Why a layer has rows or columns of zeros still; empty if it has none."""
+    if type(layer) not in KINDS:
+        return ""
+    if not mixes_channels(layer):
+        in_groups = "it is a convolution in groups, and rows of those stay"
+        return in_groups if zero_outputs(layer).any() else ""
+    zeros = ((True, zero_outputs(layer)), (False, zero_inputs(layer)))
+    found = [is_output for is_output, are_zero in zeros if are_zero.any()]
+    known = [reasons[layer, one] for one in found if (layer, one) in reasons]
+    if found and not known:
+        return "Torch-Pruning finds nothing that is cut with them"
+    return "; ".join(dict.fromkeys(known))
 
 
 def _calls(seen: dict[nn.Module, Seen], module: nn.Module) -> int:

@@ -28,6 +28,11 @@ SAFE = frozenset(
     "UpsampleBilinear2D UpsampleNearest2D".split()
 )
 
+# Operations that give channels other places, and what becomes of those that enter them.
+OTHER_PLACES = {
+    "ConcatOp": "they go into a concatenation, and channels of those stay",
+    "SplitOp": "they are split into parts, and channels of those stay",
+}
 # A dependency of Torch-Pruning, whose target is cut, and its index by place.
 Item = tuple[Any, dict[int, Any]]
 Members = list[tuple[nn.Module, dict[int, list[int]]]]
@@ -42,6 +47,7 @@ class ChannelGroup:
         producers, consumers: layers, and for each output of the root their outputs, or inputs.
         modules: all that are cut.
         why_not: why none of them can be cut; empty if they can.
+        beyond: layers whose inputs lie behind what keeps them from being cut.
     """
 
     root: nn.Module
@@ -49,6 +55,7 @@ class ChannelGroup:
     consumers: Members
     modules: list[nn.Module]
     why_not: str
+    beyond: list[nn.Module]
 
 
 class Graph:
@@ -97,13 +104,16 @@ class Graph:
 
     def cut(self, root: nn.Module, outputs: list[int]) -> None:
         """Cut outputs of a layer, and all that belongs to them, in place."""
-        items, _ = self._closure(root, outputs)
+        items, *_ = self._closure(root, outputs)
         with torch.no_grad():
             for dependency, places in items:
                 dependency([place.idx for place in places.values()])
 
-    def _closure(self, root: nn.Module, outputs: list[int]) -> tuple[list[Item], str]:
-        """All that belongs to some outputs, and why they cannot be cut; empty if they can.
+    def _closure(
+        self, root: nn.Module, outputs: list[int]
+    ) -> tuple[list[Item], str, list[nn.Module]]:
+        """All that belongs to some outputs; why they cannot be cut, empty if they can; and the
+        layers behind what keeps them from it.
 
         The library's own search goes on through operations in which channels meet, and does not
         always end there.
@@ -122,7 +132,7 @@ class Graph:
             dependency, places = left.pop()
             target = dependency.target.module
             if why_not := _why_unsafe(target):
-                return list(found.values()), why_not
+                return list(found.values()), why_not, self._readers([dependency, *dict(left)])
             _, known = found.setdefault((target, dependency.handler), (dependency, {}))
             fresh = [place for place in places if place.idx not in known]
             known.update((place.idx, place) for place in fresh)
@@ -134,11 +144,32 @@ class Graph:
                     for mapping in following.index_mapping:
                         mapped = mapped if mapping is None else mapping(mapped)
                     left.append((following, mapped))
-        return list(found.values()), ""
+        return list(found.values()), "", []
+
+    def _readers(self, starts: list[Any]) -> list[nn.Module]:
+        """The layers that read what dependencies lead to, whatever lies between."""
+        found, seen, left = dict[nn.Module, None](), set[Any](), list(starts)
+        while left:
+            dependency = left.pop()
+            target = dependency.target.module
+            if (target, dependency.handler) in seen:
+                continue
+            seen.add((target, dependency.handler))
+            if mixes_channels(target):
+                pruner: Any = self._graph.get_pruner_of_module(target)
+                if dependency.handler == pruner.prune_in_channels:
+                    found[target] = None
+                continue
+            left += [
+                following
+                for following in dependency.target.dependencies
+                if following.is_triggered_by(dependency.handler)
+            ]
+        return list(found)
 
     def _group(self, root: nn.Module) -> ChannelGroup:
         width = getattr(root, "out_features", None) or root.out_channels
-        items, why_not = self._closure(root, list(range(width)))  # type: ignore[arg-type]
+        items, why_not, beyond = self._closure(root, list(range(width)))  # type: ignore[arg-type]
         producers: Members = []
         consumers: Members = []
         modules = dict[nn.Module, None]()
@@ -153,7 +184,7 @@ class Graph:
                 (producers if is_output else consumers).append((target, places))
             if type(target) in KINDS or type(target) in BY_CHANNEL:
                 modules[target] = None
-        return ChannelGroup(root, producers, consumers, list(modules), why_not)
+        return ChannelGroup(root, producers, consumers, list(modules), why_not, beyond)
 
 
 def _is_depthwise(module: object) -> bool:
@@ -177,7 +208,9 @@ def _why_unsafe(target: Any) -> str:
     if isinstance(target, nn.Parameter):
         return "they meet a parameter of a module that is not PyTorch's"
     name = type(target).__name__.strip("_")
-    return f"they go through {name}, which may mix channels"
+    if isinstance(target, _ConvNd):
+        name = f"a {name} in groups"
+    return OTHER_PLACES.get(name) or f"they go through {name}, which may mix channels"
 
 
 def _as_outputs(outputs: Any) -> list[Tensor]:

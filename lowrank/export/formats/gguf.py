@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
@@ -39,8 +40,9 @@ class Gguf(Format):
     precision, stay so too. All others are multiplied out.
 
     Args:
-        tokenizer: the name or folder of the one to include; empty: that of the model's own folder;
-            None: none is included, and the file serves for its weights alone.
+        tokenizer: the name or folder of the one to include, or a GGUF file that has it; empty: that
+            of the model's own folder; None: none is included, and the file serves for its weights
+            alone.
         dtype: of the matrices that are not in blocks: ``"float16"``, ``"bfloat16"`` or
             ``"float32"``. Vectors are float32, as llama.cpp needs them.
 
@@ -62,7 +64,9 @@ class Gguf(Format):
             check_text("tokenizer", self.tokenizer)
 
     def plan(self, model: nn.Module) -> ExportPlan:
-        stored = self._tensors(model, architecture_of(model))
+        architecture = architecture_of(model)
+        check_config(model)
+        stored = self._tensors(model, architecture)
         notes = self._notes(model, stored)
         layers = []
         for layer in layers_of(model):
@@ -129,20 +133,25 @@ class Gguf(Format):
             return None
         config: Any = model.config
         rows = config.vocab_size
+        from lowrank.reading.gguf_vocabulary import tokenizer_in
         from lowrank.tasks.pretrained import Pretrained
+        from lowrank.tasks.read_compressed import GGUF, gguf_file
 
         name = self.tokenizer or str(getattr(model, "name_or_path", ""))
         if not name:
             raise ValueError(
-                "the model does not say where its tokenizer is: give tokenizer='a folder or name', "
-                "or tokenizer=None to write a file without one"
+                "the model does not say where its tokenizer is: give tokenizer='a folder, name or "
+                "GGUF file', or tokenizer=None to write a file without one"
             )
         try:
-            found = Pretrained(name, "float32", None).tokenizer
+            if name.endswith(GGUF):
+                found = tokenizer_in(gguf_file(name))
+            else:
+                found = Pretrained(name, "float32", None).tokenizer
         except ValueError as error:
             raise ValueError(
-                f"{error}. Give tokenizer='a folder or name', or tokenizer=None to write a file "
-                "without one"
+                f"{error}. Give tokenizer='a folder, name or GGUF file', or tokenizer=None to "
+                "write a file without one"
             ) from error
         return gguf_tokenizer(found, rows)
 

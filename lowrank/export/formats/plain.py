@@ -18,6 +18,8 @@ from lowrank.export.formats.dense import FILE, planned_dense
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.formats.rest import rest_bytes, stored_tensors
+from lowrank.export.formats.traced.example import Given, example_field
+from lowrank.export.formats.traced.inputs_file import check_example_file
 from lowrank.export.skeleton import Layer, layers_of
 from lowrank.factorizations import Dense
 from lowrank.factorizations.operations import MultiplyTransposed
@@ -81,11 +83,12 @@ class PlainModules(Format):
     is_dense: ClassVar[bool] = True
 
     cut: bool = False
-    example: Any = None
+    example: Given = example_field()
     whole: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_flag("cut", self.cut)
+        check_example_file(self.example)
         if self.example is not None and not self.cut:
             raise ValueError("example is for cutting: give cut=True with it")
 

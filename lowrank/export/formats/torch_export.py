@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.formats.rest import rest_bytes
-from lowrank.export.formats.traced.example import example_of
+from lowrank.export.formats.traced.example import Given, example_field, example_of
+from lowrank.export.formats.traced.inputs_file import check_example_file
 from lowrank.export.formats.traced.program import recorded, with_forms
 from lowrank.export.skeleton import Layer, layers_of
 from lowrank.factorizations import Factorization
@@ -41,13 +42,16 @@ class TorchExport(Format):
 
     Attributes:
         example: inputs to record a run on: a tensor, a tuple of tensors or a dict of them by name.
-            Their first axis is the batch. Made of the config if none is given, for models of
-            `transformers`.
+            Their first axis is the batch. A path is that of a safetensors file of such a dict; see
+            `example_of`. Made of the config if none is given, for models of `transformers`.
     """
 
     name: ClassVar[str] = "torch_export"
 
-    example: Any = None
+    example: Given = example_field()
+
+    def __post_init__(self) -> None:
+        check_example_file(self.example)
 
     def plan(self, model: nn.Module) -> ExportPlan:
         example_of(model, self.example)

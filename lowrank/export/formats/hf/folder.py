@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.hf.card import CARD, card, licence_of, read_record
 from lowrank.export.formats.hf.compressed_tensors import FORMAT
@@ -34,8 +35,8 @@ class HuggingFaceFolder(Format):
     `code`, keeps its form, which code in the folder runs.
 
     Args:
-        tokenizer: a folder or a name on the hub with the tokenizer or processor; by default that
-            of the model itself; None leaves it out.
+        tokenizer: a folder or a name on the hub with the tokenizer or processor, or a GGUF file
+            with a tokenizer; by default that of the model itself; None leaves it out.
         shard_bytes: the largest size of a file of weights; several have an index.
         record: the file of a record, for the model card.
         licence: of the base, as the hub names it; by default that of the base's own card.
@@ -72,6 +73,7 @@ class HuggingFaceFolder(Format):
 
     def plan(self, model: nn.Module) -> ExportPlan:
         check_pretrained(model)
+        check_config(model)
         if self.record is not None:
             read_record(self.record)
         notes = [] if self._licence(model) else ["the licence of the base is not known"]

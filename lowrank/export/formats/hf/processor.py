@@ -7,25 +7,35 @@ from typing import Any
 
 from torch import nn
 
-WITHOUT = "Give tokenizer=<a folder or a name on the hub>, or tokenizer=None to leave it out"
+WITHOUT = (
+    "Give tokenizer=<a folder, a name on the hub or a GGUF file>, or tokenizer=None to leave it out"
+)
 
 
 def processor_of(model: nn.Module, given: str | Path) -> Any:
     """The processor of a model, or its tokenizer where it has no other part.
 
     Args:
-        given: a folder or a name on the hub; empty for that of the model itself.
+        given: a folder or a name on the hub, or a GGUF file; empty for that of the model itself.
 
     Raises:
         ValueError: there is none; the text says what to give.
     """
     from transformers import AutoProcessor
 
+    from lowrank.reading.gguf_vocabulary import tokenizer_in
+    from lowrank.tasks.read_compressed import GGUF, gguf_file
+
     source = str(given) or str(getattr(model, "name_or_path", ""))
     if not source:
         raise ValueError(
             f"this {type(model).__name__} does not say where its tokenizer is. {WITHOUT}"
         )
+    if source.endswith(GGUF):
+        try:
+            return tokenizer_in(gguf_file(source))
+        except ValueError as error:
+            raise ValueError(f"{error}. {WITHOUT}") from error
     try:
         return AutoProcessor.from_pretrained(source)
     except Exception as error:  # Of many types, whatever is missing or broken.

@@ -22,7 +22,8 @@ from lowrank.export.formats.onnx.weights import OnnxWeight
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.formats.rest import rest_bytes
 from lowrank.export.formats.torch_export import own_copy
-from lowrank.export.formats.traced.example import Example, example_of
+from lowrank.export.formats.traced.example import Example, Given, example_field, example_of
+from lowrank.export.formats.traced.inputs_file import check_example_file
 from lowrank.export.formats.traced.program import recorded, with_forms
 from lowrank.export.skeleton import Layer, layers_of
 from lowrank.factorizations import Factorization
@@ -33,6 +34,8 @@ from lowrank.numerics.checks import check_flag
 FILE = "model.onnx"
 # The most numbers of an input of a node that the optimizer evaluates.
 SMALL = 16
+# Bytes of the numbers in a file; protobuf ends at 2^31, with the graph and its constants.
+LARGEST = 3 * 2**29
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Onnx(Format):
     onnxruntime multiplies them as they are, which is faster, and other runtimes refuse the file.
     Both compute in float32. Sparse matrices and codebooks by group are multiplied out.
 
-    Models above 2 GB have their numbers in ``model.onnx.data`` beside the file, since a file of
-    ONNX cannot be larger.
+    Models with more than 1.5 GiB of numbers have them in ``model.onnx.data`` beside the file, since
+    a file of ONNX has less than 2 GiB.
 
     Attributes:
         example: inputs to record a run on; see `TorchExport`.
@@ -57,11 +60,12 @@ class Onnx(Format):
     name: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx_ir", "onnxscript")
 
-    example: Any = None
+    example: Given = example_field()
     matmul_nbits: bool = False
 
     def __post_init__(self) -> None:
         check_flag("matmul_nbits", self.matmul_nbits)
+        check_example_file(self.example)
 
     def plan(self, model: nn.Module) -> ExportPlan:
         example_of(model, self.example)
@@ -100,7 +104,15 @@ class Onnx(Format):
             # What is small is computed, such as sizes; factors are not multiplied out.
             onnxscript.optimizer.optimize_ir(made.model, input_size_limit=SMALL)
             _finish(made.model)
-            made.save(folder / FILE)
+            _save(made.model, folder / FILE)
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx_ir as ir
+
+    held = [value.const_value for value in model.graph.initializers.values()]
+    nbytes = sum(tensor.nbytes for tensor in held if tensor is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if nbytes > LARGEST else None)
 
 
 def _parts(module: nn.Module) -> list[Any]:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.export.formats.traced.inputs_file import inputs_in
+
+# What an example is given as.
+Given = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | str | Path | None
 # Of examples made of a config.
 BATCH, LENGTH = 2, 8
+# The names of inputs by position.
+BY_PLACE = re.compile(r"input_(0|[1-9]\d*)")
+
+
+def example_field() -> Any:
+    """The option of a format that records a run; its help is that of the command line."""
+    about = (
+        "a safetensors file of inputs, by the names that forward() takes, or input_0, input_1, … "
+        "for those by position; the first axis is the batch"
+    )
+    return field(default=None, metadata={"help": about})
 
 
 @dataclass(frozen=True)
@@ -50,35 +67,75 @@ class Example:
         return Example(args, {name: _repeated(tensor) for name, tensor in self.kwargs.items()})
 
 
-def example_of(model: nn.Module, given: Any = None) -> Example:
+def example_of(model: nn.Module, given: Given = None) -> Example:
     """The example that was given, or one made of the model's config.
 
     Args:
-        given: a tensor, a tuple or list of tensors, a mapping of names to tensors; none for a model
-            of `transformers`, whose config says what it takes.
+        given: a tensor, a tuple or list of tensors, a mapping of names to tensors, or a safetensors
+            file of such a mapping; none for a model of `transformers`, whose config says what it
+            takes. Those called ``input_0``, ``input_1``, … go by position, unless the model takes
+            them by these names.
 
     Raises:
-        ValueError: something else is given, or nothing for another model.
+        ValueError: something else is given, names or a number of inputs that the model does not
+            take, or nothing for another model.
+        OSError: the file cannot be read.
     """
     if given is None:
         made = _of_config(model)
         if not made:
             raise ValueError(
                 f"nothing says which inputs {type(model).__name__} takes: give example=…, a "
-                "tensor, a tuple of tensors, or a dict of them by name, of one example or more"
+                "tensor, a tuple of tensors, a dict of them by name, or a safetensors file of "
+                "such a dict (on the command line --example FILE), of one example or more"
             )
         return Example((), made)
-    if isinstance(given, Mapping):
-        example = Example((), dict(given))
+    takes = inspect.signature(model.forward)
+    named = inputs_in(given) if isinstance(given, str | Path) else given
+    if isinstance(named, Mapping):
+        example = _by_names(named, takes)
     else:
-        example = Example((given,) if isinstance(given, Tensor) else _sequence(given), {})
-    strange = [value for value in example.tensors if not isinstance(value, Tensor)]
-    if strange or not example.tensors or any(tensor.ndim < 1 for tensor in example.tensors):
+        example = Example((named,) if isinstance(named, Tensor) else _sequence(named), {})
+    _check_tensors(example, given)
+    try:
+        takes.bind(*example.args, **example.kwargs)
+    except TypeError as error:
         raise ValueError(
-            "example must be tensors whose first axis is the batch: one, a tuple, or a dict by "
-            f"name; not {strange[0] if strange else given!r}"
-        )
+            f"the example does not fit {type(model).__name__}, whose forward() takes "
+            f"{list(takes.parameters)}: {error}; given are {example.names}"
+        ) from error
     return example
+
+
+def _by_names(given: Mapping[str, Any], takes: inspect.Signature) -> Example:
+    by_place, kwargs = dict[int, Any](), dict[str, Any]()
+    for name, value in given.items():
+        place = BY_PLACE.fullmatch(name) if isinstance(name, str) else None
+        if place is None or name in takes.parameters:
+            kwargs[name] = value
+        else:
+            by_place[int(place[1])] = value
+    if sorted(by_place) != list(range(len(by_place))):
+        raise ValueError(
+            f"the example has inputs by position {[f'input_{n}' for n in sorted(by_place)]}: "
+            "number them from input_0 without a gap"
+        )
+    return Example(tuple(by_place[place] for place in sorted(by_place)), kwargs)
+
+
+def _check_tensors(example: Example, given: Any) -> None:
+    strange = [value for value in example.tensors if not isinstance(value, Tensor)]
+    empty = [
+        f"{name} of shape {tuple(tensor.shape)}"
+        for name, tensor in zip(example.names, example.tensors, strict=True)
+        if isinstance(tensor, Tensor) and (not tensor.ndim or not tensor.numel())
+    ]
+    if strange or empty or not example.tensors:
+        what = repr(strange[0]) if strange else " and ".join(empty) or repr(given)
+        raise ValueError(
+            "example must be tensors whose first axis is the batch, of one example or more: one, a "
+            f"tuple, or a dict by name, or a safetensors file; not {what}"
+        )
 
 
 def _sequence(given: Any) -> tuple[Any, ...]:

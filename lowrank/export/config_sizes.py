@@ -1,0 +1,142 @@
+"""The sizes that the config of a model of transformers says, and those that the model has."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowrank.model.contents import names_of
+from lowrank.model.factorized import FactorizedLayer
+
+# Of an encoder and a decoder with a size each.
+MOST_FIELDS = 2
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A parameter of another shape than that which the config says.
+
+    Attributes:
+        name: of the parameter.
+        own: its shape in the model.
+        said: by the config; None if no model of it has such a parameter.
+    """
+
+    name: str
+    own: tuple[int, ...]
+    said: tuple[int, ...] | None
+
+
+def check_config(model: nn.Module) -> None:
+    """Raise ValueError if the config of a model of transformers says other sizes than it has.
+
+    What is built from such a config does not take the weights.
+    """
+    found = misfits(model)
+    if not found:
+        return
+    first = found[0]
+    said = "none there" if first.said is None else f"{first.said} there"
+    raise ValueError(
+        f"a {type(model).__name__} of this config has other sizes than this one, and so a file "
+        f"with that config would not load: {names_of([one.name for one in found])}; the first is "
+        f"{first.own} here and {said}. The config has one size for all layers, and these may have "
+        "been cut to different ones: format='plain' holds each layer as it is"
+    )
+
+
+def fit_config(model: nn.Module) -> None:
+    """Let the config of a model say the sizes of its layers, where fields of it can.
+
+    A field is changed, in a config that is the model's alone then, if the model that it makes has
+    the shapes of this one and no smaller choice of fields does.
+    """
+    found = misfits(model)
+    if not found:
+        return
+    config: Any = model.config
+    new = _fitting(model, config, found)
+    if new is not None:
+        for module in model.modules():
+            if getattr(module, "config", None) is config:
+                module.config = new
+
+
+def misfits(model: nn.Module) -> list[Misfit]:
+    """The parameters whose shapes the config does not say; none of models that have no config, or
+    that cannot be built from it alone."""
+    if not _has_config(model):
+        return []
+    config: Any = model.config
+    return _misfits(_shapes(model), type(model), config)
+
+
+def _has_config(model: nn.Module) -> bool:
+    if "transformers" not in sys.modules:
+        return False
+    from transformers import PreTrainedModel
+
+    return isinstance(model, PreTrainedModel)
+
+
+def _misfits(shapes: Mapping[str, tuple[int, ...]], cls: Any, config: Any) -> list[Misfit]:
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            blank = cls._from_config(copy.deepcopy(config))
+    except Exception:  # Code of hundreds of models, of others too.
+        return []
+    said = _shapes(blank)
+    return [
+        Misfit(name, own, said.get(name)) for name, own in shapes.items() if said.get(name) != own
+    ]
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters; of a compressed layer that of its weight."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FactorizedLayer):
+            with torch.device("meta"):
+                weight = module.as_weight(torch.empty(module.factorization.shape))
+            found[f"{name}.{module.weight_name}"] = tuple(weight.shape)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if ".factorization." not in f".{name}":
+            found[name] = tuple(parameter.shape)
+    return found
+
+
+def _fitting(model: nn.Module, config: Any, found: list[Misfit]) -> Any:
+    """A config that says the sizes; None if there is none."""
+    sizes: dict[int, set[int]] = {}
+    for one in found:
+        if one.said is None or len(one.said) != len(one.own):
+            return None
+        for own, said in zip(one.own, one.said, strict=True):
+            if own != said:
+                sizes.setdefault(said, set()).add(own)
+    if any(len(own) > 1 for own in sizes.values()):
+        return None
+    shapes = _shapes(model)
+    for names in _choices(config, sizes):
+        new = copy.deepcopy(config)
+        for name in names:
+            (size,) = sizes[getattr(config, name)]
+            setattr(new, name, size)
+        if not _misfits(shapes, type(model), new):
+            return new
+    return None
+
+
+def _choices(config: Any, sizes: Mapping[int, Any]) -> Iterator[tuple[str, ...]]:
+    """Choices of fields that have these sizes now, those of few fields first."""
+    fields = [name for name, value in config.to_dict().items() if type(value) is int]
+    fields = [name for name in fields if getattr(config, name, None) in sizes]
+    for count in range(1, MOST_FIELDS + 1):
+        yield from combinations(fields, count)
