@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations.checks import check_floating
-from lowrank.factorizations.combinations import Sum
+from lowrank.factorizations.combinations import Product, Scaled, Sum
 from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     MULTIPLY,
@@ -101,7 +101,9 @@ class NormalizedRows(_TrainedRows):
     """W = diag(lengths / ‖rows of the term‖) · term: rows of trained lengths, directed by a term.
 
     The term may be trained too; the norms of its rows are constants in the gradient. Every call
-    multiplies it out to know them. A row of zeros stays zero.
+    multiplies it out to know them. A row of zeros stays zero. The outputs of the term, dropout
+    included, are multiplied by the factors of their rows, so that no digits are lost where a term
+    has grown long.
 
     Args:
         term: shape (out, in).
@@ -127,10 +129,19 @@ class NormalizedRows(_TrainedRows):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        # The term runs in its own form, and exactly so where the lengths are those of its rows.
-        matrix = dense_of(self.term)
-        change = self._factors(matrix) - 1
-        return self.term(x, operation, bias) + operation.apply(x, matrix * change[:, None])
+        factors = self._factors(dense_of(self.term))
+        of_outputs = operation.row_factors(x, factors)
+        if of_outputs is None:
+            return _with_factors(self.term, factors, x, operation, bias)
+        if bias is None:
+            y = self.term(x, operation)
+            # Under autocast the factors are more precise than the outputs.
+            return (y * of_outputs).to(y.dtype)
+        # Rows that keep their length get the bias as in the term alone, to the bit; those of others
+        # must not be multiplied, which for large factors would lose the digits of the bias.
+        inside = bias.where(factors == 1, 0)
+        y = self.term(x, operation, inside)
+        return operation.add_bias(y * of_outputs, bias - inside * factors).to(y.dtype)
 
     def to_dense(self) -> Tensor:
         matrix = self.term.to_dense()
@@ -154,6 +165,28 @@ class NormalizedRows(_TrainedRows):
         # In float32 the squares of numbers of float32 can underflow.
         norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         return norms.to(self.lengths.dtype)
+
+
+def _with_factors(
+    form: Factorization, factors: Tensor, x: Tensor, operation: Operation, bias: Tensor | None
+) -> Tensor:
+    """An operation by a form whose rows are multiplied by factors, each part in its own form."""
+    if isinstance(form, Sum):
+        first, *rest = (
+            _with_factors(term, factors, x, operation, None if place else bias)  # type: ignore[arg-type]
+            for place, term in enumerate(form.terms)
+        )
+        return sum(rest, first)
+    if isinstance(form, Scaled):
+        y = _with_factors(form.term, factors, form.dropped(x), operation, None)
+        return operation.add_bias(y * form.scale, bias)
+    if isinstance(form, Product):
+        steps = operation.order(list(enumerate(form.factors)))
+        for done, ((place, part), step) in enumerate(steps, start=1):
+            own = bias if done == len(steps) else None
+            x = part(x, step, own) if place else _with_factors(part, factors, x, step, own)  # type: ignore[arg-type]
+        return x
+    return operation.apply(x, dense_of(form) * factors[:, None], bias)
 
 
 def dense_of(form: Factorization) -> Tensor:
