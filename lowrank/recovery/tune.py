@@ -27,6 +27,7 @@ from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.recovery.tuning import Tuning
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
+from lowrank.tasks.training.loop import known_by
 from lowrank.tasks.training.resuming import next_checkpoint
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
@@ -179,6 +180,7 @@ class Tune(Recovery):
 
     def _made_for(self, pair: Pair) -> dict[str, Any]:
         task = {"name": pair.task.name, "seed": pair.task.seed}
+        task |= known_by(pair.task.split(self.source), self.batch_size, pair.task)
         models = {"model": model_fingerprint(pair.model), "dense": model_fingerprint(pair.dense)}
         return {"options": asdict(self), "task": task} | models
 

@@ -16,7 +16,7 @@ from lowrank.measure.memory import StepMemory
 from lowrank.model.batch import Batch
 from lowrank.model.nested import hashes
 from lowrank.numerics.memo import model_fingerprint
-from lowrank.tasks.task import Task
+from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training.bar import TrainingBar
 from lowrank.tasks.training.early_stopping import EarlyStopping
 from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
@@ -171,18 +171,10 @@ class Loop:
 
     def _made_for(self) -> dict[str, Any]:
         settings = asdict(self.options) | asdict(self.recipe)
-        task = {"name": self.task.name, "seed": self.task.seed, "examples": len(self.data)}
-        task["first"] = self._first_examples()
+        task = {"name": self.task.name, "seed": self.task.seed}
+        task |= known_by(self.data, self.recipe.batch_size, self.task)
         made_for = {"options": settings, "epochs": [self.part.start, self.part.stop], "task": task}
         return made_for | {"model": model_fingerprint(self.model)}
-
-    def _first_examples(self) -> list[str]:
-        """Hashes of the first batch, without a draw from the generators of the caller."""
-        rows = torch.arange(min(self.recipe.batch_size, len(self.data)))
-        with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            torch.manual_seed(self.task.seed)
-            batch = self.data.batch(rows)
-        return hashes([batch.inputs, batch.targets])
 
     def _found(self) -> dict[str, Any]:
         losses, stopping = self.state.losses, self.state.stopping
@@ -195,6 +187,18 @@ class Loop:
             "step_s": statistics.median(self.seconds) if self.seconds else None,
         }
         return found if stopping is None else found | {"epochs": len(losses)} | stopping.found()
+
+
+def known_by(split: Split, count: int, task: Task) -> dict[str, Any]:
+    """By what a training knows its data again: their number, and hashes of the first `count`.
+
+    Without a draw from the generators of the caller.
+    """
+    device, rows = torch.device(task.device), torch.arange(min(count, len(split)))
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        torch.manual_seed(task.seed)
+        batch = split.batch(rows)
+    return {"examples": len(split), "first": hashes([batch.inputs, batch.targets])}
 
 
 def _finite(loss: float, epoch: int) -> float:
