@@ -40,6 +40,14 @@ class Adapter(Decomposer):
     def trained(self, shape: tuple[int, int]) -> int:
         """Trained numbers of a weight of this shape (out, in)."""
 
+    @property
+    def follows_directions(self) -> bool:
+        """Whether a further rank lets it follow one more singular direction, of any matrix.
+
+        Not so between random factors, whose ranks have no direction of the weight or gradient.
+        """
+        return True
+
     @abstractmethod
     def without(self) -> Decomposer | None:
         """The method of the base alone; None where it is the weight itself."""

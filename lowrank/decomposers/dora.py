@@ -53,6 +53,10 @@ class DoRA(Adapter):
     def trained(self, shape: tuple[int, int]) -> int:
         return self.adapter.trained(shape) + shape[0]
 
+    @property
+    def follows_directions(self) -> bool:
+        return self.adapter.follows_directions
+
     def without(self) -> Decomposer | None:
         return self.adapter.without()
 
