@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.autocasting import without_autocast
 from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.combinations import Product, Scaled, Sum
 from lowrank.factorizations.configs import dtype_in
@@ -129,7 +130,9 @@ class NormalizedRows(_TrainedRows):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        factors = self._factors(dense_of(self.term))
+        # The lengths are those of the term in its own precision.
+        with without_autocast(self.lengths):
+            factors = self._factors(dense_of(self.term))
         of_outputs = operation.row_factors(x, factors)
         if of_outputs is None:
             return _with_factors(self.term, factors, x, operation, bias)
@@ -146,6 +149,11 @@ class NormalizedRows(_TrainedRows):
     def to_dense(self) -> Tensor:
         matrix = self.term.to_dense()
         return matrix * self._factors(matrix)[:, None]
+
+    def as_scaled(self) -> ScaledRows:
+        """The form with its factors as they are, which no longer follow the term."""
+        with torch.no_grad():
+            return ScaledRows(self.term, self._factors(dense_of(self.term)), self.notes)
 
     def multiplied_out(self, operation: Operation) -> bool:
         del operation
@@ -187,6 +195,16 @@ def _with_factors(
             x = part(x, step, own) if place else _with_factors(part, factors, x, step, own)  # type: ignore[arg-type]
         return x
     return operation.apply(x, dense_of(form) * factors[:, None], bias)
+
+
+def with_kept_factors(form: nn.Module) -> nn.Module:
+    """A form, changed in place, whose rows keep the factors that they have in its own dtype.
+
+    In another dtype the norms of rows would be rounded otherwise than its lengths were.
+    """
+    for name, part in form.named_children():
+        form.add_module(name, with_kept_factors(part))
+    return form.as_scaled() if isinstance(form, NormalizedRows) else form
 
 
 def dense_of(form: Factorization) -> Tensor:

@@ -10,7 +10,15 @@ from made_tensors import random_by_sides as random
 from torch import nn
 
 import lowrank
-from lowrank.decomposers import DoRA, LoRA, MagnitudePruning, Quantization, TruncatedSVD, VeRA
+from lowrank.decomposers import (
+    DoRA,
+    LoRA,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+    VeRA,
+    merge,
+)
 from lowrank.factorizations import Dense, NormalizedRows, Quantized
 from lowrank.factorizations.operations import Convolve
 from lowrank.recovery import merge_adapters
@@ -55,6 +63,26 @@ def test_step_0_of_a_layer_with_a_bias_equals_the_adapter_bit_for_bit(adapter, d
         lowrank.compress(nn.Sequential(layer), m).model.eval() for m in (DoRA(adapter), adapter)
     ]
     assert torch.equal(forms[0](x), forms[1](x))
+
+
+@every_adapter
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merged_at_step_0_it_is_what_the_adapter_is_merged(adapter, dtype):
+    weight = random(40, 30, dtype=dtype)
+    ours, theirs = (merge(m.decompose(weight)) for m in (DoRA(adapter), adapter))
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+PRODUCTS = [ADAPTERS["low rank"], LoRA(3, 6, init="pissa"), LoRA(3, 6, base=Quantization(3))]
+
+
+@pytest.mark.parametrize("adapter", PRODUCTS, ids=str)
+def test_step_0_equals_the_adapter_under_autocast(adapter):
+    weight, x = random(20, 30).float(), random(5, 30).float()
+    form, alone = (m.decompose(weight).eval() for m in (DoRA(adapter), adapter))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, wanted = form(x), alone(x)
+    assert y.dtype == wanted.dtype == torch.bfloat16 and torch.equal(y, wanted)
 
 
 def grown(adapter: LoRA, dtype: torch.dtype) -> NormalizedRows:
