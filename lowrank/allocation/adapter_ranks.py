@@ -15,7 +15,7 @@ from lowrank.calibration import Calibration
 from lowrank.calibration.data import as_data
 from lowrank.calibration.gradients import gradients
 from lowrank.decomposers import Adapter, Decomposer
-from lowrank.decomposers.decomposer import first_level
+from lowrank.decomposers.decomposer import Unfit, first_level
 from lowrank.model.sites import Site
 from lowrank.norms import Norm
 from lowrank.numerics.checks import check_integer, check_is, check_one_of
@@ -44,9 +44,10 @@ class AdapterRanks(Allocation):
     the first steps.
 
     Args:
-        adapter: the kind, such as LoRA(rank=4, alpha=8).
+        adapter: the kind, such as LoRA(rank=4, alpha=8); none with random factors, such as VeRA.
         params: trained numbers of all layers together; if not given, as many as `adapter` trains
-            with its own rank in every layer.
+            with its own rank in every layer that it fits; the others are in the report, as
+            "unfit", and get ranks of the same budget.
         score: ``gradient`` or ``weight``.
         least: rank of every layer, at least 0; a layer of rank 0 stays as its base.
         examples: of the calibration data for the gradient, from the first on and in whole batches;
@@ -54,8 +55,8 @@ class AdapterRanks(Allocation):
         batch_size: examples that run at once, if the data are a task's.
 
     Raises:
-        ValueError: no adapter, or a number out of its range; from `compress`, a budget below the
-            least ranks, no data for a gradient, or a loss that depends on none of the layers.
+        ValueError: no such adapter, or a number out of its range; from `compress`, a budget below
+            the least ranks, no data for a gradient, or a loss that depends on none of the layers.
 
     Source: the marginal gain is that of EVA's redistribution of ranks (Paischer et al., 2024,
     section 3.3, there by the variance of activations), the gradient's singular values those of
@@ -71,6 +72,12 @@ class AdapterRanks(Allocation):
 
     def __post_init__(self) -> None:
         check_is("adapter", self.adapter, Adapter, "LoRA(rank=4, alpha=8)")
+        if not self.adapter.follows_directions:
+            raise ValueError(
+                f"adapter={self.adapter} has random factors, whose ranks follow no singular "
+                "direction, so that none gains what the scores say: give it one rank in every "
+                "layer, without AdapterRanks, or take one such as LoRA(rank=4, alpha=8)"
+            )
         check_one_of("score", self.score, SCORES)
         check_integer("least", self.least, least=0)
         check_integer("batch_size", self.batch_size, least=1)
@@ -118,7 +125,7 @@ class AdapterRanks(Allocation):
         plan: dict[str, Decomposer | None] = {n: one or alone for n, one in given.items()}
         return Plan(
             {name: one for name, one in plan.items() if one is not None},
-            self._summary(ranks, gains, costs, budget),
+            self._summary(ranks, gains, costs, budget, self._unfit(problem.sites)),
         )
 
     def _summary(
@@ -127,19 +134,22 @@ class AdapterRanks(Allocation):
         gains: dict[str, list[float]],
         costs: dict[str, list[int]],
         budget: int,
+        unfit: Sequence[str],
     ) -> dict[str, Any]:
         def share(chosen: dict[str, int]) -> float:
             kept = (math.fsum(gains[name][:rank]) for name, rank in chosen.items())
             return math.fsum(kept) / math.fsum(map(math.fsum, gains.values()))
 
-        return {
+        uniform = {name: 0 if name in unfit else self.adapter.rank for name in ranks}
+        found = {
             "score": self.score,
             "ranks": ranks,
             "params": sum(sum(costs[name][:rank]) for name, rank in ranks.items()),
             "budget": budget,
             "kept_energy": share(ranks),
-            "kept_energy_by_one_rank": share({name: self.adapter.rank for name in ranks}),
+            "kept_energy_by_one_rank": share(uniform),
         }
+        return found | ({"unfit": list(unfit)} if unfit else {})
 
     def _budget(self, sites: Sequence[Site]) -> int:
         """The number of trained numbers.
@@ -151,17 +161,35 @@ class AdapterRanks(Allocation):
         narrow = [name for name, shape in shapes.items() if self.least > min(shape)]
         if narrow:
             raise ValueError(f"least={self.least} is above the sides of the layers {narrow}")
-        if self.params is None:
-            return sum(map(self.adapter.trained, shapes.values()))
+        unfit = self._unfit(sites)
+        if self.params is None and len(unfit) == len(shapes):
+            raise ValueError(
+                f"{self.adapter} fits none of the layers {unfit}, so that it sets no budget: give "
+                "`params`, or a lower rank"
+            )
+        counted = (self.adapter.trained(s) for name, s in shapes.items() if name not in unfit)
+        budget = sum(counted) if self.params is None else self.params
         costs = [self.adapter.at_rank(self.least or 1).trained(shape) for shape in shapes.values()]
         smallest = sum(costs) if self.least else min(costs)
-        if smallest > self.params:
+        if smallest > budget:
             where = f"rank {self.least} in every layer" if self.least else "rank 1 in one layer"
             raise ValueError(
-                f"params={self.params} is out of reach: {where} takes {smallest}. Raise it, or "
+                f"params={budget} is out of reach: {where} takes {smallest}. Raise it, or "
                 "take an adapter of fewer numbers"
             )
-        return self.params
+        return budget
+
+    def _unfit(self, sites: Sequence[Site]) -> list[str]:
+        """The layers that the adapter, with its own rank, does not fit."""
+        return [site.name for site in sites if not self._fits(site)]
+
+    def _fits(self, site: Site) -> bool:
+        try:
+            self.adapter.check_shape(self._seen(site))
+        except Unfit as error:
+            # At its nearest level, as of the base, it has the same rank.
+            return error.nearest is not None
+        return True
 
     def _costs(self, site: Site) -> list[int]:
         """What each further rank of a layer adds."""

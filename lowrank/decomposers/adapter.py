@@ -14,6 +14,7 @@ from torch import Tensor
 from lowrank.decomposers.decomposer import Decomposer, check_rank, nearest_of
 from lowrank.factorizations import Dense, Factorization, Product, Scaled
 from lowrank.factorizations.operations import KernelView
+from lowrank.factorizations.row_scales import with_kept_factors
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.checks import check_integer, check_number, check_positive
 
@@ -39,6 +40,14 @@ class Adapter(Decomposer):
     @abstractmethod
     def trained(self, shape: tuple[int, int]) -> int:
         """Trained numbers of a weight of this shape (out, in)."""
+
+    @property
+    def follows_directions(self) -> bool:
+        """Whether a further rank lets it follow one more singular direction, of any matrix.
+
+        Not so between random factors, whose ranks have no direction of the weight or gradient.
+        """
+        return True
 
     @abstractmethod
     def without(self) -> Decomposer | None:
@@ -140,7 +149,8 @@ def merge(factorization: Factorization) -> Dense:
     """
     with torch.no_grad():
         dtype = factorization.to_dense().dtype
-        precise = copy.deepcopy(factorization).to(torch.promote_types(dtype, torch.float32))
+        kept = with_kept_factors(copy.deepcopy(factorization))
+        precise: Any = kept.to(torch.promote_types(dtype, torch.float32))
         exact = precise.to_dense()
         merged = exact.to(dtype, copy=True)
     error = IDENTITY.relative_error(exact, merged)

@@ -23,7 +23,8 @@ class DoRA(Adapter):
     (out,), starts as the lengths of the rows, so that step 0 equals the adapter's bit for bit. The
     lengths by which rows are divided count as constants in the gradient, as in section 4.3 of the
     paper. Every call multiplies the adapted weight out to know them, which makes training slower
-    than without; merged it costs nothing.
+    than without; merged it costs nothing. A row of zeros, such as one that the base has pruned
+    whole, has no direction and stays zero: a note says how many there are.
 
     Args:
         adapter: of the directions, such as LoRA(rank=4, alpha=8).
@@ -52,6 +53,10 @@ class DoRA(Adapter):
     def trained(self, shape: tuple[int, int]) -> int:
         return self.adapter.trained(shape) + shape[0]
 
+    @property
+    def follows_directions(self) -> bool:
+        return self.adapter.follows_directions
+
     def without(self) -> Decomposer | None:
         return self.adapter.without()
 
@@ -70,4 +75,12 @@ class DoRA(Adapter):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         adapted = self.adapter.decompose(weight, norm)
-        return NormalizedRows.of(adapted, notes=adapted.notes)
+        form = NormalizedRows.of(adapted)
+        form.notes = (*adapted.notes, *_untrained(form.lengths))
+        return form
+
+
+def _untrained(lengths: Tensor) -> list[str]:
+    """A note about rows of zeros: without a direction, nothing of them gets a gradient."""
+    zeros, rows = int((lengths == 0).sum()), len(lengths)
+    return [f"{zeros} of {rows} rows are zero and stay so: DoRA trains none"] if zeros else []

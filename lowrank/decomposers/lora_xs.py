@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowrank.approximation.low_rank import nearest_svd
 from lowrank.decomposers.adapter import LowRankAdapter, frozen_dense, notes_of
-from lowrank.decomposers.decomposer import Decomposer
+from lowrank.decomposers.decomposer import Decomposer, Unfit
 from lowrank.factorizations import Dense, Factorization, Sum
 from lowrank.norms import Norm
 
@@ -47,6 +47,12 @@ class LoRAXS(LowRankAdapter):
         return self.rank**2
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        if not bool(weight.any()):
+            raise Unfit(
+                "the core lies between singular vectors of the weight, which is zero, so that "
+                "nothing of it would get a gradient. Take a LoRA, or leave this layer out with "
+                "`where`."
+            )
         base = self.frozen(weight, norm)
         u, s, vh, notes = nearest_svd(weight, self.rank, norm)
         core = Dense(weight.new_zeros(self.rank, self.rank))

@@ -55,6 +55,10 @@ class VeRA(AdapterOverBase):
     def trained(self, shape: tuple[int, int]) -> int:
         return shape[0] + self.rank
 
+    @property
+    def follows_directions(self) -> bool:
+        return False
+
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         out, inner = weight.shape
         base = self.frozen(weight, norm)

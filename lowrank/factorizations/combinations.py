@@ -168,10 +168,12 @@ class Scaled(Factorization):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
+        return operation.add_bias(self.term(self.dropped(x), operation) * self.scale, bias)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """The inputs after dropout."""
         # The indices that an embedding looks up cannot be dropped.
-        if x.is_floating_point():
-            x = F.dropout(x, self.dropout, self.training)
-        return operation.add_bias(self.term(x, operation) * self.scale, bias)
+        return F.dropout(x, self.dropout, self.training) if x.is_floating_point() else x
 
     def to_dense(self) -> Tensor:
         return self.term.to_dense() * self.scale

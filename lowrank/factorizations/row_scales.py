@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from lowrank.factorizations.autocasting import without_autocast
 from lowrank.factorizations.checks import check_floating
-from lowrank.factorizations.combinations import Sum
+from lowrank.factorizations.combinations import Product, Scaled, Sum
 from lowrank.factorizations.configs import dtype_in
 from lowrank.factorizations.factorization import (
     MULTIPLY,
@@ -101,7 +102,9 @@ class NormalizedRows(_TrainedRows):
     """W = diag(lengths / ‖rows of the term‖) · term: rows of trained lengths, directed by a term.
 
     The term may be trained too; the norms of its rows are constants in the gradient. Every call
-    multiplies it out to know them. A row of zeros stays zero.
+    multiplies it out to know them. A row of zeros stays zero. The outputs of the term, dropout
+    included, are multiplied by the factors of their rows, so that no digits are lost where a term
+    has grown long.
 
     Args:
         term: shape (out, in).
@@ -127,14 +130,30 @@ class NormalizedRows(_TrainedRows):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        # The term runs in its own form, and exactly so where the lengths are those of its rows.
-        matrix = dense_of(self.term)
-        change = self._factors(matrix) - 1
-        return self.term(x, operation, bias) + operation.apply(x, matrix * change[:, None])
+        # The lengths are those of the term in its own precision.
+        with without_autocast(self.lengths):
+            factors = self._factors(dense_of(self.term))
+        of_outputs = operation.row_factors(x, factors)
+        if of_outputs is None:
+            return _with_factors(self.term, factors, x, operation, bias)
+        if bias is None:
+            y = self.term(x, operation)
+            # Under autocast the factors are more precise than the outputs.
+            return (y * of_outputs).to(y.dtype)
+        # Rows that keep their length get the bias as in the term alone, to the bit; those of others
+        # must not be multiplied, which for large factors would lose the digits of the bias.
+        inside = bias.where(factors == 1, 0)
+        y = self.term(x, operation, inside)
+        return operation.add_bias(y * of_outputs, bias - inside * factors).to(y.dtype)
 
     def to_dense(self) -> Tensor:
         matrix = self.term.to_dense()
         return matrix * self._factors(matrix)[:, None]
+
+    def as_scaled(self) -> ScaledRows:
+        """The form with its factors as they are, which no longer follow the term."""
+        with torch.no_grad():
+            return ScaledRows(self.term, self._factors(dense_of(self.term)), self.notes)
 
     def multiplied_out(self, operation: Operation) -> bool:
         del operation
@@ -154,6 +173,38 @@ class NormalizedRows(_TrainedRows):
         # In float32 the squares of numbers of float32 can underflow.
         norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         return norms.to(self.lengths.dtype)
+
+
+def _with_factors(
+    form: Factorization, factors: Tensor, x: Tensor, operation: Operation, bias: Tensor | None
+) -> Tensor:
+    """An operation by a form whose rows are multiplied by factors, each part in its own form."""
+    if isinstance(form, Sum):
+        first, *rest = (
+            _with_factors(term, factors, x, operation, None if place else bias)  # type: ignore[arg-type]
+            for place, term in enumerate(form.terms)
+        )
+        return sum(rest, first)
+    if isinstance(form, Scaled):
+        y = _with_factors(form.term, factors, form.dropped(x), operation, None)
+        return operation.add_bias(y * form.scale, bias)
+    if isinstance(form, Product):
+        steps = operation.order(list(enumerate(form.factors)))
+        for done, ((place, part), step) in enumerate(steps, start=1):
+            own = bias if done == len(steps) else None
+            x = part(x, step, own) if place else _with_factors(part, factors, x, step, own)  # type: ignore[arg-type]
+        return x
+    return operation.apply(x, dense_of(form) * factors[:, None], bias)
+
+
+def with_kept_factors(form: nn.Module) -> nn.Module:
+    """A form, changed in place, whose rows keep the factors that they have in its own dtype.
+
+    In another dtype the norms of rows would be rounded otherwise than its lengths were.
+    """
+    for name, part in form.named_children():
+        form.add_module(name, with_kept_factors(part))
+    return form.as_scaled() if isinstance(form, NormalizedRows) else form
 
 
 def dense_of(form: Factorization) -> Tensor:

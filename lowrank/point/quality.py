@@ -142,5 +142,6 @@ def _check_finite(outputs: Any, examples: int) -> None:
         raise ValueError(
             f"{int((~finite).sum())} of {output.numel()} outputs in the batch that starts at "
             f"example {examples} are NaN or infinite; such a model has no quality to report. "
-            "Compress less, or leave sensitive layers out with `where`."
+            "Compress less, leave sensitive layers out with `where`, or, if it was trained, lower "
+            "the learning rate."
         )

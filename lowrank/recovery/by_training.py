@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lowrank.factorizations import Factorization
 from lowrank.recovery.recovery import Recovery
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
@@ -45,6 +46,21 @@ class ByTraining(TrainingOptions, Training, Recovery):
 
     def check_forms(self, model: nn.Module) -> None:
         check_left_rate(model, self.left_rate)
+
+
+def check_no_adapters(recovery: ByTraining, model: nn.Module) -> None:
+    """Raise ValueError if a recovery that begins with the dense model is to train adapters.
+
+    It trains every weight of the dense model, and the method compresses what they became.
+    """
+    forms = (part for part in model.modules() if isinstance(part, Factorization))
+    adapter = next((part for part in forms if part.adapts), None)
+    if adapter is not None:
+        raise ValueError(
+            f"{type(recovery).__name__} would train the frozen base of the adapters, here beside "
+            f"{adapter.describe()}, for it trains the dense model and compresses it again: take a "
+            'FineTune(scope="factorizations"), which trains the adapters alone, or no adapter'
+        )
 
 
 def check_no_patience(recovery: ByTraining) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from lowrank.compression.report import Compressed
 from lowrank.numerics.checks import check_flag, check_integer, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.by_training import ByTraining, check_no_patience
+from lowrank.recovery.by_training import ByTraining, check_no_adapters, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training.training import Progress, Training, silent
@@ -47,8 +47,8 @@ class Gradual(ByTraining):
 
     Raises:
         ValueError: an option outside its range, or more renewals than epochs allow; from
-            `recover_compressed`, a model that does not know how it was compressed, or that cannot
-            be trained.
+            `recover_compressed`, a model that does not know how it was compressed, has adapters, or
+            cannot be trained.
         FloatingPointError: a loss that is NaN or infinite.
 
     Source: Zhu & Gupta 2017 (To prune, or not to prune), equation 1; Han, Pool, Tran & Dally,
@@ -88,12 +88,17 @@ class Gradual(ByTraining):
         starts = [k * self.every for k in range(self.renewals)]
         return [range(*ends) for ends in zip(starts, [*starts[1:], self.epochs], strict=True)]
 
+    def check_forms(self, model: nn.Module) -> None:
+        super().check_forms(model)
+        check_no_adapters(self, model)
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return self._train(lambda share: model, task, progress)
 
     def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
+        self.check_forms(compressed.model)
         again, twin = compressed.must_know_how(), Twin.of(compressed)
         sizes: list[int] = []
         methods = set()

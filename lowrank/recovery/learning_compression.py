@@ -13,7 +13,7 @@ from lowrank.compression.report import Again, Compressed
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer, check_number, check_positive
 from lowrank.numerics.memo import MEMO
-from lowrank.recovery.by_training import ByTraining, check_no_patience
+from lowrank.recovery.by_training import ByTraining, check_no_adapters, check_no_patience
 from lowrank.recovery.twin import Twin
 from lowrank.tasks import Task
 from lowrank.tasks.training.training import Loss, Progress, silent, task_loss
@@ -51,7 +51,7 @@ class LearningCompression(ByTraining):
 
     Raises:
         ValueError: an option outside its range; from `recover_compressed`, a model that does not
-            know how it was compressed, or that cannot be trained.
+            know how it was compressed, has adapters, or cannot be trained.
         FloatingPointError: a loss that is NaN or infinite.
 
     Source: Carreira-Perpiñán 2017 (arXiv 1707.01209, figure 2); Carreira-Perpiñán & Idelbayev,
@@ -85,6 +85,10 @@ class LearningCompression(ByTraining):
     def begins_dense(self) -> bool:
         return True
 
+    def check_forms(self, model: nn.Module) -> None:
+        super().check_forms(model)
+        check_no_adapters(self, model)
+
     def recover(self, model: nn.Module, task: Task, progress: Progress = silent) -> dict[str, Any]:
         return self.train(model, task, progress=progress, options=self)
 
@@ -92,6 +96,7 @@ class LearningCompression(ByTraining):
     def change(
         self, compressed: Compressed, task: Task, progress: Progress = silent
     ) -> dict[str, Any]:
+        self.check_forms(compressed.model)
         again, twin = compressed.must_know_how(), Twin.of(compressed)
         with MEMO.passing():  # The weights will never be these again.
             compressed.take(again(twin.model, 1.0))

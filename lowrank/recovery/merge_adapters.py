@@ -44,7 +44,7 @@ def merge_adapters(model: nn.Module) -> dict[str, Factorization]:
 
 def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) -> None:
     """Take a merge of a model back, in place: its layers are what they were, bit for bit, on the
-    device on which the model is by now.
+    device and in the dtype in which the model is by now.
 
     Args:
         replaced: what `merge_adapters` gave for this model.
@@ -60,4 +60,7 @@ def unmerge_adapters(model: nn.Module, replaced: Mapping[str, Factorization]) ->
             raise ValueError(f"the model has no merged layer {name!r} of shape {form.shape}")
     for name, form in replaced.items():
         merged = layers[name].factorization
-        layers[name].factorization = form.to(merged.weight.device).train(merged.training)
+        weight = merged.weight
+        # A form of its own dtype is not cast, for parts of it may be in another.
+        back = form.to(weight.device) if weight.dtype == form.dtype else form.to(weight)
+        layers[name].factorization = back.train(merged.training)

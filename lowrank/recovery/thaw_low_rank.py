@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,8 @@ class ThawLowRank(Recovery):
     the training makes factors of few bits again.
 
     Low-rank parts are the outermost products with an inner dimension below that of the weight.
-    Adapters are such parts already and stay as they are, so that what they have frozen stays
-    frozen. Layers without such a part are frozen whole.
+    Adapters are such parts already and stay as they are, so that what they have frozen, and the
+    base beside them, stays frozen. Layers without such a part are frozen whole.
 
     Raises:
         ValueError: from `recover`, a compressed model without a low-rank part.
@@ -60,7 +60,7 @@ class ThawLowRank(Recovery):
 
     def check_forms(self, model: nn.Module) -> None:
         forms = _forms(model).values()
-        if forms and not any(True for form in forms for _ in low_rank_parts(form)):
+        if forms and not any(map(low_rank_parts, forms)):
             raise ValueError(
                 f"the model has no low-rank part: its factorizations are such as "
                 f"{next(iter(forms)).describe()}. Take a method with one, such as "
@@ -85,7 +85,7 @@ def thaw(form: Factorization, made: dict[int, Dense]) -> list[str]:
     Returns:
         What the parts are now; none if all is frozen.
     """
-    parts = list(low_rank_parts(form))
+    parts = low_rank_parts(form)
     own = {id(p) for part in parts if part.adapts for p in part.parameters()}
     for parameter in form.parameters():
         if id(parameter) not in own:
@@ -97,13 +97,21 @@ def thaw(form: Factorization, made: dict[int, Dense]) -> list[str]:
     return [part.describe() for part in parts]
 
 
-def low_rank_parts(module: nn.Module) -> Iterator[Factorization]:
-    """The outermost products of a rank below that of the weight, and adapters."""
-    if isinstance(module, Factorization) and (module.adapts or _is_low_rank(module)):
+def low_rank_parts(form: Factorization) -> list[Factorization]:
+    """The adapters of a form, whose base is frozen; else its outermost products of a rank below
+    that of the weight."""
+    found = list(_outermost(form, lambda part: part.adapts))
+    return found or list(_outermost(form, _is_low_rank))
+
+
+def _outermost(
+    module: nn.Module, wanted: Callable[[Factorization], bool]
+) -> Iterator[Factorization]:
+    if isinstance(module, Factorization) and wanted(module):
         yield module
         return
     for child in module.children():
-        yield from low_rank_parts(child)
+        yield from _outermost(child, wanted)
 
 
 def _is_low_rank(form: Factorization) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lowrank.calibration.piece import examples_of
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.factorizations import Factorization, Tunable
+from lowrank.factorizations import Factorization, Tunable, frozen_parts
 from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import (
     check_integer,
@@ -27,6 +27,7 @@ from lowrank.recovery.tuned import Pair, Step, Tuned
 from lowrank.recovery.tuning import Tuning
 from lowrank.tasks import Task
 from lowrank.tasks.task import SplitName
+from lowrank.tasks.training.loop import known_by
 from lowrank.tasks.training.resuming import next_checkpoint
 
 Part = Literal["scales", "codes", "norms", "biases", "values"]
@@ -62,7 +63,8 @@ class Tune(Recovery):
             examples than the other parts), ``norms`` (gains of normalisations: all vectors outside
             of factorizations that are no biases), ``biases``, and ``values`` (factors, survivors
             and centroids of the factorizations, and weights kept dense, unless they are stored in
-            16 bits). Weights that were not selected for compression are never trained.
+            16 bits). Weights that were not selected for compression are never trained, and neither
+            is the base of an adapter.
         source: the split of the examples, ``calibration`` or ``train``.
         examples: their number, ≥ 2, held-out ones included, drawn with the task's seed; all if not
             given.
@@ -167,7 +169,10 @@ class Tune(Recovery):
                 stack.callback(tuned.settle)
             model.eval()  # Leaves cannot notice that their buffers were replaced.
             if not numbers:
-                raise ValueError(f"this model has none of parts={list(self.parts)} to be trained")
+                raise ValueError(
+                    f"this model has none of parts={list(self.parts)} to be trained; what is "
+                    "frozen, as the base of an adapter is, stays so"
+                )
             rates = self.learning_rate, self.code_rate
             tuning = Tuning(pair, numbers, (learnt, held), self.epochs, rates)
             found = tuning.run(checkpoint, progress)
@@ -179,6 +184,7 @@ class Tune(Recovery):
 
     def _made_for(self, pair: Pair) -> dict[str, Any]:
         task = {"name": pair.task.name, "seed": pair.task.seed}
+        task |= known_by(pair.task.split(self.source), self.batch_size, pair.task)
         models = {"model": model_fingerprint(pair.model), "dense": model_fingerprint(pair.dense)}
         return {"options": asdict(self), "task": task} | models
 
@@ -194,7 +200,12 @@ class Tune(Recovery):
         """The numbers to tune; stand-ins replace buffers in the model until they settle."""
         factorizations = [module for module in model.modules() if isinstance(module, Factorization)]
         inside = {id(p) for module in factorizations for p in module.parameters()}
+        # Beside an adapter a base is frozen, though no flag of a buffer says so.
+        bases = [base for module in factorizations for base in frozen_parts(module)]
+        frozen = {id(part) for base in bases for part in base.modules()}
         for module in factorizations:
+            if id(module) in frozen:
+                continue
             for name, tunable in module.tunable().items():
                 if tunable.part in self.parts:
                     yield Tuned(tunable, place=(module, name))

@@ -16,6 +16,7 @@ from lowrank.allocation import AdapterRanks
 from lowrank.allocation.adapter_ranks import energies, shares
 from lowrank.decomposers import DoRA, LoRA, LoRAXS, Quantization, SharedLoRA, VeRA
 from lowrank.factorizations import adapters
+from lowrank.model.factorized import FactorizedLayer
 from lowrank.numerics.marginal_gains import by_marginal_gain
 
 METHOD = AdapterRanks(LoRA(2, 4))
@@ -96,7 +97,6 @@ def test_no_update_of_as_many_ranks_lowers_the_loss_faster(count, seed):
         LoRAXS(3, 6),
         SharedLoRA(2, 4),
         SharedLoRA(2, 4, side="right", base=Quantization(4)),
-        VeRA(30),
     ],
     ids=str,
 )
@@ -110,6 +110,31 @@ def test_every_adapter_keeps_its_budget_and_its_scale(adapter):
     scales = {part.scale for form in forms for part in adapters(form) if hasattr(part, "scale")}
     wanted = adapter.adapter if isinstance(adapter, DoRA) else adapter
     assert all(scale == pytest.approx(getattr(wanted, "scale", 1.0)) for scale in scales)
+
+
+@pytest.mark.parametrize("score", ["gradient", "weight"])
+def test_the_budget_is_one_that_the_adapter_can_spend_with_one_rank(score):
+    """Rank 12 does not fit the 10 rows of fc2, which stays as it is in a uniform compression."""
+    adapter = LoRA(12, 24)
+    rule = AdapterRanks(adapter, score=score)
+    data = TASK if score == "gradient" else None
+    found = lowrank.compress(TASK.model(), rule, data=data, norm="identity").allocation
+    uniform = lowrank.compress(TASK.model(), adapter, norm="identity").model
+    spent = measure.trainable_params(uniform.fc1.factorization)
+    assert not isinstance(uniform.fc2, FactorizedLayer)
+    assert found["params"] <= found["budget"] == spent == 12 * 80
+    assert found["unfit"] == ["fc2"] and found["ranks"]["fc2"] >= 1
+    fitting = lowrank.compress(TASK.model(), METHOD, data=TASK, norm="identity").allocation
+    assert "unfit" not in fitting
+    with pytest.raises(ValueError, match=r"fits none of the layers \['fc1', 'fc2'\].*lower rank"):
+        lowrank.check(TASK.model(), AdapterRanks(LoRA(17, 34), score=score))
+
+
+def test_a_base_at_its_nearest_level_counts():
+    base = Quantization(4, group_size=16)
+    rule = AdapterRanks(LoRA(2, 4, base=base), score="weight")
+    found = lowrank.compress(TASK.model(), rule).allocation
+    assert found["budget"] == 2 * (80 + 26) and "unfit" not in found
 
 
 @pytest.mark.parametrize("base", [None, Quantization(4)])
@@ -148,6 +173,8 @@ def test_bad_input_is_refused_before_any_work():
     model = TASK.model()
     for options, text in (
         ({"adapter": Quantization(4)}, "adapter=.* must be an Adapter, such as LoRA"),
+        ({"adapter": VeRA(30)}, "random factors, whose ranks follow no singular direction"),
+        ({"adapter": DoRA(VeRA(30))}, "random factors, whose ranks follow no singular direction"),
         ({"adapter": LoRA(2, 4), "score": "fisher"}, "score='fisher' must be one of"),
         ({"adapter": LoRA(2, 4), "params": 0}, "params=0 must be at least 1"),
         ({"adapter": LoRA(2, 4), "examples": 0}, "examples=0 must be at least 1"),
@@ -158,6 +185,7 @@ def test_bad_input_is_refused_before_any_work():
     for rule, text in (
         (AdapterRanks(LoRA(2, 4), params=20, least=0), "rank 1 in one layer takes 26"),
         (AdapterRanks(LoRA(2, 4), params=100), "rank 1 in every layer takes 106"),
+        (AdapterRanks(LoRA(2, 4), least=3), "params=212 is out of reach: rank 3 in every layer"),
         (AdapterRanks(LoRA(2, 4), least=11), r"least=11 is above the sides of .*\['fc2'\]"),
     ):
         with pytest.raises(ValueError, match=text):

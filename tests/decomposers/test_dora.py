@@ -1,5 +1,7 @@
 """DoRA: exact starts, the gradient of the paper, conversions of layers, merging and files."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,8 +10,17 @@ from made_tensors import random_by_sides as random
 from torch import nn
 
 import lowrank
-from lowrank.decomposers import DoRA, LoRA, MagnitudePruning, Quantization, TruncatedSVD, VeRA
+from lowrank.decomposers import (
+    DoRA,
+    LoRA,
+    MagnitudePruning,
+    Quantization,
+    TruncatedSVD,
+    VeRA,
+    merge,
+)
 from lowrank.factorizations import Dense, NormalizedRows, Quantized
+from lowrank.factorizations.operations import Convolve
 from lowrank.recovery import merge_adapters
 
 ADAPTERS = {
@@ -39,6 +50,96 @@ def test_step_0_equals_the_adapter_bit_for_bit(adapter, dtype):
     form, alone = DoRA(adapter).decompose(weight).eval(), adapter.decompose(weight).eval()
     assert torch.equal(form(x), alone(x))
     assert torch.equal(form.to_dense(), alone.to_dense())
+
+
+@every_adapter
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_0_of_a_layer_with_a_bias_equals_the_adapter_bit_for_bit(adapter, dtype):
+    layer, x = nn.Linear(30, 20, dtype=dtype), random(5, 30, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(random(20, 30))
+        layer.bias.copy_(random(20, 1)[:, 0])
+    forms = [
+        lowrank.compress(nn.Sequential(layer), m).model.eval() for m in (DoRA(adapter), adapter)
+    ]
+    assert torch.equal(forms[0](x), forms[1](x))
+
+
+@every_adapter
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merged_at_step_0_it_is_what_the_adapter_is_merged(adapter, dtype):
+    weight = random(40, 30, dtype=dtype)
+    ours, theirs = (merge(m.decompose(weight)) for m in (DoRA(adapter), adapter))
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+PRODUCTS = [ADAPTERS["low rank"], LoRA(3, 6, init="pissa"), LoRA(3, 6, base=Quantization(3))]
+
+
+@pytest.mark.parametrize("adapter", PRODUCTS, ids=str)
+def test_step_0_equals_the_adapter_under_autocast(adapter):
+    weight, x = random(20, 30).float(), random(5, 30).float()
+    form, alone = (m.decompose(weight).eval() for m in (DoRA(adapter), adapter))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, wanted = form(x), alone(x)
+    assert y.dtype == wanted.dtype == torch.bfloat16 and torch.equal(y, wanted)
+
+
+def grown(adapter: LoRA, dtype: torch.dtype) -> NormalizedRows:
+    """A form whose term is a million times longer than its rows."""
+    form = DoRA(adapter).decompose(random(20, 30, dtype=dtype))
+    with torch.no_grad():
+        form.term.terms[1].term.factors[0].weight.copy_(1e6 * random(20, 3, seed=5))
+    return form
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_digits_are_lost_where_the_term_has_grown_far_beyond_its_rows(dtype):
+    form, x, bias = grown(LoRA(3, 6), dtype), random(5, 30, dtype=dtype), random(20, 1)[:, 0]
+    with torch.no_grad():
+        y = form(x, bias=bias.to(dtype))
+        wanted = nn.functional.linear(
+            x.double(), copy.deepcopy(form).double().to_dense(), bias.to(dtype).double()
+        )
+    error = (y - wanted).norm() / wanted.norm()
+    assert error < 8 * torch.finfo(dtype).eps
+
+
+def test_a_large_factor_does_not_cost_the_digits_of_the_bias():
+    form, x = DoRA(LoRA(3, 6)).decompose(1e-6 * random(20, 30)), random(5, 30)
+    bias = random(20, 1)[:, 0]
+    with torch.no_grad():
+        form.lengths.mul_(1e6)
+        torch.testing.assert_close(form(x, bias=bias), x @ form.to_dense().T + bias)
+
+
+def test_dropout_is_of_the_adapter_as_it_counts_in_its_rows():
+    """In training y = f · (base + adapter of what is left of x), the same f for both."""
+    form, x = grown(LoRA(3, 6, dropout=0.5), torch.float64).train(), random(5, 30)
+    term, factors = form.term, form.lengths / form.term.to_dense().norm(dim=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        y = form(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(y, term(x) * factors)
+    assert not torch.allclose(y, form.eval()(x))
+
+
+@pytest.mark.parametrize("adapter", [LoRA(2, 4, dropout=0.5), LoRA(2, 4, init="pissa")], ids=str)
+def test_rows_of_kernels_of_the_spatial_view_are_scaled_too(adapter):
+    """There several rows of the matrix add up in an output channel."""
+    operation, x = Convolve((3, 2), view="spatial"), random(2 * 4 * 5, 5).view(2, 4, 5, 5)
+    base = LoRA(2, 4, base=TruncatedSVD(rank=4), dropout=adapter.dropout)
+    form = DoRA(base).decompose(random(5 * 2, 4 * 3)).eval()
+    bias = random(5, 1)[:, 0]
+    assert torch.equal(form(x, operation, bias), form.term(x, operation, bias))
+    form = moved(form)
+    with torch.no_grad():
+        form.lengths.mul_(1e-3)
+        wanted = operation.apply(x, form.to_dense(), bias)
+        torch.testing.assert_close(form(x, operation, bias), wanted, rtol=1e-4, atol=1e-5)
+        if base.dropout:
+            assert not torch.allclose(form.train()(x, operation, bias), wanted)
 
 
 @settings(max_examples=25)
@@ -76,6 +177,15 @@ def test_a_row_of_zeros_stays_one_and_trains_on():
     with torch.no_grad():
         form.term.terms[1].term.factors[0].weight.add_(1)
     assert bool((form.to_dense()[3] == 0).all())
+    assert bool((form(random(4, 30))[:, 3] == 0).all())
+
+
+def test_a_note_counts_the_rows_that_are_never_trained():
+    weight = random(20, 30)
+    assert DoRA(LoRA(3, 6)).decompose(weight).notes == ()
+    weight[3:5] = 0
+    (note,) = DoRA(LoRA(3, 6)).decompose(weight).notes
+    assert "2 of 20 rows are zero and stay so" in note
 
 
 def test_a_frozen_base_is_decoded_once_for_all_steps(monkeypatch):

@@ -6,6 +6,7 @@ from made_tensors import random_by_sides as random
 from torch import Tensor
 
 from lowrank.decomposers import LoRAXS, MagnitudePruning, Quantization
+from lowrank.decomposers.decomposer import Unfit
 from lowrank.norms import Full
 
 
@@ -55,3 +56,8 @@ def test_a_rank_above_the_sides_is_refused():
     with pytest.raises(ValueError, match=r"rank=21 does not fit .*1\.\.20"):
         LoRAXS(21, 8).decompose(random(20, 30))
     assert LoRAXS(3, 8).trained((20, 30)) == 9
+
+
+def test_a_weight_of_zeros_has_no_directions_to_train():
+    with pytest.raises(Unfit, match="between singular vectors of the weight, which is zero"):
+        LoRAXS(2, 4).decompose(torch.zeros(5, 6))

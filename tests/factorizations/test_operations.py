@@ -17,6 +17,8 @@ from lowrank.factorizations.operations import (
     Convolve,
     Lookup,
     Multiply,
+    MultiplyAlong,
+    MultiplyBlocks,
     MultiplyTransposed,
     Operation,
 )
@@ -214,3 +216,64 @@ class TestLookup:
         assert table.weight.grad is not None
         assert table.weight.grad[0].abs().sum() > 0
         assert table.weight.grad[2].abs().sum() == 0
+
+
+def scales_rows(operation: Operation, x: Tensor, matrix: Tensor) -> None:
+    factors = random(matrix.shape[0])
+    of_outputs = operation.row_factors(x, factors)
+    assert of_outputs is not None
+    y = operation.apply(x, matrix) * of_outputs
+    torch.testing.assert_close(y, operation.apply(x, matrix * factors[:, None]))
+
+
+class TestRowFactors:
+    """Outputs times their factors are those of a matrix whose rows are multiplied."""
+
+    @pytest.mark.parametrize(
+        ("operation", "inner"),
+        [
+            (Multiply(), 6),
+            (MultiplyBlocks(3), 18),
+            (MultiplyBlocks(3, shared=True), 18),
+            (MultiplyAlong(4), 24),
+        ],
+        ids=str,
+    )
+    def test_products_with_vectors(self, operation, inner):
+        scales_rows(operation, random(5, 2, inner), random(9, 6))
+
+    def test_lookups(self):
+        scales_rows(Lookup(), torch.tensor([[0, 3], [8, 3]]), random(9, 6))
+
+    def test_the_factor_of_the_padding_row_gets_no_gradient(self):
+        factors = torch.ones(5, requires_grad=True)
+        found = Lookup(padding_idx=2).row_factors(torch.tensor([0, 2]), factors)
+        assert found is not None
+        found.sum().backward()
+        assert factors.grad is not None and factors.grad.tolist() == [1, 0, 0, 0, 0]
+
+    @given(convolutions(), st.sampled_from(KERNEL_VIEWS))
+    @settings(max_examples=40)
+    def test_convolutions(self, case, view):
+        layer, x = case
+        operation = operation_of(layer, view)
+        matrix = operation.matrix(layer.weight).detach()
+        if view == "spatial" and layer.kernel_size[1] > 1:
+            assert operation.row_factors(x, random(matrix.shape[0])) is None
+        else:
+            scales_rows(operation, x, matrix)
+
+    @given(other_convolutions())
+    @settings(max_examples=40)
+    def test_other_convolutions(self, case):
+        layer, x = case
+        operation = operation_of(layer, "channel")
+        scales_rows(operation, x, operation.matrix(layer.weight).detach())
+
+    def test_shared_groups_have_each_the_factors(self):
+        operation = Convolve((3,), shared=2)
+        scales_rows(operation, random(2, 8, 5), random(6, 12))
+        scales_rows(operation.order([0, 1])[-1][1], random(2, 8, 5), random(6, 4))
+
+    def test_columns_are_no_rows(self):
+        assert MultiplyTransposed().row_factors(random(4, 7), random(7)) is None

@@ -12,6 +12,8 @@ from lowrank.decomposers import (
     AlternatingSum,
     Chain,
     CodebookQuantization,
+    DoRA,
+    LoRA,
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
@@ -19,7 +21,7 @@ from lowrank.decomposers import (
     TruncatedSVD,
 )
 from lowrank.model.sites import find_sites
-from lowrank.recovery import FineTune, Gradual
+from lowrank.recovery import FineTune, Gradual, InOrder
 
 PLAIN = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"}
 
@@ -218,3 +220,15 @@ def test_in_steps_more_is_kept_than_at_once():
 def test_options_outside_their_ranges_are_refused(options, text):
     with pytest.raises(ValueError, match=text):
         gradual(**options)
+
+
+@pytest.mark.parametrize("adapter", [LoRA(1, 2, base=MagnitudePruning(0.5)), DoRA(LoRA(1, 2))])
+def test_adapters_whose_frozen_base_it_would_train_are_refused_before(adapter):
+    task = LeastSquares()
+    result = compress(task.model(), adapter)
+    before = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+    for recovery in (gradual(), InOrder([gradual()])):
+        with pytest.raises(ValueError, match="would train the frozen base of the adapters"):
+            recovery.recover_compressed(result, task)
+    now = result.model.state_dict()
+    assert all(torch.equal(tensor, now[name]) for name, tensor in before.items())

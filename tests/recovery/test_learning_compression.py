@@ -14,6 +14,8 @@ from lowrank.decomposers import (
     AlternatingSum,
     Chain,
     CodebookQuantization,
+    DoRA,
+    LoRA,
     LowRankPlusSparse,
     MagnitudePruning,
     Quantization,
@@ -235,3 +237,15 @@ def test_kernels_and_biases_go_along():
     twin.take(result)
     x = torch.randn(5, 3, 3, 2)
     torch.testing.assert_close(twin.model(x), result.model(x))
+
+
+@pytest.mark.parametrize("adapter", [LoRA(1, 2, base=MagnitudePruning(0.5)), DoRA(LoRA(1, 2))])
+def test_adapters_whose_frozen_base_it_would_train_are_refused_before(adapter):
+    task = LeastSquares()
+    result = compress(task.model(), adapter)
+    before = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+    for recovery in (algorithm(), InOrder([algorithm()])):
+        with pytest.raises(ValueError, match="would train the frozen base of the adapters"):
+            recovery.recover_compressed(result, task)
+    now = result.model.state_dict()
+    assert all(torch.equal(tensor, now[name]) for name, tensor in before.items())

@@ -51,3 +51,12 @@ def test_a_merge_of_another_model_is_not_taken_back():
     merge_adapters(other)
     with pytest.raises(ValueError, match="no merged layer '2' of shape"):
         unmerge_adapters(other[:2], replaced)
+
+
+@pytest.mark.parametrize("adapter", [LoRA(2, 4), LoRA(2, 4, base=Quantization(4))], ids=str)
+def test_a_merged_model_that_was_cast_is_taken_back_in_its_dtype(adapter):
+    model = compress(nn.Sequential(nn.Linear(16, 12)), adapter).model.eval()
+    replaced = merge_adapters(model)
+    model.bfloat16()
+    unmerge_adapters(model, replaced)
+    assert model(torch.ones(2, 16, dtype=torch.bfloat16)).dtype == torch.bfloat16

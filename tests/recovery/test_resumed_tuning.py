@@ -17,7 +17,7 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import HQQ, LowRankPlusSparse
 from lowrank.files.tensor_files import opened, write
 from lowrank.recovery import BiasCorrection, FineTune, InOrder, Tune
-from lowrank.tasks import resumable
+from lowrank.tasks import Inverted, resumable
 
 EVERY = ("scales", "codes", "biases", "values")
 TUNE = Tune(epochs=3, batch_size=8, parts=EVERY, code_rate=0.05)
@@ -115,10 +115,11 @@ def test_what_did_not_help_is_not_taken_after_a_kill_either(tmp_path):
     [
         (lambda: (replace(TUNE, learning_rate=0.1), compressed(), TASK), "options"),
         (lambda: (TUNE, compressed(), replace(TASK, name="others")), "task"),
+        (lambda: (TUNE, compressed(), replace(TASK, source=Inverted(TASK.source))), "task"),
         (lambda: (TUNE, compress(compressed().dense, HQQ(3)), TASK), "model"),
         (lambda: (FineTune(1, 0.1), compressed(), TASK), "dense, epochs, options, task"),
     ],
-    ids=["rate", "task", "form", "recovery"],
+    ids=["rate", "task", "data", "form", "recovery"],
 )
 def test_the_state_of_another_recovery_is_refused(other, differs, tmp_path):
     interrupted(tmp_path)

@@ -13,6 +13,8 @@ from lowrank.decomposers import (
     GPTQ,
     AlternatingSum,
     Chain,
+    DoRA,
+    LoRA,
     LoRAXS,
     LowRankPlusSparse,
     Quantization,
@@ -128,6 +130,21 @@ def test_adapters_keep_what_they_froze_and_other_layers_are_frozen_whole():
     ThawLowRank().recover(mixed.model, TASK)
     assert not any(p.requires_grad for p in sparse.parameters())
     assert all(p.requires_grad for p in mixed.model.fc1.factorization.parameters())
+
+
+@pytest.mark.parametrize("base", [TruncatedSVD(rank=4), SUMS["CALDERA"]], ids=str)
+@pytest.mark.parametrize("wrap", [lambda lora: lora, DoRA], ids=["LoRA", "DoRA"])
+def test_a_low_rank_base_of_an_adapter_stays_frozen_and_small(base, wrap):
+    result = compress(network(), wrap(LoRA(2, 4, base=base)))
+    frozen, size = trained(result.model), sum(layer.bytes for layer in result.layers)
+    before = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+    ThawLowRank().recover_compressed(result, TASK)
+    assert sum(layer.bytes for layer in result.layers) == size
+    TRAIN.recover_compressed(result, TASK)
+    now = {name: p for name, p in result.model.named_parameters() if p.requires_grad}
+    assert now.keys() <= set(frozen)
+    moved = {n for n, t in result.model.state_dict().items() if not torch.equal(t, before[n])}
+    assert moved and moved <= now.keys()
 
 
 def test_what_layers_share_they_go_on_sharing():

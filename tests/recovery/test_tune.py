@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import HQQ, Quantization, TruncatedSVD
+from lowrank.decomposers import HQQ, DoRA, LoRA, Quantization, SharedLoRA, TruncatedSVD
 from lowrank.export import checkpoint
 from lowrank.factorizations import Quantized
 from lowrank.measure.size import nbytes
@@ -203,6 +203,27 @@ def test_frozen_parameters_stay(task, dense):
     before = numbers(model)
     TUNE.recover(model, task)
     assert not any(name.startswith("bn1.") for name in changed(model, before))
+
+
+BASE = Quantization(2, group_size=16)
+OVER = {"QLoRA": LoRA(2, 4, base=BASE), "LoftQ": LoRA(2, 4, base=BASE, init="residual")}
+OVER |= {"DoRA": DoRA(OVER["QLoRA"]), "shared": SharedLoRA(2, 4, base=BASE)}
+
+
+@pytest.mark.parametrize("adapter", OVER.values(), ids=OVER.keys())
+def test_the_frozen_base_of_an_adapter_stays(task, dense, adapter):
+    model = compress(dense, adapter).model
+    before = numbers(model)
+    Tune(2, 0.01, batch_size=16, parts=("scales", "codes", "norms", "values")).recover(model, task)
+    moved = changed(model, before)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert moved and moved <= trained
+
+
+def test_where_only_frozen_bases_could_be_tuned_nothing_is(task, dense):
+    model = compress(dense, OVER["QLoRA"]).model
+    with pytest.raises(ValueError, match=r"none of parts=\['scales'\].*the base of an adapter"):
+        replace(TUNE, parts=("scales",)).recover(model, task)
 
 
 def test_a_distance_that_is_nan_ends_the_run_and_leaves_buffers_in_place(task, dense):

@@ -208,6 +208,11 @@ class Convolve(Operation):
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         return y if bias is None else y + bias.view(-1, *(1,) * self.axes)
 
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor | None:
+        if self.positions_of_matrix[0] > 1:
+            return None  # Several rows add up in each output.
+        return factors.repeat(self.shared).view(-1, *(1,) * self.axes)
+
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         first, *middle, last = factors
         shared = self.shared * self.groups

@@ -23,6 +23,9 @@ class Multiply(Operation):
     def bind(self, matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         return lambda x: F.linear(x, matrix, bias)
 
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor:
+        return factors
+
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in reversed(factors)]
 
@@ -62,6 +65,9 @@ class MultiplyBlocks(Operation):
         y = torch.einsum("...nc,nrc->...nr", parts, blocks)
         return self.add_bias(y.flatten(-2), bias)
 
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor:
+        return factors.repeat(self.count) if self.shared else factors
+
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         first, *rest = factors
         shared = replace(self, shared=True)
@@ -84,6 +90,9 @@ class MultiplyAlong(Operation):
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         y = matrix @ x.unflatten(-1, (-1, self.positions))
         return self.add_bias(y.flatten(-2), bias)
+
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor:
+        return factors.repeat_interleave(self.positions)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         return [(factor, self) for factor in reversed(factors)]
@@ -108,6 +117,10 @@ class Lookup(Operation):
 
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.add_bias(F.embedding(x, matrix, padding_idx=self.padding_idx), bias)
+
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor:
+        # Looked up like the rows, so that the row for padding gets no gradient either.
+        return F.embedding(x, factors[:, None], padding_idx=self.padding_idx)
 
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         first, *rest = factors

@@ -27,6 +27,17 @@ class Operation(ABC):
         """Outputs of `apply`, with a bias added."""
         return y if bias is None else y + bias
 
+    def row_factors(self, x: Tensor, factors: Tensor) -> Tensor | None:
+        """By what the outputs for `x` are multiplied if each row of the matrix is by a factor.
+
+        None where the outputs of a row are not apart from those of others.
+
+        Args:
+            factors: shape (out,).
+        """
+        del x, factors
+        return None
+
     @abstractmethod
     def order(self, factors: Sequence[T]) -> list[tuple[T, Operation]]:
         """The factors of a product `factors[0] @ factors[1] @ …`, first to act first.

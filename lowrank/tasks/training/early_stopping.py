@@ -55,7 +55,17 @@ class EarlyStopping:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give the model the best weights."""
+        """Give the model the best weights.
+
+        Raises:
+            ValueError: the metric was not defined after any epoch, so that none is the best.
+        """
+        if all(value is None for value in self.values):
+            raise ValueError(
+                f"{self.metric.name} on the validation split is NaN or infinite before training "
+                f"and after each of {len(self.values) - 1} epochs, so that none is the best: "
+                "leave out patience, or judge by a metric that is defined there"
+            )
         for name, tensor in self.moving.items():
             tensor.copy_(self.best[name])
 

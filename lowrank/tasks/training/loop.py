@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from lowrank.measure.memory import StepMemory
 from lowrank.model.batch import Batch
+from lowrank.model.forward import evaluating
 from lowrank.model.nested import hashes
 from lowrank.numerics.memo import model_fingerprint
-from lowrank.tasks.task import Task
+from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training.bar import TrainingBar
 from lowrank.tasks.training.early_stopping import EarlyStopping
 from lowrank.tasks.training.optimizers import optimizer_for, state_bytes
@@ -28,6 +30,7 @@ from lowrank.tasks.training.state import TrainingState, moving
 
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
 Progress = Callable[[int, int, float], None]
+ADVICE = "lower the learning rate, or check the model before recovery"
 # The loss of a model on a batch.
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -84,12 +87,9 @@ class Loop:
         if checkpoint is not None:
             checkpoint.resume(state)
         if state.found is None:
-            was_training = self.model.training
-            self.model.train()
-            try:
+            with _training(self.model):
                 self._descend(progress, checkpoint)
-            finally:
-                self.model.train(was_training)
+            self._check_end()
             state.found = self._found()
             if checkpoint is not None and (checkpoint.is_due or checkpoint.is_there):
                 checkpoint.keep(state)
@@ -171,18 +171,28 @@ class Loop:
 
     def _made_for(self) -> dict[str, Any]:
         settings = asdict(self.options) | asdict(self.recipe)
-        task = {"name": self.task.name, "seed": self.task.seed, "examples": len(self.data)}
-        task["first"] = self._first_examples()
+        task = {"name": self.task.name, "seed": self.task.seed}
+        task |= known_by(self.data, self.recipe.batch_size, self.task)
         made_for = {"options": settings, "epochs": [self.part.start, self.part.stop], "task": task}
         return made_for | {"model": model_fingerprint(self.model)}
 
-    def _first_examples(self) -> list[str]:
-        """Hashes of the first batch, without a draw from the generators of the caller."""
-        rows = torch.arange(min(self.recipe.batch_size, len(self.data)))
-        with torch.random.fork_rng([] if self.device.type == "cpu" else [self.device]):
-            torch.manual_seed(self.task.seed)
-            batch = self.data.batch(rows)
-        return hashes([batch.inputs, batch.targets])
+    @torch.no_grad()
+    def _check_end(self) -> None:
+        """Raise FloatingPointError if the last step has destroyed the model.
+
+        The loss of a step is that before it, so that no loss tells of the last one.
+        """
+        epoch = self.state.epoch
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise FloatingPointError(
+                    f"{name} became NaN or infinite in epoch {epoch}; {ADVICE}"
+                )
+        _, part = self._parts(first_batch(self.data, self.recipe.batch_size, self.task))[0]
+        if not int(self.task.predictions(part).sum()):
+            return
+        with evaluating(self.model), autocast(self.options.autocast, self.device):
+            _finite(float(self.loss(self.model, part)), epoch)
 
     def _found(self) -> dict[str, Any]:
         losses, stopping = self.state.losses, self.state.stopping
@@ -197,10 +207,39 @@ class Loop:
         return found if stopping is None else found | {"epochs": len(losses)} | stopping.found()
 
 
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Training mode inside; afterwards every module is in the mode it was in before.
+
+    In a model that is in training mode, a module that is not, such as a BatchNorm whose statistics
+    are to be kept, stays so.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    if not model.training:
+        model.train()
+    try:
+        yield
+    finally:
+        model.train(modes[0][1])
+        for module, training in modes:
+            module.training = training
+
+
+def known_by(split: Split, count: int, task: Task) -> dict[str, Any]:
+    """By what a training knows its data again: their number, and hashes of the first `count`."""
+    batch = first_batch(split, count, task)
+    return {"examples": len(split), "first": hashes([batch.inputs, batch.targets])}
+
+
+def first_batch(split: Split, count: int, task: Task) -> Batch:
+    """The first `count` examples, without a draw from the generators of the caller."""
+    device, rows = torch.device(task.device), torch.arange(min(count, len(split)))
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        torch.manual_seed(task.seed)
+        return split.batch(rows)
+
+
 def _finite(loss: float, epoch: int) -> float:
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the training loss became {loss} in epoch {epoch}; lower the learning rate, or check "
-            "the model before recovery"
-        )
+        raise FloatingPointError(f"the training loss became {loss} in epoch {epoch}; {ADVICE}")
     return loss

@@ -58,7 +58,9 @@ class Training(Recipe):
         """Train every parameter of `model` that requires a gradient, in place.
 
         The task's seed draws the order of batches and dropout. The model keeps its mode, training
-        or eval. A bar shows the steps if stderr is a terminal. Inside
+        or eval, and so does each module of it; where the model is in training mode, a module that
+        is not, such as a BatchNorm whose statistics are to be kept, stays so while it trains. A bar
+        shows the steps if stderr is a terminal. Inside
         `lowrank.tasks.resumable` a training goes on where a killed process left it.
 
         Args:
@@ -80,7 +82,8 @@ class Training(Recipe):
         Raises:
             ValueError: no parameter requires a gradient, one of float16 is to be trained by AdamW,
                 the task has no train examples, or an option that does not suit the model or task.
-            FloatingPointError: a loss that is NaN or infinite.
+            FloatingPointError: a loss that is NaN or infinite, or after the last step a parameter
+                or the loss of the first batch in evaluation mode.
         """
         epochs = range(self.epochs) if part is None else part
         how = TrainingOptions() if options is None else options

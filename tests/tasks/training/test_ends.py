@@ -1,0 +1,61 @@
+"""What a training leaves behind: finite weights or an error, and every module in its mode."""
+
+import pytest
+import torch
+from digits_task import TASK
+from torch import nn
+
+from lowrank.recovery import FineTune
+from lowrank.tasks import ImageClassification, Training, resumable
+from lowrank.tasks.training import early_stopping
+from lowrank.tasks.training.training import task_loss
+
+ONE_STEP = {"batch_size": 10**5, "optimizer": "sgd", "schedule": "constant"}
+
+
+@pytest.mark.parametrize("size, what", [(1e30, "became NaN or infinite"), (1.0, "loss became")])
+def test_a_last_step_that_destroys_the_model_ends_in_an_error(size, what, tmp_path):
+    """The loss before the only step is finite; gone on with, the training ends so again."""
+    recipe, own = Training(1, 1e30, **ONE_STEP), task_loss(TASK)
+    for _ in range(2):
+        with resumable(tmp_path, seconds=0):
+            with pytest.raises(FloatingPointError, match=f"{what}.* in epoch 1; lower the learn"):
+                recipe.train(TASK.model(), TASK, lambda model, batch: size * own(model, batch))
+
+
+def test_the_check_at_the_end_draws_nothing_and_moves_no_statistics():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10))
+    seen = []
+    model[1].register_forward_hook(lambda module, *_: seen.append(module.training))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    Training(1, 1e-3, **ONE_STEP).train(model.eval(), TASK)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seen == [True, False] and int(model[1].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_every_module_keeps_its_mode(train):
+    model = TASK.model().train(train)
+    model.fc2.train(not train)
+    FineTune(1, 1e-3, batch_size=256).recover(model, TASK)
+    assert (model.training, model.fc1.training, model.fc2.training) == (train, train, not train)
+
+
+def test_a_batchnorm_in_evaluation_keeps_its_statistics_in_a_model_in_training():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).train()
+    model[1].eval()
+    before = model[1].running_mean.clone()
+    Training(1, 1e-3, batch_size=256).train(model, TASK)
+    assert torch.equal(model[1].running_mean, before)
+    Training(1, 1e-3, batch_size=256).train(model.eval(), TASK)
+    assert not torch.equal(model[1].running_mean, before)
+
+
+def test_a_metric_that_is_never_defined_does_not_undo_a_training(monkeypatch):
+    monkeypatch.setattr(early_stopping, "validation_value", lambda *_: float("nan"))
+    task = ImageClassification(
+        **{n: getattr(TASK, n) for n in TASK.__dataclass_fields__} | {"validation_size": 90}
+    )
+    with pytest.raises(ValueError, match="is NaN or infinite before training and after each of 2"):
+        FineTune(5, 1e-3, batch_size=256, patience=2).recover(task.model(), task)
