@@ -3,12 +3,21 @@
 import json
 import shutil
 
+import torch
 from made_checkpoints import llama, tied_gpt2
 from row import Row
 from safetensors.torch import load_file, save_file
 
 import lowrank
-from lowrank import GlobalRank, LoRA, Quantization, TruncatedSVD
+from lowrank import (
+    GPTQ,
+    CalibratedNorms,
+    Calibration,
+    GlobalRank,
+    LoRA,
+    Quantization,
+    TruncatedSVD,
+)
 from lowrank.files.tensor_folders import INDEX
 from lowrank.reading.shards import INDEX as SHARDS
 
@@ -198,6 +207,21 @@ ROWS = [
         "lowrank-00004.safetensors is not the file that",
     ),
     Row("load without the index", loaded(lambda s: (s / INDEX).unlink()), "or not to its end"),
+]
+
+
+SEQUENTIAL = CalibratedNorms("full", mode="sequential")
+BATCHES = [torch.arange(9)[None]]
+ROWS += [
+    Row("norms of all at once", of(norm="full", data=BATCHES), "mode='sequential'"),
+    Row("norms by default", of(method=GPTQ(bits=4), data=BATCHES), "mode='sequential'"),
+    Row("norms without data", of(norm=SEQUENTIAL), "needs calibration data: give `data`"),
+    Row("workers of blocks", of(norm=SEQUENTIAL, data=BATCHES, workers=2), "workers=2 have no eff"),
+    Row(
+        "statistics made before",
+        of(norm=SEQUENTIAL, data=Calibration({}, {"moment": "full", "outputs": False})),
+        "statistics made before are for mode='one-shot', which is not done on disk",
+    ),
 ]
 
 

@@ -12,13 +12,21 @@ from typing import Any
 
 import torch
 
-from lowrank.calibration import NormProvider
+from lowrank.calibration import (
+    CalibratedNorms,
+    Calibration,
+    CalibrationData,
+    NormProvider,
+    at_hand,
+)
+from lowrank.calibration.data import as_data
 from lowrank.compression.compress import Method, Where, as_allocation, as_norms
 from lowrank.export.streamed.bar import shown
 from lowrank.export.streamed.finish import finished, reported
 from lowrank.export.streamed.parts import CheckpointPart
 from lowrank.export.streamed.report import CompressedCheckpoint
 from lowrank.export.streamed.request import Request
+from lowrank.export.streamed.sequence import made_in_sequence
 from lowrank.export.streamed.target import prepare
 from lowrank.export.streamed.work import CheckpointWork
 from lowrank.files.paths import as_path
@@ -39,7 +47,8 @@ def compress_checkpoint(
     dtype: str | None = None,
     workers: int = 1,
 ) -> CompressedCheckpoint:
-    """Compress a model of `transformers` from its folder into another one, weight by weight.
+    """Compress a model of `transformers` from its folder into another one, weight by weight or,
+    with calibration data, block by block.
 
     The model is never in memory as a whole: its structure is built without numbers, and each weight
     is read, compressed and written by itself. The result is what `compress` and `save` would write,
@@ -56,7 +65,10 @@ def compress_checkpoint(
         target: made; an empty folder may be there, or one that the same call has begun.
         method, where, values, strict: as `compress` takes them. The method must choose by the
             shapes of weights alone: a decomposer, or decomposers by pattern of the name.
-        norm, data: as `compress` takes them.
+        norm, data: as `compress` takes them; norms of data are those of
+            ``CalibratedNorms(…, mode="sequential")``. Blocks, the children of a list of modules,
+            are then in memory one after the other, and their outputs are kept on disk; a killed
+            call goes on at the block where it stopped.
         dtype: of the weights, such as ``"float32"``; by default that of the config.
         workers: processes that compress weights at the same time, each with one of them in memory.
             They are started anew, so that a program must guard its own start by
@@ -73,10 +85,10 @@ def compress_checkpoint(
     folder, place = as_path(source, "source"), as_path(target, "target")
     if not folder.is_dir():
         raise ValueError(f"source={str(folder)!r} is no folder: name that of a model")
+    data = at_hand(data)
     norms = as_norms(norm, as_allocation(method), data)
-    if norms.needs_data and data is None:
-        raise ValueError(f"{norms} needs calibration data: give `data`, or leave out the norm")
-    request = Request(folder, place, method, where, norms, data, values, strict, dtype)
+    given = data_for(norms, data, workers) if norms.needs_data else None
+    request = Request(folder, place, method, where, norms, given, values, strict, dtype)
     work = CheckpointWork(request)
     prepare(request)
     try:
@@ -91,11 +103,35 @@ def compress_checkpoint(
         ) from error
 
 
+def data_for(norms: NormProvider, data: Any, workers: int) -> CalibrationData:
+    """The calibration data of norms that need them.
+
+    Raises:
+        ValueError: there are none, or the norms are not those of one block after the other.
+    """
+    if data is None:
+        raise ValueError(f"{norms} needs calibration data: give `data`, or leave out the norm")
+    if not isinstance(norms, CalibratedNorms) or norms.mode != "sequential":
+        raise ValueError(
+            f"{norms} needs the whole model at once: on disk blocks are calibrated one after the "
+            "other, as norm=CalibratedNorms('full', mode='sequential') asks for"
+        )
+    if workers > 1:
+        raise ValueError(f"workers={workers} have no effect: each block waits for the one before")
+    if isinstance(data, Calibration):
+        raise ValueError(
+            "statistics made before are for mode='one-shot', which is not done on disk"
+        )
+    return as_data(data, norms.batch_size)
+
+
 def _compressed(work: CheckpointWork, workers: int) -> CompressedCheckpoint:
     todo = [part for part in work.parts if work.done(part) is None]
     total = sum(part.numbers for part in work.parts)
     with shown(total, total - sum(part.numbers for part in todo)) as tick:
-        for part in _made(work, todo, workers):
+        in_order = work.request.norm.needs_data
+        made = made_in_sequence(work, todo) if in_order else _made(work, todo, workers)
+        for part in made:
             tick(part.label, part.numbers)
     files = {part.file: work.done(part) for part in work.parts}
     parts = {name: file for name, file in files.items() if file is not None}

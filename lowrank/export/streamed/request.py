@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrank.calibration import NormProvider
+from lowrank.calibration import CalibrationData, NormProvider
 from lowrank.compression.compress import Method, Where, as_allocation, as_select
 from lowrank.export.checkpoint import FORMAT
 from lowrank.files.digest import Digest
@@ -21,7 +21,7 @@ class Request:
     method: Method
     where: Where
     norm: NormProvider
-    data: Any
+    data: CalibrationData | None
     values: str | None
     strict: bool
     dtype: str | None
@@ -36,18 +36,11 @@ class Request:
             "method": repr(as_allocation(self.method)),
             "where": repr(as_select(self.where)),
             "norm": repr(self.norm),
-            "data": data_hash(self.data),
+            "data": None if self.data is None else self.data.fingerprint(),
             "values": self.values,
             "strict": self.strict,
             "dtype": self.dtype,
         }
-
-
-def data_hash(data: Any) -> str | None:
-    """A hash of calibration data; None of none."""
-    if data is None:
-        return None
-    raise ValueError("calibration data are not taken for compression on disk")
 
 
 def hash_of(described: dict[str, Any]) -> str:

@@ -74,6 +74,10 @@ class CheckpointSource:
         """A tensor of the model, perhaps without numbers."""
         return self._state[name]
 
+    def has(self, name: str) -> bool:
+        """Whether the model has a tensor of this name."""
+        return name in self._state
+
     def read(self, name: str) -> Tensor:
         """The numbers of a tensor of the model, in the dtype that it has there.
 

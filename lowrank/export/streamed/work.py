@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from lowrank.export.skeleton import Layer
 from lowrank.export.streamed.parts import CheckpointPart, parts_of
 from lowrank.export.streamed.request import Request, hash_of
 from lowrank.export.streamed.source import CheckpointSource
-from lowrank.factorizations import adapters
+from lowrank.factorizations import Factorization, adapters
 from lowrank.files.tensor_files import TensorFile, write
 from lowrank.files.tensor_folders import PART, PART_FORMAT, opened_part
 from lowrank.model.contents import contents, names_of
@@ -84,62 +84,104 @@ class CheckpointWork:
             raise ValueError(f"{path} is of another compression: remove it, or name another folder")
         return file
 
+    def fitting(self) -> set[str]:
+        """The names of the weights that can be compressed, by their shapes."""
+        walk = self.walk
+        return {*replace(walk.fit, notes={}, left={}).shaped(walk.chosen.decomposers)}
+
     @torch.inference_mode(False)
-    def make(self, part: CheckpointPart) -> None:
+    def make(
+        self, part: CheckpointPart, norm: Norm = IDENTITY, notes: tuple[str, ...] = ()
+    ) -> Factorization | None:
         """Write the file of a part, whole or not at all.
+
+        Args:
+            norm: in which the error of its weight counts.
+            notes: for its report.
+
+        Returns:
+            What stands for its weight; None where that stays as it is.
 
         Raises:
             ValueError: the weight is not finite, or must be compressed as asked and cannot be.
             OSError: it cannot be written.
         """
         if part.site is None:
-            tensors, said = {name: self.source.read(name) for name in part.names}, {}
-        else:
-            weight = self.source.read(part.names[0])
-            with MEMO.passing():  # The results of one weight are of no use to the others.
-                tensors, said = self._compressed(part.site, weight, IDENTITY)
+            self._write(part, {name: self.source.read(name) for name in part.names}, {})
+            return None
+        weight = nn.Parameter(self.source.read(part.names[0]), part.site.weight.requires_grad)
+        # The results of one weight are of no use to the others.
+        with MEMO.passing(), holding(part.site, weight):
+            form = self._decomposed(part.site, norm)
+            if form is None:
+                self._write(part, {part.names[0]: weight}, self._left(part.site))
+                return None
+            self._write(part, *self._described(part.site, form, notes))
+        return form
+
+    def leave(self, part: CheckpointPart, why: str) -> None:
+        """Write the file of a part whose weight stays as it is, because no data reach it.
+
+        Raises:
+            ValueError: it must be compressed as asked.
+            OSError: it cannot be written.
+        """
+        assert part.site is not None
+        self.walk.fit.leave(part.site, ValueError(f"layer '{part.site.name}': {why}"))
+        name = part.names[0]
+        self._write(part, {name: self.source.read(name)}, self._left(part.site))
+
+    def _left(self, site: Site) -> dict[str, Any]:
+        return {"left": str(self.walk.fit.left[site.name])}
+
+    def _write(
+        self, part: CheckpointPart, tensors: dict[str, Tensor], said: dict[str, Any]
+    ) -> None:
         header = {"format": PART_FORMAT, "request": self.hash, "number": part.number, **said}
         write(self.request.target / part.file, tensors, PART, header)
 
-    def _compressed(
-        self, site: Site, weight: Tensor, norm: Norm
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors that stand for a weight, by name, and what the header says of them."""
+    def _decomposed(self, site: Site, norm: Norm) -> Factorization | None:
+        """What stands for a weight that is there; None where that stays as it is."""
         walk, name = self.walk, site.name
-        use = site.uses[0]
-        with holding(site, nn.Parameter(weight, site.weight.requires_grad)):
+        with naming(site):
+            check_weight(site.matrix())
+        try:
             with naming(site):
-                check_weight(site.matrix())
-            try:
-                with naming(site):
-                    walk.plan[name] = walk.fit.at_nearest(site, walk.chosen.decomposers[name])
-                    walk.plan[name].check_norms((type(norm),))
-                    walk.decompose(site, norm)
-            except ValueError as error:
-                walk.fit.leave(site, error)
-                return {f"{name}.{use.rule.parameter}": weight}, {"left": str(error)}
-            form, report = walk.forms.pop(name), walk.layers.pop(name)
-            if adapters(form):
-                raise ValueError(
-                    f"layer '{name}': {walk.plan[name]} makes adapters, which are trained next, in "
-                    "memory: compress there"
-                )
-            report.notes += walk.fit.notes.get(name, ())
-            view = walk.plan[name].kernel_view()
-            new: list[Any] = [stand_in(one, one.module, form, view) for one in site.uses]
-            kinds = [module.settings for module in new]
-            layer = Layer(form, new[0].view, [one.name for one in site.uses], kinds)
-            inside, found = f"{name}.factorization.", contents(form)
-            if found.views:
-                raise ValueError(f"layer '{name}': tensors of {form.describe()} overlap")
-            frozen = [n for n, p in form.named_parameters() if not p.requires_grad]
-            said = {
-                "layer": layer.to_json(),
-                "report": asdict(report),
-                "same": {inside + n: inside + first for n, first in found.same.items()},
-                "frozen": [inside + n for n in frozen],
-            }
-            return {inside + n: tensor for n, tensor in found.tensors.items()}, said
+                walk.plan[name] = walk.fit.at_nearest(site, walk.chosen.decomposers[name])
+                walk.plan[name].check_norms((type(norm),))
+                walk.decompose(site, norm)
+        except ValueError as error:
+            walk.fit.leave(site, error)
+            return None
+        form = walk.forms.pop(name)
+        if adapters(form):
+            raise ValueError(
+                f"layer '{name}': {walk.plan[name]} makes adapters, which are trained next, in "
+                "memory: compress there"
+            )
+        return form
+
+    def _described(
+        self, site: Site, form: Factorization, notes: tuple[str, ...]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of a form, by their names in the model, and what the header says of them."""
+        walk, name = self.walk, site.name
+        report, view = walk.layers.pop(name), walk.plan[name].kernel_view()
+        report.notes += walk.fit.notes.get(name, ()) + notes
+        new: list[Any] = [stand_in(one, one.module, form, view) for one in site.uses]
+        kinds = [module.settings for module in new]
+        layer = Layer(form, new[0].view, [one.name for one in site.uses], kinds)
+        inside, found = f"{name}.factorization.", contents(form)
+        if found.views:
+            raise ValueError(f"layer '{name}': tensors of {form.describe()} overlap")
+        frozen = [n for n, p in form.named_parameters() if not p.requires_grad]
+        said = {
+            "layer": layer.to_json(),
+            "report": asdict(report),
+            "same": {inside + n: inside + first for n, first in found.same.items()},
+            "frozen": [inside + n for n in frozen],
+        }
+        return {inside + n: tensor for n, tensor in found.tensors.items()}, said
 
 
 @contextmanager
