@@ -164,7 +164,7 @@ def _made(
 
 
 # In a process of workers, its parts.
-_MAKERS: dict[int, Callable[[], None]] = {}
+_MAKERS: dict[int, Callable[[], object]] = {}
 
 
 def _start(request: Request, threads: int) -> None:

@@ -10,6 +10,7 @@ from lowrank.calibration import Job
 from lowrank.export.streamed.parts import CheckpointPart
 from lowrank.export.streamed.resident import Residents
 from lowrank.export.streamed.work import CheckpointWork
+from lowrank.factorizations.operations import KernelView
 from lowrank.model.copying import copied
 from lowrank.model.sites import Places, stand_in
 
@@ -55,16 +56,17 @@ def _calibrated(
     copies = copied(problem.model, [*problem.model.parameters()])
     places = Places(copies.model)
     chosen = work.walk.chosen.decomposers
-    views = {site.name: chosen[site.name].kernel_view() for site in sites}
+    views: dict[str, KernelView] = {site.name: chosen[site.name].kernel_view() for site in sites}
     job = Job(problem.model, copies.model, sites, views, problem.data)
     job = replace(job, folder=work.request.target / OUTPUTS)
     with Residents(copies.model, work.source).coming():
         for site, norm in problem.norm.over(job):
             form = work.make(parts[site.name], norm, job.notes[site.name])
             del norm  # Its memory is that of the statistics, and the next ones are collected now.
-            for use in site.uses if form is not None else ():
-                old = copies.of[id(use.module)]
-                places.replace(old, stand_in(use, old, form, views[site.name]))
+            for use in site.uses:
+                if form is not None:
+                    old = copies.of[id(use.module)]
+                    places.replace(old, stand_in(use, old, form, views[site.name]))
             yield parts[site.name]
     for name, why in job.unreached.items():
         # Those of finished blocks were not asked for again.
