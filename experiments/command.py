@@ -13,6 +13,7 @@ PROGRAMS = {
     "inspect": ("experiments.inspect", "draws the inside of a saved compressed model"),
     "show": ("experiments.show", "says what a file holds, without loading it"),
     "export": ("experiments.export", "writes a saved model in the format of another tool"),
+    "compress": ("experiments.compress", "compresses a large checkpoint from disk to disk"),
     "reproduce": ("experiments.reproduce", "sets published tables beside ours"),
 }
 

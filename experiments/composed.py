@@ -63,7 +63,7 @@ def said(error: Exception, name: str) -> str:
     return f"{name}: there is no option {refused[1]}: there are {', '.join(options)}"
 
 
-def on_one_line(error: Exception) -> str:
+def on_one_line(error: BaseException) -> str:
     """The text of an error on one line, without control characters from names in records."""
     text = " ".join(str(error).split())
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -81,7 +81,7 @@ def make_parts(settings: Settings) -> Parts:
     """
     made = {name: make(settings[name]) for name in KINDS}
     for name, kind in KINDS.items():
-        _check_kind(name, made[name], kind)
+        check_kind(name, made[name], kind)
     return Parts(task=shared_task(text(settings["task"])), **made)
 
 
@@ -96,7 +96,7 @@ ONE_OF_TWO = inspect.Parameter.POSITIONAL_OR_KEYWORD
 def shared_task(config: str) -> Task:
     """The task of a configuration (JSON), with its data decoded once."""
     task = make(json.loads(config))
-    _check_kind("task", task, Task)
+    check_kind("task", task, Task)
     return task
 
 
@@ -142,7 +142,8 @@ def _check_call(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{what} lacks its field {', '.join(missing)}")
 
 
-def _check_kind(name: str, made: object, kind: type | tuple[type, ...]) -> None:
+def check_kind(name: str, made: object, kind: type | tuple[type, ...]) -> None:
+    """Raise ValueError unless a part is of its base class."""
     if not isinstance(made, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise ValueError(

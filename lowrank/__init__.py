@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lowrank.export.model_files import plan_export as plan_export
     from lowrank.export.peft import export_peft as export_peft
     from lowrank.export.peft import load_peft as load_peft
+    from lowrank.export.streamed import compress_checkpoint as compress_checkpoint
     from lowrank.model.plain import plain_model as plain_model
     from lowrank.model.select import Select as Select
     from lowrank.numerics.memo import unchanging as unchanging
@@ -43,6 +44,7 @@ PLACES = {
     "Select": "lowrank.model.select",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
+    "compress_checkpoint": "lowrank.export.streamed",
     "cut_model": "lowrank.export.cutting",
     "export_model": "lowrank.export.model_files",
     "export_peft": "lowrank.export.peft",

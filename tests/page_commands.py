@@ -181,9 +181,11 @@ def check(command: str) -> None:
             check_reproduce(arguments)
         case ["python", "-m", module, *arguments] if module.startswith("experiments.benchmarks."):
             check_benchmark(module, arguments)
-        case ["lowrank", ("show" | "export") as name, *arguments] if "--help" in arguments:
+        case ["lowrank", ("show" | "export" | "compress") as name, *arguments] if (
+            "--help" in arguments
+        ):
             check_run(f"experiments.{name}", arguments)
-        case ["lowrank", ("show" | "export") as name, *arguments]:
+        case ["lowrank", ("show" | "export" | "compress") as name, *arguments]:
             check_benchmark(f"experiments.{name}", arguments)
         case ["python", "-m", "pydoc", name]:
             assert pydoc.locate(name) is not None, name

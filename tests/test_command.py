@@ -35,7 +35,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("program", ["command", "inspect", "reproduce", "show", "export"])
+@pytest.mark.parametrize(
+    "program", ["command", "inspect", "reproduce", "show", "export", "compress"]
+)
 def test_a_program_starts_where_nothing_is_imported_yet(program):
     started = [sys.executable, "-m", f"experiments.{program}", "--help"]
     done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)

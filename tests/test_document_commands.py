@@ -48,6 +48,7 @@ REFUSED = {"method=gptq,awq method.group_size=32"}
 # What is set like that in Python alone; `where`, for one, is a group of a sweep as well.
 CALLED = (
     *(lowrank.compress, lowrank.optimize_for, lowrank.export_model, lowrank.export_peft),
+    lowrank.compress_checkpoint,
     *map(format_class, FORMATS),
 )
 ARGUMENTS = {name for function in CALLED for name in signature(function).parameters}

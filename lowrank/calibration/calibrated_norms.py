@@ -109,7 +109,8 @@ class CalibratedNorms(NormProvider):
         job.summary.update(data=data.fingerprint())
         missed = dict.fromkeys(site.name for site in job.sites)
         full = self.moment == "full"
-        for unit, statistics in calibrate_in_sequence(job.compact, job.sites, data, full):
+        units = calibrate_in_sequence(job.compact, job.sites, data, full, job.folder)
+        for unit, statistics in units:
             job.summary.setdefault("positions", positions(statistics))
             yield from self._norms(unit.sites, statistics, job)
             for site in unit.sites:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,8 @@ class Job:
         notes: filled with the notes of each site for its report, by site name.
         unreached: filled with the reason why the data reach no use of a weight, by site name; such
             a weight stays as it is.
+        folder: where sequential calibration keeps the outputs of finished blocks, and goes on after
+            those that are there; None for a temporary one.
     """
 
     model: nn.Module
@@ -37,6 +40,7 @@ class Job:
     summary: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 class NormProvider(ABC):

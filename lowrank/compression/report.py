@@ -97,13 +97,57 @@ class LayerReport:
         return fields | self.coded | {"note": "; ".join(self.notes)}
 
 
+class Reported:
+    """The tables and words that reports of weights have in common.
+
+    Attributes:
+        layers: one report for each compressed weight.
+        left: (name, reason) of every selected weight that stays as it is.
+        model_params: the parameters of the dense model.
+    """
+
+    layers: list[LayerReport]
+    left: list[tuple[str, str]]
+    model_params: int
+
+    def to_frame(self) -> Any:
+        """The layer reports as a pandas DataFrame.
+
+        Raises:
+            MissingExtra: pandas is not installed; it is in the extra ``reports``.
+        """
+        need("a data frame", "pandas")
+        import pandas as pd
+
+        return pd.DataFrame([layer.row() for layer in self.layers])
+
+    @property
+    def coverage(self) -> float:
+        """The share of the dense model's parameters that is in weights that were compressed.
+
+        Those that were kept dense, because nothing else would be smaller, are not.
+        """
+        shrunk = [layer for layer in self.layers if layer.bytes < layer.dense_bytes]
+        return sum(layer.dense_params for layer in shrunk) / self.model_params
+
+    def summary(self) -> str:
+        """Such as ``12 layers with 98.2 % of the parameters compressed, 1 left as it is``."""
+        count = (
+            f"{len(self.layers)} layers compressed, {100 * self.coverage:.1f} % of the parameters"
+        )
+        nearest = sum(any(n.startswith(NEAREST) for n in layer.notes) for layer in self.layers)
+        parts = [count, f"{nearest} at the nearest level" if nearest else ""]
+        parts.append(f"{len(self.left)} left as they are" if self.left else "")
+        return ", ".join(filter(None, parts))
+
+
 # Compresses a dense model in the way in which another was, at a share of the way to the levels of
 # the method; see `lowrank.allocation.eased.Eased`.
 Again = Callable[[nn.Module, float], "Compressed"]
 
 
 @dataclass
-class Compressed:
+class Compressed(Reported):
     """A compressed model and what was done to each of its weights.
 
     Attributes:
@@ -150,36 +194,6 @@ class Compressed:
         for one in fields(self):
             if one.name != "dense":
                 setattr(self, one.name, getattr(other, one.name))
-
-    def to_frame(self) -> Any:
-        """The layer reports as a pandas DataFrame.
-
-        Raises:
-            MissingExtra: pandas is not installed; it is in the extra ``reports``.
-        """
-        need("a data frame", "pandas")
-        import pandas as pd
-
-        return pd.DataFrame([layer.row() for layer in self.layers])
-
-    @property
-    def coverage(self) -> float:
-        """The share of the dense model's parameters that is in weights that were compressed.
-
-        Those that were kept dense, because nothing else would be smaller, are not.
-        """
-        shrunk = [layer for layer in self.layers if layer.bytes < layer.dense_bytes]
-        return sum(layer.dense_params for layer in shrunk) / self.model_params
-
-    def summary(self) -> str:
-        """Such as ``12 layers with 98.2 % of the parameters compressed, 1 left as it is``."""
-        count = (
-            f"{len(self.layers)} layers compressed, {100 * self.coverage:.1f} % of the parameters"
-        )
-        nearest = sum(any(n.startswith(NEAREST) for n in layer.notes) for layer in self.layers)
-        parts = [count, f"{nearest} at the nearest level" if nearest else ""]
-        parts.append(f"{len(self.left)} left as they are" if self.left else "")
-        return ", ".join(filter(None, parts))
 
     def remeasure(self) -> None:
         """Measure bytes, params, errors and kernel of each layer anew, for a model that a recovery

@@ -153,7 +153,7 @@ def architecture_of(model: nn.Module) -> Architecture | None:
         return None
     plain: Any = model
     config = json.loads(plain.config.to_json_string(use_diff=False))
-    if _fetching(config):
+    if fetching(config):
         return None
     generation = getattr(plain, "generation_config", None)
     attention = plain.config._attn_implementation
@@ -216,7 +216,7 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fetching(config: Any) -> list[str]:
+def fetching(config: Any) -> list[str]:
     """The fields by which something outside of the library would be fetched or run."""
     found = []
     inner = config.values() if isinstance(config, dict) else config
@@ -226,12 +226,12 @@ def _fetching(config: Any) -> list[str]:
     if isinstance(config, str) and config.lower().startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         found.append(config)
     if isinstance(config, dict | list):
-        found += [name for value in inner for name in _fetching(value)]
+        found += [name for value in inner for name in fetching(value)]
     return found
 
 
 def _check_own(config: Fields) -> None:
-    found = _fetching(config.value)
+    found = fetching(config.value)
     if found:
         raise ValueError(
             f"its config has {shown(found[0])}, by which code or weights of others would be used: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from lowrank.factorizations import Factorization
 from lowrank.files.fields import Fields, shown
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import TensorFile, check_storable, opened, write
+from lowrank.files.tensor_folders import BY, opened_folder
 from lowrank.model.contents import contents, spread
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.opened import open_weights
@@ -80,7 +82,7 @@ def load(
     *,
     device: str | torch.device | None = None,
 ) -> nn.Module:
-    """The model saved at `path`.
+    """The model saved at `path`: a file of `save`, or a folder of `compress_checkpoint`.
 
     File and architecture are compared before anything is read: each tensor has the same shape and
     dtype in both, and each factorization stands for a weight of its shape in a layer of its kind.
@@ -109,13 +111,24 @@ def load(
     source = as_path(path)
     _check_builder(model)
     _check_device(device)
-    by = "lowrank.save"
     # Not inference tensors, even where it is called in inference mode: they could not be trained.
     with torch.inference_mode(False), torch.no_grad():
-        with opened(source, "model", FORMAT, by, OLDEST) as file:
+        with opened_model(source) as file:
             loaded = _load(model, file)
         refuse_other_files(loaded)
         return loaded if device is None else loaded.to(device)
+
+
+def opened_model(source: Path) -> AbstractContextManager[TensorFile]:
+    """Open what holds a model: a file of `save`, or a folder of `compress_checkpoint`.
+
+    Raises:
+        ValueError: it holds something else, is not finished or damaged.
+        FileNotFoundError: it is not there.
+    """
+    if source.is_dir():
+        return opened_folder(source, "model", FORMAT, BY, OLDEST)
+    return opened(source, "model", FORMAT, "lowrank.save", OLDEST)
 
 
 def _load(given: nn.Module | Callable[[], nn.Module] | None, file: TensorFile) -> nn.Module:

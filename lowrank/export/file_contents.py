@@ -9,12 +9,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lowrank.export.architecture import Architecture
-from lowrank.export.checkpoint import FORMAT, OLDEST
+from lowrank.export.checkpoint import opened_model
 from lowrank.export.old_formats import layers_in
 from lowrank.export.skeleton import Layer
 from lowrank.files.fields import parse
 from lowrank.files.paths import as_path
-from lowrank.files.tensor_files import NAMES, TensorFile, check_file, opened
+from lowrank.files.tensor_files import NAMES, TensorFile, check_file
 from lowrank.numerics.storage import dtype_name
 
 # Characters of the metadata of others that are shown.
@@ -97,13 +97,17 @@ class FileContents:
 
 
 def file_contents(path: str | Path) -> FileContents:
-    """What a safetensors file holds; of one of `lowrank.save`, layer by layer.
+    """What a safetensors file holds; of one of `lowrank.save`, or a folder of
+    `lowrank.compress_checkpoint`, layer by layer.
 
     Raises:
         ValueError: it is no such file, or damaged, or of a newer version.
         FileNotFoundError: it is not there.
     """
     source = as_path(path)
+    if source.is_dir():
+        with opened_model(source) as folder:
+            return _of_model(folder)
     check_file(source)
     try:
         with safe_open(source, framework="pt") as file:
@@ -114,7 +118,7 @@ def file_contents(path: str | Path) -> FileContents:
         raise ValueError(f"{source} is no whole safetensors file: {error}") from error
     kind = _kind(metadata.get("lowrank"))
     if kind == "model":
-        with opened(source, "model", FORMAT, "lowrank.save", OLDEST) as opened_file:
+        with opened_model(source) as opened_file:
             return _of_model(opened_file)
     tensors = tuple(
         Held(n, code, shape, _nbytes(code, shape)) for n, (code, shape) in stored.items()

@@ -19,12 +19,13 @@ class FieldError(ValueError):
     """A field is not as expected; the text begins with its place."""
 
 
-def parse(text: str | bytes, place: str, numbers: bool = True) -> Any:
+def parse(text: str | bytes, place: str, numbers: bool = True, once: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         place: of the text, for errors.
         numbers: whether NaN, infinity and integers beyond 64 bits are refused here.
+        once: whether a name that a mapping has twice is refused; else its last value counts.
 
     Raises:
         FieldError: the text is not JSON as this library writes it: it has NaN, numbers or nesting
@@ -32,11 +33,22 @@ def parse(text: str | bytes, place: str, numbers: bool = True) -> Any:
     """
 
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        text = text if isinstance(text, str) else text.decode()
+        value = json.loads(text, object_pairs_hook=_each_once if once else None)
         _check_plain(value, numbers)
     except (ValueError, RecursionError) as error:
         raise FieldError(f"{place} is not JSON as written here: {error}") from error
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of these pairs; raises ValueError for a name that is there twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has {shown(name)} twice")
+        found[name] = value
+    return found
 
 
 def _check_plain(value: Any, numbers: bool) -> None:

@@ -40,6 +40,8 @@ def _as(kind: Any, value: Any, place: str) -> Any:
         return _one_of(value, inner, place)
     if origin is tuple:
         return _items(inner, value, place)
+    if origin is list:
+        return list(_items((*inner, ...), value, place))
     if origin is dict:
         mapping = Fields(value, place)
         return {name: _as(inner[1], mapping[name], f"{place}.{name}") for name in mapping}

@@ -195,7 +195,7 @@ class TensorFile:
         with open(self._path, "rb") as file:
             file.seek(8 + int.from_bytes(file.read(8), "little"))
             for name, dtype in self._stored.items():
-                stored = _numbers(file, self.shapes[name], dtype)
+                stored = numbers(file, self.shapes[name], dtype)
                 digest.add(name, stored)
                 tensors[name] = stored.to(self.dtypes[name])
         return tensors, digest.hex() == self.hash
@@ -249,7 +249,7 @@ def _opened(path: Path, file: Any, kind: str, known: tuple[int, int], by: str) -
     header = Fields(parse(metadata["lowrank"], "the header"), "the header")
     if header.get("kind") != kind:
         raise ValueError(f"it holds no {kind} saved by {by}, but {shown(header.get('kind'))}")
-    _check_format(header.get("format"), *known)
+    check_format(header.get("format"), *known)
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     codes = {name: part.get_dtype() for name, part in slices.items()}
     unknown = sorted(name for name, code in codes.items() if code not in NAMES)
@@ -262,7 +262,8 @@ def _opened(path: Path, file: Any, kind: str, known: tuple[int, int], by: str) -
     return TensorFile(header, shapes, dtypes, path, stored, metadata.get("hash", ""))
 
 
-def _check_format(form: Any, oldest: int, newest: int) -> None:
+def check_format(form: Any, oldest: int, newest: int) -> None:
+    """Raise ValueError unless a format is one of those that are known."""
     if isinstance(form, int) and not isinstance(form, bool) and oldest <= form <= newest:
         return
     known = f"{oldest} to {newest}" if oldest < newest else newest
@@ -271,12 +272,12 @@ def _check_format(form: Any, oldest: int, newest: int) -> None:
     raise ValueError(f"it has format {shown(form)}, this version reads {known}: {advice}")
 
 
-def _numbers(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The next numbers of a file."""
-    numbers = torch.empty(shape, dtype=dtype, device="cpu")
-    if file.readinto(bytes_of(numbers)) != numbers.nbytes:  # type: ignore[attr-defined]
+def numbers(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The next numbers of a file, in memory of their own; raises ValueError if it ends before."""
+    found = torch.empty(shape, dtype=dtype, device="cpu")
+    if file.readinto(bytes_of(found)) != found.nbytes:  # type: ignore[attr-defined]
         raise ValueError("it is damaged: it has become shorter")
-    return numbers
+    return found
 
 
 def _wider(wanted: Fields, stored: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:

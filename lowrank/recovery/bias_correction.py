@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from lowrank.calibration.piece import Piece
-from lowrank.calibration.sequential import Finished, stopping
+from lowrank.calibration.replay import Finished, stopping
 from lowrank.calibration.task_pieces import task_pieces
 from lowrank.model.factorized import FactorizedConvolution, FactorizedLinear
 from lowrank.model.forward import evaluating

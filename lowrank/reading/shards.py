@@ -1,0 +1,140 @@
+"""The tensors of a folder of `transformers`: in one file, or in shards that an index lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lowrank.files.fields import Fields, parse
+from lowrank.files.tensor_files import NAMES, check_file, numbers
+from lowrank.model.contents import names_of
+from lowrank.reading.stored import StoredTensor
+
+WHOLE = "model.safetensors"
+INDEX = f"{WHOLE}.index.json"
+
+
+class Place(NamedTuple):
+    """Where a tensor begins in a file, in bytes, and what it is."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A safetensors file, of which single tensors are read into memory of their own.
+
+    A file that is mapped as a whole would count as memory of the process, page by page.
+
+    Attributes:
+        places: of its tensors, by name.
+    """
+
+    path: Path
+    places: Mapping[str, Place]
+
+    @classmethod
+    def of(cls, path: Path) -> ShardFile:
+        """The file at a path; no numbers are read.
+
+        Raises:
+            ValueError: it is truncated or otherwise damaged, a pickle, or has an unknown dtype.
+        """
+        check_file(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.offset_keys()}
+                stored = {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no whole safetensors file: {error}. Copy or download it again"
+            ) from error
+        with open(path, "rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+        places = {}
+        for name, (code, shape) in stored.items():
+            if code not in NAMES:
+                raise ValueError(f"{path}: '{name}' is {code}, a dtype that is not known")
+            places[name] = Place(start, shape, NAMES[code])
+            start += math.prod(shape) * NAMES[code].itemsize
+        return cls(path, places)
+
+    def get_tensor(self, name: str) -> Tensor:
+        """The tensor of a name.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        place = self.places[name]
+        with open(self.path, "rb") as file:
+            file.seek(place.start)
+            try:
+                return numbers(file, place.shape, place.dtype)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from error
+
+
+def checkpoint_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of the model in a folder, by name; no numbers are read.
+
+    Raises:
+        ValueError: there is no such file, a shard is missing or damaged, or index and shards do not
+            say the same.
+    """
+    whole, index = folder / WHOLE, folder / INDEX
+    if index.is_file():
+        homes = _homes(index)
+    elif whole.is_file():
+        homes = dict.fromkeys(ShardFile.of(whole).places, WHOLE)
+    else:
+        raise ValueError(
+            f"{folder} has neither {WHOLE} nor {INDEX}: name the folder of a model of transformers "
+            "with its weights as safetensors"
+        )
+    found: dict[str, StoredTensor] = {}
+    for name in dict.fromkeys(homes.values()):
+        file = ShardFile.of(folder / name)
+        listed = {tensor for tensor, home in homes.items() if home == name}
+        lacking, surplus = sorted(listed - file.places.keys()), sorted(file.places.keys() - listed)
+        if lacking:
+            raise ValueError(f"{index} says that {names_of(lacking)} are in {name}: they are not")
+        if surplus:
+            raise ValueError(
+                f"{folder / name} holds {names_of(surplus)}, which {INDEX} has elsewhere or not at "
+                "all: one of the two is of another model"
+            )
+        for tensor, place in file.places.items():
+            found[tensor] = StoredTensor(tensor, place.shape, place.dtype, file)
+    return found
+
+
+def _homes(index: Path) -> dict[str, str]:
+    """The file of each tensor, by an index."""
+    try:
+        fields = Fields(parse(index.read_bytes(), "the index", once=True), "the index")
+        homes = fields.fields("weight_map")
+        found = {tensor: homes.text(tensor) for tensor in homes}
+    except ValueError as error:
+        raise ValueError(f"{index}: {error}") from error
+    if not found:
+        raise ValueError(f"{index} lists no tensors")
+    names = sorted(set(found.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{index}: {names_of(outside)} are no names of files beside it")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{index} lists {len(names)} files, of which {names_of(missing)} are not there: copy "
+            "or download them again"
+        )
+    return found
