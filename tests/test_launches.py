@@ -15,6 +15,7 @@ MOST = {
     "sparsegpt 2:4": 8,
     "alps": 8,
     "svd_llm": 1,
+    "entropy coded": 60,
 }
 
 

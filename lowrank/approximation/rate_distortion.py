@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowrank.factorizations.laws import Exponents, Law, width
+from lowrank.approximation.code_laws import Laws
+from lowrank.factorizations.laws import Exponents, width
 from lowrank.norms import Norm
 from lowrank.numerics.curvature import compensation, inverse_factor, is_diagonal, without_dead
 from lowrank.numerics.elimination import Choose, Settle, eliminate_in_turn, sweep
@@ -20,21 +23,41 @@ LEAST = 2.0**-40
 
 @dataclass(frozen=True)
 class Coding:
-    """The probability law of codes, and their spread in each row and column."""
+    """The probability laws of the codes of k matrices, and their spread in each row and column.
 
-    law: Law
-    spreads: Exponents
+    Args:
+        laws: of the k matrices.
+        centre: of each law, (k,), float64.
+    """
 
-    def penalties(self, importance: Tensor) -> tuple[Tensor, Tensor]:
-        """`drawn` and `divided` of `nearest` for codes (in, out).
+    laws: Laws
+    centre: Tensor
+
+    def penalties(self, strength: Tensor, rows: Tensor) -> Penalties:
+        """The penalties where a squared error of one step costs strength[j] · rows[r], about 1.
 
         Args:
-            importance: what a squared error of one step costs, (in, out), about 1.
+            strength: of the columns, (n,).
+            rows: (out,).
         """
-        inverse = torch.exp2(-self.spreads.total().T.double() / 2)
-        price = NAT / importance
-        drawn = price * self.law.linear / 2 * inverse
-        return drawn, 1 + price * self.law.square * inverse.square()
+        laws, strength = self.laws, strength[:, None]
+        row, column = (torch.exp2(-part.double() / 2) for part in (laws.row, laws.column.T))
+        drawn = NAT / 2 * laws.linear * column / strength, row / rows
+        more = NAT * laws.square * column.square() / strength, row.square() / rows
+        return Penalties(drawn, more)
+
+
+class Penalties(NamedTuple):
+    """`drawn`, and `divided` less 1, of `nearest`, as products of a number of each column (n, k)
+    and one of each row (k, out)."""
+
+    drawn: tuple[Tensor, Tensor]
+    divided: tuple[Tensor, Tensor]
+
+    def of(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """`drawn` and `divided` of some columns, (n, k · out)."""
+        drawn, more = ((column[columns][:, :, None] * row).flatten(1) for column, row in self)
+        return drawn, more.add_(1)
 
 
 def nearest(numbers: Tensor, drawn: Tensor, divided: Tensor) -> Tensor:
@@ -96,25 +119,26 @@ class Matrix:
         self.moment = moment * torch.outer(column, column) / unit
         self.factor = None if factor is None else factor / column[self.order]
 
-    def round(self, step: float, coding: Coding | None) -> Tensor:
-        """Codes (in, out), float64; columns are rounded in turn, and later ones compensate errors.
+    def round(self, steps: Sequence[float], coding: Coding | None) -> Tensor:
+        """Codes (in, k, out), float64, of the weight in k steps; columns are rounded in turn, and
+        later ones compensate errors. Rows are independent, and so all k take one pass.
 
         Here and in `sweep` codes are those from the centre of the law.
 
         Args:
-            step: between levels, in units of `steps`.
-            coding: the law of the codes; None: bits are not counted.
+            steps: between levels, k of them, in units of `steps`.
+            coding: the laws of the codes; None: bits are not counted.
         """
-        rest = self.in_steps(step, coding)[self.order]
-        drawn, divided = (p[self.order] for p in self._penalties(self.strength, coding))
+        rest = self.in_steps(steps, coding)[self.order].flatten(1)
+        penalties = self._penalties(self.strength, len(steps), coding)
         codes, chosen = torch.empty_like(rest), torch.empty_like(rest)
         if self.factor is None:
-            codes[self.order] = nearest(rest, drawn, divided)
-            return codes
+            codes[self.order] = nearest(rest, *penalties.of(self.order))
+            return codes.view(len(rest), len(steps), -1)
 
         def settler(begin: int, end: int) -> Settle:
-            block = slice(begin, end)
-            choose = chosen_by(chosen[block], drawn[block], divided[block])
+            columns = penalties.of(self.order[begin:end])
+            choose = chosen_by(chosen[begin:end], *columns)
 
             def settle(place: int, numbers: Tensor, errors: Tensor) -> None:
                 torch.sub(numbers, choose(place, numbers), out=errors)
@@ -123,35 +147,37 @@ class Matrix:
 
         eliminate_in_turn(rest, compensation(self.factor), settler)
         codes[self.order] = chosen
-        return codes
+        return codes.view(len(rest), len(steps), -1)
 
-    def sweep(self, codes: Tensor, step: float, coding: Coding) -> None:
-        """Coordinate descent: choose every column of codes (in, out) once anew, the others fixed.
+    def sweep(self, codes: Tensor, steps: Sequence[float], coding: Coding) -> None:
+        """Coordinate descent: choose every column of codes (in, k, out) once anew, the others
+        fixed.
 
         As a function of one code, error plus bits is a parabola on either side of 0, which is
         minimised exactly, so that their sum never grows.
         """
-        chosen = codes[self.order]
-        penalties = self._penalties(self.moment.diagonal(), coding)
-        drawn, divided = (p[self.order] for p in penalties)
+        chosen = codes[self.order].flatten(1)
+        penalties = self._penalties(self.moment.diagonal(), len(steps), coding)
 
         def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
-            block = slice(begin, end)
-            return chosen[block].clone(), chosen_by(chosen[block], drawn[block], divided[block])
+            block, columns = chosen[begin:end], penalties.of(self.order[begin:end])
+            return block.clone(), chosen_by(block, *columns)
 
-        sweep(self.in_steps(step, coding) - codes, self.moment, self.order, chooser)
-        codes[self.order] = chosen
+        missing = (self.in_steps(steps, coding) - codes).flatten(1)
+        sweep(missing, self.moment, self.order, chooser)
+        codes[self.order] = chosen.view(codes.shape)
 
-    def in_steps(self, step: float, coding: Coding | None) -> Tensor:
-        """The weight in steps from the centre of the law, (in, out), float64."""
-        steps = self.weight / step
-        return steps - coding.law.centre if coding is not None and coding.law.centre else steps
+    def in_steps(self, steps: Sequence[float], coding: Coding | None) -> Tensor:
+        """The weight in steps from the centre of the law, (in, k, out), float64."""
+        numbers = self.weight[:, None] / self.weight.new_tensor(steps)[:, None]
+        return numbers if coding is None else numbers.sub_(coding.centre[:, None])
 
-    def _penalties(self, strength: Tensor, coding: Coding | None) -> tuple[Tensor, Tensor]:
-        importance = strength[:, None] * self.rows
-        if coding is None:
-            return torch.zeros_like(importance), torch.ones_like(importance)
-        return coding.penalties(importance)
+    def _penalties(self, strength: Tensor, count: int, coding: Coding | None) -> Penalties:
+        """Those of columns of some strength, in `count` steps."""
+        if coding is not None:
+            return coding.penalties(strength, self.rows)
+        none = strength.new_zeros(len(strength), count), self.rows.new_zeros(count, len(self.rows))
+        return Penalties(none, none)
 
 
 def useful(importance: Tensor, length: int) -> Tensor:

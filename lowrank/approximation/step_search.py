@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lowrank.approximation.code_laws import fit_law
+from lowrank.approximation.code_laws import fit_law, fit_laws
 from lowrank.approximation.partial_codes import PartialCodes
 from lowrank.approximation.rate_distortion import Coding, Matrix
+from lowrank.approximation.step_curve import Best, Candidate, Found, Secant, StepCurve
 from lowrank.factorizations import EntropyCoded
-from lowrank.factorizations.laws import LARGEST_CODE, Exponents
+from lowrank.factorizations.entropy_coded import least_bytes
+from lowrank.factorizations.laws import LARGEST_CODE, Exponents, width
+from lowrank.factorizations.packing import packed_bytes
 from lowrank.norms import Norm
 from lowrank.numerics.multiples import as_multiples, is_beyond
 from lowrank.numerics.normalised import Normalised
+from lowrank.numerics.pieces import matrices_at_once
 
 # The search ends at a step that leaves over at most this many bits for each weight.
 TOLERANCE = 0.004
-# The most steps that are tried: with codes rounded to nearest, then with rate-distortion rounding.
-QUICK, FULL = 8, 12
+# The most steps that are tried with codes rounded to nearest.
+QUICK = 8
+# Of the steps that are tried together without sweeps, their powers of two: rate-distortion rounding
+# saves up to a quarter of a bit.
+SKETCH = ((0.0, -0.12, -0.26), (0.12, 0.0, -0.12), (0.12, 0.0, -0.12))
+# How far apart, in bits for each weight, the steps lie that are then tried together, three a time.
+SPREADS = (0.004, 0.003, 0.002, 0.0015)
+# Bits for each weight by which a stream may turn out shorter than by the law of its codes.
+UNSURE = 0.002
 # The share of the bytes that may be left over before codes of some entries are tried, and the
 # divisors of the step for these.
 UNSPENT, SMALLER = 0.05, (1.05, 1.5, 2.5)
@@ -58,6 +70,11 @@ class StepSearch:
         mean, spread = float(self.matrix.weight.mean()), float(self.matrix.weight.std(correction=0))
         self.spread = spread or abs(mean)
         self.limit = self._largest_values()
+        # Bytes of the exponents of the steps, and bits for each weight by which streams turned out
+        # longer than by the laws of their codes.
+        parts = (self.matrix.steps.row, self.matrix.steps.column)
+        self.besides = sum(packed_bytes(len(part), width(part)) for part in parts)
+        self.unforeseen = 0.0
         # Weights about 0 are coded from there, those of one sign from their mean.
         self.mean = mean if abs(mean) >= spread else 0.0
 
@@ -66,18 +83,22 @@ class StepSearch:
 
         The matrix approximates `unit`. The budget must be at least `least_bytes`.
         """
-        none = torch.zeros_like(self.matrix.weight)
-        nothing = self._form(none, 1.0, steps=self._plain()), torch.zeros_like(self.unit)
         if not bool(self.unit.any()):
-            return nothing
+            return self._nothing()
         exact = self._exact()
         if exact is not None:
             return exact, self.unit
-        step, form, found = self.spread, *nothing
         # With exponents of the steps even codes that are all 0 may be too many.
-        if self._spare(self._form(none, 1.0)) >= 0:
+        if self.besides + least_bytes(self.count) <= self.budget:
             step, form, found = self._smallest()
+        else:
+            step, form, found = self.spread, *self._nothing()
         return self._of_some_entries(step, *self._nearer_than_mean(form, found))
+
+    def _nothing(self) -> tuple[EntropyCoded, Tensor]:
+        """All codes 0."""
+        none = torch.zeros_like(self.matrix.weight)
+        return self._form(none, 1.0, steps=self._plain()), torch.zeros_like(self.unit)
 
     def _largest_values(self) -> Tensor | None:
         """The largest magnitude of each entry in its dtype, (in, out); None if none is near it."""
@@ -89,27 +110,62 @@ class StepSearch:
         return within / self.matrix.steps.factors(torch.float64).T
 
     def _smallest(self) -> tuple[float, EntropyCoded, Tensor]:
-        step, tried = self._quick(), Tried()
-        best: tuple[EntropyCoded, Tensor] | None = None
-        least, notes = math.inf, ()
-        while best is None or len(tried.spare) < FULL:
-            step = self._snapped(step)
-            codes = self._codes(step)
-            if codes is None:
-                spare, notes = -BEYOND, (LIMITED,)
-            else:
-                form = self._form(codes, step, self._centre(step))
-                spare = self._spare(form)
-                if spare >= 0 and step < least:
-                    best, least = (form, codes), step
-            if 0 <= spare <= TOLERANCE:
-                notes = ()
+        """The smallest step found that fits, its form and its matrix.
+
+        First a sketch of the bits by steps, without sweeps; then some steps at a time about where
+        the budget lies, of which only those that seem to fit are written as a stream.
+        """
+        found = Found()
+        curve, guide = self._sketched(self._quick(), found)
+        for spread in SPREADS:
+            steps = found.new(map(self._snapped, curve.about(TOLERANCE / 2, spread, found.gap)))
+            if not steps:
                 break
-            step = tried.next(step, spare) if len(tried.spare) < FULL else step * GROWTH
-        assert best is not None
-        form, found = self._fitted(best[0], best[1], least)
-        form.notes = notes
-        return least, form, found
+            # Laws of their own where the one of the sketch leads astray, as of two values.
+            self._try(steps, None if curve.jumps else guide, found)
+            curve.learn(found.spares, steps)
+            if found.best is not None and found.best.spare <= TOLERANCE:
+                break
+        while found.best is None:
+            last = max(found.spares)
+            self._try([self._snapped(last * GROWTH**power) for power in (1, 2, 3)], None, found)
+        best = found.best
+        form, matrix = self._fitted(best)
+        form.notes = (LIMITED,) if best.spare > TOLERANCE and found.limited else ()
+        return best.candidate.step, form, matrix
+
+    def _try(self, steps: Sequence[float], guide: Candidate | None, found: Found) -> None:
+        """Find what some steps leave over, and of those that fit the smallest.
+
+        The one that seems to leave what is wanted is written first: it shows by how much the
+        streams differ from the bits of their laws.
+        """
+        left = self._candidates(steps, self.sweeps, guide)
+        likely = min(left, key=lambda c: abs(self._estimate(c) - TOLERANCE / 2))
+        for candidate in (likely, *sorted(left, key=lambda c: c.step)):
+            may_fit = candidate is likely or self._estimate(candidate) >= -UNSURE
+            if candidate.is_stored and may_fit and found.is_smaller(candidate.step):
+                form, estimate = self._written(candidate), self._estimate(candidate)
+                self.unforeseen += estimate - self._spare(form)
+                found.write(candidate, form, self._spare(form))
+        for candidate in left:
+            found.add(candidate, self._estimate(candidate))
+
+    def _sketched(self, step: float, found: Found) -> tuple[StepCurve, Candidate]:
+        """About what steps leave over, from codes without sweeps; and the one most like wanted."""
+        curve = StepCurve()
+        known: list[Candidate] = []
+        for shifts in SKETCH:
+            steps = dict.fromkeys(self._snapped(step * 2.0**shift) for shift in shifts)
+            known += self._candidates([s for s in steps if s not in curve.steps], 0)
+            for candidate in known:
+                curve.add(candidate.step, self._estimate(candidate))
+                found.sketch(candidate, self._estimate(candidate))
+            if curve.reaches(TOLERANCE / 2):
+                break
+            step = curve.step_for(TOLERANCE / 2)
+        step = curve.step_for(TOLERANCE / 2)
+        return curve, min(known, key=lambda c: abs(math.log(c.step / step)))
 
     def _of_some_entries(
         self, step: float, form: EntropyCoded, found: Tensor
@@ -121,7 +177,7 @@ class StepSearch:
         plain, steps = self._plain(), self.matrix.steps
         whole = [PartialCodes(*each, plain) for each in as_multiples(self.unit, LARGEST_CODE)]
         for smaller in (self._snapped(step / factor) for factor in SMALLER):
-            codes = self._rounded(smaller)
+            codes = self._rounded([smaller])[:, 0]
             if not is_beyond(codes, LARGEST_CODE):
                 whole.append(PartialCodes(codes.T, smaller, self._centre(smaller), steps))
         counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
@@ -161,14 +217,13 @@ class StepSearch:
 
     def _quick(self) -> float:
         """A step with which the codes about fit if weights are simply rounded."""
-        tried, step = Tried(), self.spread * 2 ** (2 - 8 * self.budget / self.count)
+        tried, step = Secant(TOLERANCE / 2), self.spread * 2 ** (2 - 8 * self.budget / self.count)
         while True:
             step = self._snapped(step)
-            codes = self._rounded(step)
-            if is_beyond(codes, LARGEST_CODE):
-                spare = -BEYOND
-            else:
-                spare = (8 * self.budget - fit_law(codes.T)[2]) / self.count
+            laws = fit_laws(self._rounded([step]))
+            spare = -BEYOND
+            if laws.largest[0] <= LARGEST_CODE:
+                spare = (8 * self.budget - laws.bits[0]) / self.count
             if abs(spare) < 0.05 or len(tried.spare) == QUICK:
                 return step
             step = tried.next(step, spare)
@@ -183,59 +238,108 @@ class StepSearch:
         centre = self._centre(step)
         return self.mean / centre if centre else step
 
-    def _rounded(self, step: float) -> Tensor:
-        """Each weight rounded by itself, codes from the centre, (in, out)."""
-        return (self.matrix.weight / step).round() - self._centre(step)
+    def _rounded(self, steps: Sequence[float]) -> Tensor:
+        """Each weight rounded by itself, codes from the centre, (in, k, out)."""
+        codes = (self.matrix.weight[:, None] / self._column(steps)).round_()
+        return codes.sub_(self._column(self._centres(steps)))
 
-    def _codes(self, step: float) -> Tensor | None:
-        """Codes (in, out) that cost little in error and bits; none if some are too large.
+    def _centres(self, steps: Sequence[float]) -> list[float]:
+        return [float(self._centre(step)) for step in steps]
+
+    def _column(self, numbers: Sequence[float]) -> Tensor:
+        return self.matrix.weight.new_tensor(numbers)[:, None]
+
+    def _candidates(
+        self, steps: Sequence[float], sweeps: int, guide: Candidate | None = None
+    ) -> list[Candidate]:
+        """Codes of each step that cost little in error and bits.
 
         What a code takes depends on the others. The law is that of codes which are simply rounded,
         then that of those chosen by it; to go on would make rare codes ever rarer.
-        """
-        codes, centre = self._rounded(step), self._centre(step)
-        for _ in range(2):
-            if is_beyond(codes, LARGEST_CODE):
-                return None
-            law, spreads, _ = fit_law(codes.T)
-            coding = Coding(replace(law, centre=centre), spreads)
-            codes = self.matrix.round(step, coding)
-        for _ in range(self.sweeps if self.matrix.factor is not None else 0):
-            self.matrix.sweep(codes, step, coding)
-        return None if is_beyond(codes, LARGEST_CODE) else self._within_range(codes, step)
 
-    def _within_range(self, codes: Tensor, step: float) -> Tensor:
-        """Codes whose levels the dtype of the weight holds, the nearest to these."""
-        if self.limit is None:
-            return codes
-        most, centre = (self.limit / step).floor(), self._centre(step)
+        Args:
+            guide: of a step near these, whose law is taken for them too. A law of their own jumps
+                from one step to the next, as few laws are tried, and so would their bits.
+        """
+        together = matrices_at_once(self.count, self.unit.device)
+        parts = [steps[first : first + together] for first in range(0, len(steps), together)]
+        return [found for part in parts for found in self._together(part, sweeps, guide)]
+
+    def _together(
+        self, steps: Sequence[float], sweeps: int, guide: Candidate | None
+    ) -> list[Candidate]:
+        """`_candidates` in one pass."""
+        centre = self._column(self._centres(steps))[:, 0]
+        if guide is None:
+            tried = [fit_laws(self._rounded(steps))]
+            tried.append(fit_laws(self.matrix.round(steps, Coding(tried[0], centre))))
+            coding = Coding(tried[1], centre)
+        else:
+            ratios = [step / guide.step for step in steps]
+            tried, coding = [], Coding(guide.by.at(guide.place, ratios), centre)
+        codes = self.matrix.round(steps, coding)
+        for _ in range(sweeps if self.matrix.factor is not None else 0):
+            self.matrix.sweep(codes, steps, coding)
+        if self.limit is not None:
+            codes = self._within_range(codes, steps)
+        laws = fit_laws(codes)
+        sizes = zip(laws.largest, *(of.largest for of in tried), strict=True)
+        stored = [all(size <= LARGEST_CODE for size in of) for of in sizes]
+        return [
+            Candidate(step, codes[:, place], laws, place, coding.laws, stored[place])
+            for place, step in enumerate(steps)
+        ]
+
+    def _estimate(self, candidate: Candidate) -> float:
+        """Bits for each weight that are left over, about."""
+        if not candidate.is_stored:
+            return -BEYOND
+        bits = 8 * (self.budget - self.besides - least_bytes(self.count))
+        return (bits - candidate.laws.bits[candidate.place]) / self.count - self.unforeseen
+
+    def _written(self, candidate: Candidate) -> EntropyCoded:
+        """The factorization of a candidate."""
+        law, spreads = candidate.laws.of(candidate.place)
+        centre = self._centre(candidate.step)
+        return EntropyCoded.of(
+            candidate.codes.T.long() + centre,
+            (candidate.step, self.matrix.steps),
+            (replace(law, centre=centre), spreads),
+            self.dtype,
+            self.exponent,
+        )
+
+    def _within_range(self, codes: Tensor, steps: Sequence[float]) -> Tensor:
+        """Codes (in, k, out) whose levels the dtype of the weight holds, the nearest to these."""
+        assert self.limit is not None
+        most = (self.limit[:, None] / self._column(steps)).floor()
+        centre = self._column(self._centres(steps))
         return torch.minimum(torch.maximum(codes, -most - centre), most - centre)
 
-    def _fitted(
-        self, form: EntropyCoded, codes: Tensor, step: float
-    ) -> tuple[EntropyCoded, Tensor]:
+    def _fitted(self, best: Best) -> tuple[EntropyCoded, Tensor]:
         """The form and the matrix after alternating least squares: the step, then the codes for it.
 
         Ends where the error no longer falls much. With many levels the gain is negligible; with
         few, as of ternary weights, nearly all of the error may come from the step.
         """
-        found = self._values(codes, step)
+        form, candidate = best.form, best.candidate
+        found = self._values(candidate.codes, candidate.step)
         error = self.norm(self.unit - found)
         while True:
             ratio = self._ratio(found)
             fitted = ratio * found
             if ratio <= 0 or self.norm(self.unit - fitted) > WORTH * error:
                 return form, found
-            form = self._form(codes, step * ratio, self._centre(step))
+            step = candidate.step * ratio
+            form = self._form(candidate.codes, step, self._centre(step))
             found, error = fitted, self.norm(self.unit - fitted)
-            step = self._snapped(step * ratio)
-            again = self._codes(step)
-            if again is None:
+            (candidate,) = self._candidates([self._snapped(step)], self.sweeps)
+            if not candidate.is_stored:
                 return form, found
-            other, values = self._form(again, step, self._centre(step)), self._values(again, step)
+            other, values = self._written(candidate), self._values(candidate.codes, candidate.step)
             if self._spare(other) < 0 or self.norm(self.unit - values) > WORTH * error:
                 return form, found
-            form, codes, found, error = other, again, values, self.norm(self.unit - values)
+            form, found, error = other, values, self.norm(self.unit - values)
 
     def _values(self, codes: Tensor, step: float) -> Tensor:
         """The matrix (out, in) of codes (in, out) from the centre."""
@@ -266,31 +370,3 @@ class StepSearch:
     def _spare(self, form: EntropyCoded) -> float:
         """Bits for each weight that are left over."""
         return 8 * (self.budget - form.nbytes) / self.count
-
-
-class Tried:
-    """Steps, and the bits for each weight that they leave over, which grow with the step."""
-
-    def __init__(self) -> None:
-        self.exponent: list[float] = []
-        self.spare: list[float] = []
-
-    def next(self, step: float, spare: float) -> float:
-        """A step that should leave half of the tolerance, from one that leaves `spare`.
-
-        By the secant through the last two, or half-way between those that are nearest on either
-        side.
-        """
-        self.exponent.append(math.log2(step))
-        self.spare.append(spare)
-        points = sorted(zip(self.exponent, self.spare, strict=True))
-        slope = 1.0
-        if len(points) > 1 and abs(self.exponent[-1] - self.exponent[-2]) > 0.02:
-            rise = self.spare[-1] - self.spare[-2]
-            slope = min(1.2, max(0.05, rise / (self.exponent[-1] - self.exponent[-2])))
-        wanted = self.exponent[-1] + (TOLERANCE / 2 - spare) / slope
-        low = max((x for x, left in points if left < 0), default=-math.inf)
-        high = min((x for x, left in points if left >= 0), default=math.inf)
-        if low < high and not low < wanted < high:
-            wanted = (low + high) / 2
-        return 2.0**wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
@@ -39,7 +40,7 @@ class Law:
 
     def __post_init__(self) -> None:
         for name in ("linear", "square"):
-            value = float(torch.tensor(getattr(self, name)).float())
+            value = ctypes.c_float(getattr(self, name)).value
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value} of a law of codes must be at least 0 and finite")
             object.__setattr__(self, name, value)
@@ -95,10 +96,11 @@ class Exponents:
                     f"the exponents of each {name} are a vector of integers, not of shape "
                     f"{tuple(values.shape)} and {values.dtype}"
                 )
-            if not 0 <= int(values.min()) <= int(values.max()) <= LARGEST_EXPONENT:
+            least, most = torch.stack(values.aminmax()).tolist()
+            if not 0 <= least <= most <= LARGEST_EXPONENT:
                 raise ValueError(
                     f"the exponents of each {name} must lie in 0..{LARGEST_EXPONENT}, not in "
-                    f"{int(values.min())}..{int(values.max())}"
+                    f"{least}..{most}"
                 )
 
     def total(self) -> Tensor:

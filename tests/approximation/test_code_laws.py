@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_tensors import random, tensor_bytes
 
-from lowrank.approximation.code_laws import assign, fit_law
+from lowrank.approximation.code_laws import assign, fit_law, fit_laws
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.laws import Exponents
 
@@ -66,16 +66,37 @@ def test_rows_and_columns_that_spread_differently_are_told_apart():
     assert bits < 0.95 * fit_law(codes.flatten()[order].view(codes.shape))[2]
 
 
+def test_laws_of_several_matrices_are_those_of_each():
+    scales, uneven = torch.tensor([0.0, 0.3, 5.0, 80.0]), torch.exp2(random(1, 30, seed=1))
+    codes = (scales[:, None, None] * random(4, 20, 30) * uneven).round()
+    laws = fit_laws(codes.permute(2, 0, 1))
+    for place, one in enumerate(codes):
+        law, spreads, bits = fit_law(one)
+        its, its_spreads = laws.of(place)
+        assert (its.linear, its.square, its.reach) == (law.linear, law.square, law.reach)
+        assert torch.equal(its_spreads.row, spreads.row)
+        assert torch.equal(its_spreads.column, spreads.column)
+        assert math.isclose(laws.bits[place], bits, rel_tol=1e-12, abs_tol=1e-9)
+
+
+def test_codes_beyond_all_laws_spoil_no_others():
+    codes = (3 * random(12, 3, 8)).round()
+    codes[0, 1, 0], codes[0, 2, 0] = 1e9, torch.nan
+    laws = fit_laws(codes)
+    assert laws.largest[0] < 20 and laws.largest[1] == 1e9 and math.isnan(laws.largest[2])
+    assert math.isclose(laws.bits[0], fit_law(codes[:, 0].T)[2], rel_tol=1e-12)
+
+
 @given(items=st.integers(1, 6), options=st.integers(1, 9), seed=st.integers(0, 1000))
 def test_assign_is_the_best_of_all_windows(items, options, seed):
     costs = 3 * random(items, options, seed=seed)
-    chosen, total = assign(costs)
+    (chosen,), (total,) = assign(costs[None])
     best = min(
         sum(min(row[start : start + 2**bits]) for row in costs.tolist()) + bits * items
         for bits in range(6)
         for start in range(options - 2**bits + 1)
     )
-    assert math.isclose(total, best, abs_tol=1e-9)
+    assert math.isclose(float(total), best, abs_tol=1e-9)
     taken = float(costs.gather(1, chosen[:, None]).sum())
     window = int(chosen.max() - chosen.min())
     assert taken + items * window.bit_length() <= total + 1e-9

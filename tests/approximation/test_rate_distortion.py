@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_tensors import random
 
-from lowrank.approximation.code_laws import fit_law
+from lowrank.approximation.code_laws import fit_laws
 from lowrank.approximation.rate_distortion import NAT, Coding, Matrix, nearest, useful
 from lowrank.norms import IDENTITY, Diagonal, Full
 
@@ -23,14 +23,14 @@ def cost(matrix, codes, step, coding):
         float(weight * row @ matrix.moment @ row)
         for weight, row in zip(matrix.rows, missing.T, strict=True)
     )
-    spread = torch.exp2(coding.spreads.total().T.double() / 2)
-    law, size = coding.law, codes.abs()
+    law, spreads = coding.laws.of(0)
+    spread, size = torch.exp2(spreads.total().T.double() / 2), codes.abs()
     nats = law.linear * size / spread + law.square * (size / spread) ** 2
     return error + NAT * float(nats.sum())
 
 
 def some_coding(matrix, step):
-    return Coding(*fit_law((matrix.weight / step).round().T)[:2])
+    return Coding(fit_laws((matrix.weight / step).round()[:, None]), torch.zeros(1).double())
 
 
 @given(
@@ -58,11 +58,11 @@ def test_a_sweep_never_makes_error_and_bits_together_more(samples, step, rows, s
     norm = Full(correlated(40, samples, seed), weights, damping=0.01)
     matrix = Matrix(random(5, 40, seed=seed), norm)
     coding = some_coding(matrix, step)
-    codes = matrix.round(step, coding)
-    before = cost(matrix, codes, step, coding)
+    codes = matrix.round([step], coding)
+    before = cost(matrix, codes[:, 0], step, coding)
     for _ in range(3):
-        matrix.sweep(codes, step, coding)
-        after = cost(matrix, codes, step, coding)
+        matrix.sweep(codes, [step], coding)
+        after = cost(matrix, codes[:, 0], step, coding)
         assert after <= before * (1 + 1e-9)
         before = after
     assert torch.equal(codes, codes.round())
@@ -95,13 +95,31 @@ def test_without_a_price_it_is_optimal_brain_surgeon_in_the_steps_of_the_matrix(
     order = moment.diagonal().argsort(descending=True).tolist()
     scaled = moment * torch.outer(column, column)
     wanted = by_obs(matrix.weight.T, scaled, order, 0.1)
-    assert torch.equal(matrix.round(0.1, None).T, wanted)
+    assert torch.equal(matrix.round([0.1], None)[:, 0].T, wanted)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_several_steps_in_one_pass_are_as_each_alone(full):
+    norm = Full(correlated(70, 200), damping=0.01) if full else Diagonal(torch.arange(70) + 1.0)
+    matrix = Matrix(random(16, 70) * torch.exp2(2 * random(16, 1, seed=1)), norm)
+    steps = [0.1, 0.4, 0.25]
+
+    def chosen(steps):
+        first = torch.stack([(matrix.weight / step).round() for step in steps], dim=1)
+        coding = Coding(fit_laws(first), torch.zeros(len(steps)).double())
+        codes = matrix.round(steps, coding)
+        matrix.sweep(codes, steps, coding)
+        return codes
+
+    together = chosen(steps)
+    for place, step in enumerate(steps):
+        assert torch.equal(together[:, place], chosen([step])[:, 0])
 
 
 @pytest.mark.parametrize("norm", [IDENTITY, Diagonal(torch.arange(12) + 1.0)])
 def test_where_no_inputs_come_together_every_weight_is_rounded_by_itself(norm):
     matrix = Matrix(random(6, 12), norm)
-    assert torch.equal(matrix.round(0.3, None), (matrix.weight / 0.3).round())
+    assert torch.equal(matrix.round([0.3], None)[:, 0], (matrix.weight / 0.3).round())
 
 
 def test_errors_cost_the_same_in_every_row_and_column():
