@@ -13,7 +13,6 @@ from lowrank.factorizations.factorization import Dense as Dense
 from lowrank.factorizations.factorization import Factorization as Factorization
 from lowrank.factorizations.factorization import Leaf as Leaf
 from lowrank.factorizations.factorization import adapters as adapters
-from lowrank.factorizations.factorization import frozen_parts as frozen_parts
 from lowrank.factorizations.factorization import rebuild as rebuild
 from lowrank.factorizations.half import Half as Half
 from lowrank.factorizations.packing import Layout as Layout

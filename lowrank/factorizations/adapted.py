@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factorizations.combinations import Product, Scaled, Sum
-from lowrank.factorizations.factorization import Factorization
+from lowrank.factorizations.factorization import Factorization, adapters
 from lowrank.factorizations.row_scales import NormalizedRows
 
 
@@ -172,3 +172,20 @@ def _is_scaled(term: Factorization) -> bool:
 
 def _is_frozen(term: Factorization) -> bool:
     return not any(parameter.requires_grad for parameter in term.parameters())
+
+
+def frozen_parts(form: Factorization) -> list[Factorization]:
+    """The parts of a form that are beside its adapters, such as a frozen base; none without one."""
+    if not any(part is not form for part in adapters(form)):
+        return []
+    found: list[Factorization] = []
+    waiting = list(form.children())
+    while waiting:
+        part = waiting.pop(0)
+        if not isinstance(part, Factorization):  # A list of parts.
+            waiting = [*part.children(), *waiting]
+        elif adapters(part):
+            found += frozen_parts(part)
+        else:
+            found.append(part)
+    return found

@@ -159,23 +159,6 @@ def adapters(form: Factorization) -> list[Factorization]:
     return [part for part in form.modules() if isinstance(part, Factorization) and part.adapts]
 
 
-def frozen_parts(form: Factorization) -> list[Factorization]:
-    """The parts of a form that are beside its adapters, such as a frozen base; none without one."""
-    if not any(part is not form for part in adapters(form)):
-        return []
-    found: list[Factorization] = []
-    waiting = list(form.children())
-    while waiting:
-        part = waiting.pop(0)
-        if not isinstance(part, Factorization):  # A list of parts.
-            waiting = [*part.children(), *waiting]
-        elif adapters(part):
-            found += frozen_parts(part)
-        else:
-            found.append(part)
-    return found
-
-
 class Leaf(Factorization):
     """A factorization that is applied as one dense matrix.
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from lowrank.calibration.piece import examples_of
 from lowrank.calibration.task_pieces import task_pieces
-from lowrank.factorizations import Factorization, Tunable, frozen_parts
+from lowrank.factorizations import Factorization, Tunable
+from lowrank.factorizations.adapted import frozen_parts
 from lowrank.model.forward import evaluating
 from lowrank.numerics.checks import (
     check_integer,

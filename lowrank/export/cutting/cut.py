@@ -75,9 +75,8 @@ def cut_model(model: nn.Module, example: Any = None, whole: str | Sequence[str] 
     that would not be exact: a constant that is not zero at the border of a convolution that pads
     with zeros; channels that the model returns, that go through operations in which channels meet
     (softmax, LayerNorm, the heads of attention, convolutions in groups), that are concatenated or
-    split, or that meet tensors that Torch-Pruning does not
-    trace. After each cut the outputs are compared, and a cut that changes them by more than
-    rounding is undone.
+    split, or that meet tensors that Torch-Pruning does not trace. After each cut the outputs are
+    compared, and a cut that changes them by more than rounding is undone.
 
     The config of a model of `transformers` says the new sizes where it can: fields such as
     ``intermediate_size`` are one number for all layers. Where layers are left with different

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lowrank.measure.memory import StepMemory
 from lowrank.model.batch import Batch
-from lowrank.model.forward import evaluating
 from lowrank.model.nested import hashes
 from lowrank.numerics.memo import model_fingerprint
 from lowrank.tasks.task import Split, Task
@@ -178,7 +177,7 @@ class Loop:
 
     @torch.no_grad()
     def _check_end(self) -> None:
-        """Raise FloatingPointError if the last step has destroyed the model.
+        """Raise FloatingPointError if the last step has destroyed the trained weights.
 
         The loss of a step is that before it, so that no loss tells of the last one.
         """
@@ -188,11 +187,6 @@ class Loop:
                 raise FloatingPointError(
                     f"{name} became NaN or infinite in epoch {epoch}; {ADVICE}"
                 )
-        _, part = self._parts(first_batch(self.data, self.recipe.batch_size, self.task))[0]
-        if not int(self.task.predictions(part).sum()):
-            return
-        with evaluating(self.model), autocast(self.options.autocast, self.device):
-            _finite(float(self.loss(self.model, part)), epoch)
 
     def _found(self) -> dict[str, Any]:
         losses, stopping = self.state.losses, self.state.stopping

@@ -13,25 +13,13 @@ from lowrank.tasks.training.training import task_loss
 ONE_STEP = {"batch_size": 10**5, "optimizer": "sgd", "schedule": "constant"}
 
 
-@pytest.mark.parametrize("size, what", [(1e30, "became NaN or infinite"), (1.0, "loss became")])
-def test_a_last_step_that_destroys_the_model_ends_in_an_error(size, what, tmp_path):
+def test_a_last_step_that_destroys_the_weights_ends_in_an_error(tmp_path):
     """The loss before the only step is finite; gone on with, the training ends so again."""
     recipe, own = Training(1, 1e30, **ONE_STEP), task_loss(TASK)
     for _ in range(2):
         with resumable(tmp_path, seconds=0):
-            with pytest.raises(FloatingPointError, match=f"{what}.* in epoch 1; lower the learn"):
-                recipe.train(TASK.model(), TASK, lambda model, batch: size * own(model, batch))
-
-
-def test_the_check_at_the_end_draws_nothing_and_moves_no_statistics():
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10))
-    seen = []
-    model[1].register_forward_hook(lambda module, *_: seen.append(module.training))
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    Training(1, 1e-3, **ONE_STEP).train(model.eval(), TASK)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert seen == [True, False] and int(model[1].num_batches_tracked) == 1
+            with pytest.raises(FloatingPointError, match="became NaN or infinite in epoch 1"):
+                recipe.train(TASK.model(), TASK, lambda model, batch: 1e30 * own(model, batch))
 
 
 @pytest.mark.parametrize("train", [True, False])
