@@ -48,7 +48,7 @@ class Best:
     spare: float
 
 
-class Found:
+class TriedSteps:
     """The steps that were tried, and the smallest that fits.
 
     Attributes:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lowrank.approximation.code_laws import fit_law, fit_laws
+from lowrank.approximation.code_laws import fit_laws
 from lowrank.approximation.partial_codes import PartialCodes
-from lowrank.approximation.rate_distortion import Coding, Matrix
-from lowrank.approximation.step_curve import Best, Candidate, Found, Secant, StepCurve
+from lowrank.approximation.step_codes import StepCodes
+from lowrank.approximation.step_curve import Best, Candidate, Secant, StepCurve, TriedSteps
 from lowrank.factorizations import EntropyCoded
 from lowrank.factorizations.entropy_coded import least_bytes
-from lowrank.factorizations.laws import LARGEST_CODE, Exponents, width
+from lowrank.factorizations.laws import LARGEST_CODE, width
 from lowrank.factorizations.packing import packed_bytes
 from lowrank.norms import Norm
 from lowrank.numerics.multiples import as_multiples, is_beyond
 from lowrank.numerics.normalised import Normalised
-from lowrank.numerics.pieces import matrices_at_once
 
 # The search ends at a step that leaves over at most this many bits for each weight.
 TOLERANCE = 0.004
@@ -43,9 +41,6 @@ GROWTH = 1.05
 BEYOND = 1.0
 # A fit of the step goes on while it lowers the error to less than this share.
 WORTH = 0.95
-# A weight within this many powers of two of the largest number of its dtype may be nearest to a
-# level above that number.
-NEAR = 4
 LIMITED = f"codes end at {LARGEST_CODE}: bits are left over"
 
 
@@ -60,23 +55,17 @@ class StepSearch:
     """
 
     def __init__(self, weight: Normalised, norm: Norm, budget: int, sweeps: int) -> None:
-        self.unit, self.exponent = weight.unit, weight.exponent
-        self.matrix = Matrix(self.unit, norm)
+        self.codes = StepCodes(weight, norm)
+        self.unit, self.matrix = self.codes.unit, self.codes.matrix
         self.budget = budget
         self.sweeps = sweeps
         self.norm = norm
-        self.dtype = weight.weight.dtype
         self.count = self.unit.numel()
-        mean, spread = float(self.matrix.weight.mean()), float(self.matrix.weight.std(correction=0))
-        self.spread = spread or abs(mean)
-        self.limit = self._largest_values()
         # Bytes of the exponents of the steps, and bits for each weight by which streams turned out
         # longer than by the laws of their codes.
         parts = (self.matrix.steps.row, self.matrix.steps.column)
         self.besides = sum(packed_bytes(len(part), width(part)) for part in parts)
         self.unforeseen = 0.0
-        # Weights about 0 are coded from there, those of one sign from their mean.
-        self.mean = mean if abs(mean) >= spread else 0.0
 
     def run(self) -> tuple[EntropyCoded, Tensor]:
         """The form of the smallest step found to fit, and its matrix (out, in), float64.
@@ -92,22 +81,13 @@ class StepSearch:
         if self.besides + least_bytes(self.count) <= self.budget:
             step, form, found = self._smallest()
         else:
-            step, form, found = self.spread, *self._nothing()
+            step, form, found = self.codes.spread, *self._nothing()
         return self._of_some_entries(step, *self._nearer_than_mean(form, found))
 
     def _nothing(self) -> tuple[EntropyCoded, Tensor]:
         """All codes 0."""
         none = torch.zeros_like(self.matrix.weight)
-        return self._form(none, 1.0, steps=self._plain()), torch.zeros_like(self.unit)
-
-    def _largest_values(self) -> Tensor | None:
-        """The largest magnitude of each entry in its dtype, (in, out); None if none is near it."""
-        largest = torch.finfo(self.dtype).max
-        if self.exponent < math.frexp(largest)[1] - NEAR:
-            return None
-        # Less what rounding to the digits of a step and to those of float32 can add.
-        within = math.ldexp(largest, -self.exponent) * (1 - 2.0**-20)
-        return within / self.matrix.steps.factors(torch.float64).T
+        return self.codes.form(none, 1.0, steps=self.codes.plain()), torch.zeros_like(self.unit)
 
     def _smallest(self) -> tuple[float, EntropyCoded, Tensor]:
         """The smallest step found that fits, its form and its matrix.
@@ -115,10 +95,12 @@ class StepSearch:
         First a sketch of the bits by steps, without sweeps; then some steps at a time about where
         the budget lies, of which only those that seem to fit are written as a stream.
         """
-        found = Found()
+        found = TriedSteps()
         curve, guide = self._sketched(self._quick(), found)
         for spread in SPREADS:
-            steps = found.new(map(self._snapped, curve.about(TOLERANCE / 2, spread, found.gap)))
+            steps = found.new(
+                map(self.codes.snapped, curve.about(TOLERANCE / 2, spread, found.gap))
+            )
             if not steps:
                 break
             # Laws of their own where the one of the sketch leads astray, as of two values.
@@ -128,36 +110,38 @@ class StepSearch:
                 break
         while found.best is None:
             last = max(found.spares)
-            self._try([self._snapped(last * GROWTH**power) for power in (1, 2, 3)], None, found)
+            self._try(
+                [self.codes.snapped(last * GROWTH**power) for power in (1, 2, 3)], None, found
+            )
         best = found.best
         form, matrix = self._fitted(best)
         form.notes = (LIMITED,) if best.spare > TOLERANCE and found.limited else ()
         return best.candidate.step, form, matrix
 
-    def _try(self, steps: Sequence[float], guide: Candidate | None, found: Found) -> None:
+    def _try(self, steps: Sequence[float], guide: Candidate | None, found: TriedSteps) -> None:
         """Find what some steps leave over, and of those that fit the smallest.
 
         The one that seems to leave what is wanted is written first: it shows by how much the
         streams differ from the bits of their laws.
         """
-        left = self._candidates(steps, self.sweeps, guide)
+        left = self.codes.candidates(steps, self.sweeps, guide)
         likely = min(left, key=lambda c: abs(self._estimate(c) - TOLERANCE / 2))
         for candidate in (likely, *sorted(left, key=lambda c: c.step)):
             may_fit = candidate is likely or self._estimate(candidate) >= -UNSURE
             if candidate.is_stored and may_fit and found.is_smaller(candidate.step):
-                form, estimate = self._written(candidate), self._estimate(candidate)
+                form, estimate = self.codes.written(candidate), self._estimate(candidate)
                 self.unforeseen += estimate - self._spare(form)
                 found.write(candidate, form, self._spare(form))
         for candidate in left:
             found.add(candidate, self._estimate(candidate))
 
-    def _sketched(self, step: float, found: Found) -> tuple[StepCurve, Candidate]:
+    def _sketched(self, step: float, found: TriedSteps) -> tuple[StepCurve, Candidate]:
         """About what steps leave over, from codes without sweeps; and the one most like wanted."""
         curve = StepCurve()
         known: list[Candidate] = []
         for shifts in SKETCH:
-            steps = dict.fromkeys(self._snapped(step * 2.0**shift) for shift in shifts)
-            known += self._candidates([s for s in steps if s not in curve.steps], 0)
+            steps = dict.fromkeys(self.codes.snapped(step * 2.0**shift) for shift in shifts)
+            known += self.codes.candidates([s for s in steps if s not in curve.steps], 0)
             for candidate in known:
                 curve.add(candidate.step, self._estimate(candidate))
                 found.sketch(candidate, self._estimate(candidate))
@@ -174,16 +158,16 @@ class StepSearch:
         for only some entries."""
         if 8 * self.budget / self.count * UNSPENT > self._spare(form):
             return form, found
-        plain, steps = self._plain(), self.matrix.steps
+        plain, steps = self.codes.plain(), self.matrix.steps
         whole = [PartialCodes(*each, plain) for each in as_multiples(self.unit, LARGEST_CODE)]
-        for smaller in (self._snapped(step / factor) for factor in SMALLER):
-            codes = self._rounded([smaller])[:, 0]
+        for smaller in (self.codes.snapped(step / factor) for factor in SMALLER):
+            codes = self.codes.rounded([smaller])[:, 0]
             if not is_beyond(codes, LARGEST_CODE):
-                whole.append(PartialCodes(codes.T, smaller, self._centre(smaller), steps))
+                whole.append(PartialCodes(codes.T, smaller, self.codes.centre(smaller), steps))
         counts = self.norm.entry_weights(self.unit).expand(self.unit.shape)
         error = self.norm(self.unit - found)
         for some in (s for of in whole for s in of.within(self.unit, counts, self.budget)):
-            other = self._form(some.codes.T, some.step, some.centre, some.steps)
+            other = self.codes.form(some.codes.T, some.step, some.centre, some.steps)
             if self._spare(other) < 0:
                 continue
             values = some.values()
@@ -195,7 +179,7 @@ class StepSearch:
     def _exact(self) -> EntropyCoded | None:
         """The weight without error, if its values are multiples of one step and that fits."""
         found = [
-            self._form(codes.T, step, centre, self._plain())
+            self.codes.form(codes.T, step, centre, self.codes.plain())
             for codes, step, centre in as_multiples(self.unit, LARGEST_CODE)
         ]
         fitting = [form for form in found if self._spare(form) >= 0]
@@ -205,90 +189,27 @@ class StepSearch:
         """An approximation, or the mean everywhere if it is nearer; that takes almost no bytes."""
         mean = float(self.unit.mean())
         everywhere = torch.full_like(self.unit, mean)
-        if not self.mean or self.norm(self.unit - found) <= self.norm(self.unit - everywhere):
+        if not self.codes.mean or self.norm(self.unit - found) <= self.norm(self.unit - everywhere):
             return form, found
         none = torch.zeros_like(self.matrix.weight)
         sign = 1 if mean > 0 else -1
-        return self._form(none, abs(mean), sign, self._plain()), everywhere
-
-    def _plain(self) -> Exponents:
-        """One step for all."""
-        return Exponents(*(torch.zeros(n, dtype=torch.int64) for n in self.unit.shape))
+        return self.codes.form(none, abs(mean), sign, self.codes.plain()), everywhere
 
     def _quick(self) -> float:
         """A step with which the codes about fit if weights are simply rounded."""
-        tried, step = Secant(TOLERANCE / 2), self.spread * 2 ** (2 - 8 * self.budget / self.count)
+        tried, step = (
+            Secant(TOLERANCE / 2),
+            self.codes.spread * 2 ** (2 - 8 * self.budget / self.count),
+        )
         while True:
-            step = self._snapped(step)
-            laws = fit_laws(self._rounded([step]))
+            step = self.codes.snapped(step)
+            laws = fit_laws(self.codes.rounded([step]))
             spare = -BEYOND
             if laws.largest[0] <= LARGEST_CODE:
                 spare = (8 * self.budget - laws.bits[0]) / self.count
             if abs(spare) < 0.05 or len(tried.spare) == QUICK:
                 return step
             step = tried.next(step, spare)
-
-    def _centre(self, step: float) -> int:
-        """The code that stands for the mean; 0 if that is below a step."""
-        # A step that was snapped may be a rounding too large.
-        return int(self.mean / step * (1 + 2.0**-40))
-
-    def _snapped(self, step: float) -> float:
-        """The next step, not below this one, of which the mean is a multiple if it has a code."""
-        centre = self._centre(step)
-        return self.mean / centre if centre else step
-
-    def _rounded(self, steps: Sequence[float]) -> Tensor:
-        """Each weight rounded by itself, codes from the centre, (in, k, out)."""
-        codes = (self.matrix.weight[:, None] / self._column(steps)).round_()
-        return codes.sub_(self._column(self._centres(steps)))
-
-    def _centres(self, steps: Sequence[float]) -> list[float]:
-        return [float(self._centre(step)) for step in steps]
-
-    def _column(self, numbers: Sequence[float]) -> Tensor:
-        return self.matrix.weight.new_tensor(numbers)[:, None]
-
-    def _candidates(
-        self, steps: Sequence[float], sweeps: int, guide: Candidate | None = None
-    ) -> list[Candidate]:
-        """Codes of each step that cost little in error and bits.
-
-        What a code takes depends on the others. The law is that of codes which are simply rounded,
-        then that of those chosen by it; to go on would make rare codes ever rarer.
-
-        Args:
-            guide: of a step near these, whose law is taken for them too. A law of their own jumps
-                from one step to the next, as few laws are tried, and so would their bits.
-        """
-        together = matrices_at_once(self.count, self.unit.device)
-        parts = [steps[first : first + together] for first in range(0, len(steps), together)]
-        return [found for part in parts for found in self._together(part, sweeps, guide)]
-
-    def _together(
-        self, steps: Sequence[float], sweeps: int, guide: Candidate | None
-    ) -> list[Candidate]:
-        """`_candidates` in one pass."""
-        centre = self._column(self._centres(steps))[:, 0]
-        if guide is None:
-            tried = [fit_laws(self._rounded(steps))]
-            tried.append(fit_laws(self.matrix.round(steps, Coding(tried[0], centre))))
-            coding = Coding(tried[1], centre)
-        else:
-            ratios = [step / guide.step for step in steps]
-            tried, coding = [], Coding(guide.by.at(guide.place, ratios), centre)
-        codes = self.matrix.round(steps, coding)
-        for _ in range(sweeps if self.matrix.factor is not None else 0):
-            self.matrix.sweep(codes, steps, coding)
-        if self.limit is not None:
-            codes = self._within_range(codes, steps)
-        laws = fit_laws(codes)
-        sizes = zip(laws.largest, *(of.largest for of in tried), strict=True)
-        stored = [all(size <= LARGEST_CODE for size in of) for of in sizes]
-        return [
-            Candidate(step, codes[:, place], laws, place, coding.laws, stored[place])
-            for place, step in enumerate(steps)
-        ]
 
     def _estimate(self, candidate: Candidate) -> float:
         """Bits for each weight that are left over, about."""
@@ -297,25 +218,6 @@ class StepSearch:
         bits = 8 * (self.budget - self.besides - least_bytes(self.count))
         return (bits - candidate.laws.bits[candidate.place]) / self.count - self.unforeseen
 
-    def _written(self, candidate: Candidate) -> EntropyCoded:
-        """The factorization of a candidate."""
-        law, spreads = candidate.laws.of(candidate.place)
-        centre = self._centre(candidate.step)
-        return EntropyCoded.of(
-            candidate.codes.T.long() + centre,
-            (candidate.step, self.matrix.steps),
-            (replace(law, centre=centre), spreads),
-            self.dtype,
-            self.exponent,
-        )
-
-    def _within_range(self, codes: Tensor, steps: Sequence[float]) -> Tensor:
-        """Codes (in, k, out) whose levels the dtype of the weight holds, the nearest to these."""
-        assert self.limit is not None
-        most = (self.limit[:, None] / self._column(steps)).floor()
-        centre = self._column(self._centres(steps))
-        return torch.minimum(torch.maximum(codes, -most - centre), most - centre)
-
     def _fitted(self, best: Best) -> tuple[EntropyCoded, Tensor]:
         """The form and the matrix after alternating least squares: the step, then the codes for it.
 
@@ -323,7 +225,7 @@ class StepSearch:
         few, as of ternary weights, nearly all of the error may come from the step.
         """
         form, candidate = best.form, best.candidate
-        found = self._values(candidate.codes, candidate.step)
+        found = self.codes.values(candidate.codes, candidate.step)
         error = self.norm(self.unit - found)
         while True:
             ratio = self._ratio(found)
@@ -331,20 +233,18 @@ class StepSearch:
             if ratio <= 0 or self.norm(self.unit - fitted) > WORTH * error:
                 return form, found
             step = candidate.step * ratio
-            form = self._form(candidate.codes, step, self._centre(step))
+            form = self.codes.form(candidate.codes, step, self.codes.centre(step))
             found, error = fitted, self.norm(self.unit - fitted)
-            (candidate,) = self._candidates([self._snapped(step)], self.sweeps)
+            (candidate,) = self.codes.candidates([self.codes.snapped(step)], self.sweeps)
             if not candidate.is_stored:
                 return form, found
-            other, values = self._written(candidate), self._values(candidate.codes, candidate.step)
+            other, values = (
+                self.codes.written(candidate),
+                self.codes.values(candidate.codes, candidate.step),
+            )
             if self._spare(other) < 0 or self.norm(self.unit - values) > WORTH * error:
                 return form, found
             form, found, error = other, values, self.norm(self.unit - values)
-
-    def _values(self, codes: Tensor, step: float) -> Tensor:
-        """The matrix (out, in) of codes (in, out) from the centre."""
-        whole = codes + self._centre(step)
-        return (whole * step).T * self.matrix.steps.factors(torch.float64)
 
     def _ratio(self, found: Tensor) -> float:
         """The factor with which an approximation is nearest to the weight; 0 if it is zero."""
@@ -352,20 +252,6 @@ class StepSearch:
         # ‖a + b‖² − ‖a − b‖² = 4 ⟨a, b⟩.
         both, less = self.norm(self.unit + found), self.norm(self.unit - found)
         return (both**2 - less**2) / (4 * size**2) if size else 0.0
-
-    def _form(
-        self, codes: Tensor, step: float, centre: int = 0, steps: Exponents | None = None
-    ) -> EntropyCoded:
-        """The factorization of codes (in, out), counted from the centre.
-
-        Args:
-            steps: factors of the step; those of the matrix if not given.
-        """
-        law, spreads, _ = fit_law(codes.T)
-        levels = step, steps or self.matrix.steps
-        coding = replace(law, centre=centre), spreads
-        whole = codes.T.long() + centre
-        return EntropyCoded.of(whole, levels, coding, self.dtype, self.exponent)
 
     def _spare(self, form: EntropyCoded) -> float:
         """Bits for each weight that are left over."""
