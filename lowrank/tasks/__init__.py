@@ -12,10 +12,12 @@ from lowrank.tasks.image_changes import Noisy as Noisy
 from lowrank.tasks.image_changes import Permuted as Permuted
 from lowrank.tasks.image_changes import Rotated as Rotated
 from lowrank.tasks.image_classification import ImageClassification as ImageClassification
+from lowrank.tasks.image_segmentation import ImageSegmentation as ImageSegmentation
 from lowrank.tasks.image_sources import Digits as Digits
 from lowrank.tasks.image_sources import HubImages as HubImages
 from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
+from lowrank.tasks.mask_sources import HubMasks as HubMasks
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
 from lowrank.tasks.task import loss_metric as loss_metric

@@ -1,0 +1,260 @@
+"""Segmentation: a class for each pixel of an image, by any network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowrank.files.extras import need
+from lowrank.metrics.metric import Metric
+from lowrank.model.batch import Batch
+from lowrank.model.forward import call
+from lowrank.numerics.checks import check_flag, check_integer
+from lowrank.tasks.agreement import agreement_metrics
+from lowrank.tasks.builders import built, import_builder
+from lowrank.tasks.class_metrics import IGNORED
+from lowrank.tasks.class_scores import ClassScores
+from lowrank.tasks.mask_sources import HubMasks, MaskedImages
+from lowrank.tasks.segmentation_scores import pixel_confusion, segmentation_scores
+from lowrank.tasks.splits import check_division, check_seed, check_text, named
+from lowrank.tasks.task import BatchSizes, Split, SplitName, check_split, loss_metric
+from lowrank.tasks.weights import Weights
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+METRICS = (
+    Metric(
+        "mean_iou", "mean intersection over union (test split)", "mIoU", "percent", average="mean"
+    ),
+    Metric(
+        "class_average",
+        "share of each class that is found, mean (test split)",
+        "class average (%)",
+        "percent",
+        minor=True,
+        average="mean",
+    ),
+    Metric(
+        "pixel_accuracy",
+        "share of labelled pixels that are found (test split)",
+        "pixel accuracy (%)",
+        "percent",
+        average="mean",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PixelSplit(Split):
+    """Rows of images, made into inputs batch by batch, and their masks.
+
+    Args:
+        make: from uint8 (batch, 3, height, width) to inputs of the network.
+        ignored: the label of pixels without a class, which become `IGNORED`.
+    """
+
+    images: MaskedImages
+    rows: Tensor
+    make: Any
+    ignored: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor) -> Batch:
+        rows = self.rows[rows.to(self.rows.device)]
+        labels = self.images.masks[rows].long()
+        if self.ignored is not None:
+            labels = labels.masked_fill(labels == self.ignored, IGNORED)
+        return Batch((self.make(self.images.pixels[rows]),), labels)
+
+
+@dataclass(frozen=True)
+class ImageSegmentation(ClassScores):
+    """A network that gives each pixel of an image a class.
+
+    Splits are those of the source; `calibration` is a part of `train`. The loss, and the agreement
+    with the dense model, are means over pixels.
+
+    Args:
+        name: the name of the task in records; the dataset's if None.
+        architecture: the network's name in records.
+        source: images and masks.
+        classes: the number of labels, `ignored` counted.
+        inputs: ``package.module:function`` from uint8 (batch, 3, height, width) and
+            `input_arguments` to what the network takes, such as
+            `lowrank.tasks.image_inputs:bgr_inputs`.
+        builder: ``package.module:function`` (or a class) that makes the network, given `arguments`.
+            It maps inputs to logits (batch, classes, height, width).
+        weights: the source of the network's weights; None keeps those of the builder.
+        ignored: the label of pixels without a class, which are in no mean.
+        everywhere: whether classes predicted for pixels without one count as wrong in intersection
+            over union.
+        calibration_size: all of `train` if not given.
+        calibration_seed: draws `calibration` from `train`; by default the first images are taken.
+        seed: the seed of the initial weights and the order of batches.
+
+    Raises:
+        ValueError: an option of the wrong kind; from the methods, labels that are no classes, or a
+            network that does not fit the images or its weights.
+    """
+
+    batch_sizes = BatchSizes(quality=4, latency=(1,))
+
+    name: str | None  # never None after __post_init__
+    architecture: str
+    source: HubMasks
+    classes: int
+    inputs: str
+    builder: str
+    weights: Weights | None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    input_arguments: Mapping[str, Any] = field(default_factory=dict)
+    ignored: int | None = None
+    everywhere: bool = True
+    calibration_size: int | None = None
+    calibration_seed: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, HubMasks):
+            raise ValueError(f"source={self.source!r} must be HubMasks")
+        object.__setattr__(self, "name", named(self.name, self.source.name))
+        for name in ("architecture", "inputs", "builder"):
+            check_text(name, getattr(self, name))
+        for name in ("arguments", "input_arguments"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a mapping")
+        check_integer("classes", self.classes, least=2)
+        if self.ignored is not None:
+            check_integer("ignored", self.ignored, least=0)
+        check_flag("everywhere", self.everywhere)
+        if self.weights is not None and not isinstance(self.weights, Weights):
+            raise ValueError(
+                f"weights={self.weights!r} must be None or Weights, such as Published(repository)"
+            )
+        check_division(None, self.calibration_size, self.calibration_seed)
+        check_seed("seed", self.seed)
+        need("measures of a segmentation", "torchmetrics")
+
+    @property
+    def draws_model(self) -> bool:
+        return self.weights is None or self.weights.draws
+
+    def check(self) -> None:
+        super().check()
+        batch = next(self.split("test").batches(1))
+        with torch.no_grad():
+            outputs = call(self.network().to(self.device).eval(), batch.inputs)
+        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        expected = (1, self.classes, *batch.targets.shape[1:])
+        if given != expected:
+            raise ValueError(
+                f"the network of {self.builder} gives {given} for one image, not logits of shape "
+                f"{expected}, a class for each pixel"
+            )
+        if self.weights is not None:
+            self.weights.check()
+
+    def network(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return built(self.builder, self.arguments, str(self.name))
+
+    def model(self) -> nn.Module:
+        model = self.network()
+        if self.weights is not None:
+            self.weights.fill(model, self, self.builder, self.arguments)
+        return model.to(self.device).eval()
+
+    def split(self, name: SplitName) -> PixelSplit:
+        check_split(name)
+        if name in ("test", "validation"):
+            images = self._test if name == "test" else self._validation
+            return self._rows(images, torch.arange(len(images.masks)))
+        images = self._train
+        rows = torch.arange(len(images.masks))
+        return self._rows(images, rows if name == "train" else self._calibration(rows))
+
+    def predictions(self, batch: Batch) -> Tensor:
+        return (batch.targets != IGNORED).flatten(1).sum(dim=1)
+
+    def judged_by(self) -> tuple[Metric, ...]:
+        return (*METRICS, loss_metric("pixel"), *agreement_metrics("pixel"))
+
+    def metrics(self) -> MetricCollection:
+        """mean_iou, class_average and pixel_accuracy; see `segmentation_scores`."""
+        from torchmetrics import MetricCollection
+
+        from lowrank.tasks.summed_scores import SummedScores
+
+        names = [metric.name for metric in METRICS]
+        return MetricCollection({"pixels": SummedScores(names, self._counts, self._score)})
+
+    def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
+        pixels: Any = metrics["pixels"]
+        return pixels.influences()
+
+    def protocol(self) -> dict[str, Any]:
+        """The number of images in each split."""
+        names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
+        return {f"{name}_images": len(self.split(name)) for name in names}
+
+    def _counts(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+        labels = targets.masked_fill(targets == IGNORED, self.ignored or 0)
+        pairs = zip(outputs.argmax(dim=1), labels, strict=True)
+        each = [pixel_confusion(*pair, self.classes).flatten() for pair in pairs]
+        counts = torch.stack(each).double().cpu().numpy()
+        return {metric.name: counts for metric in METRICS}
+
+    def _score(self, name: str, sums: np.ndarray) -> float:
+        confusion = torch.from_numpy(sums).view(self.classes, self.classes)
+        return getattr(segmentation_scores(confusion, self.ignored, self.everywhere), name)
+
+    def _calibration(self, rows: Tensor) -> Tensor:
+        size = len(rows) if self.calibration_size is None else self.calibration_size
+        if size > len(rows):
+            raise ValueError(
+                f"calibration_size={size} is more than the {len(rows)} images of `train`: lower it"
+            )
+        if self.calibration_seed is not None:
+            generator = torch.Generator().manual_seed(self.calibration_seed)
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+        return rows[:size]
+
+    def _rows(self, images: MaskedImages, rows: Tensor) -> PixelSplit:
+        make = import_builder(self.inputs)
+        arguments = dict(self.input_arguments)
+        return PixelSplit(
+            images, rows.to(self.device), lambda pixels: make(pixels, **arguments), self.ignored
+        )
+
+    @cached_property
+    def _train(self) -> MaskedImages:
+        return self._read("train")
+
+    @cached_property
+    def _validation(self) -> MaskedImages:
+        return self._read("validation")
+
+    @cached_property
+    def _test(self) -> MaskedImages:
+        return self._read("test")
+
+    def _read(self, part: Any) -> MaskedImages:
+        found = self.source.read(part)
+        largest = int(found.masks.max())
+        if largest >= self.classes:
+            raise ValueError(
+                f"the masks of split {part!r} of {self.source.dataset!r} have label {largest}, and "
+                f"classes={self.classes}: labels count from 0"
+            )
+        return MaskedImages(found.pixels.to(self.device), found.masks.to(self.device))

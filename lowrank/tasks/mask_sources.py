@@ -1,0 +1,116 @@
+"""Images with a class for each pixel, from any segmentation dataset of the hub."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowrank.files.extras import need
+from lowrank.tasks import cache, hub
+from lowrank.tasks.splits import check_text, data_name
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Images of one size with their masks.
+
+    Attributes:
+        pixels: uint8, (count, 3, height, width), R, G, B.
+        masks: uint8, (count, height, width), the class of each pixel.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class HubMasks:
+    """Any dataset of the Hugging Face hub, or of a mirror (see `hub`), with images and masks of one
+    size. They are decoded once and kept in the cache.
+
+    Args:
+        dataset: ``organisation/name``.
+        train, validation, test: its splits, which share no image; slices such as ``train[:80%]``
+            are allowed.
+        config: the dataset's configuration, where it has several.
+        revision: a commit or tag of the hub; set it for data that may change there.
+        image: the column of images.
+        mask: the column of grey images whose values are classes.
+
+    Raises:
+        ValueError: an option of the wrong kind; from `read`, missing data, images that differ in
+            size from the first or from their mask, or masks that are not grey.
+    """
+
+    dataset: str
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+    config: str | None = None
+    revision: str | None = None
+    image: str = "image"
+    mask: str = "annotation"
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "train", "validation", "test", "image", "mask"):
+            check_text(name, getattr(self, name))
+        for name in ("config", "revision"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        if len({self.train, self.validation, self.test}) < 3:
+            raise ValueError(
+                f"train={self.train!r}, validation={self.validation!r} and test={self.test!r} must "
+                "be three splits that do not overlap"
+            )
+        need("images with masks", "datasets", "PIL", "filelock")
+
+    @property
+    def name(self) -> str:
+        """The default name of a task on these images."""
+        return data_name(self.dataset, self.config)
+
+    def read(self, part: Part) -> MaskedImages:
+        """The images of one part."""
+        config = asdict(self) | {"split": getattr(self, part)}
+        for name in ("train", "validation", "test"):
+            del config[name]
+        config["fingerprint"] = hub.fingerprint(self.dataset)
+        content = cache.tensors("masks", config, lambda: self._decode(config["split"]))
+        return MaskedImages(content["pixels"], content["masks"])
+
+    def _decode(self, split: str) -> dict[str, Tensor]:
+        data = hub.load_split(self.dataset, split, self.config, self.revision)
+        if len(data) == 0:
+            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
+        for column in (self.image, self.mask):
+            if column not in data.column_names:
+                raise ValueError(
+                    f"dataset {self.dataset!r} has no column {column!r}; it has {data.column_names}"
+                )
+        pixels, masks = [], []
+        for number, row in enumerate(data):
+            image, mask = self._pair(row, f"row {number} of dataset {self.dataset!r}")
+            if pixels and image.shape != pixels[0].shape:
+                raise ValueError(
+                    f"row {number} of dataset {self.dataset!r} has an image of "
+                    f"{tuple(image.shape[1:])} pixels, and row 0 one of "
+                    f"{tuple(pixels[0].shape[1:])}: images must be of one size"
+                )
+            pixels.append(image)
+            masks.append(mask)
+        return {"pixels": torch.stack(pixels), "masks": torch.stack(masks)}
+
+    def _pair(self, row: Any, place: str) -> tuple[Tensor, Tensor]:
+        image, mask = row[self.image], row[self.mask]
+        if getattr(mask, "mode", None) not in ("L", "P"):
+            raise ValueError(f"{place} has no mask of one grey value for each class: {mask!r}")
+        if image.size != mask.size:
+            raise ValueError(f"{place} has an image of {image.size} and a mask of {mask.size}")
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return pixels, torch.from_numpy(np.array(mask))
