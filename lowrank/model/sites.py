@@ -184,8 +184,9 @@ def _compressed(model: nn.Module) -> list[tuple[str, str]]:
     return [
         (
             f"{name}.factorization" if name else "factorization",
-            f"is compressed already, to {form.describe()}: compress the model from before instead, "
-            "or `lowrank.plain_model` of this one",
+            f"is compressed already, to {form.describe()}: compress the model from before instead "
+            "(for an adapter over such a weight, by its `base`), or `lowrank.plain_model` of this "
+            "one",
         )
         for name, form in forms.items()
         if not any(parameter.ndim > 1 for parameter in form.parameters())

@@ -89,6 +89,8 @@ class BiasCorrection(Recovery):
 
     def check_data(self, task: Task) -> None:
         there = len(task.split("calibration"))
+        if there == 0:
+            raise ValueError(f"the calibration split of task {task.name!r} is empty")
         if self.examples is not None and self.examples > there:
             raise ValueError(
                 f"examples={self.examples} are more than the {there} of the calibration split"

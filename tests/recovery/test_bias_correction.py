@@ -1,6 +1,6 @@
 """Correction of biases against its law: the means, and deviations, of the dense model's outputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -188,5 +188,7 @@ def test_bad_input():
         BiasCorrection(examples=0)
     with pytest.raises(ValueError, match="examples=51 are more than the 50 of the calibration"):
         BiasCorrection(examples=51).recover(compressed(MLP), MLP)
+    with pytest.raises(ValueError, match="the calibration split of task .* is empty"):
+        BiasCorrection().check_data(replace(MLP, shape=(0, 8)))
     with pytest.raises(ValueError, match="no linear layer, .* has a bias"):
         BiasCorrection().check(nn.Sequential(nn.Linear(3, 3, bias=False)))
