@@ -476,7 +476,7 @@ def test_each_method_is_shown_at_its_best_setting_on_validation(tmp_path, run, c
     assert list(settings["tried"]) == [2, 2]
     points = pd.read_csv(tmp_path / "out" / "digits-mlp-points.csv").set_index("method")
     assert points["top1"].to_dict() == pytest.approx({"svd": 0.3, "uniform": 0.5})
-    with pytest.raises(ValueError, match="column 'recovery.speed' is missing in some of the rec"):
+    with pytest.raises(ValueError, match="no record has a value of 'recovery.speed'"):
         run(*folders, "tuned=[recovery.rate,recovery.speed]")
 
 

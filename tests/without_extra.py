@@ -104,7 +104,8 @@ def forget(names):
 
 
 # Those that look for libraries when they are imported.
-HOLDERS = ("lowrank.reporting", "lowrank.tasks.text_metrics")
+OF_TORCHMETRICS = ("lowrank.tasks.text_metrics", "lowrank.tasks.summed_scores")
+HOLDERS = ("lowrank.reporting", *OF_TORCHMETRICS)
 
 
 def evaluate(module, expression):
@@ -124,7 +125,7 @@ def main(hidden):
     for path in sorted(ROOT.glob("lowrank/**/*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         # torchmetrics looks at the list of what is installed for what it imports itself.
-        if name != "lowrank.tasks.text_metrics" or "torchmetrics" in hidden:
+        if name not in OF_TORCHMETRICS or "torchmetrics" in hidden:
             found["modules"][name] = ending(importlib.import_module, name)
     for program, needed in PROGRAMS.items():
         if needed & hidden:

@@ -49,9 +49,9 @@ class LoRAXS(LowRankAdapter):
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         if not bool(weight.any()):
             raise Unfit(
-                "the core lies between singular vectors of the weight, which is zero, so that "
-                "nothing of it would get a gradient. Take a LoRA, or leave this layer out with "
-                "`where`."
+                "the core lies between singular vectors of the weight, which is zero: there is "
+                "nothing to start from, and it would get no gradient. Take a LoRA, or leave this "
+                "layer out with `where`."
             )
         base = self.frozen(weight, norm)
         u, s, vh, notes = nearest_svd(weight, self.rank, norm)

@@ -39,15 +39,15 @@ def check_config(model: nn.Module) -> None:
 
     What is built from such a config does not take the weights.
     """
-    found = misfits(model)
+    # Those that the config's model has under no name may be opened, such as experts.
+    found = [one for one in misfits(model) if one.said is not None]
     if not found:
         return
     first = found[0]
-    said = "none there" if first.said is None else f"{first.said} there"
     raise ValueError(
         f"a {type(model).__name__} of this config has other sizes than this one, and so a file "
         f"with that config would not load: {names_of([one.name for one in found])}; the first is "
-        f"{first.own} here and {said}. The config has one size for all layers, and these may have "
+        f"{first.own} here and {first.said} there. The config has one size for all layers, and these may have "
         "been cut to different ones: format='plain' holds each layer as it is"
     )
 

@@ -218,7 +218,7 @@ IMAGES = [
     Row(
         "network of other outputs",
         on(DIGITS, lambda t: t.check(), builder="torch.nn:Flatten", arguments={}),
-        r"gives \(1, 64\) for one image, not logits of shape \(1, 10\)",
+        r"gives \(1, 64\) for one example, not logits of shape \(1, 10\)",
     ),
     Row("builder of no module", lambda _: import_builder("no_such:f"), "No module named 'no_such'"),
     Row("builder of no name", lambda _: import_builder("torch:no_such"), "no_such"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from forms import FORMS
-from lowrank.tasks.models import CifarResNet
+from lowrank.tasks.networks.cifar_resnet import CifarResNet
 from safetensors.torch import load_file
 from torch import nn
 

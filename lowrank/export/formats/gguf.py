@@ -65,8 +65,8 @@ class Gguf(Format):
 
     def plan(self, model: nn.Module) -> ExportPlan:
         architecture = architecture_of(model)
-        check_config(model)
         stored = self._tensors(model, architecture)
+        check_config(model)
         notes = self._notes(model, stored)
         layers = []
         for layer in layers_of(model):
