@@ -47,8 +47,8 @@ def check_config(model: nn.Module) -> None:
     raise ValueError(
         f"a {type(model).__name__} of this config has other sizes than this one, and so a file "
         f"with that config would not load: {names_of([one.name for one in found])}; the first is "
-        f"{first.own} here and {first.said} there. The config has one size for all layers, and these may have "
-        "been cut to different ones: format='plain' holds each layer as it is"
+        f"{first.own} here and {first.said} there. The config has one size for all layers, and "
+        "these may have been cut to different ones: format='plain' holds each layer as it is"
     )
 
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from forms import FORMS
-from lowrank.tasks.networks.cifar_resnet import CifarResNet
 from safetensors.torch import load_file
 from torch import nn
 
@@ -26,6 +25,7 @@ from lowrank.export.formats.onnx import file as onnx_file
 from lowrank.export.formats.plan import ExportPlan
 from lowrank.factorizations import Layout, ScaledLevels
 from lowrank.model.factorized import FactorizedLinear
+from lowrank.tasks.networks.cifar_resnet import CifarResNet
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)
