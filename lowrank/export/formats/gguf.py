@@ -66,8 +66,8 @@ class Gguf(Format):
     def plan(self, model: nn.Module) -> ExportPlan:
         architecture = architecture_of(model)
         stored = self._tensors(model, architecture)
-        check_config(model)
         notes = self._notes(model, stored)
+        check_config(model)
         layers = []
         for layer in layers_of(model):
             copies = [stored.pop(name) for name in layer.modules if name in stored]
