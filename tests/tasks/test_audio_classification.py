@@ -98,7 +98,6 @@ def test_a_network_learns_them_and_is_compressed():
     assert evaluate(TASK.model(), TASK).metrics["top1"] > 0.9
     for method in (TruncatedSVD(rank=2), Quantization(bits=4)):
         record = lowrank.measure_point(TASK, method, norm="diagonal")
-        assert record["compression_ratio"] > 1
         assert record["compressed"]["kl"] > 0
         assert record["standard_errors"]["dense"]["top1"] >= 0
 
