@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+
+from experiments.benchmarks.process_memory import PEAK, status
 
 # The sizes of LlamaConfig; the second ones are those of OpenLLaMA 3B.
 SIZES: dict[str, dict[str, Any]] = {
@@ -126,12 +127,6 @@ def run(stage: str, folder: Path, *words: str) -> None:
     print(f"  {stage:18s} {int(ended.stdout) / 1e9:8.2f} GB {seconds:9.1f} s", flush=True)
 
 
-def peak() -> int:
-    """The most bytes that this process has had in memory."""
-    (found,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(found)
-
-
 def nbytes(folder: Path) -> int:
     """Bytes of all files of a folder."""
     return sum(path.stat().st_size for path in folder.iterdir())
@@ -153,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.stage is not None:
         STAGES[options.stage](options.folder, *options.words)
-        print(peak())
+        print(status(PEAK))
         return
     if options.words:
         parser.error(f"unknown arguments: {' '.join(options.words)}")

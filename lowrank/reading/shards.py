@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lowrank.files.fields import Fields, parse
-from lowrank.files.tensor_files import NAMES, check_file, numbers
+from lowrank.files.tensor_files import numbers
 from lowrank.model.contents import names_of
-from lowrank.reading.stored import StoredTensor
+from lowrank.reading.stored import StoredTensor, described, opened
 
 WHOLE = "model.safetensors"
 INDEX = f"{WHOLE}.index.json"
@@ -49,23 +48,14 @@ class ShardFile:
         Raises:
             ValueError: it is truncated or otherwise damaged, a pickle, or has an unknown dtype.
         """
-        check_file(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                slices = {name: file.get_slice(name) for name in file.offset_keys()}
-                stored = {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is no whole safetensors file: {error}. Copy or download it again"
-            ) from error
+        with opened(path) as file:
+            stored = described(path, file, file.offset_keys())
         with open(path, "rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
         places = {}
-        for name, (code, shape) in stored.items():
-            if code not in NAMES:
-                raise ValueError(f"{path}: '{name}' is {code}, a dtype that is not known")
-            places[name] = Place(start, shape, NAMES[code])
-            start += math.prod(shape) * NAMES[code].itemsize
+        for name, (shape, dtype) in stored.items():
+            places[name] = Place(start, shape, dtype)
+            start += math.prod(shape) * dtype.itemsize
         return cls(path, places)
 
     def get_tensor(self, name: str) -> Tensor:
@@ -92,29 +82,37 @@ def checkpoint_tensors(folder: Path) -> dict[str, StoredTensor]:
     """
     whole, index = folder / WHOLE, folder / INDEX
     if index.is_file():
-        homes = _homes(index)
+        files = _listed(index)
     elif whole.is_file():
-        homes = dict.fromkeys(ShardFile.of(whole).places, WHOLE)
+        files = [ShardFile.of(whole)]
     else:
         raise ValueError(
             f"{folder} has neither {WHOLE} nor {INDEX}: name the folder of a model of transformers "
             "with its weights as safetensors"
         )
-    found: dict[str, StoredTensor] = {}
+    return {
+        tensor: StoredTensor(tensor, place.shape, place.dtype, file)
+        for file in files
+        for tensor, place in file.places.items()
+    }
+
+
+def _listed(index: Path) -> list[ShardFile]:
+    """The files of an index, which hold what it says."""
+    homes, files = _homes(index), []
     for name in dict.fromkeys(homes.values()):
-        file = ShardFile.of(folder / name)
+        file = ShardFile.of(index.parent / name)
         listed = {tensor for tensor, home in homes.items() if home == name}
         lacking, surplus = sorted(listed - file.places.keys()), sorted(file.places.keys() - listed)
         if lacking:
             raise ValueError(f"{index} says that {names_of(lacking)} are in {name}: they are not")
         if surplus:
             raise ValueError(
-                f"{folder / name} holds {names_of(surplus)}, which {INDEX} has elsewhere or not at "
+                f"{file.path} holds {names_of(surplus)}, which {INDEX} has elsewhere or not at "
                 "all: one of the two is of another model"
             )
-        for tensor, place in file.places.items():
-            found[tensor] = StoredTensor(tensor, place.shape, place.dtype, file)
-    return found
+        files.append(file)
+    return files
 
 
 def _homes(index: Path) -> dict[str, str]:

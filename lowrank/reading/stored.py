@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,19 +65,48 @@ def stored_in(folder: Path) -> Iterator[dict[str, StoredTensor]]:
     found: dict[str, StoredTensor] = {}
     with ExitStack() as stack:
         for path in files:
-            check_file(path)
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt"))
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            except SafetensorError as error:
-                raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-            for name, part in slices.items():
-                if name in found or part.get_dtype() not in NAMES:
-                    what = "is in two files" if name in found else f"is {part.get_dtype()}"
-                    raise ValueError(f"{path}: '{name}' {what}")
-                shape, dtype = tuple(part.get_shape()), NAMES[part.get_dtype()]
+            file = stack.enter_context(opened(path))
+            for name, (shape, dtype) in described(path, file, file.keys()).items():
+                if name in found:
+                    raise ValueError(f"{path}: '{name}' is in two files")
                 found[name] = StoredTensor(name, shape, dtype, file)
         yield found
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open.
+
+    Raises:
+        ValueError: it is truncated or otherwise damaged, or a pickle.
+    """
+    check_file(path)
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file: {error}. Copy or download it again"
+        ) from error
+    with file:
+        yield file
+
+
+def described(
+    path: Path, file: Any, names: Iterable[str]
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """The shapes and dtypes of tensors of an open file, by name in this order.
+
+    Raises:
+        ValueError: one has a dtype that is not known.
+    """
+    found = {}
+    for name in names:
+        part = file.get_slice(name)
+        code = part.get_dtype()
+        if code not in NAMES:
+            raise ValueError(f"{path}: '{name}' is {code}, a dtype that is not known")
+        found[name] = tuple(part.get_shape()), NAMES[code]
+    return found
 
 
 class LayerTensors(Mapping[str, StoredTensor]):

@@ -14,17 +14,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from experiments.benchmarks.exported_runtimes import runtimes
-
-RESIDENT, PEAK = "VmRSS", "VmHWM"
-
-
-def status(field: str) -> int | None:
-    """A memory of this process in bytes; None where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+from experiments.benchmarks.process_memory import PEAK, RESIDENT, status
 
 
 def forget_peak() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Request:
     strict: bool
     dtype: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    @cached_property
+    def described(self) -> dict[str, Any]:
         """All that decides over the result, as JSON: the files by their sizes and times."""
         files = [path for path in self.source.iterdir() if path.suffix in (".json", ".safetensors")]
         stats = {path.name: path.stat() for path in sorted(files)}
@@ -42,7 +44,7 @@ class Request:
             "dtype": self.dtype,
         }
 
-
-def hash_of(described: dict[str, Any]) -> str:
-    """The hash of a request as JSON, which each file of its result holds."""
-    return Digest(described).hex()
+    @property
+    def hash(self) -> str:
+        """The hash of `described`, which each file of the result holds."""
+        return Digest(self.described).hex()

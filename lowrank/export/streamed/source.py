@@ -16,12 +16,11 @@ from lowrank.files.fields import Fields, parse, shown
 from lowrank.model.contents import names_of, split_extra
 from lowrank.numerics.checks import check_one_of
 from lowrank.numerics.storage import dtype_name
+from lowrank.reading.read import DERIVED
 from lowrank.reading.shards import checkpoint_tensors
 from lowrank.reading.stored import StoredTensor
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-# A tensor that old files have, and models derive.
-DERIVED = ".rotary_emb.inv_freq"
 # Floating-point tensors are read from any of these, and converted.
 REALS = tuple(DTYPES.values())
 

@@ -29,7 +29,7 @@ def prepare(request: Request) -> None:
     target, source = request.target, request.source
     if target.resolve() == source.resolve():
         raise ValueError(f"{target} is the source itself: name another folder")
-    described = request.to_json()
+    described = request.described
     if (target / REQUEST).is_file():
         _check_same(target, described)
         clean(target)  # What a killed process left.

@@ -17,7 +17,7 @@ from lowrank.compression.compress import as_allocation, as_select, check, fit_fo
 from lowrank.compression.walk import Walk
 from lowrank.export.skeleton import Layer
 from lowrank.export.streamed.parts import CheckpointPart, parts_of
-from lowrank.export.streamed.request import Request, hash_of
+from lowrank.export.streamed.request import Request
 from lowrank.export.streamed.source import CheckpointSource
 from lowrank.factorizations import Factorization, adapters
 from lowrank.files.tensor_files import TensorFile, write
@@ -42,7 +42,7 @@ class CheckpointWork:
     """
 
     def __init__(self, request: Request) -> None:
-        self.request, self.hash = request, hash_of(request.to_json())
+        self.request, self.hash = request, request.hash
         self.source = CheckpointSource(request.source, request.dtype)
         allocation, select = as_allocation(request.method), as_select(request.where)
         model, sites, self.skipped, _ = selected(self.source.model, select)
