@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
-from lowrank.tasks import cache, hub
+from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
 from lowrank.tasks.image_sources import Part, check_part
-from lowrank.tasks.splits import check_text, data_name
+from lowrank.tasks.splits import check_texts_of, data_name
 from lowrank.tasks.waves import padded
 
 
@@ -65,11 +65,7 @@ class HubClips:
     label: str = "label"
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "train", "test", "audio", "label"):
-            check_text(name, getattr(self, name))
-        for name in ("config", "revision"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
+        check_texts_of(self, ("dataset", "train", "test", "audio", "label"), ("config", "revision"))
         for name in ("sampling_rate", "samples"):
             check_integer(name, getattr(self, name), least=1)
         if self.train == self.test:
@@ -84,39 +80,19 @@ class HubClips:
     def read(self, part: Part) -> Clips:
         """The train or the test clips, which share none."""
         check_part(part)
-        config = asdict(self) | {"split": self.train if part == "train" else self.test}
-        del config["train"], config["test"]
-        config["fingerprint"] = hub.fingerprint(self.dataset)
-        content = cache.tensors("clips", config, lambda: self._decode(config["split"]))
+        split = self.train if part == "train" else self.test
+        content = kept("clips", self, split, ("train", "test"), self._decode)
         return Clips(content["waves"], content["labels"], int(content["classes"]) or None)
 
     def _decode(self, split: str) -> dict[str, Tensor]:
-        from datasets import Audio, ClassLabel
+        from datasets import Audio
 
-        data = hub.load_split(self.dataset, split, self.config, self.revision)
-        if len(data) == 0:
-            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
-        for column in (self.audio, self.label):
-            if column not in data.column_names:
-                raise ValueError(
-                    f"dataset {self.dataset!r} has no column {column!r}; it has {data.column_names}"
-                )
-        labels = data.select_columns([self.label])[:][self.label]
-        if not all(isinstance(number, int) and number >= 0 for number in labels):
-            raise ValueError(
-                f"column {self.label!r} of dataset {self.dataset!r} must hold class numbers from "
-                f"0, and holds {sorted(set(labels), key=repr)[:5]}"
-            )
-        feature = data.features[self.label]
-        names = feature.names if isinstance(feature, ClassLabel) else ()
+        data = rows_of(self, split, self.audio, self.label)
+        labelled = class_numbers(self, data, self.label)
         # Decoding in `datasets` needs torchcodec, which brings FFmpeg.
         sounds = data.cast_column(self.audio, Audio(decode=False))[self.audio]
         waves = [self._wave(sound, row) for row, sound in enumerate(sounds)]
-        return {
-            "waves": torch.stack(waves),
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "classes": torch.tensor(len(names or ())),
-        }
+        return {"waves": torch.stack(waves), **labelled}
 
     def _wave(self, sound: Any, row: int) -> Tensor:
         """One clip, float32 (samples,)."""

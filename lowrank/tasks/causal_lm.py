@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
@@ -16,7 +15,8 @@ from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_di
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.continuations import beginnings
 from lowrank.tasks.groupings import Grouping, token_groupings
-from lowrank.tasks.pretrained import Pretrained, check_causal
+from lowrank.tasks.pretrained import check_causal
+from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.splits import (
     Division,
     TestDivision,
@@ -28,7 +28,7 @@ from lowrank.tasks.splits import (
     divided_test,
     named,
 )
-from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
+from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 from lowrank.tasks.token_sequences import (
     Packing,
@@ -36,6 +36,7 @@ from lowrank.tasks.token_sequences import (
     TokenSplit,
     check_validation,
     sequence_outcomes,
+    token_loss,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CausalLM(Task):
+class CausalLM(PretrainedTask):
     """A causal language model that predicts the next token of a text.
 
     Inputs are token ids (batch, sequence_length), outputs logits (batch, sequence_length,
@@ -120,14 +121,6 @@ class CausalLM(Task):
         _ = self._pretrained  # Made here to check its options.
         need("a language model's measures", "torchmetrics")
 
-    @property
-    def draws_model(self) -> bool:
-        return False
-
-    def check(self) -> None:
-        super().check()
-        self._pretrained.check_weights()
-
     def network(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
@@ -157,9 +150,7 @@ class CausalLM(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean negative log-likelihood of the counted predictions, in nats per token."""
-        return F.cross_entropy(
-            outputs.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
-        )
+        return token_loss(outputs, targets)
 
     def predictions(self, batch: Batch) -> Tensor:
         return (batch.targets != IGNORED).sum(dim=1)
@@ -225,9 +216,7 @@ class CausalLM(Task):
         end of the text that do not fill an input.
         """
         return {
-            "pretrained": self.pretrained,
-            "dtype": self.dtype,
-            "trust_remote_code": self.trust_remote_code,
+            **super().protocol(),
             **asdict(self.packing),
             "stride": self.packing.step,
             "test_inputs": len(self.split("test")),
@@ -243,10 +232,6 @@ class CausalLM(Task):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own tokenizer."""
         return self._pretrained.tokenizer
-
-    @cached_property
-    def _pretrained(self) -> Pretrained:
-        return Pretrained(self.pretrained, self.dtype, self.revision, self.trust_remote_code)
 
     @cached_property
     def _test_tokens(self) -> Tokens:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
-from lowrank.model.forward import call
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.tasks.agreement import agreement_metrics
-from lowrank.tasks.builders import built, import_builder
+from lowrank.tasks.builders import import_builder
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.mask_sources import HubMasks, MaskedImages
+from lowrank.tasks.own_network import OwnNetwork
 from lowrank.tasks.segmentation_scores import pixel_confusion, segmentation_scores
-from lowrank.tasks.splits import check_division, check_seed, check_text, named
+from lowrank.tasks.splits import check_division, check_text, named, permutation
 from lowrank.tasks.task import BatchSizes, Split, SplitName, check_split, loss_metric
 from lowrank.tasks.weights import Weights
 
@@ -77,7 +77,7 @@ class PixelSplit(Split):
 
 
 @dataclass(frozen=True)
-class ImageSegmentation(ClassScores):
+class ImageSegmentation(OwnNetwork, ClassScores):
     """A network that gives each pixel of an image a class.
 
     Splits are those of the source; `calibration` is a part of `train`. The loss, and the agreement
@@ -106,6 +106,7 @@ class ImageSegmentation(ClassScores):
             network that does not fit the images or its weights.
     """
 
+    units = "images"
     batch_sizes = BatchSizes(quality=4, latency=(1,))
 
     name: str | None  # never None after __post_init__
@@ -128,61 +129,24 @@ class ImageSegmentation(ClassScores):
         if not isinstance(self.source, HubMasks):
             raise ValueError(f"source={self.source!r} must be HubMasks")
         object.__setattr__(self, "name", named(self.name, self.source.name))
-        for name in ("architecture", "inputs", "builder"):
-            check_text(name, getattr(self, name))
-        for name in ("arguments", "input_arguments"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a mapping")
+        self._check_network()
+        check_text("inputs", self.inputs)
+        if not isinstance(self.input_arguments, Mapping):
+            raise ValueError(f"input_arguments={self.input_arguments!r} must be a mapping")
         check_integer("classes", self.classes, least=2)
         if self.ignored is not None:
             check_integer("ignored", self.ignored, least=0)
         check_flag("everywhere", self.everywhere)
-        if self.weights is not None and not isinstance(self.weights, Weights):
-            raise ValueError(
-                f"weights={self.weights!r} must be None or Weights, such as Published(repository)"
-            )
         check_division(None, self.calibration_size, self.calibration_seed)
-        check_seed("seed", self.seed)
         need("measures of a segmentation", "torchmetrics")
-
-    @property
-    def draws_model(self) -> bool:
-        return self.weights is None or self.weights.draws
-
-    def check(self) -> None:
-        super().check()
-        batch = next(self.split("test").batches(1))
-        with torch.no_grad():
-            outputs = call(self.network().to(self.device).eval(), batch.inputs)
-        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        expected = (1, self.classes, *batch.targets.shape[1:])
-        if given != expected:
-            raise ValueError(
-                f"the network of {self.builder} gives {given} for one image, not logits of shape "
-                f"{expected}, a class for each pixel"
-            )
-        if self.weights is not None:
-            self.weights.check()
-
-    def network(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return built(self.builder, self.arguments, str(self.name))
-
-    def model(self) -> nn.Module:
-        model = self.network()
-        if self.weights is not None:
-            self.weights.fill(model, self, self.builder, self.arguments)
-        return model.to(self.device).eval()
 
     def split(self, name: SplitName) -> PixelSplit:
         check_split(name)
         if name in ("test", "validation"):
             images = self._test if name == "test" else self._validation
             return self._rows(images, torch.arange(len(images.masks)))
-        images = self._train
-        rows = torch.arange(len(images.masks))
-        return self._rows(images, rows if name == "train" else self._calibration(rows))
+        rows = torch.arange(len(self._train.masks))
+        return self._rows(self._train, rows if name == "train" else self._calibration(rows))
 
     def predictions(self, batch: Batch) -> Tensor:
         return (batch.targets != IGNORED).flatten(1).sum(dim=1)
@@ -208,6 +172,18 @@ class ImageSegmentation(ClassScores):
         names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
         return {f"{name}_images": len(self.split(name)) for name in names}
 
+    def _check_outputs(self, model: nn.Module) -> None:
+        batch = next(self.split("test").batches(1))
+        given, expected = (
+            self._given(model, batch.only),
+            (1, self.classes, *batch.targets.shape[1:]),
+        )
+        if given != expected:
+            raise ValueError(
+                f"the network of {self.builder} gives {given} for one image, not logits of shape "
+                f"{expected}, a class for each pixel"
+            )
+
     def _counts(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
         labels = targets.masked_fill(targets == IGNORED, self.ignored or 0)
         pairs = zip(outputs.argmax(dim=1), labels, strict=True)
@@ -226,8 +202,7 @@ class ImageSegmentation(ClassScores):
                 f"calibration_size={size} is more than the {len(rows)} images of `train`: lower it"
             )
         if self.calibration_seed is not None:
-            generator = torch.Generator().manual_seed(self.calibration_seed)
-            rows = rows[torch.randperm(len(rows), generator=generator)]
+            rows = permutation(len(rows), self.calibration_seed)
         return rows[:size]
 
     def _rows(self, images: MaskedImages, rows: Tensor) -> PixelSplit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
-from lowrank.tasks import cache, hub
-from lowrank.tasks.splits import check_text, data_name
+from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
+from lowrank.tasks.splits import check_texts_of, data_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,11 +157,8 @@ class HubImages(ImageSource):
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "train", "test"):
-            check_text(name, getattr(self, name))
-        for name in ("config", "revision", "image", "label"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
+        optional = ("config", "revision", "image", "label")
+        check_texts_of(self, ("dataset", "train", "test"), optional)
         if self.train == self.test:
             raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
         if self.channels is not None and (
@@ -178,40 +175,24 @@ class HubImages(ImageSource):
 
     def read(self, part: Part) -> Images:
         check_part(part)
-        config = asdict(self) | {"split": self.train if part == "train" else self.test}
-        del config["train"], config["test"]
-        config["size"] = None if self.size is None else list(self.size)
-        config["fingerprint"] = hub.fingerprint(self.dataset)
-        content = cache.tensors("images", config, lambda: self._decode(config["split"]))
+        split = self.train if part == "train" else self.test
+        content = kept("images", self, split, ("train", "test"), self._decode)
         classes = int(content["classes"])
         return Images(content["pixels"], content["labels"], classes=classes or None)
 
     def _decode(self, split: str) -> dict[str, Tensor]:
-        data = hub.load_split(self.dataset, split, self.config, self.revision)
-        if len(data) == 0:
-            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
-        image, label, classes = self._columns(data)
-        labels = data.select_columns([label])[:][label]
-        if not all(isinstance(number, int) and number >= 0 for number in labels):
-            raise ValueError(
-                f"column {label!r} of dataset {self.dataset!r} must hold class numbers from 0, "
-                f"and holds {sorted(set(labels), key=repr)[:5]}"
-            )
-        return {
-            "pixels": self._pixels(data, image),
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "classes": torch.tensor(classes),
-        }
+        data = rows_of(self, split)
+        image, label = self._columns(data)
+        labelled = class_numbers(self, data, label)
+        return {"pixels": self._pixels(data, image), **labelled}
 
-    def _columns(self, data: Dataset) -> tuple[str, str, int]:
-        """The columns of images and labels, and the number of classes (0: unknown)."""
+    def _columns(self, data: Dataset) -> tuple[str, str]:
+        """The columns of images and labels."""
         from datasets import ClassLabel
         from datasets import Image as ImageFeature
 
         image = self._column(data, "image", self.image, ImageFeature)
-        label = self._column(data, "label", self.label, ClassLabel)
-        feature = data.features[label]
-        return image, label, len(feature.names or ()) if isinstance(feature, ClassLabel) else 0
+        return image, self._column(data, "label", self.label, ClassLabel)
 
     def _column(self, data: Dataset, role: str, given: str | None, kind: type) -> str:
         if given is None:

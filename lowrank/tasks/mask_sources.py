@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lowrank.files.extras import need
-from lowrank.tasks import cache, hub
-from lowrank.tasks.splits import check_text, data_name
+from lowrank.tasks.hub_rows import kept, rows_of
+from lowrank.tasks.splits import check_texts_of, data_name
 
 Part = Literal["train", "validation", "test"]
+SPLITS = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,8 @@ class HubMasks:
     mask: str = "annotation"
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "train", "validation", "test", "image", "mask"):
-            check_text(name, getattr(self, name))
-        for name in ("config", "revision"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
+        named = ("dataset", *SPLITS, "image", "mask")
+        check_texts_of(self, named, ("config", "revision"))
         if len({self.train, self.validation, self.test}) < 3:
             raise ValueError(
                 f"train={self.train!r}, validation={self.validation!r} and test={self.test!r} must "
@@ -77,22 +75,11 @@ class HubMasks:
 
     def read(self, part: Part) -> MaskedImages:
         """The images of one part."""
-        config = asdict(self) | {"split": getattr(self, part)}
-        for name in ("train", "validation", "test"):
-            del config[name]
-        config["fingerprint"] = hub.fingerprint(self.dataset)
-        content = cache.tensors("masks", config, lambda: self._decode(config["split"]))
+        content = kept("masks", self, getattr(self, part), SPLITS, self._decode)
         return MaskedImages(content["pixels"], content["masks"])
 
     def _decode(self, split: str) -> dict[str, Tensor]:
-        data = hub.load_split(self.dataset, split, self.config, self.revision)
-        if len(data) == 0:
-            raise ValueError(f"split {split!r} of dataset {self.dataset!r} is empty")
-        for column in (self.image, self.mask):
-            if column not in data.column_names:
-                raise ValueError(
-                    f"dataset {self.dataset!r} has no column {column!r}; it has {data.column_names}"
-                )
+        data = rows_of(self, split, self.image, self.mask)
         pixels, masks = [], []
         for number, row in enumerate(data):
             image, mask = self._pair(row, f"row {number} of dataset {self.dataset!r}")

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
-from lowrank.model.forward import call
 from lowrank.tasks.agreement import agreement_metrics
-from lowrank.tasks.builders import built
 from lowrank.tasks.class_metrics import class_collection, class_metrics
 from lowrank.tasks.class_scores import ClassScores
+from lowrank.tasks.own_network import OwnNetwork
 from lowrank.tasks.splits import (
     Division,
     TestDivision,
     ValidationFrom,
     check_division,
-    check_seed,
-    check_text,
     divided,
     divided_test,
 )
 from lowrank.tasks.task import Split, SplitName, check_split, loss_metric
-from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -43,7 +38,7 @@ class Labelled(Protocol):
     def classes(self) -> int | None: ...
 
 
-class OwnClassifier(ClassScores):
+class OwnClassifier(OwnNetwork, ClassScores):
     """A classifier of examples that lie in memory; each final class is a frozen dataclass.
 
     Splits: `test` is the data's own. Of the train data, `validation_size` examples are `validation`
@@ -52,19 +47,11 @@ class OwnClassifier(ClassScores):
     ``validation_from="test"`` they are a part of the test data, which `test` then leaves out.
 
     Attributes:
-        units: the word for its examples.
-        builder: ``package.module:function`` (or a class) that makes the network, given `arguments`.
-        weights: the source of the network's weights; None keeps those of the builder.
         validation_size: a tenth of the examples that it is taken from, at most 1000, if None.
         calibration_size: 512, or all of `train` if it has fewer, if None.
         calibration_seed: draws `calibration` from `train`; by default the first examples are taken.
     """
 
-    units: ClassVar[str]
-
-    builder: str
-    arguments: Mapping[str, Any]
-    weights: Weights | None
     validation_size: int | None
     validation_from: ValidationFrom
     calibration_size: int | None
@@ -81,14 +68,7 @@ class OwnClassifier(ClassScores):
 
     def _check_options(self) -> None:
         """Raise ValueError for options of the wrong kind."""
-        check_text("architecture", self.architecture)
-        check_text("builder", self.builder)
-        if not isinstance(self.arguments, Mapping):
-            raise ValueError(f"arguments={self.arguments!r} must be a mapping of names to values")
-        if self.weights is not None and not isinstance(self.weights, Weights):
-            raise ValueError(
-                f"weights={self.weights!r} must be None or Weights, such as Published(repository)"
-            )
+        self._check_network()
         check_division(
             self.validation_size,
             self.calibration_size,
@@ -97,30 +77,6 @@ class OwnClassifier(ClassScores):
             self.validation_from,
         )
         need("a classifier's measures", "torchmetrics")
-        check_seed("seed", self.seed)
-
-    @property
-    def draws_model(self) -> bool:
-        return self.weights is None or self.weights.draws
-
-    def check(self) -> None:
-        super().check()
-        self._check_outputs(self.network())
-        if self.weights is not None:
-            self.weights.check()
-
-    def network(self) -> nn.Module:
-        # The caller's random state is restored.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return built(self.builder, self.arguments, self.name)
-
-    def model(self) -> nn.Module:
-        model = self.network()
-        self._check_outputs(model)
-        if self.weights is not None:
-            self.weights.fill(model, self, self.builder, self.arguments)
-        return model.to(self.device).eval()
 
     def split(self, name: SplitName) -> Split:
         check_split(name)
@@ -186,16 +142,7 @@ class OwnClassifier(ClassScores):
         )
 
     def _check_outputs(self, model: nn.Module) -> None:
-        inputs = next(self.split("test").batches(1)).only.cpu()
-        try:
-            with torch.no_grad():
-                outputs = call(model.eval(), (inputs,))
-        except ValueError as error:
-            raise ValueError(
-                f"the network of {self.builder}, of task {self.name!r}, does not take "
-                f"{self.units} of shape {tuple(inputs.shape)}: {error}"
-            ) from error
-        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        given = self._given(model, next(self.split("test").batches(1)).only)
         if given != (1, self.classes):
             raise ValueError(
                 f"the network of {self.builder} gives {given} for one example, not logits of shape "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -45,6 +46,15 @@ def check_text(name: str, value: object) -> None:
     """Raise ValueError unless `value` is a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name}={value!r} must be a text that is not empty")
+
+
+def check_texts_of(owner: object, needed: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Raise ValueError unless fields are texts that are not empty, or, optional ones, None."""
+    for name in needed:
+        check_text(name, getattr(owner, name))
+    for name in optional:
+        if getattr(owner, name) is not None:
+            check_text(name, getattr(owner, name))
 
 
 def check_seed(name: str, seed: object) -> None:
@@ -124,7 +134,7 @@ def divided_test(
             f"validation_size={taken} with validation_from=test leaves none of the {found} {of} to "
             f"report: it is at most {found - 1}"
         )
-    order = _permutation(found, seed)
+    order = permutation(found, seed)
     return TestDivision(order[taken:].sort().values, order[:taken].sort().values)
 
 
@@ -152,15 +162,16 @@ def divided(
     """
     validating, calibrating = _sizes(found, *sizes, most=most, of=of)
     learnt = found - validating
-    order = torch.arange(found) if split_seed is None else _permutation(found, split_seed)
+    order = torch.arange(found) if split_seed is None else permutation(found, split_seed)
     if calibration_seed is None:
         calibration = order[:calibrating]
     else:
-        calibration = order[_permutation(learnt, calibration_seed)[:calibrating]]
+        calibration = order[permutation(learnt, calibration_seed)[:calibrating]]
     return Division(order[:learnt], calibration, order[learnt:])
 
 
-def _permutation(count: int, seed: int) -> Tensor:
+def permutation(count: int, seed: int) -> Tensor:
+    """The numbers below `count` in an order that a seed draws, int64."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 

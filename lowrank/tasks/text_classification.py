@@ -19,7 +19,7 @@ from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import agreement_metrics, class_agreement
 from lowrank.tasks.class_metrics import class_collection, class_metrics, class_outcomes
-from lowrank.tasks.pretrained import Pretrained
+from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.sentences import (
     PADDING,
     SentenceClassifier,
@@ -29,7 +29,7 @@ from lowrank.tasks.sentences import (
     fit_head,
 )
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
+from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ COSINE = Metric(
 
 
 @dataclass(frozen=True)
-class TextClassification(Task):
+class TextClassification(PretrainedTask):
     """A pretrained encoder with a linear head that classifies sentences.
 
     The embedding of a sentence is the mean of the encoder's states over its tokens. The encoder is
@@ -125,14 +125,9 @@ class TextClassification(Task):
         _ = self._pretrained  # Made here to check its options.
         need("a classifier of sentences", "torchmetrics", "sklearn", "filelock")
 
-    @property
-    def draws_model(self) -> bool:
-        return False
-
     def check(self) -> None:
         super().check()
         self._check_classes(self.split("train"))
-        self._pretrained.check_weights()
         cache.check("heads")
 
     def network(self) -> nn.Module:
@@ -219,18 +214,12 @@ class TextClassification(Task):
     def protocol(self) -> dict[str, Any]:
         """The numbers of sentences; "longest" is in tokens, after the cut at `max_length`."""
         return {
-            "pretrained": self.pretrained,
-            "dtype": self.dtype,
-            "trust_remote_code": self.trust_remote_code,
+            **super().protocol(),
             "test_sentences": len(self._test_sentences),
             "train_sentences": len(self.split("train")),
             "calibration_sentences": len(self._division.calibration),
             "longest": self._test_sentences.ids.shape[1],
         }
-
-    @cached_property
-    def _pretrained(self) -> Pretrained:
-        return Pretrained(self.pretrained, self.dtype, self.revision, self.trust_remote_code)
 
     @cached_property
     def _test_sentences(self) -> SentenceSplit:

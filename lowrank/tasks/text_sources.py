@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrank.files.extras import need
 from lowrank.tasks import hub
-from lowrank.tasks.splits import check_text, data_name
+from lowrank.tasks.splits import check_texts_of, data_name
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class HubText:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "split", "column"):
-            check_text(name, getattr(self, name))
-        for name in ("config", "revision"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
+        check_texts_of(self, ("dataset", "split", "column"), ("config", "revision"))
         need("text of the hub", "datasets")
 
     @property

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
@@ -19,12 +18,13 @@ from lowrank.model.forward import Example
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
 from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
-from lowrank.tasks.pretrained import Pretrained
+from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import BatchSizes, SplitName, Task, check_split, loss_metric
+from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
 from lowrank.tasks.text_pairs import PairTargets, TextPairs, read_pairs
 from lowrank.tasks.text_scores import TextScores, TranslationScores
 from lowrank.tasks.text_sources import HubText, check_texts
+from lowrank.tasks.token_sequences import token_loss, token_losses
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -40,7 +40,7 @@ class WrittenTexts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TextToText(Task):
+class TextToText(PretrainedTask):
     """An encoder and decoder of transformers that writes a text for a text: a translation, a
     summary.
 
@@ -132,14 +132,6 @@ class TextToText(Task):
         _ = self._pretrained  # Made here to check its options.
         need("measures of written texts", "torchmetrics")
 
-    @property
-    def draws_model(self) -> bool:
-        return False
-
-    def check(self) -> None:
-        super().check()
-        self._pretrained.check_weights()
-
     def network(self) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
@@ -179,9 +171,7 @@ class TextToText(Task):
 
     def loss(self, outputs: WrittenTexts, targets: PairTargets) -> Tensor:
         """The mean negative log-likelihood of the tokens of the targets, in nats per token."""
-        return F.cross_entropy(
-            outputs.logits.flatten(0, 1).float(), targets.ids.flatten(), ignore_index=IGNORED
-        )
+        return token_loss(outputs.logits, targets.ids)
 
     def predictions(self, batch: Batch) -> Tensor:
         return (batch.targets.ids != IGNORED).sum(dim=1)
@@ -189,13 +179,7 @@ class TextToText(Task):
     def outcomes(self, outputs: WrittenTexts, batch: Batch) -> dict[str, Tensor]:
         """ "loss", the mean over the tokens of each target."""
         ids = batch.targets.ids
-        each = F.cross_entropy(
-            outputs.logits.flatten(0, 1).float(),
-            ids.flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-        )
-        return {"loss": mean_of_counted(each.view_as(ids), ids != IGNORED)}
+        return {"loss": mean_of_counted(token_losses(outputs.logits, ids), ids != IGNORED)}
 
     def agreement(
         self, outputs: WrittenTexts, dense: WrittenTexts, batch: Batch
@@ -238,9 +222,7 @@ class TextToText(Task):
         """The numbers of pairs; "longest" is in tokens of a source, after the cut at
         `max_length`."""
         return {
-            "pretrained": self.pretrained,
-            "dtype": self.dtype,
-            "trust_remote_code": self.trust_remote_code,
+            **super().protocol(),
             "beams": self.beams,
             "test_pairs": len(self._test_pairs),
             "validation_pairs": len(self.split("validation")),
@@ -251,10 +233,6 @@ class TextToText(Task):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._pretrained.tokenizer
-
-    @cached_property
-    def _pretrained(self) -> Pretrained:
-        return Pretrained(self.pretrained, self.dtype, self.revision, self.trust_remote_code)
 
     @cached_property
     def _test_pairs(self) -> TextPairs:

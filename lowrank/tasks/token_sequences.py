@@ -195,6 +195,23 @@ class Packing:
         )
 
 
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean negative log-likelihood of the counted targets (batch, length), in nats per token.
+
+    Args:
+        logits: (batch, length, vocabulary).
+    """
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Those of single targets, (batch, length); 0 where one does not count."""
+    each = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return each.view_as(targets)
+
+
 def sequence_outcomes(
     logits: Tensor,
     batch: Batch,
@@ -214,10 +231,7 @@ def sequence_outcomes(
     """
     targets = batch.targets
     counted = targets != IGNORED
-    each = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    each = each.view_as(counted)
+    each = token_losses(logits, targets)
     nats = mean_of_counted(each, counted)
     right = mean_of_counted(logits.argmax(dim=2) == targets, counted)
     found = {"loss": nats, "perplexity": nats, "token_accuracy": right}
