@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric as Meaning
 from lowrank.tasks.class_metrics import IGNORED
+from lowrank.tasks.token_sequences import token_losses
 
 need("a language model's measures", "torchmetrics")
 from torchmetrics import Metric  # noqa: E402  Not before its absence is said.
@@ -84,11 +84,9 @@ class Likelihood(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        logits, wanted = outputs.flatten(0, 1), targets.flatten()
-        nats = F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="none")
-        self.nats += nats.double().sum()
-        self.correct += (logits.argmax(dim=1) == wanted).sum()
-        self.count += (wanted != IGNORED).sum()
+        self.nats += token_losses(outputs, targets).double().sum()
+        self.correct += (outputs.argmax(dim=2) == targets).sum()
+        self.count += (targets != IGNORED).sum()
 
     def compute(self) -> dict[str, Tensor]:
         nats = self.nats / self.count
