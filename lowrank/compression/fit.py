@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lowrank.compression.report import NEAREST
+from lowrank.compression.layer_report import NEAREST
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import Unfit
 from lowrank.model.sites import Site, naming

@@ -10,7 +10,8 @@ from torch import nn
 from lowrank.allocation import Plan, Problem
 from lowrank.calibration import Job
 from lowrank.compression.fit import Fit
-from lowrank.compression.report import Compressed, LayerReport, count_once, report
+from lowrank.compression.layer_report import LayerReport, report
+from lowrank.compression.report import Compressed, count_once
 from lowrank.decomposers import Decomposer
 from lowrank.decomposers.decomposer import Unfit
 from lowrank.factorizations import Factorization, adapters

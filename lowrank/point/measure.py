@@ -32,7 +32,8 @@ from lowrank.point.tally import declared, on_record
 from lowrank.tasks.continuations import continued
 
 if TYPE_CHECKING:
-    from lowrank.compression.report import Compressed, LayerReport
+    from lowrank.compression.layer_report import LayerReport
+    from lowrank.compression.report import Compressed
     from lowrank.tasks.task import Task
 
 

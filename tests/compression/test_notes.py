@@ -10,7 +10,8 @@ from torch import nn
 from lowrank.approximation.low_rank import nearest
 from lowrank.calibration import CalibratedNorms, Calibration
 from lowrank.compression.compress import compress
-from lowrank.decomposers import Chain, Decomposer, Quantization, TruncatedSVD
+from lowrank.compression.layer_report import NO_DROPOUT
+from lowrank.decomposers import Chain, Decomposer, LoRA, Quantization, TruncatedSVD
 from lowrank.factorizations import Dense, Factorization
 from lowrank.model.select import Select
 from lowrank.norms import Full, Norm
@@ -109,3 +110,21 @@ def test_the_route_to_singular_vectors_is_said_beside_how_many_the_norm_sees():
     route = leading(norm.whiten(weight), 12).notes
     sees = "the norm sees 10 directions of the weight, the rest are of the plain norm"
     assert nearest(weight, 12, norm).notes == (*route, sees)
+
+
+class Everywhere(nn.Module):
+    """Weights that are looked up, read by the module around them, and multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(9, 6)
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+        self.last = nn.Linear(6, 6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_dropout_without_inputs_is_named(dropout):
+    compressed = compress(Everywhere(), LoRA(2, 4, dropout=dropout))
+    named = {layer.name for layer in compressed.layers if NO_DROPOUT in layer.notes}
+    read = {"rows", "memory.ih_l0", "memory.hh_l0"}
+    assert named == (read if dropout else set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank.compression.report import LayerReport
+from lowrank.compression.layer_report import LayerReport
 from lowrank.export.architecture import architecture_of
 from lowrank.export.checkpoint import FORMAT
 from lowrank.export.skeleton import Layer, Skeleton

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowrank.compression.report import LayerReport, Reported
+from lowrank.compression.layer_report import LayerReport
+from lowrank.compression.report import Reported
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,8 @@ class MultiplyTransposed(Operation):
 @dataclass(frozen=True)
 class Lookup(Operation):
     """y = W[x] for integer x: what `nn.Embedding` does; W has shape (num_embeddings, dim)."""
+
+    takes_indices: ClassVar[bool] = True
 
     padding_idx: int | None = None
 

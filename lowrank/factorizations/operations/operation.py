@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -13,7 +13,13 @@ T = TypeVar("T")
 
 
 class Operation(ABC):
-    """A way to apply a matrix of shape (out, in) to data."""
+    """A way to apply a matrix of shape (out, in) to data.
+
+    Attributes:
+        takes_indices: whether the data are numbers of rows in place of vectors.
+    """
+
+    takes_indices: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -30,6 +30,8 @@ from lowrank.tasks.training.state import TrainingState, moving
 # Called with (epochs done, epochs in all, mean loss) after each epoch.
 Progress = Callable[[int, int, float], None]
 ADVICE = "lower the learning rate, or check the model before recovery"
+# How torch begins its refusal of a BatchNorm in training with one value for each channel.
+NORMALISES_ONE = "Expected more than 1 value per channel"
 # The loss of a model on a batch.
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -147,7 +149,8 @@ class Loop:
         values = []
         for share, part in self._parts(batch):
             with autocast(self.options.autocast, self.device):
-                value = self.loss(self.model, part)
+                with naming_single(part):
+                    value = self.loss(self.model, part)
             value = value if share == 1 else share * value
             state.scaler.scale(value).backward()
             values.append(value.detach())
@@ -199,6 +202,20 @@ class Loop:
             "step_s": statistics.median(self.seconds) if self.seconds else None,
         }
         return found if stopping is None else found | {"epochs": len(losses)} | stopping.found()
+
+
+@contextmanager
+def naming_single(batch: Batch) -> Iterator[None]:
+    """Say what to do where a batch of one example gives a BatchNorm nothing to normalise by."""
+    try:
+        yield
+    except ValueError as error:
+        if len(batch) > 1 or NORMALISES_ONE not in str(error):
+            raise
+        raise ValueError(
+            "a batch of the training has a single example, which a BatchNorm cannot normalise "
+            f"({error}): take another batch_size, whose last batch of an epoch has more"
+        ) from error
 
 
 @contextmanager

@@ -47,3 +47,11 @@ def test_a_metric_that_is_never_defined_does_not_undo_a_training(monkeypatch):
     )
     with pytest.raises(ValueError, match="is NaN or infinite before training and after each of 2"):
         FineTune(5, 1e-3, batch_size=256, patience=2).recover(task.model(), task)
+
+
+def test_a_last_batch_of_one_that_a_batchnorm_cannot_take_is_named():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    size = len(TASK.split("train")) - 1
+    with pytest.raises(ValueError, match="a single example, which a BatchNorm .* batch_size"):
+        Training(1, 1e-3, batch_size=size).train(model, TASK)
+    Training(1, 1e-3, batch_size=size - 1).train(model, TASK)
