@@ -53,7 +53,7 @@ class Work:
         """The factorization as one matrix; the cached one if a leaf keeps it."""
         leaf = self.leaf
         with torch.inference_mode(False), torch.no_grad():
-            return (leaf.materialize() if leaf else self.factorization.to_dense()).detach()
+            return (leaf.derived() if leaf else self.factorization.to_dense()).detach()
 
     def extra_bytes(self, *tensors: Tensor) -> int:
         """Bytes of those tensors whose memory is not that of the stored factorization."""

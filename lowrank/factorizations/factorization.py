@@ -11,13 +11,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from lowrank.factorizations.autocasting import without_autocast
 from lowrank.factorizations.checks import check_floating
 from lowrank.factorizations.configs import dtype_in, shape_in
+from lowrank.factorizations.keeping import Keeping
 from lowrank.factorizations.operations import Multiply, Operation
-from lowrank.factorizations.tracing import is_recorded
 from lowrank.factorizations.tunable import Tunable
-from lowrank.factorizations.watched import Watched
 from lowrank.files.fields import FieldError, Fields, shown
 from lowrank.numerics.storage import dtype_name, stored_bytes
 
@@ -159,18 +157,12 @@ def adapters(form: Factorization) -> list[Factorization]:
     return [part for part in form.modules() if isinstance(part, Factorization) and part.adapts]
 
 
-class Leaf(Factorization):
+class Leaf(Keeping, Factorization):
     """A factorization that is applied as one dense matrix.
 
-    Where nothing is to be trained, the matrix is made once and kept until a tensor changes, so that
-    a sparse or quantized layer runs as a dense one does. Changes are seen by the tensors' addresses
-    and version counters; a change through `.data`, which hides from both, takes effect at the next
-    `train()` or `eval()`.
+    Where nothing is to be trained, the matrix is kept, so that a sparse or quantized layer runs as
+    a dense one does; see `Keeping`.
     """
-
-    def __init__(self, shape: tuple[int, int], notes: tuple[str, ...] = ()) -> None:
-        super().__init__(shape, notes)
-        self._materialized: Materialized | None = None
 
     @property
     def density(self) -> float:
@@ -180,59 +172,10 @@ class Leaf(Factorization):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        return operation.apply(x, self.materialize(), bias)
+        return operation.apply(x, self.derived(), bias)
 
-    def materialize(self) -> Tensor:
-        """`to_dense()`, kept between calls while no tensor of this leaf changes."""
-        if is_recorded():
-            return self.to_dense()  # What is recorded must not depend on what is kept.
-        kept = self._materialized
-        if torch.is_grad_enabled() and self._is_trained(kept):
-            # Dropped, because a fused optimizer steps without touching version counters.
-            self._materialized = None
-            return self.to_dense()
-        if kept is None or not kept.is_current():
-            tensors = [*self.parameters(), *self.buffers()]
-            if any(tensor.is_inference() for tensor in tensors):
-                return self.to_dense()  # They have no version counter to watch.
-            # Not an inference tensor: it may be used in training later.
-            with torch.inference_mode(False), torch.no_grad(), without_autocast(tensors[0]):
-                kept = self._materialized = Materialized(self.to_dense(), tensors)
-        return kept.matrix
-
-    def _is_trained(self, kept: Materialized | None) -> bool:
-        tensors = [*self.parameters(), *self.buffers()] if kept is None else kept.tensors
-        return any(tensor.requires_grad for tensor in tensors)
-
-    # Replaced tensors have version counters of their own.
-
-    def train(self, mode: bool = True) -> Self:
-        self._materialized = None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._materialized = None
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._materialized = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_materialized": None}
-
-
-class Materialized(Watched):
-    """The dense matrix of a leaf, and what its tensors were when it was made.
-
-    Args:
-        matrix: the matrix.
-        tensors: the parameters and buffers that it was made from.
-    """
-
-    def __init__(self, matrix: Tensor, tensors: list[Tensor]) -> None:
-        super().__init__(tensors)
-        self.matrix = matrix
+    def derive(self) -> Tensor:
+        return self.to_dense()
 
 
 class Dense(Leaf):
@@ -257,7 +200,7 @@ class Dense(Leaf):
     def to_dense(self) -> Tensor:
         return self.weight
 
-    def materialize(self) -> Tensor:
+    def derived(self) -> Tensor:
         return self.weight
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowrank.factorizations.factorization import Factorization, Leaf
+from lowrank.factorizations.keeping import Keeping
 
 # Attributes and functions that need no numbers of the tensor.
 ASKED: frozenset[Any] = frozenset(
@@ -53,7 +54,7 @@ class LazyWeight(Tensor):
         cls, form: Factorization, finish: Callable[[Tensor], Tensor], shape: tuple[int, ...]
     ) -> Self:
         """`finish` of the matrix of `form`, of that shape."""
-        leaf = next(module for module in form.modules() if isinstance(module, Leaf)).materialize()
+        leaf = next(module for module in form.modules() if isinstance(module, Leaf)).derived()
         return cls._wrap(form, lambda: finish(matrix_of(form)), leaf, shape)
 
     @classmethod
@@ -105,7 +106,7 @@ class LazyWeight(Tensor):
 
 def matrix_of(form: Factorization) -> Tensor:
     """The matrix of `form`, that which a leaf keeps between calls if it does."""
-    return form.materialize() if isinstance(form, Leaf) else form.to_dense()
+    return form.derived() if isinstance(form, Leaf) else form.to_dense()
 
 
 def run_on_matrices(func: Any, args: Any, kwargs: Any) -> Any:
@@ -174,9 +175,9 @@ class Read:
 
 
 def forget(module: torch.nn.Module) -> None:
-    """Let a leaf make its matrix anew."""
-    if isinstance(module, Leaf):
-        module._materialized = None
+    """Let a form derive anew what it keeps."""
+    if isinstance(module, Keeping):
+        module.forget()
 
 
 def protected(value: Any, read: list[Read]) -> Any:

@@ -21,6 +21,7 @@ from lowrank.factorizations.factorization import (
     rebuild,
     with_plain_strides,
 )
+from lowrank.factorizations.keeping import Keeping
 from lowrank.factorizations.operations import Operation
 from lowrank.files.fields import Fields
 from lowrank.numerics.storage import dtype_name
@@ -98,11 +99,12 @@ class ScaledRows(_TrainedRows):
         return f"{self.term.describe()}, scaled rows"
 
 
-class NormalizedRows(_TrainedRows):
+class NormalizedRows(Keeping, _TrainedRows):
     """W = diag(lengths / ‖rows of the term‖) · term: rows of trained lengths, directed by a term.
 
-    The term may be trained too; the norms of its rows are constants in the gradient. Every call
-    multiplies it out to know them. A row of zeros stays zero. The outputs of the term, dropout
+    The term may be trained too; the norms of its rows are constants in the gradient. Every call of
+    a training multiplies it out to know them; else their factors are kept. A row of zeros stays
+    zero. The outputs of the term, dropout
     included, are multiplied by the factors of their rows, so that no digits are lost where a term
     has grown long.
 
@@ -130,9 +132,7 @@ class NormalizedRows(_TrainedRows):
     def forward(
         self, x: Tensor, operation: Operation = MULTIPLY, bias: Tensor | None = None
     ) -> Tensor:
-        # The lengths are those of the term in its own precision.
-        with without_autocast(self.lengths):
-            factors = self._factors(dense_of(self.term))
+        factors = self.derived()
         of_outputs = operation.row_factors(x, factors)
         if of_outputs is None:
             return _with_factors(self.term, factors, x, operation, bias)
@@ -146,6 +146,12 @@ class NormalizedRows(_TrainedRows):
         y = self.term(x, operation, inside)
         return operation.add_bias(y * of_outputs, bias - inside * factors).to(y.dtype)
 
+    def derive(self) -> Tensor:
+        """The factors of the rows."""
+        # The lengths are those of the term in its own precision.
+        with without_autocast(self.lengths):
+            return self._factors(dense_of(self.term))
+
     def to_dense(self) -> Tensor:
         matrix = self.term.to_dense()
         return matrix * self._factors(matrix)[:, None]
@@ -156,8 +162,7 @@ class NormalizedRows(_TrainedRows):
             return ScaledRows(self.term, self._factors(dense_of(self.term)), self.notes)
 
     def multiplied_out(self, operation: Operation) -> bool:
-        del operation
-        return True
+        return self.term.multiplied_out(operation)
 
     def describe(self) -> str:
         return f"{self.term.describe()}, rows of trained length"
@@ -212,7 +217,7 @@ def dense_of(form: Factorization) -> Tensor:
     if isinstance(form, Sum):
         first, *rest = (dense_of(term) for term in form.terms)  # type: ignore[arg-type]
         return sum(rest, first)
-    return form.materialize() if isinstance(form, Leaf) else form.to_dense()
+    return form.derived() if isinstance(form, Leaf) else form.to_dense()
 
 
 def check_rows(name: str, values: Tensor, term: Factorization) -> None:

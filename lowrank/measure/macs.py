@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from lowrank.factorizations.keeping import Keeping
 from lowrank.measure.size import leaves
 from lowrank.model.forward import Example, call, check_example, evaluating, unfused_attention
 
@@ -66,8 +67,9 @@ def layer_macs(model: nn.Module, example: Example) -> dict[str, int]:
         stack.enter_context(unfused_attention())
         # Not inference_mode: there, composite operations reach a dispatch mode in one piece.
         stack.enter_context(torch.no_grad())
-        for leaf in leaves(model):
-            leaf.materialize()  # Paid in the first pass only, so in none that is counted.
+        for part in model.modules():
+            if isinstance(part, Keeping):
+                part.derived()  # Paid in the first pass only, so in none that is counted.
         # The zeros of a leaf are known before any module around it is added up.
         _meter(stack, leaves(model), executed, skip_zeros)
         _meter(stack, model.modules(), lambda: executed() - zeros, add)

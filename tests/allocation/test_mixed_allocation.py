@@ -183,7 +183,7 @@ def test_costs_that_are_run_leave_no_dense_copies(model, data):
     problem = Problem(model, Select().split(model)[0], IdentityNorms(), None, (data[0][:1],))
     analysis = analyse(problem, [Quantization(bits=4)], dense_costs(problem, "macs"))
     forms = [option.factorization for of in analysis.options.values() for option in of[1:]]
-    assert all(form is not None and form._materialized is None for form in forms)
+    assert all(form is not None and form._derived is None for form in forms)
 
 
 def test_a_budget_of_time_is_kept_as_measured():

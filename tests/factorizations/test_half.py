@@ -32,7 +32,7 @@ def test_a_change_of_dtype_leaves_what_is_stored_as_it_is(stored):
     for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
         half.to(dtype)
         assert torch.equal(half.to_dense(), values.to(dtype))
-        assert half.materialize().dtype == half.to_dense().dtype == dtype
+        assert half.derived().dtype == half.to_dense().dtype == dtype
         assert half.config()["dtype"] == str(dtype).removeprefix("torch.")
     assert torch.equal(half.half().float().to_dense(), values.float())
 

@@ -1,11 +1,11 @@
-"""The dense matrix that a leaf keeps between calls is never out of date."""
+"""What a form keeps between calls, such as the dense matrix of a leaf, is never out of date."""
 
 import pytest
 import torch
 from torch import nn
 
 from lowrank.compression.compress import compress
-from lowrank.decomposers import MagnitudePruning, Quantization, TruncatedSVD
+from lowrank.decomposers import DoRA, LoRA, MagnitudePruning, Quantization, TruncatedSVD
 from lowrank.export import checkpoint
 
 
@@ -19,9 +19,15 @@ def outputs(layer: nn.Module) -> torch.Tensor:
         return layer(torch.eye(9))
 
 
+def adapted(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return compress(nn.Linear(9, 7), DoRA(LoRA(rank=2, alpha=4))).model
+
+
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}])
-def test_a_step_of_any_optimizer_is_seen(options):
-    layer = pruned()
+@pytest.mark.parametrize("made", [pruned, adapted])
+def test_a_step_of_any_optimizer_is_seen(made, options):
+    layer = made()
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, **options)
     before = outputs(layer)
     layer(torch.eye(9)).square().sum().backward()
@@ -52,9 +58,11 @@ def test_a_change_through_data_is_seen_at_the_next_eval():
     assert not torch.equal(outputs(layer), before)
 
 
-def test_the_matrix_is_kept_while_nothing_changes():
-    leaf = compress(nn.Linear(9, 7), Quantization(4)).model.factorization
-    assert leaf.materialize() is leaf.materialize()
+@pytest.mark.parametrize("method", [Quantization(4), DoRA(LoRA(rank=2, alpha=4))])
+def test_what_is_derived_is_kept_while_nothing_changes(method):
+    form = compress(nn.Linear(9, 7), method).model.factorization
+    with torch.no_grad():
+        assert form.derived() is form.derived()
 
 
 def test_made_in_inference_mode():

@@ -84,7 +84,7 @@ def test_a_change_of_dtype_leaves_what_is_stored_as_it_is(zeros):
         wanted = expected.to(dtype)
         assert torch.allclose(quantized.to_dense(), wanted, rtol=rounding, atol=rounding)
         assert quantized.config()["dtype"] == str(dtype).removeprefix("torch.")
-        assert quantized.materialize().dtype == dtype
+        assert quantized.derived().dtype == dtype
     assert quantized.half().to_dense().dtype == torch.float16
     after = quantized.state_dict()
     assert before.keys() == after.keys()

@@ -70,7 +70,7 @@ def test_a_change_of_dtype_leaves_what_is_stored_as_it_is(name):
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         form.to(dtype)
         assert torch.equal(form.to_dense(), before.to(dtype))
-        assert form.dtype == form.to_dense().dtype == form.materialize().dtype == dtype
+        assert form.dtype == form.to_dense().dtype == form.derived().dtype == dtype
     assert {n: t.dtype for n, t in form.state_dict().items()} == stored
     twin = copy.deepcopy(form)
     twin.codes.zero_()

@@ -165,10 +165,10 @@ def test_what_is_run_follows_every_change_of_the_tensors():
     for seed in range(30):
         _, _, sparse = random_sparse(64, 64, (1, 1), 0.5, seed)
         with torch.no_grad():
-            sparse.materialize()
+            sparse.derived()
             sparse.bfloat16()
             sparse.double()
-            assert torch.equal(sparse.materialize(), sparse.to_dense())
+            assert torch.equal(sparse.derived(), sparse.to_dense())
 
 
 def test_it_prints_readably():
