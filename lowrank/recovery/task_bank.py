@@ -43,7 +43,9 @@ class TaskBank:
 
     Attributes:
         model: the model that runs the task in use. It may be moved to another device or dtype, and
-            a task follows when it comes into use; its factorizations must stay.
+            a task follows when it comes into use; its factorizations must stay. Run in training
+            mode it moves the statistics of its BatchNorms, as any model does, for every task that
+            has none of its own.
         in_use: the task in use; None before the first `use`.
 
     Raises:

@@ -64,7 +64,8 @@ class Training(Recipe):
         `lowrank.tasks.resumable` a training goes on where a killed process left it.
 
         Args:
-            loss: the loss of a batch; the task's if not given.
+            loss: the loss of a batch; the task's if not given. A training that goes on must be
+                given the same again: what a function computes is not compared.
             progress: called with (epochs done, epochs in all, mean loss) after each epoch.
             part: the epochs of this call, counted from 0, of a training in several calls: the
                 learning rate and the order of batches go on from call to call, while momenta begin
