@@ -11,8 +11,8 @@ from experiments.composed import on_one_line
 from experiments.required import require
 from experiments.yaml_folders import CONF, check_own
 
-# What the command line sets, each a group of conf.
-GROUPS = ("method", "where", "norm")
+# What the command line sets, each a group of conf; a task gives the calibration data.
+GROUPS = ("method", "where", "norm", "task")
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def compress(source: str, target: str, settings: Sequence[str], **options: Any) 
     Raises:
         ValueError: a setting that cannot be; as `lowrank.compress_checkpoint`.
     """
-    parts = made(settings)
+    parts = made(settings, source)
     import lowrank
 
     result = lowrank.compress_checkpoint(source, target, **parts, **options)
@@ -55,11 +55,14 @@ def compress(source: str, target: str, settings: Sequence[str], **options: Any) 
     print(result.folder)
 
 
-def made(settings: Sequence[str]) -> dict[str, Any]:
-    """The library's objects that settings name, by the names of `GROUPS`.
+def made(settings: Sequence[str], source: str) -> dict[str, Any]:
+    """The library's objects that settings name, by the parameters of `compress_checkpoint`.
+
+    Args:
+        source: whose tokenizer reads the texts of a task, unless another is named.
 
     Raises:
-        ValueError: no method is chosen, or a setting is of something else.
+        ValueError: no method is chosen, a setting is of something else, or data have no use.
         HydraException: a choice or field does not exist.
     """
     names = [setting.lstrip("+").partition("=")[0] for setting in settings]
@@ -74,14 +77,26 @@ def made(settings: Sequence[str]) -> dict[str, Any]:
     # It says where Hydra finds the user's own YAML.
     import experiments.sweep  # noqa: F401
     from experiments.parts import KINDS, check_kind, make
+    from lowrank.tasks import Task
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(settings))
+    described: Any = {n: OmegaConf.to_container(config[n], resolve=True) for n in GROUPS}
     parts = {}
-    for name in GROUPS:
-        described: Any = OmegaConf.to_container(config[name], resolve=True)
-        parts[name] = make(described)
+    for name in ("method", "where", "norm"):
+        parts[name] = make(described[name])
         check_kind(name, parts[name], KINDS[name])
+    if any(name.partition(".")[0] == "task" for name in names):
+        if not parts["norm"].needs_data:
+            raise ValueError(
+                "a task gives calibration data, which this method does not read: leave it out, or "
+                "give norm=full too"
+            )
+        task = described["task"]
+        if "pretrained" in task and "task.pretrained" not in names:
+            task["pretrained"] = source
+        parts["data"] = make(task)
+        check_kind("task", parts["data"], Task)
     return parts
 
 
@@ -99,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "settings",
         nargs="+",
         metavar="setting",
-        help="as of a sweep: method=rtn method.bits=4 where=blocks",
+        help="as of a sweep: method=rtn method.bits=4 where=blocks; with calibration data "
+        "method=gptq task=causal_lm",
     )
     parser.add_argument("--values", help="float16 or bfloat16, for factors and kept weights")
     parser.add_argument("--dtype", help="of the weights; by default that of the config")

@@ -12,6 +12,7 @@ import programs
 import pytest
 
 from experiments import command
+from experiments.compress import made
 from experiments.yaml_folders import CONF, check_own, own
 
 ROOT = Path(__file__).parents[1]
@@ -138,3 +139,15 @@ def test_a_kernel_with_the_name_of_another_is_refused_before_anything_runs(folde
     said = run("sweep", "measure=own_kernels", kernels, "results=records", folder=folder)
     assert said.returncode == 1 and "Nothing was run" in said.stderr, said.stderr
     assert "must begin with 'dense'" in said.stderr and "have different names" in said.stderr
+
+
+def test_the_task_of_a_checkpoint_reads_texts_by_its_tokenizer():
+    settings = ["method=gptq", "task=causal_lm"]
+    assert made(settings, "here")["data"].pretrained == "here"
+    assert made([*settings, "task.pretrained=there"], "here")["data"].pretrained == "there"
+    assert "data" not in made(["method=rtn"], "here")
+
+
+def test_a_task_of_a_checkpoint_that_no_method_reads_is_refused():
+    with pytest.raises(ValueError, match="calibration data, which this method does not read"):
+        made(["method=rtn", "task=causal_lm"], "here")

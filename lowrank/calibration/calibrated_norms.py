@@ -159,12 +159,13 @@ class CalibratedNorms(NormProvider):
                 "before are for mode='one-shot'"
             )
         # A batch of several examples gives only the sum of their gradients.
-        data = as_data(data, 1 if self._needs_loss else self.batch_size)
+        data = as_data(data, 1 if self.needs_loss else self.batch_size)
         data.check(model)
         return data
 
     @property
-    def _needs_loss(self) -> bool:
+    def needs_loss(self) -> bool:
+        """Whether the data must have targets."""
         return self.outputs or self.moment == "fisher"
 
     def _collect(
@@ -172,7 +173,7 @@ class CalibratedNorms(NormProvider):
     ) -> dict[str, Statistics]:
         names = [use.name for site in sites for use in site.uses]
         information = {}
-        if self._needs_loss:
+        if self.needs_loss:
             information = fisher(model, {site.name: site for site in sites}, data)
         if self.moment == "fisher":
             return {

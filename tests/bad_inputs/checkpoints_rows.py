@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 import lowrank
 from lowrank import (
-    GPTQ,
     CalibratedNorms,
     Calibration,
     GlobalRank,
@@ -213,14 +212,13 @@ ROWS = [
 SEQUENTIAL = CalibratedNorms("full", mode="sequential")
 BATCHES = [torch.arange(9)[None]]
 ROWS += [
-    Row("norms of all at once", of(norm="full", data=BATCHES), "mode='sequential'"),
-    Row("norms by default", of(method=GPTQ(bits=4), data=BATCHES), "mode='sequential'"),
+    Row("norms of all at once", of(norm="fisher", data=BATCHES), "needs the whole model at once"),
     Row("norms without data", of(norm=SEQUENTIAL), "needs calibration data: give `data`"),
     Row("workers of blocks", of(norm=SEQUENTIAL, data=BATCHES, workers=2), "workers=2 have no eff"),
     Row(
         "statistics made before",
         of(norm=SEQUENTIAL, data=Calibration({}, {"moment": "full", "outputs": False})),
-        "statistics made before are for mode='one-shot', which is not done on disk",
+        "statistics made before are for models in memory",
     ),
 ]
 

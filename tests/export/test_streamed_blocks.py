@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import programs
@@ -37,13 +38,15 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.parametrize("mode", ["sequential", "one-shot"])
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_same_as_in_memory(case, tmp_path):
+def test_it_is_the_same_as_in_memory(case, mode, tmp_path):
     make, method, where = CASES[case]
+    norm = replace(NORM, mode=mode)
     source, target = make(tmp_path / "dense"), tmp_path / "small"
-    ours = lowrank.compress_checkpoint(source, target, method, where, NORM, batches())
+    ours = lowrank.compress_checkpoint(source, target, method, where, norm, batches())
     dense = AutoModelForCausalLM.from_pretrained(source)
-    theirs = lowrank.compress(dense, method, where, norm=NORM, data=batches())
+    theirs = lowrank.compress(dense, method, where, norm=norm, data=batches())
     lowrank.save(theirs.model, tmp_path / "m")
     with opened_model(target) as found, opened_model(tmp_path / "m") as wanted:
         tensors, others = found.read()[0], wanted.read()[0]

@@ -65,10 +65,10 @@ def compress_checkpoint(
         target: made; an empty folder may be there, or one that the same call has begun.
         method, where, values, strict: as `compress` takes them. The method must choose by the
             shapes of weights alone: a decomposer, or decomposers by pattern of the name.
-        norm, data: as `compress` takes them; norms of data are those of
-            ``CalibratedNorms(…, mode="sequential")``. Blocks, the children of a list of modules,
-            are then in memory one after the other, and their outputs are kept on disk; a killed
-            call goes on at the block where it stopped.
+        norm, data: as `compress` takes them; norms of data are those of `CalibratedNorms` without
+            Fisher information. Blocks, the children of a list of modules, are then in memory one
+            after the other, and their outputs are kept on disk; a killed call goes on at the block
+            where it stopped.
         dtype: of the weights, such as ``"float32"``; by default that of the config.
         workers: processes that compress weights at the same time, each with one of them in memory.
             They are started anew, so that a program must guard its own start by
@@ -111,16 +111,16 @@ def data_for(norms: NormProvider, data: Any, workers: int) -> CalibrationData:
     """
     if data is None:
         raise ValueError(f"{norms} needs calibration data: give `data`, or leave out the norm")
-    if not isinstance(norms, CalibratedNorms) or norms.mode != "sequential":
+    if not isinstance(norms, CalibratedNorms) or norms.needs_loss:
         raise ValueError(
             f"{norms} needs the whole model at once: on disk blocks are calibrated one after the "
-            "other, as norm=CalibratedNorms('full', mode='sequential') asks for"
+            "other, as for norm=CalibratedNorms('full')"
         )
     if workers > 1:
         raise ValueError(f"workers={workers} have no effect: each block waits for the one before")
     if isinstance(data, Calibration):
         raise ValueError(
-            "statistics made before are for mode='one-shot', which is not done on disk"
+            "statistics made before are for models in memory: give the data themselves"
         )
     return as_data(data, norms.batch_size)
 

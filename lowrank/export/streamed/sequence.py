@@ -1,12 +1,17 @@
-"""Compression block by block, each in the norm of its inputs behind the compressed blocks."""
+"""Compression block by block, each in the norm of its inputs behind those before it.
+
+These are the compressed ones in sequential calibration, and the dense ones in one shot, for which
+the outputs of a block are then all that is kept of it.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
-from lowrank.calibration import Job
+from lowrank.calibration import CalibratedNorms, Job
 from lowrank.export.streamed.parts import CheckpointPart
 from lowrank.export.streamed.resident import Residents
 from lowrank.export.streamed.work import CheckpointWork
@@ -59,11 +64,13 @@ def _calibrated(
     views: dict[str, KernelView] = {site.name: chosen[site.name].kernel_view() for site in sites}
     job = Job(problem.model, copies.model, sites, views, problem.data)
     job = replace(job, folder=work.request.target / OUTPUTS)
+    norms = cast(CalibratedNorms, problem.norm)
+    in_order = replace(norms, mode="sequential")
     with Residents(copies.model, work.source).coming():
-        for site, norm in problem.norm.over(job):
+        for site, norm in in_order.over(job):
             form = work.make(parts[site.name], norm, job.notes[site.name])
             del norm  # Its memory is that of the statistics, and the next ones are collected now.
-            for use in site.uses:
+            for use in site.uses if norms.mode == "sequential" else ():
                 if form is not None:
                     old = copies.of[id(use.module)]
                     places.replace(old, stand_in(use, old, form, views[site.name]))
