@@ -27,6 +27,7 @@ from experiments.composer import Composer
 from experiments.launching import launch_all
 from experiments.plan import SweepJob, check, pending, say_repeats, without_best
 from experiments.progress import Outcome, Progress, counting
+from experiments.shards import say_whole, shard_of
 from experiments.trackers import log_sweep
 from lowrank.files import atomic
 from lowrank.records import best, models
@@ -77,15 +78,19 @@ class UnionSweeper(Sweeper):
         """
         assert self.context is not None and self.config is not None
         composer = Composer(self.context.config_loader, self.config)
-        jobs = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
+        every = [self.job(job, arguments, composer) for job in self.jobs(arguments)]
+        shard = shard_of(every)
+        jobs = shard.own(every)
         left = pending(jobs)
         _tidy({job.folder for job in jobs})
-        ended = self.launch(left, jobs, composer) if left else Counter()
+        ended = self.launch(left, len(jobs), every, composer) if left else Counter()
         print(
             f"{len(jobs)} points: {len(jobs) - len(left)} had their record, {ended['measured']} "
             f"measured here, {ended['present']} by others, {ended['failed']} failed",
             flush=True,
         )
+        if shard.total > 1:
+            say_whole(shard, every)
         if ended["failed"]:
             raise SystemExit(1)
 
@@ -110,13 +115,18 @@ class UnionSweeper(Sweeper):
             ) from error
 
     def launch(
-        self, left: list[SweepJob], every: list[SweepJob], composer: Composer
+        self, left: list[SweepJob], total: int, every: list[SweepJob], composer: Composer
     ) -> Counter[Outcome]:
-        """Run the jobs that are left through Hydra's launcher; how many ended in which way."""
+        """Run the jobs that are left through Hydra's launcher; how many ended in which way.
+
+        Args:
+            total: jobs, with those that had their record.
+            every: the jobs of all shards.
+        """
         assert self.config is not None
         check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
         say_repeats(left)
-        ended = self._run(left, len(every), composer)
+        ended = self._run(left, total, composer)
         # Those that became the best since the best before was measured again and became worse.
         again = [] if ended["failed"] else without_best(left)
         if again:
