@@ -213,8 +213,12 @@ def _make(path: Path, token: str) -> bool:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with open(file, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(said))
+    try:
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(said))
+    except OSError:  # The disk is full; an empty claim would hold the point until it is dead.
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -1,5 +1,6 @@
 """Of several processes one holds a claim, and a dead one's goes to one other."""
 
+import errno
 import json
 import os
 import signal
@@ -316,4 +317,16 @@ def test_killed_at_the_clock_of_the_file_system_it_leaves_what_cleaning_takes(tm
     assert run(DIES_AT_THE_CLOCK, tmp_path).wait() == 9
     assert len(list(tmp_path.iterdir())) == 1
     clean(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_the_disk_is_full_no_claim_stays(tmp_path, monkeypatch):
+    from lowrank.records import claims as module
+
+    def full(said):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.json, "dumps", full)
+    with pytest.raises(OSError, match="No space left"):
+        is_taken(Claims(tmp_path))
     assert not list(tmp_path.iterdir())
