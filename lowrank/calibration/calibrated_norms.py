@@ -113,6 +113,7 @@ class CalibratedNorms(NormProvider):
         for unit, statistics in units:
             job.summary.setdefault("positions", positions(statistics))
             yield from self._norms(unit.sites, statistics, job)
+            job.settle()
             for site in unit.sites:
                 del missed[site.name]
             del statistics  # Before those of the next unit are collected.

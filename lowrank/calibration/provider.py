@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from torch import nn
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.sites import Site
 from lowrank.norms import IDENTITY, Identity, Norm
+
+
+def at_once() -> None:
+    """Nothing is left to replace: each site was, before the next was asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Job:
             a weight stays as it is.
         folder: where sequential calibration keeps the outputs of finished blocks, and goes on after
             those that are there; None for a temporary one.
+        settle: returns when all sites that were given are replaced in `compact`.
     """
 
     model: nn.Module
@@ -41,6 +46,7 @@ class Job:
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    settle: Callable[[], None] = at_once
 
 
 class NormProvider(ABC):
@@ -66,7 +72,8 @@ class NormProvider(ABC):
     def over(self, job: Job) -> Iterator[tuple[Site, Norm]]:
         """Each site with its norm, except for the sites that it adds to `job.unreached`.
 
-        The caller must replace a site in `job.compact` before it takes the next.
+        The caller must replace a site in `job.compact` before it takes the next, or at the latest
+        in `job.settle`, which is called before `job.compact` runs.
 
         Raises:
             ValueError: the data are missing, do not fit, or reach no site.

@@ -31,7 +31,7 @@ from lowrank.model.forward import Example
 from lowrank.model.opened import open_weights
 from lowrank.model.select import Select
 from lowrank.model.sites import Site, find_sites, naming
-from lowrank.numerics.checks import check_flag
+from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.numerics.memo import unchanging, unchanging_meanwhile
 
 Method = Decomposer | Allocation | Mapping[str, Decomposer]
@@ -48,6 +48,7 @@ def compress(
     *,
     values: str | None = None,
     strict: bool = False,
+    workers: int = 1,
 ) -> Compressed:
     """Compress the selected weights of a model; the model itself is not changed.
 
@@ -73,6 +74,11 @@ def compress(
         values: ``"float16"`` or ``"bfloat16"``, in which the real values of factors and kept
             weights are stored; the model's own dtype if not given.
         strict: whether a weight that cannot be compressed as asked is an error.
+        workers: how many weights are decomposed at the same time, by threads that share those of
+            torch. The result is that of one worker with ``torch.get_num_threads() // workers``
+            threads, to the bit. Python's own steps run one at a time, so methods of few large
+            operations, such as an SVD, gain the most. With sequential calibration the weights of
+            one block are independent. What an allocation tries is not divided.
 
     Raises:
         ValueError: no weight is selected, a weight is not finite, a hyperparameter fits no weight
@@ -80,7 +86,8 @@ def compress(
             would have no effect, or the model does not run on the example; the text names the
             layer. What can be known before the work is.
     """
-    return approximated(model, method, where, example, norm, data, values=values, strict=strict)
+    own: dict[str, Any] = {"values": values, "strict": strict, "workers": workers}
+    return approximated(model, method, where, example, norm, data, **own)
 
 
 @torch.inference_mode(False)
@@ -95,6 +102,7 @@ def approximated(
     *,
     values: str | None = None,
     strict: bool = False,
+    workers: int = 1,
     counts_macs: bool = True,
 ) -> Compressed:
     """What `compress` gives, perhaps without the MACs of the layers.
@@ -105,6 +113,7 @@ def approximated(
     Raises:
         ValueError: as `compress`.
     """
+    check_integer("workers", workers, least=1)
     counted = example if counts_macs else None
     allocation, select, data = as_allocation(method), as_select(where), at_hand(data)
     norms, storing = as_norms(norm, allocation, data), Values(values)
@@ -123,11 +132,13 @@ def approximated(
     sites = [site for site in sites if site.name in chosen.decomposers]
     if not sites:
         raise ValueError(f"{type(method).__name__} gives none of the selected layers a decomposer")
-    result = Walk(problem, chosen, fit_for(sites, allocation, select, strict)).run(skipped)
+    fit = fit_for(sites, allocation, select, strict)
+    result = Walk(problem, chosen, fit, workers).run(skipped)
 
     def again(other: nn.Module, share: float) -> Compressed:
         eased = allocation if share == 1 else Eased(allocation, share)
-        own = {"values": values, "strict": strict, "counts_macs": counts_macs}
+        own: dict[str, Any] = {"values": values, "strict": strict, "workers": workers}
+        own |= {"counts_macs": counts_macs}
         return approximated(other, eased, select, example, norms, data, **own)
 
     for layer in result.layers:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
 from lowrank.allocation import Plan, Problem
 from lowrank.calibration import Job
+from lowrank.compression.crew import Crew
 from lowrank.compression.fit import Fit
 from lowrank.compression.layer_report import LayerReport, report
 from lowrank.compression.report import Compressed, count_once
@@ -31,6 +34,7 @@ class Walk:
         problem: model, norms, data and how values are stored.
         chosen: which decomposer each weight is to get.
         fit: which weights can take it.
+        workers: how many weights are decomposed at the same time.
 
     Attributes:
         plan: the decomposers that fit.
@@ -40,6 +44,7 @@ class Walk:
     problem: Problem
     chosen: Plan
     fit: Fit
+    workers: int = 1
     plan: dict[str, Decomposer] = field(default_factory=dict)
     layers: dict[str, LayerReport] = field(default_factory=dict)
     forms: dict[str, Factorization] = field(default_factory=dict)
@@ -62,24 +67,35 @@ class Walk:
         views: dict[str, KernelView] = {
             site.name: self.plan[site.name].kernel_view() for site in sites
         }
-        job = Job(self.problem.model, copies.model, sites, views, self.problem.data)
-        for site, norm in self.problem.norm.over(job):
+
+        def finish(site: Site, made: Callable[[], None]) -> None:
+            """Put what was made in its place, here and in the order of the weights."""
             try:
-                with naming(site):
-                    self.decompose(site, norm)
+                made()
             except ValueError as error:
                 self.leave(site, error, copies)
-            del norm  # Its memory is that of the statistics, and the next ones are collected now.
             for use in site.uses if site.name in self.forms else ():
                 old = copies.of[id(use.module)]
                 new = stand_in(use, old, self.forms[site.name], views[site.name])
                 places.replace(old, new)
+
+        with Crew(self.workers, finish) as crew:
+            data, settle = self.problem.data, crew.settle
+            job = Job(self.problem.model, copies.model, sites, views, data, settle=settle)
+            for site, norm in self.problem.norm.over(job):
+                crew.begin(site, partial(self._named, site, norm))
+                del norm  # Its memory is that of the statistics, and next ones are collected now.
+            crew.settle()
         for site in sites:
             if site.name in job.unreached:
                 error = ValueError(f"layer '{site.name}': {job.unreached[site.name]}")
                 self.leave(site, error, copies)
         self.fit.check()
         return self.result(places.model, skipped, job)
+
+    def _named(self, site: Site, norm: Norm) -> None:
+        with naming(site):
+            self.decompose(site, norm)
 
     def decompose(self, site: Site, norm: Norm) -> None:
         """Make the factorization of a weight, and its report."""

@@ -12,9 +12,11 @@ its hooks, which no key can contain. They are kept only for a model whose owner 
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -25,54 +27,79 @@ import xxhash
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+# The keys of results first computed inside each `Memo.passing` that a thread is in.
+_PASSING: ContextVar[tuple[set[Any], ...]] = ContextVar("passing", default=())
+
 
 @dataclass
 class Memo:
-    """A store of kernel results that forgets the least recently used beyond `limit_bytes`."""
+    """A store of kernel results that forgets the least recently used beyond `limit_bytes`.
+
+    Threads may share it; two that ask for the same at the same time both compute it.
+    """
 
     limit_bytes: int = 4 << 30
     hits: int = 0
     misses: int = 0
     _store: OrderedDict[tuple[Any, ...], tuple[int, Any]] = field(default_factory=OrderedDict)
     _bytes: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def get(self, key: tuple[Any, ...] | None, compute: Callable[[], Any]) -> Any:
         """The kept result of `key`, or that of `compute()`, now kept; of None nothing is kept."""
         if key is None:
             return compute()
-        if key in self._store:
-            self.hits += 1
-            self._store.move_to_end(key)
-            return self._store[key][1]
-        self.misses += 1
+        with self._lock:
+            if key in self._store:
+                self.hits += 1
+                self._store.move_to_end(key)
+                return self._store[key][1]
+            self.misses += 1
         result = compute()
         size = _nbytes(result)
-        self._store[key] = (size, result)
-        self._bytes += size
-        while self._bytes > self.limit_bytes and self._store:
-            _, (dropped, _) = self._store.popitem(last=False)
-            self._bytes -= dropped
+        with self._lock:
+            self._drop(key)
+            self._store[key] = (size, result)
+            self._bytes += size
+            for keys in _PASSING.get():
+                keys.add(key)
+            while self._bytes > self.limit_bytes and self._store:
+                _, (dropped, _) = self._store.popitem(last=False)
+                self._bytes -= dropped
         return result
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Forget at the end the results first computed inside, whose keys can never occur again."""
-        before = set(self._store)
+        """Forget at the end the results first computed inside, whose keys can never occur again.
+
+        Those of threads that were started inside with a copy of the context count, too.
+        """
+        own: set[Any] = set()
+        _PASSING.set((*_PASSING.get(), own))
         try:
             yield
         finally:
-            for key in self._store.keys() - before:
-                self._bytes -= self._store.pop(key)[0]
+            # Not by a token, since a generator may leave after what it entered later.
+            _PASSING.set(tuple(keys for keys in _PASSING.get() if keys is not own))
+            with self._lock:
+                for key in own:
+                    self._drop(key)
 
     def forget(self, part: object) -> None:
         """Forget all results that have this as a part of their keys."""
-        for key in [key for key in self._store if any(own is part for own in key)]:
-            self._bytes -= self._store.pop(key)[0]
+        with self._lock:
+            for key in [key for key in self._store if any(own is part for own in key)]:
+                self._drop(key)
 
     def clear(self) -> None:
         """Forget every result and count."""
-        self._store.clear()
-        self._bytes = self.hits = self.misses = 0
+        with self._lock:
+            self._store.clear()
+            self._bytes = self.hits = self.misses = 0
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        if key in self._store:
+            self._bytes -= self._store.pop(key)[0]
 
 
 MEMO = Memo()
