@@ -83,7 +83,28 @@ class Pretrained:
         """The model's own tokenizer."""
         from transformers import AutoTokenizer
 
-        return self._load("tokenizer", AutoTokenizer.from_pretrained)
+        found = self._load("tokenizer", AutoTokenizer.from_pretrained)
+        if len(found) <= len(found.all_special_ids):  # What the library makes of a config alone.
+            raise ValueError(
+                f"no tokenizer of {self.name!r}: it has special tokens only, since its files are "
+                "missing, such as tokenizer.json"
+            )
+        return found
+
+    @cached_property
+    def image_processor(self) -> Any:
+        """The model's own image processor."""
+        from transformers import AutoImageProcessor
+
+        with quiet():  # It reports which of its backends it takes.
+            return self._load("image processor", AutoImageProcessor.from_pretrained)
+
+    @cached_property
+    def feature_extractor(self) -> Any:
+        """What the model itself makes of sounds."""
+        from transformers import AutoFeatureExtractor
+
+        return self._load("feature extractor", AutoFeatureExtractor.from_pretrained)
 
     def network(self, auto: Any) -> PreTrainedModel:
         """The model without its trained weights, in eval mode on the CPU.
@@ -207,6 +228,20 @@ class Pretrained:
         except LIBRARY_ERRORS as error:
             why = textwrap.shorten(str(error), LONGEST)
             raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
+
+
+def auto_class(name: str) -> Any:
+    """A class of transformers that makes models, such as AutoModelForCausalLM.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None) if name.startswith("Auto") else None
+    if not hasattr(found, "from_config"):
+        raise ValueError(f"auto={name!r} must be such a class of transformers, as 'AutoModel'")
+    return found
 
 
 @contextmanager

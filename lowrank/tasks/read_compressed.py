@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lowrank.numerics.checks import check_flag
 from lowrank.tasks import hub
-from lowrank.tasks.pretrained import DTYPES, Pretrained
+from lowrank.tasks.pretrained import DTYPES, Pretrained, auto_class
 
 if TYPE_CHECKING:
     from lowrank.reading import ReadModel
@@ -55,12 +55,7 @@ def read_compressed(
     if multiply_out:
         raise ValueError(f"multiply_out=True is of GGUF files, and {name!r} is none")
     pretrained = Pretrained(name, dtype, revision)
-    import transformers
-
-    cls = getattr(transformers, auto, None) if auto.startswith("Auto") else None
-    if not hasattr(cls, "from_config"):
-        raise ValueError(f"auto={auto!r} must be such a class of transformers, as 'AutoModel'")
-    return pretrained.read(cls)
+    return pretrained.read(auto_class(auto))
 
 
 def gguf_file(name: str) -> Path:
