@@ -21,34 +21,13 @@ from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.mask_sources import HubMasks, MaskedImages
 from lowrank.tasks.own_network import OwnNetwork
-from lowrank.tasks.segmentation_scores import pixel_confusion, segmentation_scores
+from lowrank.tasks.segmentation_scores import PIXEL_METRICS, PixelScores
 from lowrank.tasks.splits import check_division, check_text, named, permutation
 from lowrank.tasks.task import BatchSizes, Split, SplitName, check_split, loss_metric
 from lowrank.tasks.weights import Weights
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-
-METRICS = (
-    Metric(
-        "mean_iou", "mean intersection over union (test split)", "mIoU", "percent", average="mean"
-    ),
-    Metric(
-        "class_average",
-        "share of each class that is found, mean (test split)",
-        "class average (%)",
-        "percent",
-        minor=True,
-        average="mean",
-    ),
-    Metric(
-        "pixel_accuracy",
-        "share of labelled pixels that are found (test split)",
-        "pixel accuracy (%)",
-        "percent",
-        average="mean",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -152,16 +131,11 @@ class ImageSegmentation(OwnNetwork, ClassScores):
         return (batch.targets != IGNORED).flatten(1).sum(dim=1)
 
     def judged_by(self) -> tuple[Metric, ...]:
-        return (*METRICS, loss_metric("pixel"), *agreement_metrics("pixel"))
+        return (*PIXEL_METRICS, loss_metric("pixel"), *agreement_metrics("pixel"))
 
     def metrics(self) -> MetricCollection:
         """mean_iou, class_average and pixel_accuracy; see `segmentation_scores`."""
-        from torchmetrics import MetricCollection
-
-        from lowrank.tasks.summed_scores import SummedScores
-
-        names = [metric.name for metric in METRICS]
-        return MetricCollection({"pixels": SummedScores(names, self._counts, self._score)})
+        return PixelScores(self.classes, self.ignored, self.everywhere).collection()
 
     def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
         pixels: Any = metrics["pixels"]
@@ -183,17 +157,6 @@ class ImageSegmentation(OwnNetwork, ClassScores):
                 f"the network of {self.builder} gives {given} for one image, not logits of shape "
                 f"{expected}, a class for each pixel"
             )
-
-    def _counts(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
-        labels = targets.masked_fill(targets == IGNORED, self.ignored or 0)
-        pairs = zip(outputs.argmax(dim=1), labels, strict=True)
-        each = [pixel_confusion(*pair, self.classes).flatten() for pair in pairs]
-        counts = torch.stack(each).double().cpu().numpy()
-        return {metric.name: counts for metric in METRICS}
-
-    def _score(self, name: str, sums: np.ndarray) -> float:
-        confusion = torch.from_numpy(sums).view(self.classes, self.classes)
-        return getattr(segmentation_scores(confusion, self.ignored, self.everywhere), name)
 
     def _calibration(self, rows: Tensor) -> Tensor:
         size = len(rows) if self.calibration_size is None else self.calibration_size

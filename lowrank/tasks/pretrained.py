@@ -76,6 +76,9 @@ class Pretrained:
         config = self._load("configuration", AutoConfig.from_pretrained)
         # The cache of keys and values only takes memory if no text is generated.
         config.get_text_config().use_cache = False
+        if hasattr(config, "apply_spec_augment"):
+            # What it hides of sounds in training is drawn by a generator that no seed of ours sets.
+            config.apply_spec_augment = False
         return config
 
     @cached_property

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from lowrank.metrics.metric import Metric
+from lowrank.tasks.class_metrics import IGNORED
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+PIXEL_METRICS = (
+    Metric(
+        "mean_iou", "mean intersection over union (test split)", "mIoU", "percent", average="mean"
+    ),
+    Metric(
+        "class_average",
+        "share of each class that is found, mean (test split)",
+        "class average (%)",
+        "percent",
+        minor=True,
+        average="mean",
+    ),
+    Metric(
+        "pixel_accuracy",
+        "share of labelled pixels that are found (test split)",
+        "pixel accuracy (%)",
+        "percent",
+        average="mean",
+    ),
+)
 
 
 class SegmentationScores(NamedTuple):
@@ -73,3 +102,44 @@ def segmentation_scores(
     recall = found / labelled
     accuracy = found.sum() / labelled.sum()
     return SegmentationScores(float(iou.nanmean()), float(recall.nanmean()), float(accuracy))
+
+
+@dataclass(frozen=True)
+class PixelScores:
+    """The metrics of scores (batch, classes, height, width) against labels (batch, height, width),
+    with the influences of images.
+
+    Args:
+        ignored, everywhere: as in `segmentation_scores`. Pixels that are `IGNORED` count as those
+            labelled `ignored`, and are left out if that is None.
+    """
+
+    classes: int
+    ignored: int | None
+    everywhere: bool
+
+    def collection(self) -> MetricCollection:
+        """mean_iou, class_average and pixel_accuracy."""
+        from torchmetrics import MetricCollection
+
+        from lowrank.tasks.summed_scores import SummedScores
+
+        names = [metric.name for metric in PIXEL_METRICS]
+        return MetricCollection({"pixels": SummedScores(names, self._counts, self._score)})
+
+    def _counts(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+        pairs = zip(outputs.argmax(dim=1), targets, strict=True)
+        counts = torch.stack([self._confusion(*pair) for pair in pairs]).double().cpu().numpy()
+        return {metric.name: counts for metric in PIXEL_METRICS}
+
+    def _confusion(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        counted = labels != IGNORED
+        if self.ignored is None:
+            predicted, labels = predicted[counted], labels[counted]
+        else:
+            labels = labels.masked_fill(~counted, self.ignored)
+        return pixel_confusion(predicted, labels, self.classes).flatten()
+
+    def _score(self, name: str, sums: np.ndarray) -> float:
+        confusion = torch.from_numpy(sums).view(self.classes, self.classes)
+        return getattr(segmentation_scores(confusion, self.ignored, self.everywhere), name)

@@ -53,12 +53,10 @@ class TextPairs(Split):
         rows = rows.to(self.sources.device)
         sources, targets = _shortened(self.sources[rows]), _shortened(self.targets[rows])
         real, wanted = sources != PADDING, targets != PADDING
-        first = torch.full_like(targets[:, :1], self.start)
-        before = torch.cat([first, targets[:, :-1]], dim=1)
         inputs = {
             "input_ids": sources.masked_fill(~real, self.pad),
             "attention_mask": real.long(),
-            "decoder_input_ids": before.masked_fill(before == PADDING, self.pad),
+            "decoder_input_ids": shifted(targets, self.start, self.pad),
         }
         return Batch(
             inputs,
@@ -102,23 +100,17 @@ def read_pairs(
         ValueError: an empty text, a target that is too long, more tokens than the model has
             positions, or a model that has no token before the first.
     """
-    config: Any = model.config
-    start, pad = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "pad"))
-    if start is None or pad is None:
-        raise ValueError(
-            f"the config of model {model.name!r} has no decoder_start_token_id or no "
-            "pad_token_id: it is no encoder and decoder that writes texts"
-        )
+    start, pad = start_of(model)
     wanted = replace(text, column=target)
     sources, texts = text.rows(), wanted.rows()
-    _check_no_empty(text, sources)
-    _check_no_empty(wanted, texts)
+    check_no_empty(text, sources)
+    check_no_empty(wanted, texts)
     options: dict[str, Any] = {"verbose": False, "return_attention_mask": False}
     given = model.tokenizer(
         text=[prefix + row for row in sources], truncation=True, max_length=max_length, **options
     )
     right = model.tokenizer(text_target=texts, **options)
-    _check_written(wanted, right["input_ids"], max_written)
+    check_written(wanted, right["input_ids"], max_written)
     sources_ids, targets_ids = filled_up(given["input_ids"]), filled_up(right["input_ids"])
     for name, ids in (("max_length", sources_ids), ("max_written", targets_ids)):
         model.check_ids(ids)
@@ -126,13 +118,46 @@ def read_pairs(
     return TextPairs(sources_ids, targets_ids, texts, start, pad)
 
 
-def _check_no_empty(text: HubText, rows: Sequence[str]) -> None:
+def shifted(targets: Tensor, start: int, pad: int) -> Tensor:
+    """What a decoder is given: the token before the first, and the targets without the last.
+
+    Args:
+        targets: int64 (batch, length), `PADDING` after the end.
+    """
+    first = torch.full_like(targets[:, :1], start)
+    before = torch.cat([first, targets[:, :-1]], dim=1)
+    return before.masked_fill(before == PADDING, pad)
+
+
+def start_of(model: Pretrained) -> tuple[int, int]:
+    """The token that a model is given before the first of a text, and that which fills up.
+
+    Raises:
+        ValueError: it has none.
+    """
+    config: Any = model.config
+    start, pad = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "pad"))
+    if start is None or pad is None:
+        raise ValueError(
+            f"the config of model {model.name!r} has no decoder_start_token_id or no "
+            "pad_token_id: it is no encoder and decoder that writes texts"
+        )
+    return start, pad
+
+
+def check_no_empty(text: HubText | str, rows: Sequence[str]) -> None:
+    """Raise ValueError if a text is blank.
+
+    Args:
+        text: what they are of, for the error.
+    """
     empty = [number for number, row in enumerate(rows) if not row.strip()]
     if empty:
         raise ValueError(f"{text}: the text in row {empty[0]} is empty")
 
 
-def _check_written(text: HubText, rows: Sequence[Sequence[int]], most: int) -> None:
+def check_written(text: HubText | str, rows: Sequence[Sequence[int]], most: int) -> None:
+    """Raise ValueError if a text has too many tokens."""
     long = [number for number, row in enumerate(rows) if len(row) > most]
     if long:
         raise ValueError(

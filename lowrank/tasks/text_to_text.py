@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.model.forward import Example
 from lowrank.numerics.checks import check_integer
-from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
-from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
+from lowrank.tasks.agreement import agreement_metrics
 from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
 from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
-from lowrank.tasks.text_pairs import PairTargets, TextPairs, read_pairs
+from lowrank.tasks.text_pairs import TextPairs, read_pairs
 from lowrank.tasks.text_scores import TextScores, TranslationScores
 from lowrank.tasks.text_sources import HubText, check_texts
-from lowrank.tasks.token_sequences import token_loss, token_losses
+from lowrank.tasks.written import ScoredTokens, WrittenTexts, written_collection
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
 
 
-class WrittenTexts(NamedTuple):
-    """The scores of the tokens of the wanted texts, (batch, length, vocabulary), and the texts that
-    the model writes by itself; None where it was not asked to."""
-
-    logits: Tensor
-    texts: list[str] | None = None
-
-
 @dataclass(frozen=True)
-class TextToText(PretrainedTask):
+class TextToText(ScoredTokens, PretrainedTask):
     """An encoder and decoder of transformers that writes a text for a text: a translation, a
     summary.
 
@@ -169,48 +158,11 @@ class TextToText(PretrainedTask):
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return self.forward(model, batch)._replace(texts=texts)
 
-    def loss(self, outputs: WrittenTexts, targets: PairTargets) -> Tensor:
-        """The mean negative log-likelihood of the tokens of the targets, in nats per token."""
-        return token_loss(outputs.logits, targets.ids)
-
-    def predictions(self, batch: Batch) -> Tensor:
-        return (batch.targets.ids != IGNORED).sum(dim=1)
-
-    def outcomes(self, outputs: WrittenTexts, batch: Batch) -> dict[str, Tensor]:
-        """ "loss", the mean over the tokens of each target."""
-        ids = batch.targets.ids
-        return {"loss": mean_of_counted(token_losses(outputs.logits, ids), ids != IGNORED)}
-
-    def agreement(
-        self, outputs: WrittenTexts, dense: WrittenTexts, batch: Batch
-    ) -> dict[str, Tensor]:
-        """ "flipped" and "kl" of the tokens of the targets."""
-        counted = batch.targets.ids != IGNORED
-        return class_agreement(outputs.logits[counted], dense.logits[counted])
-
-    def distance(self, outputs: WrittenTexts, dense: WrittenTexts, batch: Batch) -> Tensor:
-        """KL(dense ‖ model), the mean over the tokens of the targets."""
-        counted = batch.targets.ids != IGNORED
-        return class_divergence(outputs.logits[counted], dense.logits[counted])
-
     def judged_by(self) -> tuple[Metric, ...]:
         return (*self.scores.metrics(), loss_metric("token"), *agreement_metrics("token"))
 
     def metrics(self) -> MetricCollection:
-        from torchmetrics import MetricCollection
-
-        from lowrank.tasks.summed_scores import SummedScores
-
-        def counts(outputs: WrittenTexts, targets: PairTargets) -> Mapping[str, np.ndarray]:
-            assert outputs.texts is not None, "texts are written by `predict`"
-            return self.scores.counts(outputs.texts, targets.texts)
-
-        names = [metric.name for metric in self.scores.metrics()]
-        return MetricCollection({"written": SummedScores(names, counts, self.scores.score)})
-
-    def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
-        written: Any = metrics["written"]
-        return written.influences()
+        return written_collection(self.scores)
 
     def example(self, batch_size: int = 1) -> Example:
         """Test pairs of the median source, and the same target for all, so without padding."""

@@ -26,11 +26,13 @@ class Encoded:
         real: of inputs with padding, bool (batch, length).
         words: of each example the number of the word that each token is of, None for those of
             none; None if the rows are no words.
+        images: those of the rows as they are, if they have any.
     """
 
     inputs: Mapping[str, Tensor]
     real: Mapping[int | str, Tensor]
     words: list[list[int | None]] | None = None
+    images: list[Any] | None = None
 
 
 class ModelInputs(ABC):
@@ -216,7 +218,8 @@ class ImageInputs(ModelInputs):
                 f"{rows[0]}..{rows[-1]}: {error}"
             ) from error
         # Of the many things that processors give, such as sizes before resizing, models take these.
-        return Encoded({name: found[name] for name in source.image_processor.model_input_names}, {})
+        names = [name for name in source.image_processor.model_input_names if name in found]
+        return Encoded({name: found[name] for name in names}, {}, images=images)
 
 
 def _check_image(image: Any, column: str, row: int) -> None:

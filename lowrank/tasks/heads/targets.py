@@ -88,6 +88,10 @@ class Targets(ABC):
     def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
         return {}
 
+    def example(self, inputs: Any, source: Pretrained) -> Any:
+        """The arguments of one forward pass of the model, of the inputs of a batch."""
+        return inputs
+
     def protocol(self) -> dict[str, Any]:
         return {}
 

@@ -158,7 +158,8 @@ class TransformersTask(PretrainedTask):
 
     def example(self, batch_size: int = 1) -> Example:
         """The first test example, as often as asked for, hence without padding."""
-        return self._test_rows.batch(torch.zeros(batch_size, dtype=torch.int64)).inputs
+        batch = self._test_rows.batch(torch.zeros(batch_size, dtype=torch.int64))
+        return self.targets.example(batch.inputs, self._pretrained)
 
     def protocol(self) -> dict[str, Any]:
         """The numbers of examples, and what the targets depend on."""
