@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import types
-from dataclasses import MISSING, Field, fields
+from collections.abc import Collection
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,8 +15,12 @@ from experiments.composed import on_one_line
 if TYPE_CHECKING:
     from torch import nn
 
+    from lowrank.export.formats.plain import PlainModules
+
 
 PLAIN = (int, float, str)
+# The options of the format plain that others have too: the model is cut before.
+CUT = ("cut", "example")
 
 
 def main() -> None:
@@ -50,7 +55,7 @@ def export(
         model: ``package.module:builder`` of the dense model, where the file does not name its
             class.
         plan: whether nothing is written.
-        options: the fields of the format.
+        options: the fields of the format; of all, `cut` and an `example` for it.
 
     Raises:
         ValueError: as `lowrank.load` and `lowrank.export_model`.
@@ -61,16 +66,33 @@ def export(
     from lowrank.files.paths import as_path
 
     # Both before the model is loaded, which may take minutes.
+    cut_before = _cut_before(format, options)
     chosen = format_named(format, **options)
     if not plan:
         if out is None:
             raise ValueError("--out is not given: name the folder to write, or give --plan")
         check_new(as_path(out, "--out"))
     loaded = _loaded(file, model)
+    if cut_before is not None:
+        print(replace(cut_before.plan(loaded), format="cut").describe(), flush=True)
+        loaded = lowrank.cut_model(loaded, cut_before.example).model
     print(lowrank.plan_export(loaded, chosen).describe(), flush=True)
     if out is not None and not plan:
         lowrank.export_model(loaded, chosen, out, multiply_out=multiply_out)
         print(out)
+
+
+def _cut_before(format: str, options: dict[str, Any]) -> PlainModules | None:
+    """How a model is cut before it is exported, if that is asked for and is no option of the format
+    itself; taken out of the options."""
+    from lowrank.export.formats import options_of
+    from lowrank.export.formats.plain import PlainModules
+
+    own = options_of(format)
+    if "cut" in own or not options.pop("cut", False):
+        return None
+    example = options.get("example") if "example" in own else options.pop("example", None)
+    return PlainModules(cut=True, example=example)
 
 
 def _loaded(file: str, builder: str | None) -> nn.Module:
@@ -106,16 +128,22 @@ def _add_options(parser: argparse.ArgumentParser, chosen: str | None, formats: l
     )
     parser.add_argument("--plan", action="store_true", help="print what would be written, only")
     if chosen is not None:
-        from lowrank.export.formats import format_class
+        from lowrank.export.formats import format_class, options_of
 
         cls = format_class(chosen)
         about = (cls.__doc__ or "").split("\n\n")[0]
-        group = parser.add_argument_group(f"options of {chosen}", " ".join(about.split()))
-        hints = get_type_hints(cls)
-        for field in fields(cls):  # type: ignore[arg-type]
-            _add_field(group, field, hints[field.name])
+        _add_fields(parser.add_argument_group(f"options of {chosen}", " ".join(about.split())), cls)
+        own = options_of(chosen)
+        _add_fields(parser, format_class("plain"), [name for name in CUT if name not in own])
     else:
         parser.epilog = "With --format, --help also has the options of that format."
+
+
+def _add_fields(group: Any, cls: Any, names: Collection[str] | None = None) -> None:
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        if names is None or field.name in names:
+            _add_field(group, field, hints[field.name])
 
 
 def _add_field(group: Any, field: Field, hint: Any) -> None:

@@ -53,10 +53,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         OSError: the file cannot be written; the text names it.
     """
     target = as_path(path)
-    check_module(model)
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            check_storable(name, value)
+    check_stored_model(model)
     _check_forms(model)
     found = contents(model)
     tensors, extra = dict(found.tensors), {}
@@ -200,6 +197,15 @@ def _check_builder(model: object) -> None:
             f"model={shown(model)} is called without arguments, and that it does not allow "
             f"({error}): give one such as lambda: Network(10)"
         ) from error
+
+
+def check_stored_model(model: object) -> None:
+    """Raise ValueError unless it is a module, not compiled, whose tensors files can hold."""
+    check_module(model)
+    assert isinstance(model, nn.Module)
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            check_storable(name, value)
 
 
 def check_module(model: object) -> None:

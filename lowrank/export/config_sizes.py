@@ -1,10 +1,10 @@
-"""The sizes that the config of a model of transformers says, and those that the model has."""
+"""The layers and sizes that the config of a model of transformers says, and those that it has."""
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from lowrank.model.contents import names_of
 from lowrank.model.factorized import FactorizedLayer
+from lowrank.model.host import Host
 
 # Of an encoder and a decoder with a size each.
 MOST_FIELDS = 2
@@ -34,22 +35,49 @@ class Misfit:
     said: tuple[int, ...] | None
 
 
-def check_config(model: nn.Module) -> None:
-    """Raise ValueError if the config of a model of transformers says other sizes than it has.
+def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> None:
+    """Raise ValueError if the config of a model of transformers says other sizes than it has, or
+    makes other layers.
 
-    What is built from such a config does not take the weights.
+    What is built from such a config does not take the weights, or draws some of its own.
+
+    Args:
+        exchanged: names of layers that the reader puts in the place of the config's, whatever
+            those are.
     """
-    # Those that the config's model has under no name may be opened, such as experts.
-    found = [one for one in misfits(model) if one.said is not None]
-    if not found:
+    own, said = _shapes(model), _said(model)
+    if said is None:
         return
-    first = found[0]
-    raise ValueError(
-        f"a {type(model).__name__} of this config has other sizes than this one, and so a file "
-        f"with that config would not load: {names_of([one.name for one in found])}; the first is "
-        f"{first.own} here and {first.said} there. The config has one size for all layers, and "
-        "these may have been cut to different ones: format='plain' holds each layer as it is"
+    _check_sizes(model, [one for one in _misfits(own, said) if one.said is not None])
+    # The tensors of opened modules, such as experts, have other names there.
+    modules = model.named_modules(remove_duplicate=False)
+    opened = [name for name, module in modules if isinstance(module, Host)]
+    inside = tuple(f"{name}." for name in (*opened, *exchanged))
+    lacking, more = (
+        [name for name in names if name not in others and not name.startswith(inside)]
+        for names, others in ((said, own), (own, said))
     )
+    if lacking or more:
+        what = [f"has {names_of(lacking)} too"] if lacking else []
+        what += [f"has no {names_of(more)}"] if more else []
+        raise ValueError(
+            f"a {type(model).__name__} of this config {' and '.join(what)}, which a reader would "
+            "draw at random or leave out: let the config say what the model has, as "
+            "num_hidden_layers does; format='plain' holds other modules, and code=True of 'hf' "
+            "compressed layers whose weight is made otherwise there"
+        )
+
+
+def _check_sizes(model: nn.Module, found: list[Misfit]) -> None:
+    if found:
+        first = found[0]
+        raise ValueError(
+            f"a {type(model).__name__} of this config has other sizes than this one, and so a file "
+            f"with that config would not load: {names_of([one.name for one in found])}; the first "
+            f"is {first.own} here and {first.said} there. The config has one size for all layers, "
+            "and these may have been cut to different ones: format='plain' holds each layer as it "
+            "is"
+        )
 
 
 def fit_config(model: nn.Module) -> None:
@@ -58,7 +86,8 @@ def fit_config(model: nn.Module) -> None:
     A field is changed, in a config that is the model's alone then, if the model that it makes has
     the shapes of this one and no smaller choice of fields does.
     """
-    found = misfits(model)
+    said = _said(model)
+    found = [] if said is None else _misfits(_shapes(model), said)
     if not found:
         return
     config: Any = model.config
@@ -69,15 +98,6 @@ def fit_config(model: nn.Module) -> None:
                 module.config = new
 
 
-def misfits(model: nn.Module) -> list[Misfit]:
-    """The parameters whose shapes the config does not say; none of models that have no config, or
-    that cannot be built from it alone."""
-    if not _has_config(model):
-        return []
-    config: Any = model.config
-    return _misfits(_shapes(model), type(model), config)
-
-
 def _has_config(model: nn.Module) -> bool:
     if "transformers" not in sys.modules:
         return False
@@ -86,13 +106,22 @@ def _has_config(model: nn.Module) -> bool:
     return isinstance(model, PreTrainedModel)
 
 
-def _misfits(shapes: Mapping[str, tuple[int, ...]], cls: Any, config: Any) -> list[Misfit]:
+def _said(model: nn.Module, config: Any = None) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of the parameters of what a config makes, by default the model's own; None if the
+    model has none, or nothing can be built from it alone."""
+    if not _has_config(model):
+        return None
+    cls: Any = type(model)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            blank = cls._from_config(copy.deepcopy(config))
+            return _shapes(cls._from_config(copy.deepcopy(config or model.config)))
     except Exception:  # Code of hundreds of models, of others too.
-        return []
-    said = _shapes(blank)
+        return None
+
+
+def _misfits(
+    shapes: Mapping[str, tuple[int, ...]], said: Mapping[str, tuple[int, ...]]
+) -> list[Misfit]:
     return [
         Misfit(name, own, said.get(name)) for name, own in shapes.items() if said.get(name) != own
     ]
@@ -129,7 +158,8 @@ def _fitting(model: nn.Module, config: Any, found: list[Misfit]) -> Any:
         for name in names:
             (size,) = sizes[getattr(config, name)]
             setattr(new, name, size)
-        if not _misfits(shapes, type(model), new):
+        said = _said(model, new)
+        if said is not None and not _misfits(shapes, said):
             return new
     return None
 

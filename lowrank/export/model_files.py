@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank.export.checkpoint import check_module
+from lowrank.export.checkpoint import check_stored_model
 from lowrank.export.formats import format_named
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.plan import ExportPlan, check_multiplied_out
@@ -24,7 +24,7 @@ def plan_export(model: nn.Module, format: str | Format, **options: Any) -> Expor
     Raises:
         ValueError: as `export_model`, but for layers that would be multiplied out.
     """
-    check_module(model)
+    check_stored_model(model)
     return as_format(format, options).plan(model)
 
 
@@ -52,14 +52,14 @@ def export_model(
 
     Raises:
         ValueError: a format that does not exist, options that it does not take, a model that it
-            does not hold; layers that it does not hold, without `multiply_out`; a folder that is
-            there. Nothing is written then.
+            does not hold, or with tensors that no file does; layers that it does not hold, without
+            `multiply_out`; a folder that is there. Nothing is written then.
         MissingExtra: a library that it needs is not installed.
         OSError: a file cannot be written.
     """
     target = as_path(folder, "folder")
     check_flag("multiply_out", multiply_out)
-    check_module(model)
+    check_stored_model(model)
     chosen = as_format(format, options)
     check_new(target)
     plan = chosen.plan(model)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from lowrank.files.paths import check_replaceable
 from lowrank.files.processes import LABEL, is_of_the_gone, short, this_process
 
@@ -60,8 +62,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     error, and removed otherwise.
 
     Raises:
-        ValueError: something is at `path` already, but for an empty folder.
-        OSError: the folder cannot be made; the text names `path`.
+        ValueError: as `check_new`.
+        OSError: the folder cannot be made, or a file in it; the text names `path`.
     """
     check_new(path)
     target = Path(os.path.realpath(path))
@@ -78,16 +80,34 @@ def new_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     file.chmod(mode)
             os.rename(temporary, target)  # Takes the place of an empty folder.
+        except (SafetensorError, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            # As libraries say that the disk is full.
+            raise OSError(f"{path} cannot be written: {error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_new(path: Path) -> None:
-    """Raise ValueError unless nothing or an empty folder is at `path`."""
+    """Raise ValueError unless a new folder can be at `path`, or take the place of what is there."""
+    check_empty(path)
+    # A program that runs in a folder stays in the one that was replaced, and sees nothing of it.
+    if path.is_dir() and path.samefile("."):
+        raise ValueError(f"{path} is the folder that this runs in: name a new one inside of it")
+    if os.path.ismount(os.path.realpath(path)):
+        raise ValueError(f"{path} is where a disk is mounted: name a new folder inside of it")
+
+
+def check_empty(path: Path) -> None:
+    """Raise ValueError unless an empty folder is at `path`, or one can be made there."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path):
         raise ValueError(f"{path} is there already: remove it, or name another folder")
+    above = next(one for one in Path(os.path.abspath(path)).parents if os.path.lexists(one))
+    if not above.is_dir():
+        raise ValueError(f"{path} cannot be made, since {above} is no folder: name another")
 
 
 def temporary_in(folder: Path, name: str) -> Path:

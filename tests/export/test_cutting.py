@@ -2,15 +2,18 @@
 
 import copy
 import importlib.util
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from experiments import command
 from lowrank import (
     MagnitudePruning,
     Quantization,
     Select,
+    TruncatedSVD,
     Uncompressed,
     compress,
     export_model,
@@ -335,6 +338,29 @@ def test_a_cut_llama_is_loaded_by_transformers_where_its_config_can_say_the_size
     # Compressed again, it has the same sizes.
     again = compress(small, Quantization(bits=8), where=Select(include="*_proj")).model
     export_model(again, "hf", tmp_path / "8", tokenizer=None)
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf", "dense"])
+def test_the_command_cuts_before_any_format(format, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    words = ["--format", format, "--cut", "--out", str(tmp_path / "out")]
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    words += ["--no-tokenizer"] if format != "dense" else []
+    save(without_columns(llama(), 0.25, "*.down_proj"), tmp_path / "m")
+    monkeypatch.setattr("sys.argv", ["lowrank", "export", str(tmp_path / "m"), *words])
+    command.main()
+    said = capsys.readouterr().out
+    assert "cut: " in said and "down_proj: 24→16 is cut to 18→16" in said
+    assert len(list((tmp_path / "out").glob("model.*"))) == 1
+    save(compress(llama(), TruncatedSVD(rank=2)).model, tmp_path / "low rank")
+    monkeypatch.setattr("sys.argv", ["lowrank", "export", str(tmp_path / "low rank"), *words[:3]])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--plan", *words[5:]])
+    if format == "dense":
+        command.main()
+    else:
+        with pytest.raises(SystemExit, match=r"q_proj.0.weight|no place for"):
+            command.main()
 
 
 def test_a_cut_encoder_and_decoder_have_a_size_each(tmp_path):

@@ -103,6 +103,46 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("format", ["dense", "plain", "onnx", "torch_export"])
+def test_a_full_disk_is_one_error_and_leaves_nothing(format, tmp_path):
+    resource = pytest.importorskip("resource")
+    given = {}
+    if format in ("onnx", "torch_export"):
+        given["example"] = torch.zeros(2, 8)
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*out|out.*File too large"):
+            lowrank.export_model(net(), format, tmp_path / "out", **given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def without_place(name):
+    model = net()
+    if name == "sparse":
+        model.register_buffer("other", torch.eye(3).to_sparse())
+    elif name == "meta":
+        model.to("meta")
+    else:
+        model.append(nn.LazyLinear(3))
+    return model
+
+
+@pytest.mark.parametrize("name", ["sparse", "meta", "lazy"])
+@pytest.mark.parametrize("format", ["dense", "plain", "torch_export"])
+def test_tensors_that_no_file_holds_are_named_before(format, name, tmp_path):
+    model = without_place(name)
+    with pytest.raises(ValueError, match="cannot be saved: it is"):
+        lowrank.plan_export(model, format)
+    with pytest.raises(ValueError, match="cannot be saved: it is"):
+        lowrank.export_model(model, format, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

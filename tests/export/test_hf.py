@@ -147,7 +147,8 @@ def test_the_tokenizer_goes_along(given, tmp_path):
         ({"tokenizer": 3}, "tokenizer=3 must be"),
         ({"tokenizer": "EMPTY"}, "no tokenizer or processor is in"),
         ({"shard_bytes": 0}, "shard_bytes=0 must be at least 1"),
-        ({"licence": None}, "licence=None must be a text"),
+        ({"licence": None}, "licence=None must be a name of the hub's"),
+        ({"licence": "mit\n- x"}, "must be a name of the hub's, such as 'apache-2.0'"),
         ({"code": True, "dequantize": True}, "with code=True none is"),
         ({"record": "EMPTY/no"}, "no record of a measured point: the record lacks 'method'"),
         ({"model": nn.Linear(4, 4)}, "holds its models, and Linear is none"),
@@ -165,6 +166,82 @@ def test_what_cannot_be_written_is_refused_before(change, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         lowrank.export_model(format="hf", folder=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+def shallower(model):
+    model.model.layers = model.model.layers[:1]
+
+
+def other_head(model):
+    model.lm_head = nn.Sequential(model.lm_head, nn.Linear(40, 40))
+
+
+def extended(model):
+    model.extra = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (shallower, r"has \['model.layers.1.*num_hidden_layers"),
+        (other_head, r"has \['lm_head.weight'\] too and has no \['lm_head.0.weight'"),
+        (extended, r"has no \['extra.weight', 'extra.bias'\]"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"code": True}, {"format": "gguf"}])
+def test_what_the_config_does_not_make_is_refused_before(options, change, text, tmp_path):
+    """A reader would draw it at random, or leave it out."""
+    model = ARCHITECTURES["Llama"].make()
+    change(model)
+    if "format" in options:
+        pytest.importorskip("gguf")
+        text = f"{text}|GGUF has no place for"
+    with pytest.raises(ValueError, match=text):
+        lowrank.export_model(
+            model, **{"format": "hf", "folder": tmp_path / "out", "tokenizer": None} | options
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_config_says_of_a_shallower_model_is_taken(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = ARCHITECTURES["Llama"].make()
+    shallower(model)
+    model.config.num_hidden_layers = 1
+    lowrank.export_model(model, "hf", tmp_path, tokenizer=None)
+    ids = torch.arange(5)[None]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_layer_with_a_norm_of_its_weight_needs_code(tmp_path):
+    """Files of the library have the norm's parts, which the compressed weight is not made of."""
+    from transformers import AutoModel, Wav2Vec2Config, Wav2Vec2Model
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "conv_dim": (8, 8), "conv_stride": (2, 2)}
+    sizes |= {"conv_kernel": (3, 3), "num_conv_pos_embeddings": 8}
+    sizes |= {"num_conv_pos_embedding_groups": 2}
+    torch.manual_seed(0)
+    dense = Wav2Vec2Model(Wav2Vec2Config(**sizes)).eval()
+    model = lowrank.compress(dense, Quantization(bits=8)).model
+    with pytest.raises(ValueError, match="parametrizations.weight.original0"):
+        lowrank.plan_export(model, "hf", tokenizer=None)
+    lowrank.export_model(model, "hf", tmp_path, tokenizer=None, code=True)
+    loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    x = torch.randn(2, 400)
+    torch.testing.assert_close(loaded(x)[0], model(x)[0])
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="needs the weights of stories260K")
+def test_a_tokenizer_is_found_in_the_mirror_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWRANK_HUB", str(STORIES.parents[2]))
+    model = ARCHITECTURES["Llama"].make()
+    lowrank.export_model(model, "hf", tmp_path, tokenizer="karpathy/stories260K")
+    assert (tmp_path / "tokenizer_config.json").is_file()
+    with pytest.raises(ValueError, match="has no models/none; .*on the command line --no-tok"):
+        lowrank.plan_export(model, "hf", tokenizer="none")
 
 
 def test_the_model_keeps_its_config(tmp_path):

@@ -158,3 +158,32 @@ def test_a_folder_that_others_own_is_no_reason_to_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "unlink", refuse)
     atomic.clean(tmp_path)
     assert left.exists()
+
+
+def test_folders_that_a_new_one_cannot_take_the_place_of_are_refused_before(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path, text in (
+        (tmp_path / "file" / "new", "cannot be made, since .*file is no folder"),
+        (tmp_path / "here", "the folder that this runs in"),
+        (atomic.Path("."), "the folder that this runs in"),
+        (tmp_path, "is there already"),
+    ):
+        with pytest.raises(ValueError, match=text), atomic.new_folder(path):
+            raise AssertionError("nothing is begun")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(tmp_path / "disk"))
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(ValueError, match="disk is where a disk is mounted"):
+        atomic.check_new(tmp_path / "disk")
+    atomic.check_empty(tmp_path / "disk")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "here", "disk"}
+
+
+def test_an_error_of_a_library_names_the_folder(tmp_path):
+    with (
+        pytest.raises(OSError, match="new cannot be written: 9 requested and 4 written"),
+        atomic.new_folder(tmp_path / "new"),
+    ):
+        raise OSError("9 requested and 4 written")
+    assert not list(tmp_path.iterdir())

@@ -25,12 +25,20 @@ def format_named(name: str, **options: Any) -> Format:
     Raises:
         ValueError: there is no such format or option, or a value that it does not take.
     """
-    cls = format_class(name)
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    cls, known = format_class(name), options_of(name)
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise ValueError(f"format={name!r} has no options {unknown}: it has {known or 'none'}")
     return cls(**options)
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a format.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    return [field.name for field in fields(format_class(name))]  # type: ignore[arg-type]
 
 
 def format_class(name: str) -> type[Format]:

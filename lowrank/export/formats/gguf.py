@@ -15,6 +15,7 @@ from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.gguf_tensors import KINDS, HeldTensor, held_floats, held_form
 from lowrank.export.formats.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from lowrank.export.formats.hf.processor import WITHOUT
 from lowrank.export.formats.plan import ExportPlan, PlannedLayer
 from lowrank.export.skeleton import layers_of
 from lowrank.model.contents import names_of
@@ -140,8 +141,7 @@ class Gguf(Format):
         name = self.tokenizer or str(getattr(model, "name_or_path", ""))
         if not name:
             raise ValueError(
-                "the model does not say where its tokenizer is: give tokenizer='a folder, name or "
-                "GGUF file', or tokenizer=None to write a file without one"
+                f"this {type(model).__name__} does not say where its tokenizer is. {WITHOUT}"
             )
         try:
             if name.endswith(GGUF):
@@ -149,10 +149,7 @@ class Gguf(Format):
             else:
                 found = Pretrained(name, "float32", None).tokenizer
         except ValueError as error:
-            raise ValueError(
-                f"{error}. Give tokenizer='a folder, name or GGUF file', or tokenizer=None to "
-                "write a file without one"
-            ) from error
+            raise ValueError(f"{error}. {WITHOUT}") from error
         return gguf_tokenizer(found, rows)
 
     def _notes(self, model: nn.Module, stored: Mapping[str, _Stored]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,7 +82,7 @@ class PlainModules(Format):
     name: ClassVar[str] = "plain"
     is_dense: ClassVar[bool] = True
 
-    cut: bool = False
+    cut: bool = field(default=False, metadata={"help": "cut rows and columns of zeros out first"})
     example: Given = example_field()
     whole: str | tuple[str, ...] = ()
 

@@ -95,8 +95,9 @@ def check_multiplied_out(plan: ExportPlan, allowed: bool) -> None:
     if not lost or allowed:
         return
     raise ValueError(
-        f"{plan.format} cannot hold {_reasons(lost)}. Give multiply_out=True to write these layers "
-        f"as dense matrices, {plan.nbytes:,} bytes in all, or choose another format"
+        f"{plan.format} cannot hold {_reasons(lost)}. Give multiply_out=True (on the command line "
+        f"--multiply-out) to write these layers as dense matrices, {plan.nbytes:,} bytes in all, "
+        "or choose another format"
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -64,7 +65,33 @@ class TorchExport(Format):
         _forget_origin(program)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(program, folder / FILE)
+            _save(program, folder / FILE)
+
+
+def _save(program: ExportedProgram, path: Path) -> None:
+    with _LateErrors(path, "w") as file:
+        torch.export.save(program, file)  # type: ignore[arg-type]
+    if file.error is not None:
+        raise file.error
+
+
+class _LateErrors(io.FileIO):
+    """A file that keeps an error of writing, and does not raise it: PyTorch ends the process then.
+
+    Attributes:
+        error: the first one; nothing is written after it.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = whole = memoryview(data).cast("B")
+        try:
+            while len(left) and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(whole)
 
 
 def _forget_origin(program: ExportedProgram) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.export.streamed.request import Request
-from lowrank.files.atomic import check_new, clean, replacing
+from lowrank.files.atomic import check_empty, clean, replacing
 from lowrank.files.fields import Fields, parse
 from lowrank.files.tensor_folders import INDEX
 from lowrank.reading.shards import INDEX as SHARDS
@@ -34,7 +34,7 @@ def prepare(request: Request) -> None:
         _check_same(target, described)
         clean(target)  # What a killed process left.
     else:
-        check_new(target)
+        check_empty(target)
         target.mkdir(parents=True, exist_ok=True)
         with replacing(target / REQUEST) as file:
             file.write_text(json.dumps(described, indent=1) + "\n", "utf-8")

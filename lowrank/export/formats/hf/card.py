@@ -15,6 +15,8 @@ from lowrank.files.paths import as_path
 
 CARD = "README.md"
 HEAD = re.compile(r"\A---\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
+# Of a licence, or none.
+NAME = re.compile(r"[\w.-]*", re.ASCII)
 LICENCE = re.compile(r"^license:[ \t]*['\"]?([\w.-]+)", re.MULTILINE)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lowrank.export.config_sizes import check_config
 from lowrank.export.formats.format import Format
-from lowrank.export.formats.hf.card import CARD, card, licence_of, read_record
+from lowrank.export.formats.hf.card import CARD, NAME, card, licence_of, read_record
 from lowrank.export.formats.hf.compressed_tensors import FORMAT
-from lowrank.export.formats.hf.own_code import auto_classes, planned_own, write_own
+from lowrank.export.formats.hf.own_code import auto_classes, kept_layers, planned_own, write_own
 from lowrank.export.formats.hf.packed_layers import pack_layers, planned_packed
 from lowrank.export.formats.hf.processor import processor_of
 from lowrank.export.formats.plan import ExportPlan
@@ -68,12 +68,13 @@ class HuggingFaceFolder(Format):
             raise ValueError("dequantize=True is for packed layers, and with code=True none is")
         if self.tokenizer is not None and not isinstance(self.tokenizer, str | Path):
             raise ValueError(f"tokenizer={self.tokenizer!r} must be a path, a name, or None")
-        if not isinstance(self.licence, str):
-            raise ValueError(f"licence={self.licence!r} must be a text, such as 'apache-2.0'")
+        if not isinstance(self.licence, str) or not NAME.fullmatch(self.licence):
+            raise ValueError(
+                f"licence={self.licence!r} must be a name of the hub's, such as 'apache-2.0'"
+            )
 
     def plan(self, model: nn.Module) -> ExportPlan:
         check_pretrained(model)
-        check_config(model)
         if self.record is not None:
             read_record(self.record)
         notes = [] if self._licence(model) else ["the licence of the base is not known"]
@@ -84,6 +85,8 @@ class HuggingFaceFolder(Format):
         if self.code:
             auto_classes(model)
         layers = planned_own(model) if self.code else planned_packed(model, self.dequantize)
+        kept = kept_layers(model, layers) if self.code else []
+        check_config(model, [name for layer in kept for name in layer.modules])
         if self.code:
             notes.append("the reader gives trust_remote_code=True, and needs no other library")
         elif any(layer.stored.startswith(FORMAT) for layer in layers):

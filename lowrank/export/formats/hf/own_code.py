@@ -49,9 +49,7 @@ def write_own(
         ValueError: no ``Auto`` class of the library makes models of this class.
     """
     kept = []
-    for layer, planned in zip(layers_of(model), plan.layers, strict=True):
-        if planned.why_dense or isinstance(layer.factorization, Dense):
-            continue
+    for layer in kept_layers(model, plan.layers):
         places = [_place(model, name) for name in layer.modules]
         for place in places:
             del state[f"{place['name']}.{place['weight']}"]
@@ -67,6 +65,15 @@ def write_own(
         "compressed_layers": kept,
         "auto_map": dict.fromkeys(auto_classes(model), reference),
     }
+
+
+def kept_layers(model: nn.Module, planned: tuple[PlannedLayer, ...]) -> list[Layer]:
+    """The layers whose forms take the place of weights."""
+    return [
+        layer
+        for layer, one in zip(layers_of(model), planned, strict=True)
+        if not one.why_dense and not isinstance(layer.factorization, Dense)
+    ]
 
 
 def auto_classes(model: nn.Module) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 WITHOUT = (
-    "Give tokenizer=<a folder, a name on the hub or a GGUF file>, or tokenizer=None to leave it out"
+    "Give tokenizer=<a folder, a name on the hub or a GGUF file>, or tokenizer=None to leave it "
+    "out, on the command line --no-tokenizer"
 )
 
 
@@ -24,22 +25,25 @@ def processor_of(model: nn.Module, given: str | Path) -> Any:
     from transformers import AutoProcessor
 
     from lowrank.reading.gguf_vocabulary import tokenizer_in
+    from lowrank.tasks import hub
     from lowrank.tasks.read_compressed import GGUF, gguf_file
 
-    source = str(given) or str(getattr(model, "name_or_path", ""))
-    if not source:
+    named = str(given) or str(getattr(model, "name_or_path", ""))
+    if not named:
         raise ValueError(
             f"this {type(model).__name__} does not say where its tokenizer is. {WITHOUT}"
         )
-    if source.endswith(GGUF):
-        try:
-            return tokenizer_in(gguf_file(source))
-        except ValueError as error:
-            raise ValueError(f"{error}. {WITHOUT}") from error
     try:
-        return AutoProcessor.from_pretrained(source)
+        if named.endswith(GGUF):
+            return tokenizer_in(gguf_file(named))
+        source = hub.model_path(named)
+    except ValueError as error:
+        raise ValueError(f"{error}. {WITHOUT}") from error
+    try:
+        # Otherwise the library asks in the terminal whether code that comes with it may run.
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # Of many types, whatever is missing or broken.
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"no tokenizer or processor is in {source!r}: {reason}. {WITHOUT}") from (
+        raise ValueError(f"no tokenizer or processor is in {named!r}: {reason}. {WITHOUT}") from (
             error
         )

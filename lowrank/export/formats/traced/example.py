@@ -143,7 +143,8 @@ def _sequence(given: Any) -> tuple[Any, ...]:
 
 
 def _open(tensor: Tensor) -> tuple[int, ...]:
-    is_ids = tensor.ndim == 2 and not tensor.is_floating_point()
+    is_number = tensor.is_floating_point() or tensor.is_complex()
+    is_ids = tensor.ndim == 2 and not is_number
     return (0, 1) if is_ids else (0,)
 
 

@@ -6,6 +6,7 @@ Needs torch and transformers alone. It builds the original model, ORIGINAL, and 
 
 import transformers
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from .matrix_forms import MatrixForm, form_of
 
@@ -31,8 +32,11 @@ class CompressedLinear(nn.Module):
 
 def reading(module: nn.Module, form: MatrixForm, place: dict, is_first: bool) -> nn.Module:
     """A module of any other class, which reads its weight as one tensor."""
-    name, shape, cls = place["weight"], place["shape"], type(module)
+    name, shape = place["weight"], place["shape"]
+    if is_parametrized(module, name):
+        remove_parametrizations(module, name)
     delattr(module, name)
+    cls = type(module)
     weight = property(lambda self: self.held[0].kept().reshape(shape))
     module.__class__ = type(f"Compressed{cls.__name__}", (cls,), {name: weight})
     vars(module)["held"] = (form,)
