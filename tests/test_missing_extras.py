@@ -34,7 +34,9 @@ ELSEWHERE = {
 
 
 # They hold classes of torchmetrics, and are imported when needed.
-OF_TORCHMETRICS = ("lowrank.tasks.text_metrics", "lowrank.tasks.summed_scores")
+OF_TORCHMETRICS = tuple(
+    f"lowrank.tasks.{name}" for name in ("detection_metrics", "summed_scores", "text_metrics")
+)
 
 
 def libraries(requirements):

@@ -37,6 +37,7 @@ USES = {
     "onnxscript": ("lowrank.export.model_files", "plan_export(nn.Linear(2, 2), 'onnx')"),
     "pandas": ("lowrank.records.store", "load_both('.')"),
     "pydantic": ("runpy", "run_module('experiments.reproduce', run_name='__main__')"),
+    "pycocotools": ("lowrank.tasks.average_precision", "matches([], None, 1)"),
     "sacrebleu": ("lowrank.tasks", "TranslationScores()"),
     "sklearn": ("lowrank.tasks", "Digits()"),
     "soundfile": ("lowrank.tasks", "HubClips('me/words', 8000, 8000)"),
@@ -104,7 +105,9 @@ def forget(names):
 
 
 # Those that look for libraries when they are imported.
-OF_TORCHMETRICS = ("lowrank.tasks.text_metrics", "lowrank.tasks.summed_scores")
+OF_TORCHMETRICS = tuple(
+    f"lowrank.tasks.{name}" for name in ("detection_metrics", "summed_scores", "text_metrics")
+)
 HOLDERS = ("lowrank.reporting", *OF_TORCHMETRICS)
 
 

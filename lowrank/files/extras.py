@@ -24,6 +24,7 @@ EXTRAS = {
     "onnxscript": "onnx",
     "pandas": "reports",
     "pydantic": "sweep",
+    "pycocotools": "detection",
     "sacrebleu": "texts",
     "sklearn": "tasks",
     "soundfile": "sound",
@@ -39,6 +40,7 @@ EXTRAS = {
 
 # Extra → the extras that it installs too.
 INCLUDED = {
+    "detection": {"tasks"},
     "exported": {"gguf", "onnx", "reports", "sweep", "tasks"},
     "gguf": {"tasks"},
     "harness": {"tasks"},

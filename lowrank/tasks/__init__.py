@@ -7,6 +7,8 @@ from lowrank.tasks.audio_classification import AudioClassification as AudioClass
 from lowrank.tasks.audio_sources import HubClips as HubClips
 from lowrank.tasks.causal_lm import CausalLM as CausalLM
 from lowrank.tasks.class_scores import ClassScores as ClassScores
+from lowrank.tasks.detector_heads import DetectorHead as DetectorHead
+from lowrank.tasks.detector_heads import GridHead as GridHead
 from lowrank.tasks.heads.audio_inputs import AudioInputs as AudioInputs
 from lowrank.tasks.heads.class_targets import ClassTargets as ClassTargets
 from lowrank.tasks.heads.hidden_tokens import HiddenTokens as HiddenTokens
@@ -35,6 +37,8 @@ from lowrank.tasks.image_sources import HubImages as HubImages
 from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
 from lowrank.tasks.mask_sources import HubMasks as HubMasks
+from lowrank.tasks.object_detection import ObjectDetection as ObjectDetection
+from lowrank.tasks.object_sources import HubObjects as HubObjects
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
 from lowrank.tasks.task import loss_metric as loss_metric
