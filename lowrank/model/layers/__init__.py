@@ -43,7 +43,7 @@ def why_no_rule(module: nn.Module) -> str:
                 "a part of a factorization, which `lowrank.recovery.DecomposeLeaves` compresses; "
                 "`lowrank.plain_model` makes a model of dense layers of this one"
             )
-        return "no rule for a module that uses it"
+        return f"no rule for a {type(module).__name__}, whose own code uses it"
     if "forward" in vars(module):
         return "its `forward` was set on this one module, and would be lost"
     if rule_for(module) is None:
