@@ -46,6 +46,7 @@ def export(
     model: str | None,
     multiply_out: bool,
     plan: bool,
+    push: str | None = None,
     **options: Any,
 ) -> None:
     """Print what an export would write, and write it.
@@ -55,23 +56,27 @@ def export(
         model: ``package.module:builder`` of the dense model, where the file does not name its
             class.
         plan: whether nothing is written.
+        push: the name on the hub under which the folder is uploaded.
         options: the fields of the format; of all, `cut` and an `example` for it.
 
     Raises:
-        ValueError: as `lowrank.load` and `lowrank.export_model`.
+        ValueError, OSError: as `lowrank.load`, `lowrank.export_model` and `lowrank.push_to_hub`.
     """
     import lowrank
     from lowrank.export.formats import format_named
+    from lowrank.export.formats.hf.push import check_upload
     from lowrank.files.atomic import check_new
     from lowrank.files.paths import as_path
 
-    # Both before the model is loaded, which may take minutes.
+    # All before the model is loaded, which may take minutes.
     cut_before = _cut_before(format, options)
     chosen = format_named(format, **options)
     if not plan:
         if out is None:
             raise ValueError("--out is not given: name the folder to write, or give --plan")
         check_new(as_path(out, "--out"))
+    if push is not None:
+        check_upload(push)
     loaded = _loaded(file, model)
     if cut_before is not None:
         print(replace(cut_before.plan(loaded), format="cut").describe(), flush=True)
@@ -79,7 +84,9 @@ def export(
     print(lowrank.plan_export(loaded, chosen).describe(), flush=True)
     if out is not None and not plan:
         lowrank.export_model(loaded, chosen, out, multiply_out=multiply_out)
-        print(out)
+        print(out, flush=True)
+        if push is not None:
+            print(lowrank.push_to_hub(out, push))
 
 
 def _cut_before(format: str, options: dict[str, Any]) -> PlainModules | None:
@@ -127,6 +134,11 @@ def _add_options(parser: argparse.ArgumentParser, chosen: str | None, formats: l
         help="let layers that the format cannot hold become dense",
     )
     parser.add_argument("--plan", action="store_true", help="print what would be written, only")
+    parser.add_argument(
+        "--push",
+        metavar="ORGANISATION/MODEL",
+        help="upload the folder to the hub, as a private model; the token is that in HF_TOKEN",
+    )
     if chosen is not None:
         from lowrank.export.formats import format_class, options_of
 

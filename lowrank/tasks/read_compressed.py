@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowrank.files.paths import as_path
 from lowrank.numerics.checks import check_flag
 from lowrank.tasks import hub
 from lowrank.tasks.pretrained import DTYPES, Pretrained, auto_class
@@ -17,7 +18,7 @@ CAUSAL = "AutoModelForCausalLM"
 
 
 def read_compressed(
-    name: str,
+    name: str | Path,
     *,
     dtype: str = "float32",
     auto: str = CAUSAL,
@@ -48,6 +49,7 @@ def read_compressed(
             does not have.
     """
     check_flag("multiply_out", multiply_out)
+    name = str(as_path(name, "name"))
     if name.endswith(GGUF):
         if auto != CAUSAL or revision is not None:
             raise ValueError(f"{name} is a GGUF file, which takes no `auto` and no `revision`")

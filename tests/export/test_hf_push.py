@@ -6,6 +6,7 @@ from architectures import ARCHITECTURES
 from hub_server import hub
 
 import lowrank
+from experiments import command
 from lowrank import Quantization
 from lowrank.export.formats.hf.push import push_to_hub
 
@@ -64,6 +65,35 @@ def test_other_arguments_are_refused_before_anything_is_sent(server, folder, cha
     with pytest.raises(ValueError, match=text):
         push_to_hub(**given)
     assert not server.made
+
+
+@pytest.mark.parametrize("token", ["hf\nx", "hf x", "hfö", " "])
+def test_what_is_no_token_is_not_sent(token, server, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(ValueError, match="HF_TOKEN holds no token"):
+        push_to_hub(folder, "org/name", endpoint=server.address)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "no address", "ftp://127.0.0.1:9"])
+def test_a_hub_that_is_not_there_is_one_error(endpoint, server, folder):
+    with pytest.raises(OSError, match=f"{endpoint} cannot be reached: "):
+        push_to_hub(folder, "org/name", endpoint=endpoint)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+def test_the_command_uploads_what_it_wrote(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    lowrank.save(ARCHITECTURES["Llama"].make(), tmp_path / "m")
+    words = ["lowrank", "export", str(tmp_path / "m"), "--format", "dense"]
+    words += ["--out", str(tmp_path / "out"), "--push"]
+    monkeypatch.setattr("sys.argv", [*words, "name"])
+    with pytest.raises(SystemExit, match="export: name='name' must be the name of a model"):
+        command.main()
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("sys.argv", [*words, "org/name"])
+    command.main()
+    assert capsys.readouterr().out.endswith(f"{server.address}/org/name/commit/1\n")
+    assert server.files.keys() == {"model.safetensors"}
 
 
 def test_a_token_is_needed(server, folder, monkeypatch):

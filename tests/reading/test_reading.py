@@ -214,7 +214,10 @@ def test_damaged_and_other_files_are_refused(folder):
         lowrank.read_compressed(str(folder))
     path.unlink()
     with pytest.raises(ValueError, match=r"no \*.safetensors file"):
-        lowrank.read_compressed(str(folder))
+        lowrank.read_compressed(folder)
+    for name, text in (("", "is empty"), (None, "must be a path"), (5, "must be a path")):
+        with pytest.raises(ValueError, match=text):
+            lowrank.read_compressed(name)
     with pytest.raises(ValueError, match="auto='LlamaConfig'"):
         lowrank.read_compressed(str(folder), auto="LlamaConfig")
 

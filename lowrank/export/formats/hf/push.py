@@ -36,27 +36,51 @@ def push_to_hub(
     """
     source = as_path(folder, "folder")
     check_flag("private", private)
-    if not isinstance(name, str) or name.count("/") != 1:
-        raise ValueError(f"name={name!r} must be the name of a model: 'organisation/model'")
+    check_upload(name)
     if not source.is_dir() or not any(source.iterdir()):
         raise ValueError(f"{source} is no folder with files: export a model into it first")
-    need("an upload to the hub", "huggingface_hub")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise ValueError(f"the environment variable {TOKEN} holds no token: set it to one of yours")
-    hub = HfApi(endpoint=endpoint, token=token)
+    hub = HfApi(endpoint=endpoint, token=_token())
     try:
         hub.create_repo(name, private=private, exist_ok=True)
         return hub.upload_folder(
             repo_id=name, folder_path=source, commit_message="Add a compressed model"
         ).commit_url
-    except HFValidationError as error:
-        raise ValueError(f"name={name!r} is no name of a model: {error}") from error
     except (HfHubHTTPError, RuntimeError) as error:
         reason = error.__cause__ or error  # The library wraps what stops the upload of a file.
         raise OSError(f"{hub.endpoint} does not take {source} as {name}: {reason}") from error
-    except OSError as error:
+    except Exception as error:  # Those of the library of requests have no common kind.
         raise OSError(f"{hub.endpoint} cannot be reached: {error}") from error
+
+
+def check_upload(name: str) -> None:
+    """Raise unless a model can have this name, and there is a token.
+
+    Raises:
+        ValueError, MissingExtra: as `push_to_hub`.
+    """
+    if not isinstance(name, str) or name.count("/") != 1:
+        raise ValueError(f"name={name!r} must be the name of a model: 'organisation/model'")
+    need("an upload to the hub", "huggingface_hub")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"name={name!r} is no name of a model: {error}") from error
+    _token()
+
+
+def _token() -> str:
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise ValueError(f"the environment variable {TOKEN} holds no token: set it to one of yours")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            f"the environment variable {TOKEN} holds no token: it has blanks, control characters "
+            "or letters beyond ASCII"
+        )
+    return token
