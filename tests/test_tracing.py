@@ -10,6 +10,7 @@ from test_contract import INNER, OUT, ROWS, structured
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from lowrank.factorizations import Factorization, Quantized
 from lowrank.model.factorized import FactorizedConvolution, FactorizedEmbedding, FactorizedLinear
 
 # One row of the table for each set of classes that it shows.
@@ -149,6 +150,14 @@ def test_an_exported_entropy_code_is_one_operator_that_decodes_what_is_stored(tm
     torch.testing.assert_close(loaded(X), module(X))
     stored = tensor_bytes(module)
     assert sum(tensor.nbytes for tensor in program.state_dict.values()) == stored
+
+
+def test_a_recording_leaves_the_forms_that_files_name():
+    """It makes a class for each module, of the name of the module's own."""
+    before = dict(Factorization.types)
+    type("Quantized", (Quantized,), {})
+    exported(layer("quantized 8 bits"), X)
+    assert Factorization.types == before and before["Quantized"] is Quantized
 
 
 def test_a_compiled_layer_sees_its_codes_change():

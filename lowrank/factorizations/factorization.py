@@ -44,7 +44,10 @@ class Factorization(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Factorization.types[cls.__name__] = cls
+        # One with the name of its own base stands in for it, such as those that torch.export makes
+        # of each class, and is not what files mean.
+        if all(base.__name__ != cls.__name__ for base in cls.__mro__[1:]):
+            Factorization.types[cls.__name__] = cls
 
     def __init__(self, shape: tuple[int, int], notes: tuple[str, ...] = ()) -> None:
         super().__init__()
