@@ -372,6 +372,23 @@ def test_code_that_depends_on_numbers_is_named(tmp_path):
         lowrank.export_model(model, "torch_export", tmp_path / "out", example=torch.ones(2, 4))
 
 
+class Columns(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, table):
+        return self.first(table.float())
+
+
+def test_a_number_of_integers_that_cannot_change_is_explained(tmp_path):
+    example = torch.ones(2, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"size\(\)\[1\].*\n.*This model takes one size"):
+        lowrank.export_model(Columns(), "torch_export", tmp_path / "out", example=example)
+    assert not list(tmp_path.iterdir())
+    lowrank.export_model(Columns(), "torch_export", tmp_path / "out", example=example.float())
+
+
 class Rare(nn.Module):
     def forward(self, x):
         return torch.linalg.eigvalsh(x.mT @ x)

@@ -18,6 +18,18 @@ from lowrank.factorizations import Factorization
 from lowrank.model.copying import copied
 from lowrank.model.factorized import FactorizedLayer
 
+# How torch.export begins to say that a size which is to stay open has to be that of the example.
+VIOLATED = "Constraints violated"
+OF_ONE_SIZE = (
+    "The first axis of all inputs stays open, and the second of integers with two axes, as a "
+    "length of token ids does. This model takes one size along such an axis alone: integers of a "
+    "fixed number can be given as floating point, which its code makes integers of"
+)
+OF_OTHERS = (
+    "Give an example of the inputs that it takes; let code that depends on the numbers in tensors "
+    "be replaced or left out of the model"
+)
+
 
 class Traced(nn.Module):
     """A model whose outputs are tensors alone: one, a tuple of them, or a dict by name.
@@ -124,10 +136,10 @@ def _named_errors(traced: Traced) -> Iterator[None]:
     except Exception as error:  # Whatever the code of a model and the compilers raise.
         where = f"in the layer {inside[-1]!r} of" if inside and inside[-1] else "in"
         reason = str(error).strip().split("\n\n")[0][:600]
+        advice = OF_ONE_SIZE if VIOLATED in reason else OF_OTHERS
         raise ValueError(
             f"the operations of {type(traced.model).__name__} cannot be recorded; torch.export "
-            f"failed {where} the model: {reason}\nGive an example of the inputs that it takes; let "
-            "code that depends on the numbers in tensors be replaced or left out of the model"
+            f"failed {where} the model: {reason}\n{advice}"
         ) from error
     finally:
         for hook in hooks:
