@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from experiments.parts import Parts, Settings, export_format, make, make_parts, shared_task
 from lowrank.compression.compress import as_allocation
 from lowrank.compression.compress import check as check_compression
+from lowrank.compression.kernel_cache import kernel_cache
 from lowrank.files.extras import need
 from lowrank.measure.harness import check_tasks
 from lowrank.point.dense import text, with_seed
@@ -79,6 +80,12 @@ def check_options(settings: Settings) -> None:
     if export is not None:
         need(f"save.format={export.name}", *export.libraries)
     make(settings["tracker"])
+    if not isinstance(settings["kernel_cache"], Mapping):
+        raise ValueError(
+            f"kernel_cache={settings['kernel_cache']} has no effect: give kernel_cache.folder=…"
+        )
+    with kernel_cache(**settings["kernel_cache"]):
+        pass  # It can be made and written.
 
 
 def _check_labels(settings: Settings, parts: Parts) -> None:

@@ -13,6 +13,7 @@ from experiments.parts import Settings, export_format, make_parts, reason, say_w
 from experiments.plan import has_all
 from experiments.progress import Outcome, Progress
 from experiments.trackers import log_point
+from lowrank.compression.kernel_cache import kernel_cache
 from lowrank.point import measure_point
 from lowrank.records import best, models, store
 from lowrank.records.claims import Claims
@@ -24,18 +25,19 @@ def measured(settings: Settings) -> dict[str, Any]:
     saving: dict[str, Any] = {}
     if keep != "none":
         saving = {"save": settings["results"], "keep": keep, "export": export_format(settings)}
-    return measure_point(
-        parts.task,
-        parts.method,
-        norm=parts.norm,
-        where=parts.where,
-        recovery=parts.recovery,
-        measure=parts.measure,
-        **{name: settings[name] for name in ("values", "seed", "threads")},
-        config=settings,
-        checkpoint=settings["results"],
-        **saving,
-    )
+    with kernel_cache(**settings["kernel_cache"]):
+        return measure_point(
+            parts.task,
+            parts.method,
+            norm=parts.norm,
+            where=parts.where,
+            recovery=parts.recovery,
+            measure=parts.measure,
+            **{name: settings[name] for name in ("values", "seed", "threads")},
+            config=settings,
+            checkpoint=settings["results"],
+            **saving,
+        )
 
 
 def run_point(config: DictConfig, progress: Progress) -> Outcome:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lowrank.calibration import Calibration as Calibration
     from lowrank.compression.compress import check as check
     from lowrank.compression.compress import compress as compress
+    from lowrank.compression.kernel_cache import kernel_cache as kernel_cache
     from lowrank.decomposers import *  # noqa: F403
     from lowrank.execution import optimize_for as optimize_for
     from lowrank.export.checkpoint import load as load
@@ -49,6 +50,7 @@ PLACES = {
     "export_model": "lowrank.export.model_files",
     "export_peft": "lowrank.export.peft",
     "plan_export": "lowrank.export.model_files",
+    "kernel_cache": "lowrank.compression.kernel_cache",
     "load": "lowrank.export.checkpoint",
     "load_peft": "lowrank.export.peft",
     "measure_point": "lowrank.point",

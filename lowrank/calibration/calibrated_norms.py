@@ -151,7 +151,14 @@ class CalibratedNorms(NormProvider):
         data = self._data(model, data)
         source["data"] = data.fingerprint()
         key = None if owner is None else ("calibration", *owner, *source.values(), *names)
-        return Calibration(MEMO.get(key, lambda: self._collect(model, sites, data)), source)
+
+        def collected() -> dict[str, Statistics]:
+            if owner is None or owner[0].identity is None:
+                return self._collect(model, sites, data)
+            shared = ("calibration", owner[0].identity, *source.values(), *names)
+            return MEMO.shelved(shared, lambda: self._collect(model, sites, data))
+
+        return Calibration(MEMO.get(key, collected), source)
 
     def _data(self, model: nn.Module, data: Any) -> CalibrationData:
         if isinstance(data, Calibration):

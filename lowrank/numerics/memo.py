@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,13 @@ from torch.utils._pytree import tree_leaves
 
 # The keys of results first computed inside each `Memo.passing` that a thread is in.
 _PASSING: ContextVar[tuple[set[Any], ...]] = ContextVar("passing", default=())
+
+
+class Shelf(Protocol):
+    """A store of results beyond this process; see `lowrank.kernel_cache`."""
+
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """The kept result of `key`, or that of `compute()`."""
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Memo:
     limit_bytes: int = 4 << 30
     hits: int = 0
     misses: int = 0
+    shelf: Shelf | None = None
     _store: OrderedDict[tuple[Any, ...], tuple[int, Any]] = field(default_factory=OrderedDict)
     _bytes: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -67,6 +75,18 @@ class Memo:
                 _, (dropped, _) = self._store.popitem(last=False)
                 self._bytes -= dropped
         return result
+
+    def shelved(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """The result of `key` from the shelf, or that of `compute()`; inside `passing`, the latter.
+
+        Args:
+            key: plain values, which mean the same in other processes. What the last bits of a
+                result depend on besides is added here.
+        """
+        if self.shelf is None or _PASSING.get():
+            return compute()
+        state = (torch.get_num_threads(), torch.get_float32_matmul_precision())
+        return self.shelf.get(repr((*state, *key)), compute)
 
     @contextmanager
     def passing(self) -> Iterator[None]:
@@ -121,26 +141,48 @@ def memoised(kernel: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*tensors: Tensor, **options: Any) -> Any:
         name = f"{kernel.__module__}.{kernel.__qualname__}"
         key = (name, *map(fingerprint, tensors), *sorted(options.items()))
-        return MEMO.get(key, lambda: kernel(*tensors, **options))
+
+        def compute() -> Any:
+            return kernel(*tensors, **options)
+
+        # Nobody knows when the code of others changes.
+        is_own = kernel.__module__.startswith("lowrank.")
+        return MEMO.get(key, lambda: MEMO.shelved(key, compute) if is_own else compute())
 
     return wrapper
 
 
-# Each model with the promise of `unchanging` → the token that stands for it in keys.
-_PROMISED: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """The token of a model of `unchanging`, which stands for it in keys.
+
+    Attributes:
+        identity: the same text in other processes where the code, attributes and hooks of the model
+            are the same; None if nobody knows.
+    """
+
+    identity: str | None = None
 
 
-def unchanging(model: nn.Module) -> nn.Module:
+# The models with the promise of `unchanging`.
+_PROMISED: WeakKeyDictionary[nn.Module, Promise] = WeakKeyDictionary()
+
+
+def unchanging(model: nn.Module, identity: str | None = None) -> nn.Module:
     """Promise that a model does not change, so that results of running it are computed once.
 
     The promise: from now on the code of its modules, their plain attributes and their hooks do not
     change, nor does the code of the task that it runs on. Weights, buffers and data may change,
     because they are part of the key. The promise holds for this object and not for its copies.
 
+    Args:
+        identity: what tells the model's code and attributes apart in all processes; with it, its
+            statistics may be kept by `lowrank.kernel_cache`.
+
     Returns:
         The model itself.
     """
-    _PROMISED.setdefault(model, object())
+    _PROMISED.setdefault(model, Promise(identity))
     return model
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from lowrank.compression.kernel_cache import code_of
 from lowrank.measure.macs import layer_macs
 from lowrank.model.copying import copied
 from lowrank.numerics.memo import unchanging
@@ -99,7 +100,9 @@ def question(
 @functools.lru_cache(maxsize=1)
 def dense_model(drawn: Drawn) -> nn.Module:
     """The trained dense model of a task; it is shared and must not be changed."""
-    return unchanging(drawn.task.model())
+    model = drawn.task.model()
+    code = code_of({*drawn.classes, *(type(module) for module in model.modules())})
+    return unchanging(model, None if code is None else f"{drawn.text} {code}")
 
 
 @functools.lru_cache(maxsize=1)

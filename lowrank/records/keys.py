@@ -10,7 +10,9 @@ from typing import Any
 from lowrank.records.checks import check_plain
 
 # Parts of a config that say where and how a point is run, and not which point it is.
-VOLATILE = frozenset({"force", "hydra", "results", "save", "shard", "sweep", "tracker"})
+VOLATILE = frozenset(
+    {"force", "hydra", "kernel_cache", "results", "save", "shard", "sweep", "tracker"}
+)
 # Settings by which repetitions of one measurement differ.
 SEED_FIELDS = ("seed", "calibration_seed")
 
