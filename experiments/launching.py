@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.plan import SweepJob
 from experiments.progress import Outcome, Progress
@@ -48,6 +48,26 @@ def launch_all(jobs: Sequence[SweepJob], launch: Launch, progress: Progress) -> 
         if claimed and not left:
             left, claimed = _free(claimed)
     return ended
+
+
+def ended_by(
+    error: Exception, jobs: Sequence[SweepJob], since: Mapping[str, float]
+) -> list[Outcome]:
+    """The outcomes of jobs whose launcher failed, as those of others do for one job that is lost.
+
+    Args:
+        since: by folder of records, when the sweep began by the clock of its file system.
+
+    Raises:
+        Exception: the same, if no job made its record.
+    """
+    from experiments.point import was_measured
+
+    done = [was_measured(job.settings, since.get(str(job.folder), 0.0)) for job in jobs]
+    if not any(done):
+        raise error
+    _say(f"the launcher failed: {type(error).__name__}: {error}")
+    return ["measured" if is_done else "lost" for is_done in done]
 
 
 def _free(claimed: Sequence[SweepJob]) -> tuple[list[SweepJob], list[SweepJob]]:

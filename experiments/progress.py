@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -67,15 +68,29 @@ class Progress:
         self._say(f"FAILED {point}: {reason}", sys.stderr)
 
     def _say(self, text: str, stream: TextIO) -> None:
-        with self.ticks.open("ab") as file:
-            file.write(b".")
-        count = self.ticks.stat().st_size
+        count = self._count()
+        if not count:
+            stream.write(f"{text}\n")
+            stream.flush()
+            return
         remaining = self.total - self.done - count
         minutes, seconds = divmod(round((time.time() - self.started) / count * remaining), 60)
         place = f"[{self.done + count}/{self.total}, {minutes}:{seconds:02d} left]"
         # One write for the whole line, because workers share the terminal.
         stream.write(f"{place} {text}\n")
         stream.flush()
+
+    def _count(self) -> int:
+        """Count a point; how many are, or 0 on another machine, which does not see the file."""
+        try:
+            file = os.open(self.ticks, os.O_WRONLY | os.O_APPEND)
+        except OSError:
+            return 0
+        try:
+            os.write(file, b".")
+            return os.fstat(file).st_size
+        finally:
+            os.close(file)
 
 
 def _size(record: Mapping[str, Any]) -> str:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.output import read_by_others
 from experiments.required import REPORTS, require
 from experiments.yaml_folders import CONF, check_own
+from lowrank.files.extras import MissingExtra, need
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from experiments.progress import Progress
 
 # Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
-sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
+PLUGINS = str(Path(__file__).resolve().parent / "plugins")
+sys.path.append(PLUGINS)
+# Launchers of others, by what they need.
+LAUNCHERS = {"submitit_local": "submitit", "submitit_slurm": "submitit"}
 
 
 def task_function(config: DictConfig, progress: Progress) -> str | None:
@@ -47,6 +52,14 @@ def show_progress() -> None:
         logger.setLevel(logging.INFO)
 
 
+def need_launcher(arguments: Sequence[str]) -> None:
+    """Raise MissingExtra if a launcher was asked for that is not installed."""
+    for argument in arguments:
+        name = argument.removeprefix("hydra/launcher=")
+        if name != argument and name in LAUNCHERS:
+            need(argument, LAUNCHERS[name])
+
+
 def main() -> None:
     """Run the sweep of the command line.
 
@@ -58,6 +71,14 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    try:
+        need_launcher(sys.argv[1:])
+    except MissingExtra as error:
+        sys.exit(f"{error}")
+    # Jobs on other machines look for our sweeper, too.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (os.environ.get("PYTHONPATH"), PLUGINS))
+    )
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # The config says so too, but where it has an error Hydra would not get to read that.
         sys.argv.append("--multirun")

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.composer import Composer
-from experiments.launching import launch_all
+from experiments.launching import ended_by, launch_all
 from experiments.plan import SweepJob, check, pending, say_repeats, without_best
 from experiments.progress import Outcome, Progress, counting
 from experiments.shards import say_whole, shard_of
@@ -134,13 +134,23 @@ class UnionSweeper(Sweeper):
         log_sweep(left[0].settings)
         return ended
 
-    def _run(self, jobs: list[SweepJob], total: int, composer: Composer) -> Counter[Outcome]:
-        """Run jobs, the last of so many; how many ended in which way."""
-        with counting(total, total - len(jobs), _now(jobs)) as progress:
+    def _run(
+        self, jobs: list[SweepJob], total: int, composer: Composer, done: int | None = None
+    ) -> Counter[Outcome]:
+        """Run jobs, of so many in all; how many ended in which way.
+
+        Args:
+            done: how many are done; all others if not given.
+        """
+        done = total - len(jobs) if done is None else done
+        with counting(total, done, _now(jobs)) as progress:
             launcher = self.launcher(composer, progress)
 
             def launch(jobs: Sequence[SweepJob]) -> list[Outcome]:
-                returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+                try:
+                    returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+                except Exception as error:  # As of others' launchers for a node that was lost.
+                    return ended_by(error, jobs, progress.since)
                 return [job.return_value for job in returns]
 
             return launch_all(jobs, launch, progress)
