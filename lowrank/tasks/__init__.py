@@ -39,6 +39,7 @@ from lowrank.tasks.image_sources import ImageSource as ImageSource
 from lowrank.tasks.mask_sources import HubMasks as HubMasks
 from lowrank.tasks.object_detection import ObjectDetection as ObjectDetection
 from lowrank.tasks.object_sources import HubObjects as HubObjects
+from lowrank.tasks.speech_sources import HubSpeech as HubSpeech
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task
 from lowrank.tasks.task import loss_metric as loss_metric
@@ -53,6 +54,7 @@ from lowrank.tasks.token_sequences import TokenSplit as TokenSplit
 from lowrank.tasks.training.options import TrainingOptions as TrainingOptions
 from lowrank.tasks.training.resuming import resumable as resumable
 from lowrank.tasks.training.training import Training as Training
+from lowrank.tasks.vocoding import Vocoding as Vocoding
 from lowrank.tasks.weights import Published as Published
 from lowrank.tasks.weights import Trained as Trained
 from lowrank.tasks.weights import TrainedOn as TrainedOn

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
 from lowrank.tasks.image_sources import Part, check_part
 from lowrank.tasks.splits import check_texts_of, data_name
 from lowrank.tasks.waves import padded
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -85,34 +89,54 @@ class HubClips:
         return Clips(content["waves"], content["labels"], int(content["classes"]) or None)
 
     def _decode(self, split: str) -> dict[str, Tensor]:
-        from datasets import Audio
-
         data = rows_of(self, split, self.audio, self.label)
         labelled = class_numbers(self, data, self.label)
-        # Decoding in `datasets` needs torchcodec, which brings FFmpeg.
-        sounds = data.cast_column(self.audio, Audio(decode=False))[self.audio]
+        sounds = sounds_of(data, self.audio)
         waves = [self._wave(sound, row) for row, sound in enumerate(sounds)]
         return {"waves": torch.stack(waves), **labelled}
 
     def _wave(self, sound: Any, row: int) -> Tensor:
         """One clip, float32 (samples,)."""
-        import soundfile
-
         place = f"the clip in row {row} of dataset {self.dataset!r}"
-        file = io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
-        try:
-            wave, rate = soundfile.read(file, dtype="float32")
-        except (soundfile.SoundFileError, TypeError, OSError) as error:
-            raise ValueError(f"{place} cannot be decoded: {error}") from error
-        if rate != self.sampling_rate or wave.ndim != 1:
-            channels = 1 if wave.ndim == 1 else wave.shape[1]
-            raise ValueError(
-                f"{place} has {rate} samples a second and {channels} channels; clips must have "
-                f"sampling_rate={self.sampling_rate} and one channel"
-            )
-        if len(wave) == 0 or len(wave) > self.samples:
+        wave = read_wave(sound, self.sampling_rate, place)
+        if len(wave) > self.samples:
             raise ValueError(
                 f"{place} has {len(wave)} samples; clips must have 1..{self.samples}: raise "
                 "`samples`, or take other clips"
             )
-        return padded(torch.from_numpy(wave), self.samples)
+        return padded(wave, self.samples)
+
+
+def sounds_of(data: Dataset, column: str) -> Sequence[Any]:
+    """The sounds in a column, not decoded: that needs torchcodec, which brings FFmpeg."""
+    from datasets import Audio
+
+    return data.cast_column(column, Audio(decode=False))[column]
+
+
+def read_wave(sound: Any, sampling_rate: int, place: str) -> Tensor:
+    """The samples of a sound of one channel, float32 (samples,), in [−1, 1].
+
+    Args:
+        sound: one of `sounds_of`.
+        place: what it is, for errors.
+
+    Raises:
+        ValueError: it cannot be decoded, is empty, or has several channels or another rate.
+    """
+    import soundfile
+
+    file = io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
+    try:
+        wave, rate = soundfile.read(file, dtype="float32")
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        raise ValueError(f"{place} cannot be decoded: {error}") from error
+    if rate != sampling_rate or wave.ndim != 1:
+        channels = 1 if wave.ndim == 1 else wave.shape[1]
+        raise ValueError(
+            f"{place} has {rate} samples a second and {channels} channels; clips must have "
+            f"sampling_rate={sampling_rate} and one channel"
+        )
+    if len(wave) == 0:
+        raise ValueError(f"{place} has no samples")
+    return torch.from_numpy(wave)
