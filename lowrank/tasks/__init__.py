@@ -9,6 +9,7 @@ from lowrank.tasks.causal_lm import CausalLM as CausalLM
 from lowrank.tasks.class_scores import ClassScores as ClassScores
 from lowrank.tasks.detector_heads import DetectorHead as DetectorHead
 from lowrank.tasks.detector_heads import GridHead as GridHead
+from lowrank.tasks.heads.answer_targets import AnswerTargets as AnswerTargets
 from lowrank.tasks.heads.audio_inputs import AudioInputs as AudioInputs
 from lowrank.tasks.heads.class_targets import ClassTargets as ClassTargets
 from lowrank.tasks.heads.hidden_tokens import HiddenTokens as HiddenTokens
@@ -19,11 +20,13 @@ from lowrank.tasks.heads.inputs import WordInputs as WordInputs
 from lowrank.tasks.heads.mask_targets import MaskTargets as MaskTargets
 from lowrank.tasks.heads.number_targets import NumberTargets as NumberTargets
 from lowrank.tasks.heads.prompt_targets import PromptTargets as PromptTargets
+from lowrank.tasks.heads.question_inputs import QuestionInputs as QuestionInputs
 from lowrank.tasks.heads.rows import HubRows as HubRows
 from lowrank.tasks.heads.targets import ScoredClasses as ScoredClasses
 from lowrank.tasks.heads.targets import Targets as Targets
 from lowrank.tasks.heads.task import TransformersTask as TransformersTask
 from lowrank.tasks.heads.text_targets import TextTargets as TextTargets
+from lowrank.tasks.heads.trained_head import TrainedHead as TrainedHead
 from lowrank.tasks.heads.transcript_targets import TranscriptTargets as TranscriptTargets
 from lowrank.tasks.heads.word_class_targets import WordClassTargets as WordClassTargets
 from lowrank.tasks.image_changes import Inverted as Inverted

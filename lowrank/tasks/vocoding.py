@@ -224,7 +224,8 @@ class Vocoding(OwnNetwork, OfParts):
         return SpeechSplit([found[row] for row in rows.tolist()], self.device)
 
     def _check_outputs(self, model: nn.Module) -> None:
-        (mel,) = self.example()
+        example: Any = self.example()
+        mel = example[0]
         given = self._given(model, mel)
         try:
             with torch.no_grad():

@@ -27,12 +27,15 @@ class Encoded:
         words: of each example the number of the word that each token is of, None for those of
             none; None if the rows are no words.
         images: those of the rows as they are, if they have any.
+        offsets: int64 (batch, length, 2), the first letter of the context that a token is of, and
+            the one after its last; −1 of a token of none. None if there is no context.
     """
 
     inputs: Mapping[str, Tensor]
     real: Mapping[int | str, Tensor]
     words: list[list[int | None]] | None = None
     images: list[Any] | None = None
+    offsets: Tensor | None = None
 
 
 class ModelInputs(ABC):
@@ -88,11 +91,10 @@ def tokenized(source: Pretrained, max_length: int, rows: list[int], *texts: Any,
         found = source.tokenizer(
             *texts,
             padding=True,
-            truncation=True,
             max_length=max_length,
             return_tensors="pt",
             verbose=False,
-            **options,
+            **({"truncation": True} | options),
         )
     # The library raises plain exceptions of Rust for a pair of which the second is too long.
     except Exception as error:

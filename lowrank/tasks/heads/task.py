@@ -18,6 +18,7 @@ from lowrank.numerics.checks import check_is
 from lowrank.tasks.heads.inputs import ModelInputs
 from lowrank.tasks.heads.rows import HubRows, RowSplit
 from lowrank.tasks.heads.targets import Targets
+from lowrank.tasks.heads.trained_head import TrainedHead
 from lowrank.tasks.pretrained import auto_class
 from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
@@ -48,6 +49,7 @@ class TransformersTask(PretrainedTask):
         test, train, validation: the rows; they must differ.
         inputs: what the model is given of a row.
         targets: what is wanted of it, and by what it is judged.
+        head: how the model gets a head that its files lack; None if they have all of it.
         dtype: the dtype of the weights, float32, float16 or bfloat16, whatever the file has.
         revision: a commit of the model on the hub.
         trust_remote_code: whether code that comes with the model may run.
@@ -72,6 +74,7 @@ class TransformersTask(PretrainedTask):
     train: HubRows
     inputs: ModelInputs
     targets: Targets
+    head: TrainedHead | None = None
     validation: HubRows | None = None
     validation_size: int | None = None
     calibration_size: int | None = None
@@ -101,6 +104,8 @@ class TransformersTask(PretrainedTask):
         check_text("auto", self.auto)
         check_is("inputs", self.inputs, ModelInputs, "TextInputs()")
         check_is("targets", self.targets, Targets, "ClassTargets()")
+        if self.head is not None:
+            check_is("head", self.head, TrainedHead, "TrainedHead('qa_outputs', Training(...))")
         check_division(
             self.validation_size, self.calibration_size, self.calibration_seed, self.split_seed
         )
@@ -112,8 +117,14 @@ class TransformersTask(PretrainedTask):
         return self._pretrained.network(auto_class(self.auto))
 
     def model(self) -> nn.Module:
+        if self.head is not None:
+            return self.head.model(self._pretrained, self.auto, self)
         model = self._pretrained.model(auto_class(self.auto))
         return model.to(self.device)  # type: ignore[arg-type]
+
+    @property
+    def draws_model(self) -> bool:
+        return self.head is not None
 
     def split(self, name: SplitName) -> RowSplit:
         check_split(name)
