@@ -39,9 +39,11 @@ from lowrank.tasks.image_sources import Digits as Digits
 from lowrank.tasks.image_sources import HubImages as HubImages
 from lowrank.tasks.image_sources import Images as Images
 from lowrank.tasks.image_sources import ImageSource as ImageSource
+from lowrank.tasks.joined_clips import HubSpokenWords as HubSpokenWords
 from lowrank.tasks.mask_sources import HubMasks as HubMasks
 from lowrank.tasks.object_detection import ObjectDetection as ObjectDetection
 from lowrank.tasks.object_sources import HubObjects as HubObjects
+from lowrank.tasks.speech_recognition import SpeechRecognition as SpeechRecognition
 from lowrank.tasks.speech_sources import HubSpeech as HubSpeech
 from lowrank.tasks.task import Split as Split
 from lowrank.tasks.task import Task as Task

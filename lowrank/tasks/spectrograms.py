@@ -37,6 +37,34 @@ def keyword_mels(
     return torch.log2(filters.to(power) @ power + offset).unsqueeze(1)
 
 
+def speech_mels(
+    waves: Tensor,
+    sampling_rate: int = 16_000,
+    n_fft: int = 512,
+    hop: int = 160,
+    bands: int = 40,
+    lowest: float = 60.0,
+    highest: float = 8000.0,
+    offset: float = 1e-6,
+) -> Tensor:
+    """The inputs of `SpeechConvolutions`: `keyword_mels` less the mean of each band over a sound,
+    over the deviation of all bands, by which loudness and microphone weigh less.
+
+    Args:
+        waves: (batch, samples), in [−1, 1], without padding.
+
+    Returns:
+        (batch, 1 + samples // hop, bands), in the dtype of `waves`.
+
+    Raises:
+        ValueError: `waves` is no such tensor.
+    """
+    found = keyword_mels(waves, sampling_rate, n_fft, hop, bands, lowest, highest, offset)
+    frames = found[:, 0].transpose(1, 2)
+    centred = frames - frames.mean(dim=1, keepdim=True)
+    return centred / centred.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-6)
+
+
 def vocoder_mels(
     waves: Tensor,
     sampling_rate: int = 22_050,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowrank.files.extras import need
+from lowrank.tasks.audio_sources import sounds_of
 from lowrank.tasks.heads.inputs import Encoded, ModelInputs, column_of
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import check_text
@@ -35,14 +36,11 @@ class AudioInputs(ModelInputs):
         need("sounds of the hub", "soundfile")
 
     def examples(self, data: Dataset, source: Pretrained) -> Sequence[Any]:
-        from datasets import Audio
-
         column_of(data, self.column)
-        # Decoding in `datasets` needs torchcodec, which brings FFmpeg.
-        found = data.cast_column(self.column, Audio(decode=False))[self.column]
+        found = sounds_of(data, self.column)
         for row in range(len(data)):
             _check_sound(found[row], row, self.column, source)
-        return found  # type: ignore[return-value]
+        return found
 
     def encode(self, examples: list[Any], source: Pretrained, rows: list[int]) -> Encoded:
         import soundfile
