@@ -43,6 +43,9 @@ from lowrank.tasks.joined_clips import HubSpokenWords as HubSpokenWords
 from lowrank.tasks.mask_sources import HubMasks as HubMasks
 from lowrank.tasks.object_detection import ObjectDetection as ObjectDetection
 from lowrank.tasks.object_sources import HubObjects as HubObjects
+from lowrank.tasks.prompted_classification import (
+    PromptedClassification as PromptedClassification,
+)
 from lowrank.tasks.speech_recognition import SpeechRecognition as SpeechRecognition
 from lowrank.tasks.speech_sources import HubSpeech as HubSpeech
 from lowrank.tasks.task import Split as Split

@@ -80,11 +80,14 @@ class BCResNet(nn.Module):
         self.head_conv = nn.Conv2d(head_channels, num_classes, 1)
 
     def forward(self, mels: Tensor) -> Tensor:
+        return F.log_softmax(self.head_conv(self.features(mels)).flatten(1), dim=1)
+
+    def features(self, mels: Tensor) -> Tensor:
+        """What `head_conv` makes scores of, (batch, head channels, 1, 1)."""
         x = self.input_conv(mels)
         for name in self.names:
             x = self.get_submodule(name)(x)
-        x = self.onexone_conv(self.dw_conv(x)).mean(dim=3, keepdim=True)
-        return F.log_softmax(self.head_conv(x).flatten(1), dim=1)
+        return self.onexone_conv(self.dw_conv(x)).mean(dim=3, keepdim=True)
 
 
 class SubBandNorm(nn.Module):

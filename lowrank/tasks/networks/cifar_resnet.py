@@ -35,9 +35,13 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What `linear` makes scores of, (batch, 64)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean(dim=(2, 3)))
+        return x.mean(dim=(2, 3))
 
 
 class BasicBlock(nn.Module):
