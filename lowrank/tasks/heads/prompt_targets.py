@@ -27,7 +27,8 @@ class PromptTargets(ScoredClasses):
     """The class of each image whose prompt a model of images and texts finds the likest, as
     AutoModelForZeroShotImageClassification does.
 
-    Prompts of one length run together, so that none is padded.
+    Prompts of one length run together, so that none is padded; images run with each of these
+    groups again.
 
     Args:
         names: of the classes, by their numbers.

@@ -26,10 +26,14 @@ from lowrank.tasks import (
     ClassTargets,
     HiddenTokens,
     HubRows,
+    HubText,
     NumberTargets,
     TextInputs,
+    TextTargets,
+    TextToText,
     Training,
     TransformersTask,
+    TranslationScores,
     WordClassTargets,
     WordInputs,
 )
@@ -293,6 +297,37 @@ def test_words_without_a_class_are_an_error(hub, tmp_path):
     save(hub / "datasets" / "me" / "untagged", test=bad)
     with pytest.raises(ValueError, match="row 1 has more than 1 words"):
         whole(replace(WORDS, test=HubRows("me/untagged", "test")))
+
+
+def test_an_encoder_and_decoder_has_the_scores_of_text_to_text(hub):
+    folder = hub / "models" / "me" / "bart"
+    text_mirror.save_bart(folder)
+    validation = HubRows("me/texts", "train[30:]")
+    task = replace(
+        CLASSES,
+        pretrained="me/bart",
+        auto="AutoModelForSeq2SeqLM",
+        train=HubRows("me/texts", "train[:30]"),
+        targets=TextTargets("other", TranslationScores(), max_written=12, beams=2),
+        validation=validation,
+        validation_size=None,
+    )
+    task.check()
+    other = TextToText(
+        name="texts",
+        architecture="bart",
+        pretrained="me/bart",
+        test=HubText("me/texts", "test", column="sentence"),
+        train=HubText("me/texts", "train", column="sentence"),
+        target="other",
+        max_length=16,
+        max_written=12,
+        beams=2,
+    )
+    model = task.model()
+    ours, theirs = evaluate(model, task).metrics, evaluate(model, other).metrics
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert [len(task.split(name)) for name in ("train", "validation")] == [30, 10]
 
 
 def test_a_model_without_the_head_is_one_error():
