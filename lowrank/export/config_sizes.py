@@ -35,27 +35,35 @@ class Misfit:
     said: tuple[int, ...] | None
 
 
-def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> None:
-    """Raise ValueError if the config of a model of transformers says other sizes than it has, or
-    makes other layers.
+def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> list[str]:
+    """Compare the config of a model of transformers with the model.
 
-    What is built from such a config does not take the weights, or draws some of its own.
+    What is built from a config that says other sizes, or makes other layers, does not take the
+    weights, or draws some of its own.
 
     Args:
         exchanged: names of layers that the reader puts in the place of the config's, whatever
             those are.
+
+    Returns:
+        The parameters of parts that are None here, such as the pooler of an encoder: the code of
+        the class does without them, and a reader draws them.
+
+    Raises:
+        ValueError: it says other sizes than the model has, or makes other layers.
     """
     own, said = _shapes(model), _said(model)
     if said is None:
-        return
+        return []
     _check_sizes(model, [one for one in _misfits(own, said) if one.said is not None])
     # The tensors of opened modules, such as experts, have other names there.
     modules = model.named_modules(remove_duplicate=False)
     opened = [name for name, module in modules if isinstance(module, Host)]
     inside = tuple(f"{name}." for name in (*opened, *exchanged))
+    drawn = [name for name in said if _is_left_out(model, name)]
     lacking, more = (
         [name for name in names if name not in others and not name.startswith(inside)]
-        for names, others in ((said, own), (own, said))
+        for names, others in ((said, {*own, *drawn}), (own, said))
     )
     if lacking or more:
         what = [f"has {names_of(lacking)} too"] if lacking else []
@@ -66,6 +74,17 @@ def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> None:
             "num_hidden_layers does; format='plain' holds other modules, and code=True of 'hf' "
             "compressed layers whose weight is made otherwise there"
         )
+    return drawn
+
+
+def _is_left_out(model: nn.Module, name: str) -> bool:
+    """Whether a parameter would be inside of a module in whose place there is None."""
+    module: Any = model
+    for part in name.split(".")[:-1]:
+        module = getattr(module, part, model)
+        if module is None or module is model:
+            break
+    return module is None
 
 
 def _check_sizes(model: nn.Module, found: list[Misfit]) -> None:

@@ -203,6 +203,18 @@ def test_what_the_config_does_not_make_is_refused_before(options, change, text, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_part_that_a_class_does_without_is_said(tmp_path):
+    from transformers import AutoModel, BertConfig, BertModel
+
+    sizes = ARCHITECTURES["BERT"].settings
+    model = BertModel(BertConfig(**sizes), add_pooling_layer=False).eval()
+    plan = lowrank.export_model(model, "hf", tmp_path, tokenizer=None)
+    assert "a reader draws ['pooler.dense.weight', 'pooler.dense.bias']" in plan.describe()
+    ids = torch.arange(5)[None]
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(ids)[0], model(ids)[0])
+
+
 def test_what_the_config_says_of_a_shallower_model_is_taken(tmp_path):
     from transformers import AutoModelForCausalLM
 

@@ -18,6 +18,7 @@ from lowrank.export.formats.hf.packed_layers import pack_layers, planned_packed
 from lowrank.export.formats.hf.processor import processor_of
 from lowrank.export.formats.plan import ExportPlan
 from lowrank.export.formats.rest import rest_bytes
+from lowrank.model.contents import names_of
 from lowrank.model.dense import dense_model
 from lowrank.numerics.checks import check_flag, check_integer
 
@@ -86,7 +87,9 @@ class HuggingFaceFolder(Format):
             auto_classes(model)
         layers = planned_own(model) if self.code else planned_packed(model, self.dequantize)
         kept = kept_layers(model, layers) if self.code else []
-        check_config(model, [name for layer in kept for name in layer.modules])
+        drawn = check_config(model, [name for layer in kept for name in layer.modules])
+        if drawn:
+            notes.append(f"a reader draws {names_of(drawn)} at random: this model does without")
         if self.code:
             notes.append("the reader gives trust_remote_code=True, and needs no other library")
         elif any(layer.stored.startswith(FORMAT) for layer in layers):
