@@ -74,7 +74,7 @@ def space_of(overrides: Sequence[Override], groups: Callable[[str], bool]) -> di
 
 
 @dataclass(frozen=True)
-class Search:
+class SettingSearch:
     """A search for the best quality on the validation split, by the first metric of the task.
 
     Args:

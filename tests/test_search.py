@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa:
 from hydra.errors import ConfigCompositionException  # noqa: E402
 
 from experiments.plan import SweepJob  # noqa: E402
-from experiments.search import Search, space_of  # noqa: E402
+from experiments.search import SettingSearch, space_of  # noqa: E402
 
 
 def space(*overrides: str) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def job(folder: Path):
     return made
 
 
-def search(folder, higher=True, seed=0) -> Search:
-    made = Search(space(*SPACE), job(folder), seed)
+def search(folder, higher=True, seed=0) -> SettingSearch:
+    made = SettingSearch(space(*SPACE), job(folder), seed)
     made.__dict__["metric"] = SimpleNamespace(name="top1", higher_is_better=higher)
     return made
 
@@ -121,7 +121,7 @@ def test_choices_are_found_again_in_the_types_of_the_config(tmp_path):
         bits = {"2": 2, "null": None, "mse": "mse"}[values["method.bits"]]
         return SweepJob([], {"method": {"bits": bits}, "results": str(tmp_path)})
 
-    one = Search(space("method.bits=2,mse"), made)
+    one = SettingSearch(space("method.bits=2,mse"), made)
     one.__dict__["metric"] = SimpleNamespace(name="top1", higher_is_better=True)
     for text in ("2", "mse"):
         measure(one.job({"method.bits": text}), 1.0)

@@ -16,7 +16,7 @@ from hydra_plugins.union_sweeper import UnionSweeper
 from experiments.composer import Composer
 from experiments.plan import SweepJob, check, pending
 from experiments.required import require
-from experiments.search import Known, Search, space_of
+from experiments.search import Known, SettingSearch, space_of
 from experiments.workers import worker_count
 
 ConfigStore.instance().store(
@@ -93,7 +93,7 @@ class SearchSweeper(UnionSweeper):
         assert self.config is not None
         return worker_count(self.config.hydra.launcher.get("n_jobs", 1))
 
-    def search(self, arguments: list[str], composer: Composer) -> Search:
+    def search(self, arguments: list[str], composer: Composer) -> SettingSearch:
         """The search that a command line asks for.
 
         Raises:
@@ -114,10 +114,10 @@ class SearchSweeper(UnionSweeper):
             own = [*fixed, *(f"{name}={value}" for name, value in values.items())]
             return SweepJob(own, composer.settings(own))
 
-        return Search(space, job, self.seed)
+        return SettingSearch(space, job, self.seed)
 
 
-def say_best(search: Search, known: Known, failed: int) -> None:
+def say_best(search: SettingSearch, known: Known, failed: int) -> None:
     """Say what came out."""
     print(f"{len(known)} points of this search have their record, {failed} failed here", flush=True)
     if known:
