@@ -31,7 +31,8 @@ def main() -> None:
 
 
 def inspect(config: DictConfig) -> None:
-    """Draw what can be drawn of the model of ``config.record``, and say what is left out.
+    """Draw what can be drawn of the model of ``config.record``, and say what is left out; of a
+    voice also write the sound, dense and compressed.
 
     Raises:
         ValueError: the record names no model beside it, its task is not known here (see
@@ -64,6 +65,9 @@ def inspect(config: DictConfig) -> None:
             print(f"no picture of {kind}: {on_one_line(error)}")
             continue
         for written in plots.save(figure, out / f"{path.stem}-{kind}"):
+            print(written)
+    for kind, model in zip(("dense", "compressed"), both, strict=True):
+        for written in task.write_example(model, chosen.row, out / f"{path.stem}-{kind}"):
             print(written)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
@@ -139,9 +140,7 @@ class Task(ABC):
         """
 
     def whole_test(self) -> Split | None:
-        """The whole test data, if validation is a part of them that `split("test")` leaves out.
-
-        None if it leaves out nothing.
+        """The whole test data, if `split("test")` leaves out a part of them; else None.
 
         Published figures are of the whole, so records have those of the dense model beside.
         """
@@ -291,6 +290,10 @@ class Task(ABC):
             ValueError: the model is none.
         """
         raise ValueError(f"task '{self.name}' has no language model, and so no tokenizer for one")
+
+    def write_example(self, model: nn.Module, row: int, stem: Path) -> list[Path]:
+        """Write what a model makes of a test example, such as a sound, at a path without ending."""
+        return []
 
     def protocol(self) -> dict[str, Any]:
         """Facts on which the metrics depend and which the settings do not hold, as JSON."""

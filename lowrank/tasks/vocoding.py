@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
-from lowrank.model.forward import Example
+from lowrank.model.forward import Example, evaluating
 from lowrank.numerics.checks import check_integer, check_is
 from lowrank.tasks.builders import import_builder
 from lowrank.tasks.class_metrics import mean_of_counted
@@ -199,6 +200,25 @@ class Vocoding(OwnNetwork, OfParts):
         second = self.source.read("test")[0][: self.source.sampling_rate]
         mel = self.mels(second.unsqueeze(0))
         return (mel.repeat(batch_size, 1, 1).to(self.device),)
+
+    def write_example(self, model: nn.Module, row: int, stem: Path) -> list[Path]:
+        """A file of the sound, WAV of 16 bits.
+
+        Raises:
+            ValueError: the test split has no such row.
+        """
+        import soundfile
+
+        test, path = self.split("test"), stem.with_name(f"{stem.name}.wav")
+        if not 0 <= row < len(test):
+            raise ValueError(
+                f"row={row} must be in 0..{len(test) - 1}, the clips of the test split"
+            )
+        with evaluating(model), torch.inference_mode():
+            wave = self.forward(model, test.batch(torch.tensor([row])))[0, 0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave.float().cpu().numpy(), self.source.sampling_rate, "PCM_16")
+        return [path]
 
     def _read(self, part: HubPart) -> list[Tensor]:
         waves = self.source.read(part)

@@ -137,6 +137,18 @@ def test_training_comes_nearer_to_the_recordings():
     assert evaluate(model, TASK).metrics["log_mel_l1"] < 0.8 * before
 
 
+def test_a_clip_is_written_as_sound(tmp_path):
+    model = TASK.model()
+    [path] = TASK.write_example(model, 1, tmp_path / "sounds" / "a.b-dense")
+    assert path.name == "a.b-dense.wav"
+    wave, rate = soundfile.read(path, dtype="float32")
+    with torch.no_grad():
+        expected = model(TASK.split("test").batch(torch.tensor([1])).only)[0, 0]
+    assert rate == RATE and np.abs(wave - expected.numpy()).max() < 2**-14
+    with pytest.raises(ValueError, match="row=5 must be in 0..4"):
+        TASK.write_example(model, 5, tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [
