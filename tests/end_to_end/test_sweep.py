@@ -157,7 +157,7 @@ def test_interrupted_by_hand_it_says_how_to_go_on(cache, tmp_path):
         (["device=gpu"], "device=gpu cannot be used here; there are: cpu"),
         (
             ["+decomposer=svd", "+decomposer.rank=4"],
-            "nothing reads the field decomposer: a point has device, force, kernel_cache, measure, ",
+            "nothing reads the field decomposer: a point has device, force, kernel_cache, ",
         ),
         (
             ["experiment=digits", "method=svd"],
