@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from lowrank.files.atomic import temporary_in
+from lowrank.files.atomic import prove_writable
 from lowrank.files.kernel_folder import KernelFolder
 from lowrank.files.paths import as_path
 from lowrank.measure.environment import environment
@@ -60,11 +60,8 @@ def kernel_cache(folder: str | Path | None, gigabytes: float = 20.0) -> Iterator
 
 def check_place(folder: Path) -> None:
     """Make the folder, and prove that it can be written; raises ValueError if it cannot."""
-    probe = temporary_in(folder, "probe")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        prove_writable(folder)
     except OSError as error:
         raise ValueError(
             f"the kernel cache {folder} cannot be written: {error.strerror or error}. Name a "

@@ -110,6 +110,18 @@ def check_empty(path: Path) -> None:
         raise ValueError(f"{path} cannot be made, since {above} is no folder: name another")
 
 
+def prove_writable(folder: Path) -> None:
+    """Make a folder if it is not there, and write into it.
+
+    Raises:
+        OSError: that cannot be.
+    """
+    probe = temporary_in(folder, "probe")
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+
+
 def temporary_in(folder: Path, name: str) -> Path:
     """A path in `folder` for something that stands in for `name`, and that `clean` would remove."""
     unique = uuid.uuid4().hex[:8]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.files.atomic import temporary_in
+from lowrank.files.atomic import prove_writable, temporary_in
 from lowrank.files.extras import need
 from lowrank.files.paths import as_path
 from lowrank.records import best
@@ -153,11 +153,8 @@ def check_writable(folder: str | Path) -> None:
         ValueError: they cannot; the text says why.
     """
     folder = as_path(folder, "folder")
-    probe = temporary_in(folder, "probe")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        prove_writable(folder)
     except OSError as error:
         raise ValueError(
             f"results cannot be written to {folder}: {error.strerror or error}. Name a folder that "

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lowrank.files.atomic import replacing, temporary_in
+from lowrank.files.atomic import prove_writable, replacing
 from lowrank.files.extras import need
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def check(kind: str) -> None:
     """
     place = folder() / kind
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        probe = temporary_in(place, "probe")
-        probe.touch()
-        probe.unlink()
+        prove_writable(place)
     except OSError as error:
         # A read-only folder may already hold the tensors.
         if not (place.is_dir() and any(place.iterdir())):
