@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lowrank.files.extras import need
@@ -22,9 +20,10 @@ from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.mask_sources import HubMasks, MaskedImages
 from lowrank.tasks.own_network import OwnNetwork
 from lowrank.tasks.segmentation_scores import PIXEL_METRICS, PixelScores
-from lowrank.tasks.splits import check_division, check_text, named, permutation
-from lowrank.tasks.task import BatchSizes, Split, SplitName, check_split, loss_metric
+from lowrank.tasks.splits import check_division, check_text, named
+from lowrank.tasks.task import BatchSizes, Split, loss_metric
 from lowrank.tasks.weights import Weights
+from lowrank.tasks.whole_data import HubPart, OfParts
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -56,7 +55,7 @@ class PixelSplit(Split):
 
 
 @dataclass(frozen=True)
-class ImageSegmentation(OwnNetwork, ClassScores):
+class ImageSegmentation(OwnNetwork, OfParts, ClassScores):
     """A network that gives each pixel of an image a class.
 
     Splits are those of the source; `calibration` is a part of `train`. The loss, and the agreement
@@ -119,14 +118,6 @@ class ImageSegmentation(OwnNetwork, ClassScores):
         check_division(None, self.calibration_size, self.calibration_seed)
         need("measures of a segmentation", "torchmetrics")
 
-    def split(self, name: SplitName) -> PixelSplit:
-        check_split(name)
-        if name in ("test", "validation"):
-            images = self._test if name == "test" else self._validation
-            return self._rows(images, torch.arange(len(images.masks)))
-        rows = torch.arange(len(self._train.masks))
-        return self._rows(self._train, rows if name == "train" else self._calibration(rows))
-
     def predictions(self, batch: Batch) -> Tensor:
         return (batch.targets != IGNORED).flatten(1).sum(dim=1)
 
@@ -141,11 +132,6 @@ class ImageSegmentation(OwnNetwork, ClassScores):
         pixels: Any = metrics["pixels"]
         return pixels.influences()
 
-    def protocol(self) -> dict[str, Any]:
-        """The number of images in each split."""
-        names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
-        return {f"{name}_images": len(self.split(name)) for name in names}
-
     def _check_outputs(self, model: nn.Module) -> None:
         batch = next(self.split("test").batches(1))
         given, expected = (
@@ -158,16 +144,6 @@ class ImageSegmentation(OwnNetwork, ClassScores):
                 f"{expected}, a class for each pixel"
             )
 
-    def _calibration(self, rows: Tensor) -> Tensor:
-        size = len(rows) if self.calibration_size is None else self.calibration_size
-        if size > len(rows):
-            raise ValueError(
-                f"calibration_size={size} is more than the {len(rows)} images of `train`: lower it"
-            )
-        if self.calibration_seed is not None:
-            rows = permutation(len(rows), self.calibration_seed)
-        return rows[:size]
-
     def _rows(self, images: MaskedImages, rows: Tensor) -> PixelSplit:
         make = import_builder(self.inputs)
         arguments = dict(self.input_arguments)
@@ -175,19 +151,7 @@ class ImageSegmentation(OwnNetwork, ClassScores):
             images, rows.to(self.device), lambda pixels: make(pixels, **arguments), self.ignored
         )
 
-    @cached_property
-    def _train(self) -> MaskedImages:
-        return self._read("train")
-
-    @cached_property
-    def _validation(self) -> MaskedImages:
-        return self._read("validation")
-
-    @cached_property
-    def _test(self) -> MaskedImages:
-        return self._read("test")
-
-    def _read(self, part: Any) -> MaskedImages:
+    def _read(self, part: HubPart) -> MaskedImages:
         found = self.source.read(part)
         largest = int(found.masks.max())
         if largest >= self.classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,9 +12,7 @@ from torch import Tensor
 from lowrank.files.extras import need
 from lowrank.tasks.hub_rows import kept, rows_of
 from lowrank.tasks.splits import check_texts_of, data_name
-
-Part = Literal["train", "validation", "test"]
-SPLITS = get_args(Part)
+from lowrank.tasks.whole_data import SPLITS, HubPart, check_parts
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,9 @@ class MaskedImages:
 
     pixels: Tensor
     masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class HubMasks:
             size from the first or from their mask, or masks that are not grey.
     """
 
+    # Of no whole that published figures are of.
+    whole: ClassVar[None] = None
+
     dataset: str
     train: str = "train"
     validation: str = "validation"
@@ -59,13 +63,8 @@ class HubMasks:
     mask: str = "annotation"
 
     def __post_init__(self) -> None:
-        named = ("dataset", *SPLITS, "image", "mask")
-        check_texts_of(self, named, ("config", "revision"))
-        if len({self.train, self.validation, self.test}) < 3:
-            raise ValueError(
-                f"train={self.train!r}, validation={self.validation!r} and test={self.test!r} must "
-                "be three splits that do not overlap"
-            )
+        check_texts_of(self, ("dataset", "image", "mask"), ("config", "revision"))
+        check_parts(self)
         need("images with masks", "datasets", "PIL", "filelock")
 
     @property
@@ -73,7 +72,7 @@ class HubMasks:
         """The default name of a task on these images."""
         return data_name(self.dataset, self.config)
 
-    def read(self, part: Part) -> MaskedImages:
+    def read(self, part: HubPart) -> MaskedImages:
         """The images of one part."""
         content = kept("masks", self, getattr(self, part), SPLITS, self._decode)
         return MaskedImages(content["pixels"], content["masks"])

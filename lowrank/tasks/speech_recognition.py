@@ -21,7 +21,15 @@ from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.ctc import FrameScores, ScoredFrames, collapsed
 from lowrank.tasks.joined_clips import HubSpokenWords, SpokenClips, strings_of
 from lowrank.tasks.own_network import OwnNetwork
-from lowrank.tasks.splits import Division, check_division, check_text, divided, named, permutation
+from lowrank.tasks.splits import (
+    Division,
+    calibration_rows,
+    check_division,
+    check_text,
+    counted,
+    divided,
+    named,
+)
 from lowrank.tasks.task import BatchSizes, Split, SplitName, check_split, loss_metric
 from lowrank.tasks.text_pairs import PairTargets
 from lowrank.tasks.text_scores import RecognitionScores, TextScores
@@ -183,9 +191,7 @@ class SpeechRecognition(ScoredFrames, OwnNetwork):
 
     def protocol(self) -> dict[str, Any]:
         """The numbers of strings, and of test words, of which the error rate is."""
-        names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
-        counts = {f"{name}_strings": len(self.split(name)) for name in names}
-        return {**counts, "test_words": len(self._test_clips.labels)}
+        return {**counted(self.split, self.units), "test_words": len(self._test_clips.labels)}
 
     def _check_outputs(self, model: nn.Module) -> None:
         batch = next(self.split("test").batches(2))
@@ -218,15 +224,7 @@ class SpeechRecognition(ScoredFrames, OwnNetwork):
     def _calibration(self) -> StringSplit:
         strings = self._train_strings
         size = min(128, len(strings)) if self.calibration_size is None else self.calibration_size
-        if size > len(strings):
-            raise ValueError(
-                f"calibration_size={size} is more than the {len(strings)} strings of `train`: "
-                "lower it"
-            )
-        rows = torch.arange(len(strings))
-        if self.calibration_seed is not None:
-            rows = permutation(len(strings), self.calibration_seed)
-        return strings.part(rows[:size])
+        return strings.part(calibration_rows(len(strings), size, self.calibration_seed, self.units))
 
     @cached_property
     def _test_strings(self) -> StringSplit:

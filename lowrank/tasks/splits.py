@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -40,6 +40,17 @@ def data_name(dataset: str, config: str | None) -> str:
     if config is None:
         return short.lower()
     return (config if config.startswith(short) else f"{short}-{config}").lower()
+
+
+def counted(split: Callable[[Any], Sized], units: str) -> dict[str, int]:
+    """The numbers of examples in the splits of a task, as a protocol has them.
+
+    Args:
+        split: from the name of a split to its examples.
+        units: the word for them.
+    """
+    names = ("test", "train", "validation", "calibration")
+    return {f"{name}_{units}": len(split(name)) for name in names}
 
 
 def check_text(name: str, value: object) -> None:
@@ -168,6 +179,24 @@ def divided(
     else:
         calibration = order[permutation(learnt, calibration_seed)[:calibrating]]
     return Division(order[:learnt], calibration, order[learnt:])
+
+
+def calibration_rows(found: int, size: int, seed: int | None, of: str) -> Tensor:
+    """The rows of `calibration` where it is drawn from a whole train split, int64 (size,).
+
+    Args:
+        found: the number of examples of `train`.
+        of: the word for them in errors.
+        seed: draws them; the first ones if not given.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if size > found:
+        raise ValueError(
+            f"calibration_size={size} is more than the {found} {of} of `train`: lower it"
+        )
+    return (torch.arange(found) if seed is None else permutation(found, seed))[:size]
 
 
 def permutation(count: int, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowrank.tasks.splits import check_texts_of, permutation
+from lowrank.tasks.splits import calibration_rows, check_texts_of, counted
 from lowrank.tasks.task import Split, SplitName, Task, check_split
 
 HubPart = Literal["train", "validation", "test", "whole"]
@@ -67,8 +67,7 @@ class OfParts(Task):
 
     def protocol(self) -> dict[str, Any]:
         """The number of examples in each split."""
-        names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
-        return {f"{name}_{self.units}": len(self.split(name)) for name in names}
+        return counted(self.split, self.units)
 
     def _all(self, part: HubPart) -> Split:
         found = self._part(part)
@@ -85,11 +84,4 @@ class OfParts(Task):
 
     def _calibration(self, found: int) -> Tensor:
         size = found if self.calibration_size is None else self.calibration_size
-        if size > found:
-            raise ValueError(
-                f"calibration_size={size} is more than the {found} {self.units} of `train`: "
-                "lower it"
-            )
-        if self.calibration_seed is None:
-            return torch.arange(size)
-        return permutation(found, self.calibration_seed)[:size]
+        return calibration_rows(found, size, self.calibration_seed, self.units)

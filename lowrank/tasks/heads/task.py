@@ -21,7 +21,15 @@ from lowrank.tasks.heads.targets import Targets
 from lowrank.tasks.heads.trained_head import TrainedHead
 from lowrank.tasks.pretrained import auto_class
 from lowrank.tasks.pretrained_task import PretrainedTask
-from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
+from lowrank.tasks.splits import (
+    Division,
+    check_division,
+    check_seed,
+    check_text,
+    counted,
+    divided,
+    named,
+)
 from lowrank.tasks.task import BatchSizes, SplitName, check_split
 
 if TYPE_CHECKING:
@@ -174,8 +182,7 @@ class TransformersTask(PretrainedTask):
 
     def protocol(self) -> dict[str, Any]:
         """The numbers of examples, and what the targets depend on."""
-        names: tuple[SplitName, ...] = ("test", "train", "validation", "calibration")
-        counts = {f"{name}_examples": len(self.split(name)) for name in names}
+        counts = counted(self.split, "examples")
         return {**super().protocol(), "auto": self.auto, **counts, **self.targets.protocol()}
 
     @cached_property
