@@ -21,7 +21,7 @@ from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
 from lowrank.tasks.text_pairs import TextPairs, read_pairs
 from lowrank.tasks.text_scores import TextScores, TranslationScores
 from lowrank.tasks.text_sources import HubText, check_texts
-from lowrank.tasks.written import ScoredTokens, WrittenTexts, written_collection
+from lowrank.tasks.written import ScoredTokens, WrittenTexts, texts_by, written_collection
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -146,16 +146,8 @@ class TextToText(ScoredTokens, PretrainedTask):
     def predict(self, model: nn.Module, batch: Batch) -> WrittenTexts:
         """The scores, and the texts that the model writes."""
         inputs: Any = batch.inputs
-        ids = model.generate(  # type: ignore[operator]
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            num_beams=self.beams,
-            do_sample=False,
-            max_new_tokens=self.max_written,
-            max_length=None,
-            use_cache=True,
-        )
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        texts = texts_by(model, self.tokenizer, given, self.beams, self.max_written)
         return self.forward(model, batch)._replace(texts=texts)
 
     def judged_by(self) -> tuple[Metric, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
 from lowrank.tasks.agreement import class_agreement, class_divergence
@@ -57,6 +57,34 @@ class ScoredTokens:
 
     def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
         return written_influences(metrics)
+
+
+def texts_by(
+    model: nn.Module,
+    tokenizer: Any,
+    inputs: Mapping[str, Tensor],
+    beams: int,
+    most: int,
+    **generation: Any,
+) -> list[str]:
+    """The texts that a model writes without sampling.
+
+    Args:
+        inputs: those of its encoder, by the names of its arguments.
+        beams: the width of the beam.
+        most: tokens of a text.
+        generation: further arguments of `generate`.
+    """
+    ids = model.generate(  # type: ignore[operator]
+        **inputs,
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=most,
+        max_length=None,
+        use_cache=True,
+        **generation,
+    )
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
 def written_collection(scores: TextScores) -> MetricCollection:

@@ -21,7 +21,7 @@ from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import loss_metric
 from lowrank.tasks.text_pairs import PairTargets, check_no_empty, check_written, shifted, start_of
 from lowrank.tasks.text_scores import RecognitionScores, TextScores
-from lowrank.tasks.written import ScoredTokens, WrittenTexts, written_collection
+from lowrank.tasks.written import ScoredTokens, WrittenTexts, texts_by, written_collection
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,16 +95,9 @@ class TextTargets(ScoredTokens, Targets):
     def predict(self, model: nn.Module, batch: Batch, source: Pretrained) -> WrittenTexts:
         """The scores, and the texts that the model writes."""
         inputs: Any = batch.inputs
-        ids = model.generate(  # type: ignore[operator]
-            **{name: value for name, value in inputs.items() if name != BEFORE},
-            num_beams=self.beams,
-            do_sample=False,
-            max_new_tokens=self.max_written,
-            max_length=None,
-            use_cache=True,
-            **self.generation,
-        )
-        texts = source.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        given = {name: value for name, value in inputs.items() if name != BEFORE}
+        own = (self.beams, self.max_written)
+        texts = texts_by(model, source.tokenizer, given, *own, **self.generation)
         return self.outputs(model, batch, source)._replace(texts=texts)
 
     def judged_by(self, source: Pretrained) -> tuple[Metric, ...]:
