@@ -24,6 +24,7 @@ from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.networks.prompted import PromptedNetwork
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.pretrained_task import PretrainedTask
+from lowrank.tasks.prompts import prompt_ids
 from lowrank.tasks.splits import check_seed, check_text, named
 from lowrank.tasks.task import BatchSizes, Split, SplitName, Task, check_split, loss_metric
 
@@ -181,11 +182,7 @@ class PromptedClassification(ClassScores, PretrainedTask):
 
     @cached_property
     def _tokens(self) -> list[list[int]]:
-        source = self._pretrained
-        found = source.tokenizer(list(self.prompts), verbose=False)["input_ids"]
-        source.check_length("the longest prompt", max(map(len, found)))
-        source.check_ids(torch.tensor([number for ids in found for number in ids]))
-        return found
+        return prompt_ids(self._pretrained, self.prompts)
 
     def _joined(self, network: Any, encoder: Any) -> PromptedNetwork:
         """A network without its output layer beside an encoder, with a projection to be filled."""

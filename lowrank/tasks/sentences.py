@@ -70,10 +70,7 @@ class SentenceClassifier(nn.Module):
     def __init__(self, encoder: PreTrainedModel, classes: int, normalize: bool) -> None:
         super().__init__()
         text = encoder.config.get_text_config()
-        if "pooler" in dict(encoder.named_children()):
-            # The pooling layer makes another embedding, which is not used.
-            encoder.register_module("pooler", None)
-        self.encoder = encoder
+        self.encoder = without_pooler(encoder)
         self.normalize = normalize
         # Some encoders count the positions of a sentence by the tokens other than this one.
         self.pad_token = text.pad_token_id or 0
@@ -93,6 +90,13 @@ class SentenceClassifier(nn.Module):
         weights = real[:, :, None].to(states.dtype)
         mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
         return F.normalize(mean, dim=1) if self.normalize else mean
+
+
+def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+    """An encoder, changed in place, without a pooling layer: that makes another embedding."""
+    if "pooler" in dict(encoder.named_children()):
+        encoder.register_module("pooler", None)
+    return encoder
 
 
 def filled_up(sentences: Sequence[Sequence[int]]) -> Tensor:

@@ -13,6 +13,7 @@ from lowrank.model.batch import Batch
 from lowrank.tasks.heads.inputs import Encoded, column_of
 from lowrank.tasks.heads.targets import ScoredClasses
 from lowrank.tasks.pretrained import Pretrained
+from lowrank.tasks.prompts import by_length, prompt_ids
 from lowrank.tasks.sentences import PADDING, filled_up
 from lowrank.tasks.splits import check_text
 
@@ -73,8 +74,7 @@ class PromptTargets(ScoredClasses):
         inputs: Any = batch.inputs
         prompts = self._prompts(source)
         scores: list[Any] = [None] * len(prompts)
-        for length in sorted({len(ids) for ids in prompts}):
-            places = [place for place, ids in enumerate(prompts) if len(ids) == length]
+        for places in by_length(prompts):
             ids = torch.tensor([prompts[place] for place in places])
             ids = ids.to(batch.targets.device)
             given = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs)
@@ -97,9 +97,4 @@ class PromptTargets(ScoredClasses):
 
     def _prompts(self, source: Pretrained) -> list[list[int]]:
         """The token ids of the prompt of each class."""
-        texts = [self.prompt.replace(PLACE, name) for name in self.names]
-        found = source.tokenizer(texts, verbose=False)["input_ids"]
-        longest = max(found, key=len)
-        source.check_length("the longest prompt", len(longest))
-        source.check_ids(torch.tensor([number for ids in found for number in ids]))
-        return found
+        return prompt_ids(source, [self.prompt.replace(PLACE, name) for name in self.names])

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.tasks.prompts import by_length
+from lowrank.tasks.sentences import without_pooler
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -41,16 +44,11 @@ class PromptedNetwork(nn.Module):
         scale: float,
     ) -> None:
         super().__init__()
-        if "pooler" in dict(encoder.named_children()):
-            encoder.register_module("pooler", None)
-        self.network, self.encoder, self.scale = network, encoder, scale
+        self.network, self.encoder, self.scale = network, without_pooler(encoder), scale
         size = encoder.config.get_text_config().hidden_size
         # Its weights are fitted or loaded later.
         self.projection = nn.utils.skip_init(nn.Linear, width, size)  # type: ignore[assignment]
-        lengths = sorted({len(ids) for ids in prompts})
-        self.places = [
-            [place for place, ids in enumerate(prompts) if len(ids) == length] for length in lengths
-        ]
+        self.places = by_length(prompts)
         for number, places in enumerate(self.places):
             ids = torch.tensor([list(prompts[place]) for place in places])
             self.register_buffer(f"prompts_{number}", ids, persistent=False)
