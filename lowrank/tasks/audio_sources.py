@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,24 @@ def sounds_of(data: Dataset, column: str) -> Sequence[Any]:
     return data.cast_column(column, Audio(decode=False))[column]
 
 
+@contextmanager
+def decoding(sound: Any, place: str) -> Iterator[Any]:
+    """The file of one of `sounds_of`, for the functions of `soundfile`.
+
+    Args:
+        place: what it is, for errors.
+
+    Raises:
+        ValueError: those fail.
+    """
+    import soundfile
+
+    try:
+        yield io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        raise ValueError(f"{place} cannot be decoded: {error}") from error
+
+
 def read_wave(sound: Any, sampling_rate: int, place: str) -> Tensor:
     """The samples of a sound of one channel, float32 (samples,), in [−1, 1].
 
@@ -126,11 +145,8 @@ def read_wave(sound: Any, sampling_rate: int, place: str) -> Tensor:
     """
     import soundfile
 
-    file = io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
-    try:
+    with decoding(sound, place) as file:
         wave, rate = soundfile.read(file, dtype="float32")
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
-        raise ValueError(f"{place} cannot be decoded: {error}") from error
     if rate != sampling_rate or wave.ndim != 1:
         channels = 1 if wave.ndim == 1 else wave.shape[1]
         raise ValueError(

@@ -207,6 +207,18 @@ class Pretrained:
                 "lower it"
             )
 
+    def check_fast(self, what: str) -> None:
+        """Raise ValueError unless the tokenizer is a fast one, which knows the places of tokens.
+
+        Args:
+            what: it is needed for, as in "of which word a token is".
+        """
+        if not self.tokenizer.is_fast:
+            raise ValueError(
+                f"the tokenizer of model {self.name!r} does not say {what}: it is no fast one, "
+                "with a file tokenizer.json"
+            )
+
     def check_ids(self, ids: Tensor) -> None:
         """Raise ValueError if the tokenizer makes tokens for which the model has no embedding."""
         rows = self.config.get_text_config().vocab_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowrank.files.extras import need
-from lowrank.tasks.audio_sources import sounds_of
+from lowrank.tasks.audio_sources import decoding, sounds_of
 from lowrank.tasks.heads.inputs import Encoded, ModelInputs, column_of
 from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import check_text
@@ -46,7 +45,10 @@ class AudioInputs(ModelInputs):
         import soundfile
 
         extractor = source.feature_extractor
-        waves = [soundfile.read(_file(sound), dtype="float32")[0] for sound in examples]
+        waves = []
+        for row, sound in zip(rows, examples, strict=True):
+            with decoding(sound, _place(row, self.column)) as file:
+                waves.append(soundfile.read(file, dtype="float32")[0])
         # Some extractors, such as Whisper's, have a length of their own; others pad when asked.
         options = inspect.signature(type(extractor).__call__).parameters
         own = options["padding"].default if "padding" in options else None
@@ -58,19 +60,17 @@ class AudioInputs(ModelInputs):
         return Encoded(inputs, _real(inputs, torch.tensor([len(wave) for wave in waves])))
 
 
-def _file(sound: Any) -> Any:
-    return io.BytesIO(sound["bytes"]) if sound["bytes"] is not None else sound["path"]
+def _place(row: int, column: str) -> str:
+    return f"the sound in row {row} of column {column!r}"
 
 
 def _check_sound(sound: Any, row: int, column: str, source: Pretrained) -> None:
     """Raise ValueError unless a file of sound fits the model; reads its header only."""
     import soundfile
 
-    place = f"the sound in row {row} of column {column!r}"
-    try:
-        header = soundfile.info(_file(sound))
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
-        raise ValueError(f"{place} cannot be decoded: {error}") from error
+    place = _place(row, column)
+    with decoding(sound, place) as file:
+        header = soundfile.info(file)
     extractor = source.feature_extractor
     if header.samplerate != extractor.sampling_rate or header.channels != 1:
         raise ValueError(

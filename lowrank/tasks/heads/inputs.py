@@ -167,11 +167,7 @@ class WordInputs(ModelInputs):
 
     def examples(self, data: Dataset, source: Pretrained) -> Sequence[list[str]]:
         source.check_length("max_length", self.max_length)
-        if not source.tokenizer.is_fast:
-            raise ValueError(
-                f"the tokenizer of model {source.name!r} does not say of which word a token is: it "
-                "is no fast one, with a file tokenizer.json"
-            )
+        source.check_fast("of which word a token is")
         found = list(column_of(data, self.column))
         for row, words in enumerate(found):
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):

@@ -37,11 +37,7 @@ class QuestionInputs(ModelInputs):
 
     def examples(self, data: Dataset, source: Pretrained) -> Sequence[tuple[str, str]]:
         source.check_length("max_length", self.max_length)
-        if not source.tokenizer.is_fast:
-            raise ValueError(
-                f"the tokenizer of model {source.name!r} does not say where in a text a token is: "
-                "it is no fast one, with a file tokenizer.json"
-            )
+        source.check_fast("where in a text a token is")
         texts = (texts_of(data, self.question), texts_of(data, self.context))
         return list(zip(*texts, strict=True))
 
