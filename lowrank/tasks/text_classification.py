@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,6 @@ from lowrank.numerics.memo import fingerprint
 from lowrank.tasks import cache
 from lowrank.tasks.agreement import agreement_metrics, class_agreement
 from lowrank.tasks.class_metrics import class_collection, class_metrics, class_outcomes
-from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.sentences import (
     PADDING,
     SentenceClassifier,
@@ -28,8 +26,9 @@ from lowrank.tasks.sentences import (
     filled_up,
     fit_head,
 )
-from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
+from lowrank.tasks.sourced_task import SourcedTask
+from lowrank.tasks.splits import check_division, check_seed, check_text, named
+from lowrank.tasks.task import BatchSizes, loss_metric
 from lowrank.tasks.text_sources import HubText, check_texts
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ COSINE = Metric(
 
 
 @dataclass(frozen=True)
-class TextClassification(PretrainedTask):
+class TextClassification(SourcedTask):
     """A pretrained encoder with a linear head that classifies sentences.
 
     The embedding of a sentence is the mean of the encoder's states over its tokens. The encoder is
@@ -87,6 +86,7 @@ class TextClassification(PretrainedTask):
             sentences, labels that are no classes, or a tokenizer or length that does not fit.
     """
 
+    units = "sentences"
     batch_sizes = BatchSizes(quality=8, latency=(1,))
 
     name: str | None  # never None after __post_init__
@@ -156,12 +156,6 @@ class TextClassification(PretrainedTask):
         model.head.load_state_dict(head)
         return model
 
-    def split(self, name: SplitName) -> SentenceSplit:
-        check_split(name)
-        if name == "test":
-            return self._test_sentences
-        return self._train_sentences.part(self._division.rows(name))
-
     def forward(self, model: nn.Module, batch: Batch) -> SentenceOutputs:
         assert isinstance(model, SentenceClassifier)
         embeddings = model.embed(batch.only)
@@ -205,7 +199,7 @@ class TextClassification(PretrainedTask):
         """Test sentences of the median length, hence without padding; they repeat if there are too
         few.
         """
-        test = self._test_sentences
+        test = self._test_examples
         lengths = (test.ids != PADDING).sum(dim=1)
         usual = torch.nonzero(lengths == lengths.median())[:, 0]
         rows = usual[torch.arange(batch_size, device=usual.device) % len(usual)]
@@ -215,43 +209,26 @@ class TextClassification(PretrainedTask):
         """The numbers of sentences; "longest" is in tokens, after the cut at `max_length`."""
         return {
             **super().protocol(),
-            "test_sentences": len(self._test_sentences),
+            "test_sentences": len(self._test_examples),
             "train_sentences": len(self.split("train")),
             "calibration_sentences": len(self._division.calibration),
-            "longest": self._test_sentences.ids.shape[1],
+            "longest": self._test_examples.ids.shape[1],
         }
 
-    @cached_property
-    def _test_sentences(self) -> SentenceSplit:
-        found = self._read(self.test)
+    def _ordered(self, found: SentenceSplit) -> SentenceSplit:
         # Sorted by length, so that batches hold little padding.
         return found.part((found.ids != PADDING).sum(dim=1).argsort(stable=True))
 
-    @cached_property
-    def _train_sentences(self) -> SentenceSplit:
-        return self._read(self.train)
-
-    @cached_property
-    def _division(self) -> Division:
-        return divided(
-            len(self._train_sentences),
-            (self.validation_size, self.calibration_size),
-            most=(1000, 256),
-            of=f"sentences of {self.train}",
-            calibration_seed=self.calibration_seed,
-            split_seed=self.split_seed,
-        )
-
-    def _read(self, text: HubText) -> SentenceSplit:
+    def _read(self, source: HubText) -> SentenceSplit:
         self._pretrained.check_length("max_length", self.max_length)
-        labels = torch.tensor(text.labels(self.label))
+        labels = torch.tensor(source.labels(self.label))
         if int(labels.max()) >= self.classes:
             raise ValueError(
-                f"{text} has class number {int(labels.max())}, and classes={self.classes}: numbers "
-                "start at 0"
+                f"{source} has class number {int(labels.max())}, and classes={self.classes}: "
+                "numbers start at 0"
             )
         ids = self._pretrained.tokenizer(
-            text.rows(),
+            source.rows(),
             truncation=True,
             max_length=self.max_length,
             verbose=False,
@@ -261,7 +238,7 @@ class TextClassification(PretrainedTask):
         )["input_ids"]
         short = [row for row, sentence in enumerate(ids) if len(sentence) == 0]
         if short:
-            raise ValueError(f"{text}: the sentence in row {short[0]} has no tokens")
+            raise ValueError(f"{source}: the sentence in row {short[0]} has no tokens")
         padded = filled_up(ids)
         self._pretrained.check_ids(padded)
         return SentenceSplit(padded.to(self.device), labels.to(self.device))

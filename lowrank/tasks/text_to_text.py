@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +14,9 @@ from lowrank.model.batch import Batch
 from lowrank.model.forward import Example
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.agreement import agreement_metrics
-from lowrank.tasks.pretrained_task import PretrainedTask
-from lowrank.tasks.splits import Division, check_division, check_seed, check_text, divided, named
-from lowrank.tasks.task import BatchSizes, SplitName, check_split, loss_metric
+from lowrank.tasks.sourced_task import SourcedTask
+from lowrank.tasks.splits import check_division, check_seed, check_text, named
+from lowrank.tasks.task import BatchSizes, loss_metric
 from lowrank.tasks.text_pairs import TextPairs, read_pairs
 from lowrank.tasks.text_scores import TextScores, TranslationScores
 from lowrank.tasks.text_sources import HubText, check_texts
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TextToText(ScoredTokens, PretrainedTask):
+class TextToText(ScoredTokens, SourcedTask):
     """An encoder and decoder of transformers that writes a text for a text: a translation, a
     summary.
 
@@ -68,6 +67,7 @@ class TextToText(ScoredTokens, PretrainedTask):
             the first.
     """
 
+    units = "pairs"
     batch_sizes = BatchSizes(quality=32, latency=(1,))
 
     name: str | None  # never None after __post_init__
@@ -132,14 +132,6 @@ class TextToText(ScoredTokens, PretrainedTask):
         model = self._pretrained.model(AutoModelForSeq2SeqLM)
         return model.to(self.device)  # type: ignore[arg-type]
 
-    def split(self, name: SplitName) -> TextPairs:
-        check_split(name)
-        if name == "test":
-            return self._test_pairs
-        if name == "validation" and self.validation is not None:
-            return self._validation_pairs
-        return self._train_pairs.part(self._division.rows(name))
-
     def forward(self, model: nn.Module, batch: Batch) -> WrittenTexts:
         return WrittenTexts(batch.run(model).logits)
 
@@ -158,9 +150,9 @@ class TextToText(ScoredTokens, PretrainedTask):
 
     def example(self, batch_size: int = 1) -> Example:
         """Test pairs of the median source, and the same target for all, so without padding."""
-        sources = self._test_pairs.lengths[:, 0]
+        sources = self._test_examples.lengths[:, 0]
         usual = int(torch.nonzero(sources == sources.median())[0, 0])
-        return self._test_pairs.batch(torch.full((batch_size,), usual)).inputs
+        return self._test_examples.batch(torch.full((batch_size,), usual)).inputs
 
     def protocol(self) -> dict[str, Any]:
         """The numbers of pairs; "longest" is in tokens of a source, after the cut at
@@ -168,44 +160,22 @@ class TextToText(ScoredTokens, PretrainedTask):
         return {
             **super().protocol(),
             "beams": self.beams,
-            "test_pairs": len(self._test_pairs),
+            "test_pairs": len(self._test_examples),
             "validation_pairs": len(self.split("validation")),
             "calibration_pairs": len(self._division.calibration),
-            "longest": int(self._test_pairs.lengths[:, 0].max()),
+            "longest": int(self._test_examples.lengths[:, 0].max()),
         }
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._pretrained.tokenizer
 
-    @cached_property
-    def _test_pairs(self) -> TextPairs:
-        found = self._read(self.test)
+    def _ordered(self, found: TextPairs) -> TextPairs:
         # Sorted by length, so that batches hold little padding.
         return found.part(found.lengths[:, 0].argsort(stable=True))
 
-    @cached_property
-    def _train_pairs(self) -> TextPairs:
-        return self._read(self.train)
-
-    @cached_property
-    def _validation_pairs(self) -> TextPairs:
-        assert self.validation is not None
-        return self._read(self.validation)
-
-    @cached_property
-    def _division(self) -> Division:
-        return divided(
-            len(self._train_pairs),
-            (0 if self.validation is not None else self.validation_size, self.calibration_size),
-            most=(1000, 256),
-            of=f"pairs of {self.train}",
-            calibration_seed=self.calibration_seed,
-            split_seed=self.split_seed,
-        )
-
-    def _read(self, text: HubText) -> TextPairs:
+    def _read(self, source: HubText) -> TextPairs:
         pairs = read_pairs(
-            text, self.target, self._pretrained, self.prefix, self.max_length, self.max_written
+            source, self.target, self._pretrained, self.prefix, self.max_length, self.max_written
         )
         return pairs.to(self.device)

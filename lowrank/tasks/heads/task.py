@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,17 +19,15 @@ from lowrank.tasks.heads.rows import HubRows, RowSplit
 from lowrank.tasks.heads.targets import Targets
 from lowrank.tasks.heads.trained_head import TrainedHead
 from lowrank.tasks.pretrained import auto_class
-from lowrank.tasks.pretrained_task import PretrainedTask
+from lowrank.tasks.sourced_task import SourcedTask
 from lowrank.tasks.splits import (
-    Division,
     check_division,
     check_seed,
     check_text,
     counted,
-    divided,
     named,
 )
-from lowrank.tasks.task import BatchSizes, SplitName, check_split
+from lowrank.tasks.task import BatchSizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TransformersTask(PretrainedTask):
+class TransformersTask(SourcedTask):
     """Any model of transformers with its head, on rows of the hub.
 
     The processor of the model makes its inputs, batch by batch.
@@ -72,6 +69,7 @@ class TransformersTask(PretrainedTask):
             column, a model without such a head, or rows that do not fit it.
     """
 
+    units = "rows"
     batch_sizes = BatchSizes(quality=16, latency=(1,))
 
     name: str | None  # never None after __post_init__
@@ -134,14 +132,6 @@ class TransformersTask(PretrainedTask):
     def draws_model(self) -> bool:
         return self.head is not None
 
-    def split(self, name: SplitName) -> RowSplit:
-        check_split(name)
-        if name == "test":
-            return self._test_rows
-        if name == "validation" and self.validation is not None:
-            return self._validation_rows
-        return self._train_rows.part(self._division.rows(name))
-
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         return self.targets.outputs(model, batch, self._pretrained)
 
@@ -177,7 +167,7 @@ class TransformersTask(PretrainedTask):
 
     def example(self, batch_size: int = 1) -> Example:
         """The first test example, as often as asked for, hence without padding."""
-        batch = self._test_rows.batch(torch.zeros(batch_size, dtype=torch.int64))
+        batch = self._test_examples.batch(torch.zeros(batch_size, dtype=torch.int64))
         return self.targets.example(batch.inputs, self._pretrained)
 
     def protocol(self) -> dict[str, Any]:
@@ -185,44 +175,20 @@ class TransformersTask(PretrainedTask):
         counts = counted(self.split, "examples")
         return {**super().protocol(), "auto": self.auto, **counts, **self.targets.protocol()}
 
-    @cached_property
-    def _test_rows(self) -> RowSplit:
-        return self._read(self.test)
-
-    @cached_property
-    def _train_rows(self) -> RowSplit:
-        return self._read(self.train)
-
-    @cached_property
-    def _validation_rows(self) -> RowSplit:
-        assert self.validation is not None
-        return self._read(self.validation)
-
-    @cached_property
-    def _division(self) -> Division:
-        return divided(
-            len(self._train_rows),
-            (0 if self.validation is not None else self.validation_size, self.calibration_size),
-            most=(1000, 256),
-            of=f"rows of {self.train}",
-            calibration_seed=self.calibration_seed,
-            split_seed=self.split_seed,
-        )
-
-    def _read(self, rows: HubRows) -> RowSplit:
-        data, source = rows.read(), self._pretrained
+    def _read(self, source: HubRows) -> RowSplit:
+        data, model = source.read(), self._pretrained
         try:
-            given = self.inputs.examples(data, source)
-            wanted = self.targets.answers(data, source)
+            given = self.inputs.examples(data, model)
+            wanted = self.targets.answers(data, model)
         except ValueError as error:
-            raise ValueError(f"{rows}: {error}") from error
+            raise ValueError(f"{source}: {error}") from error
 
         def make(given: list[Any], wanted: list[Any], numbers: list[int]) -> Batch:
             try:
-                encoded = self.inputs.encode(given, source, numbers)
-                batch = self.targets.batch(wanted, encoded, source, numbers)
+                encoded = self.inputs.encode(given, model, numbers)
+                batch = self.targets.batch(wanted, encoded, model, numbers)
             except ValueError as error:
-                raise ValueError(f"{rows}: {error}") from error
+                raise ValueError(f"{source}: {error}") from error
             parts = (batch.inputs, batch.targets, dict(batch.real))
             return Batch(*with_tensors(parts, lambda tensor: tensor.to(self.device)))
 
