@@ -12,7 +12,7 @@ from torch import Tensor
 from lowrank.model.batch import Batch
 from lowrank.tasks.audio_sources import Clips, HubClips
 from lowrank.tasks.builders import import_builder
-from lowrank.tasks.image_sources import Part
+from lowrank.tasks.hub_sources import Part
 from lowrank.tasks.own_classifier import OwnClassifier
 from lowrank.tasks.splits import ValidationFrom, check_text, named
 from lowrank.tasks.task import Split

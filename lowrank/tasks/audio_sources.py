@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
-from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
-from lowrank.tasks.image_sources import Part, check_part
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_rows import class_numbers, rows_of
+from lowrank.tasks.hub_sources import Part, TwoParts
+from lowrank.tasks.splits import check_texts_of
 from lowrank.tasks.waves import padded
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class HubClips:
+class HubClips(TwoParts):
     """Any audio-classification dataset of the Hugging Face hub, or of a mirror (see `hub`).
 
     Clips are decoded once and kept in the cache. Shorter ones get zeros at their end.
@@ -73,20 +73,12 @@ class HubClips:
         check_texts_of(self, ("dataset", "train", "test", "audio", "label"), ("config", "revision"))
         for name in ("sampling_rate", "samples"):
             check_integer(name, getattr(self, name), least=1)
-        if self.train == self.test:
-            raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
+        self._check_parts()
         need("clips of the hub", "datasets", "filelock", "soundfile")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these clips."""
-        return data_name(self.dataset, self.config)
 
     def read(self, part: Part) -> Clips:
         """The train or the test clips, which share none."""
-        check_part(part)
-        split = self.train if part == "train" else self.test
-        content = kept("clips", self, split, ("train", "test"), self._decode)
+        content = self._kept("clips", part, self._decode)
         return Clips(content["waves"], content["labels"], int(content["classes"]) or None)
 
     def _decode(self, split: str) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowrank.numerics.checks import check_is, check_number, check_positive
-from lowrank.tasks.image_sources import Images, ImageSource, Part
+from lowrank.tasks.hub_sources import Part
+from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.splits import check_seed
 
 # Images that are held as float32 at once.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lowrank.tasks.image_sources import Images, ImageSource, Part
+from lowrank.tasks.hub_sources import Part
+from lowrank.tasks.image_sources import Images, ImageSource
 from lowrank.tasks.image_split import ImageSplit, check_scale, per_channel
 from lowrank.tasks.own_classifier import OwnClassifier
 from lowrank.tasks.splits import (

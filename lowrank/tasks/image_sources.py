@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
-from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_rows import class_numbers, rows_of
+from lowrank.tasks.hub_sources import Part, TwoParts, check_part
+from lowrank.tasks.splits import check_texts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Part = Literal["train", "test"]
 
 MODES = {1: "L", 3: "RGB"}
 CONVERTIBLE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
@@ -83,15 +83,6 @@ class ImageSource(ABC):
         """
 
 
-def check_part(part: Part) -> None:
-    """Raise ValueError unless `part` is one of the two parts of a source."""
-    if part not in get_args(Part):
-        raise ValueError(
-            f"there is no part {part!r} of the images, there are {' and '.join(get_args(Part))}: a "
-            "task makes its validation split from its train images"
-        )
-
-
 def check_size(size: object) -> None:
     """Raise ValueError unless `size` is the height and the width of an image."""
     numbers = () if isinstance(size, str) or not isinstance(size, Sequence) else size
@@ -129,7 +120,7 @@ class Digits(ImageSource):
 
 
 @dataclass(frozen=True)
-class HubImages(ImageSource):
+class HubImages(TwoParts, ImageSource):
     """Any image-classification dataset of the Hugging Face hub, or of a mirror (see `hub`).
 
     They are decoded once and kept in the cache as uint8 tensors.
@@ -159,8 +150,7 @@ class HubImages(ImageSource):
     def __post_init__(self) -> None:
         optional = ("config", "revision", "image", "label")
         check_texts_of(self, ("dataset", "train", "test"), optional)
-        if self.train == self.test:
-            raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
+        self._check_parts()
         if self.channels is not None and (
             isinstance(self.channels, bool) or self.channels not in MODES
         ):
@@ -169,14 +159,8 @@ class HubImages(ImageSource):
             check_size(self.size)
         need("images of the hub", "datasets", "PIL", "filelock")
 
-    @property
-    def name(self) -> str:
-        return data_name(self.dataset, self.config)
-
     def read(self, part: Part) -> Images:
-        check_part(part)
-        split = self.train if part == "train" else self.test
-        content = kept("images", self, split, ("train", "test"), self._decode)
+        content = self._kept("images", part, self._decode)
         classes = int(content["classes"])
         return Images(content["pixels"], content["labels"], classes=classes or None)
 

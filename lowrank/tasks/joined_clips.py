@@ -10,9 +10,9 @@ from torch import Tensor
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.audio_sources import read_wave, sounds_of
-from lowrank.tasks.hub_rows import class_numbers, kept, rows_of
-from lowrank.tasks.image_sources import Part, check_part
-from lowrank.tasks.splits import check_texts_of, data_name, permutation
+from lowrank.tasks.hub_rows import class_numbers, rows_of
+from lowrank.tasks.hub_sources import Part, TwoParts
+from lowrank.tasks.splits import check_texts_of, permutation
 from lowrank.tasks.waves import padded
 
 
@@ -38,7 +38,7 @@ class SpokenClips:
 
 
 @dataclass(frozen=True)
-class HubSpokenWords:
+class HubSpokenWords(TwoParts):
     """Any dataset of the Hugging Face hub, or of a mirror (see `hub`), of clips with one word each,
     whose speaker is known. They are decoded once and kept in the cache.
 
@@ -69,20 +69,12 @@ class HubSpokenWords:
         names = ("dataset", "train", "test", "audio", "label", "speaker")
         check_texts_of(self, names, ("config", "revision"))
         check_integer("sampling_rate", self.sampling_rate, least=1)
-        if self.train == self.test:
-            raise ValueError(f"train and test are both {self.train!r}; they must not overlap")
+        self._check_parts()
         need("clips of the hub", "datasets", "filelock", "soundfile")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these clips."""
-        return data_name(self.dataset, self.config)
 
     def read(self, part: Part) -> SpokenClips:
         """The train or the test clips, which share none."""
-        check_part(part)
-        split = self.train if part == "train" else self.test
-        found = kept("spoken", self, split, ("train", "test"), self._decode)
+        found = self._kept("spoken", part, self._decode)
         return SpokenClips(**{name: found[name] for name in SpokenClips.__annotations__})
 
     def _decode(self, split: str) -> dict[str, Tensor]:

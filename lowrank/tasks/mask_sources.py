@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lowrank.files.extras import need
 from lowrank.tasks.hub_rows import kept, rows_of
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_sources import HubSource
+from lowrank.tasks.splits import check_texts_of
 from lowrank.tasks.whole_data import SPLITS, HubPart, check_parts
 
 
@@ -32,7 +33,7 @@ class MaskedImages:
 
 
 @dataclass(frozen=True)
-class HubMasks:
+class HubMasks(HubSource):
     """Any dataset of the Hugging Face hub, or of a mirror (see `hub`), with images and masks of one
     size. They are decoded once and kept in the cache.
 
@@ -66,11 +67,6 @@ class HubMasks:
         check_texts_of(self, ("dataset", "image", "mask"), ("config", "revision"))
         check_parts(self)
         need("images with masks", "datasets", "PIL", "filelock")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these images."""
-        return data_name(self.dataset, self.config)
 
     def read(self, part: HubPart) -> MaskedImages:
         """The images of one part."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer
 from lowrank.tasks.hub_rows import kept, rows_of
+from lowrank.tasks.hub_sources import HubSource
 from lowrank.tasks.image_inputs import resized
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.splits import check_texts_of
 from lowrank.tasks.whole_data import SPLITS, HubPart, check_parts
 
 # Pixels by which a box may lie outside its image: annotations are rounded.
@@ -46,7 +47,7 @@ class ImagesOfObjects:
 
 
 @dataclass(frozen=True)
-class HubObjects:
+class HubObjects(HubSource):
     """Any dataset of the Hugging Face hub, or of a mirror (see `hub`), in its convention for
     detection: a column of lists of boxes [left, top, width, height] in pixels, and their classes.
 
@@ -90,11 +91,6 @@ class HubObjects:
         check_integer("width", self.width, least=1)
         check_parts(self)
         need("images with boxes", "datasets", "PIL", "filelock")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these images."""
-        return data_name(self.dataset, self.config)
 
     def read(self, part: HubPart) -> ImagesOfObjects:
         """The images of one part."""

@@ -11,13 +11,14 @@ from lowrank.files.extras import need
 from lowrank.numerics.checks import check_integer, check_number
 from lowrank.tasks.audio_sources import read_wave, sounds_of
 from lowrank.tasks.hub_rows import kept, rows_of
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_sources import HubSource
+from lowrank.tasks.splits import check_texts_of
 from lowrank.tasks.waves import at_peak
 from lowrank.tasks.whole_data import SPLITS, HubPart, check_parts
 
 
 @dataclass(frozen=True)
-class HubSpeech:
+class HubSpeech(HubSource):
     """Any dataset of the Hugging Face hub, or of a mirror (see `hub`), with clips of speech.
 
     Clips are decoded once and kept in the cache.
@@ -55,11 +56,6 @@ class HubSpeech:
         check_number("peak", self.peak, "be above 0 and at most 1", lambda x: 0 < x <= 1)
         check_parts(self)
         need("clips of the hub", "datasets", "filelock", "soundfile")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these clips."""
-        return data_name(self.dataset, self.config)
 
     def read(self, part: HubPart) -> list[Tensor]:
         """The clips of one part, each float32 (samples,)."""

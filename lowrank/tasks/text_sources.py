@@ -7,11 +7,12 @@ from typing import Any
 
 from lowrank.files.extras import need
 from lowrank.tasks import hub
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_sources import HubSource
+from lowrank.tasks.splits import check_texts_of
 
 
 @dataclass(frozen=True)
-class HubText:
+class HubText(HubSource):
     """One split of a dataset with a column of text, by its name on the hub.
 
     Args:
@@ -33,11 +34,6 @@ class HubText:
     def __post_init__(self) -> None:
         check_texts_of(self, ("dataset", "split", "column"), ("config", "revision"))
         need("text of the hub", "datasets")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on this text."""
-        return data_name(self.dataset, self.config)
 
     def rows(self) -> list[str]:
         """The text, row by row.

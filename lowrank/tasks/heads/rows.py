@@ -11,7 +11,8 @@ from torch import Tensor
 from lowrank.files.extras import need
 from lowrank.model.batch import Batch
 from lowrank.tasks.hub_rows import rows_of
-from lowrank.tasks.splits import check_texts_of, data_name
+from lowrank.tasks.hub_sources import HubSource
+from lowrank.tasks.splits import check_texts_of
 from lowrank.tasks.task import Split
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HubRows:
+class HubRows(HubSource):
     """One split of a dataset, by its name on the hub.
 
     Args:
@@ -39,11 +40,6 @@ class HubRows:
     def __post_init__(self) -> None:
         check_texts_of(self, ("dataset", "split"), ("config", "revision"))
         need("rows of the hub", "datasets")
-
-    @property
-    def name(self) -> str:
-        """The default name of a task on these rows."""
-        return data_name(self.dataset, self.config)
 
     def read(self) -> Dataset:
         """The rows."""
