@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -39,6 +40,15 @@ def built(builder: str, arguments: Mapping[str, Any], task: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"builder {builder} made a {type(model).__name__}, no nn.Module")
     return model
+
+
+def bound(path: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function at ``package.module:name``, with named arguments.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return functools.partial(import_builder(path), **arguments)
 
 
 def import_builder(path: str) -> Callable[..., Any]:

@@ -14,13 +14,13 @@ from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.tasks.agreement import agreement_metrics
-from lowrank.tasks.builders import import_builder
+from lowrank.tasks.builders import bound
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.class_scores import ClassScores
 from lowrank.tasks.mask_sources import HubMasks, MaskedImages
 from lowrank.tasks.own_network import OwnNetwork
 from lowrank.tasks.segmentation_scores import PIXEL_METRICS, PixelScores
-from lowrank.tasks.splits import check_division, check_text, named
+from lowrank.tasks.splits import check_division, named
 from lowrank.tasks.task import BatchSizes, Split, loss_metric
 from lowrank.tasks.weights import Weights
 from lowrank.tasks.whole_data import HubPart, OfParts
@@ -108,9 +108,7 @@ class ImageSegmentation(OwnNetwork, OfParts, ClassScores):
             raise ValueError(f"source={self.source!r} must be HubMasks")
         object.__setattr__(self, "name", named(self.name, self.source.name))
         self._check_network()
-        check_text("inputs", self.inputs)
-        if not isinstance(self.input_arguments, Mapping):
-            raise ValueError(f"input_arguments={self.input_arguments!r} must be a mapping")
+        self._check_function("inputs", "input_arguments")
         check_integer("classes", self.classes, least=2)
         if self.ignored is not None:
             check_integer("ignored", self.ignored, least=0)
@@ -145,11 +143,8 @@ class ImageSegmentation(OwnNetwork, OfParts, ClassScores):
             )
 
     def _rows(self, images: MaskedImages, rows: Tensor) -> PixelSplit:
-        make = import_builder(self.inputs)
-        arguments = dict(self.input_arguments)
-        return PixelSplit(
-            images, rows.to(self.device), lambda pixels: make(pixels, **arguments), self.ignored
-        )
+        make = bound(self.inputs, self.input_arguments)
+        return PixelSplit(images, rows.to(self.device), make, self.ignored)
 
     def _read(self, part: HubPart) -> MaskedImages:
         found = self.source.read(part)

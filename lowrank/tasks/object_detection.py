@@ -15,11 +15,11 @@ from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.model.forward import call
 from lowrank.numerics.checks import check_integer, check_is
-from lowrank.tasks.builders import import_builder
+from lowrank.tasks.builders import bound
 from lowrank.tasks.detector_heads import DetectorHead, GridHead
 from lowrank.tasks.object_sources import HubObjects, ImagesOfObjects, Objects
 from lowrank.tasks.own_network import OwnNetwork
-from lowrank.tasks.splits import check_division, check_text, named
+from lowrank.tasks.splits import check_division, named
 from lowrank.tasks.task import BatchSizes, Split, loss_metric
 from lowrank.tasks.weights import Weights
 from lowrank.tasks.whole_data import HubPart, OfParts
@@ -120,9 +120,7 @@ class ObjectDetection(OwnNetwork, OfParts):
         check_is("head", self.head, DetectorHead, "GridHead()")
         object.__setattr__(self, "name", named(self.name, self.source.name))
         self._check_network()
-        check_text("inputs", self.inputs)
-        if not isinstance(self.input_arguments, Mapping):
-            raise ValueError(f"input_arguments={self.input_arguments!r} must be a mapping")
+        self._check_function("inputs", "input_arguments")
         check_integer("classes", self.classes, least=1)
         check_division(None, self.calibration_size, self.calibration_seed)
         need("average precision", "torchmetrics", "pycocotools")
@@ -167,8 +165,8 @@ class ObjectDetection(OwnNetwork, OfParts):
             self.head.check(call(model, (batch.only.cpu(),)), self.classes)
 
     def _rows(self, images: ImagesOfObjects, rows: Tensor) -> ObjectSplit:
-        make, arguments = import_builder(self.inputs), dict(self.input_arguments)
-        return ObjectSplit(images, rows.to(self.device), lambda pixels: make(pixels, **arguments))
+        make = bound(self.inputs, self.input_arguments)
+        return ObjectSplit(images, rows.to(self.device), make)
 
     def _read(self, part: HubPart) -> ImagesOfObjects:
         found = self.source.read(part)

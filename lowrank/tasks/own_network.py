@@ -47,6 +47,12 @@ class OwnNetwork(Task):
             )
         check_seed("seed", self.seed)
 
+    def _check_function(self, name: str, arguments: str) -> None:
+        """Raise ValueError unless fields name a function and its arguments."""
+        check_text(name, getattr(self, name))
+        if not isinstance(getattr(self, arguments), Mapping):
+            raise ValueError(f"{arguments}={getattr(self, arguments)!r} must be a mapping")
+
     @property
     def draws_model(self) -> bool:
         return self.weights is None or self.weights.draws

@@ -16,7 +16,7 @@ from lowrank.model.batch import Batch
 from lowrank.model.forward import Example
 from lowrank.numerics.checks import check_integer, check_is
 from lowrank.tasks.agreement import agreement_metrics
-from lowrank.tasks.builders import import_builder
+from lowrank.tasks.builders import bound
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.ctc import FrameScores, ScoredFrames, collapsed
 from lowrank.tasks.joined_clips import HubSpokenWords, SpokenClips, strings_of
@@ -25,7 +25,6 @@ from lowrank.tasks.splits import (
     Division,
     calibration_rows,
     check_division,
-    check_text,
     counted,
     divided,
     named,
@@ -146,9 +145,7 @@ class SpeechRecognition(ScoredFrames, OwnNetwork):
         check_is("source", self.source, HubSpokenWords, "HubSpokenWords(dataset, rate)")
         object.__setattr__(self, "name", named(self.name, self.source.name))
         self._check_network()
-        check_text("features", self.features)
-        if not isinstance(self.feature_arguments, Mapping):
-            raise ValueError(f"feature_arguments={self.feature_arguments!r} must be a mapping")
+        self._check_function("features", "feature_arguments")
         words = [] if isinstance(self.words, str) else list(self.words)
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise ValueError(f"words={self.words!r} must be texts that are not empty, by number")
@@ -257,12 +254,11 @@ class SpeechRecognition(ScoredFrames, OwnNetwork):
     def _joined(self, clips: SpokenClips, rows: Tensor, passes: int) -> StringSplit:
         speakers = clips.speakers[rows]
         strings = strings_of(speakers, self.least, self.most, passes, self.split_seed)
-        make, arguments = import_builder(self.features), dict(self.feature_arguments)
         return StringSplit(
             clips,
             [rows[string] for string in strings],
             tuple(self.words),
-            lambda wave: make(wave, **arguments),
+            bound(self.features, self.feature_arguments),
             self.device,
         )
 

@@ -16,7 +16,7 @@ from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.model.forward import Example, evaluating
 from lowrank.numerics.checks import check_integer, check_is
-from lowrank.tasks.builders import import_builder
+from lowrank.tasks.builders import bound
 from lowrank.tasks.class_metrics import mean_of_counted
 from lowrank.tasks.own_network import OwnNetwork
 from lowrank.tasks.spectral_distances import (
@@ -25,7 +25,7 @@ from lowrank.tasks.spectral_distances import (
     log_mel_distance,
 )
 from lowrank.tasks.speech_sources import HubSpeech
-from lowrank.tasks.splits import check_division, check_text, named
+from lowrank.tasks.splits import check_division, named
 from lowrank.tasks.task import BatchSizes, Split, loss_metric
 from lowrank.tasks.weights import Weights
 from lowrank.tasks.whole_data import HubPart, OfParts
@@ -143,16 +143,14 @@ class Vocoding(OwnNetwork, OfParts):
         check_is("source", self.source, HubSpeech, "HubSpeech('me/speech', 22050)")
         object.__setattr__(self, "name", named(self.name, self.source.name))
         self._check_network()
-        check_text("features", self.features)
-        if not isinstance(self.feature_arguments, Mapping):
-            raise ValueError(f"feature_arguments={self.feature_arguments!r} must be a mapping")
+        self._check_function("features", "feature_arguments")
         check_integer("window", self.window, least=1)
         check_division(None, self.calibration_size, self.calibration_seed)
         need("measures of speech", "torchmetrics")
 
     def mels(self, waves: Tensor) -> Tensor:
         """The spectrograms (batch, bands, frames) of waveforms (batch, samples)."""
-        return import_builder(self.features)(waves, **self.feature_arguments)
+        return bound(self.features, self.feature_arguments)(waves)
 
     def loss(self, outputs: Tensor, targets: Frames) -> Tensor:
         """The mean log-mel distance over the frames of a batch."""
