@@ -23,7 +23,8 @@ class DenseKernel(Kernel):
 
     def prepare(self, work: Work) -> Prepared:
         matrix = work.matrix()
-        return Prepared(work.operation.bind(matrix, work.bias), work.extra_bytes(matrix))
+        run = work.operation.bind(matrix, work.bias)
+        return Prepared(run, work.extra_bytes(matrix), read_bytes=matrix.nbytes)
 
 
 class ColumnsKernel(Kernel):
@@ -45,7 +46,7 @@ class ColumnsKernel(Kernel):
             product = matrix @ x.t() if column is None else torch.addmm(column, matrix, x.t())
             return product.t().contiguous()
 
-        return Prepared(on_rows(run), work.extra_bytes(matrix))
+        return Prepared(on_rows(run), work.extra_bytes(matrix), read_bytes=matrix.nbytes)
 
 
 class TransposedKernel(Kernel):
@@ -63,7 +64,7 @@ class TransposedKernel(Kernel):
         def run(x: Tensor) -> Tensor:
             return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
 
-        return Prepared(on_rows(run), work.extra_bytes(matrix))
+        return Prepared(on_rows(run), work.extra_bytes(matrix), read_bytes=matrix.nbytes)
 
 
 class PackedKernel(Kernel):
@@ -91,7 +92,8 @@ class PackedKernel(Kernel):
             return linear(x, packed, matrix, bias, rows)
 
         # The size of MKL's packed copy cannot be read; it is at least that of the matrix.
-        return Prepared(on_rows(run), matrix.nbytes + work.extra_bytes(matrix))
+        held = matrix.nbytes + work.extra_bytes(matrix)
+        return Prepared(on_rows(run), held, read_bytes=matrix.nbytes)
 
 
 class DequantizeKernel(Kernel):
@@ -110,7 +112,8 @@ class DequantizeKernel(Kernel):
     def prepare(self, work: Work) -> Prepared:
         form, operation, bias = work.factorization, work.operation, work.bias
         made = form.shape[0] * form.shape[1] * form.dtype.itemsize
-        return Prepared(lambda x: operation.apply(x, form.to_dense(), bias), 0, made)
+        read = sum(tensor.nbytes for tensor in work.stored())
+        return Prepared(lambda x: operation.apply(x, form.to_dense(), bias), 0, made, read)
 
 
 class BFloat16Kernel(Kernel):
@@ -135,7 +138,7 @@ class BFloat16Kernel(Kernel):
             # The bias is added in the layer's dtype: it costs nothing, and is not rounded.
             return operation.add_bias(run(x.bfloat16()).to(dtype), bias)
 
-        return Prepared(rounded, work.extra_bytes(matrix))
+        return Prepared(rounded, work.extra_bytes(matrix), read_bytes=matrix.nbytes)
 
 
 NO_PRODUCT = "it multiplies matrices, and this layer convolves or looks up"

@@ -62,7 +62,8 @@ class DynamicInt8Kernel(Kernel):
             return linear(x, packed, narrow)
 
         # A scale and a sum of the row's codes beside the codes.
-        return Prepared(on_rows(run), codes.nbytes + 8 * len(codes))
+        held = codes.nbytes + 8 * len(codes)
+        return Prepared(on_rows(run), held, read_bytes=held)
 
 
 class Int8WeightsKernel(Kernel):
@@ -91,7 +92,8 @@ class Int8WeightsKernel(Kernel):
             y = torch.ops.aten._weight_int8pack_mm(_rounded(x), codes, rounded).float()
             return y if bias is None else y + bias
 
-        return Prepared(on_rows(run), codes.nbytes + rounded.nbytes)
+        held = codes.nbytes + rounded.nbytes
+        return Prepared(on_rows(run), held, read_bytes=held)
 
 
 class PackedInt4Kernel(Kernel):
@@ -135,7 +137,8 @@ class PackedInt4Kernel(Kernel):
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(_rounded(x), packed, size, table)
             return y.float() if bias is None else y.float() + bias
 
-        return Prepared(on_rows(run), packed.nbytes + table.nbytes)
+        held = packed.nbytes + table.nbytes
+        return Prepared(on_rows(run), held, read_bytes=held)
 
 
 def _rounded(x: Tensor) -> Tensor:

@@ -55,10 +55,13 @@ class Work:
         with torch.inference_mode(False), torch.no_grad():
             return (leaf.derived() if leaf else self.factorization.to_dense()).detach()
 
+    def stored(self) -> list[Tensor]:
+        """The tensors that the factorization stores."""
+        return [*self.factorization.parameters(), *self.factorization.buffers()]
+
     def extra_bytes(self, *tensors: Tensor) -> int:
         """Bytes of those tensors whose memory is not that of the stored factorization."""
-        stored = [*self.factorization.parameters(), *self.factorization.buffers()]
-        own = {tensor.untyped_storage().data_ptr() for tensor in stored}
+        own = {tensor.untyped_storage().data_ptr() for tensor in self.stored()}
         return sum(t.nbytes for t in tensors if t.untyped_storage().data_ptr() not in own)
 
 
@@ -70,11 +73,13 @@ class Prepared:
         run: x → the outputs, bias added.
         packed_bytes: what it holds in memory besides what the factorization stores.
         made_bytes: the largest part of the matrix that it makes anew in every pass.
+        read_bytes: the weights, in the form in which every pass reads them; None if not known.
     """
 
     run: Run
     packed_bytes: int
     made_bytes: int = 0
+    read_bytes: int | None = None
 
 
 class Kernel(ABC):

@@ -19,6 +19,7 @@ from lowrank.execution.search import Search, try_layer
 from lowrank.execution.substitute import OptimizedLayer, share, substitute
 from lowrank.execution.tiled import TiledKernel
 from lowrank.execution.timing import threads
+from lowrank.measure.bandwidth import read_bandwidth
 from lowrank.measure.environment import environment
 from lowrank.model.forward import Example, check_example
 from lowrank.model.nested import tensors
@@ -132,6 +133,11 @@ def _search(
     found_here = environment()
     machine = {name: str(found_here[name]) for name in MACHINE}
     plan = ExecutionPlan(
-        accuracy, torch.get_num_threads(), str(example.device), machine, tuple(layers)
+        accuracy=accuracy,
+        threads=torch.get_num_threads(),
+        device=str(example.device),
+        machine=machine,
+        layers=tuple(layers),
+        bandwidth=read_bandwidth(example.device),
     )
     return plan, runs

@@ -29,6 +29,7 @@ class Trial:
         error: relative error of the outputs against those of the factorization as it runs itself.
         packed_bytes: memory that it holds besides what is stored.
         made_bytes: of the largest part of the matrix that it makes anew in every pass.
+        read_bytes: of the weights, in the form in which every pass reads them; None if not known.
         refused: why it could not run, or was not taken for its error; empty otherwise.
     """
 
@@ -41,7 +42,14 @@ class Trial:
     error: float | None = None
     packed_bytes: int | None = None
     made_bytes: int | None = None
+    read_bytes: int | None = None
     refused: str = ""
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Bytes of weights that it reads in a second; None if not known."""
+        known = self.read_bytes is not None and self.seconds
+        return self.read_bytes / self.seconds if known else None  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,9 @@ class ExecutionPlan:
     Attributes:
         accuracy: the loosest that was allowed to the kernels.
         threads, device, machine: where it was measured.
+        bandwidth: bytes a second that the device reads from memory with these threads (see
+            `read_bandwidth`), the limit of a pass whose weights are in no cache; None in plans that
+            were made before it was measured.
         layers: in the order of the model.
         skipped: (name, reason) of the factorized layers that stay as they are.
     """
@@ -106,6 +117,7 @@ class ExecutionPlan:
     machine: dict[str, str]
     layers: tuple[LayerPlan, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    bandwidth: float | None = None
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -135,6 +147,9 @@ class ExecutionPlan:
     def to_frame(self) -> Any:
         """One row for each trial of each layer, as a pandas DataFrame.
 
+        `gb_per_second` is what the kernel reads of the weights, in 10⁹ bytes a second, and
+        `of_bandwidth` its share of the machine's, above 1 where weights stay in a cache.
+
         Raises:
             MissingExtra: pandas is not installed; it is in the extra ``reports``.
         """
@@ -142,11 +157,21 @@ class ExecutionPlan:
         import pandas as pd
 
         rows = [
-            {"name": layer.name, "chosen": layer.is_of(trial), **asdict(trial)}
+            {
+                "name": layer.name,
+                "chosen": layer.is_of(trial),
+                **asdict(trial),
+                **self._speed(trial),
+            }
             for layer in self.layers
             for trial in layer.trials
         ]
         return pd.DataFrame(rows)
+
+    def _speed(self, trial: Trial) -> dict[str, float | None]:
+        speed = trial.bytes_per_second
+        share = speed / self.bandwidth if speed and self.bandwidth else None
+        return {"gb_per_second": speed and speed / 1e9, "of_bandwidth": share}
 
     def to_json(self) -> str:
         """As text that `from_json` reads."""
@@ -180,5 +205,6 @@ def _check(plan: ExecutionPlan) -> None:
     for layer in plan.layers:
         for found in (layer, *layer.trials):
             numbers = [v for v in vars(found).values() if isinstance(v, int | float)]
-            if min([*numbers, *layer.inputs], default=0) < 0 or plan.threads < 1:
+            numbers += [*layer.inputs, plan.bandwidth or 0]
+            if min(numbers) < 0 or plan.threads < 1:
                 raise ValueError(f"times, errors and sizes of '{layer.name}' are not all above 0")

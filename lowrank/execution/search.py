@@ -27,6 +27,7 @@ from lowrank.execution.observe import leaf_work
 from lowrank.execution.plan import FACTORED, Trial
 from lowrank.execution.substitute import with_runs
 from lowrank.execution.timing import Timed, race
+from lowrank.measure.size import leaves
 from lowrank.numerics.checks import check_integer, check_is, check_list, check_positive
 
 
@@ -127,8 +128,10 @@ def _checked(trial: Trial, prepared: Prepared, x: Tensor, expected: Tensor) -> T
     """The trial with its error, refused if that is more than its accuracy allows."""
     error = relative_error(_output(prepared.run, x), expected)
     most = bound(trial.accuracy, expected.dtype)
-    held = {"packed_bytes": prepared.packed_bytes, "made_bytes": prepared.made_bytes}
-    trial = replace(trial, **held)
+    sizes = {"packed_bytes": prepared.packed_bytes, "made_bytes": prepared.made_bytes}
+    # Of a table only the rows are read that the indices name.
+    read = prepared.read_bytes if x.is_floating_point() else None
+    trial = replace(trial, **sizes, read_bytes=read)
     if error == float("inf"):
         return replace(trial, refused="its outputs are not finite")
     trial = replace(trial, error=error)
@@ -150,8 +153,10 @@ def assemble(work: Work, parts: Mapping[str, Prepared | None]) -> Prepared:
     ready = [one for one in parts.values() if one is not None]
     held = sum(one.packed_bytes for one in ready)
     made = max((one.made_bytes for one in ready), default=0)
+    known = [one.read_bytes for one in ready if one.read_bytes is not None]
+    read = sum(known) if len(known) == len(list(leaves(form))) else None
     operation, bias = work.operation, work.bias
-    return Prepared(lambda x: form(x, operation, bias), held, made)
+    return Prepared(lambda x: form(x, operation, bias), held, made, read)
 
 
 def prepare(kernel: Kernel, work: Work) -> Prepared:

@@ -118,7 +118,8 @@ class SemiStructuredKernel(Kernel):
         run = work.operation.bind(packed, work.bias)
         # Half of the values, and 2 bits of position for each.
         size = dense.numel() // 2
-        return Prepared(on_rows(run), size * dense.element_size() + size // 4)
+        held = size * dense.element_size() + size // 4
+        return Prepared(on_rows(run), held, read_bytes=held)
 
 
 def _in_panels(
@@ -149,8 +150,9 @@ def _in_panels(
             y[start : start + panel] = product.t()
         return y if bias is None else y.add_(bias)
 
-    held = sum(work.extra_bytes(*_stored(block)) for block in blocks)
-    return Prepared(on_rows(run), held)
+    tensors = [tensor for block in blocks for tensor in _stored(block)]
+    read = sum(tensor.nbytes for tensor in tensors)
+    return Prepared(on_rows(run), work.extra_bytes(*tensors), read_bytes=read)
 
 
 def _with_int32(compressed: Tensor) -> Tensor:

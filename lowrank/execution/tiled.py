@@ -45,4 +45,5 @@ class TiledKernel(Kernel):
             return y if bias is None else y.add_(bias)
 
         made = tiles.rows * form.shape[1] * form.dtype.itemsize
-        return Prepared(on_rows(run), tiles.nbytes, made)
+        read = sum(tensor.nbytes for tensor in work.stored())
+        return Prepared(on_rows(run), tiles.nbytes, made, read)

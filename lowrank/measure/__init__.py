@@ -1,5 +1,6 @@
 """Measures of dense and compressed models: size, MACs, latency, memory and harness scores."""
 
+from lowrank.measure.bandwidth import read_bandwidth as read_bandwidth
 from lowrank.measure.free_memory import free_memory as free_memory
 from lowrank.measure.harness import harness_scores as harness_scores
 from lowrank.measure.latency import LatencyComparison as LatencyComparison

@@ -124,6 +124,15 @@ class TestState:
         work = row.work(row.dtypes[0])
         assert prepare(row.kernel, work).packed_bytes == row.packed_bytes(work.factorization)
 
+    def test_what_a_pass_reads_is_held_or_stored(self, row):
+        work = row.work(row.dtypes[0])
+        prepared = prepare(row.kernel, work)
+        if isinstance(row.kernel, execution.CompiledKernel):
+            assert prepared.read_bytes is None  # Nobody knows what a compiler made of it.
+            return
+        stored = sum(tensor.nbytes for tensor in work.stored())
+        assert 0 < prepared.read_bytes <= prepared.packed_bytes + stored
+
     def test_nothing_else_is_changed(self, row):
         work = row.work(row.dtypes[0])
         form, x = work.factorization, work.x.clone()

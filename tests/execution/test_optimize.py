@@ -323,3 +323,33 @@ def test_inputs_may_be_given_by_name():
     torch.testing.assert_close(fast.model(**example), small(**example))
     again = optimize_for(small, example, plan=fast.plan)
     assert again.plan == fast.plan
+
+
+class TestSpeedBesideItsLimit:
+    def test_bytes_a_second_are_those_of_the_weights_that_a_pass_reads(self, model, times):
+        times(lambda place: 2.0)
+        plan = optimize_for(compress(model, METHODS["8 bits"]).model, (IDS,)).plan
+        frame = plan.to_frame()
+        linear = frame[(frame["name"] == "linear") & (frame["kernel"] == "dense")].iloc[0]
+        assert linear["read_bytes"] == 4 * 16 * 32
+        assert linear["gb_per_second"] == pytest.approx(4 * 16 * 32 / 0.5 / 1e9)
+        assert linear["of_bandwidth"] == pytest.approx(4 * 16 * 32 / 0.5 / plan.bandwidth)
+
+    def test_of_a_table_only_some_rows_are_read(self, model):
+        plan = optimize_for(compress(model, METHODS["8 bits"], where="table").model, (IDS,)).plan
+        assert all(trial.bytes_per_second is None for trial in plan.layers[0].trials)
+
+    def test_leaves_together_read_what_each_reads(self, model):
+        small = compress(model, METHODS["low rank"], where="linear").model
+        (layer,) = optimize_for(small, (IDS,)).plan.layers
+        factored = [trial for trial in layer.trials if trial.kernel == "factored"]
+        assert factored and all(t.read_bytes == 4 * 4 * (16 + 32) for t in factored)
+
+    def test_plans_of_before_have_no_bandwidth(self, model):
+        plan = optimize_for(compress(model, METHODS["8 bits"]).model, (IDS,)).plan
+        old = json.loads(plan.to_json())
+        del old["bandwidth"]
+        for layer in old["layers"]:
+            for trial in layer["trials"]:
+                del trial["read_bytes"]
+        assert ExecutionPlan.from_json(old).to_frame()["gb_per_second"].isna().all()
