@@ -13,7 +13,13 @@ import numpy as np
 from lowrank.metrics.metric import Metric
 from lowrank.records import outcomes
 from lowrank.records.companions import OUTCOMES, outcomes_name
-from lowrank.statistics.means import interval, interval_of_share, metric_of, standard_error
+from lowrank.statistics.means import (
+    are_shares,
+    interval,
+    interval_of_share,
+    metric_of,
+    standard_error,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +150,7 @@ def errors_of(found: MetricValues, metric: Metric) -> tuple[float, float, float]
     assert metric.average is not None
     given = found.values, found.weights, metric.average
     mean, error, n = metric_of(*given), standard_error(*given), len(found.values)
-    if metric.scale == "percent" and metric.average == "mean":
+    if metric.scale == "percent" and metric.average == "mean" and are_shares(found.values):
         return error, *interval_of_share(mean, error, n)
     return error, *interval(mean, error, n, metric.average)
 

@@ -14,6 +14,9 @@ from scipy import special
 from lowrank.metrics.metric import Average
 from lowrank.statistics.student import LEVEL, half_width
 
+# A mean of shares leaves 0 and 1 by less than this.
+ROUNDING = 1e-9
+
 
 def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The weighted mean of each column, shape (columns,).
@@ -119,22 +122,33 @@ def interval(mean: float, error: float, n: int, average: Average = "mean") -> tu
     return mean - reach, mean + reach
 
 
+def are_shares(values: np.ndarray) -> bool:
+    """Whether all values of examples lie within 0 and 1; those of a word error rate need not."""
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
 def interval_of_share(share: float, error: float, n: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of examples, within 0 and 1.
+    """The 95 % confidence interval of a mean of values within 0 and 1, such as a share of examples.
 
     Wilson's interval for the number of independent examples that would have the same error; for
     n where the error is 0, as of a model that is always right. It is right for shares near 0 and 1,
     where mean ± 2 errors leaves the range or has no width.
 
     Args:
-        share: within 0 and 1.
+        share: within 0 and 1, up to rounding.
         error: its standard error.
         n: examples.
+
+    Raises:
+        ValueError: a share outside.
 
     Source: Wilson, JASA 22(158), 1927; Kish, Survey Sampling, 1965 (effective number).
     """
     if n < 1:
         return float("nan"), float("nan")
+    if not -ROUNDING <= share <= 1 + ROUNDING:
+        raise ValueError(f"{share} is no share: it must lie within 0 and 1")
+    share = min(max(share, 0.0), 1.0)
     spread = share * (1 - share)
     # Examples of hardly any weight may leave an error and a share of exactly 1.
     alike = spread / error**2 if spread > 0 and error**2 > 0 else n

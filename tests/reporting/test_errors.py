@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lowrank.metrics.metric import Metric
 from lowrank.records import outcomes, store
 from lowrank.records.record import Record
 from lowrank.reporting import plots
 from lowrank.reporting.errors import dense_errors, summarise_with_errors
+from lowrank.reporting.examples import MetricValues, errors_of
 from lowrank.reporting.tables import long_table, summary_table
-from lowrank.statistics.means import interval_of_share
+from lowrank.statistics.means import interval, interval_of_share
 
 N = 200
 
@@ -47,6 +49,14 @@ def test_an_error_is_that_of_the_mean_over_networks_of_each_example(frame):
         assert (row["top1_low"], row["top1_high"]) == pytest.approx(expected)
         # Not the spread over seeds, which three networks of one split have by chance.
         assert row["top1_std"] == pytest.approx(np.std(answered(step).mean(axis=0), ddof=1))
+
+
+def test_the_interval_of_a_rate_that_exceeds_one_holds_the_rate():
+    """A recogniser may write more wrong words than there are."""
+    rate = Metric("wer", "word error rate", "WER (%)", "percent", average="mean")
+    values = np.array([[0.5], [2.0], [2.5], [1.0]])
+    error, low, high = errors_of(MetricValues(values, np.ones((4, 1))), rate)
+    assert (low, high) == interval(1.5, error, 4) and low < 1.5 < high
 
 
 def test_a_metric_that_is_no_average_has_no_error(frame):

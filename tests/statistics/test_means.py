@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 from lowrank.statistics.means import (
+    are_shares,
     error_of,
     influence_on_metric,
     influences,
@@ -151,6 +152,13 @@ def test_examples_of_hardly_any_weight_leave_a_share_of_one_with_an_interval():
     share, error = np.average(values, weights=weights), standard_error(values, weights)
     assert share == 1.0 and error > 0
     assert interval_of_share(share, error, 20) == interval_of_share(1.0, 0.0, 20)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_rate_above_one_is_no_share(value):
+    with pytest.raises(ValueError, match="must lie within 0 and 1"):
+        interval_of_share(value, 0.1, 40)
+    assert not are_shares(np.array([[0.5], [value]])) and are_shares(np.array([[0.0], [1.0]]))
 
 
 def test_one_example_says_nothing_of_others():

@@ -11,7 +11,7 @@ from lowrank.reporting.across_tasks.contenders import Contest
 from lowrank.reporting.evidence import check_evidence
 from lowrank.reporting.examples import read_outcomes, values_of
 from lowrank.statistics.differences import Difference, difference
-from lowrank.statistics.means import error_of, interval, interval_of_share
+from lowrank.statistics.means import are_shares, error_of, interval, interval_of_share
 from lowrank.statistics.resampling import RESAMPLES, ResampledMeans, resample
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ class TaskScores:
     Attributes:
         paired: whether the tasks have the same test examples, changed, in the same order: then an
             example counts once, with all that the tasks made of it.
+        are_shares: whether all values lie within 0 and 1.
     """
 
     contest: Contest
     sample: ResampledMeans
     paired: bool
+    are_shares: bool
 
     def of(self, contender: int) -> Score:
         """The score of the contender at this place."""
@@ -56,7 +58,7 @@ class TaskScores:
         mean = float(means.mean())
         spread = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
         ends = interval(mean, error, self.sample.examples, "mean")
-        if self.contest.metric.scale == "percent":
+        if self.contest.metric.scale == "percent" and self.are_shares:
             ends = interval_of_share(mean, error, self.sample.examples)
         return Score(mean, spread, error, *ends)
 
@@ -116,7 +118,7 @@ def scores(
         sample = _together(
             [resample(*one, resamples, seed + place) for place, one in enumerate(pairs)]
         )
-    return TaskScores(found, sample, paired)
+    return TaskScores(found, sample, paired, all(map(are_shares, values)))
 
 
 def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
