@@ -121,10 +121,15 @@ def test_no_row_is_an_error_with_all_reasons(tmp_path, monkeypatch):
     ],
 )
 def test_the_command_says_why_it_measures_nothing(only, says, monkeypatch):
-    monkeypatch.setattr(exported, "load_task", lambda _: DIGITS)
+    monkeypatch.setattr(exported, "task_named", lambda _: DIGITS)
     with pytest.raises(SystemExit) as stopped:
         exported.main(["--only", only])
     assert str(stopped.value).startswith(says)
+
+
+def test_a_task_that_is_not_there_is_said_in_one_line():
+    with pytest.raises(SystemExit, match=r"^exported: --task nonsense is not in [^\n]+$"):
+        exported.main(["--task", "nonsense"])
 
 
 def test_a_part_of_a_model_is_exchanged_and_the_rest_stays():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_tensors import random
 from torch import nn
 
-from experiments.benchmarks import peers
+from experiments.benchmarks import budget_curve, peers
 from experiments.benchmarks.peer_methods import method as counting
 from experiments.benchmarks.peer_methods.cases import PeerComparison, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import (
@@ -241,8 +241,32 @@ def test_every_case_is_complete_and_its_recipes_fit_layers_of_any_size():
     assert all("--llmcompressor" in case.peer.missing() for case in needs_it)
 
 
-def test_a_name_that_no_row_has_is_refused(monkeypatch):
-    monkeypatch.setattr(peers, "load_task", lambda name: None)
-    monkeypatch.setattr(peers, "subject_of", lambda task: None)
-    with pytest.raises(SystemExit, match="no row's name contains --only 'nothing'"):
-        peers.main(["--only", "nothing"])
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["--only", "nothing"], "no row's name contains --only 'nothing'"),
+        (["--task", "nonsense"], "--task nonsense is not in conf/task: there are camvid, causal_"),
+        (["--task", "digits"], "--task digits is no causal language model"),
+        (["--llmcompressor", "/nowhere"], "--llmcompressor /nowhere is no file: give the Python"),
+        (["--llmcompressor", sys.executable], "python.* has no llm-compressor: .* pip install"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(words, text):
+    with pytest.raises(SystemExit, match=f"^peers: .*{text}[^\n]*$"):
+        peers.main(words)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (
+            "task=nonsense",
+            "In 'config': Could not find 'task/nonsense' Available options in 'task'",
+        ),
+        ("method.nonsense=3", "Could not override 'method.nonsense'"),
+    ],
+)
+def test_a_config_of_the_budget_curve_that_cannot_be(words, text, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["budget_curve", words])
+    with pytest.raises(SystemExit, match=f"^budget_curve: {text}[^\n]*$"):
+        budget_curve.main()

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from experiments.composed import on_one_line
 from experiments.required import require
 from experiments.yaml_folders import CONF
 from lowrank.compression.compress import compress
@@ -26,21 +27,32 @@ BUDGETS = [2 * 8 ** (index / 15) for index in range(16)]  # 2 … 16
 
 
 def main() -> None:
-    """Run the benchmark of the command line's config."""
+    """Run the benchmark of the command line's config.
+
+    Raises:
+        SystemExit: with one line, what is wrong with it.
+    """
     require("this benchmark", "hydra")
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
     from omegaconf import open_dict
+    from omegaconf.errors import OmegaConfBaseException
 
     from experiments.composer import resolve
 
-    overrides = ["method=mix", *sys.argv[1:]]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    settings = resolve(config)
+    # A program that sweeps nothing does not know our sweeper.
+    overrides = ["hydra/sweeper=basic", "method=mix", *sys.argv[1:]]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        settings = resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        # What follows says where Hydra looked.
+        sys.exit(f"budget_curve: {on_one_line(error).partition(' Config search path:')[0]}")
     with computing(settings["seed"], settings["threads"]):
         run(settings)
 

@@ -39,10 +39,10 @@ from experiments.benchmarks.exported_runtimes.cases import CASES, METHODS, Runti
 from experiments.benchmarks.exported_runtimes.subject import (
     ExportedPart,
     SomeExamples,
-    load_task,
     part_of,
 )
 from experiments.benchmarks.exported_runtimes.table import MeasuredRuntime, tabulate
+from experiments.benchmarks.named_task import task_named
 from experiments.required import REPORTS, require
 from lowrank import compress
 from lowrank.execution.timing import block, clock_of, threads
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark of the command line.
 
     Raises:
-        SystemExit: no row is named so or can be measured.
+        SystemExit: no row or task is named so, or none can be measured.
     """
     require("this benchmark", "hydra", "transformers", "torchmetrics", *LIBRARIES, *REPORTS)
     options = parse(arguments)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_writable(options.out)
     with threads(options.threads), tempfile.TemporaryDirectory() as folder:
         try:
-            table, missing = compare(load_task(options.task), options, Path(folder))
+            table, missing = compare(task_named(options.task), options, Path(folder))
         except ValueError as error:
             sys.exit(f"exported: {error}")
     print(table.to_markdown())

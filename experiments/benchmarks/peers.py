@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from experiments.benchmarks.named_task import task_named
 from experiments.benchmarks.peer_methods.cases import PeerComparison, all_cases
 from experiments.benchmarks.peer_methods.llm_compressor import missing_interpreter, version
 from experiments.benchmarks.peer_methods.method import Method, Outcome, Subject
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from lowrank.reporting.table import Table
     from lowrank.tasks import CausalLM
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PEERS = ("torchao", "hqq")
 
 
@@ -70,18 +70,28 @@ class MeasuredMethod:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark of the command line."""
+    """Run the benchmark of the command line.
+
+    Raises:
+        SystemExit: there is no such task, row or environment of llm-compressor.
+    """
     require("this benchmark", "hydra", "transformers", "torchmetrics", *REPORTS)
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     if options.out is not None:
         check_writable(options.out)
-    task = load_task(options.task)
-    subject = subject_of(task)
+    missing = missing_interpreter(options.llmcompressor)
+    if options.llmcompressor is not None and missing:
+        sys.exit(f"peers: {missing}")
     cases = all_cases(options.llmcompressor)
     cases = [case for case in cases if options.only.lower() in case.name.lower()]
     if not cases:
         sys.exit(f"peers: no row's name contains --only {options.only!r}")
+    try:
+        task = language_model(options.task)
+    except ValueError as error:
+        sys.exit(f"peers: {error}")
+    subject = subject_of(task)
     metric = judged_by(task)
     # A method that is in several rows runs once in a round.
     measured = {
@@ -118,13 +128,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load_task(name: str) -> CausalLM:
-    """The task of that name in conf/task."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
+def language_model(name: str) -> CausalLM:
+    """The task of that name in conf/task.
 
-    with initialize_config_dir(str(CONF), version_base=None):
-        task = instantiate(compose(f"task/{name}").task, _convert_="all")
+    Raises:
+        ValueError: there is none, or it is no causal language model.
+    """
+    from lowrank.tasks import CausalLM
+
+    task = task_named(name)
+    if not isinstance(task, CausalLM):
+        raise ValueError(f"--task {name} is no causal language model")
     # The first inputs, which all peers are given.
     return replace(task, calibration_seed=None)
 

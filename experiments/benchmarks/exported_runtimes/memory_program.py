@@ -31,10 +31,11 @@ def main() -> None:
     runtime = getattr(runtimes, request["class"])(**request["fields"])
     network = None
     if request["task"]:
-        from experiments.benchmarks.exported_runtimes import subject
+        from experiments.benchmarks.exported_runtimes.subject import ExportedPart
+        from experiments.benchmarks.named_task import task_named
 
-        task = subject.load_task(request["task"])
-        network = subject.ExportedPart(request["place"], (), None).network(task)
+        task = task_named(request["task"])
+        network = ExportedPart(request["place"], (), None).network(task)
     if "lowrank" not in runtime.libraries:
         sys.modules["lowrank"] = None  # type: ignore[assignment]
     for module in request["modules"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +14,6 @@ from torch import Tensor, nn
 from experiments.benchmarks.exported_runtimes.runtimes import Network, Run
 from lowrank.model.batch import Batch
 from lowrank.tasks import Split, Task
-
-CONF = Path(__file__).resolve().parents[3] / "conf"
-
-
-def load_task(name: str) -> Task:
-    """The task of that name in conf/task."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    with initialize_config_dir(str(CONF), version_base=None):
-        return instantiate(compose(f"task/{name}").task, _convert_="all")
 
 
 @dataclass(frozen=True)
