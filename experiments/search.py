@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -73,6 +73,13 @@ def space_of(overrides: Sequence[Override], groups: Callable[[str], bool]) -> di
     return space
 
 
+class _Read(NamedTuple):
+    """What a file held, and the time, size and number that it had then."""
+
+    state: tuple[int, ...]
+    known: Known
+
+
 @dataclass(frozen=True)
 class SettingSearch:
     """A search for the best quality on the validation split, by the first metric of the task.
@@ -86,6 +93,7 @@ class SettingSearch:
     space: Mapping[str, BaseDistribution]
     job: Callable[[Mapping[str, Any]], SweepJob]
     seed: int = 0
+    _read: dict[Path, _Read] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def first(self) -> SweepJob:
@@ -108,20 +116,30 @@ class SettingSearch:
 
     def known(self, folder: Path) -> Known:
         """The values and qualities of the points of this search that have a record, by its key, in
-        the order in which they were measured.
+        the order in which they were measured. Reads what was not there the last time.
         """
-        paths = folder.glob("*.json")
+        now: dict[Path, tuple[int, ...]] = {}
+        for path in folder.glob("*.json"):
+            said = path.stat()
+            now[path] = (said.st_mtime_ns, said.st_size, said.st_ino)
+        for path in self._read.keys() - now.keys():
+            del self._read[path]
         found: dict[str, tuple[dict[str, Any], float]] = {}
-        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-            record = read(path)
-            values = self._values(record)
-            quality = record.get(CHOSEN_BY, {}).get(self.metric.name)
-            # Other settings may differ too, which the key of the point shows.
-            if values is None or quality is None or not math.isfinite(quality):
-                continue
-            if self.job(values).key == record.get("key"):
-                found[record["key"]] = (values, quality)
+        for path in sorted(now, key=lambda path: (now[path][0], path.name)):
+            if path not in self._read or self._read[path].state != now[path]:
+                self._read[path] = _Read(now[path], self._known(read(path)))
+            found |= self._read[path].known
         return found
+
+    def _known(self, record: Mapping[str, Any]) -> Known:
+        """The values and the quality of a record by its key; nothing if it is of another search."""
+        values = self._values(record)
+        quality = record.get(CHOSEN_BY, {}).get(self.metric.name)
+        if values is None or quality is None or not math.isfinite(quality):
+            return {}
+        # Other settings may differ too, which the key of the point shows.
+        is_ours = self.job(values).key == record.get("key")
+        return {record["key"]: (values, quality)} if is_ours else {}
 
     def _values(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """The values of what is searched in a record; None if it has others."""

@@ -13,6 +13,7 @@ pytest.importorskip("optuna")
 from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
 from hydra.errors import ConfigCompositionException  # noqa: E402
 
+from experiments import search as module  # noqa: E402
 from experiments.plan import SweepJob  # noqa: E402
 from experiments.search import SettingSearch, space_of  # noqa: E402
 
@@ -114,6 +115,22 @@ def test_of_the_records_only_those_of_this_search_count(tmp_path):
     (tmp_path / f"{nowhere.key}.json").write_text(json.dumps(record))
     assert list(one.known(tmp_path)) == [chosen.key]
     assert not one.known(tmp_path / "nothing there")
+
+
+def test_a_record_is_read_once_and_again_when_it_is_another(tmp_path, monkeypatch):
+    one, names = search(tmp_path), []
+    read = module.read
+    monkeypatch.setattr(module, "read", lambda path: names.append(path.stem) or read(path))
+    points = [one.job({"method.rank": n, "norm.damping": 0.5}) for n in (1, 2, 3)]
+    for count, point in enumerate(points, start=1):
+        measure(point, float(count))
+        assert len(one.known(tmp_path)) == count
+    assert names == [point.key for point in points]
+    measure(points[1], 12.5)
+    assert [quality for _, quality in one.known(tmp_path).values()] == [1.0, 3.0, 12.5]
+    assert names[3:] == [points[1].key]
+    (tmp_path / f"{points[0].key}.json").unlink()
+    assert len(one.known(tmp_path)) == 2 and len(names) == 4
 
 
 def test_choices_are_found_again_in_the_types_of_the_config(tmp_path):
