@@ -237,14 +237,21 @@ def _training(model: nn.Module) -> Iterator[None]:
 
 
 def known_by(split: Split, count: int, task: Task) -> dict[str, Any]:
-    """By what a training knows its data again: their number, and hashes of the first `count`."""
-    batch = first_batch(split, count, task)
-    return {"examples": len(split), "first": hashes([batch.inputs, batch.targets])}
+    """By what a training knows its data again: their number, and hashes of `count` of them.
+
+    Those lie at even distances, the first and the last among them, so that other data, another
+    order or another part of the same data are told apart, and one changed example mostly is not:
+    reading all of them may take as long as training on them.
+    """
+    batch = spread_batch(split, count, task)
+    return {"examples": len(split), "spread": hashes([batch.inputs, batch.targets])}
 
 
-def first_batch(split: Split, count: int, task: Task) -> Batch:
-    """The first `count` examples, without a draw from the generators of the caller."""
-    device, rows = torch.device(task.device), torch.arange(min(count, len(split)))
+def spread_batch(split: Split, count: int, task: Task) -> Batch:
+    """So many examples at even distances, without a draw from the generators of the caller."""
+    device = torch.device(task.device)
+    last, count = len(split) - 1, min(count, len(split))
+    rows = torch.arange(count) * last // max(1, count - 1)
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         torch.manual_seed(task.seed)
         return split.batch(rows)

@@ -20,8 +20,10 @@ from lowrank.compression.compress import compress
 from lowrank.decomposers import LoRA, MagnitudePruning, TruncatedSVD
 from lowrank.export.checkpoint import save
 from lowrank.files.tensor_files import opened, write
+from lowrank.model.batch import Batch
 from lowrank.recovery import FineTune, Gradual, InOrder, LearningCompression
-from lowrank.tasks import Inverted, Trained, Training, resumable
+from lowrank.tasks import Inverted, Split, Trained, Training, resumable
+from lowrank.tasks.training.loop import known_by
 
 RECIPE = FineTune(epochs=3, learning_rate=3e-3, batch_size=256, weight_decay=0.01)
 PER_EPOCH = 6
@@ -181,6 +183,41 @@ def test_the_state_of_another_training_is_refused(other, differs, tmp_path):
     with pytest.raises(ValueError, match=text), resumable(tmp_path, seconds=0):
         recipe.recover(model, task)
     assert is_same(model, before)
+
+
+class Numbered(Split):
+    """Examples that are their own numbers, or others in their place."""
+
+    def __init__(self, numbers):
+        self.numbers = torch.tensor(numbers)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def batch(self, rows):
+        return Batch((self.numbers[rows],), self.numbers[rows])
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [*range(20), *range(40, 60)],  # Others at the end.
+        [*range(39), 7],  # Another last one.
+        [*range(20), *range(39, 19, -1)],  # In another order at the end.
+        [*range(4), *range(5, 40)],
+        [*range(40), 40],
+    ],
+)
+@pytest.mark.parametrize("count", [4, 39, 40, 99])
+def test_data_are_known_by_examples_from_first_to_last(others, count):
+    known = known_by(Numbered(range(40)), count, TASK)
+    assert known == known_by(Numbered(range(40)), count, TASK)
+    assert known != known_by(Numbered(others), count, TASK)
+
+
+@pytest.mark.parametrize("length, count", [(1, 1), (1, 8), (2, 1), (3, 2)])
+def test_few_data_are_known_too(length, count):
+    assert known_by(Numbered(range(length)), count, TASK)["examples"] == length
 
 
 def test_a_state_at_another_dropout_is_refused(tmp_path):
