@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from experiments.place import SweepPlace
 from experiments.plan import SweepJob
 from experiments.progress import Outcome, Progress
 from lowrank.records.claims import Claims
@@ -43,27 +44,23 @@ def launch_all(jobs: Sequence[SweepJob], launch: Launch, progress: Progress) -> 
                 _say(f"the worker of {point} was killed; the point is measured again")
             else:
                 ended["failed"] += 1
-                progress.failed(point, f"its worker was killed {TRIES} times; by a lack of memory?")
+                reason = f"its worker was killed {TRIES} times; by a lack of memory?"
+                progress.failed(point, job.key, reason)
         left = again
         if claimed and not left:
             left, claimed = _free(claimed)
     return ended
 
 
-def ended_by(
-    error: Exception, jobs: Sequence[SweepJob], since: Mapping[str, float]
-) -> list[Outcome]:
+def ended_by(error: Exception, jobs: Sequence[SweepJob], place: SweepPlace) -> list[Outcome]:
     """The outcomes of jobs whose launcher failed, as those of others do for one job that is lost.
-
-    Args:
-        since: by folder of records, when the sweep began by the clock of its file system.
 
     Raises:
         Exception: the same, if no job made its record.
     """
     from experiments.point import was_measured
 
-    done = [was_measured(job.settings, since.get(str(job.folder), 0.0)) for job in jobs]
+    done = [was_measured(job.settings, place.since(str(job.folder))) for job in jobs]
     if not any(done):
         raise error
     _say(f"the launcher failed: {type(error).__name__}: {error}")

@@ -48,11 +48,11 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
     """
     settings = resolve(config)
     folder = Path(settings["results"])
-    overrides = " ".join(HydraConfig.get().overrides.task)
+    overrides, key = " ".join(HydraConfig.get().overrides.task), store.key(settings)
     try:
-        with Claims(folder).taking(store.key(settings)) as is_ours:
+        with Claims(folder).taking(key) as is_ours:
             # Checked with the claim held, so that no other process can begin in between.
-            if was_measured(settings, progress.since.get(str(folder), 0.0)):
+            if was_measured(settings, progress.place.since(str(folder))):
                 progress.present(overrides)
                 return "present"
             if not is_ours:
@@ -61,10 +61,10 @@ def run_point(config: DictConfig, progress: Progress) -> Outcome:
                 record = measured(settings)
                 store.save(record, folder)
             except BaseException:
-                models.clear_point(store.key(settings), folder)
+                models.clear_point(key, folder)
                 raise
     except Exception as error:
-        progress.failed(overrides, reason(error))
+        progress.failed(overrides, key, reason(error))
         say_where(error)
         return "failed"
     progress.finished(record)

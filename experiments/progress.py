@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
-from lowrank.files import scratch
+from experiments.place import SweepPlace
 from lowrank.reporting.captions import NEARLY_ALL, share
 
 # The outcome of a point: measured here; present, by another process; claimed by another process;
 # failed; or lost with its worker.
 Outcome = Literal["measured", "present", "claimed", "failed", "lost"]
+# Seconds between two looks at what is done elsewhere.
+PERIOD = 60.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The place of a sweep in its list of points, shared by its worker processes.
+    """Says what became of points, and the place of the sweep."""
 
-    Args:
-        total: points of the sweep.
-        done: those that had their record when it started.
-        ticks: a file to which each finished point adds one byte; its size is the count that all
-            processes see.
-        since: by folder of records, when the sweep began by the clock of its file system.
-        started: in seconds since the epoch.
-    """
-
-    total: int
-    done: int
-    ticks: Path
-    since: Mapping[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
+    place: SweepPlace
 
     def finished(self, record: Mapping[str, Any]) -> None:
         """Say that a point was measured."""
@@ -63,34 +50,15 @@ class Progress:
         """Say that another process measured the point in the meantime."""
         self._say(f"{point}  was measured by another process", sys.stdout)
 
-    def failed(self, point: str, reason: str) -> None:
+    def failed(self, point: str, key: str, reason: str) -> None:
         """Say which point failed and why."""
+        self.place.fail(key)
         self._say(f"FAILED {point}: {reason}", sys.stderr)
 
     def _say(self, text: str, stream: TextIO) -> None:
-        count = self._count()
-        if not count:
-            stream.write(f"{text}\n")
-            stream.flush()
-            return
-        remaining = self.total - self.done - count
-        minutes, seconds = divmod(round((time.time() - self.started) / count * remaining), 60)
-        place = f"[{self.done + count}/{self.total}, {minutes}:{seconds:02d} left]"
         # One write for the whole line, because workers share the terminal.
-        stream.write(f"{place} {text}\n")
+        stream.write(f"{self.place.said()} {text}\n".lstrip())
         stream.flush()
-
-    def _count(self) -> int:
-        """Count a point; how many are, or 0 on another machine, which does not see the file."""
-        try:
-            file = os.open(self.ticks, os.O_WRONLY | os.O_APPEND)
-        except OSError:
-            return 0
-        try:
-            os.write(file, b".")
-            return os.fstat(file).st_size
-        finally:
-            os.close(file)
 
 
 def _size(record: Mapping[str, Any]) -> str:
@@ -107,9 +75,24 @@ def _size(record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def counting(total: int, done: int, since: Mapping[str, float] | None = None) -> Iterator[Progress]:
-    """The progress of a sweep that starts now."""
-    with scratch.folder() as folder:
-        ticks = folder / "ticks"
-        ticks.touch()
-        yield Progress(total, done, ticks, since or {})
+def watching(place: SweepPlace, period: float = PERIOD) -> Iterator[None]:
+    """Inside, say the place now and then if it has changed: jobs of SLURM and other sweeps of the
+    same points print their lines elsewhere.
+    """
+    over, start = threading.Event(), place.count()
+
+    def watch() -> None:
+        before = start
+        while not over.wait(period):
+            now = place.count()
+            if now is not None and now != before:
+                print(f"{place.said()} by all who work on these points", flush=True)
+            before = now
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

@@ -6,8 +6,9 @@ import pytest
 
 from experiments import launching
 from experiments.launching import launch_all
+from experiments.place import counting
 from experiments.plan import SweepJob
-from experiments.progress import counting
+from experiments.progress import Progress
 from lowrank.files.processes import Owner
 from lowrank.records.claims import Claims
 
@@ -27,11 +28,15 @@ def launcher(answers):
     return launch, launched
 
 
+def launched_all(jobs, launch):
+    with counting(jobs, len(jobs), 0) as place:
+        return launch_all(jobs, launch, Progress(place))
+
+
 def test_each_way_to_end_is_counted(tmp_path):
     answers = {1: ["measured"], 2: ["failed"], 3: ["present"], 4: ["measured"]}
     launch, launched = launcher(answers)
-    with counting(4, 0) as progress:
-        ended = launch_all([job(n, tmp_path) for n in answers], launch, progress)
+    ended = launched_all([job(n, tmp_path) for n in answers], launch)
     assert ended == {"measured": 2, "failed": 1, "present": 1}
     assert launched == [[1, 2, 3, 4]]
 
@@ -39,8 +44,7 @@ def test_each_way_to_end_is_counted(tmp_path):
 def test_a_lost_point_is_tried_once_more_and_then_fails(tmp_path, capsys):
     answers = {1: ["lost", "measured"], 2: ["lost", "lost"], 3: ["measured"]}
     launch, launched = launcher(answers)
-    with counting(3, 0) as progress:
-        ended = launch_all([job(n, tmp_path) for n in answers], launch, progress)
+    ended = launched_all([job(n, tmp_path) for n in answers], launch)
     assert ended == {"measured": 2, "failed": 1}
     assert launched == [[1, 2, 3], [1, 2]]
     said = capsys.readouterr().err
@@ -64,8 +68,7 @@ def test_a_claimed_point_is_waited_for_until_its_claim_is_dead(tmp_path, capsys,
 
     monkeypatch.setattr(launching.time, "sleep", sleep)
     launch, launched = launcher({1: ["claimed", "present"], 2: ["claimed", "measured"]})
-    with counting(2, 0) as progress:
-        ended = launch_all([held, free], launch, progress)
+    ended = launched_all([held, free], launch)
     assert ended == {"measured": 1, "present": 1}
     assert launched == [[1, 2], [2], [1]]
     assert len(pauses) == 1
@@ -76,5 +79,5 @@ def test_an_error_of_the_launcher_itself_ends_the_sweep(tmp_path):
     def launch(jobs):
         raise RuntimeError("no more processes")
 
-    with counting(1, 0) as progress, pytest.raises(RuntimeError, match="no more processes"):
-        launch_all([job(1, tmp_path)], launch, progress)
+    with pytest.raises(RuntimeError, match="no more processes"):
+        launched_all([job(1, tmp_path)], launch)

@@ -25,8 +25,9 @@ from omegaconf import DictConfig
 
 from experiments.composer import Composer
 from experiments.launching import ended_by, launch_all
+from experiments.place import counting
 from experiments.plan import SweepJob, check, pending, say_repeats, without_best
-from experiments.progress import Outcome, Progress, counting
+from experiments.progress import Outcome, Progress, watching
 from experiments.shards import say_whole, shard_of
 from experiments.trackers import log_sweep
 from lowrank.files import atomic
@@ -143,14 +144,15 @@ class UnionSweeper(Sweeper):
             done: how many are done; all others if not given.
         """
         done = total - len(jobs) if done is None else done
-        with counting(total, done, _now(jobs)) as progress:
+        with counting(jobs, total, done) as place, watching(place):
+            progress = Progress(place)
             launcher = self.launcher(composer, progress)
 
             def launch(jobs: Sequence[SweepJob]) -> list[Outcome]:
                 try:
                     returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
                 except Exception as error:  # As of others' launchers for a node that was lost.
-                    return ended_by(error, jobs, progress.since)
+                    return ended_by(error, jobs, place)
                 return [job.return_value for job in returns]
 
             return launch_all(jobs, launch, progress)
@@ -205,8 +207,3 @@ def _tidy(folders: set[Path]) -> None:
             best.clear(folder)
             models.clear(folder)
             Claims(folder).clean()
-
-
-def _now(jobs: Sequence[SweepJob]) -> dict[str, float]:
-    """The time where the records are to be, by folder."""
-    return {str(folder): Claims(folder).now() for folder in {job.folder for job in jobs}}
