@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 # Hydra takes sweepers only from packages named hydra_plugins; ours lies in this folder.
 PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 sys.path.append(PLUGINS)
-# Launchers of others, by what they need.
-LAUNCHERS = {"submitit_local": "submitit", "submitit_slurm": "submitit"}
+# Launchers by the library that they need.
+LAUNCHERS = {"ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 
 
 def task_function(config: DictConfig, progress: Progress) -> str | None:

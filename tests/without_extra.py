@@ -39,6 +39,7 @@ USES = {
     "pandas": ("lowrank.records.store", "load_both('.')"),
     "pydantic": ("runpy", "run_module('experiments.reproduce', run_name='__main__')"),
     "pycocotools": ("lowrank.tasks.average_precision", "matches([], None, 1)"),
+    "ray": ("experiments.sweep", "need_launcher(['hydra/launcher=ray'])"),
     "sacrebleu": ("lowrank.tasks", "TranslationScores()"),
     "sklearn": ("lowrank.tasks", "Digits()"),
     "soundfile": ("lowrank.tasks", "HubClips('me/words', 8000, 8000)"),
