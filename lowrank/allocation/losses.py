@@ -20,8 +20,12 @@ from lowrank.calibration.data import as_data, quotient
 from lowrank.calibration.piece import Piece, running
 from lowrank.model.copying import copied
 from lowrank.model.forward import evaluating
+from lowrank.model.nested import tensors
 from lowrank.model.sites import Site, replace_module, stand_in
 from lowrank.numerics.checks import check_flag, check_integer
+
+# Bytes of the outputs of the dense model that stay in memory, and of those of one run.
+KEPT_BYTES, AT_ONCE = 2**30, 2**28
 
 Options = Mapping[str, Sequence[Option]]
 Losses = dict[str, list[float]]
@@ -171,20 +175,29 @@ class OutputDistance:
 
     def __init__(self, problem: Problem, examples: int | None, batch_size: int) -> None:
         check_runnable(problem)
-        self.data = as_data(problem.data, batch_size)
+        self.original, self.data = problem.model, as_data(problem.data, batch_size)
         self.sites = {site.name: site for site in problem.sites}
         weights = [weight for site in problem.sites for weight in site.parameters]
         self.model, copies = copied(problem.model, weights)
         uses = [use for site in problem.sites for use in site.uses]
         self.modules: dict[str, nn.Module] = {use.name: copies[id(use.module)] for use in uses}
         self.data.check(problem.model)
+        with evaluating(self.original), torch.inference_mode():
+            self.data = self.data.within(self.original, AT_ONCE)
         self.pieces = list(self.data.pieces(self.model, examples))
-        with evaluating(self.model), torch.inference_mode():
-            self.dense = [self._dense(piece) for piece in self.pieces]
+        # Of the first pieces; those of the others are computed again each time.
+        self.kept: list[Any] = []
+        size = 0
+        for piece in self.pieces:
+            outputs = self._dense(piece)
+            size += sum(tensor.nbytes for tensor in tensors(outputs))
+            if size > KEPT_BYTES:
+                break
+            self.kept.append(outputs)
 
     def _dense(self, piece: Piece) -> Any:
-        with running(piece, self.model):
-            return self.data.outputs(self.model, piece.batch)
+        with evaluating(self.original), torch.inference_mode(), running(piece, self.original):
+            return self.data.outputs(self.original, piece.batch)
 
     def of(self, options: Mapping[str, Option]) -> float:
         """The mean distance to the dense model's outputs with these options in place.
@@ -216,8 +229,9 @@ class OutputDistance:
 
     def _mean(self) -> float:
         total = weight = 0.0
-        for piece, dense in zip(self.pieces, self.dense, strict=True):
+        for number, piece in enumerate(self.pieces):
             outputs = self.data.outputs(self.model, piece.batch)
+            dense = self.kept[number] if number < len(self.kept) else self._dense(piece)
             own, count = self.data.difference(outputs, dense, piece)
             total += own
             weight += count

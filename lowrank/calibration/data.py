@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from lowrank.calibration.statistics import Calibration
 from lowrank.calibration.task_pieces import joined, unpadded_batches
 from lowrank.calibration.unpadded import unpadded
 from lowrank.model.batch import Batch
+from lowrank.model.nested import tensors
 
 if TYPE_CHECKING:
     from lowrank.tasks.task import Task
@@ -105,6 +106,13 @@ class CalibrationData(ABC):
         """
         del model
 
+    def within(self, model: nn.Module, nbytes: int) -> CalibrationData:
+        """The same data in runs whose outputs take at most so many bytes, or one example each;
+        by default batches stay as they are.
+        """
+        del model, nbytes
+        return self
+
     @property
     def kind(self) -> str:
         """The settings that, beside the batches, determine the outputs of a model."""
@@ -146,6 +154,11 @@ class TaskData(CalibrationData):
             examples = min(whole, len(split))
         found = unpadded_batches(self.task, split, self.batch_size, examples=examples)
         return joined(chain.from_iterable(found), 1 if alone else self.batch_size)
+
+    def within(self, model: nn.Module, nbytes: int) -> TaskData:
+        one = next(self.task.split("calibration").batches(1))
+        each = sum(tensor.nbytes for tensor in tensors(self.outputs(model, one)))
+        return replace(self, batch_size=max(1, min(self.batch_size, nbytes // max(1, each))))
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         return self.task.forward(model, batch.fresh())

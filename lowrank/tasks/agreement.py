@@ -11,6 +11,7 @@ from torch import Tensor
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
 from lowrank.model.nested import tensors
+from lowrank.tasks.score_parts import in_parts
 
 # Values converted to float64 at a time: a few MB, which stay in the processor's cache.
 CHUNK = 2**18
@@ -113,6 +114,20 @@ def class_agreement(outputs: Tensor, dense: Tensor) -> dict[str, Tensor]:
     return {"flipped": torch.cat(flipped), "kl": torch.cat(divergence)}
 
 
+def counted_agreement(outputs: Tensor, dense: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """`class_agreement` of the predictions that count, one after the other.
+
+    Args:
+        outputs, dense: scores (batch, length, classes), of which nothing is copied as a whole.
+        counted: bool (batch, length).
+    """
+    parts = [
+        class_agreement(ours[real], theirs[real])
+        for ours, theirs, real in in_parts(*_flat(outputs, dense, counted))
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def _of_chunk(outputs: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
     changed = outputs.argmax(dim=1) != dense.argmax(dim=1)
     # float32 cannot resolve the small divergences of a nearly lossless compression.
@@ -127,5 +142,26 @@ def class_divergence(outputs: Tensor, dense: Tensor) -> Tensor:
     Args:
         outputs, dense: (batch, classes, …) scores of the compressed and of the dense model.
     """
+    return _divergences(outputs, dense).mean()
+
+
+def counted_divergence(outputs: Tensor, dense: Tensor, counted: Tensor) -> Tensor:
+    """`class_divergence` of the predictions that count.
+
+    Args:
+        outputs, dense: scores (batch, length, classes), of which nothing is copied as a whole.
+        counted: bool (batch, length).
+    """
+    parts = in_parts(*_flat(outputs, dense, counted))
+    each = [_divergences(ours[real], theirs[real]) for ours, theirs, real in parts]
+    return torch.cat(each).mean()
+
+
+def _flat(outputs: Tensor, dense: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return outputs.flatten(0, 1), dense.flatten(0, 1), counted.flatten()
+
+
+def _divergences(outputs: Tensor, dense: Tensor) -> Tensor:
+    """KL(dense ‖ compressed) of each prediction, (batch, …)."""
     log_q, log_p = F.log_softmax(outputs, dim=1), F.log_softmax(dense, dim=1)
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1).mean()
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)

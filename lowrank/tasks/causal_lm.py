@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowrank.files.extras import need
 from lowrank.metrics.metric import Metric
 from lowrank.model.batch import Batch
-from lowrank.tasks.agreement import agreement_metrics, class_agreement, class_divergence
+from lowrank.tasks.agreement import agreement_metrics, counted_agreement, counted_divergence
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.continuations import beginnings
 from lowrank.tasks.groupings import Grouping, token_groupings
@@ -42,6 +42,9 @@ from lowrank.tasks.token_sequences import (
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
     from transformers import PreTrainedTokenizerBase
+
+# 256 MB in float32, of a dense and of a compressed model.
+LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,6 @@ class CausalLM(PretrainedTask):
             the model has positions, or a model that is not causal.
     """
 
-    batch_sizes = BatchSizes(quality=8, latency=(1,))
-
     name: str | None  # never None after __post_init__
     architecture: str
     pretrained: str
@@ -120,6 +121,12 @@ class CausalLM(PretrainedTask):
         check_seed("seed", self.seed)
         _ = self._pretrained  # Made here to check its options.
         need("a language model's measures", "torchmetrics")
+
+    @property
+    def batch_sizes(self) -> BatchSizes:  # type: ignore[override]
+        """Eight inputs in an evaluation, or as many as have `LOGITS_AT_ONCE` logits."""
+        logits = self.packing.sequence_length * self._pretrained.vocabulary
+        return BatchSizes(quality=max(1, min(8, LOGITS_AT_ONCE // logits)), latency=(1,))
 
     def network(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
@@ -170,13 +177,11 @@ class CausalLM(PretrainedTask):
 
     def agreement(self, outputs: Tensor, dense: Tensor, batch: Batch) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the counted predictions."""
-        counted = batch.targets != IGNORED
-        return class_agreement(outputs[counted], dense[counted])
+        return counted_agreement(outputs, dense, batch.targets != IGNORED)
 
     def distance(self, outputs: Tensor, dense: Tensor, batch: Batch) -> Tensor:
         """KL(dense ‖ model), the mean over the counted predictions."""
-        counted = batch.targets != IGNORED
-        return class_divergence(outputs[counted], dense[counted])
+        return counted_divergence(outputs, dense, batch.targets != IGNORED)
 
     def judged_by(self) -> tuple[Metric, ...]:
         from lowrank.tasks.text_metrics import LIKELIHOOD

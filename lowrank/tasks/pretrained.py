@@ -81,6 +81,11 @@ class Pretrained:
             config.apply_spec_augment = False
         return config
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens for which the model has an embedding."""
+        return self.config.get_text_config().vocab_size
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own tokenizer."""
@@ -221,12 +226,11 @@ class Pretrained:
 
     def check_ids(self, ids: Tensor) -> None:
         """Raise ValueError if the tokenizer makes tokens for which the model has no embedding."""
-        rows = self.config.get_text_config().vocab_size
         largest = int(ids.max()) if ids.numel() else 0
-        if largest >= rows:
+        if largest >= self.vocabulary:
             raise ValueError(
                 f"the tokenizer of model {self.name!r} does not fit it: it makes token {largest}, "
-                f"and the model has a vocabulary of {rows}"
+                f"and the model has a vocabulary of {self.vocabulary}"
             )
 
     def _load(self, what: str, load: Callable[..., T], **options: Any) -> T:

@@ -15,6 +15,7 @@ from lowrank.model.batch import Batch
 from lowrank.numerics.checks import check_flag, check_integer
 from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
 from lowrank.tasks.groupings import Grouping
+from lowrank.tasks.score_parts import in_parts
 from lowrank.tasks.splits import ValidationFrom
 from lowrank.tasks.task import Split
 
@@ -201,15 +202,20 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: (batch, length, vocabulary).
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+    total = torch.stack(_losses(logits, targets, "sum")).sum()
+    return total / (targets != IGNORED).sum()
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Those of single targets, (batch, length); 0 where one does not count."""
-    each = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return each.view_as(targets)
+    return torch.cat(_losses(logits, targets, "none")).view_as(targets)
+
+
+def _losses(logits: Tensor, targets: Tensor, reduction: str) -> list[Tensor]:
+    return [
+        F.cross_entropy(scores.float(), wanted, ignore_index=IGNORED, reduction=reduction)
+        for scores, wanted in in_parts(logits.flatten(0, 1), targets.flatten())
+    ]
 
 
 def sequence_outcomes(

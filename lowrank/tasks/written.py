@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lowrank.model.batch import Batch
-from lowrank.tasks.agreement import class_agreement, class_divergence
+from lowrank.tasks.agreement import counted_agreement, counted_divergence
 from lowrank.tasks.class_metrics import IGNORED, mean_of_counted
 from lowrank.tasks.text_pairs import PairTargets
 from lowrank.tasks.text_scores import TextScores
@@ -47,13 +47,11 @@ class ScoredTokens:
         self, outputs: WrittenTexts, dense: WrittenTexts, batch: Batch
     ) -> dict[str, Tensor]:
         """ "flipped" and "kl" of the tokens of the targets."""
-        counted = batch.targets.ids != IGNORED
-        return class_agreement(outputs.logits[counted], dense.logits[counted])
+        return counted_agreement(outputs.logits, dense.logits, batch.targets.ids != IGNORED)
 
     def distance(self, outputs: WrittenTexts, dense: WrittenTexts, batch: Batch) -> Tensor:
         """KL(dense ‖ model), the mean over the tokens of the targets."""
-        counted = batch.targets.ids != IGNORED
-        return class_divergence(outputs.logits[counted], dense.logits[counted])
+        return counted_divergence(outputs.logits, dense.logits, batch.targets.ids != IGNORED)
 
     def influences(self, metrics: MetricCollection) -> dict[str, np.ndarray]:
         return written_influences(metrics)

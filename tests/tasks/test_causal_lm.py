@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 
 import lowrank
-from lowrank import MagnitudePruning
+from lowrank import MagnitudePruning, Quantization, Select
+from lowrank.allocation import Problem, losses
+from lowrank.allocation.analysis import analyse, dense_costs
+from lowrank.allocation.losses import OutputDistance
+from lowrank.calibration import IdentityNorms
 from lowrank.model.batch import together
 from lowrank.point import Generation, MeasureSettings, evaluate
-from lowrank.tasks import CausalLM, HubText, Packing
+from lowrank.tasks import CausalLM, HubText, Packing, causal_lm
 from lowrank.tasks.class_metrics import IGNORED
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -394,3 +398,29 @@ def test_continuations_that_do_not_fit_are_refused_before_the_work(generation, s
         lowrank.measure_point(
             TASK, MagnitudePruning(0.4), measure=MeasureSettings(generation=generation)
         )
+
+
+@pytest.mark.parametrize("at_once, expected", [(32, 1), (300 * 32 * 3, 3), (2**30, 8)])
+def test_inputs_of_a_large_vocabulary_are_evaluated_a_few_at_once(monkeypatch, at_once, expected):
+    vocabulary = TASK.network().config.vocab_size
+    monkeypatch.setattr(causal_lm, "LOGITS_AT_ONCE", at_once * vocabulary // 300)
+    assert TASK.batch_sizes.quality == expected
+    assert MeasureSettings().of(TASK).batch_size == expected
+    assert MeasureSettings(batch_size=5).of(TASK).batch_size == 5
+
+
+@pytest.mark.parametrize("kept, at_once", [(0, 1), (40000, 2**28), (2**30, 2**28)])
+def test_distances_do_not_depend_on_how_many_outputs_are_held(monkeypatch, kept, at_once):
+    model = TASK.model()
+    sites, _ = Select("*.layers.*").split(model)
+    problem = Problem(model, sites, IdentityNorms(), TASK)
+    costs = dense_costs(problem, "bytes")
+    option = analyse(problem, [Quantization(bits=2)], costs).options[sites[0].name][1]
+    wanted = OutputDistance(problem, None, 2).of({sites[0].name: option})
+    monkeypatch.setattr(losses, "KEPT_BYTES", kept)
+    monkeypatch.setattr(losses, "AT_ONCE", at_once)
+    distance = OutputDistance(problem, None, 2)
+    each = 32 * model.config.vocab_size * 4
+    assert len(distance.kept) == min(kept // (2 * each), len(distance.pieces))
+    assert len(distance.pieces) == (5 if at_once == 1 else 3)
+    assert distance.of({sites[0].name: option}) == pytest.approx(wanted, rel=1e-5)
