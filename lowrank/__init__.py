@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lowrank.export.model_files import plan_export as plan_export
     from lowrank.export.peft import export_peft as export_peft
     from lowrank.export.peft import load_peft as load_peft
+    from lowrank.export.streamed import calibrate_checkpoint as calibrate_checkpoint
     from lowrank.export.streamed import compress_checkpoint as compress_checkpoint
     from lowrank.model.plain import plain_model as plain_model
     from lowrank.model.select import Select as Select
@@ -43,6 +44,7 @@ PLACES = {
     "Calibration": "lowrank.calibration",
     "MeasureSettings": "lowrank.point",
     "Select": "lowrank.model.select",
+    "calibrate_checkpoint": "lowrank.export.streamed",
     "check": "lowrank.compression.compress",
     "compress": "lowrank.compression.compress",
     "compress_checkpoint": "lowrank.export.streamed",

@@ -1,12 +1,13 @@
 """Benchmark: the memory and the time of compressing a checkpoint from disk to disk.
 
-    python -m experiments.benchmarks.disk_to_disk                     # small, in half a minute
-    python -m experiments.benchmarks.disk_to_disk --size 3b --svd '*.layers.0.*'
+    python -m experiments.benchmarks.disk_to_disk                     # small, in a minute
+    python -m experiments.benchmarks.disk_to_disk --size 3b --svd '*s.0.*' --gptq '*s.0.*'
 
 A Llama of random bfloat16 numbers is written shard by shard, and its blocks are compressed by
-`lowrank.compress_checkpoint`: by round to nearest and by truncated SVD. Each stage is a process of
-its own, whose most resident memory the kernel tells (VmHWM); torch and transformers alone, without
-any model, are the first line. The folders are removed at the end.
+`lowrank.compress_checkpoint`: by round to nearest, by truncated SVD and, calibrated in sequence on
+random tokens, by GPTQ. Each stage is a process of its own, whose most resident memory the kernel
+tells (VmHWM); torch and transformers alone, without any model, are the first line. CPU time is that
+of all threads of the process. The folders are removed at the end.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 BLOCKS = "*.layers.*"
 SHARD = 10**9
+# Inputs of 256 tokens that GPTQ is calibrated on.
+CALIBRATION = 8
 
 
-def make(folder: Path, size: str) -> None:
+def make(folder: Path, size: str, blocks: int | None = None) -> None:
     """Write the checkpoint, one shard in memory at a time."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**SIZES[size], dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    sizes = SIZES[size] | ({} if blocks is None else {"num_hidden_layers": blocks})
+    config = LlamaConfig(**sizes, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     folder.mkdir(parents=True)
@@ -105,11 +109,22 @@ def svd(folder: Path, where: str) -> None:
     lowrank.compress_checkpoint(folder / "dense", folder / "svd", method, where=where)
 
 
+def gptq(folder: Path, where: str) -> None:
+    """GPTQ, 4 bits in groups of 64, each block behind the compressed ones before it."""
+    import lowrank
+
+    tokens = torch.randint(0, 4000, (CALIBRATION, 256), generator=torch.Generator().manual_seed(1))
+    given = (lowrank.CalibratedNorms("full", mode="sequential"), list(tokens.split(1)))
+    method = lowrank.GPTQ(bits=4, group_size=64)
+    lowrank.compress_checkpoint(folder / "dense", folder / "gptq", method, where, *given)
+
+
 STAGES: dict[str, Callable[..., None]] = {
     "imports alone": nothing,
-    "make": lambda folder, size: make(folder / "dense", size),
+    "make": lambda folder, size, *blocks: make(folder / "dense", size, *map(int, blocks)),
     "round to nearest": rtn,
     "truncated SVD": svd,
+    "sequential GPTQ": gptq,
 }
 
 
@@ -124,7 +139,10 @@ def run(stage: str, folder: Path, *words: str) -> None:
         check=True,
     )
     seconds = time.perf_counter() - start
-    print(f"  {stage:18s} {int(ended.stdout) / 1e9:8.2f} GB {seconds:9.1f} s", flush=True)
+    peak, cpu = ended.stdout.split()
+    print(
+        f"  {stage:18s} {int(peak) / 1e9:8.2f} GB {seconds:9.1f} s {float(cpu):9.1f} s", flush=True
+    )
 
 
 def nbytes(folder: Path) -> int:
@@ -138,8 +156,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--rtn", default=BLOCKS, help="the weights to round")
-    parser.add_argument("--svd", default=BLOCKS, help="the weights to factor")
+    parser.add_argument("--blocks", type=int, help="of the model; by default those of its size")
+    parser.add_argument("--rtn", default=BLOCKS, help="the weights to round; '' for none")
+    parser.add_argument("--svd", default=BLOCKS, help="the weights to factor; '' for none")
+    parser.add_argument("--gptq", default=BLOCKS, help="the weights of GPTQ; '' for none")
     parser.add_argument("--folder", type=Path, help="where; by default a temporary one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -148,20 +168,25 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.stage is not None:
         STAGES[options.stage](options.folder, *options.words)
-        print(status(PEAK))
+        print(status(PEAK), time.process_time())
         return
     if options.words:
         parser.error(f"unknown arguments: {' '.join(options.words)}")
     with tempfile.TemporaryDirectory(prefix="disk-to-disk-", dir=options.folder) as name:
         folder = Path(name)
         threads = ["--threads", str(options.threads)]
-        print("  stage               memory at most      time")
+        print("  stage               memory at most      time  CPU time")
         run("imports alone", folder, *threads)
-        run("make", folder, *threads, options.size)
+        blocks = [] if options.blocks is None else [str(options.blocks)]
+        run("make", folder, *threads, options.size, *blocks)
         free = shutil.disk_usage(folder).free
         print(f"  {nbytes(folder / 'dense') / 1e9:.2f} GB on disk, {free / 1e9:.0f} GB free")
-        for stage, where in (("round to nearest", options.rtn), ("truncated SVD", options.svd)):
-            run(stage, folder, *threads, where)
+        wanted = {"round to nearest": "rtn", "truncated SVD": "svd", "sequential GPTQ": "gptq"}
+        for stage, method in wanted.items():
+            where = getattr(options, method)
+            if where:
+                run(stage, folder, *threads, where)
+                shutil.rmtree(folder / method)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,10 +12,10 @@ from torch import nn
 from lowrank.calibration.collect import UNREACHED, collect
 from lowrank.calibration.data import CalibrationData, as_data
 from lowrank.calibration.fisher import fisher
-from lowrank.calibration.pooling import pooled, positions
-from lowrank.calibration.provider import IdentityNorms, Job, NormProvider
+from lowrank.calibration.pooling import few_positions, pooled, positions
+from lowrank.calibration.provider import Job, NormProvider
 from lowrank.calibration.sequential import calibrate_in_sequence
-from lowrank.calibration.statistics import Calibration, Statistics, check_source
+from lowrank.calibration.statistics import Calibration, Statistics, check_entries, check_source
 from lowrank.factorizations.operations import KernelView
 from lowrank.model.opened import open_weights
 from lowrank.model.sites import Site, find_sites
@@ -104,6 +104,30 @@ class CalibratedNorms(NormProvider):
                 "on more data, choose other layers with `where`, or compress in the identity norm"
             )
 
+    def over_saved(self, job: Job, known: str) -> Iterator[tuple[Site, Norm]]:
+        """As `over`, from statistics made before, for a model whose numbers are not in memory: the
+        norm of one weight after the other.
+
+        Args:
+            known: what `model_fingerprint` says of the model with its numbers.
+
+        Raises:
+            ValueError: the statistics are of another model or kind, or lack a weight.
+        """
+        for site in job.sites:
+            names, wanted = [use.name for use in site.uses], self.source(known)
+            check_source(job.data, wanted, names)
+            check_entries(job.data, wanted, names, self._tables([site]))
+            yield from self._norms([site], job.data.statistics, job)
+
+    def source(self, known: str) -> dict[str, Any]:
+        """What statistics of these norms are of, but for the data.
+
+        Args:
+            known: what `model_fingerprint` says of the model.
+        """
+        return {"model": known, "moment": self.moment, "outputs": self.outputs}
+
     def _in_sequence(self, job: Job) -> Iterator[tuple[Site, Norm]]:
         data = self._data(job.compact, job.data)
         job.summary.update(data=data.fingerprint())
@@ -134,7 +158,6 @@ class CalibratedNorms(NormProvider):
             ValueError: those of `collect` and `fisher`, and a `Calibration` of another model or
                 kind.
         """
-        kind = {"moment": self.moment, "outputs": self.outputs}
         names = [use.name for site in sites for use in site.uses]
         opened = open_weights(model, names).model
         if opened is not model:
@@ -144,9 +167,10 @@ class CalibratedNorms(NormProvider):
         # Whatever else of the model is opened.
         entire = open_weights(model).model
         known = owner[-1] if owner and entire is model else model_fingerprint(entire)
-        source = {"model": known, **kind}
+        source = self.source(known)
         if isinstance(data, Calibration):
-            check_source(data, source, names, self._tables(sites))
+            check_source(data, source, names)
+            check_entries(data, source, names, self._tables(sites))
             return data
         data = self._data(model, data)
         source["data"] = data.fingerprint()
@@ -162,14 +186,19 @@ class CalibratedNorms(NormProvider):
 
     def _data(self, model: nn.Module, data: Any) -> CalibrationData:
         if isinstance(data, Calibration):
-            raise ValueError(
-                "mode='sequential' calibrates on the model while it is compressed; statistics made "
-                "before are for mode='one-shot'"
-            )
+            self.check_saved()
         # A batch of several examples gives only the sum of their gradients.
         data = as_data(data, 1 if self.needs_loss else self.batch_size)
         data.check(model)
         return data
+
+    def check_saved(self) -> None:
+        """Raise ValueError unless statistics made before can stand in for data."""
+        if self.mode == "sequential":
+            raise ValueError(
+                "mode='sequential' calibrates on the model while it is compressed; statistics made "
+                "before are for mode='one-shot'"
+            )
 
     @property
     def needs_loss(self) -> bool:
@@ -225,7 +254,7 @@ class CalibratedNorms(NormProvider):
             if not reached:
                 job.unreached[site.name] = "; ".join(said)
                 continue
-            job.notes[site.name] = said
+            job.notes[site.name] = said + few_positions(reached)
             try:
                 norm = self._norm(site, statistics, job.views[site.name])
             except ValueError as error:  # For example, inputs that are always zero.
@@ -246,31 +275,3 @@ class CalibratedNorms(NormProvider):
         if columns.ndim == 2:
             return Full(columns, rows, self.damping)
         return Diagonal(columns.pow(self.power), rows, self.damping)
-
-
-def norm_named(word: str) -> NormProvider:
-    """The norms with a name: ``identity``, ``diagonal``, ``full`` or ``fisher``, with the defaults
-    of `CalibratedNorms`.
-
-    Raises:
-        ValueError: another name.
-    """
-    check_one_of("norm", word, ("identity", "diagonal", "full", "fisher"))
-    return IdentityNorms() if word == "identity" else CalibratedNorms(cast(Any, word))
-
-
-def best_norm(check: Callable[[tuple[type[Norm], ...]], None]) -> NormProvider:
-    """The most informative norms in which a method can approximate: ``full``, else ``diagonal``,
-    else the identity.
-
-    Args:
-        check: raises ValueError for classes of norms that the method does not support, like
-            `check_norms` of a decomposer or an allocation.
-    """
-    for norms in (CalibratedNorms("full"), CalibratedNorms("diagonal")):
-        try:
-            check(norms.types)
-        except ValueError:
-            continue
-        return norms
-    return IdentityNorms()

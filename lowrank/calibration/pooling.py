@@ -16,6 +16,20 @@ def positions(statistics: Mapping[str, Statistics]) -> int:
     return max(entry.count for entry in statistics.values())
 
 
+def few_positions(entries: Sequence[Statistics]) -> tuple[str, ...]:
+    """A note for a weight whose inputs were seen at fewer positions than they have numbers, such as
+    that of an expert to which few tokens were routed: E[x xᵀ] then says nothing in some directions,
+    and the damping of the norm alone decides there."""
+    count = sum(entry.count for entry in entries)
+    sizes = [len(e.columns) for e in entries if e.columns is not None and e.columns.ndim == 2]
+    if not sizes or count >= max(sizes):
+        return ()
+    return (
+        f"its inputs were seen at {count} positions, fewer than the {max(sizes)} numbers in one: "
+        "where they say nothing, damping decides",
+    )
+
+
 def pooled(site: Site, statistics: Mapping[str, Statistics]) -> Statistics:
     """The statistics of a weight over all modules that use it, with equal weight for each position.
 

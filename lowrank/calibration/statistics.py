@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from lowrank.calibration.statistics_file import (
     load_statistics,
     save_statistics,
 )
+from lowrank.calibration.statistics_folder import StatisticsFolder
+from lowrank.files.digest import Digest
 from lowrank.files.fields import shown
 from lowrank.files.paths import as_path
 from lowrank.model.contents import names_of
@@ -65,25 +67,52 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """The statistics saved at `path`.
+        """The statistics saved at `path`, a file, or a folder of `lowrank.calibrate_checkpoint`,
+        of which one file at a time is in memory.
 
         Raises:
-            ValueError: the file is damaged or holds something else.
+            ValueError: a file is damaged or holds something else, or the folder has none.
             FileNotFoundError: it is not there.
         """
-        layers, source = load_statistics(as_path(path))
+        place = as_path(path)
+        if place.is_dir():
+            folder = StatisticsFolder(place)
+            if folder.source is None:
+                raise ValueError(f"{place} has no statistics of lowrank.calibrate_checkpoint")
+            return cls(InFolder(folder), folder.source)
+        layers, source = load_statistics(place)
         return cls({name: Statistics(**fields) for name, fields in layers.items()}, source)
 
+    def fingerprint(self) -> str:
+        """A hash of what the statistics are of: the model, the data and the kind."""
+        return Digest(dict(self.source)).hex()
 
-def check_source(
-    data: Calibration, wanted: Mapping[str, Any], names: Sequence[str], tables: Collection[str]
-) -> None:
-    """Raise ValueError unless these statistics are of the wanted model and kind.
+
+@dataclass(frozen=True)
+class InFolder(Mapping[str, Statistics]):
+    """The statistics in a folder, each read when it is asked for."""
+
+    folder: StatisticsFolder
+
+    def __getitem__(self, name: str) -> Statistics:
+        return Statistics(**self.folder[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.folder
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folder)
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+
+def check_source(data: Calibration, wanted: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError unless these statistics are of the wanted model and kind; none is read.
 
     Args:
         wanted: the `model`, `moment` and `outputs` that their source must have.
         names: the modules that need statistics.
-        tables: those of them that are look-up tables, whose statistics are rows alone.
     """
     different = [name for name, value in wanted.items() if data.source.get(name) != value]
     if different:
@@ -102,6 +131,16 @@ def check_source(
             f"the source of these statistics has {names_of(surplus)} besides, or data that are no "
             f"hash: {shown(text)}. Calibrate anew"
         )
+
+
+def check_entries(
+    data: Calibration, wanted: Mapping[str, Any], names: Sequence[str], tables: Collection[str]
+) -> None:
+    """Raise ValueError unless the statistics of modules have what is of the wanted kind.
+
+    Args:
+        tables: those that are look-up tables, whose statistics are rows alone.
+    """
     for name in names:
         entry = data.statistics[name]
         check_said(name, entry._asdict())

@@ -75,6 +75,17 @@ def load_statistics(path: Path) -> tuple[Layers, dict[str, Any]]:
     return statistics, source
 
 
+def described_statistics(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """The names of the layers in a file of `save_statistics`, and their source; no numbers are
+    read.
+
+    Raises:
+        ValueError: it is damaged or holds something else.
+    """
+    with opened(path, "statistics", FORMAT, "Calibration.save") as file:
+        return list(file.header.fields("layers")), dict(file.header.fields("source"))
+
+
 def _places(file: TensorFile) -> dict[str, dict[str, str]]:
     """The names of the tensors of each layer."""
     layers = file.header.fields("layers")

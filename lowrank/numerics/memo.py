@@ -208,18 +208,24 @@ def unchanging_meanwhile(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def model_fingerprint(model: nn.Module) -> str:
+def model_fingerprint(
+    model: nn.Module, numbers: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor
+) -> str:
     """A hash of all numbers of a model, of their names and ties, and of its modules as printed.
 
     Buffers that are not saved count, such as the frequencies of positions; code and settings that
     no module prints do not.
+
+    Args:
+        numbers: gives those of a tensor, by its name, where the model is without them.
     """
     digest = xxhash.xxh3_128(repr(model).encode())
     first: dict[int, str] = {}
     parameters = model.named_parameters(remove_duplicate=False)
     for name, tensor in chain(parameters, model.named_buffers(remove_duplicate=False)):
         same = first.setdefault(id(tensor), name)
-        digest.update(f"{name} {fingerprint(tensor) if same == name else same} ".encode())
+        own = fingerprint(numbers(name, tensor)) if same == name else same
+        digest.update(f"{name} {own} ".encode())
     return digest.hexdigest()
 
 

@@ -65,10 +65,23 @@ class ShardFile:
             ValueError: the file has become shorter.
         """
         place = self.places[name]
+        return self._read(place.start, place.shape, place.dtype)
+
+    def get_one(self, name: str, number: int) -> Tensor:
+        """The part of a tensor at a number along its first axis.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        start, (_, *shape), dtype = self.places[name]
+        size = math.prod(shape) * dtype.itemsize
+        return self._read(start + number * size, tuple(shape), dtype)
+
+    def _read(self, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with open(self.path, "rb") as file:
-            file.seek(place.start)
+            file.seek(start)
             try:
-                return numbers(file, place.shape, place.dtype)
+                return numbers(file, shape, dtype)
             except ValueError as error:
                 raise ValueError(f"{self.path}: {error}") from error
 

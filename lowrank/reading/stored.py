@@ -51,6 +51,10 @@ class StoredTensor:
             )
         return self.file.get_tensor(self.name)
 
+    def read_one(self, number: int) -> Tensor:
+        """The part at a number along its first axis, of a tensor in a shard."""
+        return self.file.get_one(self.name, number)
+
 
 @contextmanager
 def stored_in(folder: Path) -> Iterator[dict[str, StoredTensor]]:

@@ -214,7 +214,6 @@ BATCHES = [torch.arange(9)[None]]
 ROWS += [
     Row("norms of all at once", of(norm="fisher", data=BATCHES), "needs the whole model at once"),
     Row("norms without data", of(norm=SEQUENTIAL), "needs calibration data: give `data`"),
-    Row("workers of blocks", of(norm=SEQUENTIAL, data=BATCHES, workers=2), "workers=2 have no eff"),
     Row(
         "statistics made before",
         of(norm=SEQUENTIAL, data=Calibration({}, {"moment": "full", "outputs": False})),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lowrank.calibration.replay import Replay
 from lowrank.export.checkpoint import opened_model
 from lowrank.export.streamed.resident import Residents
 from lowrank.export.streamed.sequence import OUTPUTS
+from lowrank.export.streamed.work import CheckpointWork
 
 ROOT = Path(__file__).parents[2]
 NORM = CalibratedNorms("full", mode="sequential")
@@ -55,6 +57,37 @@ def test_it_is_the_same_as_in_memory(case, mode, tmp_path):
         assert all(found.header[n] == wanted.header[n] for n in ("layers", "same", "frozen"))
     assert ours.layers == theirs.layers and ours.left == theirs.left
     assert not (target / OUTPUTS).exists()
+
+
+@pytest.mark.parametrize("mode", ["sequential", "one-shot"])
+def test_several_workers_write_the_same(mode, tmp_path):
+    norm = replace(NORM, mode=mode)
+    source = llama(tmp_path / "dense")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        for workers in (1, 3):
+            lowrank.compress_checkpoint(
+                source, tmp_path / str(workers), FOUR, None, norm, batches(), workers=workers
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert content(tmp_path / "3") == content(tmp_path / "1")
+
+
+def test_weights_of_a_block_are_decomposed_at_the_same_time(tmp_path, monkeypatch):
+    make, together = CheckpointWork.make, threading.Barrier(2)
+
+    def meeting(work, part, *others):
+        if part.label.endswith(("gate_proj", "up_proj")):
+            together.wait(timeout=30)
+        return make(work, part, *others)
+
+    monkeypatch.setattr(CheckpointWork, "make", meeting)
+    source, target = llama(tmp_path / "dense"), tmp_path / "small"
+    where, given = "*.mlp.[gu]*", (NORM, batches())
+    result = lowrank.compress_checkpoint(source, target, FOUR, where, *given, workers=2)
+    assert len(result.layers) == 4
 
 
 def test_only_one_block_is_there_at_a_time(tmp_path, monkeypatch):

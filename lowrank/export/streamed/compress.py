@@ -12,20 +12,15 @@ from typing import Any
 
 import torch
 
-from lowrank.calibration import (
-    CalibratedNorms,
-    Calibration,
-    CalibrationData,
-    NormProvider,
-    at_hand,
-)
-from lowrank.calibration.data import as_data
+from lowrank.calibration import Calibration, NormProvider, at_hand
 from lowrank.compression.compress import Method, Where, as_allocation, as_norms
 from lowrank.export.streamed.bar import shown
+from lowrank.export.streamed.calibrated import Calibrated
 from lowrank.export.streamed.finish import finished, reported
+from lowrank.export.streamed.from_statistics import check_statistics, made_from_statistics
 from lowrank.export.streamed.parts import CheckpointPart
 from lowrank.export.streamed.report import CompressedCheckpoint
-from lowrank.export.streamed.request import Request
+from lowrank.export.streamed.request import Request, data_for
 from lowrank.export.streamed.sequence import made_in_sequence
 from lowrank.export.streamed.target import prepare
 from lowrank.export.streamed.work import CheckpointWork
@@ -68,11 +63,13 @@ def compress_checkpoint(
         norm, data: as `compress` takes them; norms of data are those of `CalibratedNorms` without
             Fisher information. Blocks, the children of a list of modules, are then in memory one
             after the other, and their outputs are kept on disk; a killed call goes on at the block
-            where it stopped.
+            where it stopped. From a `Calibration`, such as one of `calibrate_checkpoint`, one
+            weight after the other is compressed, and no data are run.
         dtype: of the weights, such as ``"float32"``; by default that of the config.
-        workers: processes that compress weights at the same time, each with one of them in memory.
-            They are started anew, so that a program must guard its own start by
-            ``if __name__ == "__main__":``.
+        workers: how many weights are compressed at the same time. Without data by processes, each
+            with one weight in memory; they are started anew, so that a program must guard its own
+            start by ``if __name__ == "__main__":``. With data by threads, which divide the weights
+            of a block and the threads of torch, as for `compress`.
 
     Raises:
         ValueError: as `compress`; and for a source that is incomplete or damaged, a model that is
@@ -87,9 +84,10 @@ def compress_checkpoint(
         raise ValueError(f"source={str(folder)!r} is no folder: name that of a model")
     data = at_hand(data)
     norms = as_norms(norm, as_allocation(method), data)
-    given = data_for(norms, data, workers) if norms.needs_data else None
+    given = data_for(norms, data) if norms.needs_data else None
     request = Request(folder, place, method, where, norms, given, values, strict, dtype)
     work = CheckpointWork(request)
+    check_statistics(work)
     prepare(request)
     try:
         return _compressed(work, workers)
@@ -103,40 +101,34 @@ def compress_checkpoint(
         ) from error
 
 
-def data_for(norms: NormProvider, data: Any, workers: int) -> CalibrationData:
-    """The calibration data of norms that need them.
-
-    Raises:
-        ValueError: there are none, or the norms are not those of one block after the other.
-    """
-    if data is None:
-        raise ValueError(f"{norms} needs calibration data: give `data`, or leave out the norm")
-    if not isinstance(norms, CalibratedNorms) or norms.needs_loss:
-        raise ValueError(
-            f"{norms} needs the whole model at once: on disk blocks are calibrated one after the "
-            "other, as for norm=CalibratedNorms('full')"
-        )
-    if workers > 1:
-        raise ValueError(f"workers={workers} have no effect: each block waits for the one before")
-    if isinstance(data, Calibration):
-        raise ValueError(
-            "statistics made before are for models in memory: give the data themselves"
-        )
-    return as_data(data, norms.batch_size)
-
-
 def _compressed(work: CheckpointWork, workers: int) -> CompressedCheckpoint:
     todo = [part for part in work.parts if work.done(part) is None]
     total = sum(part.numbers for part in work.parts)
     with shown(total, total - sum(part.numbers for part in todo)) as tick:
-        in_order = work.request.norm.needs_data
-        made = made_in_sequence(work, todo) if in_order else _made(work, todo, workers)
+        calibrated = work.request.norm.needs_data
+        made = (_made_calibrated if calibrated else _made)(work, todo, workers)
         for part in made:
             tick(part.label, part.numbers)
     files = {part.file: work.done(part) for part in work.parts}
     parts = {name: file for name, file in files.items() if file is not None}
     is_finished = not todo and (work.request.target / INDEX).is_file()
     return (reported if is_finished else finished)(work, parts)
+
+
+def _made_calibrated(
+    work: CheckpointWork, todo: Sequence[CheckpointPart], workers: int
+) -> Iterator[CheckpointPart]:
+    """As `_made`, in norms of data."""
+    fitting, left = work.fitting(), list[CheckpointPart]()
+    for part in todo:
+        if part.site is not None and part.site.name in fitting:
+            left.append(part)
+            continue
+        work.make(part)  # It is copied; no level fits it.
+        yield part
+    of = Calibrated(work, fitting, left, workers)
+    is_saved = isinstance(work.request.data, Calibration)
+    yield from (made_from_statistics if is_saved else made_in_sequence)(of)
 
 
 def _made(

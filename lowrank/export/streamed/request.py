@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowrank.calibration import CalibrationData, NormProvider
+from lowrank.calibration import CalibratedNorms, Calibration, CalibrationData, NormProvider
+from lowrank.calibration.data import as_data
 from lowrank.compression.compress import Method, Where, as_allocation, as_select
 from lowrank.export.checkpoint import FORMAT
 from lowrank.files.digest import Digest
@@ -22,7 +23,7 @@ class Request:
     method: Method
     where: Where
     norm: NormProvider
-    data: CalibrationData | None
+    data: CalibrationData | Calibration | None
     values: str | None
     strict: bool
     dtype: str | None
@@ -48,3 +49,22 @@ class Request:
     def hash(self) -> str:
         """The hash of `described`, which each file of the result holds."""
         return Digest(self.described).hex()
+
+
+def data_for(norms: NormProvider, data: Any) -> CalibrationData | Calibration:
+    """The calibration data of norms that need them, or statistics of them.
+
+    Raises:
+        ValueError: there are none, or the norms are not those of one block after the other.
+    """
+    if data is None:
+        raise ValueError(f"{norms} needs calibration data: give `data`, or leave out the norm")
+    if not isinstance(norms, CalibratedNorms) or norms.needs_loss:
+        raise ValueError(
+            f"{norms} needs the whole model at once: on disk blocks are calibrated one after the "
+            "other, as for norm=CalibratedNorms('full')"
+        )
+    if isinstance(data, Calibration):
+        norms.check_saved()
+        return data
+    return as_data(data, norms.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 
 from lowrank.export.architecture import DTYPES, LIBRARY, Architecture, fetching
 from lowrank.export.blank_parameters import check_buffers
+from lowrank.export.streamed.merged import MergedTensor, as_in_model
 from lowrank.files.extras import need
 from lowrank.files.fields import Fields, parse, shown
 from lowrank.model.contents import names_of, split_extra
+from lowrank.model.opened import open_weights
+from lowrank.model.opened.experts import expert_weights
 from lowrank.numerics.checks import check_one_of
+from lowrank.numerics.memo import model_fingerprint
 from lowrank.numerics.storage import dtype_name
 from lowrank.reading.read import DERIVED
 from lowrank.reading.shards import checkpoint_tensors
@@ -49,7 +54,8 @@ class CheckpointSource:
         if not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} has no {CONFIG}: name the folder of a model")
         self.folder = folder
-        self._stored = checkpoint_tensors(folder)
+        stored = checkpoint_tensors(folder)
+        self._stored: dict[str, StoredTensor | MergedTensor] = {**stored}
         architecture = self._architecture(dtype)
         count = 8 * (len(self._stored) + 1)
         try:
@@ -58,16 +64,45 @@ class CheckpointSource:
             self.model = architecture.built()
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+        try:
+            self._stored = as_in_model(self.model, stored)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        self._index(self.model)
+        self._check()
+        # With all experts apart, those that nobody chooses too.
+        self._entire = open_weights(self.model).model
+        self._parts = expert_weights(self._entire)
+        self._blank = dict(self._entire.named_parameters(remove_duplicate=False))
+
+    def open(self, model: nn.Module) -> None:
+        """Go on with the same model, of which modules are opened; see `lowrank.model.opened`.
+
+        Raises:
+            ValueError: a weight in it is a part of a tensor of which no single parts are read.
+        """
+        self._index(model)
+        others = [n for n in self.names if n not in self._parts and not any(self._in_files(n))]
+        weights = [name for name in others if isinstance(self._state[name], nn.Parameter)]
+        if weights:
+            raise ValueError(
+                f"{names_of(weights)} are parts of fused tensors, which are not read one by one: "
+                "leave them out with `where`, or compress in memory"
+            )
+        self.model = model
+
+    def _index(self, model: nn.Module) -> None:
         # Of each tensor of the model, its names in it.
         self._names: dict[int, list[str]] = {}
-        state, extra = split_extra(self.model.state_dict(keep_vars=True))
+        state, extra = split_extra(model.state_dict(keep_vars=True))
         if extra:
-            raise ValueError(f"{folder}: no checkpoint holds the extra state {names_of([*extra])}")
+            raise ValueError(
+                f"{self.folder}: no checkpoint holds the extra state {names_of([*extra])}"
+            )
         for name, tensor in state.items():
             self._names.setdefault(id(tensor), []).append(name)
         self._state = state
         self.names = [names[0] for names in self._names.values()]
-        self._check()
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the model, perhaps without numbers."""
@@ -83,12 +118,28 @@ class CheckpointSource:
         Raises:
             ValueError: the file has changed.
         """
+        if name in self._parts:
+            return self._read_part(name)
         own = self._state[name]
         shape, dtypes = tuple(own.shape), REALS if own.is_floating_point() else (own.dtype,)
         found = next(self._in_files(name), None)
         if found is None:
             return own  # A buffer that the model itself makes.
         return self._stored[found].read(shape, *dtypes).to(own.dtype)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What `model_fingerprint` says of the model in memory; each tensor is read once."""
+        known = {*self._state, *self._parts}
+        return model_fingerprint(
+            self._entire, lambda name, tensor: self.read(name) if name in known else tensor
+        )
+
+    def _read_part(self, name: str) -> Tensor:
+        """The matrix of one expert."""
+        fused, number, is_transposed = self._parts[name]
+        matrix = self._stored[fused].read_one(number).to(self._blank[name].dtype)
+        return matrix.T.contiguous() if is_transposed else matrix
 
     def _in_files(self, name: str) -> Iterator[str]:
         """The names under which the files have a tensor."""
@@ -153,8 +204,7 @@ class CheckpointSource:
         if missing or surplus:
             raise ValueError(
                 f"the files of {self.folder} are not those of a {kind}: they lack "
-                f"{names_of(missing)} and have {names_of(surplus)} besides. If transformers merges "
-                "or renames weights of this model as it loads them, compress it in memory"
+                f"{names_of(missing)} and have {names_of(surplus)} besides"
             )
         for name in self.names:
             same = [self._stored[other] for other in self._in_files(name)]
@@ -168,7 +218,7 @@ class CheckpointSource:
                         f"in its {CONFIG}, or leave one of them out"
                     )
 
-    def _check_same(self, stored: StoredTensor, own: Tensor) -> None:
+    def _check_same(self, stored: StoredTensor | MergedTensor, own: Tensor) -> None:
         """Raise ValueError unless a tensor of the files can be one of the model."""
         is_real = own.is_floating_point()
         fits = stored.dtype in REALS if is_real else stored.dtype == own.dtype

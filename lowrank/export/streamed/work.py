@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from lowrank.allocation import Problem
 from lowrank.allocation.values import Values
 from lowrank.approximation.weight_checks import check_weight
-from lowrank.compression.compress import as_allocation, as_select, check, fit_for, selected
+from lowrank.compression.compress import (
+    Selected,
+    as_allocation,
+    as_select,
+    check,
+    fit_for,
+    selected,
+)
 from lowrank.compression.walk import Walk
 from lowrank.export.skeleton import Layer
 from lowrank.export.streamed.parts import CheckpointPart, parts_of
@@ -22,7 +29,8 @@ from lowrank.export.streamed.source import CheckpointSource
 from lowrank.factorizations import Factorization, adapters
 from lowrank.files.tensor_files import TensorFile, write
 from lowrank.files.tensor_folders import PART, PART_FORMAT, opened_part
-from lowrank.model.contents import contents, names_of
+from lowrank.model.contents import contents
+from lowrank.model.select import Select
 from lowrank.model.sites import Site, naming, stand_in
 from lowrank.norms import IDENTITY, Norm
 from lowrank.numerics.memo import MEMO
@@ -45,13 +53,7 @@ class CheckpointWork:
         self.request, self.hash = request, request.hash
         self.source = CheckpointSource(request.source, request.dtype)
         allocation, select = as_allocation(request.method), as_select(request.where)
-        model, sites, self.skipped, _ = selected(self.source.model, select)
-        if model is not self.source.model:
-            inside = [site.name for site in sites if not _is_in(self.source.model, site)]
-            raise ValueError(
-                f"{names_of(inside)} are parts of fused tensors, which are not read one by one: "
-                "leave them out with `where`, or compress in memory"
-            )
+        model, sites, self.skipped, _ = selected_in(self.source, select)
         own = {"values": request.values, "strict": request.strict}
         check(model, request.method, request.where, request.norm, **own)
         problem = Problem(model, sites, request.norm, request.data, None, Values(request.values))
@@ -197,6 +199,13 @@ def holding(site: Site, weight: nn.Parameter) -> Iterator[None]:
             use.module._parameters[use.rule.parameter] = before
 
 
-def _is_in(model: nn.Module, site: Site) -> bool:
-    modules = dict(model.named_modules())
-    return all(use.name in modules for use in site.uses)
+def selected_in(source: CheckpointSource, select: Select) -> Selected:
+    """The chosen weights of a checkpoint, whose model then has the modules around them opened.
+
+    Raises:
+        ValueError: one of them is a part of a tensor of which no single parts are read.
+    """
+    found = selected(source.model, select)
+    if found.model is not source.model:
+        source.open(found.model)
+    return found

@@ -117,6 +117,18 @@ class ExpertsOpener(Opener):
         return host
 
 
+def expert_weights(model: nn.Module) -> dict[str, tuple[str, int, bool]]:
+    """Of each weight of opened experts the fused tensor that it is a part of, its number there, and
+    whether it lies transposed in it; by its name."""
+    return {
+        f"{path}.{number}.{name}.weight": (f"{path}.{name}", number, module.is_transposed)
+        for path, module in model.named_modules()
+        if isinstance(module, OpenExperts)
+        for number, _ in module._experts()
+        for name in module._names
+    }
+
+
 def names_of(module: Any) -> tuple[str, str]:
     """The names of the tensors that an expert multiplies by first and last."""
     return ("gate_up_proj" if module.has_gate else "up_proj"), "down_proj"
