@@ -30,6 +30,7 @@ class Gptq(Scheme):
     bits: int
     group_size: int
     less_one: bool
+    is_ordered: bool
 
     @classmethod
     def of(cls, config: Fields) -> Self:
@@ -41,7 +42,10 @@ class Gptq(Scheme):
         form = (
             config.one_of("checkpoint_format", known) if "checkpoint_format" in config else known[0]
         )
-        return cls(bits, size, form == "gptq")
+        is_ordered = config.get("desc_act", False)
+        if not isinstance(is_ordered, bool):
+            config.refuse("desc_act", is_ordered, "true or false")
+        return cls(bits, size, form == "gptq", is_ordered)
 
     def read(
         self, parts: LayerTensors, shape: tuple[int, int], dtype: torch.dtype
@@ -57,7 +61,7 @@ class Gptq(Scheme):
                 f"'{parts.layer}' has zero points of {2**self.bits}, which some tools read as 0"
             )
         groups = None
-        if "g_idx" in parts:
+        if "g_idx" in parts or (self.is_ordered and count > 1):
             groups = parts["g_idx"].read((columns,), torch.int32)
         return grouped(codes, scale, zero, layout, dtype, groups)
 

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factorizations import Dense, Factorization
+from lowrank.factorizations.checks import check_numbers
 from lowrank.measure.size import nbytes
 from lowrank.model.contents import names_of
 from lowrank.model.layers import rule_for
 from lowrank.model.sites import replace_module
+from lowrank.numerics.storage import dtype_name
 from lowrank.reading.scheme import REALS, LayerReader
 from lowrank.reading.stored import LayerTensors, StoredTensor
 
 # A tensor that old files have, and models derive.
 DERIVED = ".rotary_emb.inv_freq"
+TWO = "and have other numbers in the file: its config ties what the file does not"
 
 
 @dataclass(frozen=True)
@@ -89,22 +92,43 @@ def read_model(
     layers = []
     for name, parts in found.compressed.items():
         form = scheme.read(parts, found.shapes[name], dtype)
+        _check_matrix(name, form, dtype)
         model = _with_layer(model, name, form, parts)
         if parts.left:
-            raise ValueError(f"'{name}' has {sorted(parts.left)}, which no layer of {scheme} has")
+            surplus = names_of(sorted(parts.left))
+            raise ValueError(f"'{name}' has {surplus}, which no layer of {scheme} has")
         said = "; ".join([form.describe(), *form.notes])
         layers.append(ReadLayer(name, said, parts.nbytes, nbytes(form)))
-    plain = {name: stored[name].read(shape, *REALS) for name, shape in found.plain.items()}
+    plain = {name: _numbers(stored[name], shape, dtype) for name, shape in found.plain.items()}
+    for first, *others in found.tied:
+        if not all(torch.equal(plain[first], plain[name]) for name in others):
+            raise ValueError(f"{names_of([first, *others])} are one tensor in the model, {TWO}")
     model.load_state_dict(plain, strict=False)
     total = sum(tensor.nbytes for tensor in stored.values())
     return ReadModel(model.to(dtype).eval(), str(scheme), tuple(layers), total, nbytes(model))
+
+
+def _check_matrix(name: str, form: Factorization, dtype: torch.dtype) -> None:
+    """Raise ValueError if the matrix has numbers that its dtype does not hold."""
+    bound = 2.0**9  # Codes are below 2^8, and a minimum may be added to what they stand for.
+    for stored in form.state_dict().values():
+        if stored.is_floating_point() and stored.numel():
+            bound *= max(float(stored.abs().max()), 1.0)  # NaN stays NaN.
+    if not bound <= torch.finfo(dtype).max:
+        check_numbers(f"the weight of '{name}' in {dtype_name(dtype)}", form.to_dense())
+
+
+def _numbers(stored: StoredTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    values = stored.read(shape, *REALS).to(dtype)
+    check_numbers(f"'{stored.name}' in {dtype_name(dtype)}", values)
+    return values
 
 
 def _with_layer(model: nn.Module, name: str, form: Factorization, parts: LayerTensors) -> nn.Module:
     module = model.get_submodule(name)
     bias = getattr(module, "bias", None)
     if "bias" in parts:
-        values = parts["bias"].read((form.shape[0],), *REALS)
+        values = _numbers(parts["bias"], (form.shape[0],), form.dtype)
         if isinstance(bias, Tensor):
             bias.copy_(values)
         elif bool(values.any()):  # Some tools give every layer one, of zeros.
@@ -128,6 +152,7 @@ class _Division:
         compressed: the tensors of each compressed layer.
         shapes: of their matrices, (out, in).
         plain: the shapes of the others, by name.
+        tied: names of these that are one tensor in the model.
     """
 
     def __init__(self, outline: nn.Module, stored: Mapping[str, StoredTensor]) -> None:
@@ -153,8 +178,9 @@ class _Division:
         inside = {f"{name}.{end}" for name in self.compressed for end in of_layers[name]}
         others = {n for n in stored if n not in inside and not n.endswith(DERIVED)}
         self.plain = {name: tuple(state[name].shape) for name in others if name in state}
+        self.tied = self._tied(state)
         surplus = sorted(others - self.plain.keys())
-        replaced = {f"{name}.{end}" for name in self.compressed for end in ("weight", "bias")}
+        replaced = inside | {f"{name}.weight" for name in self.compressed}
         present = {id(state[name]) for name in {*self.plain, *(replaced & state.keys())}}
         missing = sorted(name for name, tensor in state.items() if id(tensor) not in present)
         for names, what in ((missing, "lacks"), (surplus, "has, and the model has not,")):
@@ -166,6 +192,17 @@ class _Division:
                     f"'{name}' is {stored[name].shape} {stored[name].dtype} in the file, and "
                     f"{shape} in the model"
                 )
+
+    def _tied(self, state: Mapping[str, Tensor]) -> list[list[str]]:
+        weights = {f"{name}.weight" for name in self.compressed}
+        groups: dict[int, list[str]] = {}
+        for name in sorted(self.plain.keys() | weights):
+            groups.setdefault(id(state[name]), []).append(name)
+        found = [names for names in groups.values() if len(names) > 1]
+        for names in found:
+            if weights.intersection(names):
+                raise ValueError(f"{names_of(names)} are one tensor in the model, {TWO}")
+        return found
 
 
 def _by_layer(

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lowrank.files.tensor_files import NAMES, check_file
+from lowrank.model.contents import names_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class LayerTensors(Mapping[str, StoredTensor]):
 
     def __getitem__(self, name: str) -> StoredTensor:
         if name not in self._found:
-            raise ValueError(f"'{self.layer}' lacks '{name}': it has {sorted(self._found)}")
+            found = names_of(sorted(self._found))
+            raise ValueError(f"'{self.layer}' lacks '{name}': it has {found}")
         self.left.discard(name)
         return self._found[name]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lowrank.files.extras import need
@@ -32,10 +31,6 @@ LONGEST = 600
 COMPRESSED = "quantization_config"
 WEIGHTS = ("*.safetensors", "*.bin")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# KeyError: a tokenizer file lacks a part; AttributeError: a config has a value of another type.
-LIBRARY_ERRORS = (
-    *(ValueError, OSError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError),
-)
 
 T = TypeVar("T")
 
@@ -178,6 +173,12 @@ class Pretrained:
         """
         if not self.is_compressed:
             raise ValueError(f"the config of model {self.name!r} has no {COMPRESSED}")
+        try:
+            return self._read(auto)
+        except ValueError as error:
+            raise ValueError(f"model {self.name!r}: {error}") from error
+
+    def _read(self, auto: Any) -> ReadModel:
         from lowrank import reading
 
         scheme = reading.scheme_of(getattr(self.config, COMPRESSED))
@@ -188,7 +189,7 @@ class Pretrained:
         with reading.stored_in(hub.model_folder(self.name, self.revision)) as stored:
             depth = getattr(plain.get_text_config(), "num_hidden_layers", 0)
             if depth > len(stored):
-                raise ValueError(f"the config of {self.name!r} has {depth} layers, its files fewer")
+                raise ValueError(f"its config has {depth} layers, its files fewer")
             dtype = DTYPES[self.dtype]
             return reading.read_model(stored, scheme, lambda: here.network(auto), dtype)
 
@@ -244,7 +245,7 @@ class Pretrained:
             raise ValueError(
                 f"no {what} of {self.name!r} in {path}: a file of it holds more than tensors"
             ) from error
-        except LIBRARY_ERRORS as error:
+        except Exception as error:  # A value of another type in a file makes it fail in any way.
             why = textwrap.shorten(str(error), LONGEST)
             raise ValueError(f"no {what} of {self.name!r} in {path} ({hub.HINT}): {why}") from error
 
