@@ -27,6 +27,7 @@ from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.prompts import prompt_ids
 from lowrank.tasks.splits import check_seed, check_text, named
 from lowrank.tasks.task import BatchSizes, Split, SplitName, Task, check_split, loss_metric
+from lowrank.tasks.weights import code_of
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -136,6 +137,7 @@ class PromptedClassification(ClassScores, PretrainedTask):
             "rows": len(rows),
             "inputs": fingerprint(first.only.cpu()),
             "labels": fingerprint(first.targets.cpu()),
+            "code": code_of(PromptedClassification, PromptedNetwork),
         }
         made = cache.tensors("projections", config, lambda: self._fit(model, train, rows))
         model.projection.load_state_dict(made)

@@ -21,6 +21,9 @@ from lowrank.tasks import cache, hub
 from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Split, Task
 from lowrank.tasks.training import resuming
+from lowrank.tasks.training.loop import Loop
+from lowrank.tasks.training.optimizers import optimizer_for
+from lowrank.tasks.training.recipe import Recipe
 from lowrank.tasks.training.training import Training
 
 # The folder of weights in the cache.
@@ -65,8 +68,9 @@ class Trained(Weights):
     """Weights trained by `recipe` on the task's train split on first use, then kept in the cache.
 
     Cached weights depend on the recipe, the network (its printed structure, the source of its
-    builder's module, and the initial weights, hence the seed) and the numbers of the train split; a
-    change of any of these trains again. A change of code that the builder imports is not noticed.
+    builder's module, and the initial weights, hence the seed), the numbers of the train split, and
+    the source of the modules of the loss and of the training; a change of any of these trains
+    again. A change of code that these import is not noticed.
     """
 
     recipe: Training
@@ -91,7 +95,9 @@ class Trained(Weights):
             "builder": builder,
             "arguments": plain(arguments),
             "network": repr(model),
-            "source": source_of(builder),
+            "source": code_of(importlib.import_module(builder.partition(":")[0])),
+            "training": code_of(Training, Recipe, Loop, optimizer_for),
+            "loss": code_of(type(task).loss, type(task).forward),
             "recipe": asdict(self.recipe),
             "seed": task.seed,
             "initial": {name: fingerprint(t) for name, t in model.state_dict().items()},
@@ -193,10 +199,18 @@ def split_fingerprint(split: Split) -> list[str]:
     return [one for batch in batches for one in hashes([batch.inputs, batch.targets])]
 
 
-def source_of(builder: str) -> str:
-    """A hash of the source of the module of a builder ``package.module:function``."""
-    module = importlib.import_module(builder.partition(":")[0])
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+def code_of(*parts: Any) -> str:
+    """A hash of the source of modules, or of those that classes or functions are in. What has no
+    file, such as a class in a notebook, counts by its own source, if that is known."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for one in (inspect.getmodule(part), part):
+            try:
+                digest.update(inspect.getsource(one).encode())  # type: ignore[arg-type]
+                break
+            except (OSError, TypeError):
+                continue
+    return digest.hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -141,3 +141,30 @@ def test_the_task_of_the_pages_fits_few_images_as_it_is_written(count, tmp_path,
     protocol = task.protocol()
     assert protocol["validation_images"] == expected[1] and protocol["test_images"] == 20
     assert task.model() is not None
+
+
+def test_edited_code_of_the_training_trains_anew(own, monkeypatch):
+    """Neither numbers nor recipe say which code made the weights of the cache."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from lowrank.tasks import ClassScores
+
+    task = instantiate(OmegaConf.create(TASK))
+    before = task.model()
+    monkeypatch.setattr(ClassScores, "loss", squares)
+    assert not torch.equal(task.model()[0].weight, before[0].weight)
+
+
+def squares(self, outputs, targets):
+    return (outputs.softmax(dim=1).gather(1, targets[:, None]) - 1).square().mean()
+
+
+def test_code_without_a_file_counts_by_what_is_known_of_it():
+    from lowrank.tasks.weights import code_of
+
+    assert code_of(squares) == code_of(test_ten_lines_make_a_task)  # Of one module.
+    assert code_of(squares) != code_of(pytest.fixture)
+    space = {"__name__": "nowhere"}
+    exec("def nothing(): ...", space)
+    assert code_of(space["nothing"]) == code_of()

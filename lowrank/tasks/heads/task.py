@@ -124,7 +124,7 @@ class TransformersTask(SourcedTask):
 
     def model(self) -> nn.Module:
         if self.head is not None:
-            return self.head.model(self._pretrained, self.auto, self)
+            return self.head.model(self._pretrained, self.auto, self, self.targets)
         model = self._pretrained.model(auto_class(self.auto))
         return model.to(self.device)  # type: ignore[arg-type]
 

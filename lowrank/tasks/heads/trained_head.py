@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from lowrank.numerics.checks import check_is
+from lowrank.tasks.heads.targets import Targets
 from lowrank.tasks.pretrained import Pretrained, auto_class
 from lowrank.tasks.splits import check_text
 from lowrank.tasks.task import Task
 from lowrank.tasks.training.training import Training
-from lowrank.tasks.weights import Trained
+from lowrank.tasks.weights import Trained, code_of
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,19 @@ class TrainedHead:
         check_is("recipe", self.recipe, Training, "Training(epochs=3, ...)")
         _ = self._weights  # Made here to check it.
 
-    def model(self, source: Pretrained, auto: str, task: Task) -> nn.Module:
+    def model(self, source: Pretrained, auto: str, task: Task, targets: Targets) -> nn.Module:
         """The trained model in eval mode on the task's device.
 
         Args:
             auto: the class of transformers that makes it.
+            targets: those of the task, whose code the weights depend on.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             model = source.model(auto_class(auto), unused=self.part)
-        self._weights.fill(model, task, f"transformers:{auto}", {"part": self.part})
+        wanted = type(targets)
+        config = {"part": self.part, "targets": code_of(wanted.loss, wanted.outputs)}
+        self._weights.fill(model, task, f"transformers:{auto}", config)
         return model.to(task.device).eval()  # type: ignore[arg-type]
 
     @property
