@@ -11,6 +11,7 @@ from lowrank.tasks.detector_heads import DetectorHead as DetectorHead
 from lowrank.tasks.detector_heads import GridHead as GridHead
 from lowrank.tasks.heads.answer_targets import AnswerTargets as AnswerTargets
 from lowrank.tasks.heads.audio_inputs import AudioInputs as AudioInputs
+from lowrank.tasks.heads.box_targets import BoxTargets as BoxTargets
 from lowrank.tasks.heads.class_targets import ClassTargets as ClassTargets
 from lowrank.tasks.heads.hidden_tokens import HiddenTokens as HiddenTokens
 from lowrank.tasks.heads.inputs import ImageInputs as ImageInputs

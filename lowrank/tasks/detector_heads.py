@@ -99,8 +99,8 @@ class GridHead(DetectorHead):
 
     def distances(self, outputs: Tensor, dense: Tensor) -> Tensor:
         ours, theirs = (maps.double().flatten(2) for maps in (outputs, dense))
-        objectness = _divergence(_both(ours[:, :1]), _both(theirs[:, :1]))
-        classes = _divergence(ours[:, 5:], theirs[:, 5:])
+        objectness = divergence(_both(ours[:, :1]), _both(theirs[:, :1]))
+        classes = divergence(ours[:, 5:], theirs[:, 5:])
         boxes = [cell_boxes(maps.double()).corners for maps in (outputs, dense)]
         apart = 1 - paired_overlaps(*boxes)
         return (objectness + theirs[:, 0] * (classes + apart)).mean(dim=1)
@@ -124,7 +124,7 @@ def _both(objectness: Tensor) -> Tensor:
     return torch.cat([objectness, 1 - objectness], dim=1)
 
 
-def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
     """KL(theirs ‖ ours) over axis 1, in nats."""
     ratio = theirs.clamp(min=LEAST).log() - ours.clamp(min=LEAST).log()
     # Of the clamped ones it may lie a little below 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,42 +99,64 @@ class HubObjects(HubSource):
         return ImagesOfObjects(found["pixels"], Objects(*(found[n] for n in Objects._fields)))
 
     def _decode(self, split: str) -> dict[str, Tensor]:
-        pixels, corners, classes, sizes = [], [], [], []
+        pixels, each, sizes = [], [], []
         rows: Any = rows_of(self, split, self.image, self.objects)
         for number, row in enumerate(rows):
             image = row[self.image].convert("RGB")
             whole = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
             pixels.append(resized(whole, self.height, self.width)[0])
             place = f"row {number} of split {split!r} of dataset {self.dataset!r}"
-            of_image = self._objects(row[self.objects], image.size, place)
-            corners.append(of_image[0])
-            classes.append(of_image[1])
-            sizes.append(torch.tensor(image.size, dtype=torch.float64))
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            "pixels": torch.stack(pixels),
-            "corners": pad(corners, batch_first=True),
-            "classes": pad(classes, batch_first=True, padding_value=-1),
-            "sizes": torch.stack(sizes),
-        }
+            said = row[self.objects]
+            each.append(objects_in(said, image.size, place, self.box, self.label))
+            sizes.append(image.size)
+        found = filled_objects(each, sizes)
+        return {"pixels": torch.stack(pixels), **found._asdict()}
 
-    def _objects(self, said: Any, size: tuple[int, int], place: str) -> tuple[Tensor, Tensor]:
-        missing = [name for name in (self.box, self.label) if name not in said]
-        if missing:
-            raise ValueError(
-                f"column {self.objects!r} of dataset {self.dataset!r} has no field {missing[0]!r}; "
-                f"it has {sorted(said)}"
-            )
-        boxes, labels = said[self.box], said[self.label]
-        if len(boxes) != len(labels):
-            raise ValueError(f"{place} has {len(boxes)} boxes and {len(labels)} classes")
-        if not all(isinstance(label, int) and label >= 0 for label in labels):
-            raise ValueError(f"{place} has the classes {labels}: they must be numbers from 0")
-        for box in boxes:
-            _check_box(box, size, place)
-        sides = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-        ends = torch.cat([sides[:, :2], sides[:, :2] + sides[:, 2:]], dim=1)
-        return ends / torch.tensor([*size, *size]), torch.tensor(labels, dtype=torch.int64)
+
+def objects_in(
+    said: Any, size: tuple[int, int], place: str, box: str, label: str
+) -> tuple[Tensor, Tensor]:
+    """The corners, float64 (count, 4), in parts of the image, and int64 classes of the objects of
+    a row.
+
+    Args:
+        said: by name the boxes [left, top, width, height] in pixels, and their classes.
+        size: width and height of the image.
+        place: the row, for errors.
+        box, label: the names.
+
+    Raises:
+        ValueError: a field is missing, a box is empty or lies outside the image, or a class is no
+            number from 0.
+    """
+    missing = [name for name in (box, label) if name not in said]
+    if missing:
+        raise ValueError(f"an object of {place} has no field {missing[0]!r}; it has {sorted(said)}")
+    boxes, labels = said[box], said[label]
+    if len(boxes) != len(labels):
+        raise ValueError(f"{place} has {len(boxes)} boxes and {len(labels)} classes")
+    if not all(isinstance(number, int) and number >= 0 for number in labels):
+        raise ValueError(f"{place} has the classes {labels}: they must be numbers from 0")
+    for one in boxes:
+        _check_box(one, size, place)
+    sides = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+    ends = torch.cat([sides[:, :2], sides[:, :2] + sides[:, 2:]], dim=1)
+    return ends / torch.tensor([*size, *size]), torch.tensor(labels, dtype=torch.int64)
+
+
+def filled_objects(each: Sequence[tuple[Tensor, Tensor]], sizes: Any) -> Objects:
+    """The objects of several images, of each its corners and classes.
+
+    Args:
+        sizes: width and height of each image.
+    """
+    corners, classes = zip(*each, strict=True)
+    pad = torch.nn.utils.rnn.pad_sequence
+    return Objects(
+        pad(list(corners), batch_first=True),
+        pad(list(classes), batch_first=True, padding_value=-1),
+        torch.tensor(sizes, dtype=torch.float64),
+    )
 
 
 def _check_box(box: Any, size: tuple[int, int], place: str) -> None:

@@ -157,7 +157,7 @@ def class_numbers_of(
     """Class numbers of a model, from those of a dataset or from names of classes.
 
     Names are looked up among the model's own, without regard to case. Numbers are the model's,
-    unless the dataset has the same names in another order: then they go by name.
+    unless the model has all names of the dataset's classes: then they go by name.
 
     Args:
         names: the dataset's names of its numbers, if it has them.
@@ -168,7 +168,7 @@ def class_numbers_of(
     labels: Any = source.config.id2label or {}
     own = {str(label).lower(): number for number, label in labels.items()}
     given = [name.lower() for name in names or ()]
-    is_alike = bool(given) and set(given) == set(own)
+    is_alike = bool(given) and set(given) <= set(own)
     found = []
     for value in values:
         if isinstance(value, str):
