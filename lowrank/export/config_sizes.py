@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from lowrank.model.contents import names_of
 from lowrank.model.factorized import FactorizedLayer
 from lowrank.model.host import Host
+from lowrank.model.shared_memory import identity
 
 # Of an encoder and a decoder with a size each.
 MOST_FIELDS = 2
@@ -52,17 +53,19 @@ def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> list[str]
     Raises:
         ValueError: it says other sizes than the model has, or makes other layers.
     """
-    own, said = _shapes(model), _said(model)
-    if said is None:
+    made = _made(model)
+    if made is None:
         return []
+    own, said = _shapes(model), _shapes(made)
     _check_sizes(model, [one for one in _misfits(own, said) if one.said is not None])
     # The tensors of opened modules, such as experts, have other names there.
     modules = model.named_modules(remove_duplicate=False)
     opened = [name for name, module in modules if isinstance(module, Host)]
     inside = tuple(f"{name}." for name in (*opened, *exchanged))
+    biases = {f"{name}.bias" for name in exchanged}  # The reader takes those of the config's layer.
     drawn = [name for name in said if _is_left_out(model, name)]
     lacking, more = (
-        [name for name in names if name not in others and not name.startswith(inside)]
+        [n for n in names if n not in others and (n in biases or not n.startswith(inside))]
         for names, others in ((said, {*own, *drawn}), (own, said))
     )
     if lacking or more:
@@ -75,6 +78,31 @@ def check_config(model: nn.Module, exchanged: Collection[str] = ()) -> list[str]
             "compressed layers whose weight is made otherwise there"
         )
     return drawn
+
+
+def check_ties(model: nn.Module, exchanged: Collection[str] = ()) -> None:
+    """Raise ValueError if parameters are one tensor here, and several in what the config makes, or
+    the other way round: a reader would draw one at random, or lose one.
+
+    Args:
+        exchanged: as in `check_config`; these may be tied in any way.
+    """
+    made = _made(model)
+    if made is None:
+        return
+    own, said = _tied(model), _tied(made)
+    known = own.keys() & said.keys()
+    for name in sorted(known):
+        here, there = own[name] & known, said[name] & known
+        if here == there or any(one.rpartition(".")[0] in exchanged for one in here | there):
+            continue
+        is_tied = len(here) > len(there)
+        raise ValueError(
+            f"{names_of(sorted(here | there))} are {'one tensor' if is_tied else 'several'} here, "
+            f"and {'several' if is_tied else 'one'} in a {type(model).__name__} of this config, as "
+            "which a reader would take them: let the config say it, as tie_word_embeddings does, "
+            f"or {'give each memory of its own (`.clone()`)' if is_tied else 'tie them'}"
+        )
 
 
 def _is_left_out(model: nn.Module, name: str) -> bool:
@@ -105,8 +133,8 @@ def fit_config(model: nn.Module) -> None:
     A field is changed, in a config that is the model's alone then, if the model that it makes has
     the shapes of this one and no smaller choice of fields does.
     """
-    said = _said(model)
-    found = [] if said is None else _misfits(_shapes(model), said)
+    made = _made(model)
+    found = [] if made is None else _misfits(_shapes(model), _shapes(made))
     if not found:
         return
     config: Any = model.config
@@ -125,15 +153,15 @@ def _has_config(model: nn.Module) -> bool:
     return isinstance(model, PreTrainedModel)
 
 
-def _said(model: nn.Module, config: Any = None) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of the parameters of what a config makes, by default the model's own; None if the
-    model has none, or nothing can be built from it alone."""
+def _made(model: nn.Module, config: Any = None) -> nn.Module | None:
+    """What a config makes, by default the model's own, on the meta device; None if the model has
+    none, or nothing can be built from it alone."""
     if not _has_config(model):
         return None
     cls: Any = type(model)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return _shapes(cls._from_config(copy.deepcopy(config or model.config)))
+            return cls._from_config(copy.deepcopy(config or model.config))
     except Exception:  # Code of hundreds of models, of others too.
         return None
 
@@ -160,6 +188,21 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _tied(model: nn.Module) -> dict[str, frozenset[str]]:
+    """By the name of each weight, all names of it."""
+    memory: dict[str, Hashable] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FactorizedLayer):
+            memory[f"{name}.{module.weight_name}"] = id(module.factorization)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if ".factorization." not in f".{name}":
+            memory[name] = id(parameter) if parameter.is_meta else identity(parameter)
+    names: dict[Hashable, list[str]] = {}
+    for name, one in memory.items():
+        names.setdefault(one, []).append(name)
+    return {name: frozenset(names[one]) for name, one in memory.items()}
+
+
 def _fitting(model: nn.Module, config: Any, found: list[Misfit]) -> Any:
     """A config that says the sizes; None if there is none."""
     sizes: dict[int, set[int]] = {}
@@ -177,8 +220,8 @@ def _fitting(model: nn.Module, config: Any, found: list[Misfit]) -> Any:
         for name in names:
             (size,) = sizes[getattr(config, name)]
             setattr(new, name, size)
-        said = _said(model, new)
-        if said is not None and not _misfits(shapes, said):
+        made = _made(model, new)
+        if made is not None and not _misfits(shapes, _shapes(made)):
             return new
     return None
 

@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to write into, which is renamed to it if the block ends without
-    error, and removed otherwise.
+    error, and removed otherwise. Its files are flushed to the disk before, as by `replacing`.
 
     Raises:
         ValueError: as `check_new`.
@@ -79,6 +79,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     file.chmod(mode)
+                    with open(file, "rb") as written:
+                        os.fsync(written.fileno())
             os.rename(temporary, target)  # Takes the place of an empty folder.
         except (SafetensorError, OSError) as error:
             if getattr(error, "errno", None) is not None:

@@ -56,12 +56,12 @@ class Gguf(Format):
     name: ClassVar[str] = "gguf"
     libraries: ClassVar[tuple[str, ...]] = ("gguf", "transformers")
 
-    tokenizer: str | None = ""
+    tokenizer: str | Path | None = ""
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
         check_one_of("dtype", self.dtype, KINDS)
-        if self.tokenizer:
+        if self.tokenizer and not isinstance(self.tokenizer, Path):
             check_text("tokenizer", self.tokenizer)
 
     def plan(self, model: nn.Module) -> ExportPlan:
@@ -110,7 +110,7 @@ class Gguf(Format):
         names = _Names(architecture, model)
         found: dict[str, _Stored] = {}
         inside: set[int] = set()
-        for name, module in model.named_modules():
+        for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, FactorizedLayer):
                 form = module.factorization
                 inside |= {id(tensor) for tensor in form.state_dict(keep_vars=True).values()}
@@ -138,7 +138,7 @@ class Gguf(Format):
         from lowrank.tasks.pretrained import Pretrained
         from lowrank.tasks.read_compressed import GGUF, gguf_file
 
-        name = self.tokenizer or str(getattr(model, "name_or_path", ""))
+        name = str(self.tokenizer) or str(getattr(model, "name_or_path", ""))
         if not name:
             raise ValueError(
                 f"this {type(model).__name__} does not say where its tokenizer is. {WITHOUT}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def changed(tensors: Mapping[str, Tensor], base: nn.Module) -> list[str]:
     ]
 
 
-def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) -> int:
+def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) -> None:
     """Write the base with other weights into a new folder.
 
     A model of `transformers` is written as it writes itself, any other as ``model.safetensors``,
@@ -85,9 +84,6 @@ def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) ->
 
     Args:
         matrices: (out, in), of layers by name.
-
-    Returns:
-        The bytes of its files.
     """
     model = copied(base).model
     with torch.no_grad():
@@ -96,13 +92,8 @@ def write_base(base: nn.Module, matrices: Mapping[str, Tensor], folder: Path) ->
             rule = rule_for(module)
             assert rule is not None
             rule.weight(module).copy_(rule.as_weight(module, matrix, "channel"))
-    folder.mkdir(parents=True)
-    try:
-        write_model(model, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return sum(path.stat().st_size for path in folder.iterdir())
+    folder.mkdir()
+    write_model(model, folder)
 
 
 def with_forms(base: nn.Module, layers: Mapping[str, FactorizedLayer]) -> nn.Module:

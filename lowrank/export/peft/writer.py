@@ -32,7 +32,7 @@ from lowrank.export.peft.layer import AdaptedLayer, adapted_layer
 from lowrank.export.peft.report import Exported, model_bytes, notes_of
 from lowrank.export.peft.vera import shared_tensors, vera_fields
 from lowrank.factorizations import Dense
-from lowrank.files.atomic import replacing
+from lowrank.files.atomic import check_new, new_folder, replacing
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_files import check_storable, header_bytes
 from lowrank.model.contents import contents, names_of
@@ -65,7 +65,8 @@ def export_peft(
 
     Args:
         model: with adapters, such as `compress` with a LoRA gives; not changed.
-        folder: made if it is not there; files of an adapter in it are replaced.
+        folder: made if it is not there; files of an adapter in it are replaced. With a base inside
+            it is made anew, whole or not at all; an empty one may be there.
         base: the dense model that was adapted, with its weights.
         rslora: whether scales are written as alpha/√rank, and not as alpha/rank.
         base_format: of `lowrank.export_model`, such as "hf", in which the base of other weights is
@@ -82,8 +83,8 @@ def export_peft(
     layers = [_at(name, layer, base) for name, layer in found.items()]
     own = {layer.name: layer.base for layer in layers if layer.is_own}
     base_folder = target / "base" if own else None
-    if base_folder is not None and base_folder.exists():
-        raise ValueError(f"{base_folder} is there already: remove it, or name another folder")
+    if base_folder is not None:
+        check_new(target)
     packed: tuple[nn.Module, Format] | None = None
     if base_format is not None:
         chosen = as_format(base_format, {}).as_base()
@@ -104,14 +105,21 @@ def export_peft(
         check_storable(name, tensor)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"'{name}' has numbers that are not finite")
-    target.mkdir(parents=True, exist_ok=True)
     base_plan, base_bytes = None, 0
-    if base_folder and packed:
-        base_plan = export_model(*packed, base_folder, multiply_out=True)
-        base_bytes = sum(path.stat().st_size for path in base_folder.iterdir())
-    elif base_folder:
-        base_bytes = write_base(base, own, base_folder)
-    _write(target, tensors, config, {layer.name: fingerprint(layer.base) for layer in layers})
+    hashes = {layer.name: fingerprint(layer.base) for layer in layers}
+    if base_folder is None:
+        target.mkdir(parents=True, exist_ok=True)
+        _write(target, tensors, config, hashes)
+    else:
+        # At once, since a base without its adapter would be in the way of the next try.
+        with new_folder(target) as whole:
+            inside = whole / base_folder.name
+            if packed is None:
+                write_base(base, own, inside)
+            else:
+                base_plan = export_model(*packed, inside, multiply_out=True)
+            base_bytes = sum(path.stat().st_size for path in inside.iterdir())
+            _write(whole, tensors, config, hashes)
     return Exported(
         target,
         config["peft_type"],

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lowrank.export.config_sizes import check_config
+from lowrank.export.config_sizes import check_config, check_ties
 from lowrank.export.formats.format import Format
 from lowrank.export.formats.hf.card import CARD, NAME, card, licence_of, read_record
 from lowrank.export.formats.hf.compressed_tensors import FORMAT
@@ -87,7 +87,9 @@ class HuggingFaceFolder(Format):
             auto_classes(model)
         layers = planned_own(model) if self.code else planned_packed(model, self.dequantize)
         kept = kept_layers(model, layers) if self.code else []
-        drawn = check_config(model, [name for layer in kept for name in layer.modules])
+        exchanged = [name for layer in kept for name in layer.modules]
+        drawn = check_config(model, exchanged)
+        check_ties(model, exchanged)
         if drawn:
             notes.append(f"a reader draws {names_of(drawn)} at random: this model does without")
         if self.code:
