@@ -19,6 +19,7 @@ from lowrank.model.opened.cells import CellOpener
 from lowrank.model.opened.experts import ExpertsOpener
 from lowrank.model.opened.merged import MergedOpener
 from lowrank.model.opened.opener import Opener
+from lowrank.model.opened.parallel import ParallelOpener
 from lowrank.model.opened.parametrized import ParametrizationOpener
 from lowrank.model.opened.recurrent import RecurrentOpener
 from lowrank.model.sites import Places
@@ -28,6 +29,7 @@ OPENERS: tuple[Opener, ...] = (
     CellOpener(),
     AttentionOpener(),
     ExpertsOpener(),
+    ParallelOpener(),
     ParametrizationOpener(),
     MergedOpener(),
 )
