@@ -237,8 +237,8 @@ def across(squares: Tensor, values: Tensor, kappa: Tensor) -> Tensor:
         kappa: (n + 1,).
     """
     change = values.new_zeros(len(values) + 1, dtype=torch.float64)
-    for rows in torch.arange(len(values), device=values.device).split(ROWS):
-        first, last = int(rows[0]), int(rows[-1]) + 1
+    for first in range(0, len(values), ROWS):
+        last = min(first + ROWS, len(values))
         gaps = torch.maximum(values[first:last, None] - values[first:], 4 * kappa[first:-1])
         costs = torch.div(squares[first:last, first:], gaps, out=gaps).triu_(1)
         change[first + 1 : last + 1] += 4 * costs.sum(dim=1)
