@@ -1,4 +1,4 @@
-"""The mask of a sparse matrix by the alternating direction method of multipliers."""
+"""Matrices of a given form in the full norm, by the alternating direction method of multipliers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,38 @@ def alternate(
         project: the mask of a matrix that keeps most of it in the Frobenius norm.
         iterations: at least 2.
     """
+    return project(settled(scaled, moment, lambda matrix: matrix * project(matrix), iterations))
+
+
+def settled(
+    scaled: Tensor,
+    moment: Tensor,
+    nearest: Callable[[Tensor], Tensor],
+    iterations: int,
+    penalties: tuple[float, float] = PENALTIES,
+) -> Tensor:
+    """The matrix (out, in) whose projection ADMM converges to, in the dtype of the weight.
+
+    A growing penalty pulls a dense matrix near the weight in the norm, and its projection, together
+    until they agree.
+
+    Args:
+        scaled, moment, iterations: as of `alternate`.
+        nearest: the allowed matrix that is nearest to one in the Frobenius norm, or near it.
+        penalties: of the first and of the last iteration.
+    """
     _, correlation = correlations(moment)
-    values, vectors = spectrum(correlation)
-    first, last = PENALTIES
-    kept, dual, target = project(scaled), torch.zeros_like(scaled), scaled @ correlation
-    sparse = scaled * kept
+    values, vectors = (part.to(scaled.dtype) for part in spectrum(correlation))
+    (first, last), shifted = penalties, scaled
+    dual, target = torch.zeros_like(scaled), scaled @ correlation.to(scaled.dtype)
+    allowed = nearest(scaled)
     for step in range(iterations):
         penalty = first * (last / first) ** (step / (iterations - 1))
-        dense = (target - dual + penalty * sparse) @ vectors / (values + penalty) @ vectors.T
+        dense = (target - dual + penalty * allowed) @ vectors / (values + penalty) @ vectors.T
         shifted = dense + dual / penalty
-        kept = project(shifted)
-        sparse = shifted * kept
-        dual += penalty * (dense - sparse)
-    return kept
+        allowed = nearest(shifted)
+        dual += penalty * (dense - allowed)
+    return shifted
 
 
 @memoised

@@ -10,6 +10,8 @@ from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.approximation.comparison import svd_within
+from lowrank.approximation.low_rank import nearest
+from lowrank.approximation.sparse_part import SparsePart
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
 from lowrank.factorizations import Dense, Product, Sparse, Sum
 from lowrank.norms import IDENTITY, Diagonal, Full
@@ -98,6 +100,22 @@ def test_in_the_full_norm_the_values_are_the_best_for_both_parts():
         kept = sparse.mask[row]
         best = torch.linalg.lstsq(root[kept].T, (missed[row] @ root)[:, None]).solution[:, 0]
         torch.testing.assert_close(sparse.to_dense().detach()[row, kept], best)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_the_full_norm_both_parts_at_once_are_nearer_than_each_in_turn(seed):
+    """Than the alternation of the best matrix of the rank and ALPS, which it took before."""
+    weight = planted(24, 30, seed=seed) + 0.3 * random(24, 30, seed=seed + 9)
+    norm = norms(24, 30)["full"]
+    form = LowRankPlusSparse(2, 0.9).decompose(weight, norm)
+    part, sparse = SparsePart(norm, parts(form)[1].params), torch.zeros_like(weight)
+    errors = []
+    for _ in range(20):
+        factors = nearest(weight - sparse, 2, norm)
+        found = part.nearest(weight - factors.left @ factors.right)
+        sparse = found.values
+        errors.append(norm(weight - factors.left @ factors.right - sparse))
+    assert norm(weight - form.to_dense().detach()) <= min(errors)
 
 
 def test_where_the_svd_is_nearer_it_comes_back_with_a_note():

@@ -1,0 +1,101 @@
+"""Low rank plus sparse in the full norm: both parts at once, then each in turn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrank.approximation.low_rank import Factors, nearest
+from lowrank.approximation.sparse_part import SparseMatrix
+from lowrank.norms import Norm
+from lowrank.numerics.alternating_directions import settled
+from lowrank.numerics.ranking import largest_entries
+from lowrank.numerics.survivors import exact_update
+
+# Iterations of alternating directions, and their penalties as of `alternating_directions`: 100
+# have up to 2 % less error. Above 3, the places of the entries hardly change any more.
+JOINT_ITERATIONS, JOINT_PENALTIES = 60, (0.1, 3.0)
+# Share of the error that a turn takes off, or it was the last.
+PAYS = 0.01
+
+
+@dataclass
+class Sums:
+    """Projection on sums of a matrix of low rank and one of few entries, in the Frobenius norm.
+
+    Each matrix is projected by one turn from the parts of the last, which was nearly the same.
+
+    Attributes:
+        basis: orthonormal columns, (out, rank).
+        sparse, kept: the entries and their mask, (out, in).
+        count: of entries.
+    """
+
+    basis: Tensor
+    sparse: Tensor
+    kept: Tensor
+    count: int
+
+    @classmethod
+    def around(cls, matrix: Tensor, basis: Tensor, count: int) -> Sums:
+        """The projection of a matrix (out, in) on a basis, and the largest entries of the rest."""
+        rest = matrix - basis @ (basis.T @ matrix)
+        kept = largest_entries(rest, count)
+        return cls(basis, rest * kept, kept, count)
+
+    def nearest(self, matrix: Tensor) -> Tensor:
+        """A sum near a matrix (out, in)."""
+        missed = matrix - self.sparse
+        self.basis = torch.linalg.qr(missed @ (missed.T @ self.basis))[0]
+        low_rank = self.basis @ (self.basis.T @ missed)
+        rest = matrix - low_rank
+        self.kept = largest_entries(rest, self.count)
+        self.sparse = rest * self.kept
+        return low_rank + self.sparse
+
+
+def joint_parts(
+    weight: Tensor, norm: Norm, start: Factors, count: int, turns: int
+) -> tuple[Factors, Tensor]:
+    """The factors, and the mask of the sparse part, for a weight (out, in), float64.
+
+    In a norm in which inputs come together. With the best values for the mask, the error never
+    grows from turn to turn, and is at most that of the nearest matrix of the rank.
+
+    Args:
+        start: the nearest factors for the weight alone, of the rank that is wanted.
+        count: of entries.
+        turns: the most that are taken; fewer where one takes little off the error.
+    """
+    rank = start.left.shape[1]
+    sparse = _found_together(weight, norm, start, count)
+    factors, error = nearest(weight - sparse.values, rank, norm), math.inf
+    moment = norm.second_moment(weight)
+    for turn in range(turns):
+        if turn:
+            factors = nearest(weight - sparse.values, rank, norm)
+        rest = weight - factors.left @ factors.right
+        before = min(error, norm(rest - sparse.values))
+        sparse = SparseMatrix(exact_update(rest, sparse.kept, moment), sparse.kept)
+        error = norm(rest - sparse.values)
+        if error >= (1 - PAYS) * before:
+            break
+    alone = norm(weight - start.left @ start.right)
+    return factors if error <= alone else start, sparse.kept
+
+
+def _found_together(weight: Tensor, norm: Norm, start: Factors, count: int) -> SparseMatrix:
+    """The sparse part as alternating directions find it with that of low rank, in float32."""
+    scales = norm.entry_weights(weight).sqrt().expand(weight.shape)
+    scaled = weight * scales
+    # Relative to the largest, so that no square overflows float32 or vanishes in it.
+    largest = scaled.abs().max()
+    scaled = (scaled / largest).float()
+    rows = norm.row_weights(weight).sqrt()[:, None]
+    sums = Sums.around(scaled, torch.linalg.qr(rows * start.left)[0].float(), count)
+    settled(scaled, norm.second_moment(weight), sums.nearest, JOINT_ITERATIONS, JOINT_PENALTIES)
+    values = torch.where(scales > 0, sums.sparse.double() * largest / scales, 0)
+    return SparseMatrix(values, sums.kept)
