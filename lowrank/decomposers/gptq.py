@@ -112,7 +112,7 @@ class GPTQ(Decomposer):
         nearest = RoundedColumns.nearest(weight, grid, layout)
         alive = without_dead(moment)
         order = self._order(moment.diagonal(), nearest)
-        factor, share = inverse_factor(alive[order][:, order])
+        factor, share = inverse_factor(alive[order[:, None], order])
         elimination = Elimination(order, compensation(factor), moment.diagonal()[order])
         result = self._compensate(weight, nearest, elimination)
         result, kept = result.better_rows(nearest, weight, moment)

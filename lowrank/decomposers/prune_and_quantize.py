@@ -128,7 +128,7 @@ class PruneAndQuantize(Decomposer):
         order = torch.arange(len(strength), device=strength.device)
         if self.quantization.order == "activation":
             order = strength.argsort(descending=True, stable=True)
-        factor, share = inverse_factor(alive[order][:, order])
+        factor, share = inverse_factor(alive[order[:, None], order])
         # From the optimal values and not from the weight: its first columns could not compensate
         # the errors of later ones.
         result = eliminated(exact, nearest, order, factor)

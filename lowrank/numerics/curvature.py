@@ -35,12 +35,19 @@ def inverse_factor(moment: Tensor) -> tuple[Tensor, float]:
     """
     backwards = moment.double().flip(0, 1)
     mean = backwards.diagonal().mean()
-    eye = torch.eye(len(backwards), dtype=torch.float64, device=moment.device)
     for share in ESCALATION:
-        factor, failed = torch.linalg.cholesky_ex(backwards + share * mean * eye)
+        if share:
+            shifted = backwards.clone()
+            shifted.diagonal().add_(share * mean)
+        else:
+            shifted = backwards
+        factor, failed = torch.linalg.cholesky_ex(shifted)
         # The pivots of a singular matrix are rounding errors, and so would be its inverse.
         if int(failed) == 0 and float(factor.diagonal().min()) ** 2 > 1e-12 * float(mean):
+            del backwards, shifted  # Matrices of (in, in) are most of what a method holds.
+            eye = torch.eye(len(factor), dtype=torch.float64, device=moment.device)
             inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+            del factor, eye
             return inverse.flip(0, 1), share
     raise ValueError(
         "a second moment stays indefinite with its mean added to its diagonal: it is no second "
@@ -73,4 +80,4 @@ def raised(share: float) -> tuple[str, ...]:
 
 def is_diagonal(moment: Tensor) -> bool:
     """Whether the inputs are uncorrelated, so that no weight can compensate another one's error."""
-    return not bool((moment - torch.diag(moment.diagonal())).any())
+    return int(moment.count_nonzero()) == int(moment.diagonal().count_nonzero())
