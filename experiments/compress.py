@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--values", help="float16 or bfloat16, for factors and kept weights")
     parser.add_argument("--dtype", help="of the weights; by default that of the config")
-    parser.add_argument("--workers", type=int, default=1, help="weights at the same time; default: 1")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="weights at the same time; default: 1"
+    )
     parser.add_argument(
         "--strict",
         action="store_true",

@@ -113,6 +113,10 @@ class CalibrationData(ABC):
         del model, nbytes
         return self
 
+    def singly(self) -> CalibrationData:
+        """The same examples, one in a run; by default batches stay as they are."""
+        return self
+
     @property
     def kind(self) -> str:
         """The settings that, beside the batches, determine the outputs of a model."""
@@ -159,6 +163,9 @@ class TaskData(CalibrationData):
         one = next(self.task.split("calibration").batches(1))
         each = sum(tensor.nbytes for tensor in tensors(self.outputs(model, one)))
         return replace(self, batch_size=max(1, min(self.batch_size, nbytes // max(1, each))))
+
+    def singly(self) -> TaskData:
+        return replace(self, batch_size=1)
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         return self.task.forward(model, batch.fresh())

@@ -130,7 +130,8 @@ def count_calls(model: nn.Module, names: set[str], data: CalibrationData) -> dic
     """
     calls: dict[str, int] = {}
     order: list[str] = []
-    for piece in data.pieces(model, alone=True):
+    # This run goes to the end, to outputs that may be large.
+    for piece in data.singly().pieces(model, alone=True):
         found = _calls_of(model, names, data, piece)
         before = 0
         for name in found:
