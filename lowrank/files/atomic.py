@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,8 @@ from lowrank.files.processes import LABEL, is_of_the_gone, short, this_process
 
 # Seconds without a change after which no process is still writing a file.
 ABANDONED = 24 * 3600
+# How often a file is looked for that is replaced again and again.
+TRIES = 10
 # The name of a temporary file: a hash of the target's name, and the process, its machine and its
 # start. Short, because a target of 255 characters must have one, too.
 TEMPORARY = re.compile(rf"\.lowrank-\w{{8}}-{LABEL}-\w{{8}}\.tmp")
@@ -130,23 +132,42 @@ def temporary_in(folder: Path, name: str) -> Path:
     return folder / f".lowrank-{short(name)}-{this_process().label}-{unique}.tmp"
 
 
+def clock(folder: Path) -> float:
+    """The time by the clock of the file system of a folder, in seconds.
+
+    Those of the machines that share it may differ from it, and from each other, by any time.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    probe = temporary_in(folder, "clock")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
 def clean(folder: str | Path) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
     Safe while other processes write, on this machine or on another that shares the folder: only
-    files of ended processes of this machine, and files unchanged for a day, are removed.
+    files of ended processes of this machine, and files unchanged for a day by the clock of the file
+    system, are removed.
 
     Raises:
         OSError: the folder cannot be read or changed.
     """
+    now = None
     for entry in os.scandir(folder):
         found = TEMPORARY.fullmatch(entry.name)
         if found is None:
             continue
         try:
-            is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
-            if not is_left and not is_of_the_gone(found):
-                continue
+            if not is_of_the_gone(found):
+                now = clock(Path(folder)) if now is None else now
+                if now - entry.stat(follow_symlinks=False).st_mtime <= ABANDONED:
+                    continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:
@@ -170,3 +191,23 @@ def _naming(path: Path, instead_of: set[str]) -> Iterator[None]:
         if error.errno is None or error.filename not in {None, *instead_of}:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_replaced(path: Path, most: int = -1) -> tuple[bytes, float]:
+    """The content of a file that other machines may replace or remove, and when it was changed.
+
+    Args:
+        most: bytes; all if not given.
+
+    Raises:
+        OSError: it cannot be read, or is no longer there.
+    """
+    for _ in range(TRIES):
+        try:
+            with path.open("rb") as stream:
+                return stream.read(most), os.fstat(stream.fileno()).st_mtime
+        except OSError as error:
+            # What NFS says of a file that another machine has removed since it was opened.
+            if error.errno != errno.ESTALE:
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from lowrank.files.atomic import temporary_in
+from lowrank.files.atomic import clock, read_replaced
 from lowrank.files.processes import Owner, this_process
 
 SUFFIX = ".claim"
@@ -141,12 +141,7 @@ class Claims:
 
     def now(self) -> float:
         """The time by the clock of the file system, in seconds."""
-        probe = temporary_in(self.folder, "clock")
-        probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink()
+        return clock(self.folder)
 
     def _take(self, key: str) -> list[Link] | None:
         """The chain that ends in a claim of this process; None if it got none."""
@@ -216,18 +211,17 @@ def _make(path: Path, token: str) -> bool:
     try:
         with open(file, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(said))
-    except OSError:  # The disk is full; an empty claim would hold the point until it is dead.
+    except OSError as error:
+        # The disk is full; an empty claim would hold the point until it is dead.
         path.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return True
 
 
 def _read(path: Path) -> Holder | None:
     """The content of a claim; None if there is none."""
     try:
-        with path.open("rb") as stream:
-            beat = os.fstat(stream.fileno()).st_mtime
-            text = stream.read(LONGEST)
+        text, beat = read_replaced(path, LONGEST)
     except FileNotFoundError:
         return None
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrank.files.atomic import replacing
+from lowrank.files.atomic import read_replaced, replacing
 from lowrank.files.fields import parse
 
 
@@ -19,7 +19,8 @@ def read(path: Path) -> Any:
         ValueError: it holds none.
         OSError: it cannot be read.
     """
-    return parse(path.read_bytes(), "the text", numbers=False)
+    text, _ = read_replaced(path)
+    return parse(text, "the text", numbers=False)
 
 
 def record_in(key: str, folder: Path) -> Mapping[str, Any] | None:

@@ -7,10 +7,9 @@ names; the new record, written atomically, names the new file.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from lowrank.files.atomic import ABANDONED
+from lowrank.files.atomic import ABANDONED, clock
 from lowrank.records.claims import Claims
 from lowrank.records.companions import COMPANIONS, OUTCOMES, outcomes_name, remove
 from lowrank.records.files import record_in
@@ -60,6 +59,6 @@ def _is_abandoned(path: Path) -> bool:
     if OUTCOMES.key_of(path.name) is None:
         return False
     try:
-        return time.time() - path.stat().st_mtime > ABANDONED
+        return clock(path.parent) - path.stat().st_mtime > ABANDONED
     except FileNotFoundError:
         return False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,12 @@ class Slow(TruncatedSVD):
         Path(__file__).with_name("begun").touch()
         time.sleep(0.3)
         return super()._decompose(weight, norm)
+"""
+# The clock of the machine is wrong by so many days.
+CLOCK = """
+import time
+right = time.time
+time.time = lambda: right() + {} * 24 * 3600
 """
 # The disk is full in the middle of the second record.
 FULL = """
@@ -87,7 +94,7 @@ def test_the_points_of_a_lost_machine_are_taken_over(node, tmp_path):
     until((tmp_path / "begun").exists, lost)
     lost.send_signal(signal.SIGKILL)
     lost.wait()
-    output, _ = node("node2", "method.rank=4,8").communicate(timeout=120)
+    output, _ = node("node2", "method.rank=4,8").communicate(timeout=300)
     assert "2 points: 0 had their record, 2 measured here, 0 by others, 0 failed\n" in output
     assert len(whole(folder)) == 2
 
@@ -97,20 +104,31 @@ def test_a_machine_that_comes_back_leaves_one_whole_record(node, tmp_path):
     stalled = node("node1", "method.rank=4")
     until((tmp_path / "begun").exists, stalled)
     stalled.send_signal(signal.SIGSTOP)
-    output, _ = node("node2", "method.rank=4").communicate(timeout=120)
+    output, _ = node("node2", "method.rank=4").communicate(timeout=300)
     assert "1 measured here, 0 by others, 0 failed\n" in output
     (before,) = records(folder).items()
     stalled.send_signal(signal.SIGCONT)
-    output, _ = stalled.communicate(timeout=120)
+    output, _ = stalled.communicate(timeout=300)
     assert "1 measured here, 0 by others, 0 failed\n" in output
     (after,) = whole(folder).items()
     assert after == before
 
 
+def test_clocks_that_differ_by_days_make_no_difference(node, tmp_path):
+    points = "method.rank=2,3,4,5"
+    nodes = [node(f"node{days}", points, before=CLOCK.format(days)) for days in (-20, 20)]
+    outputs = [process.communicate(timeout=300)[0] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], outputs
+    counts = [re.search(r"(\d) had their record, (\d) measured here", one) for one in outputs]
+    assert sum(int(found[2]) for found in counts if found) == 4
+    assert len(whole(tmp_path / "records")) == 4
+    assert not any("-" in one.partition(" left]")[0] for one in outputs)
+
+
 def test_where_the_disk_is_full_a_point_fails_and_no_part_of_it_stays(node, tmp_path):
     folder, points = tmp_path / "records", "method.rank=2,4,8"
     full = node("node1", points, before=FULL)
-    output, _ = full.communicate(timeout=120)
+    output, _ = full.communicate(timeout=300)
     assert full.returncode == 1
     assert "FAILED threads=1" in output and "No space left on device" in output
     assert "3 points: 0 had their record, 2 measured here, 0 by others, 1 failed" in output
@@ -118,6 +136,6 @@ def test_where_the_disk_is_full_a_point_fails_and_no_part_of_it_stays(node, tmp_
     for path in folder.glob("*.json"):
         assert json.loads(path.read_text())["key"] == path.stem
     again = node("node1", points)
-    output, _ = again.communicate(timeout=120)
+    output, _ = again.communicate(timeout=300)
     assert again.returncode == 0
     assert "3 points: 2 had their record, 1 measured here, 0 by others, 0 failed" in output

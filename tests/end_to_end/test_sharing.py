@@ -28,7 +28,7 @@ def slow(tmp_path, monkeypatch):
     return "method._target_=slow.Slow"
 
 
-def until(holds, process=None, seconds=60):
+def until(holds, process=None, seconds=300):
     deadline = time.time() + seconds
     while not holds():
         assert time.time() < deadline

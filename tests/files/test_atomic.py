@@ -1,11 +1,13 @@
 """Files appear whole or not at all, and nothing stays of what was not finished."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -187,3 +189,35 @@ def test_an_error_of_a_library_names_the_folder(tmp_path):
     ):
         raise OSError("9 requested and 4 written")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_machine_with_another_clock_takes_nothing_for_abandoned(days, tmp_path, monkeypatch):
+    being_written = temporary(tmp_path, host="elsewher")
+    left = temporary(tmp_path, host="elsewher", age=atomic.ABANDONED + 60)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + days * 24 * 3600)
+    atomic.clean(tmp_path)
+    assert being_written.exists() and not left.exists()
+
+
+@pytest.mark.parametrize(("times", "is_there"), [(1, True), (3, True), (1, False), (999, True)])
+def test_a_file_that_another_machine_replaces_is_opened_again(
+    times, is_there, tmp_path, monkeypatch
+):
+    path, whole, tries = tmp_path / "record", Path.open, []
+    if is_there:
+        path.write_text("new")
+
+    def stale(self, *args, **options):
+        tries.append(self)
+        if len(tries) <= times:
+            raise OSError(errno.ESTALE, "Stale file handle", str(self))
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", stale)
+    if times == 999 or not is_there:
+        with pytest.raises(FileNotFoundError, match="record"):
+            atomic.read_replaced(path)
+    else:
+        assert atomic.read_replaced(path, 2)[0] == b"ne"

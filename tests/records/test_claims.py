@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,6 +35,30 @@ while left:
                     log.write(f"{key}\\n")
                 time.sleep(0.005)
                 (folder / f"{key}.done").touch()
+"""
+# Likewise in an order of its own, and says when it begins and ends.
+LOGGING = """
+import os, random, sys, time
+from pathlib import Path
+from lowrank.records.claims import Claims
+folder, left = Path(sys.argv[1]), [f"{number:016x}" for number in range(30)]
+random.seed(int(sys.argv[2]))
+random.shuffle(left)
+def log(what, key):
+    with open(folder / "log", "a") as log:
+        log.write(f"{what} {os.getpid()} {key}\\n")
+while left:
+    for key in list(left):
+        if random.random() < 0.1:
+            Claims(folder).clean()
+        with Claims(folder).taking(key) as is_ours:
+            if (folder / f"{key}.done").exists():
+                left.remove(key)
+            elif is_ours:
+                log("begin", key)
+                time.sleep(random.random() * 0.05)
+                (folder / f"{key}.done").touch()
+                log("end", key)
 """
 HOLDER = """
 import sys, time
@@ -103,6 +128,29 @@ def test_of_processes_at_once_one_has_each_point(tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     counts = Counter((tmp_path / "log").read_text().split())
     assert len(counts) == 25 and set(counts.values()) == {1}
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_processes_that_are_killed_at_random_leave_each_point_to_one(tmp_path):
+    """Only who died may have begun a point that another one begins."""
+    rng, killed = random.Random(0), set()
+    running = [run(LOGGING, tmp_path, number) for number in range(3)]
+    while running:
+        time.sleep(rng.random() * 0.2)
+        running = [process for process in running if process.poll() is None]
+        if running and len(killed) < 6 and (tmp_path / "log").exists():
+            victim = running.pop()
+            kill(victim)
+            killed.add(victim.pid)
+            running.insert(0, run(LOGGING, tmp_path, victim.pid))
+    holder_of: dict[str, int] = {}
+    for line in (tmp_path / "log").read_text().splitlines():
+        what, pid, key = line.split()
+        assert holder_of.get(key, int(pid)) in {int(pid), *killed}, line
+        holder_of[key] = int(pid)
+        if what == "end":
+            del holder_of[key]
+    Claims(tmp_path).clean()
     assert not list(tmp_path.glob("*.claim"))
 
 
@@ -327,6 +375,6 @@ def test_where_the_disk_is_full_no_claim_stays(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module.json, "dumps", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: .*{KEY}.claim"):
         is_taken(Claims(tmp_path))
     assert not list(tmp_path.iterdir())
