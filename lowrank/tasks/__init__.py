@@ -23,6 +23,7 @@ from lowrank.tasks.heads.number_targets import NumberTargets as NumberTargets
 from lowrank.tasks.heads.prompt_targets import PromptTargets as PromptTargets
 from lowrank.tasks.heads.question_inputs import QuestionInputs as QuestionInputs
 from lowrank.tasks.heads.rows import HubRows as HubRows
+from lowrank.tasks.heads.spectrogram_targets import SpectrogramTargets as SpectrogramTargets
 from lowrank.tasks.heads.targets import ScoredClasses as ScoredClasses
 from lowrank.tasks.heads.targets import Targets as Targets
 from lowrank.tasks.heads.task import TransformersTask as TransformersTask

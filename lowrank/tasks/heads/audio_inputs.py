@@ -17,6 +17,7 @@ from lowrank.tasks.pretrained import Pretrained
 from lowrank.tasks.splits import check_text
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 
@@ -38,17 +39,12 @@ class AudioInputs(ModelInputs):
         column_of(data, self.column)
         found = sounds_of(data, self.column)
         for row in range(len(data)):
-            _check_sound(found[row], row, self.column, source)
+            check_sound(found[row], row, self.column, source)
         return found
 
     def encode(self, examples: list[Any], source: Pretrained, rows: list[int]) -> Encoded:
-        import soundfile
-
         extractor = source.feature_extractor
-        waves = []
-        for row, sound in zip(rows, examples, strict=True):
-            with decoding(sound, _place(row, self.column)) as file:
-                waves.append(soundfile.read(file, dtype="float32")[0])
+        waves = waves_of(examples, rows, self.column)
         # Some extractors, such as Whisper's, have a length of their own; others pad when asked.
         options = inspect.signature(type(extractor).__call__).parameters
         own = options["padding"].default if "padding" in options else None
@@ -60,11 +56,26 @@ class AudioInputs(ModelInputs):
         return Encoded(inputs, _real(inputs, torch.tensor([len(wave) for wave in waves])))
 
 
+def waves_of(sounds: list[Any], rows: list[int], column: str) -> list[np.ndarray]:
+    """Decoded sounds of one channel, each float32 (samples,).
+
+    Raises:
+        ValueError: one cannot be decoded.
+    """
+    import soundfile
+
+    waves = []
+    for row, sound in zip(rows, sounds, strict=True):
+        with decoding(sound, _place(row, column)) as file:
+            waves.append(soundfile.read(file, dtype="float32")[0])
+    return waves
+
+
 def _place(row: int, column: str) -> str:
     return f"the sound in row {row} of column {column!r}"
 
 
-def _check_sound(sound: Any, row: int, column: str, source: Pretrained) -> None:
+def check_sound(sound: Any, row: int, column: str, source: Pretrained) -> None:
     """Raise ValueError unless a file of sound fits the model; reads its header only."""
     import soundfile
 
