@@ -15,6 +15,7 @@ from torch import nn
 
 from lowrank.model.copying import copied
 from lowrank.model.opened.attention_parts import AttentionOpener
+from lowrank.model.opened.batched import BatchedOpener
 from lowrank.model.opened.cells import CellOpener
 from lowrank.model.opened.experts import ExpertsOpener
 from lowrank.model.opened.merged import MergedOpener
@@ -30,6 +31,7 @@ OPENERS: tuple[Opener, ...] = (
     AttentionOpener(),
     ExpertsOpener(),
     ParallelOpener(),
+    BatchedOpener(),
     ParametrizationOpener(),
     MergedOpener(),
 )
