@@ -24,7 +24,6 @@ from lowrank.calibration.statistics import Statistics
 from lowrank.execution import ExecutionPlan
 from lowrank.execution.plan import LayerPlan, Trial
 from lowrank.export import checkpoint
-from lowrank.factorizations import Factorization, Layout, ScaledLevels
 from lowrank.files import tensor_files
 from lowrank.model.factorized import FactorizedLinear
 
@@ -40,28 +39,12 @@ def skeleton() -> nn.Sequential:
 X = torch.linspace(-1, 1, 3 * INNER).view(3, INNER)
 
 
-def of_other_tools() -> dict[str, Factorization]:
-    """Forms that no method makes: levels of a table with coded scales, and codes with minima."""
-    draw = torch.Generator().manual_seed(0)
-    layout = Layout((OUT, INNER), 4, 8)
-    codes = torch.randint(0, 16, layout.shape, generator=draw)
-    inner = Layout((1, layout.count), 8, 8)
-    inner_codes = torch.randint(0, 256, inner.shape, generator=draw)
-    table, scales = torch.randn(256, generator=draw), torch.rand(inner.count, generator=draw)
-    coded = ScaledLevels(inner, inner_codes, scales, table, torch.tensor([0.3]))
-    minima = torch.randn(layout.count, generator=draw).half()
-    return {
-        "levels of a table": ScaledLevels(layout, codes, coded, table[:16]),
-        "codes with minima": ScaledLevels(layout, codes, minima.abs(), None, minima),
-    }
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Files of every form, and the outputs of their models."""
     folder, made = tmp_path_factory.mktemp("forms"), {}
     forms = {name: row.decompose(structured(torch.float32)) for name, row in ROWS.items()}
-    for name, form in (forms | of_other_tools()).items():
+    for name, form in forms.items():
         model, path = skeleton(), folder / "m"
         model[0] = FactorizedLinear(form, model[0].bias)
         checkpoint.save(model.eval(), path)
