@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -59,32 +58,41 @@ class Sums:
 
 def joint_parts(
     weight: Tensor, norm: Norm, start: Factors, count: int, turns: int
-) -> tuple[Factors, Tensor]:
-    """The factors, and the mask of the sparse part, for a weight (out, in), float64.
+) -> tuple[Factors, SparseMatrix]:
+    """The factors as they are stored, and the sparse part with the best values beside them.
 
-    In a norm in which inputs come together. With the best values for the mask, the error never
-    grows from turn to turn, and is at most that of the nearest matrix of the rank.
+    In a norm in which inputs come together. The error does not grow from turn to turn, and is at
+    most that of the nearest matrix of the rank.
 
     Args:
+        weight: (out, in).
         start: the nearest factors for the weight alone, of the rank that is wanted.
         count: of entries.
         turns: the most that are taken; fewer where one takes little off the error.
     """
-    rank = start.left.shape[1]
-    sparse = _found_together(weight, norm, start, count)
-    factors, error = nearest(weight - sparse.values, rank, norm), math.inf
-    moment = norm.second_moment(weight)
-    for turn in range(turns):
-        if turn:
-            factors = nearest(weight - sparse.values, rank, norm)
-        rest = weight - factors.left @ factors.right
-        before = min(error, norm(rest - sparse.values))
-        sparse = SparseMatrix(exact_update(rest, sparse.kept, moment), sparse.kept)
-        error = norm(rest - sparse.values)
-        if error >= (1 - PAYS) * before:
+    exact, moment, rank = weight.double(), norm.second_moment(weight), start.left.shape[1]
+
+    def filled(factors: Factors, kept: Tensor) -> tuple[float, Factors, SparseMatrix]:
+        """The error of stored factors with the best values for a mask, and the two."""
+        left, right = factors.left.to(weight.dtype), factors.right.to(weight.dtype)
+        rest = exact - left.double() @ right.double()
+        values = exact_update(rest, kept, moment)
+        parts = Factors(left, right, factors.notes), SparseMatrix(values, kept)
+        return norm(rest - values), *parts
+
+    sparse = _found_together(exact, norm, start, count)
+    factors = nearest(exact - sparse.values, rank, norm)
+    before = norm(exact - factors.left @ factors.right - sparse.values)
+    best = filled(factors, sparse.kept)
+    for _ in range(turns - 1):
+        if best[0] >= (1 - PAYS) * before:
             break
-    alone = norm(weight - start.left @ start.right)
-    return factors if error <= alone else start, sparse.kept
+        before, sparse = best[0], best[2]
+        found = filled(nearest(exact - sparse.values, rank, norm), sparse.kept)
+        best = min(best, found, key=lambda one: one[0])
+    if best[0] > norm(exact - start.left @ start.right):
+        best = filled(start, sparse.kept)
+    return best[1:]
 
 
 def _found_together(weight: Tensor, norm: Norm, start: Factors, count: int) -> SparseMatrix:

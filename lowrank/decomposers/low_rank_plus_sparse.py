@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_than_svd
@@ -27,7 +26,6 @@ from lowrank.numerics.checks import (
 from lowrank.numerics.curvature import is_diagonal
 from lowrank.numerics.memo import MEMO
 from lowrank.numerics.storage import stored_bytes
-from lowrank.numerics.survivors import exact_update
 
 
 @dataclass(frozen=True)
@@ -102,31 +100,30 @@ class LowRankPlusSparse(Decomposer):
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
         rank, count = self.parts_for(weight)
-        target, moment = weight.double(), norm.second_moment(weight)
-        # S approximates the residual of the stored factors, so it compensates their rounding too.
-        if is_diagonal(moment):
-            part = SparsePart(norm, count)
-            factors = self._alternate(target, rank, part)
-            sparse = part.nearest(target - _stored(factors, weight.dtype))
+        if is_diagonal(norm.second_moment(weight)):
+            factors, sparse = self._alternate(weight, rank, SparsePart(norm, count))
         else:
-            start = nearest(target, rank, norm)
+            start = nearest(weight.double(), rank, norm)
             with MEMO.passing():
-                factors, kept = joint_parts(target, norm, start, count, self.iterations)
-            rest = target - _stored(factors, weight.dtype)
-            sparse = SparseMatrix(exact_update(rest, kept, moment), kept)
-        left, right = factors.left.to(weight.dtype), factors.right.to(weight.dtype)
+                factors, sparse = joint_parts(weight, norm, start, count, self.iterations)
         values = Sparse.from_dense(sparse.values.to(weight.dtype), sparse.kept)
-        form = Sum(Product(Dense(left), Dense(right)), values, notes=factors.notes)
+        form = Sum(Product(Dense(factors.left), Dense(factors.right)), values, notes=factors.notes)
         return better_than_svd(weight, norm, form)
 
-    def _alternate(self, target: Tensor, rank: int, part: SparsePart) -> Factors:
-        """The factors, after each part in turn has been the best for the other."""
+    def _alternate(
+        self, weight: Tensor, rank: int, part: SparsePart
+    ) -> tuple[Factors, SparseMatrix]:
+        """The factors as they are stored, and the best sparse matrix beside them."""
+        target = weight.double()
         factors = nearest(target, rank, part.norm)
         with MEMO.passing():
             for _ in range(self.iterations - 1):
                 sparse = part.nearest(target - factors.left @ factors.right)
                 factors = nearest(target - sparse.values, rank, part.norm)
-        return factors
+        left, right = factors.left.to(weight.dtype), factors.right.to(weight.dtype)
+        # S approximates the residual of the stored factors, so it compensates their rounding too.
+        sparse = part.nearest(target - left.double() @ right.double())
+        return Factors(left, right, factors.notes), sparse
 
     def parts_for(self, weight: Tensor) -> tuple[int, int]:
         """The rank and the number of non-zeros that a weight of shape (out, in) is given.
@@ -161,8 +158,3 @@ class LowRankPlusSparse(Decomposer):
         rank = max(1, int(self.rank_ratio * total / per_rank))
         grid = BlockGrid((weight.shape[0], weight.shape[1]))
         return rank, grid.affordable(total - rank * per_rank, weight.itemsize)
-
-
-def _stored(factors: Factors, dtype: torch.dtype) -> Tensor:
-    """The product of the factors as they are stored, float64."""
-    return factors.left.to(dtype).double() @ factors.right.to(dtype).double()
