@@ -106,10 +106,11 @@ class RoundedColumns:
         one_group = len(self.scale) == 1
         # In units of one scale for each row, values need not be divided by it column by column.
         rest = rest / as_divisor(self.scale) if one_group else rest
-        found, all_levels = torch.empty_like(rest), self.levels(columns)
+        found = torch.empty_like(rest)
 
         def settler(begin: int, end: int) -> Settle:
-            levels, block = all_levels.of(slice(begin, end)), found[begin:end]
+            # Of a block at a time: those of all columns are four matrices.
+            levels, block = self.levels(columns[begin:end]), found[begin:end]
             missed = levels.missed_units if one_group else levels.missed
             return lambda place, values, errors: missed(values, place, block[place], errors)
 
@@ -125,10 +126,10 @@ class RoundedColumns:
             order: of the columns, (in,).
         """
         zero = self.zero[order // self.width]
-        found, all_levels = self.codes[order] - zero, self.levels(order)
+        found = self.codes[order] - zero
 
         def chooser(begin: int, end: int) -> tuple[Tensor, Choose]:
-            levels, block = all_levels.of(slice(begin, end)), found[begin:end]
+            levels, block = self.levels(order[begin:end]), found[begin:end]
             before = block * levels.scale
             return before, lambda place, wanted: levels.nearest(wanted, place, block[place])
 
@@ -154,13 +155,6 @@ class ColumnLevels:
     high: Tensor
     divisor: Tensor
     is_shifted: bool
-
-    def of(self, part: slice) -> ColumnLevels:
-        """The levels of consecutive ones of the columns."""
-        scale, low, high, divisor = (
-            tensor[part] for tensor in (self.scale, self.low, self.high, self.divisor)
-        )
-        return ColumnLevels(scale, low, high, divisor, self.is_shifted)
 
     def nearest(self, values: Tensor, column: int, levels: Tensor) -> Tensor:
         """The numbers nearest to one column's values (out,); `levels` becomes their levels."""
