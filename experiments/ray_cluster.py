@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
-import time
+import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-# What Ray reads when it starts: it shows all lines of workers, plain, sends nothing home, and gives
-# workers the priority of other processes, without which what is timed would be others' turns.
-SETTINGS = {
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_COLOR_PREFIX": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
-}
-# Seconds after which the last lines of workers have come, as in Ray's own shutdown.
-DRAIN = 0.5
+# What Ray reads when it starts: it sends nothing home, and gives workers the priority of other
+# processes, without which what is timed would be others' turns.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+# Seconds in which a cluster answers.
+PATIENCE = 20.0
 # Of a cluster on this machine alone, so that nothing listens to others.
 LOOPBACK = "127.0.0.1"
 
@@ -32,6 +30,8 @@ def connect(address: str | None) -> None:
     Raises:
         ConnectionError: there is no such cluster.
     """
+    if address not in (None, "auto"):
+        _reach(address)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -39,9 +39,21 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     if address is None:
-        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK)
+        ray.init("local", include_dashboard=False, log_to_driver=False, _node_ip_address=LOOPBACK)
     else:
-        ray.init(address)
+        ray.init(address, log_to_driver=False)
+
+
+def _reach(address: str) -> None:
+    """Raise ConnectionError unless something answers there; Ray itself tries for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no cluster answers at hydra.launcher.address={address} ({error}): give auto, the "
+            "address that `ray start --head` says, or null for a cluster of this machine"
+        ) from error
 
 
 def check_fits(cpus: float, gpus: float) -> None:
@@ -93,17 +105,24 @@ def run_on_cluster(
         (ended,), _ = ray.wait(list(running), num_returns=1)
         number = running.pop(ended)
         try:
-            results[number] = ray.get(ended)
+            results[number], *texts = ray.get(ended)
+            for stream, text in zip((sys.stdout, sys.stderr), texts, strict=True):
+                stream.write(text)
+                stream.flush()
         except RayTaskError as error:
             raise error.cause from None
         except RayError:
             pass  # Its process was killed, or its machine is lost.
-    time.sleep(DRAIN)
     return results
 
 
-def _run(shared: tuple[str, Callable[[Any], Any]], task: Any) -> Any:
+def _run(shared: tuple[str, Callable[[Any], Any]], task: Any) -> tuple[Any, str, str]:
+    """What a task gives, and what it prints: the lines that Ray itself forwards come later, or not
+    at all, if the program ends.
+    """
     folder, function = shared
     os.chdir(folder)  # Where records and data are, by relative paths.
-    os.environ["TQDM_DISABLE"] = "1"  # Bars of several workers would overwrite each other.
-    return function(task)
+    os.environ["TQDM_DISABLE"] = "1"
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(io.StringIO()) as errors:
+        result = function(task)
+    return result, said.getvalue(), errors.getvalue()

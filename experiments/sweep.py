@@ -50,6 +50,9 @@ def show_progress() -> None:
         handler.setFormatter(logging.Formatter("  %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)  # A worker may give each point another.
 
 
 def need_launcher(arguments: Sequence[str]) -> None:

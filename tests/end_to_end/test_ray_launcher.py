@@ -1,5 +1,6 @@
 """Points as tasks of Ray: on this machine, and on a cluster of two, one of which is lost."""
 
+import os
 import re
 import subprocess
 import sys
@@ -43,13 +44,13 @@ class Killed(TruncatedSVD):
 def sweep(cache, tmp_path, monkeypatch):
     """Runs a sweep by Ray, whose secrets and paths are those of the test."""
     (tmp_path / "killed_once.py").write_text(KILLED)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
     monkeypatch.setenv("RAY_worker_niceness", "0")
 
     def run(*arguments):
         words = command(*arguments)[1:]
-        return programs.run(*words, cwd=ROOT, env=environment(cache), timeout=500)
+        return programs.run(*words, cwd=ROOT, env=environment(cache), timeout=1000)
 
     return run
 
@@ -82,23 +83,17 @@ def test_records_are_those_of_one_process_and_a_restart_keeps_them(sweep, tmp_pa
     folders = [f"results={tmp_path / name}" for name in ("ray", "one")]
     finished = sweep("hydra/launcher=ray", "method.rank=2,3", folders[0])
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("seed 0  top1") == 2
+    assert finished.stdout.count("seed 0  top1") == 2, finished.stdout
+    assert finished.stdout.startswith("[1/2, ")
     finished = sweep("hydra/launcher=ray", "method.rank=2,3,5", folders[0])
     assert "3 points: 2 had their record, 1 measured here" in finished.stdout
     assert sweep("method.rank=2,3,5", folders[1]).returncode == 0
     assert records(tmp_path / "ray") == records(tmp_path / "one")
 
 
-@pytest.mark.parametrize(
-    "option, text",
-    [
-        ("gpus=1000", "gpus=1000 are more than any machine of the cluster has, which are: "),
-        ("address=127.0.0.1:9", "127.0.0.1:9"),
-    ],
-)
-def test_what_cannot_be_is_said_in_one_line(sweep, option, text, tmp_path):
-    given = ("method.rank=2", f"results={tmp_path / 'records'}")
-    finished = sweep("hydra/launcher=ray", f"hydra.launcher.{option}", *given)
+def test_points_that_no_machine_has_room_for_are_refused(sweep, tmp_path):
+    given = ("hydra.launcher.gpus=1000", "method.rank=2", f"results={tmp_path / 'records'}")
+    finished = sweep("hydra/launcher=ray", *given)
     assert finished.returncode == 1
-    assert finished.stderr.splitlines()[-1].startswith("hydra/launcher=ray: ")
-    assert text in finished.stderr.splitlines()[-1]
+    said = finished.stderr.splitlines()[-1]
+    assert said.startswith("hydra/launcher=ray: hydra.launcher.cpus=1 and gpus=1000 are more than")
