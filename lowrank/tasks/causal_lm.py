@@ -15,7 +15,6 @@ from lowrank.tasks.agreement import agreement_metrics, counted_agreement, counte
 from lowrank.tasks.class_metrics import IGNORED
 from lowrank.tasks.continuations import beginnings
 from lowrank.tasks.groupings import Grouping, token_groupings
-from lowrank.tasks.pretrained import check_causal
 from lowrank.tasks.pretrained_task import PretrainedTask
 from lowrank.tasks.splits import (
     Division,
@@ -34,6 +33,7 @@ from lowrank.tasks.token_sequences import (
     Packing,
     Tokens,
     TokenSplit,
+    check_causal,
     check_validation,
     sequence_outcomes,
     token_loss,

@@ -279,23 +279,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
-
-
-@torch.no_grad()
-def check_causal(logits: Callable[[Tensor], Tensor], name: str, device: str) -> None:
-    """Raise ValueError if the outputs of a model at one position depend on later tokens.
-
-    Args:
-        logits: the outputs (1, length, vocabulary) of token ids (1, length).
-        name: of the model.
-    """
-    # A model that sees the token to predict, such as BERT, would have the best perplexity.
-    text = torch.zeros(1, 4, dtype=torch.int64, device=device)
-    other = text.clone()
-    other[0, -1] = 1
-    early, changed = (logits(ids)[:, :-1] for ids in (text, other))
-    if not torch.allclose(early, changed, equal_nan=True):
-        raise ValueError(
-            f"model {name!r} is not causal: its outputs depend on tokens that come later, so it "
-            "has no perplexity"
-        )
