@@ -17,6 +17,7 @@ MOST = {
     "svd_llm": 1,
     "entropy coded": 60,
     "low rank + sparse": 8,
+    "low rank x sparse": 10,
 }
 
 

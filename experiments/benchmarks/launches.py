@@ -28,6 +28,7 @@ from lowrank.decomposers import (
     Decomposer,
     EntropyCodedQuantization,
     LowRankPlusSparse,
+    LowRankTimesSparse,
     PruneAndQuantize,
     Quantization,
     QuantizedPlusLowRank,
@@ -61,6 +62,7 @@ METHODS: dict[str, tuple[Callable[[int], Decomposer], bool]] = {
     "quantized + low rank": (lambda n: QuantizedPlusLowRank(16, GPTQ(3, 64)), True),
     "entropy coded": (lambda n: EntropyCodedQuantization(bits=3), True),
     "low rank + sparse": (lambda n: LowRankPlusSparse(compression_ratio=2), True),
+    "low rank x sparse": (lambda n: LowRankTimesSparse(compression_ratio=2), True),
 }
 
 

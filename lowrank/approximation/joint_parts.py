@@ -22,7 +22,7 @@ PAYS = 0.01
 
 
 @dataclass
-class Sums:
+class SumProjection:
     """Projection on sums of a matrix of low rank and one of few entries, in the Frobenius norm.
 
     Each matrix is projected by one turn from the parts of the last, which was nearly the same.
@@ -39,7 +39,7 @@ class Sums:
     count: int
 
     @classmethod
-    def around(cls, matrix: Tensor, basis: Tensor, count: int) -> Sums:
+    def around(cls, matrix: Tensor, basis: Tensor, count: int) -> SumProjection:
         """The projection of a matrix (out, in) on a basis, and the largest entries of the rest."""
         rest = matrix - basis @ (basis.T @ matrix)
         kept = largest_entries(rest, count)
@@ -103,7 +103,7 @@ def _found_together(weight: Tensor, norm: Norm, start: Factors, count: int) -> S
     largest = scaled.abs().max()
     scaled = (scaled / largest).float()
     rows = norm.row_weights(weight).sqrt()[:, None]
-    sums = Sums.around(scaled, torch.linalg.qr(rows * start.left)[0].float(), count)
+    sums = SumProjection.around(scaled, torch.linalg.qr(rows * start.left)[0].float(), count)
     settled(scaled, norm.second_moment(weight), sums.nearest, JOINT_ITERATIONS, JOINT_PENALTIES)
     values = torch.where(scales > 0, sums.sparse.double() * largest / scales, 0)
     return SparseMatrix(values, sums.kept)

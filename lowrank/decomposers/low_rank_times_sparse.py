@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.comparison import better_than_svd
+from lowrank.approximation.joint_parts import PAYS
+from lowrank.approximation.joint_product import joint_codes
 from lowrank.approximation.sparse_part import SparseMatrix, SparsePart
 from lowrank.decomposers.decomposer import Decomposer, Unfit, check_rank, count_of
 from lowrank.factorizations import Dense, Factorization, Product, Sparse
@@ -24,8 +27,10 @@ from lowrank.numerics.checks import (
     check_ratio,
     check_sparsity,
 )
+from lowrank.numerics.curvature import is_diagonal
 from lowrank.numerics.factors import equally_scaled, fitted
 from lowrank.numerics.storage import stored_bytes
+from lowrank.numerics.survivors import exact_update
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,11 @@ class LowRankTimesSparse(Decomposer):
     be higher than that of a truncated SVD. The alternation starts there, and with `left`
     orthonormal in the weights of the rows it splits: S is to come near leftᵀ W in the norm of the
     inputs (in the identity and diagonal norms its largest entries are the best, in the full norm
-    mask and values are those of `ALPS`), and with S fixed the best such `left` is a Procrustes
-    problem that one small SVD solves. So the error in the norm never grows, and is never above that
-    of pruning the right factor of the SVD. At the end `left`, no longer orthonormal, is fitted to S
-    by least squares.
+    the best values for its mask), and with S fixed the best such `left` is a Procrustes problem
+    that one small SVD solves. So the error in the norm never grows. In the full norm the
+    alternating direction method of multipliers finds both factors together before, as `ALPS` finds
+    a mask, and the mask stays. At the end `left`, no longer orthonormal, is fitted to S by least
+    squares.
 
     It pays where plain SVD does, and gains most on wide matrices (in much larger than out), where S
     is the larger factor; where the truncated SVD of the same bytes is nearer, that one comes back
@@ -55,7 +61,8 @@ class LowRankTimesSparse(Decomposer):
             included, reaches this ratio in bytes; at least 1.
         sparsity: share of zeros in S, in [0, 1).
         iterations: of the alternation, at least 0; each costs one SVD of an out × rank matrix, and
-            in the full norm half an `ALPS` of a rank × in matrix.
+            in the full norm the values of an `ALPS` of a rank × in matrix. There it ends where one
+            takes less than 1 % off the error.
         view: as which matrix a convolution's kernel is seen (see `Convolve`).
 
     Source: Bao, Cai & Ji, ICCV 2013 (learning an orthogonal dictionary by hard thresholding and
@@ -104,11 +111,24 @@ class LowRankTimesSparse(Decomposer):
         """S (rank, in) for a left that is orthonormal in the weights of the rows."""
         scaled = norm.row_weights(weight).sqrt()[:, None] * weight
         pulled = scaled @ part.norm.second_moment(weight)
+        moment = part.norm.second_moment(weight)
         left = memo.svd(norm.whiten(weight))[0][:, :rank]
-        sparse = part.nearest(left.T @ scaled)
+        together = not is_diagonal(moment)
+        if together:
+            sparse = joint_codes(scaled, moment, left, part.count)
+        else:
+            sparse = part.nearest(left.T @ scaled)
+        error = math.inf
         for _ in range(self.iterations):
-            u, _, vh = torch.linalg.svd(pulled @ sparse.values.T, full_matrices=False)
-            sparse = part.nearest(vh.T @ (u.T @ scaled), sparse)
+            left = procrustes(pulled @ sparse.values.T)
+            if not together:
+                sparse = part.nearest(left.T @ scaled)
+                continue
+            values = exact_update(left.T @ scaled, sparse.kept, moment)
+            sparse = SparseMatrix(values, sparse.kept)
+            before, error = error, part.norm(scaled - left @ values)
+            if error >= (1 - PAYS) * before:
+                break
         return sparse
 
     def rank_for(self, weight: Tensor) -> int:
@@ -140,3 +160,9 @@ class LowRankTimesSparse(Decomposer):
                 nearest=replace(self, compression_ratio=None, rank=1),
             )
         return rank
+
+
+def procrustes(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal columns to one (out, rank)."""
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vh
