@@ -55,7 +55,7 @@ def make(folder: Path, size: str, blocks: int | None = None) -> None:
     """Write the checkpoint, one shard in memory at a time."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = SIZES[size] | ({} if blocks is None else {"num_hidden_layers": blocks})
+    sizes: dict[str, Any] = SIZES[size] | ({} if blocks is None else {"num_hidden_layers": blocks})
     config = LlamaConfig(**sizes, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with torch.device("meta"):
         model = LlamaForCausalLM(config)

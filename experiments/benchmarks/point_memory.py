@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     del compressed
     mix = lowrank.MixedAllocation(
         {"rounded": lowrank.Quantization(bits=4, group_size=32)},
-        lowrank.Budget(5, of="layers"),
+        lowrank.Budget(2, of="layers"),
         loss=Sensitivity(examples=options.inputs),
         rivals=0,
     )
