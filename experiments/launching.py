@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from experiments.place import SweepPlace
 from experiments.plan import SweepJob
 from experiments.progress import Outcome, Progress
 from lowrank.records.claims import Claims
@@ -50,21 +49,6 @@ def launch_all(jobs: Sequence[SweepJob], launch: Launch, progress: Progress) -> 
         if claimed and not left:
             left, claimed = _free(claimed)
     return ended
-
-
-def ended_by(error: Exception, jobs: Sequence[SweepJob], place: SweepPlace) -> list[Outcome]:
-    """The outcomes of jobs whose launcher failed, as those of others do for one job that is lost.
-
-    Raises:
-        Exception: the same, if no job made its record.
-    """
-    from experiments.point import was_measured
-
-    done = [was_measured(job.settings, place.since(str(job.folder))) for job in jobs]
-    if not any(done):
-        raise error
-    _say(f"the launcher failed: {type(error).__name__}: {error}")
-    return ["measured" if is_done else "lost" for is_done in done]
 
 
 def _free(claimed: Sequence[SweepJob]) -> tuple[list[SweepJob], list[SweepJob]]:

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from experiments.composer import Composer
-from experiments.launching import ended_by, launch_all
+from experiments.launching import launch_all
 from experiments.place import counting
 from experiments.plan import SweepJob, check, pending, say_repeats, without_best
 from experiments.progress import Outcome, Progress, watching
@@ -149,10 +149,7 @@ class UnionSweeper(Sweeper):
             launcher = self.launcher(composer, progress)
 
             def launch(jobs: Sequence[SweepJob]) -> list[Outcome]:
-                try:
-                    returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
-                except Exception as error:  # As of others' launchers for a node that was lost.
-                    return ended_by(error, jobs, place)
+                returns = launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
                 return [job.return_value for job in returns]
 
             return launch_all(jobs, launch, progress)
