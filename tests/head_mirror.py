@@ -46,15 +46,6 @@ def masked_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save(folder: Path, model_class, config, *processors_of) -> None:
-    """A random model of a config, which is the same each time, and its processors."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model_class(config).save_pretrained(folder)
-    for processor in processors_of:
-        processor.save_pretrained(folder)
-
-
 def bert_config(**options) -> BertConfig:
     return BertConfig(
         vocab_size=len(masked_tokenizer()),
@@ -155,3 +146,9 @@ def tones(texts, rate: int = 16_000, seconds: float = 0.05) -> list[dict]:
         soundfile.write(file, wave, rate, format="WAV")
         made.append({"bytes": file.getvalue(), "path": None})
     return made
+
+
+def whole(task):
+    """All test examples of a task as one batch."""
+    test = task.split("test")
+    return test.batch(torch.arange(len(test)))

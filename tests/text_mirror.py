@@ -47,6 +47,15 @@ def byte_tokenizer(bos: str | None = "<s>", vocabulary: int = 300) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos)
 
 
+def save(folder: Path, model_class, config, *processors_of) -> None:
+    """A random model of a config, which is the same each time, and its processors."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model_class(config).save_pretrained(folder)
+    for processor in processors_of:
+        processor.save_pretrained(folder)
+
+
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words between [CLS] and [SEP]."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -81,10 +90,7 @@ def save_bart(folder: Path) -> None:
         decoder_start_token_id=3,
         forced_eos_token_id=None,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BartForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(folder, BartForConditionalGeneration, config, tokenizer)
 
 
 def save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: int = 300) -> None:
@@ -101,10 +107,7 @@ def save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: int
         # Large, so that predictions differ from uniform ones.
         initializer_range=0.5,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(folder, LlamaForCausalLM, config, tokenizer)
 
 
 def save_bert(folder: Path) -> None:

@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 
 import head_mirror
-import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -66,24 +65,19 @@ def wrong(**answers):
     return {"question": ["film"], "context": ["a good film"], "answers": [answers]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", name="hub")
 def mirrored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     config, tokenizer = head_mirror.bert_config(), head_mirror.masked_tokenizer()
     models, data = folder / "models" / "me", folder / "datasets" / "me"
-    head_mirror.save(models / "spans", BertForQuestionAnswering, config, tokenizer)
-    head_mirror.save(models / "base", BertModel, config, tokenizer)
+    text_mirror.save(models / "spans", BertForQuestionAnswering, config, tokenizer)
+    text_mirror.save(models / "base", BertModel, config, tokenizer)
     save = text_mirror.save_rows
     save(data / "questions", train=questions(90, 1), test=questions(24, 2))
     save(data / "elsewhere", test=wrong(text=["good"], answer_start=[3]))
     save(data / "none", test=wrong(text=[], answer_start=[]))
     save(data / "plain", test={"question": ["film"], "context": ["a film"], "answers": ["film"]})
     return folder
-
-
-@pytest.fixture(autouse=True)
-def mirror(mirrored, monkeypatch):
-    mirrors.use(mirrored, monkeypatch)
 
 
 def test_scores_are_squads_of_the_best_spans():

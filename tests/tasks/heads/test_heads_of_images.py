@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import head_mirror
-import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -167,16 +166,16 @@ def hub(tmp_path_factory):
     models, tokenizer = folder / "models" / "me", text_mirror.word_tokenizer()
     processor = head_mirror.image_processor()
     kinds = head_mirror.vit_config(num_labels=3)
-    head_mirror.save(models / "classes", ViTForImageClassification, kinds, processor)
-    head_mirror.save(models / "bare", ViTForImageClassification, kinds)
-    head_mirror.save(
+    text_mirror.save(models / "classes", ViTForImageClassification, kinds, processor)
+    text_mirror.save(models / "bare", ViTForImageClassification, kinds)
+    text_mirror.save(
         models / "masks",
         SegformerForSemanticSegmentation,
         segformer(),
         SegformerImageProcessorPil(size={"height": 16, "width": 16}),
     )
-    head_mirror.save(models / "clip", CLIPModel, clip(), processor, tokenizer)
-    head_mirror.save(
+    text_mirror.save(models / "clip", CLIPModel, clip(), processor, tokenizer)
+    text_mirror.save(
         models / "captions", VisionEncoderDecoderModel, captioner(), processor, tokenizer
     )
     data = folder / "datasets" / "me"
@@ -192,24 +191,14 @@ def hub(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch):
-    mirrors.use(hub, monkeypatch)
-
-
-def whole(task):
-    test = task.split("test")
-    return test.batch(torch.arange(len(test)))
-
-
 def test_inputs_are_those_of_the_models_own_processor():
     made = rows(10, 2)["image"]
     expected = head_mirror.image_processor()(made, return_tensors="pt")["pixel_values"]
-    assert torch.equal(whole(CLASSES).inputs["pixel_values"], expected)
+    assert torch.equal(head_mirror.whole(CLASSES).inputs["pixel_values"], expected)
 
 
 def test_scores_of_masks_are_those_of_scikit_learn():
-    model, batch = MASKS.model(), whole(MASKS)
+    model, batch = MASKS.model(), head_mirror.whole(MASKS)
     assert batch.targets.shape == (10, 16, 16)
     given = model(**batch.inputs).logits
     large = torch.nn.functional.interpolate(given, size=(16, 16), mode="bilinear")
@@ -224,7 +213,7 @@ def test_scores_of_masks_are_those_of_scikit_learn():
 
 
 def test_scores_of_prompts_are_the_models_own_with_padding():
-    model, batch = PROMPTS.model(), whole(PROMPTS)
+    model, batch = PROMPTS.model(), head_mirror.whole(PROMPTS)
     texts = [f"a {name} film" for name in NAMES]
     tokens = text_mirror.word_tokenizer()(texts, padding=True, return_tensors="pt")
     given = {name: tokens[name] for name in ("input_ids", "attention_mask")}
@@ -243,7 +232,7 @@ def test_calibration_leaves_the_padding_of_prompts_out():
 
 def test_the_loss_is_the_models_own():
     for task in (CLASSES, MASKS, CAPTIONS):
-        model, batch = task.model(), whole(task)
+        model, batch = task.model(), head_mirror.whole(task)
         labels = batch.targets if isinstance(batch.targets, torch.Tensor) else batch.targets.ids
         ignored = 255 if task is MASKS else IGNORED
         with torch.no_grad():
@@ -296,7 +285,7 @@ def test_training_learns(name):
 )
 def test_bad_images_and_processors_are_one_error(task, changes, error):
     with pytest.raises(ValueError, match=error):
-        whole(replace(task, **changes))
+        head_mirror.whole(replace(task, **changes))
 
 
 def test_bad_prompts_are_one_error():

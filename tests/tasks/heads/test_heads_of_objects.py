@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import mirrors
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
-from head_mirror import save
+from head_mirror import whole
 from PIL import Image as Picture
+from text_mirror import save
 from transformers import (
     DetrConfig,
     DetrForObjectDetection,
@@ -166,16 +166,6 @@ def hub(tmp_path_factory):
         made["objects"][1] = {"bbox": [box], "category": [label]}
         write(data / name, names=None, test=made)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch):
-    mirrors.use(hub, monkeypatch)
-
-
-def whole(task):
-    test = task.split("test")
-    return test.batch(torch.arange(len(test)))
 
 
 def test_boxes_are_those_that_the_image_processor_reads_in_pixels(hub):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import head_mirror
 import jiwer
-import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -94,10 +93,10 @@ def hub(tmp_path_factory):
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
     letters = head_mirror.letter_tokenizer(models / "ctc")
     config = head_mirror.wav2vec_config()
-    head_mirror.save(models / "ctc", Wav2Vec2ForCTC, config, extractor, letters)
-    head_mirror.save(models / "bare", Wav2Vec2ForCTC, config, letters)
-    head_mirror.save(models / "classes", Wav2Vec2ForSequenceClassification, config, extractor)
-    head_mirror.save(
+    text_mirror.save(models / "ctc", Wav2Vec2ForCTC, config, extractor, letters)
+    text_mirror.save(models / "bare", Wav2Vec2ForCTC, config, letters)
+    text_mirror.save(models / "classes", Wav2Vec2ForSequenceClassification, config, extractor)
+    text_mirror.save(
         models / "whisper",
         WhisperForConditionalGeneration,
         head_mirror.whisper_config(),
@@ -122,16 +121,6 @@ def hub(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch):
-    mirrors.use(hub, monkeypatch)
-
-
-def whole(task):
-    test = task.split("test")
-    return test.batch(torch.arange(len(test)))
-
-
 def test_texts_are_those_of_each_sound_alone(hub):
     model, tokenizer = (
         SPELT.model(),
@@ -143,7 +132,7 @@ def test_texts_are_those_of_each_sound_alone(hub):
         ids = model(input_values=batch.inputs["input_values"]).logits.argmax(dim=2)
         written += tokenizer.batch_decode(ids)
         wanted += batch.targets.texts
-    outputs = SPELT.predict(model.eval(), whole(SPELT))
+    outputs = SPELT.predict(model.eval(), head_mirror.whole(SPELT))
     assert outputs.texts == written and len(set(written)) > 1
     found = evaluate(model, SPELT, batch_size=5).metrics
     assert found["wer"] == pytest.approx(jiwer.wer(wanted, written), abs=1e-6)
@@ -165,7 +154,7 @@ def test_written_texts_are_those_of_generate():
 
 def test_the_loss_is_the_models_own():
     for task in (CLASSES, SPELT, WRITTEN):
-        model, batch = task.model(), whole(task)
+        model, batch = task.model(), head_mirror.whole(task)
         labels = batch.targets if isinstance(batch.targets, torch.Tensor) else batch.targets.ids
         inputs = {name: one for name, one in batch.inputs.items() if "decoder" not in name}
         with torch.no_grad():

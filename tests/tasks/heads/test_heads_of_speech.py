@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import head_mirror
-import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -83,10 +82,10 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     models, data = folder / "models" / "me", folder / "datasets" / "me"
     extractor, words = SpeechT5FeatureExtractor(num_mel_bins=20), text_mirror.word_tokenizer()
-    head_mirror.save(models / "voice", SpeechT5ForTextToSpeech, config(), extractor, words)
-    head_mirror.save(models / "bare", SpeechT5ForTextToSpeech, config(), words)
+    text_mirror.save(models / "voice", SpeechT5ForTextToSpeech, config(), extractor, words)
+    text_mirror.save(models / "bare", SpeechT5ForTextToSpeech, config(), words)
     other = Wav2Vec2FeatureExtractor()
-    head_mirror.save(models / "other", SpeechT5ForTextToSpeech, config(), other, words)
+    text_mirror.save(models / "other", SpeechT5ForTextToSpeech, config(), other, words)
     write(data / "spoken", train=rows(16, 1), test=rows(7, 2))
     write(data / "slow", test=rows(2, 3, rate=8_000))
     write(data / "voices", test=rows(2, 3) | {"voice": [[0.0] * 4, [0.0] * 3]})
@@ -95,18 +94,8 @@ def hub(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch):
-    mirrors.use(hub, monkeypatch)
-
-
-def whole(task):
-    test = task.split("test")
-    return test.batch(torch.arange(len(test)))
-
-
 def test_the_loss_is_the_models_own_of_the_frames_that_it_shifts_itself():
-    model, batch = TASK.model(), whole(TASK)
+    model, batch = TASK.model(), head_mirror.whole(TASK)
     mels, real = batch.targets
     assert mels.shape[1] % 2 == 0 and not real.all()
     inputs = {name: one for name, one in batch.inputs.items() if "decoder" not in name}
@@ -121,7 +110,7 @@ def test_the_loss_is_the_models_own_of_the_frames_that_it_shifts_itself():
 
 
 def test_quality_is_the_mean_difference_of_real_frames():
-    model, batch = TASK.model(), whole(TASK)
+    model, batch = TASK.model(), head_mirror.whole(TASK)
     mels, real = batch.targets
     with torch.no_grad():
         apart = (TASK.forward(model, batch).mels - mels)[real].abs().mean()
@@ -173,4 +162,4 @@ def test_training_learns():
 )
 def test_bad_recordings_and_processors_are_one_error(changes, error):
     with pytest.raises(ValueError, match=error):
-        whole(replace(TASK, **changes))
+        head_mirror.whole(replace(TASK, **changes))

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import head_mirror
-import mirrors
 import numpy as np
 import pytest
 import text_mirror
@@ -116,8 +115,8 @@ def hub(tmp_path_factory):
         ("masked", BertForMaskedLM, {}),
     ):
         config = head_mirror.bert_config(**options)
-        head_mirror.save(models / name, cls, config, tokenizer)
-    head_mirror.save(models / "bare", BertForMaskedLM, head_mirror.bert_config())
+        text_mirror.save(models / name, cls, config, tokenizer)
+    text_mirror.save(models / "bare", BertForMaskedLM, head_mirror.bert_config())
     text_mirror.save_bert(models / "unmasked")
     data = folder / "datasets" / "me"
     save(data / "texts", train=rows(40, 1), test=rows(24, 2))
@@ -140,18 +139,8 @@ def hub(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def mirror(hub, monkeypatch):
-    mirrors.use(hub, monkeypatch)
-
-
-def whole(task):
-    test = task.split("test")
-    return test.batch(torch.arange(len(test)))
-
-
 def test_accuracy_is_that_of_the_models_own_predictions():
-    model, batch = CLASSES.model(), whole(CLASSES)
+    model, batch = CLASSES.model(), head_mirror.whole(CLASSES)
     right = sum(  # One by one, hence without padding.
         int(model(**CLASSES.split("test").batch(torch.tensor([row])).inputs).logits.argmax())
         == int(batch.targets[row])
@@ -163,17 +152,17 @@ def test_accuracy_is_that_of_the_models_own_predictions():
 
 def test_classes_of_other_numbers_and_the_same_names_go_by_name():
     turned = replace(CLASSES, test=HubRows("me/turned", "test"))
-    assert whole(turned).targets.tolist() == whole(CLASSES).targets.tolist()
+    assert head_mirror.whole(turned).targets.tolist() == head_mirror.whole(CLASSES).targets.tolist()
 
 
 def test_pairs_are_two_segments():
-    inputs = whole(PAIRS).inputs
+    inputs = head_mirror.whole(PAIRS).inputs
     assert set(inputs["token_type_ids"].unique().tolist()) == {0, 1}
-    assert inputs["input_ids"].shape[1] > whole(CLASSES).inputs["input_ids"].shape[1]
+    assert inputs["input_ids"].shape[1] > head_mirror.whole(CLASSES).inputs["input_ids"].shape[1]
 
 
 def test_correlations_are_those_of_scipy():
-    model, batch = NUMBERS.model(), whole(NUMBERS)
+    model, batch = NUMBERS.model(), head_mirror.whole(NUMBERS)
     given = model(**batch.inputs).logits[:, 0].detach().numpy()
     found = evaluate(model, NUMBERS, batch_size=7).metrics
     assert found["pearson"] == pytest.approx(pearsonr(given, batch.targets).statistic, abs=1e-5)
@@ -181,7 +170,7 @@ def test_correlations_are_those_of_scipy():
 
 
 def test_classes_are_of_the_first_tokens_of_words():
-    batch, tokenizer = whole(WORDS), head_mirror.masked_tokenizer()
+    batch, tokenizer = head_mirror.whole(WORDS), head_mirror.masked_tokenizer()
     data = rows(24, 2)
     for row, words in enumerate(data["words"]):
         tokens = tokenizer.convert_ids_to_tokens(batch.inputs["input_ids"][row])
@@ -192,7 +181,7 @@ def test_classes_are_of_the_first_tokens_of_words():
 
 
 def test_f1_of_words_is_that_of_scikit_learn():
-    model, batch = WORDS.model(), whole(WORDS)
+    model, batch = WORDS.model(), head_mirror.whole(WORDS)
     counted = batch.targets != IGNORED
     given = model(**batch.inputs).logits.argmax(dim=2)[counted]
     expected = f1_score(batch.targets[counted], given, average="macro")
@@ -200,7 +189,7 @@ def test_f1_of_words_is_that_of_scikit_learn():
 
 
 def test_hidden_tokens_depend_on_the_row_and_the_seed_alone():
-    batch, alone = whole(HIDDEN), HIDDEN.split("test").batch(torch.tensor([7]))
+    batch, alone = head_mirror.whole(HIDDEN), HIDDEN.split("test").batch(torch.tensor([7]))
     length = alone.targets.shape[1]
     assert torch.equal(batch.targets[7, :length], alone.targets[0])
     assert (HIDDEN.predictions(batch) >= 1).all()
@@ -209,15 +198,15 @@ def test_hidden_tokens_depend_on_the_row_and_the_seed_alone():
     assert (batch.inputs["input_ids"][hidden] == mask).all()
     assert not (batch.inputs["input_ids"][~hidden] == mask).any()
     other = replace(HIDDEN, targets=HiddenTokens(share=0.3, mask_seed=1))
-    assert not torch.equal(whole(other).targets, batch.targets)
+    assert not torch.equal(head_mirror.whole(other).targets, batch.targets)
     more = replace(HIDDEN, targets=HiddenTokens(share=0.9))
-    assert HIDDEN.predictions(whole(more)).sum() > 2 * HIDDEN.predictions(batch).sum()
+    assert HIDDEN.predictions(head_mirror.whole(more)).sum() > 2 * HIDDEN.predictions(batch).sum()
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_is_the_models_own(name):
     task = TASKS[name]
-    model, batch = task.model(), whole(task)
+    model, batch = task.model(), head_mirror.whole(task)
     with torch.no_grad():
         own = model(**batch.inputs, labels=batch.targets).loss
         ours = task.loss(task.forward(model, batch), batch.targets)
@@ -287,7 +276,7 @@ BAD = HubRows("me/bad", "test")
 )
 def test_bad_rows_and_processors_are_one_error(task, changes, error):
     with pytest.raises(ValueError, match=error):
-        whole(replace(task, **changes))
+        head_mirror.whole(replace(task, **changes))
 
 
 def test_words_without_a_class_are_an_error(hub, tmp_path):
@@ -296,7 +285,7 @@ def test_words_without_a_class_are_an_error(hub, tmp_path):
     bad["words"][1] = ["a", "film", "is"]
     save(hub / "datasets" / "me" / "untagged", test=bad)
     with pytest.raises(ValueError, match="row 1 has more than 1 words"):
-        whole(replace(WORDS, test=HubRows("me/untagged", "test")))
+        head_mirror.whole(replace(WORDS, test=HubRows("me/untagged", "test")))
 
 
 def test_an_encoder_and_decoder_has_the_scores_of_text_to_text(hub):
