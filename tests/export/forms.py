@@ -1,5 +1,7 @@
 """The forms of weights that exporters are tested with: a method for each."""
 
+from made_forms import AsRead
+
 from lowrank import (
     GPTQ,
     Chain,
@@ -41,4 +43,6 @@ FORMS = {
     "adapter": LoRA(rank=4, alpha=8),
     "adapter over 4 bits": LoRA(rank=4, alpha=8, base=Quantization(bits=4, group_size=32)),
     "product of sparse factors": Monarch(blocks=(8, 8)),
+    "levels of a table, groups of 32": AsRead("levels of a table", 32),
+    "codes with minima, groups of 32": AsRead("minima", 32),
 }

@@ -1,6 +1,6 @@
 """The table of docs/which-format.md: what each format makes of each form.
 
-    PYTHONPATH=. python tests/export/matrix.py
+    PYTHONPATH=.:tests python tests/export/matrix.py
 
 prints it.
 """

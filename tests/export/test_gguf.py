@@ -157,6 +157,7 @@ def test_codes_keep_the_smallest_blocks_that_hold_them(exported):
         "quantized, 4 bits, groups of 32": {"Q4_0"},
         "quantized, 4 bits, groups of 32, zero points": {"Q5_0"},
         "quantized, 3 bits, groups of 32": {"Q4_0"},
+        "codes with minima, groups of 32": {"Q4_1"},
     }
     assert {name: kinds[f"Llama, {name}"] for name in expected} == expected
     multiplied_out = {name: exported[f"Llama, {name}"][1].multiplied_out for name in FORMS}

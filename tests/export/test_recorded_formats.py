@@ -36,7 +36,8 @@ WIDTH = 64
 MULTIPLIED_OUT = {
     "torch_export": set(),
     "onnx": {
-        *("sparse", "sparse 2:4", "pruned and quantized", "low rank + sparse", "low rank × sparse")
+        *("sparse", "sparse 2:4", "pruned and quantized", "low rank + sparse", "low rank × sparse"),
+        *("levels of a table, groups of 32", "codes with minima, groups of 32"),
     },
 }
 INT4 = Quantization(bits=4, group_size=16)
