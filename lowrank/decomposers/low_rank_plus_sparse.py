@@ -103,6 +103,8 @@ class LowRankPlusSparse(Decomposer):
         if is_diagonal(norm.second_moment(weight)):
             factors, sparse = self._alternate(weight, rank, SparsePart(norm, count))
         else:
+            # In float32, other strides round otherwise.
+            weight = weight.contiguous()
             start = nearest(weight.double(), rank, norm)
             with MEMO.passing():
                 factors, sparse = joint_parts(weight, norm, start, count, self.iterations)

@@ -96,6 +96,7 @@ class LowRankTimesSparse(Decomposer):
         count_of(self.sparsity, self.rank_for(weight) * weight.shape[1])
 
     def _decompose(self, weight: Tensor, norm: Norm) -> Factorization:
+        weight = weight.contiguous()  # In float32, other strides round otherwise.
         rank = self.rank_for(weight)
         count = count_of(self.sparsity, rank * weight.shape[1])
         inputs = Full(norm.second_moment(weight))
