@@ -101,7 +101,7 @@ def _found_together(weight: Tensor, norm: Norm, start: Factors, count: int) -> S
     scaled = weight * scales
     # Relative to the largest, so that no square overflows float32 or vanishes in it.
     largest = scaled.abs().max()
-    scaled = (scaled / largest).float()
+    scaled = (scaled / largest.where(largest > 0, 1)).float()
     rows = norm.row_weights(weight).sqrt()[:, None]
     sums = SumProjection.around(scaled, torch.linalg.qr(rows * start.left)[0].float(), count)
     settled(scaled, norm.second_moment(weight), sums.nearest, JOINT_ITERATIONS, JOINT_PENALTIES)
