@@ -1,4 +1,4 @@
-"""Compressed layers of all forms, in a folder that has the code to run them."""
+"""Compressed layers of all forms that methods make, in a folder that has the code to run them."""
 
 from __future__ import annotations
 
