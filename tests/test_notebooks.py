@@ -28,7 +28,7 @@ SHOWN = {
         ["| Interpolative ", "| TruncatedSVD "],
     ),
     "choose_under_a_budget": ({"text/html": 3}, ["bytes in the file; test top-1"]),
-    "every_kind_of_task": ({"image/svg+xml": 4, "text/html": 5}, []),
+    "every_kind_of_task": ({"image/svg+xml": 12, "text/html": 14}, []),
     "reproduce_a_table": (
         {"image/svg+xml": 1, "text/html": 4},
         ["least 0.0025047, -0.23 %", "  reproduced", "  disputed", "  not reproduced", "320 non-"],

@@ -42,7 +42,8 @@ class HuggingFaceFolder(Format):
         record: the file of a record, for the model card.
         licence: of the base, as the hub names it; by default that of the base's own card.
         code: whether all forms that methods make are kept, and run by code that goes into the
-            folder. It needs torch and transformers alone, and ``trust_remote_code=True`` of the reader.
+            folder. It needs torch and transformers alone, and ``trust_remote_code=True`` of the
+            reader.
         dequantize: whether readers multiply packed layers out as they load, and not in the first
             run. What trains on top of them, such as PEFT, needs it. It takes layers packed alike,
             and scales of 32 bits where the model has another dtype than they have.
