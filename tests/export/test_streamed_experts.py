@@ -10,6 +10,10 @@ from transformers import (
     AutoModelForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    JetMoeConfig,
+    JetMoeForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     MixtralConfig,
     MixtralForCausalLM,
 )
@@ -49,6 +53,24 @@ def gpt_oss(folder):
     return folder
 
 
+def jetmoe(folder):
+    """Parallel linear maps in one tensor."""
+    torch.manual_seed(0)
+    config = JetMoeConfig(**SIZES, kv_channels=8)
+    JetMoeForCausalLM(config).save_pretrained(folder, max_shard_size="40KB")
+    return folder
+
+
+def llama4(folder):
+    """Experts that take batches of equal size, each matrix transposed."""
+    torch.manual_seed(0)
+    layers = {"interleave_moe_layer_step": 1, "intermediate_size_mlp": 32, "head_dim": 8}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = Llama4TextConfig(**SIZES | {"intermediate_size": 16}, **layers, **tokens)
+    Llama4ForCausalLM(config).save_pretrained(folder, max_shard_size="40KB")
+    return folder
+
+
 RTN, FOUR = Quantization(bits=4), GPTQ(bits=4, group_size=32)
 ONE_SHOT = replace(NORM, mode="one-shot")
 CASES = {
@@ -59,6 +81,10 @@ CASES = {
     "transposed": (gpt_oss, RTN, "*.layers.*", None),
     "in sequence": (mixtral, FOUR, "*.layers.*", NORM),
     "in one shot": (mixtral, FOUR, "*.layers.*", ONE_SHOT),
+    "parallel": (jetmoe, RTN, "*.layers.*", None),
+    "parallel, in sequence": (jetmoe, FOUR, "*.layers.*", NORM),
+    "batched": (llama4, RTN, "*.experts.*", None),
+    "batched, in one shot": (llama4, FOUR, "*.experts.*", ONE_SHOT),
     "transposed, in sequence": (gpt_oss, FOUR, "*.experts.*", NORM),
 }
 
@@ -92,7 +118,7 @@ def test_matrices_of_experts_are_read_one_by_one(tmp_path, monkeypatch):
     assert len(result.layers) == 2 * 4 * 2
 
 
-@pytest.mark.parametrize("make", [mixtral, gpt_oss])
+@pytest.mark.parametrize("make", [mixtral, gpt_oss, jetmoe, llama4])
 def test_statistics_of_experts_are_those_in_memory(make, tmp_path):
     source = make(tmp_path / "dense")
     data = lowrank.calibrate_checkpoint(source, tmp_path / "kept", batches(), "*.experts.*")

@@ -17,7 +17,7 @@ from lowrank.files.extras import need
 from lowrank.files.fields import Fields, parse, shown
 from lowrank.model.contents import names_of, split_extra
 from lowrank.model.opened import open_weights
-from lowrank.model.opened.experts import expert_weights
+from lowrank.model.opened.stacked import stacked_weights
 from lowrank.numerics.checks import check_one_of
 from lowrank.numerics.memo import model_fingerprint
 from lowrank.numerics.storage import dtype_name
@@ -72,7 +72,7 @@ class CheckpointSource:
         self._check()
         # With all experts apart, those that nobody chooses too.
         self._entire = open_weights(self.model).model
-        self._parts = expert_weights(self._entire)
+        self._parts = stacked_weights(self._entire)
         self._blank = dict(self._entire.named_parameters(remove_duplicate=False))
 
     def open(self, model: nn.Module) -> None:
@@ -136,7 +136,7 @@ class CheckpointSource:
         )
 
     def _read_part(self, name: str) -> Tensor:
-        """The matrix of one expert."""
+        """A matrix that lies in a tensor of several, such as that of one expert."""
         fused, number, is_transposed = self._parts[name]
         matrix = self._stored[fused].read_one(number).to(self._blank[name].dtype)
         return matrix.T.contiguous() if is_transposed else matrix

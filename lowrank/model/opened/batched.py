@@ -31,10 +31,6 @@ class OpenBatched(StackedHost):
             if len(routed):
                 fall(_gated(self, rise(routed)))
 
-    def _each(self, name: str) -> list[Any]:
-        experts: Any = self._modules
-        return [experts[number][name] for number in self._numbers()]
-
 
 class BatchedOpener(Opener):
     """Modules with two tensors, (experts, in, 2 · inner) of gates and what they scale, and

@@ -34,10 +34,6 @@ class OpenExperts(StackedHost):
                 inner = inner + getattr(self, f"{rise}_bias")[number]
             second(self._apply_gate(inner) if self.has_gate else self.act_fn(inner))
 
-    def _each(self, name: str) -> list[Any]:
-        experts: Any = self._modules
-        return [experts[number][name] for number in self._numbers()]
-
 
 class ExpertsOpener(Opener):
     """Modules of experts in one tensor (experts, out, in) of each kind, or (experts, in, out)."""
@@ -69,18 +65,6 @@ class ExpertsOpener(Opener):
                 expert[name] = ReadWeight(weight, type(module).__name__)
             host._modules[str(number)] = expert.train(module.training)
         return host
-
-
-def expert_weights(model: nn.Module) -> dict[str, tuple[str, int, bool]]:
-    """Of each weight of opened experts the fused tensor that it is a part of, its number there, and
-    whether it lies transposed in it; by its name."""
-    return {
-        f"{path}.{number}.{name}.weight": (f"{path}.{name}", number, module.is_transposed)
-        for path, module in model.named_modules()
-        if isinstance(module, OpenExperts)
-        for number, _ in module._experts()
-        for name in module._names
-    }
 
 
 def names_of(module: Any) -> tuple[str, str]:

@@ -26,8 +26,8 @@ class OpenParallel(StackedHost):
             if len(rows):
                 linear(rows)
 
-    def _each(self, name: str) -> list[Any]:
-        return [self._modules[number] for number in self._numbers()]
+    def _place(self, number: str, name: str) -> str:
+        return number
 
 
 class ParallelOpener(Opener):

@@ -48,9 +48,13 @@ class StackedHost(Host):
         """Call each matrix with what it multiplies."""
         raise NotImplementedError
 
+    def _place(self, number: str, name: str) -> str:
+        """The name of the module of a matrix of a kind."""
+        return f"{number}.{name}"
+
     def _each(self, name: str) -> list[Any]:
         """The modules of the matrices of a kind."""
-        raise NotImplementedError
+        return [self.get_submodule(self._place(number, name)) for number in self._numbers()]
 
     def _numbers(self) -> list[str]:
         count = sum(name.isdecimal() for name in self._modules)
@@ -76,6 +80,22 @@ class StackedHost(Host):
             stacked = self.__dict__.get("_stacked", {})
             return stacked[name] if name in stacked else self._stack(name)
         return super().__getattr__(name)
+
+
+def stacked_weights(model: nn.Module) -> dict[str, tuple[str, int, bool]]:
+    """Of each weight of opened stacks the tensor that it is a part of, its number there, and
+    whether it lies transposed in it; by its name."""
+    return {
+        f"{path}.{module._place(number, name)}.weight".lstrip("."): (
+            f"{path}.{name}".lstrip("."),
+            int(number),
+            module.is_transposed,
+        )
+        for path, module in model.named_modules()
+        if isinstance(module, StackedHost)
+        for number in module._numbers()
+        for name in module._names
+    }
 
 
 def _blank(base: type[StackedHost], kind: type[nn.Module]) -> nn.Module:
