@@ -100,8 +100,9 @@ def check_ties(model: nn.Module, exchanged: Collection[str] = ()) -> None:
         raise ValueError(
             f"{names_of(sorted(here | there))} are {'one tensor' if is_tied else 'several'} here, "
             f"and {'several' if is_tied else 'one'} in a {type(model).__name__} of this config, as "
-            "which a reader would take them: let the config say it, as tie_word_embeddings does, "
-            f"or {'give each memory of its own (`.clone()`)' if is_tied else 'tie them'}"
+            "which a reader would take them: let the config say it, as "
+            f"model.config.tie_word_embeddings = {is_tied} does of a head, or "
+            f"{'give each memory of its own (`.clone()`)' if is_tied else 'tie them'}"
         )
 
 

@@ -62,8 +62,8 @@ REFUSED = {
     one_module: SHARED,
     one_weight: SHARED,
     one_memory: SHARED,
-    tied_head: f"{HEAD} are one tensor here, and several in a Llama",
-    untied_head: f"{HEAD} are several here, and one in a Llama.* or tie them",
+    tied_head: f"{HEAD} are one tensor here, and several in a Llama.*tie_word_embeddings = True ",
+    untied_head: f"{HEAD} are several here, and one in a Llama.*tie_word_embeddings = False .* or tie them",
 }
 
 
@@ -76,6 +76,15 @@ def test_a_folder_of_transformers_refuses_ties_that_its_config_does_not_say(make
     with pytest.raises(ValueError, match=REFUSED[make]):
         lowrank.export_model(model, "hf", tmp_path / "out", tokenizer=None, multiply_out=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_its_own_goes_out_once_the_config_says_so(tmp_path):
+    model = small(untied_head, "codes")
+    model.config.tie_word_embeddings = False
+    lowrank.export_model(model, "hf", tmp_path / "out", tokenizer=None, multiply_out=True)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(found.eval()(IDS).logits, model(IDS).logits)
 
 
 @pytest.mark.parametrize("make", [one_module, one_weight, tied_head, untied_head])
