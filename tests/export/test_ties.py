@@ -63,7 +63,7 @@ REFUSED = {
     one_weight: SHARED,
     one_memory: SHARED,
     tied_head: f"{HEAD} are one tensor here, and several in a Llama.*tie_word_embeddings = True ",
-    untied_head: f"{HEAD} are several here, and one in a Llama.*tie_word_embeddings = False .* or tie them",
+    untied_head: f"{HEAD} are several here, and one in a Llama.* = False .* or tie them",
 }
 
 
