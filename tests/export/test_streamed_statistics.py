@@ -11,6 +11,7 @@ import lowrank
 from lowrank import CalibratedNorms, Calibration, Select, TruncatedSVD
 from lowrank.calibration.collect import Collector
 from lowrank.calibration.statistics_file import load_statistics
+from lowrank.export.streamed.sequence import OUTPUTS
 
 FULL = CalibratedNorms("full")
 CASES = {
@@ -105,6 +106,32 @@ def test_they_go_on_at_the_block_where_a_run_ended(tmp_path, monkeypatch):
         found, wanted = ours.statistics[name], theirs.statistics[name]
         assert found.count == wanted.count
         assert found.columns is wanted.columns is None or torch.equal(found.columns, wanted.columns)
+
+
+def test_a_run_on_other_weights_passes_over_no_block(tmp_path, monkeypatch):
+    source, save, kept = llama(tmp_path / "dense"), Calibration.save, tmp_path / "kept"
+
+    def ending(calibration, path):
+        if path.name != "statistics-00001.safetensors":
+            raise OSError("ended")
+        save(calibration, path)
+
+    monkeypatch.setattr(Calibration, "save", ending)
+    with pytest.raises(OSError, match="ended"):
+        lowrank.calibrate_checkpoint(source, kept, batches(), "*.layers.*_attn.*")
+    monkeypatch.undo()
+    found = lowrank.calibrate_checkpoint(source, kept, batches(), "*.layers.*").statistics
+    assert len(found) == 14 and {entry.count for entry in found.values()} == {72}
+    assert not (kept / OUTPUTS).exists()
+
+
+def test_no_data_run_where_all_statistics_are_there(tmp_path, monkeypatch):
+    source, kept = llama(tmp_path / "dense"), tmp_path / "kept"
+    lowrank.calibrate_checkpoint(source, kept, batches(), "*.layers.*")
+    before = content(kept)
+    monkeypatch.setattr(Collector, "observe", None)
+    found = lowrank.calibrate_checkpoint(source, kept, batches(), "*.layers.1.*")
+    assert len(found.statistics) == 14 and content(kept) == before
 
 
 def test_statistics_of_another_model_are_refused(tmp_path):

@@ -19,6 +19,7 @@ from lowrank.export.streamed.sequence import OUTPUTS
 from lowrank.export.streamed.source import CheckpointSource
 from lowrank.export.streamed.work import selected_in
 from lowrank.files.atomic import check_empty, clean
+from lowrank.files.digest import Digest
 from lowrank.files.paths import as_path
 from lowrank.model.copying import copied
 
@@ -65,12 +66,18 @@ def calibrate_checkpoint(
         raise ValueError("data are statistics already: give the data themselves")
     checkpoint = CheckpointSource(folder, dtype)
     sites = selected_in(checkpoint, as_select(where)).sites
+    uses = [use.name for site in sites for use in site.uses]
     origin = norms.source(checkpoint.fingerprint) | {"data": given.fingerprint()}
     names = _begun(place, origin)
+    if names.issuperset(uses):
+        shutil.rmtree(place / OUTPUTS, ignore_errors=True)
+        return Calibration.load(place)
     copy = copied(checkpoint.model, [*checkpoint.model.parameters()]).model
     given.check(copy)
-    outputs, full = place / OUTPUTS, norms.moment == "full"
-    outputs.mkdir(exist_ok=True)
+    # A block whose outputs are there is passed over: of other weights it has no statistics yet.
+    outputs = place / OUTPUTS / Digest({"names": uses}).hex()
+    outputs.mkdir(parents=True, exist_ok=True)
+    full = norms.moment == "full"
 
     def keep(found: dict[str, Statistics]) -> None:
         number = len(list(place.glob(f"*{SUFFIX}"))) + 1
@@ -83,9 +90,8 @@ def calibrate_checkpoint(
         for _, statistics in calibrate_in_sequence(copy, sites, given, full, outputs):
             keep(statistics)
             del statistics  # Before those of the next block are collected.
-    uses = [use.name for site in sites for use in site.uses]
     keep({name: Statistics(None, None, 0, (UNREACHED,)) for name in uses})
-    shutil.rmtree(outputs, ignore_errors=True)
+    shutil.rmtree(place / OUTPUTS, ignore_errors=True)
     return Calibration.load(place)
 
 
