@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_streamed_blocks import NORM, batches
 from test_streamed_statistics import check_same_but_for_the_request
 from transformers import (
@@ -16,6 +17,8 @@ from transformers import (
     Llama4TextConfig,
     MixtralConfig,
     MixtralForCausalLM,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 import lowrank
@@ -116,6 +119,47 @@ def test_matrices_of_experts_are_read_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(MergedTensor, "read", whole)
     result = lowrank.compress_checkpoint(source, tmp_path / "small", RTN, "*.experts.*")
     assert len(result.layers) == 2 * 4 * 2
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_a_rule_that_looks_at_the_shape_in_the_model_is_followed(is_transposed, tmp_path):
+    torch.manual_seed(0)
+    text = SIZES | {"moe_intermediate_size": 24, "num_experts": 4, "head_dim": 8}
+    text["rope_parameters"] = {
+        "mrope_section": [2, 1, 1],
+        "rope_theta": 1e4,
+        "rope_type": "default",
+    }
+    sizes = {"depth": 1, "num_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    vision = sizes | {"out_hidden_size": 32, "deepstack_visual_indexes": [0], "patch_size": 4}
+    model = Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=vision)
+    )
+    model.save_pretrained(tmp_path / "dense")
+    if is_transposed:  # As the released ones are.
+        (path,) = (tmp_path / "dense").glob("*.safetensors")
+        tensors = load_file(path)
+        for name in tensors:
+            if ".experts." in name:
+                tensors[name] = tensors[name].mT.contiguous()
+        save_file(tensors, path, metadata={"format": "pt"})
+    lowrank.compress_checkpoint(tmp_path / "dense", tmp_path / "small", RTN, "*.experts.*")
+    lowrank.save(lowrank.compress(model, RTN, "*.experts.*").model, tmp_path / "m")
+    with opened_model(tmp_path / "small") as found, opened_model(tmp_path / "m") as wanted:
+        tensors, others = found.read()[0], wanted.read()[0]
+        assert tensors.keys() == others.keys()
+        assert not [name for name in tensors if not torch.equal(tensors[name], others[name])]
+
+
+def test_two_tensors_of_one_name_are_not_taken_for_each_other(tmp_path):
+    source, name = tmp_path / "dense", "layers.0.block_sparse_moe.gate.weight"
+    MixtralForCausalLM(MixtralConfig(**SIZES)).save_pretrained(source)
+    (path,) = source.glob("*.safetensors")
+    tensors = load_file(path)
+    tensors[name] = tensors[f"model.{name}"] + 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lack \[\] and have \['model.{name}'\] besides"):
+        lowrank.compress_checkpoint(source, tmp_path / "small", RTN, "*_proj")
 
 
 @pytest.mark.parametrize("make", [mixtral, gpt_oss, jetmoe, llama4])

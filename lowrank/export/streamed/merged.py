@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,14 @@ class MergedTensor:
         rule: of the library, that makes it.
         sources: the tensors in the files, by the pattern of the rule that their names match, in the
             order of their numbers.
+        wanted: its shape in the model.
         config: of the model.
     """
 
     name: str
     rule: Any
     sources: Mapping[str, Sequence[StoredTensor]]
+    wanted: tuple[int, ...]
     config: Any
 
     @property
@@ -38,7 +41,8 @@ class MergedTensor:
     def shape(self) -> tuple[int, ...]:
         """What the rule makes of their shapes."""
         blank = lambda one: torch.empty(one.shape, dtype=one.dtype, device="meta")  # noqa: E731
-        return tuple(self._made({p: [*map(blank, of)] for p, of in self.sources.items()}).shape)
+        parts = {p: [*map(blank, of)] for p, of in self.sources.items()}
+        return tuple(self._made(parts, self.wanted).shape)
 
     @property
     def nbytes(self) -> int:
@@ -47,25 +51,38 @@ class MergedTensor:
 
     def read(self, shape: tuple[int, ...], *dtypes: torch.dtype) -> Tensor:
         """As `StoredTensor.read`."""
-        found = self._made({p: [*map(_read, of)] for p, of in self.sources.items()})
+        parts = {p: [*map(_read, of)] for p, of in self.sources.items()}
+        found = self._made(parts, self.wanted)
         if tuple(found.shape) != shape or found.dtype not in dtypes:
             raise ValueError(f"'{self.name}' is made {tuple(found.shape)} {found.dtype}")
         return found
 
     def read_one(self, number: int) -> Tensor:
         """Its matrix of a number along the first axis; that of the others is not read."""
-        return self._made({p: [_read(of[number])] for p, of in self.sources.items()})[0]
+        if all(len(one.shape) == len(self.wanted) for of in self.sources.values() for one in of):
+            # Each of them has all numbers.
+            parts = {
+                p: [one.read_one(number)[None] for one in of] for p, of in self.sources.items()
+            }
+        else:
+            parts = {p: [_read(of[number])] for p, of in self.sources.items()}
+        return self._made(parts, (1, *self.wanted[1:]))[0]
 
-    def _made(self, tensors: dict[str, list[Tensor]]) -> Tensor:
-        """What the rule makes of tensors, whose lists it may have along the first axis."""
-        made: Any = tensors
+    def _made(self, tensors: dict[str, list[Tensor]], wanted: tuple[int, ...]) -> Tensor:
+        """What the rule makes of tensors, whose lists it may have along the first axis.
+
+        Args:
+            wanted: the shape in a model that wants what is made; some rules look at it.
+        """
+        blank = torch.empty(wanted, device="meta")
+        model, made = SimpleNamespace(get_parameter=lambda name: blank), cast(Any, tensors)
         for operation in self.rule.operations:
             made = operation.convert(
                 made,
                 source_patterns=self.rule.source_patterns,
                 target_patterns=self.rule.target_patterns,
                 full_layer_name=self.name,
-                model=None,
+                model=model,
                 config=self.config,
                 missing_keys=None,
             )
@@ -104,30 +121,30 @@ def as_in_model(
         new, pattern = rename_source_key(name, renaming, merging, prefix, own)
         if pattern is not None and new in own:
             parts.setdefault(new, {}).setdefault(pattern, []).append(stored[name])
-        elif pattern is None and new in own and new not in stored:
+        elif pattern is None and new in own and new not in stored and new not in found:
             found[new] = stored[name]
         else:
             found[name] = stored[name]
     for name, sources in parts.items():
         (rule,) = (one for one in merging if {*sources} <= {*one.source_patterns})
-        merged = MergedTensor(name, rule, sources, model.config)
-        found[name] = _checked(merged, tuple(own[name].shape))
+        merged = MergedTensor(name, rule, sources, tuple(own[name].shape), model.config)
+        found[name] = _checked(merged)
     return found
 
 
-def _checked(merged: MergedTensor, wanted: tuple[int, ...]) -> MergedTensor:
+def _checked(merged: MergedTensor) -> MergedTensor:
     """The tensor, if its parts are whole and make one of the wanted shape."""
     every = [one for of in merged.sources.values() for one in of]
     lacking = [p for p in merged.rule.source_patterns if p not in merged.sources]
     counts, dtypes = {len(of) for of in merged.sources.values()}, {one.dtype for one in every}
     try:
-        fits = not lacking and len(counts) == len(dtypes) == 1 and merged.shape == wanted
-    except (RuntimeError, ValueError):  # Of operations on other shapes.
+        fits = not lacking and len(counts) == len(dtypes) == 1 and merged.shape == merged.wanted
+    except Exception:  # Operations of the library, on other shapes or with other results.
         fits = False
     if not fits:
         raise ValueError(
-            f"'{merged.name}' {wanted} is made of {len(every)} tensors in the files, such as "
-            f"'{every[0].name}' {every[0].shape} {every[0].dtype}: they do not fit, or one is "
+            f"'{merged.name}' {merged.wanted} is made of {len(every)} tensors in the files, such "
+            f"as '{every[0].name}' {every[0].shape} {every[0].dtype}: they do not fit, or one is "
             "missing"
         )
     return merged
