@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import programs
@@ -18,6 +20,7 @@ import lowrank
 from lowrank import HQQ, HalfPrecision, MagnitudePruning, Quantization, Select, TruncatedSVD
 from lowrank.export.checkpoint import opened_model
 from lowrank.export.file_contents import file_contents
+from lowrank.export.streamed import compress
 from lowrank.export.streamed import parts as parts_module
 from lowrank.export.streamed.work import CheckpointWork
 from lowrank.files import tensor_files
@@ -200,6 +203,20 @@ def test_workers_make_the_same(sources, tmp_path):
     lowrank.compress_checkpoint(source, tmp_path / "one", method, where=BLOCKS)
     lowrank.compress_checkpoint(source, tmp_path / "two", method, where=BLOCKS, workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_worker_that_is_ended_is_an_error_that_says_what_helps(sources, tmp_path, monkeypatch):
+    def ended(number):
+        raise BrokenProcessPool
+
+    # Threads, since processes need seconds to start.
+    threads = lambda workers, context, **_: ThreadPoolExecutor(workers)  # noqa: E731
+    monkeypatch.setattr(compress, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(compress, "_make", ended)
+    source, target = sources(llama), tmp_path / "small"
+    with pytest.raises(RuntimeError, match="for want of memory, where fewer workers help"):
+        lowrank.compress_checkpoint(source, target, Quantization(bits=4), BLOCKS, workers=2)
+    assert not (target / INDEX).exists()
 
 
 def test_a_full_disk_is_one_error_and_no_half_file(sources, tmp_path, monkeypatch):

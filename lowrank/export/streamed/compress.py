@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +28,13 @@ from lowrank.export.streamed.work import CheckpointWork
 from lowrank.files.paths import as_path
 from lowrank.files.tensor_folders import INDEX
 from lowrank.numerics.checks import check_integer
+
+ENDED = (
+    "a worker process ended before its weight was written. The system may have ended it for want "
+    "of memory, where fewer workers help, or it could not start, as where a program does not guard "
+    'its own start by `if __name__ == "__main__":`. What is done stays, and the same call goes on '
+    "with it"
+)
 
 
 def compress_checkpoint(
@@ -77,6 +85,7 @@ def compress_checkpoint(
             is found before the work.
         MissingExtra: `transformers` is not installed.
         OSError: a file cannot be written, such as when the disk is full; what is done stays.
+        RuntimeError: a process of workers was ended; what is done stays.
     """
     check_integer("workers", workers, least=1)
     folder, place = as_path(source, "source"), as_path(target, "target")
@@ -150,6 +159,8 @@ def _made(
         try:
             for future in as_completed(futures):
                 yield places[future.result()]
+        except BrokenProcessPool as error:
+            raise RuntimeError(ENDED) from error
         finally:
             for future in futures:
                 future.cancel()
