@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
-from lowrank.calibration.sequential import find_blocks, home
+from lowrank.calibration.sequential import find_blocks, home, is_inside
 from lowrank.export.streamed.source import CheckpointSource
 from lowrank.model.factorized import FactorizedLayer
+
+# A module, the name of a parameter, what it was and what it is.
+Filled: TypeAlias = list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]
 
 
 class Residents:
@@ -26,7 +29,9 @@ class Residents:
         self.model, self.source = model, source
         self.blocks = find_blocks(model)
         self.block = ""
-        self.filled: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
+        self.filled: Filled = []
+        # Of modules outside of blocks that run, which may call blocks before they read their own.
+        self.outside: dict[str, Filled] = {}
         for name in source.names:
             if not isinstance(source.tensor(name), nn.Parameter):
                 path, _, own = name.rpartition(".")
@@ -39,15 +44,17 @@ class Residents:
         for name, module in self.model.named_modules():
             if name in self.blocks:
                 handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
-            elif home(name, self.blocks) == name and list(module.parameters(recurse=False)):
+            elif home(name, self.blocks) == name:
                 handles.append(module.register_forward_pre_hook(partial(self._outside, name)))
-                handles.append(module.register_forward_hook(self._leave))
+                handles.append(module.register_forward_hook(partial(self._leave, name)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             self._give_back()
+            for name in [*self.outside]:
+                self._leave(name)
 
     def _enter(self, name: str, block: nn.Module, args: Any) -> None:
         if "forward" in vars(block):  # It returns what is stored, and computes nothing any more.
@@ -62,29 +69,26 @@ class Residents:
                 self.filled += _fill(path, module, self.source)
 
     def _outside(self, name: str, module: nn.Module, args: Any) -> None:
-        filled = _fill(name, module, self.source)
-        if self.block:
-            self.filled += filled
+        inside = {name: module}
+        if not any(is_inside(block, name) for block in self.blocks):
+            # Some read the parameters of modules that they do not call, as attention does.
+            inside = dict(module.named_modules(prefix=name))
+        for path, one in inside.items():
+            filled = _fill(path, one, self.source)
+            if self.block:
+                self.outside.setdefault(name, []).extend(filled)
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        mine = [one for one in self.filled if one[0] is module]
-        self.filled = [one for one in self.filled if one[0] is not module]
-        _empty(mine)
+    def _leave(self, name: str, *_: Any) -> None:
+        _empty(self.outside.pop(name, []))
 
     def _give_back(self) -> None:
         _empty(self.filled)
         self.filled, self.block = [], ""
 
 
-def _fill(
-    path: str, module: nn.Module, source: CheckpointSource
-) -> list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]:
-    """Give a module its own parameters that have no numbers.
-
-    Returns:
-        The module, the name of each, what it was and what it is.
-    """
-    filled = []
+def _fill(path: str, module: nn.Module, source: CheckpointSource) -> Filled:
+    """Give a module its own parameters that have no numbers."""
+    filled: Filled = []
     for name, blank in module._parameters.items():
         whole = f"{path}.{name}" if path else name
         if blank is not None and blank.is_meta and source.has(whole):
@@ -95,7 +99,7 @@ def _fill(
     return filled
 
 
-def _empty(filled: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]) -> None:
+def _empty(filled: Filled) -> None:
     for module, name, blank, own in filled:
         if module._parameters.get(name) is own:
             module._parameters[name] = blank

@@ -16,6 +16,7 @@ from lowrank.export.streamed.merged import MergedTensor, as_in_model
 from lowrank.files.extras import need
 from lowrank.files.fields import Fields, parse, shown
 from lowrank.model.contents import names_of, split_extra
+from lowrank.model.copying import copied
 from lowrank.model.opened import open_weights
 from lowrank.model.opened.stacked import stacked_weights
 from lowrank.numerics.checks import check_one_of
@@ -70,6 +71,7 @@ class CheckpointSource:
             raise ValueError(f"{folder}: {error}") from error
         self._index(self.model)
         self._check()
+        self._modules = dict(self.model.named_modules(remove_duplicate=False))
         # With all experts apart, those that nobody chooses too.
         self._entire = open_weights(self.model).model
         self._parts = stacked_weights(self._entire)
@@ -130,10 +132,27 @@ class CheckpointSource:
     @cached_property
     def fingerprint(self) -> str:
         """What `model_fingerprint` says of the model in memory; each tensor is read once."""
-        known = {*self._state, *self._parts}
-        return model_fingerprint(
-            self._entire, lambda name, tensor: self.read(name) if name in known else tensor
-        )
+        return model_fingerprint(self._entire, self._numbers)
+
+    def _numbers(self, name: str, tensor: Tensor) -> Tensor:
+        """Those of a tensor of the model in which all is opened."""
+        if name in self._parts or name in self._state:
+            return self.read(name)
+        return self._opened(name) if tensor.is_meta else tensor
+
+    def _opened(self, name: str) -> Tensor:
+        """A parameter that opening makes of others, such as a half of those of attention."""
+        path = name
+        while path and path not in self._modules:
+            path = path.rpartition(".")[0]
+        module = copied(self._modules[path]).model
+        for inner, one in module.named_modules(prefix=path):
+            for own, blank in one._parameters.items():
+                if blank is not None:
+                    numbers = self.read(f"{inner}.{own}".lstrip("."))
+                    one._parameters[own] = nn.Parameter(numbers, blank.requires_grad)
+        opened = open_weights(module).model
+        return opened.get_parameter(name.removeprefix(path).lstrip("."))
 
     def _read_part(self, name: str) -> Tensor:
         """A matrix that lies in a tensor of several, such as that of one expert."""
