@@ -62,7 +62,7 @@ def joint_parts(
     """The factors as they are stored, and the sparse part with the best values beside them.
 
     In a norm in which inputs come together. The error does not grow from turn to turn, and is at
-    most that of the nearest matrix of the rank.
+    most that of the nearest factors of the rank as they are stored.
 
     Args:
         weight: (out, in).
@@ -91,7 +91,7 @@ def joint_parts(
         found = filled(nearest(exact - sparse.values, rank, norm), sparse.kept)
         best = min(best, found, key=lambda one: one[0])
     if best[0] > norm(exact - start.left @ start.right):
-        best = filled(start, sparse.kept)
+        best = min(best, filled(start, sparse.kept), key=lambda one: one[0])
     return best[1:]
 
 

@@ -10,7 +10,8 @@ from made_tensors import tensor_bytes
 from torch import Tensor
 
 from lowrank.approximation.comparison import svd_within
-from lowrank.approximation.low_rank import nearest
+from lowrank.approximation.joint_parts import joint_parts
+from lowrank.approximation.low_rank import Factors, nearest
 from lowrank.approximation.patterns import Blocks, projection
 from lowrank.approximation.sparse_part import nearest_sparse
 from lowrank.decomposers import LowRankPlusSparse, TruncatedSVD
@@ -117,6 +118,21 @@ def test_in_the_full_norm_both_parts_at_once_are_nearer_than_each_in_turn(seed):
         sparse = nearest_sparse(rest, norm, project, 50).values
         errors.append(norm(rest - sparse))
     assert norm(weight - form.to_dense().detach()) <= min(errors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_factors_found_first_stay_where_they_are_nearer_as_stored(dtype):
+    """At full rank the error of the SVD is that of its rounding, and S makes up for it."""
+    weight, norm = planted(16, 24).to(dtype), norms(16, 24)["full"]
+    start = nearest(weight.double(), 16, norm)
+
+    def stored(first: Factors, turns: int, count: int = 50) -> float:
+        (left, right, _), sparse = joint_parts(weight, norm, first, count, turns)
+        return norm(weight.double() - left.double() @ right.double() - sparse.values)
+
+    # The same start, as if its own error were not known to be nearly 0.
+    unlike = Factors(start.left, 1.5 * start.right)
+    assert stored(start, 20) <= stored(unlike, 20) * (1 + 1e-9)
 
 
 def test_where_the_svd_is_nearer_it_comes_back_with_a_note():
