@@ -40,10 +40,11 @@ class LowRankPlusSparse(Decomposer):
     truncated SVD of the same rank.
 
     It pays against either part alone where a weight has both a decaying spectrum and outliers. In
-    the full norm of stories260K at 4 to 9 bits for each weight, values of 16 bits, that holds of
-    queries and keys, by a tenth or two; all other weights are nearer pruned by `ALPS`. Where the
-    truncated SVD of the same bytes is nearer, that is returned with a note. It runs as two small
-    matrices beside one that is multiplied as dense, so it saves bytes and no time.
+    the full norm of stories260K at 4 to 9 bits for each weight, values of 16 bits, the error of
+    queries and keys is 0.6 to 0.9 times that of `ALPS`; of all other weights 0.95 to 1.1 times at 4
+    and 6 bits, and 0.8 to 1 times at 9. Where the truncated SVD of the same bytes is nearer, that
+    is returned with a note. It runs as two small matrices beside one that is multiplied as dense,
+    so it saves bytes and no time.
 
     Given are either `rank` and `sparsity`, or `compression_ratio`. A layer that would not be
     smaller stays dense, and the note of its factorization says so.
