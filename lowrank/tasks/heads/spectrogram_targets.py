@@ -175,7 +175,8 @@ class SpectrogramTargets(Targets):
         width = source.config.speaker_embedding_dim
         voices = list(column_of(data, str(self.speaker)))
         for row, voice in enumerate(voices):
-            if not isinstance(voice, list) or len(voice) != width:
+            numbers = voice if isinstance(voice, list) else []
+            if len(numbers) != width or not all(isinstance(n, int | float) for n in numbers):
                 raise ValueError(
                     f"column {self.speaker!r} must hold {width} numbers for each voice, as model "
                     f"{source.name!r} takes them, and row {row} has {voice!r:.60}"

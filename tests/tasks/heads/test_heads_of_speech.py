@@ -89,6 +89,7 @@ def hub(tmp_path_factory):
     write(data / "spoken", train=rows(16, 1), test=rows(7, 2))
     write(data / "slow", test=rows(2, 3, rate=8_000))
     write(data / "voices", test=rows(2, 3) | {"voice": [[0.0] * 4, [0.0] * 3]})
+    write(data / "holes", test=rows(2, 3) | {"voice": [[0.0] * 4, [0.0, None, 0.0, 0.0]]})
     write(data / "short", test=rows(1, 3) | {"audio": head_mirror.tones(["a"], seconds=0.01)})
     write(data / "damaged", test=rows(1, 7) | {"audio": [{"bytes": b"no sound", "path": None}]})
     return folder
@@ -153,6 +154,7 @@ def test_training_learns():
             {"test": HubRows("me/voices", "test")},
             "hold 4 numbers for each voice, .* row 1 has",
         ),
+        ({"test": HubRows("me/holes", "test")}, r"4 numbers .* row 1 has \[0.0, None"),
         ({"test": HubRows("me/short", "test")}, "row 0 of column 'audio' fills no frame"),
         ({"test": HubRows("me/damaged", "test")}, "row 0 of column 'audio' cannot be decoded"),
         ({"targets": SpectrogramTargets("sound")}, "no column 'sound'"),
