@@ -85,8 +85,9 @@ def watching(place: SweepPlace, period: float = PERIOD) -> Iterator[None]:
         before = start
         while not over.wait(period):
             now = place.count()
-            if now is not None and now != before:
-                print(f"{place.said()} by all who work on these points", flush=True)
+            # Of a full disk the time cannot be known.
+            if now is not None and now != before and (said := place.said()):
+                print(f"{said} by all who work on these points", flush=True)
             before = now
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -9,6 +9,7 @@ import pytest
 from experiments.place import counting
 from experiments.plan import SweepJob
 from experiments.progress import Progress, watching
+from lowrank.records.claims import Claims
 
 RECORD = {
     "task": "digits",
@@ -166,4 +167,16 @@ def test_what_is_done_elsewhere_is_said_now_and_then(jobs, capsys):
             time.sleep(0.01)
         time.sleep(0.05)
     assert said == "[1/4, 0:00 left] by all who work on these points\n"
+    assert not capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_known_is_not_said(jobs, capsys, monkeypatch):
+    def full(claims):
+        raise OSError("no space left on device")
+
+    with counting(jobs, total=4, done=0) as place:
+        monkeypatch.setattr(Claims, "now", full)
+        with watching(place, period=0.01):
+            measure(jobs[0])
+            time.sleep(0.1)
     assert not capsys.readouterr().out
