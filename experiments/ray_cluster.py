@@ -16,8 +16,9 @@ from typing import Any
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 # Seconds in which a cluster answers.
 PATIENCE = 20.0
-# Of a cluster on this machine alone, so that nothing listens to others.
-LOOPBACK = "127.0.0.1"
+# On Linux too a cluster of this machine then has the loopback address, and others do not reach it:
+# given to `ray.init`, that address would be changed for one that they do. Read at the import.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def connect(address: str | None) -> None:
@@ -34,12 +35,14 @@ def connect(address: str | None) -> None:
         _reach(address)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if address is None:
+        os.environ.update(ALONE)
     import ray
 
     if ray.is_initialized():
         return
     if address is None:
-        ray.init("local", include_dashboard=False, log_to_driver=False, _node_ip_address=LOOPBACK)
+        ray.init("local", include_dashboard=False, log_to_driver=False)
     else:
         ray.init(address, log_to_driver=False)
 
@@ -87,10 +90,10 @@ def run_on_cluster(
         gpus: likewise, or a fraction of one.
 
     Raises:
-        Exception: what `function` raises.
+        Exception: what `function` raises, or that it or its result cannot be read here.
     """
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError, RaySystemError, RayTaskError, UnserializableException
 
     # A worker is kept for the next task, with what it has loaded; who tries again is not Ray.
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0)(_run)
@@ -111,6 +114,8 @@ def run_on_cluster(
                 stream.flush()
         except RayTaskError as error:
             raise error.cause from None
+        except (RaySystemError, UnserializableException):
+            raise
         except RayError:
             pass  # Its process was killed, or its machine is lost.
     return results

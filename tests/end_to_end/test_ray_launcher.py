@@ -39,6 +39,33 @@ class Killed(TruncatedSVD):
         return super()._decompose(weight, norm)
 """
 
+# Of what cannot be read, and of whether others reach the ports of a cluster of this machine.
+ALONE = """
+import socket
+from experiments.ray_cluster import connect, run_on_cluster
+
+class Unreadable(Exception):
+    def __init__(self, one, other):
+        super().__init__(one)
+
+def work(number):
+    if number == 2:
+        raise Unreadable(1, 2)
+    return Unreadable(1, 2) if number == 3 else number
+
+connect(None)
+for number in (1, 2, 3):
+    try:
+        print(number, run_on_cluster(work, [number], 1, 1, 0, "lost"))
+    except Exception as error:
+        print(number, "Unreadable" in str(error))
+import ray
+host, port = ray.get_runtime_context().gcs_address.split(":")
+for address in (host, "127.0.0.2"):
+    with socket.socket() as other:
+        print(address, other.connect_ex((address, int(port))) == 0)
+"""
+
 
 @pytest.fixture
 def sweep(cache, tmp_path, monkeypatch):
@@ -97,3 +124,13 @@ def test_points_that_no_machine_has_room_for_are_refused(sweep, tmp_path):
     assert finished.returncode == 1
     said = finished.stderr.splitlines()[-1]
     assert said.startswith("hydra/launcher=ray: hydra.launcher.cpus=1 and gpus=1000 are more than")
+
+
+def test_a_cluster_of_this_machine_is_alone_and_says_what_it_cannot_read(monkeypatch):
+    """A result, or an exception, that cannot be made again is no lost worker."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    ended = programs.run("-c", ALONE, cwd=ROOT, timeout=300)
+    lines = [line for line in ended.stdout.splitlines() if line[:1] in "123"]
+    said = ["1 [1]", "2 True", "3 True", "127.0.0.1 True", "127.0.0.2 False"]
+    assert lines == said, ended.stderr
