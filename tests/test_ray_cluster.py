@@ -5,6 +5,7 @@ import math
 import socket
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.ray_cluster import _run, connect
 from experiments.sweep import show_progress
@@ -60,3 +61,20 @@ def test_what_a_task_prints_comes_with_its_result(tmp_path, monkeypatch):
     for number in (1, 2):
         expected = (-number, f"{number}\n", f"  long work {number}\n")
         assert _run((str(tmp_path), work), number) == expected
+
+
+@pytest.mark.parametrize(
+    "settings, count",
+    [
+        ({}, 1),
+        ({"n_jobs": 4}, 4),
+        ({"n_jobs": -1, "address": None}, -1),
+        ({"n_jobs": 64, "address": "node1:6379"}, 1),
+    ],
+)
+def test_this_machine_need_not_have_room_for_what_a_cluster_runs(settings, count):
+    from hydra_plugins.union_sweeper import UnionSweeper
+
+    sweeper = UnionSweeper({}, [])
+    sweeper.config = OmegaConf.create({"hydra": {"launcher": settings}})
+    assert sweeper.processes == count

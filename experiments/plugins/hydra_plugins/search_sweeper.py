@@ -70,7 +70,7 @@ class SearchSweeper(UnionSweeper):
                 "a search has no shards: start the same search on each machine, in one folder"
             )
         pending([search.first])  # Whose settings are all but the same.
-        check([search.first], self.config.hydra.launcher.get("n_jobs", 1))
+        check([search.first], self.processes)
         folder = search.first.folder
         known, failed, asked = search.known(folder), 0, 0
         total = self.trials - len(known)
@@ -80,7 +80,7 @@ class SearchSweeper(UnionSweeper):
             asked += batch
             left = pending([job for key, job in chosen.items() if key not in known])
             if left:
-                check(left, self.config.hydra.launcher.get("n_jobs", 1))
+                check(left, self.processes)
                 failed += self._run(left, self.trials, composer, len(known))["failed"]
             known = search.known(folder)
         say_best(search, known, failed)

@@ -115,6 +115,14 @@ class UnionSweeper(Sweeper):
                 f"({' '.join(arguments)}) does not have it. Leave out the choice or the experiment."
             ) from error
 
+    @property
+    def processes(self) -> object:
+        """How many points run at once on this machine, as `worker_count` has it: one for all that
+        is known of those that a cluster runs."""
+        assert self.config is not None
+        launcher = self.config.hydra.launcher
+        return launcher.get("n_jobs", 1) if launcher.get("address") is None else 1
+
     def launch(
         self, left: list[SweepJob], total: int, every: list[SweepJob], composer: Composer
     ) -> Counter[Outcome]:
@@ -125,7 +133,7 @@ class UnionSweeper(Sweeper):
             every: the jobs of all shards.
         """
         assert self.config is not None
-        check(left, self.config.hydra.launcher.get("n_jobs", 1), every)
+        check(left, self.processes, every)
         say_repeats(left)
         ended = self._run(left, total, composer)
         # Those that became the best since the best before was measured again and became worse.
