@@ -213,6 +213,10 @@ class Pretrained:
                 "lower it"
             )
 
+    def in_dtype(self, tensor: Tensor) -> Tensor:
+        """An input, in the dtype of the weights if it is of floating point."""
+        return tensor.to(DTYPES[self.dtype]) if tensor.is_floating_point() else tensor
+
     def check_fast(self, what: str) -> None:
         """Raise ValueError unless the tokenizer is a fast one, which knows the places of tokens.
 

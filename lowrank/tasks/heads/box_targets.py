@@ -85,6 +85,11 @@ class BoxTargets(Targets):
         need("average precision", "torchmetrics", "pycocotools")
 
     def answers(self, data: Dataset, source: Pretrained) -> Sequence[dict[str, Any]]:
+        if source.dtype != "float32":
+            raise ValueError(
+                f"the loss of model {source.name!r} matches boxes in float32 alone, and its dtype "
+                f"is {source.dtype}"
+            )
         rows = list(column_of(data, self.column))
         for row, said in enumerate(rows):
             if not isinstance(said, dict) or not {self.box, self.label} <= said.keys():

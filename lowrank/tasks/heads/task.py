@@ -189,7 +189,8 @@ class TransformersTask(SourcedTask):
                 batch = self.targets.batch(wanted, encoded, model, numbers)
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
-            parts = (batch.inputs, batch.targets, dict(batch.real))
+            inputs = with_tensors(batch.inputs, model.in_dtype)
+            parts = (inputs, batch.targets, dict(batch.real))
             return Batch(*with_tensors(parts, lambda tensor: tensor.to(self.device)))
 
         return RowSplit(given, wanted, torch.arange(len(data)), make)

@@ -293,3 +293,12 @@ def test_bad_prompts_are_one_error():
         PromptTargets(["good", "good"])
     with pytest.raises(ValueError, match="must have {} in place of a name"):
         PromptTargets(NAMES, prompt="a film")
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_inputs_are_of_the_dtype_of_the_weights(name, dtype):
+    task = TASKS[name]
+    half = replace(task, dtype=dtype)
+    expected, found = (evaluate(one.model(), one).metrics["loss"] for one in (task, half))
+    assert found == pytest.approx(expected, rel=0.05)

@@ -259,6 +259,10 @@ def test_training_learns(name):
         ({"test": HubRows("me/many", "test")}, "'objects' has the class 3, and model 'me/yolos'"),
         ({"test": HubRows("me/hidden", "test")}, "the class -1, .*-1 marks hidden labels"),
         ({"pretrained": "me/bare"}, "no image processor of 'me/bare'"),
+        (
+            {"dtype": "float16"},
+            "'me/yolos' matches boxes in float32 alone, and its dtype is float16",
+        ),
         ({"targets": BoxTargets("things")}, "no column 'things'"),
         ({"targets": BoxTargets("image")}, "must hold 'bbox' and 'category' of objects, and row 0"),
     ],

@@ -223,3 +223,12 @@ def test_a_missing_processor_is_one_error():
         replace(WRITTEN, targets=TextTargets("words", max_written=64)).check()
     with pytest.raises(ValueError, match="it is no encoder and decoder"):
         replace(SPELT, targets=TextTargets()).check()
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_inputs_are_of_the_dtype_of_the_weights(name, dtype):
+    task = TASKS[name]
+    half = replace(task, dtype=dtype)
+    expected, found = (evaluate(one.model(), one).metrics["loss"] for one in (task, half))
+    assert found == pytest.approx(expected, rel=0.05)

@@ -165,3 +165,11 @@ def test_training_learns():
 def test_bad_recordings_and_processors_are_one_error(changes, error):
     with pytest.raises(ValueError, match=error):
         head_mirror.whole(replace(TASK, **changes))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_inputs_are_of_the_dtype_of_the_weights(dtype):
+    task = TASK
+    half = replace(task, dtype=dtype)
+    expected, found = (evaluate(one.model(), one).metrics["loss"] for one in (task, half))
+    assert found == pytest.approx(expected, rel=0.05)
