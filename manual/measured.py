@@ -10,14 +10,28 @@ import pandas as pd
 
 from lowrank.metrics.metric import NONE, Metric
 from lowrank.records.columns import COSTS, level_text
+from lowrank.tasks import object_detection, vocoding
 from lowrank.tasks.class_metrics import class_metrics
+from lowrank.tasks.heads import answer_targets
+from lowrank.tasks.segmentation_scores import PIXEL_METRICS
 from lowrank.tasks.text_metrics import LIKELIHOOD
+from lowrank.tasks.text_scores import RECOGNITION, TRANSLATION
 from manual.catalogue import CONF, ROOT
 
 RESULTS = ROOT / "results"
 # Those by which tasks judge, of which a table has its own first. A task knows its metrics only with
 # its data, which the site is made without.
-METRICS = {metric.name: metric for metric in (*class_metrics(classes=2), *LIKELIHOOD)}
+JUDGED = (
+    *class_metrics(classes=2),
+    *LIKELIHOOD,
+    *PIXEL_METRICS,
+    *object_detection.METRICS,
+    *vocoding.METRICS,
+    *TRANSLATION,
+    *RECOGNITION,
+    *answer_targets.METRICS,
+)
+METRICS = {metric.name: metric for metric in JUDGED}
 # A sweep of fewer methods is no choice among them.
 FEWEST = 8
 
@@ -95,7 +109,7 @@ def _measured(folder: str, table: Path) -> SweepResult:
     points = pd.read_csv(table)
     metric = next((METRICS[name] for name in points if name in METRICS), None)
     if metric is None:
-        raise ValueError(f"{table}: no column is one of {', '.join(METRICS)}: add it to METRICS")
+        raise ValueError(f"{table}: no column is one of {', '.join(METRICS)}: add it to JUDGED")
     for column in (f"{metric.name}_std", "norm"):
         if column not in points:
             points[column] = None

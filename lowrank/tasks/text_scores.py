@@ -19,6 +19,21 @@ from lowrank.metrics.metric import Metric
 from lowrank.numerics.checks import check_flag, check_one_of
 
 Tokenization = Literal["13a", "intl", "zh", "char", "none"]
+TRANSLATION = (
+    Metric("bleu", "BLEU (test split)", "BLEU", "percent", average="mean"),
+    Metric("chrf", "chrF (test split)", "chrF", "percent", average="mean"),
+)
+RECOGNITION = tuple(
+    Metric(
+        name,
+        f"{unit} error rate (test split)",
+        f"{name[0].upper()}ER (%)",
+        "percent",
+        higher_is_better=False,
+        average="mean",
+    )
+    for name, unit in (("wer", "word"), ("cer", "character"))
+)
 
 
 class TextScores(ABC):
@@ -60,10 +75,7 @@ class TranslationScores(TextScores):
         need("scores of translations", "sacrebleu")
 
     def metrics(self) -> tuple[Metric, ...]:
-        return (
-            Metric("bleu", "BLEU (test split)", "BLEU", "percent", average="mean"),
-            Metric("chrf", "chrF (test split)", "chrF", "percent", average="mean"),
-        )
+        return TRANSLATION
 
     def counts(self, written: Sequence[str], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         # What sacrebleu sums up for its own bootstrap.
@@ -96,17 +108,7 @@ class RecognitionScores(TextScores):
         need("error rates of texts", "jiwer")
 
     def metrics(self) -> tuple[Metric, ...]:
-        return tuple(
-            Metric(
-                name,
-                f"{unit} error rate (test split)",
-                f"{name[0].upper()}ER (%)",
-                "percent",
-                higher_is_better=False,
-                average="mean",
-            )
-            for name, unit in (("wer", "word"), ("cer", "character"))
-        )
+        return RECOGNITION
 
     def counts(self, written: Sequence[str], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         import jiwer

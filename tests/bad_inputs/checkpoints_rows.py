@@ -217,7 +217,7 @@ ROWS += [
     Row(
         "statistics made before",
         of(norm=SEQUENTIAL, data=Calibration({}, {"moment": "full", "outputs": False})),
-        "statistics made before are for models in memory",
+        "statistics made before are for mode='one-shot'",
     ),
 ]
 

@@ -124,5 +124,5 @@ ROWS = [
     Row("read a model as statistics", model_as_statistics, "no statistics .*, but 'model'"),
     Row("read cut statistics", cut_statistics, NOT_WHOLE),
     Row("read flipped statistics", flipped_statistics, "is damaged"),
-    Row("read a folder as statistics", Calibration.load, "is no file"),
+    Row("read a folder as statistics", Calibration.load, "has no statistics of"),
 ]

@@ -199,12 +199,11 @@ def test_several_processes_share_what_there_is(monkeypatch):
 
 
 def test_each_task_says_what_it_can_run_at_once():
-    from lowrank.tasks import CausalLM, TextClassification
+    from lowrank.tasks import TextClassification
 
     open_settings = MeasureSettings()
     found = open_settings.of(TASK)
     assert (found.batch_size, found.latency_batch_sizes) == (256, (1, 256))
-    assert CausalLM.batch_sizes.latency == (1,) and CausalLM.batch_sizes.quality == 8
     assert TextClassification.batch_sizes.latency == (1,)
     given = MeasureSettings(batch_size=3, latency_batch_sizes=())
     assert given.of(TASK) == given
