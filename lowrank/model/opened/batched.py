@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.approximation.weight_checks import DTYPES
-from lowrank.model.host import Host, ReadWeight
+from lowrank.model.host import Host
 from lowrank.model.opened.opener import Opener
-from lowrank.model.opened.stacked import StackedHost, standing_for
+from lowrank.model.opened.stacked import StackedHost, opened
 
 # The sizes of the numbers on which a module is tried: in, inner.
 IN, INNER = 3, 2
@@ -51,17 +51,7 @@ class BatchedOpener(Opener):
         return tuple(f"{number}.{name}" for number in range(count) for name in module._parameters)
 
     def open(self, module: nn.Module) -> nn.Module:
-        names = tuple(module._parameters)
-        host: Any = standing_for(OpenBatched, type(module)).of(module, type(module).__name__, {})
-        host.__dict__["_names"] = names
-        parts: dict[str, Any] = {name: host._parameters.pop(name) for name in names}
-        for number in range(len(parts[names[0]])):
-            expert = nn.ModuleDict()
-            for name, part in parts.items():
-                weight = nn.Parameter(part.detach()[number].T.contiguous(), part.requires_grad)
-                expert[name] = ReadWeight(weight, type(module).__name__)
-            host._modules[str(number)] = expert.train(module.training)
-        return host
+        return opened(OpenBatched, module, tuple(module._parameters))
 
 
 def _gated(module: Any, inner: Tensor) -> Tensor:

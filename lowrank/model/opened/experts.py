@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank.approximation.weight_checks import DTYPES
-from lowrank.model.host import Host, ReadWeight
+from lowrank.model.host import Host
 from lowrank.model.opened.opener import Opener
-from lowrank.model.opened.stacked import StackedHost, standing_for
+from lowrank.model.opened.stacked import StackedHost, opened
 
 # What `transformers.integrations.moe.use_experts_implementation` gives each module of experts.
 PROTOCOL = {"has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated"}
@@ -52,19 +52,7 @@ class ExpertsOpener(Opener):
         )
 
     def open(self, module: nn.Module) -> nn.Module:
-        names = names_of(module)
-        host: Any = standing_for(OpenExperts, type(module)).of(module, type(module).__name__, {})
-        host.__dict__["_names"] = names
-        parts: dict[str, Any] = {name: host._parameters.pop(name) for name in names}
-        for number in range(len(parts[names[0]])):
-            expert = nn.ModuleDict()
-            for name, part in parts.items():
-                matrix = part.detach()[number]
-                matrix = matrix.T.contiguous() if host.is_transposed else matrix
-                weight = nn.Parameter(matrix, part.requires_grad)
-                expert[name] = ReadWeight(weight, type(module).__name__)
-            host._modules[str(number)] = expert.train(module.training)
-        return host
+        return opened(OpenExperts, module, names_of(module))
 
 
 def names_of(module: Any) -> tuple[str, str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.approximation.weight_checks import DTYPES
-from lowrank.model.host import Host, ReadWeight
+from lowrank.model.host import Host
 from lowrank.model.opened.opener import Opener
-from lowrank.model.opened.stacked import StackedHost, standing_for
+from lowrank.model.opened.stacked import StackedHost, opened
 
 WEIGHT = "weight"
 
@@ -25,6 +24,10 @@ class OpenParallel(StackedHost):
         for linear, rows in zip(self._each(WEIGHT), x.split(sizes), strict=True):  # type: ignore[arg-type]
             if len(rows):
                 linear(rows)
+
+    @staticmethod
+    def _grouped(matrices: dict[str, nn.Module]) -> nn.Module:
+        return matrices[WEIGHT]
 
     def _place(self, number: str, name: str) -> str:
         return number
@@ -47,14 +50,7 @@ class ParallelOpener(Opener):
         return tuple(map(str, range(len(own))))
 
     def open(self, module: nn.Module) -> nn.Module:
-        host: Any = standing_for(OpenParallel, type(module)).of(module, type(module).__name__, {})
-        host.__dict__["_names"] = (WEIGHT,)
-        stacked = host._parameters.pop(WEIGHT)
-        for number, matrix in enumerate(stacked.detach()):
-            weight = nn.Parameter(matrix, stacked.requires_grad)
-            one = ReadWeight(weight, type(module).__name__)
-            host._modules[str(number)] = one.train(module.training)
-        return host
+        return opened(OpenParallel, module, (WEIGHT,))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank.model.host import Host
+from lowrank.model.host import Host, ReadWeight
 
 
 def weight_of(module: Any) -> Tensor:
@@ -48,6 +48,11 @@ class StackedHost(Host):
         """Call each matrix with what it multiplies."""
         raise NotImplementedError
 
+    @staticmethod
+    def _grouped(matrices: dict[str, nn.Module]) -> nn.Module:
+        """The module of a number, which holds its matrices by their kind."""
+        return nn.ModuleDict(matrices)
+
     def _place(self, number: str, name: str) -> str:
         """The name of the module of a matrix of a kind."""
         return f"{number}.{name}"
@@ -80,6 +85,24 @@ class StackedHost(Host):
             stacked = self.__dict__.get("_stacked", {})
             return stacked[name] if name in stacked else self._stack(name)
         return super().__getattr__(name)
+
+
+def opened(base: type[StackedHost], module: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    """The host of a class that takes the place of a module, whose matrices lie in the tensors of
+    these names.
+    """
+    kind = type(module)
+    host: Any = standing_for(base, kind).of(module, kind.__name__, {})
+    host.__dict__["_names"] = names
+    stacks: dict[str, Any] = {name: host._parameters.pop(name) for name in names}
+    for number in range(len(stacks[names[0]])):
+        matrices: dict[str, nn.Module] = {}
+        for name, stack in stacks.items():
+            matrix = stack.detach()[number]
+            matrix = matrix.T.contiguous() if host.is_transposed else matrix
+            matrices[name] = ReadWeight(nn.Parameter(matrix, stack.requires_grad), kind.__name__)
+        host._modules[str(number)] = base._grouped(matrices).train(module.training)
+    return host
 
 
 def stacked_weights(model: nn.Module) -> dict[str, tuple[str, int, bool]]:
