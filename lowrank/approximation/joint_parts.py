@@ -10,7 +10,7 @@ from torch import Tensor
 from lowrank.approximation.low_rank import Factors, nearest
 from lowrank.approximation.sparse_part import SparseMatrix
 from lowrank.norms import Norm
-from lowrank.numerics.alternating_directions import settled
+from lowrank.numerics.alternating_directions import relative, settled
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.survivors import exact_update
 
@@ -98,10 +98,7 @@ def joint_parts(
 def _found_together(weight: Tensor, norm: Norm, start: Factors, count: int) -> SparseMatrix:
     """The sparse part as alternating directions find it with that of low rank, in float32."""
     scales = norm.entry_weights(weight).sqrt().expand(weight.shape)
-    scaled = weight * scales
-    # Relative to the largest, so that no square overflows float32 or vanishes in it.
-    largest = scaled.abs().max()
-    scaled = (scaled / largest.where(largest > 0, 1)).float()
+    scaled, largest = relative(weight * scales)
     rows = norm.row_weights(weight).sqrt()[:, None]
     sums = SumProjection.around(scaled, torch.linalg.qr(rows * start.left)[0].float(), count)
     settled(scaled, norm.second_moment(weight), sums.nearest, JOINT_ITERATIONS, JOINT_PENALTIES)

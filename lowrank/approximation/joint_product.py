@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrank.approximation.sparse_part import SparseMatrix
-from lowrank.numerics.alternating_directions import settled
+from lowrank.numerics.alternating_directions import relative, settled
 from lowrank.numerics.ranking import largest_entries
 from lowrank.numerics.survivors import correlations
 
@@ -76,10 +76,7 @@ def joint_codes(scaled: Tensor, moment: Tensor, left: Tensor, count: int) -> Spa
         Values and mask (rank, in), float64.
     """
     scale, _ = correlations(moment)
-    matrix = scaled * scale
-    # Relative to the largest, so that no square overflows float32 or vanishes in it.
-    largest = matrix.abs().max()
-    matrix = (matrix / largest.where(largest > 0, 1)).float()
+    matrix, largest = relative(scaled * scale)
     codes = CodesProjection.of(matrix, left.float(), count)
     settled(matrix, moment, codes.nearest, PRODUCT_ITERATIONS, PRODUCT_PENALTIES)
     return SparseMatrix(codes.codes.double() * largest / scale, codes.kept)

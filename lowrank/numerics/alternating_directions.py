@@ -28,6 +28,12 @@ def alternate(
     return project(settled(scaled, moment, lambda matrix: matrix * project(matrix), iterations))
 
 
+def relative(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix over its largest magnitude, in float32, where no square then overflows; and that."""
+    largest = matrix.abs().max()
+    return (matrix / largest.where(largest > 0, 1)).float(), largest
+
+
 def settled(
     scaled: Tensor,
     moment: Tensor,
